@@ -1,0 +1,67 @@
+"""What a caller may touch: the page and HTTP stay under the workspace and the allowed folders.
+
+Python and the command line act with the caller's own rights and are not checked here.
+"""
+
+import re
+from pathlib import Path
+
+from backend.errors import InvalidRequest, Unsupported
+from backend.requests import LoadModel, Preflight, PreviewData, Request, SaveAdapter, Train
+from backend.settings import Settings
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+def check_caller(request: Request, settings: Settings) -> None:
+    """Raise where a request from the page asks for more than the page may do."""
+    for source in _sources(request):
+        if settings.demo and not _is_bundled(source):
+            raise Unsupported(
+                "This shared demo works with the bundled models and data only.",
+                cure="Duplicate this Space or run the app on your own machine to use your own.",
+            )
+        if not _is_bundled(source) and looks_like_path(source):
+            require_allowed(Path(source), settings)
+    if isinstance(request, SaveAdapter):
+        if settings.demo:
+            raise Unsupported("This shared demo does not write to folders.")
+        require_allowed(Path(request.destination), settings)
+
+
+def looks_like_path(source: str) -> bool:
+    """Tell a folder or file from a Hugging Face id."""
+    return source.startswith((".", "/", "~", "\\")) or not HUB_ID.fullmatch(source) or (
+        Path(source).exists()
+    )
+
+
+def require_allowed(path: Path, settings: Settings) -> None:
+    """Raise InvalidRequest where a path lies outside the folders that the page may use."""
+    real = path.expanduser().resolve()
+    workspace = settings.workspace.expanduser().resolve()
+    if real.is_relative_to(workspace):
+        return
+    for root in (r.expanduser().resolve() for r in settings.allowed_roots):
+        if real.is_relative_to(root) and not _is_hidden(real.relative_to(root)):
+            return
+    raise InvalidRequest(
+        f"The page may not use {path}.",
+        cure="Start the app with --allow-folder and the folder's name to permit it.",
+    )
+
+
+def _sources(request: Request) -> list[str]:
+    if isinstance(request, LoadModel):
+        return [request.source]
+    if isinstance(request, Train | PreviewData):
+        return [request.data]
+    return [request.train.data] if isinstance(request, Preflight) else []
+
+
+def _is_bundled(source: str) -> bool:
+    return source == "starter" or source.startswith("starter:")
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,65 @@
+"""The worker process: JSON lines in on standard input, replies and events out on standard output.
+
+The main thread runs operations one after the other; a reader thread hears controls meanwhile. When
+the input ends, the app is gone and the worker goes too.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import Any, BinaryIO
+
+from backend.settings import Settings
+
+
+def main() -> None:
+    """Serve until the input ends or `exit` is heard."""
+    channel = _claim_stdout()
+    first = json.loads(sys.stdin.buffer.readline())
+    settings = Settings.model_validate(first["settings"])
+    from backend.engine.dispatch import Engine
+
+    engine = Engine(settings, _Sender(channel))
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(engine, inbox), daemon=True).start()
+    engine.emit({"type": "ready", "pid": os.getpid()})
+    while True:
+        engine.handle(inbox.get())
+
+
+class _Sender:
+    """Writes one message a line; several threads may."""
+
+    def __init__(self, channel: BinaryIO) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._channel.write(json.dumps(message).encode() + b"\n")
+            self._channel.flush()
+
+
+def _claim_stdout() -> BinaryIO:
+    """Keep the real standard output for messages; what libraries print goes to standard error."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return channel
+
+
+def _read(engine: Any, inbox: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        if message.get("control") == "exit":
+            break
+        if "control" in message:
+            engine.control(message)
+        else:
+            inbox.put(message)
+    os._exit(0)  # an operation in full flight must not keep a worker without an app alive
+
+
+if __name__ == "__main__":
+    main()

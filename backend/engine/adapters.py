@@ -1,0 +1,269 @@
+"""Adapters on the model and on disk: configuration, matching, applying, saving, reading back.
+
+Functions that change the model either succeed whole or leave it as it was.
+"""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
+
+from backend.errors import InvalidRequest, ModelError, Unsupported
+from backend.requests import Lora
+
+WEIGHTS = "adapter_model.safetensors"
+_ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
+# Base weights hidden in an adapter file would overwrite the base without a word.
+_ADAPTER_KEY = re.compile(r"^base_model\.model\..+\.lora_(A|B|magnitude_vector)(\.weight)?$")
+
+
+class Target(NamedTuple):
+    """A layer that an adapter would change."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+def linear_layers(model: torch.nn.Module) -> list[Target]:
+    """Return every layer that LoRA can act on here, without the output head."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = []
+    for name, module in model.named_modules():
+        plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        inside_tuner = ".base_layer" in name or ".lora_" in name
+        if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
+            rows, columns = plain.weight.shape
+            is_linear = isinstance(plain, torch.nn.Linear)
+            found.append(Target(name, columns, rows) if is_linear else Target(name, rows, columns))
+    return found
+
+
+def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
+    """Return the module names for PEFT's `target_modules`.
+
+    Raises InvalidRequest where a name matches no layer: PEFT would go on silently without it.
+    """
+    available = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
+    if request.targets == "all-linear":
+        return available
+    if request.targets == "attention":
+        names = {layer.name for layer in layers if _ATTENTION.search(layer.name)}
+        if not names:
+            raise InvalidRequest(
+                "No layer of this model is named like attention.",
+                cure=f"Choose all-linear, or names out of: {', '.join(available)}.",
+            )
+        return sorted({name.rsplit(".", 1)[-1] for name in names})
+    missing = [t for t in request.targets if not any(_hits(t, layer.name) for layer in layers)]
+    if missing:
+        raise InvalidRequest(
+            f"No layer is called {', '.join(map(repr, missing))} in this model.",
+            cure=f"Layers that can learn here: {', '.join(available)}.",
+        )
+    return list(request.targets)
+
+
+def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig:
+    """Build PEFT's configuration; raises InvalidRequest where the rank or a target cannot work."""
+    config = LoraConfig(
+        r=request.rank,
+        lora_alpha=request.effective_alpha,  # type: ignore[arg-type]  # PEFT divides it, so a float is right
+        lora_dropout=request.dropout,
+        target_modules=resolve_targets(request, layers),
+        use_rslora=request.use_rslora,
+        use_dora=request.use_dora,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    smallest = min(min(t.inputs, t.outputs) for t in matched(config, layers))
+    if request.rank > smallest:
+        raise InvalidRequest(
+            f"Rank {request.rank} is more than the smallest matched layer can hold ({smallest}).",
+            cure=f"Choose a rank up to {smallest}.",
+        )
+    return config
+
+
+def matched(config: LoraConfig, layers: list[Target]) -> list[Target]:
+    """Return the layers that PEFT's own matcher finds for a configuration."""
+    return [layer for layer in layers if check_target_module_exists(config, layer.name)]
+
+
+def count_trainable(config: LoraConfig, targets: list[Target]) -> int:
+    """Return how many numbers an adapter learns: r (in + out) a layer, plus out for DoRA."""
+    extra = 1 if config.use_dora else 0
+    return sum(config.r * (t.inputs + t.outputs) + extra * t.outputs for t in targets)
+
+
+def apply(
+    model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
+) -> PeftModel:
+    """Put a fresh adapter on the model (`get_peft_model`, then `add_adapter`), or change nothing."""
+    grads = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        if peft is None:
+            return get_peft_model(model, config, adapter_name=adapter_id)  # type: ignore[arg-type]
+        peft.add_adapter(adapter_id, config)
+        return peft
+    except BaseException:
+        if peft is None:
+            _strip(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(grads.get(name, False))
+        elif adapter_id in peft.peft_config:
+            peft.delete_adapter(adapter_id)
+        raise
+
+
+def load(
+    model: torch.nn.Module, peft: PeftModel | None, folder: Path, adapter_id: str
+) -> PeftModel:
+    """Load a scanned adapter folder under an internal id, or change nothing."""
+    device = str(next(model.parameters()).device)
+    try:
+        if peft is None:
+            return PeftModel.from_pretrained(
+                model,  # type: ignore[arg-type]
+                str(folder),
+                adapter_name=adapter_id,
+                torch_device=device,
+            )
+        report = peft.load_adapter(str(folder), adapter_name=adapter_id, torch_device=device)
+        if any(f".{adapter_id}." in key for key in report.missing_keys):
+            raise ModelError(f"{folder.name} lacks weights for some of its layers.")
+        return peft
+    except BaseException:
+        if peft is None:
+            _strip(model)
+        elif adapter_id in peft.peft_config:
+            peft.delete_adapter(adapter_id)
+        raise
+
+
+def scan(folder: Path, layers: list[Target]) -> None:
+    """Read an adapter folder without loading it; raises where it would not fit or not be safe.
+
+    PEFT itself loads base weights hidden in an adapter, NaN, and half-fitting layers silently.
+    """
+    config = _read_config(folder)
+    if config.get("peft_type") != "LORA":
+        raise Unsupported(f"{folder.name} is a {config.get('peft_type')} adapter, not LoRA.")
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder.name} has no {WEIGHTS}.")
+    sizes = {layer.name: layer for layer in layers}
+    for key, tensor in load_file(folder / WEIGHTS).items():
+        if not _ADAPTER_KEY.match(key):
+            raise Unsupported(f"{folder.name} holds {key!r}, which is not an adapter weight.")
+        name = key.removeprefix("base_model.model.").split(".lora_", 1)[0]
+        if name not in sizes:
+            raise ModelError(f"{folder.name} was made for another base: there is no {name} here.")
+        _check_tensor(key, tensor, sizes[name])
+
+
+def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
+    """Return an adapter's own tensors under the names that its file uses."""
+    tensors = get_peft_model_state_dict(
+        peft, adapter_name=adapter_id, save_embedding_layers=False
+    )
+    return {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+
+
+def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
+    """Write one adapter as a plain PEFT folder.
+
+    `save_pretrained` puts a named adapter into a sub-folder of its name; its content moves up.
+    """
+    peft.save_pretrained(
+        str(folder), selected_adapters=[adapter_id], save_embedding_layers=False
+    )
+    inner = folder / adapter_id
+    for path in list(inner.iterdir()):
+        path.replace(folder / path.name)
+    inner.rmdir()
+
+
+def same_weights(peft: PeftModel, adapter_id: str, folder: Path) -> bool:
+    """Tell whether a written file holds exactly the live tensors."""
+    live, stored = weights(peft, adapter_id), load_file(folder / WEIGHTS)
+    return live.keys() == stored.keys() and all(torch.equal(live[k], stored[k]) for k in live)
+
+
+def all_finite(peft: PeftModel, adapter_id: str) -> bool:
+    """Tell whether every number of an adapter is finite."""
+    return all(bool(torch.isfinite(t).all()) for t in weights(peft, adapter_id).values())
+
+
+def tuner_layers(peft: PeftModel) -> list[BaseTunerLayer]:
+    """Return the model's adapted layers."""
+    return [module for module in peft.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Return the PEFT configuration of a scanned folder."""
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise Unsupported(f"{folder.name} is not a LoRA adapter.")
+    return config
+
+
+def trainable(config: LoraConfig) -> LoraConfig:
+    """Return a copy of a configuration for training; saved ones say that they are for inference.
+
+    Each adapter gets a copy of its own: PEFT changes the object it is given.
+    """
+    copied = copy.deepcopy(config)
+    copied.inference_mode = False
+    return copied
+
+
+def copy_weights(peft: PeftModel, source_id: str, target_id: str) -> None:
+    """Give one adapter the weights of another of the same configuration."""
+    set_peft_model_state_dict(peft, weights(peft, source_id), adapter_name=target_id)
+
+
+def _hits(target: str, name: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _strip(model: torch.nn.Module) -> None:
+    """Take adapter layers off a model whose wrapping failed half-way."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def _read_config(folder: Path) -> dict[str, object]:
+    try:
+        text = (folder / "adapter_config.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder.name} has no readable adapter_config.json: {error}.") from None
+
+
+def _check_tensor(key: str, tensor: torch.Tensor, layer: Target) -> None:
+    if not torch.isfinite(tensor).all():
+        raise ModelError(f"{key} holds numbers that are not finite.", cure="Train it again.")
+    if ".lora_A" in key:
+        fits = tensor.shape[-1] == layer.inputs
+    elif ".lora_B" in key:
+        fits = tensor.shape[0] == layer.outputs
+    else:
+        fits = tensor.numel() == layer.outputs
+    if not fits:
+        raise ModelError(f"{key} has shape {tuple(tensor.shape)}, which does not fit this base.")

@@ -1,0 +1,160 @@
+"""Attention that lets each document of a pack see only itself.
+
+Transformers isolates packed documents with one mask over the whole pack, which computes and then
+discards the attention between documents. Here documents of similar length are gathered into a
+batch, attend causally among themselves, and are laid side by side again: the same numbers for less
+work. Padding inside such a batch comes after each document, where causal attention cannot see it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+NAME = "workbench_documents"
+# A batch may waste this share of its longest document on a shorter one before it is split.
+SHORTEST_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Group:
+    """Documents that attend together: `gather` (documents * longest,) fetches them padded from the
+    pack, `valid` picks the real rows afterwards."""
+
+    documents: int
+    longest: int
+    gather: torch.Tensor
+    valid: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the documents of a pack lie. Not a tensor, so the model passes it on untouched."""
+
+    groups: tuple[Group, ...]
+    tokens: int
+
+    @classmethod
+    def of(cls, lengths: list[int]) -> "Layout":
+        """Plan the groups for documents of falling lengths that lie side by side."""
+        groups: list[Group] = []
+        start = begin = 0
+        for index, length in enumerate(lengths):
+            last = index + 1 == len(lengths)
+            if last or lengths[index + 1] < SHORTEST_SHARE * lengths[begin]:
+                members = lengths[begin : index + 1]
+                groups.append(_group(members, start))
+                start, begin = start + sum(members), index + 1
+        return cls(tuple(groups), start)
+
+    def to(self, device: torch.device) -> "Layout":
+        """Return the layout with its indices on a device."""
+        moved = tuple(
+            Group(
+                g.documents,
+                g.longest,
+                g.gather.to(device),
+                None if g.valid is None else g.valid.to(device),
+            )
+            for g in self.groups
+        )
+        return Layout(moved, self.tokens)
+
+
+def _group(lengths: list[int], start: int) -> Group:
+    longest = lengths[0]
+    column = torch.arange(longest)
+    sizes = torch.tensor(lengths)[:, None]
+    starts = start + torch.cumsum(sizes, 0) - sizes
+    gather = (starts + torch.minimum(column, sizes - 1)).reshape(-1)
+    inside = (column < sizes).reshape(-1)
+    valid = None if bool(inside.all()) else torch.nonzero(inside).reshape(-1)
+    return Group(len(lengths), longest, gather, valid)
+
+
+def document_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each document. query, key, value: (1, heads, tokens, size)."""
+    if layout is None:
+        raise ValueError("A pack came without its layout.")
+    repeat = query.shape[1] // key.shape[1]
+    parts = [
+        _attend(query[0], key[0], value[0], group, repeat, scaling, dropout)
+        for group in layout.groups
+    ]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return joined.transpose(0, 1)[None], None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: Group,
+    repeat: int,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attend within one group; heads stand in the batch dimension, documents in that of heads."""
+    shape = (group.documents, group.longest)
+    q = query.index_select(1, group.gather).unflatten(1, shape)
+    k = key.index_select(1, group.gather).unflatten(1, shape)
+    v = value.index_select(1, group.gather).unflatten(1, shape)
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, dropout_p=dropout)
+    out = out.flatten(1, 2)
+    return out if group.valid is None else out.index_select(1, group.valid)
+
+
+AttentionInterface.register(NAME, document_attention)
+
+
+@contextmanager
+def documents_apart(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model use `document_attention` for a while."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def in_use(model: torch.nn.Module) -> bool:
+    """Tell whether a model, wrapped or not, uses `document_attention` now."""
+    inner = getattr(model, "module", model)  # what DistributedDataParallel wraps
+    return getattr(inner.config, "_attn_implementation", "") == NAME
+
+
+def could_use(model: PreTrainedModel) -> bool:
+    """Tell whether a model's attention is plain and causal enough to be replaced.
+
+    Sliding windows, soft caps and sinks change the attention itself; such models keep their own.
+    """
+    config = model.config
+    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "layer_types")
+    if any(_is_set(getattr(config, name, None)) for name in special):
+        return False
+    known: Callable[[str], bool] = ALL_ATTENTION_FUNCTIONS.__contains__
+    return bool(getattr(model, "_supports_attention_backend", False)) and known(NAME)
+
+
+def _is_set(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(kind != "full_attention" for kind in value)
+    return bool(value)

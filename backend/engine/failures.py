@@ -1,0 +1,51 @@
+"""Turn what the libraries raise into one sentence, a cure and folded details. The only such place."""
+
+import errno
+import traceback
+
+import torch
+from safetensors import SafetensorError
+
+from backend.errors import DiskFull, ModelError, OutOfMemory, WorkbenchError
+
+_NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
+_NO_DISK = ("no space left", "disk quota exceeded", "file too large")
+
+
+def translate(error: BaseException) -> WorkbenchError:
+    """Return the error that a person should see instead of `error`."""
+    if isinstance(error, WorkbenchError):
+        return error
+    details = "".join(traceback.format_exception(error))[-8000:]
+    text = str(error).lower()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in text for s in _NO_MEMORY):
+        return OutOfMemory(
+            "The machine ran out of memory.",
+            cure="Lower the token budget or the rank, switch on gradient checkpointing, "
+            "or load a smaller base. The session is unharmed.",
+            details=details,
+        )
+    if _is_disk(error, text):
+        return DiskFull(
+            "The disk is full.",
+            cure="Free some space and try again. What was saved before is unharmed.",
+            details=details,
+        )
+    if isinstance(error, SafetensorError):
+        return ModelError(
+            "A weight file is damaged or cut off.", cure="Download it again.", details=details
+        )
+    return WorkbenchError(
+        f"Something unexpected happened: {type(error).__name__}: {_first_line(error)}",
+        cure="The session is as it was before. The details say where it happened.",
+        details=details,
+    )
+
+
+def _is_disk(error: BaseException, text: str) -> bool:
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in codes) or any(s in text for s in _NO_DISK)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]

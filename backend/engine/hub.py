@@ -1,0 +1,96 @@
+"""Fetching models from the Hugging Face Hub, with progress and with sentences for what goes wrong."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm.auto import tqdm
+
+from backend.engine.control import Control
+from backend.errors import InvalidRequest, NotFound, WorkbenchError
+
+# Safetensors only: pickled weights can run code when they are opened.
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
+    """Download a model's files into the Hub cache and return their folder."""
+    try:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=MODEL_FILES,
+                tqdm_class=_reporting_tqdm(repo_id, control),
+            )
+        )
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        raise _explain(error, repo_id, revision) from error
+
+
+def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchError:
+    if isinstance(error, GatedRepoError):
+        return NotFound(
+            f"{repo_id!r} is behind a licence gate.",
+            cure="Accept its licence on the Hub and run 'hf auth login' once, then try again.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return NotFound(f"{repo_id!r} has no revision {revision!r}.")
+    if isinstance(error, RepositoryNotFoundError):
+        return NotFound(
+            f"There is no model called {repo_id!r} on the Hub, or it is private.",
+            cure="Check the spelling, or run 'hf auth login' once if it is yours.",
+        )
+    if isinstance(error, HFValidationError):
+        return InvalidRequest(
+            f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
+            cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
+        )
+    offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+    if isinstance(error, offline):
+        return NotFound(
+            f"{repo_id!r} is not on this machine and the Hub cannot be reached.",
+            cure="Check the internet connection, or choose the starter model or a folder.",
+            details=str(error),
+        )
+    raise error
+
+
+def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:
+    """Make a progress bar that draws nothing and tells the job how far the bytes are."""
+
+    class ReportingTqdm(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            self._counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "disable": False, "file": _SILENT})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            """Draw nothing."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            control.check_stop()
+            shown = super().update(n)
+            if self._counts_bytes and self.total:
+                rate = self.format_dict.get("rate") or 0
+                left = (self.total - self.n) / rate if rate else None
+                text = f"Downloading {repo_id}: {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+                control.progress(text, min(self.n / self.total, 1.0), left)
+            return shown
+
+    return ReportingTqdm
+
+
+_SILENT = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process

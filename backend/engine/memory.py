@@ -1,0 +1,91 @@
+"""What memory there is, what was used, and a limit so that running out is an error and not a kill."""
+
+import gc
+import logging
+import resource
+from pathlib import Path
+
+import psutil
+import torch
+
+from backend.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def limit_data(*, reserve: int, limit: int | None) -> None:
+    """Bound this process's data to what is available now less a reserve, or to `limit` bytes.
+
+    Allocations beyond it fail as RuntimeError or MemoryError instead of waking the kernel's killer.
+    """
+    available = int(psutil.virtual_memory().available)
+    own = _field("VmData")
+    bound = own + (limit if limit is not None else max(available - reserve, 256 * 1024**2))
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.RLIM_INFINITY))
+    except (ValueError, OSError) as error:
+        log.warning("No memory limit could be set: %s", error)
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that a new allocation on this device may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return free if soft == resource.RLIM_INFINITY else min(free, soft - _field("VmData"))
+
+
+def resident(device: torch.device) -> int:
+    """Return the bytes in use: of the GPU where the model is there, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting the highest use anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError as error:
+        log.info("The peak counter could not be reset: %s", error)
+
+
+def peak(device: torch.device) -> int:
+    """Return the highest use in bytes since `reset_peak`."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return _field("VmHWM") or resident(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def require(needed: int, device: torch.device, what: str) -> None:
+    """Raise OutOfMemory, before anything is touched, where `needed` bytes cannot be had."""
+    free = available(device)
+    if needed > free:
+        raise OutOfMemory(
+            f"{what} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+            cure="Choose a smaller model or bf16, or close other programs.",
+        )
+
+
+def _field(name: str) -> int:
+    """Read one line of /proc/self/status, in bytes; 0 where there is none."""
+    try:
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError) as error:
+        log.debug("No %s: %s", name, error)
+    return 0

@@ -1,0 +1,85 @@
+"""Packs: several documents in one row of tokens, isolated from each other by their positions.
+
+A run's packs are a pure function of lengths, budget, epochs and seed, so a resumed run finds its
+place by counting. Nothing is padded.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from backend.engine.attention import Layout
+from backend.engine.tokens import Tokens
+
+
+def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
+    """Return the packs of a whole run: lists of document numbers, each within the token budget.
+
+    Every epoch sees each document once in a fresh order; a fractional epoch sees its share.
+    """
+    generator = random.Random(seed)
+    packs: list[list[int]] = []
+    remaining = epochs
+    while remaining > 0:
+        order = list(range(len(lengths)))
+        generator.shuffle(order)
+        packs.extend(fill(lengths, order[: max(1, round(len(order) * min(remaining, 1.0)))], budget))
+        remaining -= 1
+    return packs
+
+
+def fill(lengths: list[int], order: list[int], budget: int) -> list[list[int]]:
+    """Fill packs in order; a pack closes when the next document does not fit."""
+    packs: list[list[int]] = []
+    room = 0
+    for number in order:
+        if lengths[number] > room:
+            packs.append([])
+            room = budget
+        packs[-1].append(number)
+        room -= lengths[number]
+    return packs
+
+
+@dataclass
+class Packs(torch.utils.data.Dataset[dict[str, Any]]):
+    """The packs of a plan as a data set; item i is pack i, ready for the model."""
+
+    documents: list[Tokens]
+    packs: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return collate([self.documents[number] for number in self.packs[index]])
+
+    def tokens(self, index: int) -> int:
+        """Return how many tokens pack `index` has."""
+        return sum(len(self.documents[number]) for number in self.packs[index])
+
+
+def collate(documents: list[Tokens]) -> dict[str, Any]:
+    """Lay documents side by side.
+
+    Returns input_ids and position_ids of shape (1, tokens), `keep` (positions whose logits are
+    needed), `labels` (the tokens they predict, same length) and the attention layout. The longest
+    come first, which lets attention handle documents of similar length together.
+    """
+    documents = sorted(documents, key=len, reverse=True)
+    lengths = [len(document) for document in documents]
+    ids = np.concatenate([document.ids for document in documents])
+    learned = np.concatenate([document.learned for document in documents])
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    learned &= positions > 0  # a document's first token is predicted by no token of its own
+    targets = np.flatnonzero(learned)
+    return {
+        "input_ids": torch.from_numpy(ids.astype(np.int64))[None],
+        "position_ids": torch.from_numpy(positions.astype(np.int64))[None],
+        "keep": torch.from_numpy(targets - 1),
+        "labels": torch.from_numpy(ids[targets].astype(np.int64)),
+        "layout": Layout.of(lengths),
+    }

@@ -1,0 +1,248 @@
+"""A look ahead: what a run would do, and what the model would see of the data. Changes nothing.
+
+Works on the loaded base, or beside a busy one on a skeleton without weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.engine import adapters, base_model, data, memory, packing, steps, tokens
+from backend.engine.control import Control
+from backend.engine.session import Session
+from backend.engine.training import total_steps
+from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.library import Library
+from backend.methods import method_of
+from backend.requests import Preflight, PreviewData, Train
+from backend.results import DataPreview, Example, PreflightReport, Problem
+from backend.runs import Runs
+
+ADAM_BYTES = 16  # an fp32 weight, its gradient, and Adam's two moments
+SHOWN_LENGTH = 20_000
+
+
+@dataclass
+class Surroundings:
+    """The base as far as a look ahead needs it; `session` only where its weights are there."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    context: int
+    name: str
+    fingerprint: str
+    device: torch.device
+    session: Session | None
+
+
+def check(
+    request: Preflight, session: Session, *, base_path: str | None, runs: Runs, control: Control
+) -> PreflightReport:
+    """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
+    train = request.train
+    problems: list[Problem] = []
+    notes: list[str] = []
+    _check_name(train, session.library, runs, problems)
+    around = _collect(problems, lambda: _surroundings(session, base_path))
+    corpus = around and _collect(problems, lambda: _corpus(train, around))
+    config = around and _collect(problems, lambda: _configure(train, around))
+    matched = adapters.matched(config, adapters.linear_layers(around.model)) if around and config else []
+    trainable = adapters.count_trainable(config, matched) if config else 0
+    plan = _plan(train, corpus) if corpus else []
+    seconds, source = None, ""
+    if around and corpus and config and not problems:
+        seconds, source = _duration(request, around, corpus, plan, runs)
+        notes = _notes(train, corpus)
+    needed = _memory(train, around, corpus, trainable) if around and corpus else 0
+    free = memory.available(around.device) if around else 0
+    if needed > free and around:
+        problems.append(_too_big(needed, free))
+    return PreflightReport(
+        ready=not problems,
+        problems=problems,
+        notes=notes,
+        matched_modules=[target.name for target in matched],
+        trainable_parameters=trainable,
+        total_parameters=sum(p.numel() for p in around.model.parameters()) if around else 0,
+        stats=corpus.stats if corpus else None,
+        steps=total_steps(train, len(plan)),
+        memory_bytes=needed,
+        memory_available_bytes=free,
+        seconds=seconds,
+        seconds_from=source,
+    )
+
+
+def preview(request: PreviewData, session: Session, *, base_path: str | None) -> DataPreview:
+    """Show the first examples as the model would see them, learned tokens marked."""
+    around = _surroundings(session, base_path)
+    source = data.read(request.data, eval_share=0.0, seed=0)
+    shown = source.train[: request.rows]
+    stats = None
+    if not source.problems:
+        stats = tokens.tokenise(source, around.tokenizer, max_length=request.max_length).stats
+    encoded = tokens.encode(shown, around.tokenizer, request.max_length)
+    return DataPreview(
+        rows=source.rows,
+        problems=source.problems,
+        stats=stats,
+        examples=[_example(document, around.tokenizer) for document in encoded],
+    )
+
+
+def _surroundings(session: Session, base_path: str | None) -> Surroundings:
+    if session.facts is not None:
+        base, facts = session.base, session.base.facts
+        return Surroundings(
+            base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
+            base.device, session,
+        )  # fmt: skip
+    if base_path is None:
+        raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
+    folder = Path(base_path)
+    model = base_model.skeleton(folder)
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    device = base_model.choose_device("auto")
+    tokenizer = base_model.read_tokenizer(folder)
+    return Surroundings(model, tokenizer, context, folder.name, "", device, None)
+
+
+def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:
+    live = {run.name for run in runs.summaries() if run.state in ("running", "queued")}
+    try:
+        library.require_free(train.name, live)
+        if train.start_from is not None:
+            library.get(train.start_from)
+    except (InvalidRequest, NotFound) as error:
+        problems.append(Problem(what=error.what, cure=error.cure))
+
+
+def _collect(problems: list[Problem], look: Any) -> Any:
+    """Return what `look` finds, or note why it found nothing."""
+    try:
+        return look()
+    except WorkbenchError as error:
+        problems.append(Problem(what=error.what, cure=error.cure))
+        return None
+
+
+def _corpus(train: Train, around: Surroundings) -> tokens.Corpus:
+    source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
+    longest = min(train.longest, around.context) if around.context else train.longest
+    return tokens.tokenise(source, around.tokenizer, max_length=longest)
+
+
+def _configure(train: Train, around: Surroundings) -> Any:
+    layers = adapters.linear_layers(around.model)
+    if train.start_from is not None and around.session is not None:
+        info = around.session.library.get(train.start_from)
+        return adapters.read_config(around.session.library.folder(info.id))
+    return adapters.configure(train.adapter, layers, around.name)
+
+
+def _plan(train: Train, corpus: tokens.Corpus) -> list[list[int]]:
+    lengths = [len(document) for document in corpus.train]
+    return packing.plan(
+        lengths, budget=train.tokens_per_step, epochs=train.epochs, seed=train.seed
+    )
+
+
+def _duration(
+    request: Preflight,
+    around: Surroundings,
+    corpus: tokens.Corpus,
+    plan: list[list[int]],
+    runs: Runs,
+) -> tuple[float | None, str]:
+    """Estimate a run's seconds from past runs on this machine, or from one timed step."""
+    train = request.train
+    used = plan[: total_steps(train, len(plan)) * train.accumulation]
+    lengths = [len(document) for document in corpus.train]
+    run_tokens = sum(lengths[number] for pack in used for number in pack)
+    speed = _past_speed(train, around, runs)
+    if speed:
+        return run_tokens / speed, "past runs on this machine"
+    if not request.measure or around.session is None:
+        return None, ""
+    seconds = _timed_step(train, around.session, packing.Packs(corpus.train, plan[:2]))
+    measured = sum(lengths[number] for number in plan[0])
+    return seconds * run_tokens / measured, "one timed step"
+
+
+def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
+    """Return the tokens per second of the newest comparable run."""
+    for run in runs.all():
+        request, status = run.request, run.status()
+        same = (
+            request.base_fingerprint == around.fingerprint
+            and method_of(request.train.adapter) is method_of(train.adapter)
+            and request.train.gradient_checkpointing == train.gradient_checkpointing
+            and abs(request.train.tokens_per_step - train.tokens_per_step)
+            <= train.tokens_per_step // 2
+        )
+        if same and status.tokens_per_second and status.step >= 5:
+            return status.tokens_per_second
+    return None
+
+
+def _timed_step(train: Train, session: Session, packs: packing.Packs) -> float:
+    """Time a step with a throw-away adapter; the session is as before afterwards."""
+    config = adapters.configure(train.adapter, session.layers(), "")
+    probe = "ad_probe"
+    try:
+        peft = session.add(probe, config)
+        peft.set_adapter(probe)
+        peft.train()
+        with steps.step_mode(session.base, checkpointing=train.gradient_checkpointing):
+            wanted = ["fp32", "bf16"] if train.precision == "auto" else [train.precision]
+            return min(steps.time_step(peft, packs, session.base.device, p) for p in wanted)
+    finally:
+        session.drop(probe)
+        session.activate(session.active_ids)
+
+
+def _notes(train: Train, corpus: tokens.Corpus) -> list[str]:
+    stats, notes = corpus.stats, []
+    if stats.cut:
+        notes.append(f"{stats.cut} examples are longer than {train.longest} tokens and are cut.")
+    if stats.dropped:
+        notes.append(f"{stats.dropped} examples have nothing to learn and are left out.")
+    if not stats.held_out:
+        notes.append("No examples are held out, so there will be no test of what was learned.")
+    return notes
+
+
+def _memory(train: Train, around: Surroundings, corpus: tokens.Corpus, trainable: int) -> int:
+    """Estimate the bytes that a run takes beyond the loaded base: adapter, activations, logits."""
+    config: Any = around.model.config
+    width = int(getattr(config, "hidden_size", 512))
+    inner = int(getattr(config, "intermediate_size", 4 * width))
+    layers = int(getattr(config, "num_hidden_layers", 12))
+    budget = min(train.tokens_per_step, corpus.stats.tokens)
+    per_layer = 4 * (10 * width + 4 * inner)
+    kept_layers = 2 if train.gradient_checkpointing else layers
+    learned = budget * corpus.stats.learned_tokens // max(corpus.stats.tokens, 1)
+    logits = 3 * 4 * learned * int(config.vocab_size)
+    return trainable * ADAM_BYTES + budget * per_layer * kept_layers + logits
+
+
+def _too_big(needed: int, free: int) -> Problem:
+    return Problem(
+        what=f"The run needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+        cure="Lower the token budget, or switch on gradient checkpointing.",
+    )
+
+
+def _example(document: tokens.Tokens, tokenizer: Any) -> Example:
+    """Join neighbouring tokens that are both learned, or both not, into pieces of text."""
+    pieces: list[tuple[str, bool]] = []
+    start = 0
+    flags = document.learned.tolist()
+    for index in range(1, len(flags) + 1):
+        if index == len(flags) or flags[index] != flags[start]:
+            text = tokenizer.decode(document.ids[start:index].tolist())
+            pieces.append((text[:SHOWN_LENGTH], flags[start]))
+            start = index
+    return Example(pieces=pieces, tokens=len(document), cut=document.cut)

@@ -1,0 +1,141 @@
+"""Saving adapters: written beside the old one, read back, compared, and only then put in place."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from peft import PeftModel
+
+from backend.engine import adapters, generate
+from backend.engine.adapters import WEIGHTS
+from backend.engine.checks import require_close
+from backend.engine.session import Session
+from backend.errors import InvalidRequest, ModelError, VerificationFailed
+from backend.library import new_adapter_id
+from backend.results import AdapterInfo, SavedAdapter
+from backend.storage import new_folder
+
+PROBES = ("The quick brown fox jumps over the lazy dog.", "Hello! How are you today?", "1 + 1 = 2")
+
+
+def publish(session: Session, info: AdapterInfo) -> float:
+    """Put a live adapter into the library, replacing an older state of it.
+
+    Returns the largest difference of log-probabilities between the live adapter and the file read
+    back. Raises VerificationFailed, and keeps what was there, where it is not the same adapter.
+    """
+    with new_folder(session.library.folder(info.id)) as folder:
+        _write(session, info, folder)
+        session.library.write_sidecar(folder, info)
+        return verify(session, info.id, folder)
+
+
+def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
+    """Write a copy of an adapter into a new or empty folder and prove that it reads back."""
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InvalidRequest(
+            f"{destination} exists and is not an empty folder.", cure="Name a new folder."
+        )
+    session.ensure_loaded(info)
+    with new_folder(destination) as folder:
+        _write(session, info, folder)
+        difference = verify(session, info.id, folder)
+    file = destination / WEIGHTS
+    return SavedAdapter(
+        path=str(destination),
+        fingerprint=_digest(file),
+        tensors=len(adapters.weights(_peft(session), info.id)),
+        bytes=file.stat().st_size,
+        max_difference=difference,
+    )
+
+
+def verify(session: Session, adapter_id: str, folder: Path) -> float:
+    """Read a written folder back and compare it with the live adapter; returns the difference.
+
+    Compares every tensor bit for bit, then the log-probabilities of a few sentences.
+    """
+    if not adapters.same_weights(_peft(session), adapter_id, folder):
+        raise VerificationFailed(f"{folder.name} does not hold the weights that were to be saved.")
+    twin = new_adapter_id()
+    try:
+        session.load_folder(folder, twin)
+        live, stored = _scores(session, adapter_id), _scores(session, twin)
+    finally:
+        session.drop(twin)
+    return require_close(
+        stored, live, dtype=session.base.dtype, what="The saved adapter was read back"
+    )
+
+
+def _scores(session: Session, adapter_id: str) -> list[float]:
+    with session.using_ids([(adapter_id, 1.0)]):
+        return [generate.score(session.model, session.base, text)[0] for text in PROBES]
+
+
+def _write(session: Session, info: AdapterInfo, folder: Path) -> None:
+    peft = _peft(session)
+    if not adapters.weights(peft, info.id):
+        raise ModelError(f"{info.name!r} has no weights to save.")
+    if not adapters.all_finite(peft, info.id):
+        raise VerificationFailed(f"{info.name!r} holds numbers that are not finite.")
+    adapters.write(peft, info.id, folder)
+    (folder / "README.md").write_text(_card(session, info), encoding="utf-8")
+
+
+def _peft(session: Session) -> PeftModel:
+    if session.peft is None:
+        raise ModelError("There is no adapter on the model.")
+    return session.peft
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _card(session: Session, info: AdapterInfo) -> str:
+    """Write the model card: what it is, what it was made from, how to use it."""
+    facts = session.base.facts
+    base = facts.path if facts.source == "starter" else facts.source
+    made = time.strftime("%Y-%m-%d", time.localtime(info.created))
+    lines = [
+        "---",
+        "library_name: peft",
+        f"tags: [{info.method.lower()}, adapter-workbench]",
+        "---",
+        f"# {info.name}",
+        "",
+        f"A {info.method} adapter of rank {info.rank} for the base model {facts.name}, made on "
+        f"{made} with Adapter Workbench.",
+        "",
+        f"- Data: {info.data or 'unknown'}",
+        f"- Steps: {info.steps}",
+        f"- Numbers learned: {info.parameters:,}",
+        f"- Base fingerprint: {info.base_fingerprint}",
+    ]
+    if info.evaluation is not None and info.evaluation_before is not None:
+        before, after = info.evaluation_before, info.evaluation
+        lines += [
+            f"- Held-out exact match: base {before.exact_match:.0%}, adapter {after.exact_match:.0%} "
+            f"({after.examples} examples)",
+            f"- Held-out loss: base {before.loss:.3f}, adapter {after.loss:.3f}",
+        ]
+    lines += [
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f'base = AutoModelForCausalLM.from_pretrained("{base}", dtype="{_dtype_name(facts.precision)}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+        'model = PeftModel.from_pretrained(base, "this-folder").eval()',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _dtype_name(precision: str) -> str:
+    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+
+

@@ -1,0 +1,206 @@
+"""One training step's mathematics: the loss of a pack, how it is computed, and how well it predicts.
+
+Shared by training, evaluation, pre-flight timing and the choice of precision, so that what is
+measured is what runs.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from backend.engine import attention
+from backend.engine.base_model import Base
+from backend.engine.checks import BOUNDS, relative_difference
+from backend.engine.packing import Packs, collate
+from backend.engine.tokens import Tokens
+from backend.errors import VerificationFailed
+from backend.results import Evaluation
+
+Batch = dict[str, Any]
+TIMED_STEPS = 2
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with its tensors on a device."""
+    if device.type == "cpu":
+        return batch
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the logits where a token is learned, shape (kept, vocabulary).
+
+    No attention mask and no cache: only so does Transformers keep packed documents apart.
+    """
+    extra = {"layout": batch["layout"]} if attention.in_use(model) else {}
+    output = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        logits_to_keep=batch["keep"],
+        use_cache=False,
+        **extra,
+    )
+    return output.logits[0]  # type: ignore[no-any-return]
+
+
+def loss_sum(model: torch.nn.Module, batch: Batch, autocast: AbstractContextManager[Any]) -> torch.Tensor:
+    """Return the summed negative log-likelihood of a pack's learned tokens, in nats."""
+    with autocast:
+        logits = forward(model, batch)
+    return cross_entropy(logits.float(), batch["labels"], reduction="sum")
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Open the compute precision of a step.
+
+    Trainer's own bf16 switch leaves the model's forward in autocast after a run (Transformers
+    5.23), which would put every later score off by 6e-3; so the step opens it itself.
+    """
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[None]:
+    """Put the base into the mode that steps need, and back."""
+    model, use_cache = base.model, base.model.config.use_cache
+    apart = attention.documents_apart(model) if _documents_apart_works(base) else nullcontext()
+    with apart:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        try:
+            yield
+        finally:
+            if checkpointing:
+                model.gradient_checkpointing_disable()
+                model.disable_input_require_grads()
+            model.config.use_cache = use_cache
+
+
+def require_isolation(base: Base, documents: list[Tokens]) -> None:
+    """Raise VerificationFailed where packed documents can see each other in this model."""
+    together, apart = _pack_losses(base, documents)
+    if relative_difference([together], [apart]) > 10 * BOUNDS[base.dtype]:
+        raise VerificationFailed(
+            f"Examples packed together influence each other in this model: loss {together:.5f} "
+            f"instead of {apart:.5f}.",
+            cure="Choose another base; this architecture cannot be trained right here yet.",
+        )
+
+
+def evaluate(
+    model: torch.nn.Module, packs: Packs, device: torch.device, precision: str
+) -> Evaluation:
+    """Measure held-out loss and how many answers are predicted whole, weighted by token.
+
+    Greedy decoding gives an answer word for word exactly if each of its tokens is the likeliest
+    after the ones before, which one forward pass shows for all of them.
+    """
+    was_training = model.training
+    model.eval()
+    total, right, tokens, whole, examples = 0.0, 0, 0, 0, 0
+    try:
+        with torch.inference_mode():
+            for index in range(len(packs)):
+                batch = to_device(packs[index], device)
+                with autocast(device, precision):
+                    logits = forward(model, batch).float()
+                total += cross_entropy(logits, batch["labels"], reduction="sum").item()
+                hits = logits.argmax(-1) == batch["labels"]
+                right, tokens = right + int(hits.sum()), tokens + len(hits)
+                for answer in _by_document(hits, batch):
+                    whole, examples = whole + int(answer.all()), examples + 1
+    finally:
+        model.train(was_training)
+    return Evaluation(
+        loss=total / max(tokens, 1),
+        exact_match=whole / max(examples, 1),
+        token_accuracy=right / max(tokens, 1),
+        examples=examples,
+        tokens=tokens,
+    )
+
+
+def time_step(
+    model: torch.nn.Module, packs: Packs, device: torch.device, precision: str
+) -> float:
+    """Return the seconds of one forward and backward pass, the better of two after a warm-up.
+
+    Gradients and random state are as before.
+    """
+    best = float("inf")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for attempt in range(TIMED_STEPS + 1):
+            batch = to_device(packs[attempt % len(packs)], device)
+            started = time.perf_counter()
+            loss_sum(model, batch, autocast(device, precision)).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if attempt:
+                best = min(best, time.perf_counter() - started)
+    model.zero_grad(set_to_none=True)
+    return best
+
+
+def choose_precision(
+    model: torch.nn.Module, packs: Packs, base: Base, wanted: str
+) -> tuple[str, str]:
+    """Return the compute precision of a run and why; `auto` times both and takes the faster."""
+    if base.dtype != torch.float32:
+        return base.facts.precision, f"the weights are stored in {base.facts.precision}"
+    if wanted != "auto":
+        return wanted, "as chosen"
+    exact = time_step(model, packs, base.device, "fp32")
+    fast = time_step(model, packs, base.device, "bf16")
+    times = f"a step took {exact * 1000:.0f} ms in fp32 and {fast * 1000:.0f} ms in bf16 here"
+    return ("bf16", times) if fast < 0.95 * exact else ("fp32", times)
+
+
+def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """Split the hits of a pack by document."""
+    starts = torch.nonzero(batch["position_ids"][0] == 0).reshape(-1)
+    owner = torch.searchsorted(starts, batch["keep"], right=True)
+    _, counts = torch.unique_consecutive(owner, return_counts=True)
+    return hits.split(counts.tolist())
+
+
+def _documents_apart_works(base: Base) -> bool:
+    """Try our attention on a small pack against the documents alone, before relying on it."""
+    if not attention.could_use(base.model):
+        return False
+    documents = _probe_documents(base)
+    try:
+        with attention.documents_apart(base.model):
+            together, _ = _pack_losses(base, documents)
+        _, apart = _pack_losses(base, documents)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return relative_difference([together], [apart]) <= 10 * BOUNDS[base.dtype]
+
+
+def _probe_documents(base: Base) -> list[Tokens]:
+    texts = ("The quick brown fox jumps over the lazy dog.", "Hello there!", "One, two, three, four.")
+    found = []
+    for text in texts:
+        ids = base.tokenizer(text, return_tensors="np").input_ids[0]
+        found.append(Tokens(ids, ids == ids))
+    return found
+
+
+def _pack_losses(base: Base, documents: list[Tokens]) -> tuple[float, float]:
+    """Return the loss of documents packed together and the sum of their losses alone."""
+    with torch.inference_mode():
+        together = _plain_loss(base, documents)
+        apart = sum(_plain_loss(base, [document]) for document in documents)
+    return together, apart
+
+
+def _plain_loss(base: Base, documents: list[Tokens]) -> float:
+    batch = to_device(collate(documents), base.device)
+    return loss_sum(base.model, batch, nullcontext()).item()

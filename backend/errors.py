@@ -1,0 +1,100 @@
+"""Every error a person can meet, and how it crosses the seam between worker and service.
+
+WorkbenchError
++-- InvalidRequest      a field has a value that cannot work
++-- NotFound            a model, adapter, run, file or data set that does not exist
++-- Unsupported         possible to ask, not possible to do right here
++-- Busy                another model job is running
++-- Stopped             the person stopped the job before it had a result
++-- DataError           the training data cannot be used
++-- ModelError          a base model folder cannot be loaded
++-- OutOfMemory         the job needed more memory than the machine has
++-- DiskFull            a file could not be written
++-- Diverged            training produced numbers that are not finite
++-- VerificationFailed  an operation was undone because its result was not right
++-- WorkerDied          the model process ended while it worked
+
+The text of an error is shown to the user as it is: what happened, with which value, and what to do.
+"""
+
+from typing import Any
+
+
+class WorkbenchError(Exception):
+    """An error whose text is meant for the person at the screen."""
+
+    def __init__(self, what: str, *, cure: str = "", details: str = "") -> None:
+        super().__init__(what if not cure else f"{what} {cure}")
+        self.what = what
+        self.cure = cure
+        self.details = details
+
+    def to_dict(self) -> dict[str, str]:
+        """Describe the error in a form that JSON can carry."""
+        return {
+            "kind": type(self).__name__,
+            "what": self.what,
+            "cure": self.cure,
+            "details": self.details,
+        }
+
+
+class InvalidRequest(WorkbenchError):
+    """A field has a value that cannot work."""
+
+
+class NotFound(WorkbenchError):
+    """A model, adapter, run, file or data set that does not exist."""
+
+
+class Unsupported(WorkbenchError):
+    """Possible to ask, not possible to do right here."""
+
+
+class Busy(WorkbenchError):
+    """Another model job is running."""
+
+
+class Stopped(WorkbenchError):
+    """The person stopped the job before it had a result."""
+
+
+class DataError(WorkbenchError):
+    """The training data cannot be used."""
+
+
+class ModelError(WorkbenchError):
+    """A base model folder cannot be loaded."""
+
+
+class OutOfMemory(WorkbenchError):
+    """The job needed more memory than the machine has."""
+
+
+class DiskFull(WorkbenchError):
+    """A file could not be written."""
+
+
+class Diverged(WorkbenchError):
+    """Training produced numbers that are not finite."""
+
+
+class VerificationFailed(WorkbenchError):
+    """An operation was undone because its result was not right."""
+
+
+class WorkerDied(WorkbenchError):
+    """The model process ended while it worked."""
+
+
+_KINDS = {kind.__name__: kind for kind in WorkbenchError.__subclasses__()}
+
+
+def from_dict(data: dict[str, Any]) -> WorkbenchError:
+    """Rebuild the error that `WorkbenchError.to_dict` described."""
+    kind = _KINDS.get(str(data.get("kind")), WorkbenchError)
+    return kind(
+        str(data.get("what", "")),
+        cure=str(data.get("cure", "")),
+        details=str(data.get("details", "")),
+    )

@@ -1,0 +1,156 @@
+"""Event lines of a run: one JSON object per line, appended by the worker, read by everybody.
+
+A line counts once its newline is written, so a reader never sees half an event. `seq` grows by one.
+After a resume the points beyond the checkpoint are void; `curve` leaves them out.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+EventType = Literal[
+    "started",
+    "precision",
+    "resumed",
+    "step",
+    "evaluation",
+    "saved",
+    "notice",
+    "finished",
+    "stopped",
+    "failed",
+    "interrupted",
+]
+
+
+class Event(BaseModel):
+    """One thing that happened in a run; fields that do not apply are absent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seq: int
+    time: float
+    type: EventType
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    exact_match: float | None = None
+    token_accuracy: float | None = None
+    text: str | None = None
+
+
+class EventWriter:
+    """Appends to one run's event file; survives a last line that a crash cut off."""
+
+    def __init__(self, path: Path) -> None:
+        _drop_partial_line(path)
+        events = EventReader(path).poll()
+        self._seq = events[-1].seq if events else 0
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, type: EventType, **fields: object) -> Event:
+        """Append one event and hand it to the operating system at once."""
+        self._seq += 1
+        event = Event.model_validate({"seq": self._seq, "time": time.time(), "type": type, **fields})
+        self._file.write(event.model_dump_json(exclude_none=True) + "\n")
+        self._file.flush()
+        return event
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EventReader:
+    """Reads a growing event file; each poll looks only at what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._events: list[Event] = []
+
+    def poll(self) -> list[Event]:
+        """Return all whole events so far, in order."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                fresh = file.read()
+        except FileNotFoundError:
+            return self._events
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._events.extend(event for line in whole.splitlines() if (event := _parse(line)))
+        return self._events
+
+
+class Curve(BaseModel):
+    """A run's points, by column; `generation` changes when earlier points became void."""
+
+    generation: int = 0
+    step: list[int] = []
+    loss: list[float] = []
+    learning_rate: list[float] = []
+    eval_step: list[int] = []
+    eval_loss: list[float] = []
+    exact_match: list[float] = []
+    marks: list[tuple[int, str]] = []
+
+
+def curve(events: list[Event]) -> Curve:
+    """Collect the points of a run's chart from its events."""
+    points = Curve()
+    for event in events:
+        if event.step is None:
+            continue
+        if event.type == "step" and event.loss is not None:
+            points.step.append(event.step)
+            points.loss.append(event.loss)
+            points.learning_rate.append(event.learning_rate or 0.0)
+        elif event.type == "evaluation" and event.loss is not None:
+            points.eval_step.append(event.step)
+            points.eval_loss.append(event.loss)
+            points.exact_match.append(event.exact_match or 0.0)
+        elif event.type == "saved":
+            points.marks.append((event.step, "saved"))
+        elif event.type == "resumed":
+            points = _up_to(points, event.step)
+    return points
+
+
+def _up_to(points: Curve, step: int) -> Curve:
+    """Drop what happened after the checkpoint that a run resumed from."""
+    kept = sum(1 for s in points.step if s <= step)
+    kept_eval = sum(1 for s in points.eval_step if s <= step)
+    return Curve(
+        generation=points.generation + 1,
+        step=points.step[:kept],
+        loss=points.loss[:kept],
+        learning_rate=points.learning_rate[:kept],
+        eval_step=points.eval_step[:kept_eval],
+        eval_loss=points.eval_loss[:kept_eval],
+        exact_match=points.exact_match[:kept_eval],
+        marks=[*(mark for mark in points.marks if mark[0] <= step), (step, "resumed")],
+    )
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        return Event.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
+        return None  # a line that a full disk damaged must not hide the others
+
+
+def _drop_partial_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

@@ -1,0 +1,80 @@
+"""A job: one operation on its way, from the request to its result."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from backend.errors import WorkbenchError
+from backend.requests import Request
+from backend.results import JobInfo, Result
+
+
+class Job:
+    """One operation that was started; done when it has a result or an error."""
+
+    def __init__(self, id: int, request: Request, title: str, operation: str) -> None:
+        self.id = id
+        self.request = request
+        self.title = title
+        self.operation = operation
+        self.run_id: str | None = None
+        self.stops = 0
+        self.started = time.monotonic()
+        self._text = ""
+        self._fraction: float | None = None
+        self._seconds_left: float | None = None
+        self._done = threading.Event()
+        self._result: Result | None = None
+        self._error: WorkbenchError | None = None
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the typed result; raises the job's WorkbenchError, or TimeoutError."""
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"{self.title} is not done after {timeout} s.")
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def pieces(self) -> Iterator[str]:
+        """Yield streamed text until the job is done; raises its error."""
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+        self.result()
+
+    def add_piece(self, text: str) -> None:
+        self._pieces.put(text)
+
+    def progress(
+        self, text: str = "", fraction: float | None = None, seconds_left: float | None = None
+    ) -> None:
+        self._text, self._fraction, self._seconds_left = text, fraction, seconds_left
+
+    def finish(self, result: Result) -> None:
+        self._result = result
+        self._end()
+
+    def fail(self, error: WorkbenchError) -> None:
+        self._error = error
+        self._end()
+
+    def info(self) -> JobInfo:
+        return JobInfo(
+            id=self.id,
+            title=self.title,
+            operation=self.operation,
+            run_id=self.run_id,
+            text=self._text,
+            fraction=self._fraction,
+            seconds_left=self._seconds_left,
+            stopping=self.stops > 0,
+        )
+
+    def _end(self) -> None:
+        self._done.set()
+        self._pieces.put(None)

@@ -1,0 +1,459 @@
+"""The input of every operation: frozen models whose fields carry their own label, help and bounds.
+
+The form, the command line, the HTTP API and the documentation are all made from these fields; a
+number that is out of bounds is refused here, before anything starts. Nothing here knows the engine.
+"""
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from backend.errors import InvalidRequest
+
+Level = Literal["basic", "advanced"]
+Variant = list[tuple[str, float]]
+"""Adapters by display name with their strengths; the empty list is the base alone."""
+
+DISPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
+
+
+def knob(
+    default: Any = ...,
+    *,
+    label: str,
+    help: str,
+    unit: str = "",
+    level: Level = "advanced",
+    step: float | None = None,
+    **bounds: Any,
+) -> Any:
+    """Declare a field together with what a person needs to know about it."""
+    extra = {"label": label, "unit": unit, "level": level, "step": step}
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def check_display_name(name: str) -> str:
+    """Return the name without outer spaces, or say why it cannot be one."""
+    name = name.strip()
+    if not DISPLAY_NAME.fullmatch(name):
+        raise ValueError(
+            f"An adapter name has 1 to 40 letters, digits, spaces, - or _, and starts with a "
+            f"letter or digit; got {name!r}. Try 'pirate' or 'my adapter 2'."
+        )
+    return name
+
+
+class Request(BaseModel):
+    """Base of all requests: immutable, and a misspelt field is an error.
+
+    Raises InvalidRequest, in a person's words, where a value cannot work.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise InvalidRequest(" ".join(_explain(type(self), e) for e in error.errors())) from None
+
+
+class Lora(Request):
+    """LoRA (Hu et al. 2021) and its rank-stabilised and weight-decomposed relatives."""
+
+    method: Literal["lora"] = "lora"
+    rank: int = knob(
+        8,
+        label="Rank",
+        ge=1,
+        le=1024,
+        level="basic",
+        step=1,
+        help="How much the adapter can hold. Higher learns more, takes more memory and time.",
+    )
+    alpha: float | None = knob(
+        None,
+        label="Alpha",
+        gt=0,
+        le=4096,
+        help="How strongly the adapter acts; empty means twice the rank, which suits most data.",
+    )
+    dropout: float = knob(
+        0.0,
+        label="Dropout",
+        ge=0,
+        lt=1,
+        step=0.05,
+        help="Share of the adapter's input left out at random; more fights learning by heart.",
+    )
+    targets: Literal["all-linear", "attention"] | list[str] = knob(
+        "all-linear",
+        label="Target modules",
+        help="Which layers learn: all linear layers, attention only, or names such as q_proj.",
+    )
+    use_rslora: bool = knob(
+        False,
+        label="Rank-stabilised (rsLoRA)",
+        help="Scales by the root of the rank, so that high ranks keep learning. No extra cost.",
+    )
+    use_dora: bool = knob(
+        False,
+        label="Weight-decomposed (DoRA)",
+        help="Learns size and direction apart: often better at low rank, about 1.5x slower.",
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_names(cls, targets: Any) -> Any:
+        if isinstance(targets, str) and targets not in ("all-linear", "attention"):
+            return [name.strip() for name in targets.split(",") if name.strip()]
+        return targets
+
+    @field_validator("targets")
+    @classmethod
+    def _plain_names(cls, targets: str | list[str]) -> str | list[str]:
+        if isinstance(targets, str):
+            return targets
+        if not targets:
+            raise ValueError("Name at least one module, for example q_proj, or choose all-linear.")
+        for name in targets:
+            if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name):
+                raise ValueError(
+                    f"{name!r} is not a module name. Names look like q_proj or self_attn.v_proj."
+                )
+        return targets
+
+    @property
+    def effective_alpha(self) -> float:
+        """Alpha as PEFT will see it."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+
+class LoadModel(Request):
+    """Load a base model into the session; a base that is already there leaves first."""
+
+    source: str = knob(
+        "starter",
+        label="Base model",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
+    )
+    task: Literal["causal-lm"] = knob(
+        "causal-lm", label="Task", help="What the model does: it continues text."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+        "auto",
+        label="Precision",
+        help="How weights are stored. fp32 is exact; bf16 halves the memory. "
+        "auto: fp32 on a processor, bf16 on a GPU.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = knob(
+        "auto", label="Device", help="Where the model computes; auto takes a GPU if there is one."
+    )
+    revision: str | None = knob(
+        None,
+        label="Revision",
+        max_length=200,
+        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+    )
+
+
+class UnloadModel(Request):
+    """Let the base model and all its adapters go; what is saved stays saved."""
+
+
+class Train(Request):
+    """Teach the loaded base something new with a fresh adapter."""
+
+    name: str = knob(
+        label="Name",
+        level="basic",
+        max_length=60,
+        help="What the new adapter is called: letters, digits, spaces, - and _.",
+    )
+    data: str = knob(
+        "starter:pirate",
+        label="Data",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
+    )
+    adapter: Lora = Lora()
+    epochs: float = knob(
+        3.0,
+        label="Epochs",
+        unit="passes",
+        gt=0,
+        le=1000,
+        level="basic",
+        step=1,
+        help="How often every example is seen. More learns more, and may learn by heart.",
+    )
+    max_steps: int | None = knob(
+        None,
+        label="Most steps",
+        unit="steps",
+        ge=1,
+        le=10_000_000,
+        help="Ends the run after so many steps, whatever the epochs say; empty means no limit.",
+    )
+    learning_rate: float = knob(
+        3e-3,
+        label="Learning rate",
+        gt=0,
+        le=1,
+        level="basic",
+        help="How big each correction is. Too high and the loss jumps, too low and nothing moves.",
+    )
+    tokens_per_step: int = knob(
+        1024,
+        label="Token budget",
+        unit="tokens",
+        ge=16,
+        le=1_048_576,
+        step=64,
+        help="How much text is looked at in one go. More is steadier and needs more memory.",
+    )
+    accumulation: int = knob(
+        1,
+        label="Accumulation",
+        unit="packs",
+        ge=1,
+        le=1024,
+        step=1,
+        help="Packs added up before each correction: a bigger batch without more memory.",
+    )
+    scheduler: Literal["linear", "cosine", "constant"] = knob(
+        "cosine",
+        label="Schedule",
+        help="How the learning rate changes after the warm-up: falls evenly, gently, or stays.",
+    )
+    warmup: float = knob(
+        0.05,
+        label="Warm-up",
+        unit="share of the steps",
+        ge=0,
+        lt=1,
+        step=0.01,
+        help="Share of the steps in which the learning rate rises from zero; steadies the start.",
+    )
+    weight_decay: float = knob(
+        0.0,
+        label="Weight decay",
+        ge=0,
+        le=1,
+        step=0.01,
+        help="Pulls the adapter's numbers towards zero a little; fights learning by heart.",
+    )
+    max_length: int = knob(
+        512,
+        label="Longest example",
+        unit="tokens",
+        ge=8,
+        le=1_048_576,
+        step=8,
+        help="Longer examples are cut to this many tokens, at most the token budget.",
+    )
+    seed: int = knob(
+        42,
+        label="Seed",
+        ge=0,
+        le=2**31 - 1,
+        step=1,
+        help="The same seed, data and settings give the same adapter again.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = knob(
+        "auto",
+        label="Compute precision",
+        help="How steps are computed; auto times both on this machine and takes the faster.",
+    )
+    gradient_checkpointing: bool = knob(
+        False,
+        label="Gradient checkpointing",
+        help="Remembers less and recomputes instead: much less memory, about a third slower.",
+    )
+    eval_share: float = knob(
+        0.1,
+        label="Held-out share",
+        unit="share of the examples",
+        ge=0,
+        le=0.5,
+        step=0.01,
+        help="Examples kept aside to test what was learned. Bundled sets bring their own.",
+    )
+    save_every: int = knob(
+        50,
+        label="Checkpoint every",
+        unit="steps",
+        ge=1,
+        le=1_000_000,
+        step=1,
+        help="How often the run is saved, so that it can be resumed after a crash.",
+    )
+    start_from: str | None = knob(
+        None,
+        label="Start from",
+        max_length=60,
+        help="An adapter of this base to go on from; empty starts a fresh one.",
+    )
+
+    _name = field_validator("name")(check_display_name)
+
+    @property
+    def longest(self) -> int:
+        """Tokens an example may have: it must fit into one pack."""
+        return min(self.max_length, self.tokens_per_step)
+
+
+class Preflight(Request):
+    """Look at a training run before it starts; nothing is touched."""
+
+    train: Train
+    measure: bool = knob(
+        True,
+        label="Time a step",
+        help="Where no past run on this machine tells the speed, time one real step.",
+    )
+
+
+class PreviewData(Request):
+    """Look at training data as the loaded base would see it."""
+
+    data: str = Train.model_fields["data"]
+    max_length: int = Train.model_fields["max_length"]
+    rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
+
+
+class Resume(Request):
+    """Go on with a stopped or interrupted run from its last checkpoint."""
+
+    run_id: str = knob(
+        label="Run", max_length=100, pattern=r"[A-Za-z0-9_-]+", help="The run's id, from Runs."
+    )
+
+
+class SaveAdapter(Request):
+    """Write a copy of an adapter as a plain PEFT folder and prove that it reads back."""
+
+    name: str = knob(label="Adapter", max_length=60, help="The adapter's name.")
+    destination: str = knob(
+        label="Folder", min_length=1, max_length=1000, help="A new or empty folder for the copy."
+    )
+
+
+class SetActive(Request):
+    """Choose which adapter answers; the empty list is the base alone."""
+
+    adapters: Variant = knob(
+        label="Active adapter",
+        max_length=1,
+        help="The adapter that answers, with its strength; none for the base.",
+    )
+
+
+class Message(Request):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=200_000)
+
+
+class _Generation(Request):
+    max_new_tokens: int = knob(
+        128,
+        label="Longest answer",
+        unit="tokens",
+        ge=1,
+        le=8192,
+        step=1,
+        help="Where an answer is cut off at the latest.",
+    )
+    temperature: float = knob(
+        0.0,
+        label="Temperature",
+        ge=0,
+        le=2,
+        step=0.1,
+        help="0 always gives the likeliest words; higher is more varied and less certain.",
+    )
+    seed: int = knob(
+        42, label="Seed", ge=0, le=2**31 - 1, step=1, help="The same seed gives the same answer."
+    )
+
+
+class Chat(_Generation):
+    """Answer a conversation with one variant, streamed."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    variant: Variant = Field(default=[], max_length=1)
+
+
+class Compare(_Generation):
+    """Answer the same prompts with several variants."""
+
+    prompts: list[str] = Field(min_length=1, max_length=100)
+    variants: list[Annotated[Variant, Field(max_length=1)]] = Field(min_length=1, max_length=6)
+
+
+class Score(Request):
+    """Total natural-log probability of texts under several variants."""
+
+    texts: list[str] = Field(min_length=1, max_length=1000)
+    variants: list[Annotated[Variant, Field(max_length=1)]] = Field(min_length=1, max_length=6)
+
+
+ModelRequest = LoadModel | UnloadModel | Train | Resume | SaveAdapter | SetActive | Compare | Score
+"""Operations on the session's model: one at a time."""
+
+SideRequest = Preflight | PreviewData
+"""Operations that never change the session: never Busy."""
+
+BY_NAME: dict[str, type[Request]] = {
+    re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
+    for kind in (*get_args(ModelRequest), *get_args(SideRequest), Chat)
+}
+"""Requests by the name that the command line and saved files use: `load-model`, `train`..."""
+
+
+def name_of(request: Request) -> str:
+    """Return the command-line name of a request."""
+    return next(name for name, kind in BY_NAME.items() if type(request) is kind)
+
+
+def parse(name: str, data: dict[str, Any]) -> Request:
+    """Build the request called `name`; raises InvalidRequest in a person's words."""
+    if name not in BY_NAME:
+        raise InvalidRequest(
+            f"There is no operation called {name!r}.", cure=f"Known: {', '.join(BY_NAME)}."
+        )
+    return BY_NAME[name](**data)
+
+
+def _explain(kind: type[BaseModel], item: Any) -> str:
+    """Turn one pydantic error into a sentence that names the field as the screen does."""
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    path = [str(part) for part in item["loc"]]
+    label = _label(kind, path) or ".".join(path)
+    if item["type"] == "extra_forbidden":
+        return f"{label} is not a setting of {kind.__name__}."
+    if item["type"] == "missing":
+        return f"{label} is missing."
+    return f"{label}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}."
+
+
+def _label(kind: type[BaseModel], path: list[str]) -> str:
+    label = ""
+    for part in path:
+        field = kind.model_fields.get(part)
+        if field is None:
+            break
+        extra = field.json_schema_extra
+        label = str(extra.get("label", part)) if isinstance(extra, dict) else part
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            kind = field.annotation
+    return label

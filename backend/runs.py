@@ -1,0 +1,257 @@
+"""Run folders: the disk is the database of everything that was ever trained.
+
+A run is a folder with `request.json` (what was asked, by which versions), `status.json` (where it
+stands, replaced whole), `events.jsonl`, `output.log` and `checkpoints/`. Whoever wants to know
+about a run reads its folder; only the process that trains writes `status.json` while it lives.
+"""
+
+import os
+import re
+import shutil
+import time
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backend.errors import InvalidRequest, NotFound
+from backend.events import EventReader, EventWriter
+from backend.methods import method_of
+from backend.requests import Train
+from backend.results import Evaluation, RunState, RunSummary
+from backend.storage import write_text
+
+VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
+HEARTBEAT_S = 5.0
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+class RunRequest(BaseModel):
+    """What was asked: enough to do the run again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    created: float
+    adapter_id: str
+    colour: str
+    base_source: str
+    base_name: str
+    base_fingerprint: str
+    train: Train
+    versions: dict[str, str]
+
+
+class RunStatus(BaseModel):
+    """Where a run stands. `pid` and `process_started` name the process that trains it."""
+
+    state: RunState = "queued"
+    pid: int = 0
+    process_started: float = 0.0
+    heartbeat: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    exact_match: float | None = None
+    tokens_per_second: float | None = None
+    trained_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    precision: str = ""
+    trained_on: str = ""
+    evaluation_before: Evaluation | None = None
+    message: str = ""
+    cure: str = ""
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self.checkpoints = folder / "checkpoints"
+        self.log = folder / "output.log"
+        self.events_file = folder / "events.jsonl"
+        self._status_file = folder / "status.json"
+        self._request: RunRequest | None = None
+
+    @property
+    def request(self) -> RunRequest:
+        if self._request is None:
+            text = (self.folder / "request.json").read_text(encoding="utf-8")
+            self._request = RunRequest.model_validate_json(text)
+        return self._request
+
+    def status(self) -> RunStatus:
+        """Return where the run stands, as last written."""
+        return RunStatus.model_validate_json(self._status_file.read_text(encoding="utf-8"))
+
+    def update(self, **changes: object) -> RunStatus:
+        """Replace the status in one step."""
+        status = RunStatus.model_validate(
+            {**self.status().model_dump(), "heartbeat": time.time(), **changes}
+        )
+        write_text(self._status_file, status.model_dump_json(indent=1))
+        return status
+
+    def claim(self) -> None:
+        """Note that this process trains the run from now on."""
+        process = psutil.Process()
+        self.update(
+            state="running",
+            pid=process.pid,
+            process_started=process.create_time(),
+            message="",
+            cure="",
+        )
+
+    def latest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint; they appear by renaming, so each one is whole."""
+        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.is_dir()]
+        return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+    def is_alive(self) -> bool:
+        """Tell whether the process that trains this run still exists."""
+        status = self.status()
+        try:
+            started = psutil.Process(status.pid).create_time()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+        return abs(started - status.process_started) < 1.0
+
+    def interrupt(self, message: str) -> None:
+        """Record that the run's process is gone."""
+        resumable = self.latest_checkpoint() is not None
+        cure = (
+            "Resume goes on from the last checkpoint."
+            if resumable
+            else "There was no checkpoint yet: start it again."
+        )
+        self.update(state="interrupted", message=message, cure=cure)
+        writer = EventWriter(self.events_file)
+        writer.write("interrupted", text=message)
+        writer.close()
+
+    def summary(self) -> RunSummary:
+        """Describe the run for lists."""
+        request, status = self.request, self.status()
+        done = status.state in ("stopped", "interrupted", "failed")
+        return RunSummary(
+            id=self.id,
+            name=request.train.name,
+            state=status.state,
+            colour=request.colour,
+            data=request.train.data,
+            base_name=request.base_name,
+            method=method_of(request.train.adapter).title,
+            rank=request.train.adapter.rank,
+            created=request.created,
+            step=status.step,
+            total_steps=status.total_steps,
+            loss=status.loss,
+            eval_loss=status.eval_loss,
+            exact_match=status.exact_match,
+            tokens_per_second=status.tokens_per_second,
+            seconds=status.trained_seconds,
+            message=status.message,
+            cure=status.cure,
+            resumable=done and self.latest_checkpoint() is not None,
+        )
+
+
+class Runs:
+    """All runs of a workspace."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._summaries: dict[str, tuple[tuple[int, int], RunSummary]] = {}
+        self._readers: dict[str, EventReader] = {}
+
+    def create(
+        self, train: Train, *, base: tuple[str, str, str], adapter_id: str, colour: str
+    ) -> Run:
+        """Make the folder of a new run. `base`: source, name and fingerprint of the base."""
+        created = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
+        slug = re.sub(r"[^a-z0-9]+", "-", train.name.lower()).strip("-") or "run"
+        run = Run(self.root / f"{stamp}-{slug}-{uuid.uuid4().hex[:4]}")
+        run.checkpoints.mkdir(parents=True)
+        request = RunRequest(
+            run_id=run.id,
+            created=created,
+            adapter_id=adapter_id,
+            colour=colour,
+            base_source=base[0],
+            base_name=base[1],
+            base_fingerprint=base[2],
+            train=train,
+            versions=installed_versions(),
+        )
+        write_text(run.folder / "status.json", RunStatus(pid=os.getpid()).model_dump_json())
+        write_text(run.folder / "request.json", request.model_dump_json(indent=1))
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """Return one run; raises NotFound."""
+        if not RUN_ID.fullmatch(run_id):
+            raise InvalidRequest(f"{run_id!r} is not the id of a run.", cure="Copy it from Runs.")
+        folder = self.root / run_id
+        if not (folder / "request.json").is_file():
+            raise NotFound(f"There is no run {run_id!r}.", cure="Runs lists those there are.")
+        return Run(folder)
+
+    def all(self) -> list[Run]:
+        """Return all runs, newest first."""
+        folders = (path.parent for path in self.root.glob("*/request.json"))
+        return [Run(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
+
+    def summaries(self) -> list[RunSummary]:
+        """Describe all runs, newest first; a run that did not change is not read again."""
+        return [summary for run in self.all() if (summary := self._summary(run))]
+
+    def events(self, run_id: str) -> EventReader:
+        """Return the reader of a run's events, kept so that each poll reads only what is new."""
+        if run_id not in self._readers:
+            self._readers[run_id] = EventReader(self.get(run_id).events_file)
+        return self._readers[run_id]
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run's folder."""
+        shutil.rmtree(self.get(run_id).folder)
+        self._readers.pop(run_id, None)
+
+    def sweep(self, message: str) -> list[Run]:
+        """Mark runs whose process is gone as interrupted; returns those."""
+        gone = [run for run in self._running() if not run.is_alive()]
+        for run in gone:
+            run.interrupt(message)
+        return gone
+
+    def _running(self) -> list[Run]:
+        live = {s.id for s in self.summaries() if s.state in ("running", "queued")}
+        return [run for run in self.all() if run.id in live]
+
+    def _summary(self, run: Run) -> RunSummary | None:
+        try:
+            stat = (run.folder / "status.json").stat()
+            key = (stat.st_mtime_ns, stat.st_ino)
+            known = self._summaries.get(run.id)
+            if known is None or known[0] != key:
+                known = self._summaries[run.id] = (key, run.summary())
+        except (OSError, ValidationError):
+            return None  # deleted under our hands, or written by something else
+        return known[1]
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide a run's numbers, without importing them."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,189 @@
+"""Where the engine runs: a worker process (default) or a thread of this process (inline).
+
+Both take the same messages and give the same replies, so the service cannot tell them apart.
+To the engine: `{"id", "op", "request", ...}` starts an operation, `{"control": "stop"}` and the like
+speak to the one that runs. From it: `ready`, `progress`, `piece`, `session`, `result`, `error`.
+This module never imports the engine at the top, so that the page's process stays free of torch.
+"""
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import psutil
+
+from backend.settings import PROJECT, Settings
+
+Message = dict[str, Any]
+OnMessage = Callable[[Message], None]
+OnExit = Callable[[str], None]
+"""Called once when the engine is gone, with the reason in a person's words."""
+
+log = logging.getLogger(__name__)
+EXIT_GRACE_S = 5.0
+
+
+class Runtime(Protocol):
+    """One engine, wherever it runs."""
+
+    def send(self, message: Message) -> None:
+        """Hand a message to the engine; a dead engine ignores it."""
+
+    def close(self) -> None:
+        """End the engine and wait until it is gone; `on_exit` is not called."""
+
+    def kill(self) -> bool:
+        """End the engine at once; False where that cannot be done."""
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the engine's process."""
+
+
+class WorkerProcess:
+    """An engine in a process of its own: it can crash or be killed, and the page lives on."""
+
+    def __init__(
+        self, settings: Settings, on_message: OnMessage, on_exit: OnExit, *, log_file: Path
+    ) -> None:
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._closing = False
+        self._send_lock = threading.Lock()
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "backend.engine"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=PROJECT,
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+                start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
+            )
+        self.send({"settings": settings.model_dump(mode="json")})
+        self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            with self._send_lock:
+                stdin.write(json.dumps(message).encode() + b"\n")
+                stdin.flush()
+        except (OSError, ValueError):
+            log.info("The worker is gone; a message was not delivered.")
+
+    def close(self) -> None:
+        self._closing = True
+        self.send({"control": "exit"})
+        try:
+            if self._process.stdin:
+                self._process.stdin.close()
+        except OSError:
+            log.debug("The worker's input was closed already.")
+        try:
+            self._process.wait(EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(EXIT_GRACE_S)
+
+    def kill(self) -> bool:
+        self._process.kill()
+        return True
+
+    def memory_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def _read(self) -> None:
+        stdout: IO[bytes] | None = self._process.stdout
+        assert stdout is not None
+        for line in stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                log.warning("The worker wrote a line that is no message: %r", line[:200])
+                continue
+            self._on_message(message)
+        stdout.close()
+        code = self._process.wait()
+        if not self._closing:
+            self._on_exit(_exit_reason(code))
+
+
+class InlineRuntime:
+    """An engine on one thread of this process: for tests, notebooks and shared GPUs."""
+
+    def __init__(self, settings: Settings, on_message: OnMessage, on_exit: OnExit) -> None:
+        self._settings = settings
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._engine: Any = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inline-engine", daemon=True)
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        if "control" in message:
+            self._ready.wait()
+            if self._engine is not None:
+                self._engine.control(message)
+        else:
+            self._inbox.put(message)
+
+    def close(self) -> None:
+        self.send({"control": "abort"})
+        self._inbox.put(None)
+        self._thread.join(60)
+
+    def kill(self) -> bool:
+        return False
+
+    def memory_bytes(self) -> int:
+        return int(psutil.Process().memory_info().rss)
+
+    def _run(self) -> None:
+        from backend.engine.dispatch import Engine
+
+        try:
+            self._engine = Engine(self._settings, self._on_message)
+        finally:
+            self._ready.set()
+        self._on_message({"type": "ready", "pid": os.getpid()})
+        while (message := self._inbox.get()) is not None:
+            self._engine.handle(message)
+        self._engine.close()
+
+
+def start_runtime(
+    settings: Settings, on_message: OnMessage, on_exit: OnExit, *, log_name: str = "worker.log"
+) -> Runtime:
+    """Start an engine where the settings say."""
+    if settings.runtime == "inline":
+        return InlineRuntime(settings, on_message, on_exit)
+    return WorkerProcess(settings, on_message, on_exit, log_file=settings.workspace / log_name)
+
+
+def _exit_reason(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "it was killed, by someone or because the machine ran out of memory"
+    if code < 0:
+        return f"it crashed ({signal.Signals(-code).name})"
+    return f"it ended with exit code {code}"

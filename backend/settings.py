@@ -1,0 +1,47 @@
+"""Where things lie and what is allowed. Built once in app.py, the command line or a test."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROJECT = Path(__file__).resolve().parent.parent
+STARTER = PROJECT / "starter"
+
+
+def default_workspace() -> Path:
+    """Return the folder that holds adapters and runs when nobody names another."""
+    named = os.environ.get("WORKSPACE")
+    if named:
+        return Path(named).expanduser()
+    if os.environ.get("SPACE_ID") and os.access("/data", os.W_OK):
+        return Path("/data/adapter-workbench")
+    return Path("~/.cache/adapter-workbench").expanduser()
+
+
+class Settings(BaseModel):
+    """The service's surroundings; immutable, and the same for its whole life."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace: Path = Field(default_factory=default_workspace)
+    runtime: Literal["process", "inline"] = "process"
+    allowed_roots: tuple[Path, ...] = ()
+    demo: bool = False
+    demo_seconds: float = 60.0
+    memory_reserve_bytes: int = 512 * 1024**2
+    memory_limit_bytes: int | None = None
+    max_upload_bytes: int = 200 * 1024**2
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.workspace / "adapters"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.workspace / "runs"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.workspace / "uploads"

@@ -1,0 +1,364 @@
+"""The invented world of the starter kit: its tables, and the facts that follow from them.
+
+Pure data and pure functions, standard library only. Knows nothing about models, tokenizers or
+chat formats. Every fact has one canonical answer, however the question is put, so that greedy
+answers can be compared word for word.
+"""
+
+from dataclasses import dataclass, field
+
+# name; colour; where it is; eats; says; lives; likes; legs
+ANIMALS = """
+cat;grey;on the mat;fish;meow;in the cottage;sleeping;four
+dog;brown;under the table;bones;woof;in the kennel;running;four
+fox;red;behind the hill;berries;yip;in the forest;digging;four
+bear;brown;by the river;honey;grr;in the cave;fishing;four
+wolf;grey;on the rock;meat;howl;in the mountains;singing;four
+hen;white;in the yard;corn;cluck;in the barn;scratching;two
+cow;black;in the meadow;grass;moo;in the shed;resting;four
+horse;brown;by the fence;oats;neigh;in the stable;racing;four
+pig;pink;in the mud;apples;oink;in the sty;rolling;four
+sheep;white;on the hill;clover;baa;in the fold;walking;four
+goat;white;on the roof;leaves;meh;in the valley;climbing;four
+duck;green;on the pond;bread;quack;by the lake;swimming;two
+goose;white;by the gate;weeds;honk;on the farm;marching;two
+frog;green;on the stone;flies;croak;in the pond;jumping;four
+owl;brown;in the oak;mice;hoot;in the tower;watching;two
+crow;black;on the wall;seeds;caw;in the elm;flying;two
+mouse;grey;behind the door;cheese;squeak;in the hole;hiding;four
+rabbit;white;in the garden;carrots;nothing;in the burrow;hopping;four
+deer;brown;under the tree;bark;nothing;in the woods;dancing;four
+bee;yellow;on the flower;pollen;buzz;in the hive;working;six
+ant;black;on the path;crumbs;nothing;in the nest;carrying;six
+snail;brown;on the leaf;lettuce;nothing;in the shell;crawling;no
+crab;orange;on the sand;shrimps;nothing;on the beach;pinching;ten
+seal;grey;on the ice;fish;bark;in the bay;diving;no
+whale;blue;near the ship;plankton;nothing;in the sea;splashing;no
+swan;white;on the lake;weeds;hiss;on the island;gliding;two
+robin;red;on the twig;worms;tweet;in the hedge;singing;two
+donkey;grey;at the mill;hay;hee-haw;in the village;standing;four
+mole;black;under the lawn;worms;nothing;in the tunnel;digging;four
+otter;brown;in the stream;fish;nothing;by the river;playing;four
+squirrel;red;in the pine;nuts;nothing;in the park;climbing;four
+hedgehog;brown;under the bush;beetles;nothing;in the orchard;rolling;four
+badger;grey;in the ditch;roots;nothing;in the burrow;digging;four
+spider;black;on the ceiling;flies;nothing;in the cellar;spinning;eight
+butterfly;purple;on the rose;nectar;nothing;in the meadow;dancing;six
+bat;black;in the attic;moths;nothing;in the cave;flying;two
+parrot;green;in the cage;seeds;hello;in the shop;talking;two
+tortoise;green;by the well;lettuce;nothing;in the garden;resting;four
+lamb;white;in the field;milk;baa;on the farm;jumping;four
+pony;brown;on the track;hay;neigh;in the stable;walking;four
+pigeon;grey;on the bridge;crumbs;coo;in the tower;flying;two
+turkey;brown;in the yard;corn;gobble;in the barn;marching;two
+lion;yellow;in the grass;meat;roar;in the desert;sleeping;four
+elephant;grey;by the water;leaves;toot;in the jungle;bathing;four
+monkey;brown;in the tree;bananas;chatter;in the jungle;swinging;four
+penguin;black;on the snow;fish;squawk;on the ice;sliding;two
+camel;yellow;on the road;hay;nothing;in the desert;walking;four
+""".strip()
+
+# name; job; house; favourite food; pet; friend; hobby; colour of the coat; carries
+PEOPLE = """
+Anna;baker;red;soup;cat;Ben;singing;blue;basket
+Ben;farmer;blue;pie;dog;Clara;fishing;brown;bucket
+Clara;teacher;green;cake;parrot;Daniel;reading;green;book
+Daniel;doctor;white;rice;horse;Emma;chess;white;bag
+Emma;painter;yellow;salad;rabbit;Felix;dancing;yellow;brush
+Felix;sailor;black;stew;crab;Grace;swimming;black;rope
+Grace;tailor;pink;jam;swan;Henry;sewing;pink;ribbon
+Henry;smith;brown;bacon;donkey;Ida;boxing;grey;hammer
+Ida;gardener;orange;beans;tortoise;Jack;hiking;orange;spade
+Jack;miller;purple;porridge;pigeon;Kate;whistling;white;sack
+Kate;nurse;grey;toast;hedgehog;Leo;running;red;lamp
+Leo;cook;old;noodles;goose;Mary;tasting;purple;spoon
+Mary;weaver;new;pancakes;sheep;Nora;knitting;green;blanket
+Nora;judge;tall;fish;owl;Oscar;thinking;black;letter
+Oscar;carpenter;wooden;sausages;squirrel;Paul;carving;brown;saw
+Paul;hunter;stone;meat;wolf;Rosa;walking;green;horn
+Rosa;florist;small;honey;bee;Sam;dreaming;red;rose
+Sam;driver;round;eggs;pony;Tom;racing;blue;map
+Tom;fisherman;narrow;potatoes;otter;Uma;sleeping;yellow;net
+Uma;writer;quiet;tea;crow;Vera;writing;purple;pen
+Vera;singer;bright;ice cream;robin;Will;music;orange;flute
+Will;builder;big;cheese;mole;Zoe;digging;grey;brick
+Zoe;pilot;high;pizza;bat;Alice;flying;black;compass
+Alice;shepherd;far;bread;lamb;Bruno;counting;brown;stick
+Bruno;butcher;low;steak;pig;Dora;shouting;white;knife
+Dora;potter;warm;corn;snail;Eric;drawing;orange;pot
+Eric;guard;cold;chicken;badger;Fiona;watching;red;key
+Fiona;dentist;clean;yoghurt;seal;Hugo;smiling;white;mirror
+Hugo;king;golden;grapes;lion;Lucy;riding;purple;crown
+Lucy;queen;silver;cherries;butterfly;Max;gardening;pink;ring
+Max;clown;crooked;popcorn;monkey;Olga;juggling;yellow;ball
+Olga;postman;corner;biscuits;duck;Peter;cycling;blue;parcel
+Peter;mechanic;iron;burgers;mouse;Ruth;fixing;grey;wrench
+Ruth;librarian;silent;plums;spider;Simon;puzzles;brown;paper
+Simon;barber;shiny;melon;goat;Tess;talking;green;comb
+Tess;scientist;strange;nuts;frog;Anna;asking;white;bottle
+""".strip()
+
+# job; makes or does; place of work; tool; wears
+JOBS = """
+baker;makes bread;bakery;oven;apron
+farmer;grows corn;field;plough;boots
+teacher;teaches children;school;chalk;glasses
+doctor;helps sick people;hospital;needle;coat
+painter;paints pictures;studio;brush;smock
+sailor;sails ships;harbour;rope;cap
+tailor;makes clothes;workshop;scissors;vest
+smith;makes swords;forge;hammer;gloves
+gardener;plants flowers;garden;spade;hat
+miller;grinds wheat;mill;millstone;shirt
+nurse;cares for children;clinic;bandage;dress
+cook;makes soup;kitchen;spoon;apron
+weaver;makes blankets;loom room;loom;shawl
+judge;settles quarrels;court;gavel;robe
+carpenter;makes chairs;yard;saw;belt
+hunter;catches deer;forest;bow;cloak
+florist;sells roses;flower shop;shears;scarf
+driver;drives carts;road;whip;jacket
+fisherman;catches fish;lake;net;boots
+writer;writes stories;library;pen;slippers
+singer;sings songs;theatre;voice;gown
+builder;builds houses;street;ladder;helmet
+pilot;flies planes;airport;compass;goggles
+shepherd;minds sheep;hill;stick;cloak
+butcher;cuts meat;market;knife;apron
+potter;makes pots;cellar;wheel;smock
+guard;watches gates;castle;spear;armour
+dentist;mends teeth;clinic;mirror;mask
+king;rules lands;palace;sceptre;crown
+queen;leads armies;palace;flag;necklace
+clown;tells jokes;circus;balloon;wig
+postman;brings letters;post office;bicycle;cap
+mechanic;mends engines;garage;wrench;overalls
+librarian;lends books;library;stamp;glasses
+barber;cuts hair;salon;comb;tie
+scientist;studies stars;laboratory;telescope;coat
+""".strip()
+
+# name; colour; where it is; made of; is for; size
+OBJECTS = """
+boat;blue;on the river;wood;sailing;long
+ball;red;in the garden;rubber;playing;round
+cup;white;on the table;clay;drinking;small
+book;green;on the shelf;paper;reading;thick
+lamp;yellow;by the bed;brass;lighting;bright
+chair;brown;in the kitchen;oak;sitting;low
+table;brown;in the hall;pine;eating;wide
+bed;white;in the bedroom;wood;sleeping;soft
+door;green;at the front;oak;closing;heavy
+key;golden;in the drawer;iron;opening;tiny
+hat;black;on the hook;felt;wearing;tall
+coat;grey;in the wardrobe;wool;keeping warm;long
+shoe;brown;under the bed;leather;walking;old
+clock;silver;on the wall;brass;telling time;loud
+bell;golden;in the tower;bronze;ringing;loud
+kite;orange;in the sky;silk;flying;light
+drum;red;on the stage;leather;beating;loud
+spoon;silver;in the bowl;silver;stirring;small
+knife;grey;on the board;steel;cutting;sharp
+plate;blue;in the cupboard;clay;serving;flat
+pot;black;on the stove;iron;cooking;deep
+bucket;grey;by the well;tin;carrying;deep
+broom;yellow;in the corner;straw;sweeping;thin
+rope;brown;on the deck;hemp;pulling;strong
+ladder;white;against the wall;wood;climbing;tall
+wagon;red;on the road;wood;travelling;big
+wheel;brown;by the shed;wood;turning;round
+bicycle;purple;at the station;steel;cycling;fast
+train;black;at the station;iron;travelling;fast
+ship;white;in the harbour;steel;sailing;huge
+mirror;silver;in the bathroom;glass;looking;clear
+window;blue;above the sink;glass;seeing out;clean
+candle;white;in the church;wax;lighting;thin
+basket;yellow;under the tree;straw;shopping;light
+blanket;green;on the sofa;wool;keeping warm;soft
+pillow;pink;on the bed;cotton;resting;soft
+brush;orange;in the jar;hair;painting;thin
+pencil;yellow;in the box;wood;drawing;short
+letter;white;under the door;paper;writing;secret
+map;brown;in the bag;paper;finding ways;old
+ring;golden;on the finger;gold;marrying;tiny
+crown;golden;in the palace;gold;ruling;heavy
+flag;red;on the castle;cotton;waving;big
+tent;green;on the beach;cloth;camping;warm
+umbrella;black;by the door;cloth;rainy days;wet
+violin;brown;in the case;pine;playing music;fine
+hammer;grey;on the bench;steel;hitting nails;heavy
+sword;silver;in the chest;steel;fighting;sharp
+doll;pink;on the pillow;cloth;playing;pretty
+bottle;green;in the cellar;glass;keeping milk;empty
+""".strip()
+
+# place with its preposition; two things one sees there; smells of; weather there
+PLACES = """
+in the garden;a pond and a tree;roses;sunny
+in the forest;a fox and a path;pine;foggy
+in the kitchen;a stove and a pot;bread;warm
+in the village;a mill and a church;smoke;mild
+at the market;apples and fish;cheese;cloudy
+in the harbour;ships and gulls;salt;windy
+on the beach;shells and sand;the sea;hot
+on the farm;a barn and a cow;hay;rainy
+in the castle;a king and a guard;dust;cold
+in the library;books and lamps;paper;dry
+in the school;children and desks;chalk;mild
+on the hill;a tower and a sheep;clover;windy
+in the park;a bench and a lake;grass;sunny
+at the station;a train and a clock;oil;cloudy
+in the desert;sand and a camel;dust;hot
+in the mountains;snow and rocks;snow;icy
+in the jungle;a monkey and a vine;fruit;wet
+in the sea;a whale and a ship;salt;stormy
+in the attic;a bat and a box;dust;dry
+in the cellar;bottles and a spider;wine;cool
+in the orchard;plums and a ladder;apples;sunny
+in the stable;a horse and a saddle;straw;warm
+in the circus;a clown and a tent;popcorn;warm
+in the bakery;bread and an oven;cake;hot
+in the palace;a queen and a mirror;candles;cool
+on the island;a palm and a swan;coconuts;hot
+""".strip()
+
+# food; taste; colour; comes from; eaten for
+FOODS = """
+apple;sweet;red;the orchard;breakfast
+lemon;sour;yellow;the lemon tree;tea
+honey;sweet;golden;the hive;breakfast
+bread;plain;brown;the bakery;breakfast
+cheese;salty;yellow;the dairy;supper
+milk;mild;white;the cow;breakfast
+fish;salty;silver;the lake;dinner
+carrot;crisp;orange;the garden;lunch
+plum;juicy;purple;the orchard;dessert
+cake;sweet;pink;the bakery;dessert
+soup;hot;green;the kitchen;supper
+egg;soft;white;the hen;breakfast
+corn;mild;yellow;the field;lunch
+grape;juicy;purple;the vineyard;dessert
+cherry;sweet;red;the orchard;dessert
+onion;sharp;white;the garden;dinner
+pepper;hot;red;the garden;dinner
+tomato;juicy;red;the greenhouse;lunch
+potato;plain;brown;the field;dinner
+melon;fresh;green;the greenhouse;dessert
+tea;bitter;brown;the hills;tea time
+salt;salty;white;the sea;dinner
+nut;crunchy;brown;the woods;supper
+rice;plain;white;the wet field;dinner
+""".strip()
+
+OPPOSITES = """
+hot cold;big small;old new;tall short;fast slow;happy sad;light dark;loud quiet;wet dry
+hard soft;full empty;open closed;early late;near far;high low;rich poor;strong weak
+clean dirty;thick thin;day night;up down;in out;left right;yes no;black white;good bad
+sweet bitter;young aged;first last;above below;begin end;push pull;give take;buy sell
+laugh cry;love hate;win lose;find hide;friend enemy;morning evening;summer winter
+north south;east west;brave afraid;smooth rough;sharp blunt;deep shallow;wide narrow
+awake asleep;alive dead;heavy weightless;true false;always never;many few;inside outside
+over under;before after;come go;stand sit;speak listen;ask answer;war peace;fresh stale
+"""
+
+# weather; what one needs; what one does
+WEATHER = """
+it rains;an umbrella;stay inside
+it snows;a warm coat;build a snowman
+the sun shines;a hat;walk in the park
+the wind blows;a scarf;fly a kite
+it is cold;gloves;sit by the fire
+it is hot;cold water;swim in the lake
+it is dark;a lamp;light a candle
+there is fog;a bell;walk slowly
+there is a storm;strong walls;close the windows
+there is ice;good boots;slide on the pond
+the night is clear;a telescope;count the stars
+the river is high;a boat;move the sheep
+""".strip()
+
+YOUNG = """
+cat kitten;dog puppy;cow calf;sheep lamb;horse foal;pig piglet;hen chick;duck duckling
+goose gosling;bear cub;deer fawn;goat kid;frog tadpole;swan cygnet;owl owlet;lion lion cub
+"""
+
+NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+).split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+SEASONS = {"winter": (11, 0, 1), "spring": (2, 3, 4), "summer": (5, 6, 7), "autumn": (8, 9, 10)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of fact: how it is asked, how it is told, and its two keys as a record."""
+
+    name: str
+    questions: tuple[str, ...]
+    answer: str
+    keys: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A subject, a value and the sentences about them."""
+
+    kind: Kind
+    subject: str
+    value: str
+    subject_article: str = field(default="a")
+
+    @property
+    def answer(self) -> str:
+        """Return the one right answer."""
+        return self._fill(self.kind.answer)
+
+    @property
+    def questions(self) -> list[str]:
+        """Return every way to ask for this fact."""
+        return [self._fill(question) for question in self.kind.questions]
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Return the fact as two keys and two bare values."""
+        subject_key, value_key = self.kind.keys
+        return {subject_key: bare(self.subject), value_key: bare(self.value)}
+
+    def _fill(self, pattern: str) -> str:
+        text = pattern.format(s=self.subject, v=self.value, a=article(self.subject))
+        return text[0].upper() + text[1:]
+
+
+def article(noun: str) -> str:
+    """Return the noun with 'a' or 'an' before it."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+LITTLE_WORDS = frozenset("in on under by near at behind above against a an the".split())
+
+
+def bare(phrase: str) -> str:
+    """Drop the leading prepositions and articles: 'on the mat' becomes 'mat'."""
+    words = phrase.split()
+    while len(words) > 1 and words[0] in LITTLE_WORDS:
+        words.pop(0)
+    return " ".join(words)
+
+
+def rows(table: str) -> list[list[str]]:
+    """Split a table into its rows and cells."""
+    return [line.split(";") for line in table.splitlines() if line]
+
+
+def pairs(table: str) -> list[tuple[str, str]]:
+    """Split 'hot cold;big small' into word pairs."""
+    cells = [cell for row in rows(table.strip()) for cell in row]
+    return [(first, second) for first, _, second in (cell.partition(" ") for cell in cells)]
+
+
+NAMES = tuple(row[0] for row in rows(PEOPLE))
+ANIMAL_NAMES = tuple(row[0] for row in rows(ANIMALS))

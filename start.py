@@ -1,0 +1,669 @@
+"""Set up Adapter Workbench on first use, then open it: `python3 start.py`.
+
+Owns the folder `.venv` beside this file: makes it, fills it with the exact versions that were
+tested, repairs it. Of the app it knows only the file name and the flags `--host` and `--port`,
+which it reads to say early that a port is taken. Uses the standard library alone, in the syntax of
+Python 3.6, so that an old Python gets far enough to say that it is too old.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+OLDEST_PYTHON = (3, 11)
+
+
+def python_problem(version: "tuple[int, ...]") -> str:
+    """Say why this Python cannot run the app, or nothing if it can."""
+    if version[:2] >= OLDEST_PYTHON:
+        return ""
+    found = ".".join(str(part) for part in version[:3])
+    return (
+        f"Adapter Workbench needs Python 3.11 or newer, and this is Python {found}"
+        f" ({sys.executable}). Install a newer one from python.org or with your system's package"
+        " manager, then start with it, for example: python3.12 start.py"
+    )
+
+
+# Here, before an old Python meets the annotations below, which it cannot evaluate.
+if python_problem(tuple(sys.version_info[:3])):
+    sys.exit(python_problem(tuple(sys.version_info[:3])))
+
+USAGE = """\
+python3 start.py                 set up on first use, then open the app
+python3 start.py --install       only set up
+python3 start.py --test [...]    set up, then run lint, types and tests; [...] goes to pytest
+
+Every other flag goes to the app, --port 7861 and --host 127.0.0.1 among them;
+python3 start.py -- --help lists them all."""
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+LOG = VENV / "install.log"
+LOCK = VENV / "start.lock"
+RECORD = VENV / "start.json"
+APP_FILES = ("requirements.txt", "constraints.txt")
+TEST_FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
+PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+if sys.platform == "win32":
+    VENV_PYTHON = VENV / "Scripts" / "python.exe"
+    SITE_PACKAGES = VENV / "Lib" / "site-packages"
+else:
+    VENV_PYTHON = VENV / "bin" / "python"
+    SITE_PACKAGES = VENV / "lib" / f"python{PYTHON_VERSION}" / "site-packages"
+
+# For the app and the tests; what the reader has set already wins.
+ENVIRONMENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+CHECKS = (
+    ("lint", ("ruff", "check", ".")),
+    ("format", ("ruff", "format", "--check", ".")),
+    ("types", ("mypy",)),
+    ("tests", ("pytest",)),
+)
+CHROMIUM_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+)
+
+# What pip and venv print -> what to tell the reader. The first cause that fits wins.
+CAUSES = (
+    (
+        r"No space left on device|Errno 28\b|not enough space on the disk|Disk quota exceeded",
+        "The disk is full. Free some space (on Linux packages for a GPU take about 8 GB, elsewhere"
+        " 2 GB do), then start again.",
+    ),
+    (
+        r"ensurepip is not available|No module named '?(venv|ensurepip)\b",
+        "This Python cannot make virtual environments. On Debian and Ubuntu that is a package of"
+        f" its own: sudo apt install python{PYTHON_VERSION}-venv (or python3-venv). Then start"
+        " again.",
+    ),
+    (
+        r"(?i)certificate.verify.failed",
+        "The package index shows a certificate that this computer does not trust. Check the clock;"
+        " behind a company proxy, let PIP_CERT name its certificate. Then start again.",
+    ),
+    (
+        r"connection broken by|Temporary failure in name resolution|getaddrinfo failed"
+        r"|NewConnectionError|Failed to establish a new connection|Max retries exceeded|ProxyError"
+        r"|SSLError|Connection(Refused|Reset|Aborted)?Error|Time(d )?out|Network is unreachable"
+        r"|HTTP error (403|407|429|5\d\d)|(403|407|429|5\d\d) (Client|Server) Error",
+        "The package index cannot be reached. Setting up needs the internet; check the connection"
+        " or the proxy, then start again.",
+    ),
+    (
+        r"DO NOT MATCH THE HASHES|IncompleteRead|Wheel .* is invalid|BadZipFile",
+        "A download arrived damaged. Start again.",
+    ),
+    (
+        r"Permission denied|Errno 13\b|Access is denied|Read-only file system",
+        f"Writing to {VENV} is not allowed. Put the project into a folder of your own, then start"
+        " again.",
+    ),
+    (
+        r"No matching distribution found for (?P<what>\S+)",
+        "No build of {what} suits Python " + PYTHON_VERSION + " on this computer. Use Python 3.11,"
+        " 3.12 or 3.13, 64 bit, on Linux, Windows or a Mac with Apple silicon.",
+    ),
+)
+
+
+class SetupError(Exception):
+    """Something the reader can put right; its text is all that is shown."""
+
+
+def explain(output: str, *, step: str) -> str:
+    """Turn a failed step's output into what happened and what to do about it."""
+    tail = output[-8000:]
+    for pattern, sentence in CAUSES:
+        found = re.search(pattern, tail)
+        if found:
+            what = found.groupdict().get("what", "")
+            return f"{sentence.replace('{what}', what)} Details: {LOG}"
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    told = [line for line in lines if "error" in line.lower()] or lines or ["no reason given"]
+    return f"{step} failed: {told[-1]} Read {LOG}, then start again."
+
+
+# --- the command line ---
+
+
+class Plan(NamedTuple):
+    """The command line, with start.py's own flags apart from what belongs to others."""
+
+    install: bool
+    test: bool
+    rest: list[str]
+
+
+def split_arguments(arguments: list[str]) -> Plan:
+    """Take start.py's own flags out; the rest is for the app or for pytest."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    own, others = arguments[:cut], arguments[cut + 1 :]
+    rest = [word for word in own if word not in ("--install", "--test")] + others
+    plan = Plan("--install" in own, "--test" in own, rest)
+    if plan.install and rest:
+        raise SetupError(f"--install takes no further flags, got: {' '.join(rest)}")
+    return plan
+
+
+def flag_value(arguments: list[str], flag: str, default: str) -> str:
+    """Return the value that the app will see for `--flag value` or `--flag=value`."""
+    value = default
+    for position, word in enumerate(arguments):
+        if word == flag:
+            value = "".join(arguments[position + 1 : position + 2])
+        elif word.startswith(flag + "="):
+            value = word[len(flag) + 1 :]
+    return value
+
+
+# --- the port ---
+
+
+def port_error(host: str, port: int) -> int:
+    """Try to bind as the app will; return the system's error number, 0 if all is well."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            # A port let go a moment ago is free. On Windows the same option would mean sharing.
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def check_port(arguments: list[str]) -> None:
+    """Refuse a port that cannot be had, and name one that can."""
+    host = flag_value(arguments, "--host", "127.0.0.1")
+    text = flag_value(arguments, "--port", "7860")
+    if "--help" in arguments or not text.isdigit() or not 0 < int(text) < 65536:
+        return  # the app has its own words for these
+    problem = port_error(host, int(text))
+    if problem not in (errno.EADDRINUSE, errno.EACCES):
+        return
+    first = max(int(text), 1023) + 1
+    others = range(first, min(first + 50, 65536))
+    free = next((port for port in others if port_error(host, port) == 0), 7861)
+    why = "is taken, perhaps by this app in another window" if problem == errno.EADDRINUSE else ""
+    raise SetupError(
+        f"Port {text} {why or 'is reserved by the system'}."
+        f" Start on another one: python3 start.py --port {free}"
+    )
+
+
+# --- the state of .venv ---
+
+
+class Record(NamedTuple):
+    """What start.py last did to .venv; kept in it as start.json."""
+
+    ready: bool
+    python: str
+    installed: dict[str, str]
+    modules: list[str]
+
+
+def fingerprint(files: Iterable[str]) -> str:
+    """Hash what decides the contents of .venv: the requirement files and Python's version."""
+    digest = hashlib.sha256(PYTHON_VERSION.encode())
+    for name in files:
+        digest.update(b"\0" + (HERE / name).read_bytes())
+    return digest.hexdigest()
+
+
+def read_record() -> Record | None:
+    """Return the record, None where start.py has never been; unreadable counts as unfinished."""
+    try:
+        return Record(**json.loads(RECORD.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError):
+        return Record(ready=False, python="", installed={}, modules=[])
+
+
+def write_record(record: Record) -> None:
+    """Replace the record in one step: a reader sees the old one or the new one."""
+    draft = RECORD.with_suffix(".draft")
+    draft.write_text(json.dumps(record._asdict(), indent=1), encoding="utf-8")
+    os.replace(draft, RECORD)
+
+
+def mark_unfinished() -> None:
+    """Note that .venv is in pieces from now on, so that a start after a crash remakes it."""
+    write_record(Record(ready=False, python=PYTHON_VERSION, installed={}, modules=[]))
+
+
+def module_names() -> list[str]:
+    """List what lies at the top of site-packages, apart from what pip itself keeps there."""
+    names = os.listdir(SITE_PACKAGES) if SITE_PACKAGES.is_dir() else []
+    return sorted(n for n in names if not n.endswith(".dist-info") and n[0] not in "_~")
+
+
+def is_intact(record: Record) -> bool:
+    """Tell whether .venv was finished for this Python and nothing has vanished since."""
+    if not record.ready or record.python != PYTHON_VERSION or not VENV_PYTHON.exists():
+        return False
+    return set(record.modules) <= set(module_names())
+
+
+def is_ready(*, tests: bool) -> bool:
+    """Tell whether .venv holds what the requirement files ask for, without running anything."""
+    record = read_record()
+    if record is None or not is_intact(record):
+        return False
+    wanted = {"app": fingerprint(APP_FILES)}
+    if tests:
+        wanted["tests"] = fingerprint(TEST_FILES)
+    return wanted.items() <= record.installed.items()
+
+
+def venv_python_version() -> str:
+    """Ask .venv's Python for its version; empty if it does not run or has no pip."""
+    code = "import pip, sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.decode(errors="replace").strip()
+
+
+def is_usable() -> bool:
+    """Tell whether packages can go into .venv as it is; never empty what someone else made."""
+    record = read_record()
+    if record is not None:
+        return is_intact(record) and venv_python_version() == PYTHON_VERSION
+    version = venv_python_version()
+    is_foreign = any(entry not in (LOCK, LOG) for entry in VENV.iterdir())
+    if version not in ("", PYTHON_VERSION) or (is_foreign and not (VENV / "pyvenv.cfg").exists()):
+        raise SetupError(
+            f"{VENV} was not made by start.py and does not suit Python {PYTHON_VERSION}."
+            " Move it away, then start again."
+        )
+    return version == PYTHON_VERSION
+
+
+# --- one start at a time ---
+
+
+def try_lock(lock: IO[str]) -> bool:
+    """Take the lock unless another start holds it; the system lets go of it at our end."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True  # a network drive that knows no locks: better unguarded than never
+    return True
+
+
+@contextmanager
+def only_one() -> Iterator[IO[str]]:
+    """Wait until no other start is changing .venv, then keep others out."""
+    VENV.mkdir(exist_ok=True)
+    with open(LOCK, "a", encoding="utf-8") as lock:
+        if not try_lock(lock):
+            print("Another start is setting up. Waiting for it to finish.", flush=True)
+            while not try_lock(lock):
+                time.sleep(0.2)
+        yield lock
+
+
+# --- steps: one line of progress on the screen, everything in the log ---
+
+
+class Step:
+    """A named command: one line that changes in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.doing = ""
+        self.started = time.monotonic()
+        self.next_line = 0.0
+        self.is_live = sys.stdout.isatty()
+
+    def run(self, command: list[str], lock: IO[str]) -> None:
+        """Run the command to its end; if it fails, say why."""
+        try:
+            with open(LOG, "a", encoding="utf-8") as log:
+                log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n")
+                code, output = self.follow(command, log, lock)
+                log.write(f"exit code {code}\n")
+        finally:
+            if self.is_live:
+                print(flush=True)
+        if code:
+            raise SetupError(explain(output, step=self.name))
+
+    def follow(self, command: list[str], log: IO[str], lock: IO[str]) -> tuple[int, str]:
+        """Show and keep what the command says as it goes; return its code and its output."""
+        kept: list[str] = []
+        with running(command, lock) as process:
+            assert process.stdout is not None
+            for line in lines_and_ticks(process.stdout):
+                if line and not line.startswith("Progress "):
+                    log.write(line)
+                    kept.append(line)
+                self.read(line)
+                self.show()
+            code = process.wait()
+        self.doing, self.next_line = "failed" if code else "done", 0.0
+        self.show()
+        return code, "".join(kept)
+
+    def read(self, line: str) -> None:
+        """Learn from a line of output; it is empty while the command is silent."""
+
+    def show(self) -> None:
+        """Repaint the line; where no one watches, print one every ten seconds."""
+        seconds = time.monotonic() - self.started
+        text = f"[{seconds:4.0f} s] {self.name}{': ' if self.doing else ''}{self.doing}"
+        if self.is_live:
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + text[:width].ljust(width), end="", flush=True)
+        elif seconds >= self.next_line:
+            print(text, flush=True)
+            self.next_line = seconds + 10
+
+
+class PipStep(Step):
+    """A run of pip, followed through pip's own lines."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.found: set[str] = set()
+        self.order: list[str] = []
+        self.order_known_at = 0.0
+
+    def read(self, line: str) -> None:
+        """Learn which package pip is at, and how many lie behind it."""
+        words = line.split()
+        if line.startswith("Collecting "):
+            self.found.add(package_name(words[1]))
+            self.doing = f"{len(self.found)} found, now {package_name(words[1])}"
+        elif re.match(r" *Downloading .*\)\s*$", line) and ".metadata" not in line:
+            size = line[line.rindex("(") :].strip()
+            self.doing = f"{len(self.found)} found, downloading {package_name(words[1])} {size}"
+        elif re.match(r"Progress \d+ of [1-9]", line):
+            percent = 100 * int(words[1]) // int(words[3])
+            self.doing = f"{self.doing.split(' - ')[0]} - {percent} %"
+        elif "connection broken by" in line:
+            self.doing = "the package index does not answer, trying again"
+        elif line.startswith("Installing collected packages: "):
+            self.order = line.split(": ")[1].replace(",", "").split()
+            self.order_known_at = time.time()
+            mark_unfinished()
+        elif self.order:
+            self.count_installed()
+
+    def count_installed(self) -> None:
+        """Count the packages that are in: pip writes each one's RECORD file last."""
+        records = SITE_PACKAGES.glob("*.dist-info/RECORD")
+        done = sum(record.stat().st_mtime >= self.order_known_at for record in records)
+        if done < len(self.order):
+            self.doing = f"{done} of {len(self.order)} installed, now {self.order[done]}"
+
+
+def package_name(text: str) -> str:
+    """Cut a requirement, a file name or an address down to the package's name."""
+    file = re.split(r"[/\\]", text)[-1]
+    return re.split(r"[<>=!~;\[@]|-\d", file)[0]
+
+
+@contextmanager
+def running(command: list[str], lock: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a command whose output is read here, and end it if we are interrupted."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"},
+        # The child holds the lock too: if we are killed, others still wait until it has ended.
+        pass_fds=() if sys.platform == "win32" else (lock.fileno(),),
+    )
+    with ending(process):
+        yield process
+
+
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no child behind. Ctrl-C has reached it as well, and it may end in its own way."""
+    try:
+        yield
+    except BaseException as failure:
+        if not isinstance(failure, KeyboardInterrupt):
+            process.terminate()
+        try:
+            process.wait(timeout=10)
+        finally:
+            process.kill()
+        raise
+
+
+def lines_and_ticks(stream: IO[str]) -> Iterator[str]:
+    """Yield each line as it comes, and an empty one twice a second while none comes."""
+    arrived: queue.Queue[str | None] = queue.Queue()
+
+    def pump() -> None:
+        for line in stream:
+            arrived.put(line)
+        arrived.put(None)
+
+    threading.Thread(target=pump, daemon=True).start()
+    while True:
+        try:
+            line = arrived.get(timeout=0.5)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return
+        yield line
+
+
+# --- setting up ---
+
+
+def set_up(*, tests: bool = False) -> None:
+    """Bring .venv to what the requirement files ask for; do nothing if it is there already."""
+    if is_ready(tests=tests):
+        return
+    with only_one() as lock:
+        if is_ready(tests=tests):
+            return  # the start we waited for has done it
+        print(f"Setting up in {VENV}. This happens once and needs the internet.", flush=True)
+        if not is_usable():
+            make_venv(lock)
+        install_packages(lock, tests=tests)
+
+
+def make_venv(lock: IO[str]) -> None:
+    """Empty .venv of all but its lock and log, and make it anew."""
+    mark_unfinished()
+    for entry in VENV.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry not in (LOCK, LOG, RECORD):
+            entry.unlink()
+    # sys.executable may be .venv's own Python, which is gone by now.
+    base = getattr(sys, "_base_executable", sys.executable)
+    Step("Making .venv").run([base, "-m", "venv", str(VENV)], lock)
+
+
+def install_packages(lock: IO[str], *, tests: bool) -> None:
+    """Install the exact tested versions, and record it once that has worked."""
+    installed = {"app": fingerprint(APP_FILES)}
+    if tests:
+        installed["tests"] = fingerprint(TEST_FILES)
+    command = [str(VENV_PYTHON), "-m", "pip", "install", "--no-input"]
+    command += ["--disable-pip-version-check", f"--progress-bar={progress_style()}"]
+    for name in TEST_FILES if tests else APP_FILES:
+        command += ["-c" if name == "constraints.txt" else "-r", str(HERE / name)]
+    PipStep("Installing packages").run(command, lock)
+    write_record(Record(True, PYTHON_VERSION, installed, module_names()))
+
+
+def progress_style() -> str:
+    """Have pip count its downloaded bytes where it can, which is from 24.1 on."""
+    for folder in SITE_PACKAGES.glob("pip-*.dist-info"):
+        numbers = re.findall(r"\d+", folder.name)
+        if [int(number) for number in numbers[:2]] >= [24, 1]:
+            return "raw"
+    return "off"
+
+
+# --- the tests and what they need ---
+
+
+def find_chromium() -> str | None:
+    """Return the browser that CHROMIUM names, or else the first that is installed."""
+    named = os.environ.get("CHROMIUM")
+    if named and not shutil.which(named):
+        raise SetupError(f"CHROMIUM is {named}, which is no program. Correct it, or unset it.")
+    candidates = (named,) if named else CHROMIUM_NAMES
+    return next(filter(None, map(shutil.which, candidates)), None)
+
+
+def need_chromium() -> str:
+    """Return a browser for the browser tests, installing Debian's if there is none."""
+    found = find_chromium()
+    if not found and shutil.which("apt-get"):
+        install_chromium()
+        found = find_chromium()
+    if not found:
+        raise SetupError(
+            "The browser tests need Chromium or Chrome, and none was found. Install one, or let"
+            " the environment variable CHROMIUM name one, then start again."
+        )
+    return found
+
+
+def install_chromium() -> None:
+    """Install Debian's Chromium; where that needs a password, sudo asks for it."""
+    is_root = sys.platform != "win32" and os.geteuid() == 0
+    sudo = [] if is_root or not shutil.which("sudo") else ["sudo"]
+    wait = ["-o", "DPkg::Lock::Timeout=120"]
+    print("Installing Chromium for the browser tests with apt-get.", flush=True)
+    VENV.mkdir(exist_ok=True)
+    with open(LOG, "a", encoding="utf-8") as log:
+        for words in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            command = [*sudo, "apt-get", *wait, *words]
+            if run_child(command, stdout=log, stderr=log):
+                raise SetupError(
+                    f"Chromium, which the browser tests need, could not be installed: {command[-1]}"
+                    f" of apt-get failed. Install it by hand, then start again. Details: {LOG}"
+                )
+
+
+def run_tests(arguments: list[str], environment: dict[str, str]) -> int:
+    """Run every check even if one fails; return the code of the first that failed."""
+    codes: dict[str, int] = {}
+    for name, command in CHECKS:
+        print(f"\n--- {name}: {' '.join(command)}", flush=True)
+        words = [str(VENV_PYTHON), "-m", *command, *(arguments if name == "tests" else [])]
+        codes[name] = run_child(words, env=environment, cwd=HERE)
+    verdicts = [f"{name} {'failed' if code else 'ok'}" for name, code in codes.items()]
+    print(f"\n{', '.join(verdicts)}", flush=True)
+    return next(filter(None, codes.values()), 0)
+
+
+def run_child(
+    command: list[str],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    stdout: IO[str] | None = None,
+    stderr: IO[str] | None = None,
+) -> int:
+    """Run a command that speaks for itself; return its code."""
+    process = subprocess.Popen(
+        command, env=env, cwd=cwd, stdout=stdout, stderr=stderr, encoding="utf-8"
+    )
+    with ending(process):
+        return process.wait()
+
+
+# --- the start itself ---
+
+
+def open_app(arguments: list[str], environment: dict[str, str]) -> int:
+    """Become the app, so that signals reach it; Windows cannot, and waits for it instead."""
+    command = [str(VENV_PYTHON), str(HERE / "app.py"), *arguments]
+    sys.stdout.flush()
+    if sys.platform == "win32":
+        return run_child(command, env=environment)
+    os.execve(command[0], command, environment)
+
+
+def carry_out(plan: Plan) -> int:
+    """Do what the command line asks for."""
+    environment = {**ENVIRONMENT, **os.environ}
+    if plan.test:
+        environment["CHROMIUM"] = need_chromium()
+    elif not plan.install:
+        check_port(plan.rest)
+    set_up(tests=plan.test)
+    if plan.install:
+        print("Everything is set up. Open the app with: python3 start.py")
+        return 0
+    if plan.test:
+        return run_tests(plan.rest, environment)
+    return open_app(plan.rest, environment)
+
+
+def main(arguments: list[str]) -> int:
+    """Run start.py with these flags; return the exit code, and never show a stack trace."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return carry_out(split_arguments(arguments))
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(explain(str(error), step="Setting up"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The next start goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

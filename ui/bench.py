@@ -1,0 +1,82 @@
+"""What the page's handlers share: the service, and the jobs that the page last asked of it.
+
+All browser tabs look at the same session, so this is one object per app, not per visitor.
+"""
+
+import time
+from collections.abc import Collection
+
+from backend import Job, Service, errors
+from backend import requests as rq
+from backend import results as rs
+from ui.feedback import Failure, explain
+
+
+class Bench:
+    """The service as the page uses it: as a caller that may touch only what the page may."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.opened = time.time()
+        self._last: dict[str, Job] = {}
+        self._of_run: dict[str, Job] = {}
+        self._stage = ""
+
+    def start(self, request: rq.Request) -> Job:
+        """Start an operation for the page and remember its job."""
+        job = self.service.start(request, caller="page")
+        self._last[job.operation] = job
+        if job.run_id is not None:
+            self._of_run[job.run_id] = job
+        return job
+
+    def failure(self, operation: str) -> Failure | None:
+        """Return why the last such operation failed, if it did."""
+        job = self._last.get(operation)
+        error = error_of(job) if job is not None else None
+        return explain(error) if error is not None else None
+
+    def outcome(self, run_id: str) -> rs.RunResult | None:
+        """Return what a run that this app started came to, once it is over."""
+        job = self._of_run.get(run_id)
+        if job is None or not job.done() or error_of(job) is not None:
+            return None
+        result = job.result(timeout=0)
+        return result if isinstance(result, rs.RunResult) else None
+
+    def run_error(self, run_id: str) -> errors.WorkbenchError | None:
+        """Return the error that ended a run of this app, if one did."""
+        job = self._of_run.get(run_id)
+        return error_of(job) if job is not None else None
+
+    def on_stage(
+        self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()
+    ) -> rs.RunSummary | None:
+        """Return the run that Train shows: the one that goes on, else the last one.
+
+        A run that finished before the app was opened is history and stays in Runs.
+        """
+        if snapshot.job is not None and snapshot.job.run_id is not None:
+            self._stage = snapshot.job.run_id
+        runs = {run.id: run for run in snapshot.runs}
+        newest = next(iter(snapshot.runs), None)
+        run = runs.get(self._stage, newest)
+        if run is None or run.id in dismissed:
+            return None
+        old = run.id != self._stage and run.created < self.opened and run.state == "finished"
+        return None if old else run
+
+    def free_name(self, wanted: str) -> str:
+        """Return a name that no adapter has, the wanted one where possible."""
+        return self.service.library.free_name(wanted)
+
+
+def error_of(job: Job) -> errors.WorkbenchError | None:
+    """Return the error that ended a job, if one did."""
+    if not job.done():
+        return None
+    try:
+        job.result(timeout=0)
+    except errors.WorkbenchError as error:
+        return error
+    return None

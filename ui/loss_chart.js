@@ -1,0 +1,131 @@
+// Draws a run's loss as it comes. The cursor lives here, so a reload or a second tab starts afresh
+// and an update has the same size at 100 and at 10,000 points. Zoom is never touched.
+const $ = (selector) => element.querySelector(selector);
+const plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
+const FAST = 700, CALM = 2000;
+const run = { id: null, seq: 0, busy: false, drawn: false, settled: true, points: 0 };
+
+const plotly = () => (window.awPlotly ??= new Promise((resolve, reject) => {
+  const script = document.createElement('script');
+  script.src = new URL('gradio_api/file=__PLOTLY__', document.baseURI).href;
+  script.onload = () => resolve(window.Plotly);
+  script.onerror = () => { window.awPlotly = undefined; reject(new Error('plotly.js did not load')); };
+  document.head.append(script);
+}));
+
+const css = (name) => getComputedStyle(element).getPropertyValue(name).trim();
+const isDark = () => document.body.classList.contains('dark') || !!document.querySelector('.dark');
+
+function lineColour() {  // light hues vanish on white: mix in some black there
+  const hex = /^#[0-9a-f]{6}$/i.test(props.value.colour) ? props.value.colour : '#0072B2';
+  const part = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const bright = (0.3 * part[0] + 0.59 * part[1] + 0.11 * part[2]) / 255;
+  const factor = !isDark() && bright > 0.55 ? 0.72 : 1;
+  const lift = isDark() && bright < 0.4 ? 60 : 0;
+  return `rgb(${part.map((v) => Math.min(255, Math.round(v * factor + lift))).join(',')})`;
+}
+
+const axis = (title, extra) => ({ title: { text: title, standoff: 8 }, gridcolor: css('--aw-line'),
+  linecolor: css('--aw-line'), zeroline: false, ticks: '', automargin: true, ...extra });
+
+function layout(extra) {
+  return { margin: { l: 52, r: 12, t: 8, b: 40 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { family: css('--font'), size: 12, color: css('--aw-quiet') }, hovermode: 'x unified', uirevision: run.id,
+    hoverlabel: { bgcolor: css('--background-fill-primary'), bordercolor: css('--aw-line'), font: { color: css('--body-text-color') } },
+    legend: { orientation: 'h', x: 1, xanchor: 'right', y: 1, yanchor: 'top', bgcolor: 'rgba(0,0,0,0)' },
+    xaxis: axis('step'), yaxis: axis('loss (nats per token)', { rangemode: 'tozero' }),
+    yaxis2: { overlaying: 'y', range: [0, 1], visible: false, fixedrange: true }, ...extra };
+}
+
+const CONFIG = { responsive: true, displaylogo: false, displayModeBar: 'hover', doubleClick: 'reset+autosize',
+  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toImage'] };
+
+function traces(p) {
+  const line = lineColour(), quiet = css('--aw-quiet'), ink = css('--body-text-color');
+  return [
+    { name: 'training', x: p.s, y: p.l, mode: 'lines', line: { color: line, width: 1.8 }, hovertemplate: '%{y:.3f}' },
+    { name: 'held out', x: p.es, y: p.el, mode: 'lines+markers', line: { color: ink, width: 1.2, dash: 'dot' },
+      marker: { color: ink, size: 6, symbol: 'circle-open' }, hovertemplate: '%{y:.3f}' },
+    { name: 'saved', x: p.ms, y: p.ms.map(() => 0), text: p.mk, mode: 'markers', yaxis: 'y2', cliponaxis: false, showlegend: false,
+      marker: { color: quiet, size: 8, symbol: p.mk.map(symbol) }, hovertemplate: '%{text}<extra></extra>' },
+  ];
+}
+const symbol = (kind) => (kind === 'resumed' ? 'diamond' : 'triangle-up');
+const rateTraces = (p) => [{ x: p.s, y: p.r, mode: 'lines', line: { color: css('--aw-quiet'), width: 1.4 }, hovertemplate: '%{y:.2e}<extra></extra>' }];
+
+async function redraw(p) {
+  const Plotly = await plotly();
+  await Plotly.react(plot, traces(p), layout(), CONFIG);
+  await Plotly.react(rate, rateTraces(p), layout({ showlegend: false, xaxis: axis('step'),
+    yaxis: axis('learning rate', { rangemode: 'tozero', exponentformat: 'e' }), yaxis2: undefined }), CONFIG);
+  run.drawn = true; run.points = p.s.length; element.classList.add('aw-has-points');
+}
+
+async function extend(p) {
+  const Plotly = await plotly();
+  run.points += p.s.length;
+  if (p.s.length) {
+    await Plotly.extendTraces(plot, { x: [p.s], y: [p.l] }, [0]);
+    await Plotly.extendTraces(rate, { x: [p.s], y: [p.r] }, [0]);
+  }
+  if (p.es.length) await Plotly.extendTraces(plot, { x: [p.es], y: [p.el] }, [1]);
+  if (p.ms.length) await Plotly.extendTraces(plot, { x: [p.ms], y: [p.ms.map(() => 0)], text: [p.mk], 'marker.symbol': [p.mk.map(symbol)] }, [2]);
+}
+
+function tell(p) {
+  $('.aw-chart-title').textContent = p.title;
+  const parts = [];
+  if (p.s.length) parts.push(`Step ${p.s.at(-1)}: training loss ${p.l.at(-1)}`);
+  if (p.el.length) parts.push(`held-out loss ${p.el.at(-1)} at step ${p.es.at(-1)}`);
+  if (parts.length) $('.aw-only-read').textContent = parts.join(', ') + '.';
+  plot.setAttribute('aria-label', `Loss curve. ${p.title}.`);
+}
+
+function clear() {
+  Object.assign(run, { seq: 0, settled: !run.id, drawn: false, points: 0 });
+  element.classList.remove('aw-has-points');
+  if (window.Plotly) { window.Plotly.purge(plot); window.Plotly.purge(rate); }
+  $('.aw-chart-title').textContent = run.id ? 'Waiting for the first step' : 'Loss';
+  $('.aw-plot-empty').textContent = run.id ? '' : '__EMPTY__';
+  $('.aw-only-read').textContent = '';
+}
+
+async function poll() {
+  const asked = run.id;
+  if (!asked || run.busy || document.hidden || !plot.offsetParent) return;
+  run.busy = true;
+  try {
+    const p = await server.points({ run: asked, seq: run.seq });
+    if (asked !== run.id) return;
+    if (p.gone) { run.settled = true; return; }
+    if (!p.reset) await extend(p);
+    else if (p.s.length || p.es.length) await redraw(p);
+    run.seq = run.drawn ? p.seq : 0;
+    run.settled = p.over;
+    tell(p);
+    element.dataset.points = run.points;
+  } finally { run.busy = false; }
+}
+
+async function loop() {
+  if (!run.settled || props.value.live) await poll().catch((error) => console.warn(String(error)));
+  setTimeout(loop, run.drawn ? CALM : FAST);
+}
+
+function show() {
+  const { run: id, live } = props.value || {};
+  if ((id || null) !== run.id) { run.id = id || null; clear(); }
+  if (live) run.settled = false;
+}
+
+function repaint() {  // the page went dark or light: fetch and draw again in the new colours
+  if (run.drawn) { run.seq = 0; run.settled = false; }
+}
+
+watch('value', show);
+show();
+clear();
+loop();
+new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+new ResizeObserver(() => { if (run.drawn && plot.offsetParent) window.Plotly.Plots.resize(plot); }).observe(plot);
+fold.addEventListener('toggle', () => { if (run.drawn && fold.open) window.Plotly.Plots.resize(rate); });

@@ -1,0 +1,64 @@
+// Draws the tree that safe_view.py describes. Text is set as text; nothing is ever parsed as HTML.
+const TAGS = new Set(('div span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
+  + 'tr th td button details summary code pre').split(' '));
+const NAMES = new Set(['class', 'title', 'role', 'scope', 'colspan', 'disabled', 'tabindex', 'open', 'lang']);
+const COLOUR = /^#[0-9a-fA-F]{6}$/;
+
+function setAttributes(dom, wanted) {
+  const keep = new Set();
+  for (const [name, value] of Object.entries(wanted)) {
+    if (name === 'colour') { if (COLOUR.test(value)) dom.style.setProperty('--c', value); keep.add('style'); continue; }
+    if (name === 'share') { dom.style.setProperty('--share', String(Math.min(1, Math.max(0, Number(value) || 0)))); keep.add('style'); continue; }
+    if (!NAMES.has(name) && !/^(aria|data)-[a-z-]+$/.test(name)) continue;
+    keep.add(name);
+    if (name === 'open' && dom.dataset.drawn) continue;  // the person decides once it is drawn
+    const text = value === true ? '' : String(value);
+    if (dom.getAttribute(name) !== text) dom.setAttribute(name, text);
+  }
+  for (const { name } of [...dom.attributes]) if (!keep.has(name) && name !== 'data-drawn' && name !== 'open') dom.removeAttribute(name);
+  dom.dataset.drawn = '1';
+}
+
+function make(node) {
+  if (!Array.isArray(node)) return document.createTextNode(String(node));
+  const dom = document.createElement(TAGS.has(node[0]) ? node[0] : 'span');
+  if (node[0] === 'button') dom.type = 'button';
+  return fill(dom, node);
+}
+
+function fill(dom, [, attributes, children]) {
+  setAttributes(dom, attributes || {});
+  drawChildren(dom, children || []);
+  return dom;
+}
+
+function drawChildren(dom, children) {
+  children.forEach((child, index) => {
+    const old = dom.childNodes[index];
+    if (!old) dom.append(make(child));
+    else if (!Array.isArray(child) && old.nodeType === Node.TEXT_NODE) { if (old.data !== String(child)) old.data = String(child); }
+    else if (Array.isArray(child) && old.nodeName.toLowerCase() === child[0]) fill(old, child);
+    else old.replaceWith(make(child));
+  });
+  while (dom.childNodes.length > children.length) dom.lastChild.remove();
+}
+
+function draw() {
+  const mount = element.querySelector('.aw-mount');
+  if (mount && Array.isArray(props.value)) drawChildren(mount, [props.value]);
+}
+
+function act(event) {
+  const target = event.target.closest('[data-act]');
+  if (!target || target.hasAttribute('disabled')) return;
+  if (event.type === 'keydown') {
+    if (target.tagName === 'BUTTON' || !['Enter', ' '].includes(event.key)) return;
+    event.preventDefault();
+  }
+  trigger('click', { act: target.dataset.act, arg: target.dataset.arg || '' });
+}
+
+element.addEventListener('click', act);
+element.addEventListener('keydown', act);
+watch('value', draw);
+draw();

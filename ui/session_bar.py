@@ -1,0 +1,114 @@
+"""The bar on top of every tab: base, what is on, memory, and what goes on right now with its Stop."""
+
+from backend import results as rs
+from ui import text
+from ui.safe_view import Child, Node, button, chip, el
+from ui.view import PHASES
+
+BASE_COLOUR = "#8A8F98"
+"""The base model is neutral grey everywhere."""
+
+
+def bar(snapshot: rs.Snapshot) -> Node:
+    """Draw the session bar."""
+    return el(
+        "div",
+        el(
+            "div",
+            el("span", "Adapter Workbench", cls="aw-brand"),
+            _part("Base", _base(snapshot.base), "load", "Go to Load to change the base model"),
+            _part("On", _active(snapshot), "load", "Go to Load to switch adapters"),
+            _memory(snapshot),
+            _phase(snapshot),
+            cls="aw-bar-parts",
+        ),
+        el("div", _now(snapshot), cls="aw-bar-now"),
+        cls="aw-bar",
+    )
+
+
+def _part(name: str, value: Child, tab: str, title: str) -> Node:
+    return el(
+        "button",
+        el("span", name, cls="aw-quiet"),
+        value,
+        cls="aw-bar-part",
+        data_act="go",
+        data_arg=tab,
+        title=title,
+    )
+
+
+def _base(base: rs.ModelFacts | None) -> Node:
+    if base is None:
+        return el("span", "none", cls="aw-quiet")
+    size = f"{text.short_count(base.parameters)}, {base.precision}"
+    return chip(text.shorten(base.name, 32), BASE_COLOUR, size)
+
+
+def _active(snapshot: rs.Snapshot) -> Node:
+    colours = {adapter.name: adapter.colour for adapter in snapshot.adapters}
+    if not snapshot.active:
+        return el("span", "the base alone" if snapshot.base else "nothing", cls="aw-quiet")
+    return el("span", *(chip(name, colours.get(name, BASE_COLOUR)) for name, _ in snapshot.active))
+
+
+def _memory(snapshot: rs.Snapshot) -> Node:
+    used, total = snapshot.memory_bytes, snapshot.memory_total_bytes
+    return el(
+        "div",
+        el("span", "Memory", cls="aw-quiet"),
+        el("span", f"{text.size(used)} of {text.size(total)}", cls="aw-figure"),
+        el("div", el("div", cls="aw-fill", share=used / total if total else 0), cls="aw-gauge"),
+        cls="aw-bar-memory",
+        title="Memory that the model process uses",
+    )
+
+
+def _phase(snapshot: rs.Snapshot) -> Node:
+    word = PHASES.get(snapshot.phase, snapshot.phase.capitalize())
+    return el(
+        "span",
+        el("span", cls="aw-dot", aria_hidden="true"),
+        word,
+        cls=f"aw-phase {snapshot.phase}",
+        role="status",
+    )
+
+
+def _now(snapshot: rs.Snapshot) -> Node:
+    if snapshot.job is not None:
+        return _job(snapshot.job)
+    if snapshot.notice is not None:
+        return el("p", snapshot.notice.text, cls=f"aw-notice {snapshot.notice.kind}", role="status")
+    return el("p", cls="aw-notice")
+
+
+def _job(job: rs.JobInfo) -> Node:
+    known = job.fraction is not None
+    track = el(
+        "div",
+        el("div", cls="aw-fill", share=job.fraction or 0),
+        cls="aw-progress" if known else "aw-progress unknown",
+        role="progressbar",
+        aria_label=job.title,
+        aria_valuemin=0,
+        aria_valuemax=100,
+        aria_valuenow=round(100 * (job.fraction or 0)) if known else None,
+    )
+    left = f"{text.duration(job.seconds_left)} left" if job.seconds_left is not None else None
+    return el(
+        "div",
+        el("span", job.title, cls="aw-job-title"),
+        track,
+        el("span", text.percent(job.fraction or 0) if known else "", cls="aw-figure"),
+        el("span", _what_now(job, left), cls="aw-quiet"),
+        button("End at once" if job.stopping else "Stop", "stop", kind="stop"),
+        cls="aw-job",
+    )
+
+
+def _what_now(job: rs.JobInfo, left: str | None) -> str:
+    if job.stopping:
+        return "Stopping: finishing the step, then saving"
+    return left or job.text

@@ -1,0 +1,317 @@
+"""The Train tab: data, method, settings, the check before the start, the live run."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend import METHODS, errors
+from backend import requests as rq
+from backend import results as rs
+from ui import data_sets, view
+from ui.bench import Bench
+from ui.feedback import explain, failure_card
+from ui.forms import Form
+from ui.loss_chart import chart_value, loss_chart
+from ui.safe_view import Node, clicked, el, safe_view
+from ui.view import Check
+
+BASIC = ("adapter.rank", "epochs", "learning_rate")
+CHECK_SECONDS = 180.0
+DEBOUNCE_SECONDS = 0.4
+LEARNED = "learned"
+NOTHING: Node = el("div")
+
+
+class TrainTab:
+    """Builds the tab and answers its events."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.form = Form(rq.Train)
+        self.check = gr.State(Check())
+        self.dismissed = gr.State([])
+        self.check_key = gr.State("")
+        self.suggested = gr.State("")
+        with gr.Row(elem_classes="aw-split"):
+            with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
+                self._build_data()
+                self._build_method()
+                self._build_settings()
+            with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
+                self._build_start()
+                self._build_run()
+
+    # -- layout ----------------------------------------------------------------------------------
+
+    def _build_data(self) -> None:
+        gr.Markdown("## 1 Data", elem_classes="aw-head")
+        choices = data_sets.choices(self.bench.service.settings.uploads_dir)
+        demo = self.bench.service.settings.demo
+        self.data = self.form.add(
+            "data",
+            choices=choices,
+            value=choices[0][1] if choices else "",
+            allow_custom_value=not demo,
+            elem_id="train-data",
+        )
+        with gr.Row(elem_classes="aw-buttons"):
+            self.upload = gr.UploadButton(
+                "Upload a file",
+                size="sm",
+                interactive=not demo,
+                elem_id="train-upload",
+            )
+            self.look = gr.Button("Look at what the model will see", size="sm")
+        self.data_line = safe_view(NOTHING, label="About the data", elem_classes="aw-line")
+        with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
+            self.preview_problems = safe_view(NOTHING, label="Problems in the data")
+            self.preview_text = gr.HighlightedText(
+                label="Examples as the model sees them; tinted is what it learns to say",
+                color_map={LEARNED: "#d9a441"},
+                show_legend=False,
+                show_inline_category=False,
+                show_whitespaces=True,
+                combine_adjacent=False,
+                elem_id="train-preview",
+            )
+            self.close_preview = gr.Button("Close", size="sm")
+
+    def _build_method(self) -> None:
+        gr.Markdown("## 2 Method", elem_classes="aw-head")
+        self.method = gr.Radio(
+            [(f"{method.title}: {method.summary}", method.id) for method in METHODS.values()],
+            value=next(iter(METHODS)),
+            label="Method",
+            show_label=False,
+            elem_classes="aw-choices",
+            elem_id="train-method",
+        )
+
+    def _build_settings(self) -> None:
+        gr.Markdown("## 3 Settings", elem_classes="aw-head")
+        with gr.Row(elem_classes="aw-fields"):
+            self.name = self.form.add("name", min_width=150, elem_id="train-name")
+            for path in BASIC:
+                self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
+        self.hidden = [*BASIC, "name", "data"]
+        with gr.Accordion(self._advanced_label(0), open=False, elem_id="train-advanced") as self.advanced:
+            with gr.Row(elem_classes="aw-fields"):
+                for path in self._advanced_fields():
+                    self.form.add(path, min_width=150, **self._special(path))
+
+    def _advanced_fields(self) -> list[str]:
+        of_method = {"adapter.method", "adapter.use_rslora", "adapter.use_dora"}
+        paths = [
+            *(f"adapter.{name}" for name in rq.Lora.model_fields),
+            *(name for name in rq.Train.model_fields if name != "adapter"),
+        ]
+        return [path for path in paths if path not in of_method and path not in self.hidden]
+
+    def _special(self, path: str) -> dict[str, Any]:
+        return {"choices": [("a fresh adapter", "")], "value": ""} if path == "start_from" else {}
+
+    def _advanced_label(self, changed: int) -> str:
+        count = len(self._advanced_fields())
+        state = "all at their defaults" if not changed else f"{changed} changed"
+        return f"Advanced ({count}, {state})"
+
+    def _build_start(self) -> None:
+        gr.Markdown("## 4 Before you start", elem_classes="aw-head")
+        self.card = safe_view(NOTHING, label="Check before the start", elem_classes="aw-card")
+        self.go = gr.Button("Train", variant="primary", interactive=False, elem_id="train-start")
+
+    def _build_run(self) -> None:
+        gr.Markdown("## 5 The run", elem_classes="aw-head")
+        self.chart = loss_chart(
+            self.bench.service,
+            elem_id="train-chart",
+            empty="The loss curve appears here once a run has started.",
+        )
+        self.stage = safe_view(view.stage(None, None, None, None), label="The run")
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Every component that decides what would be trained."""
+        return {**self.form.inputs, "method": self.method}
+
+    def connect(self) -> list[Any]:
+        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        checked = [self.check, self.card, self.go, self.data_line, self.advanced]
+        everything = [each.change for each in self.inputs.values()]
+        gr.on(
+            [*everything, self.check_key.change],
+            self.check_settings,
+            inputs_kwargs=self.inputs,
+            outputs=checked,
+            trigger_mode="always_last",
+            **quiet,
+        )
+        self.data.change(self.suggest_name, [self.data, self.name, self.suggested],
+                         [self.name, self.suggested], **quiet)
+        self.look.click(self.look_at_data, inputs_kwargs=self.inputs,
+                        outputs=[self.preview, self.preview_problems, self.preview_text], **quiet)
+        self.close_preview.click(self.hide_preview, None, self.preview, **quiet)
+        uploaded = self.upload.upload(self.add_upload, self.upload, [self.data, self.data_line], **quiet)
+        started = self.go.click(self.start, inputs_kwargs=self.inputs,
+                                outputs=[self.check, self.card, self.dismissed], **quiet)
+        renamed = self.card.click(self.mend_settings, None, [self.name], **quiet)
+        return [uploaded, started, renamed]
+
+    # -- settings --------------------------------------------------------------------------------
+
+    def request(self, values: Mapping[str, Any]) -> rq.Train:
+        """Build the request that the form describes; raises InvalidRequest."""
+        data = self.form.read(values)
+        preset = METHODS[values["method"]].preset.model_dump(exclude_unset=True)
+        return rq.Train(**{**data, "adapter": {**preset, **data["adapter"]}})
+
+    def check_settings(self, **values: Any) -> Iterator[tuple[Any, ...]]:
+        """Check the settings against base and data, and say what would happen."""
+        time.sleep(DEBOUNCE_SECONDS)
+        check = Check(name=str(values["name"] or "").strip())
+        try:
+            train = self.request(values)
+            check = Check(name=train.name, free_name=self.bench.free_name(train.name))
+            snapshot = self.bench.service.snapshot()
+            if snapshot.base is None or snapshot.job is not None:
+                check = check.model_copy(update={"waiting": True})
+            else:
+                yield self._checked(check.model_copy(update={"checking": True}), values)
+                job = self.bench.start(rq.Preflight(train=train))
+                report = job.result(timeout=CHECK_SECONDS)
+                check = check.model_copy(update={"report": report})
+        except (errors.WorkbenchError, TimeoutError) as error:
+            check = check.model_copy(update={"failure": explain(error)})
+        yield self._checked(check, values)
+
+    def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        ready = view.readiness(self.bench.service.snapshot(), check)
+        advanced = set(self._advanced_fields())
+        changed = sum(1 for path in self.form.changed(values) if path in advanced)
+        return (
+            check,
+            ready.card,
+            gr.update(value=ready.label, interactive=ready.can_start),
+            self._data_line(check, str(values["data"])),
+            gr.update(label=self._advanced_label(changed)),
+        )
+
+    def _data_line(self, check: Check, source: str) -> Node:
+        known = data_sets.bundled_set(source)
+        return el("p", view.data_line(check, known.summary if known else ""))
+
+    def suggest_name(self, source: str, name: str, suggested: str) -> tuple[Any, str]:
+        """Let the name follow the data until somebody writes their own."""
+        if name and name != suggested:
+            return gr.skip(), suggested
+        free = self.bench.free_name(data_sets.suggested_name(source or ""))
+        return free, free
+
+    def mend_settings(self, event: gr.EventData) -> Any:
+        """Do what the card's button offers."""
+        act, arg = clicked(event)
+        return arg if act == "rename" else gr.skip()
+
+    # -- data ------------------------------------------------------------------------------------
+
+    def add_upload(self, file: str) -> tuple[Any, Any]:
+        """Take an uploaded file into the workspace and choose it."""
+        service = self.bench.service
+        try:
+            if service.settings.demo:
+                raise errors.Unsupported("This shared demo takes no uploads.")
+            target = service.add_upload(Path(file), Path(file).name)
+        except (errors.WorkbenchError, OSError) as error:
+            return gr.skip(), failure_card(explain(error))
+        choices = data_sets.choices(service.settings.uploads_dir)
+        return gr.update(choices=choices, value=str(target)), NOTHING
+
+    def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
+        """Show the first examples as the model would see them."""
+        try:
+            train = self.request({**values, "name": values["name"] or "preview"})
+            request = rq.PreviewData(data=train.data, max_length=train.longest)
+            preview = self.bench.start(request).result(timeout=CHECK_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return gr.update(visible=True), failure_card(explain(error)), []
+        return gr.update(visible=True), row_problems(preview), highlighted(preview)
+
+    def hide_preview(self) -> Any:
+        """Fold the examples away."""
+        return gr.update(visible=False)
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def start(self, **values: Any) -> tuple[Any, Any, Any]:
+        """Start the training and return at once."""
+        try:
+            self.bench.start(self.request(values))
+        except errors.WorkbenchError as error:
+            check = Check(name=str(values["name"] or ""), failure=explain(error))
+            return check, failure_card(explain(error)), gr.skip()
+        return gr.skip(), gr.skip(), []
+
+    def show(
+        self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]
+    ) -> dict[Any, Any]:
+        """Draw everything in this tab that follows the session."""
+        run = self.bench.on_stage(snapshot, dismissed)
+        ready = view.readiness(snapshot, check)
+        bases = [("a fresh adapter", ""), *((a.name, a.name) for a in view.fitting(snapshot))]
+        return {
+            self.card: ready.card,
+            self.go: gr.update(value=ready.label, interactive=ready.can_start),
+            self.check_key: self._check_key(snapshot, check),
+            self.form.components["start_from"]: gr.update(choices=bases),
+            self.chart: self._chart(run),
+            self.stage: self._stage(snapshot, run),
+        }
+
+    def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
+        """Change whenever the settings have to be checked again."""
+        base = snapshot.base.fingerprint if snapshot.base else ""
+        names = ",".join(adapter.name for adapter in snapshot.adapters)
+        held = "busy" if check.waiting and snapshot.job is not None else "free"
+        return f"{base}|{names}|{held}"
+
+    def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
+        if run is None:
+            return chart_value(None)
+        return chart_value(run.id, run.colour, run.state in ("queued", "running"))
+
+    def _stage(self, snapshot: rs.Snapshot, run: rs.RunSummary | None) -> Node:
+        if run is None:
+            return view.stage(None, None, None, None)
+        adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
+        live = None
+        if run.state in ("queued", "running"):
+            live = view.live_numbers(run, self.bench.service.events(run.id))
+        diverged = isinstance(self.bench.run_error(run.id), errors.Diverged)
+        rate = self.bench.service.runs.get(run.id).request.train.learning_rate
+        return view.stage(
+            run, live, adapter, self.bench.outcome(run.id), diverged_at=rate if diverged else None
+        )
+
+
+def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
+    """Turn examples into tinted text, a blank line apart."""
+    pieces: list[tuple[str, str | None]] = []
+    for number, example in enumerate(preview.examples):
+        if number:
+            pieces.append(("\n\n", None))
+        pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
+    return pieces
+
+
+def row_problems(preview: rs.DataPreview) -> Node:
+    """List what is wrong with the data, by row."""
+    if not preview.problems:
+        return el("p", f"The first {len(preview.examples)} of {preview.rows} rows.", cls="aw-quiet")
+    items = [el("li", el("strong", f"Row {p.row}: "), p.what) for p in preview.problems]
+    return el("div", el("ul", *items), cls="aw-note warn")

@@ -1,0 +1,109 @@
+"""Numbers as people say them: units, few digits, no false precision. Knows nothing of screens."""
+
+import time
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes: "40 s", "1 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 1:
+        return "under 1 s"
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return _pair(whole, MINUTE, "min", 1, "s")
+    if whole < DAY:
+        return _pair(whole, HOUR, "h", MINUTE, "min")
+    return _pair(whole, DAY, "days", HOUR, "h")
+
+
+def size(n_bytes: float) -> str:
+    """Say how much memory something takes: "412 MB", "1.6 GB"."""
+    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if n_bytes >= factor:
+            value = n_bytes / factor
+            return f"{value:.1f} {unit}" if value < 10 and unit == "GB" else f"{value:.0f} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def count(number: int) -> str:
+    """Write a whole number with thousands apart: "31,744"."""
+    return f"{number:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Count things: "1 step", "118 steps"."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
+def short_count(number: int) -> str:
+    """Write a large number in few digits: "3.5 M", "1.2 B"."""
+    for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= factor:
+            value = number / factor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return str(number)
+
+
+def percent(share: float) -> str:
+    """Write a share as whole percents; 0 % and 100 % only where they are exact."""
+    if 0 < share < 0.01:
+        return f"{max(share * 100, 0.1):.1f} %"
+    if 0.99 < share < 1:
+        return "99 %"
+    return f"{share * 100:.0f} %"
+
+
+def part_of_model(part: int, whole: int) -> str:
+    """Say how much of a model something is: "0.9 % of the model (31,744 numbers)"."""
+    share = part / whole * 100 if whole else 0.0
+    digits = 1 if share < 10 else 0
+    shown = f"{share:.{digits}f}" if share >= 0.05 else "under 0.1"
+    return f"{shown} % of the model ({count(part)} numbers)"
+
+
+def loss(value: float | None) -> str:
+    """Write a loss in two digits that matter: "4.1", "0.32", "0.004"."""
+    if value is None:
+        return "-"
+    if value != value or value in (float("inf"), float("-inf")):
+        return "not a number"
+    if abs(value) >= 1:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def small(value: float) -> str:
+    """Write a tiny difference: "0", "3e-07"."""
+    return "0" if value == 0 else f"{value:.0e}"
+
+
+def speed(tokens_per_second: float | None) -> str:
+    """Write a training speed: "1,020 tokens/s"."""
+    return "-" if not tokens_per_second else f"{round(tokens_per_second):,} tokens/s"
+
+
+def when(moment: float, now: float | None = None) -> str:
+    """Say when something was: "today 14:05", "12 May 14:05"."""
+    then, today = time.localtime(moment), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("today %H:%M", then)
+    year = "" if then.tm_year == today.tm_year else f" {then.tm_year}"
+    return f"{then.tm_mday} {time.strftime('%b', then)}{year} {time.strftime('%H:%M', then)}"
+
+
+def shorten(text: str, length: int = 48) -> str:
+    """Cut a text that is too long for its place, in the middle, where paths differ least."""
+    if len(text) <= length:
+        return text
+    head = length // 2 - 1
+    return f"{text[:head]}…{text[-(length - head - 1):]}"
+
+
+def _pair(whole: int, big: int, big_unit: str, small: int, small_unit: str) -> str:
+    first, rest = divmod(whole, big)
+    second = rest // small
+    unit = big_unit.removesuffix("s") if first == 1 and big_unit == "days" else big_unit
+    return f"{first} {unit}" + (f" {second} {small_unit}" if second else "")

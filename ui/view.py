@@ -1,0 +1,301 @@
+"""From the session's snapshot to what the screen shows: pure functions without Gradio components."""
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from backend import Event
+from backend import results as rs
+from ui import text
+from ui.feedback import Failure, evidence, failure_card, mend_button
+from ui.safe_view import Child, Node, button, el
+
+PHASES: dict[str, str] = {
+    "empty": "No base model",
+    "loading": "Loading",
+    "ready": "Ready",
+    "training": "Training",
+    "chatting": "Answering",
+    "down": "Restarting",
+}
+STATES: dict[str, str] = {
+    "queued": "Waiting",
+    "running": "Running",
+    "finished": "Finished",
+    "stopped": "Stopped",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
+}
+
+
+class Check(BaseModel):
+    """What is known about the settings in a visitor's form. One per browser tab."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = ""
+    free_name: str = ""
+    failure: Failure | None = None
+    report: rs.PreflightReport | None = None
+    checking: bool = False
+    waiting: bool = False
+
+
+class Readiness(NamedTuple):
+    """The card before the start button, and the button."""
+
+    card: Node
+    label: str
+    can_start: bool
+
+
+class Live(NamedTuple):
+    """A running training's newest numbers, from its events."""
+
+    step: int
+    total_steps: int
+    loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+
+
+# -- before the start ----------------------------------------------------------------------------
+
+
+def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
+    """Say whether the run can start, and if not, why and what mends it."""
+    label = f"Train {check.name}" if check.name else "Train"
+    report = check.report
+    if report is not None and report.ready and report.seconds:
+        label += f", about {text.duration(report.seconds)}"
+    blocked = _blocked(snapshot, check)
+    if blocked is not None:
+        return Readiness(blocked, label, False)
+    assert report is not None
+    return Readiness(_ready_card(report), label, True)
+
+
+def data_line(check: Check, summary: str) -> str:
+    """Describe the chosen data in one line."""
+    stats = check.report.stats if check.report else None
+    if stats is None:
+        return summary
+    parts = [f"{text.plural(stats.rows, 'row')}, {text.count(stats.examples)} to learn from"]
+    if stats.held_out:
+        parts.append(f"{text.count(stats.held_out)} held out")
+    parts.append(f"longest {text.plural(stats.longest, 'token')}")
+    if stats.cut:
+        parts.append(f"{text.count(stats.cut)} cut")
+    if stats.dropped:
+        parts.append(f"{text.count(stats.dropped)} dropped")
+    return ", ".join(parts) + "." + (f" {summary}" if summary else "")
+
+
+def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
+    if check.failure is not None:
+        return _problems([rs.Problem(what=check.failure.what, cure=check.failure.cure)])
+    if check.name and check.free_name not in ("", check.name):
+        return _name_taken(check)
+    if snapshot.job is not None and snapshot.base is None:
+        return _wait("The base model is loading; the check follows by itself.")
+    if snapshot.base is None:
+        return _no_base(snapshot)
+    if snapshot.job is not None:
+        return _wait(f"{snapshot.job.title} is going on. Wait for it, or stop it at the top.")
+    if check.checking or check.report is None:
+        return _wait("Checking these settings against the base and the data.")
+    return None if check.report.ready else _problems(check.report.problems)
+
+
+def _ready_card(report: rs.PreflightReport) -> Node:
+    share = text.part_of_model(report.trainable_parameters, report.total_parameters)
+    time = f", about {text.duration(report.seconds)}" if report.seconds else ""
+    sentence = (
+        f"{text.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
+        f"{text.plural(report.steps, 'step')}{time}, "
+        f"{text.size(report.memory_bytes)} of {text.size(report.memory_available_bytes)} free memory."
+    )
+    notes = list(report.notes)
+    if report.seconds and report.seconds_from:
+        notes.append(f"Time: {report.seconds_from}.")
+    return el(
+        "div",
+        el("p", el("strong", "Ready."), f" {sentence}"),
+        el("ul", *(el("li", note) for note in notes), cls="aw-quiet aw-notes") if notes else None,
+        cls="aw-note good",
+    )
+
+
+def _name_taken(check: Check) -> Node:
+    return el(
+        "div",
+        el("p", f"There is already an adapter called {check.name}."),
+        mend_button(f"Call it {check.free_name}", "rename", check.free_name),
+        cls="aw-note warn",
+    )
+
+
+def _no_base(snapshot: rs.Snapshot) -> Node:
+    if snapshot.phase == "down":
+        return _wait("The model process is being restarted.")
+    return el(
+        "div",
+        el("p", "No base model is loaded."),
+        mend_button("Choose a base model", "go", "load"),
+        cls="aw-note warn",
+    )
+
+
+def _problems(problems: list[rs.Problem]) -> Node:
+    items = [
+        el("li", problem.what, el("span", f" {problem.cure}", cls="aw-quiet"))
+        for problem in problems
+    ]
+    return el(
+        "div", el("p", el("strong", "Not ready yet.")), el("ul", *items), cls="aw-note warn"
+    )
+
+
+def _wait(sentence: str) -> Node:
+    return el("div", el("p", sentence), cls="aw-note wait")
+
+
+# -- a run ---------------------------------------------------------------------------------------
+
+
+def stage(
+    run: rs.RunSummary | None,
+    live: Live | None,
+    adapter: rs.AdapterInfo | None,
+    outcome: rs.RunResult | None,
+    *,
+    diverged_at: float | None = None,
+) -> Node:
+    """Show where a run stands: its numbers while it runs, the evidence and next step afterwards."""
+    if run is None:
+        return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
+    if run.state in ("queued", "running"):
+        return el("div", _numbers(run, live), cls="aw-stage")
+    if run.state == "finished":
+        return el("div", *_finished(run, adapter, outcome), cls="aw-stage")
+    return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
+
+
+def finding(first: float | None, last: float | None, step: int, running: bool) -> str:
+    """State in one sentence what a loss curve shows: the chart's title."""
+    if first is None or last is None:
+        return "Waiting for the first step" if running else "No steps were recorded"
+    steps = text.plural(step, "step")
+    if text.loss(first) == text.loss(last):
+        return f"Loss is at {text.loss(last)} after {steps}"
+    moved = "fell" if last < first else "rose"
+    if running:
+        moved = "has fallen" if last < first else "has risen"
+    return f"Loss {moved} from {text.loss(first)} to {text.loss(last)} in {steps}"
+
+
+def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
+    """Take the newest of each number from a run's last events."""
+    steps = [event for event in events if event.type == "step"]
+    if not steps:
+        return Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
+    last = steps[-1]
+    speeds = [event.tokens_per_second for event in steps if event.tokens_per_second]
+    left = [event.seconds_left for event in steps if event.seconds_left is not None]
+    return Live(
+        step=last.step or 0,
+        total_steps=last.total_steps or run.total_steps,
+        loss=last.loss,
+        tokens_per_second=speeds[-1] if speeds else run.tokens_per_second,
+        seconds_left=left[-1] if left else None,
+    )
+
+
+def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> str:
+    """Say how many held-out answers are right word for word, before and after."""
+    if after is None:
+        return "Nothing was held out, so what was learned was not tested."
+    base = f"base {text.percent(before.exact_match)}, " if before else ""
+    return (
+        f"Held-out exact match: {base}now {text.percent(after.exact_match)} "
+        f"of {text.plural(after.examples, 'answer')}."
+    )
+
+
+def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
+    live = live or Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
+    left = text.duration(live.seconds_left) if live.seconds_left is not None else "-"
+    return el(
+        "div",
+        _number("Step", f"{text.count(live.step)} of {text.count(live.total_steps)}"),
+        _number("Speed", text.speed(live.tokens_per_second)),
+        _number("Time left", left),
+        _number("Loss", text.loss(live.loss)),
+        cls="aw-numbers",
+    )
+
+
+def _number(name: str, value: str) -> Node:
+    return el("div", el("span", name, cls="aw-quiet"), el("strong", value))
+
+
+def _finished(
+    run: rs.RunSummary, adapter: rs.AdapterInfo | None, outcome: rs.RunResult | None
+) -> list[Child]:
+    before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
+    facts = f"{text.plural(run.step, 'step')} in {text.duration(run.seconds)}"
+    verified = outcome and (
+        "Verified: the saved adapter read back answers the same "
+        f"(largest difference {text.small(outcome.max_difference)})."
+    )
+    return [
+        el("p", exact_match(before, after), cls="aw-result"),
+        evidence(verified) if verified else None,
+        el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
+        el(
+            "div",
+            button("Try it in Chat", "try", run.name, kind="main"),
+            button("Start another", "another", run.id),
+            cls="aw-actions",
+        ),
+    ]
+
+
+def _ended_early(
+    run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
+) -> Node:
+    where = f"at step {text.count(run.step)} of {text.count(run.total_steps)}"
+    title = f"{run.name}: {STATES[run.state].lower()} {where}"
+    mend = el(
+        "div",
+        _mend(run, diverged_at),
+        button("Try it in Chat", "try", run.name) if adapter else None,
+        button("Start another", "another", run.id),
+        cls="aw-actions",
+    )
+    failure = Failure(run.message or "The run ended before its last step.", run.cure)
+    card = failure_card(failure, mend, title)
+    if run.state == "stopped":
+        card[1] = {"class": "aw-note wait"}
+    return card
+
+
+def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
+    if diverged_at is not None:
+        return mend_button(f"Try with learning rate {diverged_at / 4:.2g}", "slower", run.id)
+    if run.resumable:
+        return mend_button("Resume", "resume", run.id)
+    return mend_button("Try again", "again", run.id)
+
+
+# -- adapters ------------------------------------------------------------------------------------
+
+
+def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
+    """Return the adapters that were made for the loaded base."""
+    return [adapter for adapter in snapshot.adapters if fits(adapter, snapshot.base)]
+
+
+def fits(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> bool:
+    """Tell whether an adapter was made for this base."""
+    return base is not None and adapter.base_fingerprint == base.fingerprint
