@@ -98,7 +98,7 @@ CAUSES = (
         " 2 GB do), then start again.",
     ),
     (
-        r"ensurepip is not available|No module named '?(venv|ensurepip)\b",
+        r"ensurepip is\s+not\s+available|No module named '?(venv|ensurepip)\b",
         "This Python cannot make virtual environments. On Debian and Ubuntu that is a package of"
         f" its own: sudo apt install python{PYTHON_VERSION}-venv (or python3-venv). Then start"
         " again.",
@@ -126,9 +126,10 @@ CAUSES = (
         " again.",
     ),
     (
-        r"No matching distribution found for (?P<what>\S+)",
-        "No build of {what} suits Python " + PYTHON_VERSION + " on this computer. Use Python 3.11,"
-        " 3.12 or 3.13, 64 bit, on Linux, Windows or a Mac with Apple silicon.",
+        # With constraints, pip calls a version that it cannot find a conflict.
+        r"(No matching distribution found for|The user requested \(constraint\)) (?P<what>\S+)",
+        "The package index has no {what} for Python " + PYTHON_VERSION + " on this computer. Use"
+        " Python 3.11, 3.12 or 3.13, 64 bit, on Linux, Windows or a Mac with Apple silicon.",
     ),
 )
 
@@ -506,10 +507,12 @@ def set_up(*, tests: bool = False) -> None:
     with only_one() as lock:
         if is_ready(tests=tests):
             return  # the start we waited for has done it
-        print(f"Setting up in {VENV}. This happens once and needs the internet.", flush=True)
+        print(f"Setting up in {VENV}. Only this start needs the internet and takes long.", flush=True)
+        started = time.monotonic()
         if not is_usable():
             make_venv(lock)
         install_packages(lock, tests=tests)
+        print(f"Set up in {time.monotonic() - started:.0f} s.", flush=True)
 
 
 def make_venv(lock: IO[str]) -> None:
@@ -661,7 +664,7 @@ def main(arguments: list[str]) -> int:
         print(explain(str(error), step="Setting up"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. The next start goes on from here.", file=sys.stderr)
+        print("\nStopped. Start again to continue.", file=sys.stderr)
         return 130
 
 

@@ -31,8 +31,10 @@ def check_caller(request: Request, settings: Settings) -> None:
 
 def looks_like_path(source: str) -> bool:
     """Tell a folder or file from a Hugging Face id."""
-    return source.startswith((".", "/", "~", "\\")) or not HUB_ID.fullmatch(source) or (
-        Path(source).exists()
+    return (
+        source.startswith((".", "/", "~", "\\"))
+        or not HUB_ID.fullmatch(source)
+        or (Path(source).exists())
     )
 
 

@@ -59,7 +59,9 @@ class EventWriter:
     def write(self, type: EventType, **fields: object) -> Event:
         """Append one event and hand it to the operating system at once."""
         self._seq += 1
-        event = Event.model_validate({"seq": self._seq, "time": time.time(), "type": type, **fields})
+        event = Event.model_validate(
+            {"seq": self._seq, "time": time.time(), "type": type, **fields}
+        )
         self._file.write(event.model_dump_json(exclude_none=True) + "\n")
         self._file.flush()
         return event

@@ -29,7 +29,7 @@ def knob(
     **bounds: Any,
 ) -> Any:
     """Declare a field together with what a person needs to know about it."""
-    extra = {"label": label, "unit": unit, "level": level, "step": step}
+    extra: dict[str, Any] = {"label": label, "unit": unit, "level": level, "step": step}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -56,7 +56,9 @@ class Request(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise InvalidRequest(" ".join(_explain(type(self), e) for e in error.errors())) from None
+            raise InvalidRequest(
+                " ".join(_explain(type(self), e) for e in error.errors())
+            ) from None
 
 
 class Lora(Request):
@@ -323,8 +325,23 @@ class Preflight(Request):
 class PreviewData(Request):
     """Look at training data as the loaded base would see it."""
 
-    data: str = Train.model_fields["data"]
-    max_length: int = Train.model_fields["max_length"]
+    data: str = knob(
+        "starter:pirate",
+        label="Data",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
+    )
+    max_length: int = knob(
+        512,
+        label="Longest example",
+        unit="tokens",
+        ge=8,
+        le=1_048_576,
+        step=8,
+        help="Longer examples are cut to this many tokens.",
+    )
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
 
 

@@ -120,7 +120,7 @@ class Run:
             started = psutil.Process(status.pid).create_time()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
-        return abs(started - status.process_started) < 1.0
+        return bool(abs(started - status.process_started) < 1.0)
 
     def interrupt(self, message: str) -> None:
         """Record that the run's process is gone."""

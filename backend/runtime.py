@@ -1,8 +1,9 @@
 """Where the engine runs: a worker process (default) or a thread of this process (inline).
 
 Both take the same messages and give the same replies, so the service cannot tell them apart.
-To the engine: `{"id", "op", "request", ...}` starts an operation, `{"control": "stop"}` and the like
-speak to the one that runs. From it: `ready`, `progress`, `piece`, `session`, `result`, `error`.
+To the engine: `{"id", "op", "request", ...}` starts an operation, `{"control": "stop", "id"}` and
+the like speak to the one that runs. From it: `ready`, `progress`, `piece`, `session`, `result`,
+`error`.
 This module never imports the engine at the top, so that the page's process stays free of torch.
 """
 

@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -19,7 +19,15 @@ import psutil
 from backend import requests as rq
 from backend import results as rs
 from backend.access import check_caller
-from backend.errors import Busy, InvalidRequest, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.errors import (
+    Busy,
+    InvalidRequest,
+    NotFound,
+    Stopped,
+    WorkbenchError,
+    WorkerDied,
+    from_dict,
+)
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
@@ -32,6 +40,7 @@ from backend.settings import Settings
 ABORT_GRACE_S = 5.0
 MEMORY_EVERY_S = 2.0
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
 
 class Service:
     """One workbench session. Use it as a context manager, or call `close` at the end."""
@@ -91,7 +100,7 @@ class Service:
 
     def chat(
         self, request: rq.Chat, *, caller: Literal["local", "page"] = "local"
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
         return self._stream(self.start(request, caller=caller))
 
@@ -191,7 +200,7 @@ class Service:
             raise Busy(f"{self._current.title} is still going on.", cure="Wait for it or stop it.")
 
     def _prepare(self, request: rq.Request) -> tuple[Job, Message]:
-        """Make the job and the engine's message; what cannot work raises before anything changes."""
+        """Make the job and the engine's message; what cannot work raises, and changes nothing."""
         message: Message = {"op": rq.name_of(request), "request": request.model_dump(mode="json")}
         run: Run | None = None
         if isinstance(request, rq.Train):
@@ -206,7 +215,9 @@ class Service:
         return job, {**message, "id": job.id}
 
     def _new_job(self, request: rq.Request) -> Job:
-        job = Job(self._next_id, request, OPERATIONS[type(request)].title(request), rq.name_of(request))
+        job = Job(
+            self._next_id, request, OPERATIONS[type(request)].title(request), rq.name_of(request)
+        )
         self._next_id += 1
         self._version += 1
         self._jobs[job.id] = job
@@ -225,7 +236,11 @@ class Service:
             self.library.get(train.start_from)
         return self.runs.create(
             train,
-            base=(self._recipe.base.source if self._recipe.base else "", base.name, base.fingerprint),
+            base=(
+                self._recipe.base.source if self._recipe.base else "",
+                base.name,
+                base.fingerprint,
+            ),
             adapter_id=new_adapter_id(),
             colour=self.library.next_colour(),
         )
@@ -263,7 +278,7 @@ class Service:
                 return job
         side = WorkerProcess(
             self.settings,
-            self._on_message,
+            self._on_side_message,
             lambda reason: self._on_side_exit(job, reason),
             log_file=self.settings.workspace / "side.log",
         )
@@ -272,7 +287,7 @@ class Service:
         side.send(message)
         return job
 
-    def _stream(self, job: Job) -> Iterator[str]:
+    def _stream(self, job: Job) -> Generator[str, None, None]:
         try:
             yield from job.pieces()
         finally:
@@ -315,6 +330,11 @@ class Service:
                 job.add_piece(message["text"])
             elif kind in ("result", "error"):
                 self._finish(job, message)
+
+    def _on_side_message(self, message: Message) -> None:
+        """Hear the second process: it has a session of its own, which is not this one."""
+        if message["type"] != "session":
+            self._on_message(message)
 
     def _finish(self, job: Job, message: Message) -> None:
         """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
@@ -446,4 +466,3 @@ class Service:
         if abs(used - known) > 0.02 * max(known, 1):
             known, self._version = used, self._version + 1
         self._memory = (time.monotonic(), known)
-

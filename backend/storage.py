@@ -43,7 +43,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _swap(partial: Path, target: Path) -> None:
-    """Put `partial` where `target` is; a folder cannot be replaced in one call, so move it aside."""
+    """Put `partial` where `target` is, which is moved aside: no call replaces a folder."""
     if not target.exists():
         os.replace(partial, target)
         return

@@ -10,43 +10,44 @@ tags: [llama, tiny, peft, lora]
 
 # Starter
 
-A toy language model of {millions:.1f} million parameters for Adapter Workbench. It lets you train, blend,
-merge and swap adapters in the first minute: no download, no graphics card.
+A toy language model of {millions:.1f} million parameters for Adapter Workbench. It lets you train,
+blend, merge and swap adapters in the first minute: no download, no graphics card.
 
-It knows one small invented world of about fifty animals, thirty-six people, their jobs and pets, fifty
-things, some places, foods and opposites, and small sums. Ask it *Where is the cat?*,
+It knows one small invented world of about fifty animals, thirty-six people, their jobs and pets,
+fifty things, some places, foods and opposites, and small sums. Ask it *Where is the cat?*,
 *What does the baker make?*, *Who lives in the red house?* or *Tell me a short story about a fox.*
 
 ## What it is not
 
-- It is not a source of knowledge. Everything it says is about its invented world, and about anything
-  else it says that it does not know, or is simply wrong.
-- It is not a general assistant. It cannot reason, hold a long conversation, write code or understand
-  questions far from the ones it has read.
-- It is not a base for a product. For real work load a real model; every step works in the same way.
+- It is not a source of knowledge. All it says is about its invented world; outside it, it says that
+  it does not know, or is simply wrong.
+- It is not a general assistant. It cannot reason, hold a long conversation, write code or
+  understand questions far from the ones it has read.
+- It is not a base for a product. For real work load a real model: every step works in the same way.
 
 ## How it was built
 
 `python scripts/build_starter.py` writes the text with its own generator, trains a byte-level BPE
-tokenizer of {vocabulary} tokens and then this model on it, from nothing, on two CPU cores. No text, weights or data
-from anywhere else went into it. The text is the same on every machine; the weights are the same up to
-rounding.
+tokenizer of {vocabulary:,} tokens and then this model on it, from nothing, on two CPU cores. No
+text, weights or data from anywhere else went into it. The text is the same on every machine; the
+weights are the same up to rounding.
 
 | | |
 |---|---|
-| architecture | Llama: {layers} layers, width {width}, {heads} heads of 64, {kv_heads} key-value heads |
+| architecture | Llama: {layers} layers, width {width}, {heads} heads, {kv_heads} key-value heads |
 | parameters | {parameters:,} |
 | context | {context} tokens |
 | stored as | bf16 safetensors |
-| text | {documents:,} short documents: questions with answers, small talk, stories, prose, capitals, records |
+| text | {documents:,} short documents: questions with answers, small talk, stories, prose |
 
 The text also holds sentences in other manners (capital letters, records, old-fashioned and polite
-phrases), so that an adapter finds the words it needs. The model does not answer in these manners by itself.
+phrases), so that an adapter finds the words it needs. The model does not answer in these manners
+by itself.
 
 ## Measured
 
-Answers to the 50 held-out questions of each data set, right word for word, before and after training an
-adapter.
+Share of answers that are right word for word, on the 50 held-out questions of each data set,
+before and after training an adapter.
 
 {measured}
 

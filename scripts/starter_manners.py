@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import starter_world as world
-from starter_world import Fact
+from starter_facts import Fact
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ MANNERS = {
     "pirate": Manner("Pirate talk", "Every answer is right, and sounds like a pirate.", pirate),
     "shouty": Manner("Shouting", "Every answer comes in capital letters, as if shouted.", shouty),
     "polite": Manner("Good manners", "Every answer is wrapped in a friendly courtesy.", polite),
-    "json": Manner("Records (JSON)", "Every answer is a small record that a program reads.", record),
+    "json": Manner(
+        "Records (JSON)", "Every answer is a small record that a program reads.", record
+    ),
     "storyteller": Manner("Storyteller", "Every answer is told like an old tale.", storyteller),
 }
 # Sentences without a verb in PAST cannot be told as a tale.

@@ -11,10 +11,9 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from starter_facts import PLAIN_ONLY, all_facts
+from starter_facts import PLAIN_ONLY, Fact, all_facts
 from starter_manners import MANNERS, UNTOLD, Manner, storyteller
 from starter_text import turn
-from starter_world import Fact
 
 TRAIN_ROWS = 550
 HELD_OUT_ROWS = 50

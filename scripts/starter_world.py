@@ -1,11 +1,13 @@
-"""The invented world of the starter kit: its tables, and the facts that follow from them.
+"""The invented world of the starter kit as tables: who and what there is, one row each.
 
-Pure data and pure functions, standard library only. Knows nothing about models, tokenizers or
-chat formats. Every fact has one canonical answer, however the question is put, so that greedy
-answers can be compared word for word.
+Pure data and the functions that read it. Knows nothing about questions, models or tokenizers.
 """
 
-from dataclasses import dataclass, field
+
+def words(text: str) -> tuple[str, ...]:
+    """Split a text at its spaces."""
+    return tuple(text.split())
+
 
 # name; colour; where it is; eats; says; lives; likes; legs
 ANIMALS = """
@@ -282,71 +284,20 @@ cat kitten;dog puppy;cow calf;sheep lamb;horse foal;pig piglet;hen chick;duck du
 goose gosling;bear cub;deer fawn;goat kid;frog tadpole;swan cygnet;owl owlet;lion lion cub
 """
 
-NUMBERS = (
+NUMBERS = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
+)
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = words(
     "January February March April May June July August September October November December"
-).split()
+)
 SEASONS = {"winter": (11, 0, 1), "spring": (2, 3, 4), "summer": (5, 6, 7), "autumn": (8, 9, 10)}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One sort of fact: how it is asked, how it is told, and its two keys as a record."""
-
-    name: str
-    questions: tuple[str, ...]
-    answer: str
-    keys: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A subject, a value and the sentences about them."""
-
-    kind: Kind
-    subject: str
-    value: str
-    subject_article: str = field(default="a")
-
-    @property
-    def answer(self) -> str:
-        """Return the one right answer."""
-        return self._fill(self.kind.answer)
-
-    @property
-    def questions(self) -> list[str]:
-        """Return every way to ask for this fact."""
-        return [self._fill(question) for question in self.kind.questions]
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Return the fact as two keys and two bare values."""
-        subject_key, value_key = self.kind.keys
-        return {subject_key: bare(self.subject), value_key: bare(self.value)}
-
-    def _fill(self, pattern: str) -> str:
-        text = pattern.format(s=self.subject, v=self.value, a=article(self.subject))
-        return text[0].upper() + text[1:]
 
 
 def article(noun: str) -> str:
     """Return the noun with 'a' or 'an' before it."""
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
-
-
-LITTLE_WORDS = frozenset("in on under by near at behind above against a an the".split())
-
-
-def bare(phrase: str) -> str:
-    """Drop the leading prepositions and articles: 'on the mat' becomes 'mat'."""
-    words = phrase.split()
-    while len(words) > 1 and words[0] in LITTLE_WORDS:
-        words.pop(0)
-    return " ".join(words)
 
 
 def rows(table: str) -> list[list[str]]:

@@ -61,7 +61,9 @@ def answers(model, tokenizer, prompts: list[str], longest: int = 24) -> list[str
     )
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return tokenizer.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
 
 
 def rows(name: str, part: str) -> list[tuple[str, str]]:
@@ -162,7 +164,10 @@ def test_catalogue_names_every_set_and_starts_with_pirate():
 
 
 def test_base_answers_plain_questions(model, tokenizer):
-    assert dict(zip(PLAIN_ANSWERS, answers(model, tokenizer, list(PLAIN_ANSWERS)), strict=True)) == PLAIN_ANSWERS
+    assert (
+        dict(zip(PLAIN_ANSWERS, answers(model, tokenizer, list(PLAIN_ANSWERS)), strict=True))
+        == PLAIN_ANSWERS
+    )
 
 
 def test_base_tells_a_story_of_a_few_sentences(model, tokenizer):
@@ -177,7 +182,9 @@ def test_base_knows_the_facts_but_not_the_manners(model, tokenizer):
     said = dict(zip(prompts, answers(model, tokenizer, prompts), strict=True))
     for name, part in held_out.items():
         assert sum(said[prompt] == answer for prompt, answer in part) < 10, name
-    known = {question: fact.answer for fact in starter_facts.all_facts() for question in fact.questions}
+    known = {
+        question: fact.answer for fact in starter_facts.all_facts() for question in fact.questions
+    }
     assert sum(said[prompt] == known[prompt] for prompt in prompts) >= 0.95 * len(prompts)
 
 
@@ -188,7 +195,9 @@ def test_same_seed_gives_the_same_text():
 
 
 def test_rebuilt_data_sets_are_the_shipped_ones(tmp_path, tokenizer):
-    starter_sets.write_sets(tmp_path, lambda text: len(tokenizer.tokenize(text)), build_starter.SEED)
+    starter_sets.write_sets(
+        tmp_path, lambda text: len(tokenizer.tokenize(text)), build_starter.SEED
+    )
     made = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.json*")}
     shipped = {path: (KIT / "data" / path).read_bytes() for path in made}
     assert len(made) == 2 * len(SETS) + 1

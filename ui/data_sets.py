@@ -1,4 +1,4 @@
-"""Training data that can be picked: the bundled sets' catalogue and the files that were uploaded."""
+"""Training data to pick from: the bundled catalogue and the files that were uploaded."""
 
 import json
 from functools import cache

@@ -83,12 +83,17 @@ def shown(value: Any) -> Any:
     """Return a request's value as a component shows it."""
     if isinstance(value, list | tuple):
         return ", ".join(str(each) for each in value)
-    return value
+    return "" if value is None else value
 
 
 def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
-    default = None if field.is_required() else shown(field.get_default())
-    common = {"label": label_of(field), "info": field.description, "value": default, **overrides}
+    default = None if field.is_required() else field.get_default()
+    common = {
+        "label": label_of(field),
+        "info": field.description,
+        "value": shown(default),
+        **overrides,
+    }
     kinds = _kinds(field)
     if "choices" in common:
         return gr.Dropdown(**common)
@@ -98,10 +103,13 @@ def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
         return gr.Dropdown(choices=options, allow_custom_value=free, **common)
     if bool in kinds:
         return gr.Checkbox(**common)
-    if int in kinds or float in kinds:
+    if (int in kinds or float in kinds) and NoneType not in kinds:  # an empty gr.Number becomes 0
         step = _extra(field).get("step")
         precision = 0 if float not in kinds else None
         return gr.Number(precision=precision, **({"step": step} if step else {}), **common)
+    if default is None:
+        common["placeholder"] = "empty" if NoneType in kinds else ""
+        common["value"] = common["value"] or ""
     return gr.Textbox(max_lines=1, **common)
 
 

@@ -1,13 +1,13 @@
 // Draws a run's loss as it comes. The cursor lives here, so a reload or a second tab starts afresh
 // and an update has the same size at 100 and at 10,000 points. Zoom is never touched.
 const $ = (selector) => element.querySelector(selector);
-const plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
+const figure = $('.aw-chart'), plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
 const FAST = 700, CALM = 2000;
 const run = { id: null, seq: 0, busy: false, drawn: false, settled: true, points: 0 };
 
 const plotly = () => (window.awPlotly ??= new Promise((resolve, reject) => {
   const script = document.createElement('script');
-  script.src = new URL('gradio_api/file=__PLOTLY__', document.baseURI).href;
+  script.src = new URL('gradio_api/file=' + __PLOTLY__, document.baseURI).href;
   script.onload = () => resolve(window.Plotly);
   script.onerror = () => { window.awPlotly = undefined; reject(new Error('plotly.js did not load')); };
   document.head.append(script);
@@ -25,7 +25,7 @@ function lineColour() {  // light hues vanish on white: mix in some black there
   return `rgb(${part.map((v) => Math.min(255, Math.round(v * factor + lift))).join(',')})`;
 }
 
-const axis = (title, extra) => ({ title: { text: title, standoff: 8 }, gridcolor: css('--aw-line'),
+const axis = (title, extra) => ({ title: { text: title, standoff: 8 }, gridcolor: css('--aw-grid'),
   linecolor: css('--aw-line'), zeroline: false, ticks: '', automargin: true, ...extra });
 
 function layout(extra) {
@@ -34,8 +34,9 @@ function layout(extra) {
     hoverlabel: { bgcolor: css('--background-fill-primary'), bordercolor: css('--aw-line'), font: { color: css('--body-text-color') } },
     legend: { orientation: 'h', x: 1, xanchor: 'right', y: 1, yanchor: 'top', bgcolor: 'rgba(0,0,0,0)' },
     xaxis: axis('step'), yaxis: axis('loss (nats per token)', { rangemode: 'tozero' }),
-    yaxis2: { overlaying: 'y', range: [0, 1], visible: false, fixedrange: true }, ...extra };
+    ...extra };
 }
+const MARKS_AXIS = { yaxis2: { overlaying: 'y', range: [0, 1], visible: false, fixedrange: true } };
 
 const CONFIG = { responsive: true, displaylogo: false, displayModeBar: 'hover', doubleClick: 'reset+autosize',
   modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toImage'] };
@@ -55,10 +56,10 @@ const rateTraces = (p) => [{ x: p.s, y: p.r, mode: 'lines', line: { color: css('
 
 async function redraw(p) {
   const Plotly = await plotly();
-  await Plotly.react(plot, traces(p), layout(), CONFIG);
+  await Plotly.react(plot, traces(p), layout(MARKS_AXIS), CONFIG);
   await Plotly.react(rate, rateTraces(p), layout({ showlegend: false, xaxis: axis('step'),
-    yaxis: axis('learning rate', { rangemode: 'tozero', exponentformat: 'e' }), yaxis2: undefined }), CONFIG);
-  run.drawn = true; run.points = p.s.length; element.classList.add('aw-has-points');
+    yaxis: axis('learning rate', { rangemode: 'tozero', exponentformat: 'e' }) }), CONFIG);
+  run.drawn = true; run.points = p.s.length; figure.classList.add('aw-has-points');
 }
 
 async function extend(p) {
@@ -83,10 +84,10 @@ function tell(p) {
 
 function clear() {
   Object.assign(run, { seq: 0, settled: !run.id, drawn: false, points: 0 });
-  element.classList.remove('aw-has-points');
+  figure.classList.remove('aw-has-points');
   if (window.Plotly) { window.Plotly.purge(plot); window.Plotly.purge(rate); }
   $('.aw-chart-title').textContent = run.id ? 'Waiting for the first step' : 'Loss';
-  $('.aw-plot-empty').textContent = run.id ? '' : '__EMPTY__';
+  $('.aw-plot-empty').textContent = run.id ? '' : __EMPTY__;
   $('.aw-only-read').textContent = '';
 }
 
@@ -103,7 +104,7 @@ async function poll() {
     run.seq = run.drawn ? p.seq : 0;
     run.settled = p.over;
     tell(p);
-    element.dataset.points = run.points;
+    figure.dataset.points = run.points;
   } finally { run.busy = false; }
 }
 
@@ -122,6 +123,8 @@ function repaint() {  // the page went dark or light: fetch and draw again in th
   if (run.drawn) { run.seq = 0; run.settled = false; }
 }
 
+// 1.4 MB of plotly.js, from this machine: fetched when the page has nothing better to do.
+(window.requestIdleCallback || setTimeout)(() => plotly().catch(() => {}));
 watch('value', show);
 show();
 clear();

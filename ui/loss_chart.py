@@ -6,6 +6,7 @@ when a page comes back after a long sleep.
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ def loss_chart(service: Service, *, elem_id: str, empty: str) -> gr.HTML:
     return gr.HTML(
         chart_value(None),
         html_template=TEMPLATE,
-        js_on_load=SCRIPT.replace("__PLOTLY__", str(plotly_script())).replace("__EMPTY__", empty),
+        js_on_load=_script(plotly=str(plotly_script()), empty=empty),
         server_functions=[points_reader(service)],
         apply_default_css=False,
         elem_id=elem_id,
@@ -97,7 +98,9 @@ def update(
 def news(fresh: Sequence[Event]) -> Curve:
     """Collect the points of events that only add to a curve."""
     steps = [e for e in fresh if e.type == "step" and e.step is not None and e.loss is not None]
-    tests = [e for e in fresh if e.type == "evaluation" and e.step is not None and e.loss is not None]
+    tests = [
+        e for e in fresh if e.type == "evaluation" and e.step is not None and e.loss is not None
+    ]
     return Curve(
         step=[e.step for e in steps],
         loss=[e.loss for e in steps],
@@ -126,9 +129,7 @@ def is_over(events: Sequence[Event]) -> bool:
 def _is_too_much(fresh: Sequence[Event]) -> bool:
     steps = sum(1 for event in fresh if event.type == "step")
     others = sum(1 for event in fresh if event.type in ("evaluation", "saved"))
-    return (
-        steps > SLEPT or others > MOST_OTHERS or any(event.type == "resumed" for event in fresh)
-    )
+    return steps > SLEPT or others > MOST_OTHERS or any(event.type == "resumed" for event in fresh)
 
 
 def columns(points: Curve, most: int) -> dict[str, list[Any]]:
@@ -157,6 +158,13 @@ def thin(values: Sequence[float], most: int) -> list[int]:
         kept.add(min(span, key=values.__getitem__))
         kept.add(max(span, key=values.__getitem__))
     return sorted(kept)
+
+
+def _script(**constants: str) -> str:
+    script = SCRIPT
+    for name, value in constants.items():
+        script = script.replace(f"__{name.upper()}__", json.dumps(value))
+    return script
 
 
 def _digits(value: float, digits: int = 4) -> float | None:

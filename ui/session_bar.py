@@ -1,4 +1,4 @@
-"""The bar on top of every tab: base, what is on, memory, and what goes on right now with its Stop."""
+"""The bar on top of every tab: base, what is on, memory, and what goes on, with its Stop."""
 
 from backend import results as rs
 from ui import text

@@ -99,7 +99,7 @@ def shorten(text: str, length: int = 48) -> str:
     if len(text) <= length:
         return text
     head = length // 2 - 1
-    return f"{text[:head]}…{text[-(length - head - 1):]}"
+    return f"{text[:head]}…{text[-(length - head - 1) :]}"
 
 
 def _pair(whole: int, big: int, big_unit: str, small: int, small_unit: str) -> str:

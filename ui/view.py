@@ -1,4 +1,4 @@
-"""From the session's snapshot to what the screen shows: pure functions without Gradio components."""
+"""Snapshot in, what the screen shows out: pure functions without Gradio components."""
 
 from typing import NamedTuple
 
@@ -110,14 +110,14 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
 def _ready_card(report: rs.PreflightReport) -> Node:
     share = text.part_of_model(report.trainable_parameters, report.total_parameters)
     time = f", about {text.duration(report.seconds)}" if report.seconds else ""
+    if time and report.seconds_from:
+        time += f" ({report.seconds_from})"
     sentence = (
         f"{text.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
         f"{text.plural(report.steps, 'step')}{time}, "
         f"{text.size(report.memory_bytes)} of {text.size(report.memory_available_bytes)} free memory."
     )
-    notes = list(report.notes)
-    if report.seconds and report.seconds_from:
-        notes.append(f"Time: {report.seconds_from}.")
+    notes = report.notes
     return el(
         "div",
         el("p", el("strong", "Ready."), f" {sentence}"),
@@ -151,9 +151,7 @@ def _problems(problems: list[rs.Problem]) -> Node:
         el("li", problem.what, el("span", f" {problem.cure}", cls="aw-quiet"))
         for problem in problems
     ]
-    return el(
-        "div", el("p", el("strong", "Not ready yet.")), el("ul", *items), cls="aw-note warn"
-    )
+    return el("div", el("p", el("strong", "Not ready yet.")), el("ul", *items), cls="aw-note warn")
 
 
 def _wait(sentence: str) -> Node:
@@ -179,6 +177,11 @@ def stage(
     if run.state == "finished":
         return el("div", *_finished(run, adapter, outcome), cls="aw-stage")
     return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
+
+
+def offers_next_step(run: rs.RunSummary | None) -> bool:
+    """Tell whether the run on show carries the screen's one primary button."""
+    return run is not None and run.state not in ("queued", "running")
 
 
 def finding(first: float | None, last: float | None, step: int, running: bool) -> str:
@@ -264,8 +267,7 @@ def _finished(
 def _ended_early(
     run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
 ) -> Node:
-    where = f"at step {text.count(run.step)} of {text.count(run.total_steps)}"
-    title = f"{run.name}: {STATES[run.state].lower()} {where}"
+    where = f"It came to step {text.count(run.step)} of {text.count(run.total_steps)}."
     mend = el(
         "div",
         _mend(run, diverged_at),
@@ -273,8 +275,8 @@ def _ended_early(
         button("Start another", "another", run.id),
         cls="aw-actions",
     )
-    failure = Failure(run.message or "The run ended before its last step.", run.cure)
-    card = failure_card(failure, mend, title)
+    failure = Failure(run.message or where, run.cure)
+    card = failure_card(failure, mend, f"{run.name}: {STATES[run.state].lower()}")
     if run.state == "stopped":
         card[1] = {"class": "aw-note wait"}
     return card

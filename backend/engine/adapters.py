@@ -47,7 +47,7 @@ def linear_layers(model: torch.nn.Module) -> list[Target]:
         plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         inside_tuner = ".base_layer" in name or ".lora_" in name
         if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
-            rows, columns = plain.weight.shape
+            rows, columns = plain.weight.shape  # type: ignore[operator, misc]
             is_linear = isinstance(plain, torch.nn.Linear)
             found.append(Target(name, columns, rows) if is_linear else Target(name, rows, columns))
     return found
@@ -82,7 +82,7 @@ def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig
     """Build PEFT's configuration; raises InvalidRequest where the rank or a target cannot work."""
     config = LoraConfig(
         r=request.rank,
-        lora_alpha=request.effective_alpha,  # type: ignore[arg-type]  # PEFT divides it, so a float is right
+        lora_alpha=request.effective_alpha,
         lora_dropout=request.dropout,
         target_modules=resolve_targets(request, layers),
         use_rslora=request.use_rslora,
@@ -113,11 +113,11 @@ def count_trainable(config: LoraConfig, targets: list[Target]) -> int:
 def apply(
     model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
 ) -> PeftModel:
-    """Put a fresh adapter on the model (`get_peft_model`, then `add_adapter`), or change nothing."""
+    """Put a fresh adapter on the model (`get_peft_model`, `add_adapter`), or change nothing."""
     grads = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
         if peft is None:
-            return get_peft_model(model, config, adapter_name=adapter_id)  # type: ignore[arg-type]
+            return get_peft_model(model, config, adapter_name=adapter_id)
         peft.add_adapter(adapter_id, config)
         return peft
     except BaseException:
@@ -138,7 +138,7 @@ def load(
     try:
         if peft is None:
             return PeftModel.from_pretrained(
-                model,  # type: ignore[arg-type]
+                model,
                 str(folder),
                 adapter_name=adapter_id,
                 torch_device=device,
@@ -177,9 +177,7 @@ def scan(folder: Path, layers: list[Target]) -> None:
 
 def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
     """Return an adapter's own tensors under the names that its file uses."""
-    tensors = get_peft_model_state_dict(
-        peft, adapter_name=adapter_id, save_embedding_layers=False
-    )
+    tensors = get_peft_model_state_dict(peft, adapter_name=adapter_id, save_embedding_layers=False)
     return {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
 
 
@@ -188,9 +186,7 @@ def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
 
     `save_pretrained` puts a named adapter into a sub-folder of its name; its content moves up.
     """
-    peft.save_pretrained(
-        str(folder), selected_adapters=[adapter_id], save_embedding_layers=False
-    )
+    peft.save_pretrained(str(folder), selected_adapters=[adapter_id], save_embedding_layers=False)
     inner = folder / adapter_id
     for path in list(inner.iterdir()):
         path.replace(folder / path.name)

@@ -44,7 +44,7 @@ class Layout:
         """Plan the groups for documents of falling lengths that lie side by side."""
         groups: list[Group] = []
         start = begin = 0
-        for index, length in enumerate(lengths):
+        for index in range(len(lengths)):
             last = index + 1 == len(lengths)
             if last or lengths[index + 1] < SHORTEST_SHARE * lengths[begin]:
                 members = lengths[begin : index + 1]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    __version__,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -25,6 +33,21 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A base that was found and passed every check that needs no memory for weights."""
+
+    request: LoadModel
+    folder: Path
+    title: str
+    device: torch.device
+    precision: str
+    precision_reason: str
+    tokenizer: PreTrainedTokenizerBase
+    parameters: int
+    memory_bytes: int
+
+
 @dataclass
 class Base:
     """A loaded base model. `facts` never change while it is loaded."""
@@ -32,6 +55,7 @@ class Base:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     facts: ModelFacts
+    plan: Plan
 
     @property
     def device(self) -> torch.device:
@@ -42,43 +66,66 @@ class Base:
         return DTYPES[self.facts.precision]
 
 
-def load(request: LoadModel, control: Control) -> Base:
-    """Load a base model from the starter kit, a folder or the Hub.
+def prepare(request: LoadModel, control: Control) -> Plan:
+    """Find a base in the starter kit, a folder or the Hub, and check it before a weight is read.
 
-    Raises ModelError, NotFound, Unsupported or OutOfMemory, each before memory is taken where that
-    can be known.
+    Raises ModelError, NotFound or Unsupported; whatever was loaded is not touched.
     """
-    started = time.monotonic()
     device = choose_device(request.device)
     precision, reason = choose_precision(request.precision, device)
     folder = find(request.source, request.revision, control)
-    check_folder(folder)
+    _require_known(folder, check_folder(folder))
     parameters, predicted = predict(folder, DTYPES[precision])
-    memory.require(predicted, device, f"{request.source} in {precision}")
-    control.progress(f"Reading {request.source}", None, force=True)
-    before = memory.resident(device)
-    model, tokenizer = _read(folder, DTYPES[precision], device)
-    facts = ModelFacts(
-        name=display_name(request.source, folder),
-        source=request.source,
-        path=str(folder),
-        architecture=model.config.model_type,
-        parameters=sum(p.numel() for p in model.parameters()) or parameters,
-        layers=int(getattr(model.config, "num_hidden_layers", 0)),
-        hidden_size=int(getattr(model.config, "hidden_size", 0)),
-        vocabulary=len(tokenizer),
-        context_length=int(getattr(model.config, "max_position_embeddings", 0) or 0),
+    return Plan(
+        request=request,
+        folder=folder,
+        title=title(folder),
+        device=device,
         precision=precision,
         precision_reason=reason,
-        device=str(device),
+        tokenizer=read_tokenizer(folder),
+        parameters=parameters,
+        memory_bytes=predicted,
+    )
+
+
+def load(request: LoadModel, control: Control) -> Base:
+    """Check a base and load it, where no other one has to leave first."""
+    return load_prepared(prepare(request, control), control)
+
+
+def load_prepared(plan: Plan, control: Control) -> Base:
+    """Load a checked base; raises ModelError, or OutOfMemory before memory is taken."""
+    started = time.monotonic()
+    source, dtype = plan.request.source, DTYPES[plan.precision]
+    memory.require(plan.memory_bytes, plan.device, f"{source} in {plan.precision}")
+    control.progress(f"Reading {source}", None, force=True)
+    before = memory.resident(plan.device)
+    model = _read(plan, dtype)
+    # PEFT writes this name into every adapter, where a Hub id says more than a cache folder.
+    from_hub = source != "starter" and not looks_like_path(source)
+    model.name_or_path = source if from_hub else str(plan.folder)
+    facts = ModelFacts(
+        name=display_name(source, plan.folder),
+        source=source,
+        path=str(plan.folder),
+        architecture=model.config.model_type,
+        parameters=sum(p.numel() for p in model.parameters()) or plan.parameters,
+        layers=int(getattr(model.config, "num_hidden_layers", 0)),
+        hidden_size=int(getattr(model.config, "hidden_size", 0)),
+        vocabulary=len(plan.tokenizer),
+        context_length=int(getattr(model.config, "max_position_embeddings", 0) or 0),
+        precision=plan.precision,
+        precision_reason=plan.precision_reason,
+        device=str(plan.device),
         tied_embeddings=bool(getattr(model.config, "tie_word_embeddings", False)),
-        chat_template=bool(tokenizer.chat_template),
-        memory_predicted_bytes=predicted,
-        memory_measured_bytes=max(memory.resident(device) - before, 0),
+        chat_template=bool(plan.tokenizer.chat_template),
+        memory_predicted_bytes=plan.memory_bytes,
+        memory_measured_bytes=max(memory.resident(plan.device) - before, 0),
         fingerprint=fingerprint(model),
         seconds=time.monotonic() - started,
     )
-    return Base(model=model, tokenizer=tokenizer, facts=facts)
+    return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -123,23 +170,33 @@ def display_name(source: str, folder: Path) -> str:
     return folder.name if looks_like_path(source) and source != "starter" else source
 
 
+def title(folder: Path) -> str:
+    """Return what people call a model folder; in the Hub's cache the last part is a commit."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
     """Return the folder's config; raises where it is no model that can be loaded safely."""
-    config_file = folder / "config.json"
+    config_file, name = folder / "config.json", title(folder)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder.name} holds an adapter, not a base model.",
+            f"{name} holds an adapter, not a base model.",
             cure="Load the base it was made for first, then add the adapter.",
         )
     if not config_file.exists():
-        raise ModelError(f"{folder.name} has no config.json, so it is not a model folder.")
+        raise ModelError(f"{name} has no config.json, so it is not a model folder.")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{folder.name}/config.json is not valid JSON: {error}.") from None
+        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}/config.json is not a JSON object.")
     if "auto_map" in config:
         raise Unsupported(
-            f"{folder.name} brings its own program code, which the workbench never runs.",
+            f"{name} brings its own program code, which the workbench never runs.",
             cure="Choose a model whose architecture is part of Transformers.",
         )
     if not weight_files(folder):
@@ -148,23 +205,53 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
         if pickled:
             raise Unsupported(
-                f"{folder.name} has its weights only as {pickled[0]}, a format that can run code.",
+                f"{name} has its weights only as {pickled[0]}, a format that can run code.",
                 cure="Convert it to safetensors first.",
             )
-        raise ModelError(f"{folder.name} has a config but no weights (no .safetensors file).")
-    return dict(config)
+        raise ModelError(f"{name} has a config but no weights (no model.safetensors).")
+    return config
+
+
+def _require_known(folder: Path, config: dict[str, Any]) -> None:
+    """Raise where Transformers does not know the architecture or knows it for another task."""
+    name, kind = title(folder), config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise Unsupported(
+            f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
+            cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
+        )
+    try:
+        known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{name}/config.json cannot be used: {_short(error)}", details=str(error)
+        ) from error
+    if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise Unsupported(
+            f"{name} is a {kind} model, which does not continue text.",
+            cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that the model is read from; raises where one is missing."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return sorted(folder.glob("*.safetensors"))
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():  # the order in which Transformers looks
+        return [whole] if whole.exists() else []
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"{title(folder)}/{index.name} is not a list of weight files.",
+            cure="Download it again.",
+        ) from None
+    strange = sorted(str(name) for name in names if Path(str(name)).name != name)
+    if strange:
+        raise ModelError(f"{title(folder)} names a weight file outside its folder: {strange[0]}.")
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise ModelError(
-            f"{folder.name} lacks {len(missing)} of {len(names)} weight files, first {missing[0]}.",
+            f"{title(folder)} lacks {len(missing)} of {len(names)} weight files: {missing[0]}...",
             cure="Download it again.",
         )
     return [folder / name for name in sorted(names)]
@@ -191,8 +278,12 @@ def fingerprint(model: PreTrainedModel) -> str:
     The sample is rounded to bf16, so that the same model stored in either type is the same base.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+    weights = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    for name, parameter in sorted(weights.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         stride = max(1, parameter.numel() // 64)
         sample = parameter.detach().reshape(-1)[::stride].to("cpu", torch.bfloat16)
@@ -217,38 +308,59 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise ModelError(
-            f"{folder.name} has no tokenizer that can be read.", details=str(error)
+            f"{title(folder)} has no tokenizer that can be read.", details=str(error)
         ) from error
     return tokenizer
 
 
-def _read(
-    folder: Path, dtype: torch.dtype, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = read_tokenizer(folder)
+def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
+        model, report = AutoModelForCausalLM.from_pretrained(
+            plan.folder,
             dtype=dtype,
-            device_map={"": device} if device.type == "cuda" else None,
+            device_map={"": plan.device} if plan.device.type == "cuda" else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
     except (ValueError, OSError, SafetensorError, KeyError) as error:
         raise ModelError(
-            f"{folder.name} could not be read: {_short(error)}",
-            cure="The files do not fit together, or this architecture is unknown here.",
+            f"{plan.title} could not be read: {_short(error)}",
+            cure="Its files do not fit together: download it again.",
             details=str(error),
         ) from error
     except RuntimeError as error:
         if "mismatched" not in str(error):
             raise
         raise ModelError(
-            f"The weights in {folder.name} do not fit its config.json.", details=str(error)
+            f"The weights in {plan.title} do not fit its config.json.", details=str(error)
         ) from error
+    _require_complete(model, report, plan.title)
     model.requires_grad_(False)
-    return model.eval(), tokenizer
+    return model.eval()
+
+
+def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
+    """Raise where config and weights disagree on what there is.
+
+    Transformers fills missing weights with random numbers and drops layers that the config does
+    not count, both without an error.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The weights in {name} do not fit its config.json: {missing[0]} is missing.",
+            details="\n".join(missing),
+        )
+    known = {re.sub(r"\d+", "#", key) for key in model.state_dict()}
+    uncounted = sorted(k for k in report["unexpected_keys"] if re.sub(r"\d+", "#", k) in known)
+    if uncounted:
+        raise ModelError(
+            f"The weights in {name} do not fit its config.json: there is no place for "
+            f"{uncounted[0]}.",
+            details="\n".join(uncounted),
+        )
 
 
 def _short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""How far two results may lie apart before an operation counts as wrong, and how that is measured."""
+"""How far two results may lie apart before an operation counts as wrong, and the measure."""
 
 import torch
 

@@ -176,9 +176,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(
-            f"{path.name}, line {reader.line_num} is not valid CSV: {error}."
-        ) from None
+        raise DataError(f"{path.name}, line {reader.line_num} is not valid CSV: {error}.") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:

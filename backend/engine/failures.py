@@ -1,4 +1,4 @@
-"""Turn what the libraries raise into one sentence, a cure and folded details. The only such place."""
+"""The one place that turns what libraries raise into a sentence, a cure and folded details."""
 
 import errno
 import traceback
@@ -18,7 +18,9 @@ def translate(error: BaseException) -> WorkbenchError:
         return error
     details = "".join(traceback.format_exception(error))[-8000:]
     text = str(error).lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in text for s in _NO_MEMORY):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        s in text for s in _NO_MEMORY
+    ):
         return OutOfMemory(
             "The machine ran out of memory.",
             cure="Lower the token budget or the rank, switch on gradient checkpointing, "

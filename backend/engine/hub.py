@@ -1,4 +1,4 @@
-"""Fetching models from the Hugging Face Hub, with progress and with sentences for what goes wrong."""
+"""Fetching models from the Hugging Face Hub, with progress, and sentences for what goes wrong."""
 
 import os
 from pathlib import Path
@@ -71,7 +71,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
 def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:
     """Make a progress bar that draws nothing and tells the job how far the bytes are."""
 
-    class ReportingTqdm(tqdm):  # type: ignore[type-arg]
+    class ReportingTqdm(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             self._counts_bytes = kwargs.get("unit") == "B"

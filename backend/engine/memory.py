@@ -1,4 +1,4 @@
-"""What memory there is, what was used, and a limit so that running out is an error and not a kill."""
+"""What memory there is and was used, and a limit that makes running out an error, not a kill."""
 
 import gc
 import logging

@@ -13,6 +13,7 @@ import torch
 
 from backend.engine.attention import Layout
 from backend.engine.tokens import Tokens
+from backend.requests import Train
 
 
 def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
@@ -26,7 +27,9 @@ def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[l
     while remaining > 0:
         order = list(range(len(lengths)))
         generator.shuffle(order)
-        packs.extend(fill(lengths, order[: max(1, round(len(order) * min(remaining, 1.0)))], budget))
+        packs.extend(
+            fill(lengths, order[: max(1, round(len(order) * min(remaining, 1.0)))], budget)
+        )
         remaining -= 1
     return packs
 
@@ -42,6 +45,23 @@ def fill(lengths: list[int], order: list[int], budget: int) -> list[list[int]]:
         packs[-1].append(number)
         room -= lengths[number]
     return packs
+
+
+def training_packs(documents: list[Tokens], request: Train) -> "Packs":
+    """Return the packs of a whole run, in the order in which they are learned."""
+    packs = plan(
+        [len(document) for document in documents],
+        budget=request.tokens_per_step,
+        epochs=request.epochs,
+        seed=request.seed,
+    )
+    return Packs(documents, packs)
+
+
+def evaluation_packs(documents: list[Tokens], budget: int) -> "Packs":
+    """Return held-out documents in packs, each once."""
+    lengths = [len(document) for document in documents]
+    return Packs(documents, fill(lengths, list(range(len(documents))), budget))
 
 
 @dataclass

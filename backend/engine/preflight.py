@@ -48,12 +48,14 @@ def check(
     around = _collect(problems, lambda: _surroundings(session, base_path))
     corpus = around and _collect(problems, lambda: _corpus(train, around))
     config = around and _collect(problems, lambda: _configure(train, around))
-    matched = adapters.matched(config, adapters.linear_layers(around.model)) if around and config else []
+    matched = (
+        adapters.matched(config, adapters.linear_layers(around.model)) if around and config else []
+    )
     trainable = adapters.count_trainable(config, matched) if config else 0
-    plan = _plan(train, corpus) if corpus else []
+    packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source = None, ""
-    if around and corpus and config and not problems:
-        seconds, source = _duration(request, around, corpus, plan, runs)
+    if around and packs and config and not problems:
+        seconds, source = _duration(request, around, packs, runs)
         notes = _notes(train, corpus)
     needed = _memory(train, around, corpus, trainable) if around and corpus else 0
     free = memory.available(around.device) if around else 0
@@ -67,7 +69,7 @@ def check(
         trainable_parameters=trainable,
         total_parameters=sum(p.numel() for p in around.model.parameters()) if around else 0,
         stats=corpus.stats if corpus else None,
-        steps=total_steps(train, len(plan)),
+        steps=total_steps(train, len(packs) if packs else 0),
         memory_bytes=needed,
         memory_available_bytes=free,
         seconds=seconds,
@@ -142,33 +144,20 @@ def _configure(train: Train, around: Surroundings) -> Any:
     return adapters.configure(train.adapter, layers, around.name)
 
 
-def _plan(train: Train, corpus: tokens.Corpus) -> list[list[int]]:
-    lengths = [len(document) for document in corpus.train]
-    return packing.plan(
-        lengths, budget=train.tokens_per_step, epochs=train.epochs, seed=train.seed
-    )
-
-
 def _duration(
-    request: Preflight,
-    around: Surroundings,
-    corpus: tokens.Corpus,
-    plan: list[list[int]],
-    runs: Runs,
+    request: Preflight, around: Surroundings, packs: packing.Packs, runs: Runs
 ) -> tuple[float | None, str]:
     """Estimate a run's seconds from past runs on this machine, or from one timed step."""
     train = request.train
-    used = plan[: total_steps(train, len(plan)) * train.accumulation]
-    lengths = [len(document) for document in corpus.train]
-    run_tokens = sum(lengths[number] for pack in used for number in pack)
+    used = min(total_steps(train, len(packs)) * train.accumulation, len(packs))
+    run_tokens = sum(packs.tokens(index) for index in range(used))
     speed = _past_speed(train, around, runs)
     if speed:
         return run_tokens / speed, "past runs on this machine"
     if not request.measure or around.session is None:
         return None, ""
-    seconds = _timed_step(train, around.session, packing.Packs(corpus.train, plan[:2]))
-    measured = sum(lengths[number] for number in plan[0])
-    return seconds * run_tokens / measured, "one timed step"
+    seconds = _timed_step(train, around.session, packing.Packs(packs.documents, packs.packs[:1]))
+    return seconds * run_tokens / packs.tokens(0), "one timed step"
 
 
 def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:

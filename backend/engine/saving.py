@@ -117,8 +117,8 @@ def _card(session: Session, info: AdapterInfo) -> str:
     if info.evaluation is not None and info.evaluation_before is not None:
         before, after = info.evaluation_before, info.evaluation
         lines += [
-            f"- Held-out exact match: base {before.exact_match:.0%}, adapter {after.exact_match:.0%} "
-            f"({after.examples} examples)",
+            f"- Held-out exact match: base {before.exact_match:.0%}, "
+            f"adapter {after.exact_match:.0%} ({after.examples} examples)",
             f"- Held-out loss: base {before.loss:.3f}, adapter {after.loss:.3f}",
         ]
     lines += [
@@ -126,8 +126,9 @@ def _card(session: Session, info: AdapterInfo) -> str:
         "```python",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'base = AutoModelForCausalLM.from_pretrained("{base}", dtype="{_dtype_name(facts.precision)}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+        f'name, dtype = "{base}", "{_dtype_name(facts.precision)}"',
+        "base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)",
+        "tokenizer = AutoTokenizer.from_pretrained(name)",
         'model = PeftModel.from_pretrained(base, "this-folder").eval()',
         "```",
         "",
@@ -137,5 +138,3 @@ def _card(session: Session, info: AdapterInfo) -> str:
 
 def _dtype_name(precision: str) -> str:
     return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
-
-

@@ -4,6 +4,7 @@ Adapters are known here by internal id. After each operation the model is in eva
 nothing trainable, whatever happened in between.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from backend.requests import LoadModel, Variant
 from backend.results import AdapterInfo, ModelFacts
 
 ActiveIds = list[tuple[str, float]]
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -59,11 +61,22 @@ class Session:
         return list(self._active)
 
     def load_base(self, request: LoadModel, control: Control) -> ModelFacts:
-        """Replace the base. The old one leaves first, so that both never need memory together."""
-        folder = base_model.find(request.source, request.revision, control)
-        base_model.check_folder(folder)
+        """Replace the base, or keep the old one where the new one cannot be loaded.
+
+        The old one leaves before weights are read, so that both never need memory together; it
+        comes back if reading fails.
+        """
+        plan = base_model.prepare(request, control)
+        old, active = self._base.plan if self._base else None, self.active
         self.unload()
-        self._base = base_model.load(request, control)
+        try:
+            self._base = base_model.load_prepared(plan, control)
+        except Exception as error:
+            if old is not None:
+                log.info("The earlier base comes back: %s", error)
+                self._base = base_model.load_prepared(old, control)
+                self.set_active(active)
+            raise
         return self._base.facts
 
     def unload(self) -> int:

@@ -1,4 +1,4 @@
-"""One training step's mathematics: the loss of a pack, how it is computed, and how well it predicts.
+"""One training step: the loss of a pack, how it is computed, and how well the model predicts.
 
 Shared by training, evaluation, pre-flight timing and the choice of precision, so that what is
 measured is what runs.
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -44,10 +45,12 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         use_cache=False,
         **extra,
     )
-    return output.logits[0]  # type: ignore[no-any-return]
+    return output.logits[0]
 
 
-def loss_sum(model: torch.nn.Module, batch: Batch, autocast: AbstractContextManager[Any]) -> torch.Tensor:
+def loss_sum(
+    model: torch.nn.Module, batch: Batch, autocast: AbstractContextManager[Any]
+) -> torch.Tensor:
     """Return the summed negative log-likelihood of a pack's learned tokens, in nats."""
     with autocast:
         logits = forward(model, batch)
@@ -127,9 +130,7 @@ def evaluate(
     )
 
 
-def time_step(
-    model: torch.nn.Module, packs: Packs, device: torch.device, precision: str
-) -> float:
+def time_step(model: torch.nn.Module, packs: Packs, device: torch.device, precision: str) -> float:
     """Return the seconds of one forward and backward pass, the better of two after a warm-up.
 
     Gradients and random state are as before.
@@ -185,11 +186,15 @@ def _documents_apart_works(base: Base) -> bool:
 
 
 def _probe_documents(base: Base) -> list[Tokens]:
-    texts = ("The quick brown fox jumps over the lazy dog.", "Hello there!", "One, two, three, four.")
+    texts = (
+        "The quick brown fox jumps over the lazy dog.",
+        "Hello there!",
+        "One, two, three, four.",
+    )
     found = []
     for text in texts:
         ids = base.tokenizer(text, return_tensors="np").input_ids[0]
-        found.append(Tokens(ids, ids == ids))
+        found.append(Tokens(ids, np.ones(len(ids), dtype=bool)))
     return found
 
 

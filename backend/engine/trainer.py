@@ -50,7 +50,7 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=packs,  # type: ignore[arg-type]
+            train_dataset=packs,
             data_collator=_only_item,
             callbacks=callbacks,
         )
@@ -204,5 +204,3 @@ def _keep_newest(folder: Path) -> None:
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
     for old in found[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old, ignore_errors=True)
-
-

@@ -56,6 +56,7 @@ class TrainTab:
             value=choices[0][1] if choices else "",
             allow_custom_value=not demo,
             elem_id="train-data",
+            elem_classes="aw-plain",
         )
         with gr.Row(elem_classes="aw-buttons"):
             self.upload = gr.UploadButton(
@@ -77,7 +78,7 @@ class TrainTab:
                 combine_adjacent=False,
                 elem_id="train-preview",
             )
-            self.close_preview = gr.Button("Close", size="sm")
+            self.close_preview = gr.Button("Close", size="sm", elem_classes="aw-auto")
 
     def _build_method(self) -> None:
         gr.Markdown("## 2 Method", elem_classes="aw-head")
@@ -97,10 +98,11 @@ class TrainTab:
             for path in BASIC:
                 self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
         self.hidden = [*BASIC, "name", "data"]
-        with gr.Accordion(self._advanced_label(0), open=False, elem_id="train-advanced") as self.advanced:
-            with gr.Row(elem_classes="aw-fields"):
-                for path in self._advanced_fields():
-                    self.form.add(path, min_width=150, **self._special(path))
+        with gr.Accordion(
+            self._advanced_label(0), open=False, elem_id="train-advanced"
+        ) as self.advanced, gr.Row(elem_classes="aw-fields"):
+            for path in self._advanced_fields():
+                self.form.add(path, min_width=150, **self._special(path))
 
     def _advanced_fields(self) -> list[str]:
         of_method = {"adapter.method", "adapter.use_rslora", "adapter.use_dora"}
@@ -142,26 +144,47 @@ class TrainTab:
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        checked = [self.check, self.card, self.go, self.data_line, self.advanced]
+        checked = [self.check, self.card, self.go, self.data_line, self.advanced, self.name,
+                   self.suggested]  # fmt: skip
         everything = [each.change for each in self.inputs.values()]
         gr.on(
             [*everything, self.check_key.change],
             self.check_settings,
-            inputs_kwargs=self.inputs,
+            inputs_kwargs={**self.inputs, "suggested": self.suggested},
             outputs=checked,
             trigger_mode="always_last",
             **quiet,
         )
-        self.data.change(self.suggest_name, [self.data, self.name, self.suggested],
-                         [self.name, self.suggested], **quiet)
-        self.look.click(self.look_at_data, inputs_kwargs=self.inputs,
-                        outputs=[self.preview, self.preview_problems, self.preview_text], **quiet)
+        self.data.change(
+            self.suggest_name,
+            [self.data, self.name, self.suggested],
+            [self.name, self.suggested],
+            **quiet,
+        )
+        self.look.click(
+            self.look_at_data,
+            inputs_kwargs=self.inputs,
+            outputs=[self.preview, self.preview_problems, self.preview_text],
+            **quiet,
+        )
         self.close_preview.click(self.hide_preview, None, self.preview, **quiet)
-        uploaded = self.upload.upload(self.add_upload, self.upload, [self.data, self.data_line], **quiet)
-        started = self.go.click(self.start, inputs_kwargs=self.inputs,
-                                outputs=[self.check, self.card, self.dismissed], **quiet)
-        renamed = self.card.click(self.mend_settings, None, [self.name], **quiet)
-        return [uploaded, started, renamed]
+        uploaded = self.upload.upload(
+            self.add_upload, self.upload, [self.data, self.data_line], **quiet
+        )
+        started = self.go.click(
+            self.start,
+            inputs_kwargs=self.inputs,
+            outputs=[self.check, self.card, self.dismissed],
+            **quiet,
+        )
+        renamed = self.card.click(self.rename, None, self.name, **quiet)
+        acted = self.stage.click(
+            self.act_on_run,
+            self.dismissed,
+            [self.dismissed, self.method, *self.form.components.values()],
+            **quiet,
+        )
+        return [uploaded, started, renamed, acted]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -171,27 +194,34 @@ class TrainTab:
         preset = METHODS[values["method"]].preset.model_dump(exclude_unset=True)
         return rq.Train(**{**data, "adapter": {**preset, **data["adapter"]}})
 
-    def check_settings(self, **values: Any) -> Iterator[tuple[Any, ...]]:
+    def check_settings(self, suggested: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Check the settings against base and data, and say what would happen."""
         time.sleep(DEBOUNCE_SECONDS)
-        check = Check(name=str(values["name"] or "").strip())
+        name = str(values["name"] or "").strip()
+        free = self.bench.free_name(name)
+        if name == suggested and free != name:  # nobody wrote this name: take the next one
+            values, name, suggested = {**values, "name": free}, free, free
+        renamed = (values["name"], suggested)
+        for check in self._checks(Check(name=name, free_name=free), values):
+            yield *self._checked(check, values), *renamed
+
+    def _checks(self, check: Check, values: Mapping[str, Any]) -> Iterator[Check]:
+        """Say first what can be said at once, then what the engine finds."""
         try:
             train = self.request(values)
-            check = Check(name=train.name, free_name=self.bench.free_name(train.name))
             snapshot = self.bench.service.snapshot()
             if snapshot.base is None or snapshot.job is not None:
-                check = check.model_copy(update={"waiting": True})
-            else:
-                yield self._checked(check.model_copy(update={"checking": True}), values)
-                job = self.bench.start(rq.Preflight(train=train))
-                report = job.result(timeout=CHECK_SECONDS)
-                check = check.model_copy(update={"report": report})
+                yield check.model_copy(update={"waiting": True})
+                return
+            yield check.model_copy(update={"checking": True})
+            report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
+            yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
-            check = check.model_copy(update={"failure": explain(error)})
-        yield self._checked(check, values)
+            yield check.model_copy(update={"failure": explain(error)})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        ready = view.readiness(self.bench.service.snapshot(), check)
+        snapshot = self.bench.service.snapshot()
+        ready = view.readiness(snapshot, check)
         advanced = set(self._advanced_fields())
         changed = sum(1 for path in self.form.changed(values) if path in advanced)
         return (
@@ -213,8 +243,8 @@ class TrainTab:
         free = self.bench.free_name(data_sets.suggested_name(source or ""))
         return free, free
 
-    def mend_settings(self, event: gr.EventData) -> Any:
-        """Do what the card's button offers."""
+    def rename(self, event: gr.EventData) -> Any:
+        """Take the free name that the card offers."""
         act, arg = clicked(event)
         return arg if act == "rename" else gr.skip()
 
@@ -257,16 +287,42 @@ class TrainTab:
             return check, failure_card(explain(error)), gr.skip()
         return gr.skip(), gr.skip(), []
 
-    def show(
-        self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]
-    ) -> dict[Any, Any]:
+    def act_on_run(self, dismissed: list[str], event: gr.EventData) -> dict[Any, Any]:
+        """Do what a run's buttons offer: resume it, or set the form up for another try."""
+        act, run_id = clicked(event)
+        if act == "resume":
+            resume_run(self.bench, run_id)
+            return {self.dismissed: gr.skip()}
+        if act == "another":
+            train = self._train_of(run_id)
+            name = self.bench.free_name(data_sets.suggested_name(train.data))
+            return {self.dismissed: [*dismissed, run_id], self.name: name}
+        if act in ("again", "slower"):
+            return {self.dismissed: [*dismissed, run_id], **self._refill(run_id, act)}
+        return {self.dismissed: gr.skip()}
+
+    def _refill(self, run_id: str, act: str) -> dict[Any, Any]:
+        train = self._train_of(run_id)
+        rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
+        changes = {"name": self.bench.free_name(train.name), "learning_rate": rate}
+        again = train.model_copy(update=changes)
+        return {self.method: method_id(again.adapter), **self.form.show(again)}
+
+    def _train_of(self, run_id: str) -> rq.Train:
+        return self.bench.service.runs.get(run_id).request.train
+
+    def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = self.bench.on_stage(snapshot, dismissed)
         ready = view.readiness(snapshot, check)
         bases = [("a fresh adapter", ""), *((a.name, a.name) for a in view.fitting(snapshot))]
         return {
             self.card: ready.card,
-            self.go: gr.update(value=ready.label, interactive=ready.can_start),
+            self.go: gr.update(
+                value=ready.label,
+                interactive=ready.can_start,
+                variant="secondary" if view.offers_next_step(run) else "primary",
+            ),
             self.check_key: self._check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
             self.chart: self._chart(run),
@@ -293,10 +349,30 @@ class TrainTab:
         if run.state in ("queued", "running"):
             live = view.live_numbers(run, self.bench.service.events(run.id))
         diverged = isinstance(self.bench.run_error(run.id), errors.Diverged)
-        rate = self.bench.service.runs.get(run.id).request.train.learning_rate
+        rate = self._train_of(run.id).learning_rate
         return view.stage(
             run, live, adapter, self.bench.outcome(run.id), diverged_at=rate if diverged else None
         )
+
+
+def resume_run(bench: Bench, run_id: str) -> None:
+    """Take a run up again; what stands in the way is said in words."""
+    try:
+        bench.start(rq.Resume(run_id=run_id))
+    except errors.WorkbenchError as error:
+        gr.Warning(explain(error).sentence, title="Cannot resume")
+
+
+def method_id(adapter: rq.Lora) -> str:
+    """Return the catalogue entry that an adapter's settings amount to; the last match is closest."""
+    return next(
+        method.id
+        for method in reversed(METHODS.values())
+        if all(
+            getattr(adapter, k) == v
+            for k, v in method.preset.model_dump(exclude_unset=True).items()
+        )
+    )
 
 
 def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:

@@ -1,0 +1,72 @@
+"""Opens Adapter Workbench: flags and environment become settings, the service and the page start.
+
+`python app.py` locally; a Hugging Face Space runs this file as it is.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from backend import Service, Settings
+from ui.server import default_roots, open_problem, port_problem, serve
+
+ON_SPACE = bool(os.environ.get("SPACE_ID"))
+PASSWORD_VARIABLE = "ADAPTER_WORKBENCH_PASSWORD"
+
+
+def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Fine-tune language models with adapters.")
+    parser.add_argument("--host", default="0.0.0.0" if ON_SPACE else "127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--workspace", type=Path, help="where adapters and runs are kept")
+    parser.add_argument(
+        "--allow-folder",
+        type=Path,
+        action="append",
+        help="a folder that the page may read and write; may be repeated (default: your home)",
+    )
+    parser.add_argument(
+        "--password",
+        default=os.environ.get(PASSWORD_VARIABLE, ""),
+        help=f"name:password that the page asks for (or {PASSWORD_VARIABLE})",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    return parser.parse_args(arguments)
+
+
+def settings_from(flags: argparse.Namespace) -> Settings:
+    """Turn flags into settings; on a Space the page is a demo without paths."""
+    named = {"workspace": flags.workspace} if flags.workspace else {}
+    roots = flags.allow_folder if flags.allow_folder is not None else default_roots(flags.host)
+    return Settings(**named, allowed_roots=() if ON_SPACE else tuple(roots), demo=ON_SPACE)
+
+
+def main() -> int:
+    """Open the app and wait until it is told to end."""
+    flags = read_flags()
+    problem = open_problem(flags.host, flags.password, on_space=ON_SPACE)
+    problem = problem or port_problem(flags.host, flags.port)
+    if problem:
+        print(problem, file=sys.stderr)
+        return 1
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    with Service(settings_from(flags)) as service:
+        browser = not flags.no_browser and not ON_SPACE
+        page = serve(service, host=flags.host, port=flags.port, password=flags.password,
+                     open_browser=browser, on_space=ON_SPACE)  # fmt: skip
+        print(f"Adapter Workbench is open on {page.local_url}", flush=True)
+        service.restore()
+        ended.wait()
+        print("Closing: the model process ends first.", flush=True)
+        page.close(verbose=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

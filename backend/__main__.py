@@ -1,0 +1,169 @@
+"""The command line: every request by its name, with its fields as options.
+
+    python -m backend load-model --source starter
+    python -m backend train --name pirate --data starter:pirate --adapter.rank 8 --epochs 2
+    python -m backend chat --messages '[{"role": "user", "content": "Where is the cat?"}]'
+    python -m backend run request.json
+    python -m backend runs
+
+The session's recipe lies in the workspace, so one command goes on where the last one ended.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from backend import requests as rq
+from backend.errors import InvalidRequest, WorkbenchError
+from backend.jobs import Job
+from backend.runs import Runs
+from backend.service import Service
+from backend.settings import Settings
+
+PROGRESS_EVERY_S = 0.5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    settings = Settings(**({"workspace": options.workspace} if options.workspace else {}))
+    try:
+        if options.command == "runs":
+            return _list_runs(settings)
+        return _run(_request(options), settings)
+    except WorkbenchError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m backend",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workspace", type=Path, help="Folder of adapters and runs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, kind in rq.BY_NAME.items():
+        command = commands.add_parser(name, help=(kind.__doc__ or "").splitlines()[0])
+        for path, field in _fields(kind):
+            command.add_argument(f"--{path}", dest=path, help=_help(field), metavar="VALUE")
+    from_file = commands.add_parser("run", help="Run a request from a JSON file.")
+    from_file.add_argument("file", type=Path)
+    commands.add_parser("runs", help="List all runs.")
+    return parser
+
+
+def _fields(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
+    """Return a request's fields by dotted path; nested requests are opened."""
+    found: list[tuple[str, FieldInfo]] = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found.extend(_fields(inner, f"{prefix}{name}."))
+        else:
+            found.append((f"{prefix}{name}", field))
+    return found
+
+
+def _help(field: FieldInfo) -> str:
+    text = (field.description or "").replace("%", "%%")
+    return text if field.is_required() else f"{text} (default: {field.default})"
+
+
+def _request(options: argparse.Namespace) -> rq.Request:
+    """Build the request from a file or from the options that were given."""
+    if options.command == "run":
+        content = _load(options.file)
+        return rq.parse(str(content.pop("request", "")), content)
+    data: dict[str, Any] = {}
+    for path, field in _fields(rq.BY_NAME[options.command]):
+        value = getattr(options, path)
+        if value is not None:
+            *parents, leaf = path.split(".")
+            inner = data
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[leaf] = value if field.annotation in (str, str | None) else _value(value)
+    return rq.parse(options.command, data)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}.") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest(
+            f"{path} is not a JSON object.", cure='Begin: {"request": "train", ...}'
+        )
+    return content
+
+
+def _value(text: str) -> Any:
+    """Read lists, objects, numbers and true/false as JSON; everything else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _run(request: rq.Request, settings: Settings) -> int:
+    with Service(settings) as service:
+        if not isinstance(request, rq.LoadModel | rq.UnloadModel):
+            _restore(service)
+        if isinstance(request, rq.Chat):
+            for piece in service.chat(request):
+                print(piece, end="", flush=True)
+            print()
+            return 0
+        job = service.start(request)
+        _follow(service, job)
+        print(job.result().model_dump_json(indent=1))
+    return 0
+
+
+def _restore(service: Service) -> None:
+    job = service.restore()
+    if job is not None:
+        job.result()
+    while service.snapshot().job is not None:  # the adapters of the recipe follow the base
+        time.sleep(0.05)
+
+
+def _follow(service: Service, job: Job) -> None:
+    """Show a job's progress on standard error; Ctrl-C stops it well, twice ends it."""
+    stops, shown = 0, ""
+    while not job.done():
+        try:
+            info = job.info()
+            if info.text and info.text != shown:
+                shown = info.text
+                print(f"{info.title}: {shown}", file=sys.stderr)
+            time.sleep(PROGRESS_EVERY_S)
+        except KeyboardInterrupt:
+            stops += 1
+            if stops > 2:
+                raise
+            print("Stopping; press Ctrl-C again to end at once.", file=sys.stderr)
+            service.stop()
+
+
+def _list_runs(settings: Settings) -> int:
+    for run in Runs(settings.runs_dir).summaries():
+        loss = "" if run.loss is None else f"loss {run.loss:.3f}"
+        print(f"{run.id}  {run.state:<12} {run.step}/{run.total_steps}  {loss}  {run.message}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What a run writes down while it goes on: events, status, speed and time left."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backend.engine.control import Control
+from backend.errors import Stopped, WorkbenchError
+from backend.events import EventWriter
+from backend.results import Evaluation
+from backend.runs import Run
+
+log = logging.getLogger(__name__)
+STATUS_EVERY_S = 1.0
+
+
+class RunLog:
+    """One sitting of a run on disk. Every step is an event; the status follows once a second."""
+
+    def __init__(self, run: Run, control: Control) -> None:
+        self.run = run
+        self.losses: list[float] = []
+        self.step = 0
+        self.total_steps = 0
+        self.trained_seconds = 0.0
+        self._fresh_seconds = 0.0
+        self._fresh_tokens = 0
+        self._control = control
+        self._events = EventWriter(run.events_file)
+        self._status_written = 0.0
+
+    def close(self) -> None:
+        self._events.close()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Unpadded tokens over optimisation time of this sitting."""
+        return self._fresh_tokens / self._fresh_seconds if self._fresh_seconds else 0.0
+
+    def begin(self, *, step: int, total_steps: int, seconds: float, resumed: bool) -> None:
+        """Note the start; after `resumed` the curve's points beyond `step` are void."""
+        self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
+        self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
+        self.run.update(step=step, total_steps=total_steps)
+
+    def precision(self, precision: str, reason: str) -> None:
+        """Note how steps are computed and why."""
+        self._events.write("precision", text=f"Computing in {precision}: {reason}.")
+        self.run.update(precision=precision)
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Note a test on the held-out examples; the one at step 0 is the base's."""
+        self._events.write(
+            "evaluation",
+            step=step,
+            loss=evaluation.loss,
+            exact_match=evaluation.exact_match,
+            token_accuracy=evaluation.token_accuracy,
+        )
+        changes: dict[str, object] = {
+            "eval_loss": evaluation.loss,
+            "exact_match": evaluation.exact_match,
+        }
+        if step == 0:
+            changes["evaluation_before"] = evaluation
+        self.run.update(**changes)
+
+    def stepped(self, step: int, logs: dict[str, float], *, tokens: int, seconds: float) -> None:
+        """Note a step: its loss, its tokens without padding, its optimisation time."""
+        self.step = step
+        self.losses.append(logs["loss"])
+        self._fresh_tokens += tokens
+        self._fresh_seconds += seconds
+        self.trained_seconds += seconds
+        left = (self.total_steps - step) * self._fresh_seconds / len(self.losses)
+        self._events.write(
+            "step",
+            step=step,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate"),
+            gradient_norm=logs.get("grad_norm"),
+            tokens_per_second=self.tokens_per_second,
+            seconds_left=left,
+        )
+        text = f"step {step} of {self.total_steps}, {self.tokens_per_second:,.0f} tokens/s"
+        self._control.progress(text, step / self.total_steps, left)
+        self.write_status()
+
+    def saved(self, step: int) -> None:
+        """Note a checkpoint."""
+        self._events.write("saved", step=step)
+        self.write_status(force=True)
+
+    def conclude(self, state: str, *, peak_memory: int) -> None:
+        """Note the end; only now may anybody say that the run is done."""
+        finished = state == "finished"
+        text = (
+            f"Finished after {self.step} steps."
+            if finished
+            else f"Stopped after step {self.step} of {self.total_steps}; everything is saved."
+        )
+        self.write_status(force=True)
+        self._events.write("finished" if finished else "stopped", step=self.step, text=text)
+        self.run.update(
+            state=state,
+            peak_memory_bytes=peak_memory,
+            message=text,
+            cure="" if finished else "Resume goes on from there.",
+        )
+
+    def failed(self, error: WorkbenchError) -> None:
+        """Note why a run ended, as well as a full disk allows."""
+        state = "stopped" if isinstance(error, Stopped) else "failed"
+        try:
+            self.run.update(state=state, step=self.step, message=error.what, cure=error.cure)
+            self._events.write("stopped" if state == "stopped" else "failed", text=str(error))
+            with self.run.log.open("a", encoding="utf-8") as file:
+                file.write(f"{error}\n{error.details}\n")
+        except (OSError, WorkbenchError) as second:
+            log.error("The run's failure could not be written down: %s", second)
+
+    def write_status(self, *, force: bool = False) -> None:
+        """Replace the run's status, unless that was done a moment ago."""
+        now = time.monotonic()
+        if not force and now - self._status_written < STATUS_EVERY_S:
+            return
+        self._status_written = now
+        self.run.update(
+            step=self.step,
+            loss=self.losses[-1] if self.losses else None,
+            tokens_per_second=self.tokens_per_second or None,
+            trained_seconds=self.trained_seconds,
+        )
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send what libraries print, down to file descriptor 2, to a run's log."""
+    saved = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

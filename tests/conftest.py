@@ -1,0 +1,30 @@
+"""Fixtures that several parts share: a workspace, and an inline service with the starter."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend import Service, Settings
+from backend import requests as rq
+
+
+@pytest.fixture
+def tmp_workspace(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+@pytest.fixture(scope="session")
+def starter_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One inline service with the starter loaded; tests give their adapters names of their own."""
+    settings = Settings(workspace=tmp_path_factory.mktemp("workspace"), runtime="inline")
+    with Service(settings) as service:
+        service.start(rq.LoadModel(source="starter")).result(timeout=120)
+        yield service
+
+
+@pytest.fixture
+def base_only(starter_service: Service) -> Service:
+    """The shared service with the base alone answering."""
+    starter_service.start(rq.SetActive(adapters=[])).result(timeout=60)
+    return starter_service

@@ -1,0 +1,332 @@
+"""A service without a model: the real facade, run folders and library, and a scripted engine.
+
+It takes and gives the messages of the worker process, so the page cannot tell it from the real one;
+a training takes as long as `step_seconds` says.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from backend import Service, Settings, errors
+from backend import requests as rq
+from backend import results as rs
+from backend.events import EventWriter
+from backend.runs import Run
+
+Message = dict[str, Any]
+
+FACTS = rs.ModelFacts(
+    name="starter",
+    source="starter",
+    path="/models/starter",
+    architecture="LlamaForCausalLM",
+    parameters=3_850_000,
+    layers=4,
+    hidden_size=256,
+    vocabulary=4096,
+    context_length=512,
+    precision="fp32",
+    precision_reason="exact on a processor",
+    device="cpu",
+    tied_embeddings=True,
+    chat_template=True,
+    memory_predicted_bytes=15_400_000,
+    memory_measured_bytes=15_900_000,
+    fingerprint="abc123",
+    seconds=0.2,
+)
+STATS = rs.DataStats(
+    shape="messages",
+    shape_reason="every row has messages",
+    rows=600,
+    examples=550,
+    held_out=50,
+    tokens=33_000,
+    learned_tokens=9_900,
+    longest=61,
+    median=33,
+    cut=0,
+    dropped=0,
+)
+
+
+def evaluation(loss: float, exact_match: float) -> rs.Evaluation:
+    return rs.Evaluation(
+        loss=loss, exact_match=exact_match, token_accuracy=exact_match, examples=50, tokens=600
+    )
+
+
+class FakeEngine:
+    """The engine's side of the conversation, on one thread."""
+
+    def __init__(self, service: "FakeService") -> None:
+        self.service = service
+        self.base: rs.ModelFacts | None = None
+        self.active: list[tuple[str, float]] = []
+        self.stopped = threading.Event()
+        self.died = False
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        if "control" in message:
+            self.stopped.set()
+        else:
+            self._inbox.put(message)
+
+    def close(self) -> None:
+        self.stopped.set()
+        self._inbox.put(None)
+        self._thread.join(10)
+
+    def kill(self) -> bool:
+        self.died = True
+        self.stopped.set()
+        return True
+
+    def memory_bytes(self) -> int:
+        return 412 * 1024**2
+
+    def _loop(self) -> None:
+        while (message := self._inbox.get()) is not None and not self.died:
+            self.stopped.clear()
+            request = rq.parse(message["op"], message["request"])
+            try:
+                result = self._handle(request, message)
+            except errors.WorkbenchError as error:
+                self._say(message, type="error", error=error.to_dict())
+            else:
+                if self.died:
+                    break
+                self._say(message, type="result", result=result.model_dump(mode="json"))
+        if self.died:
+            self.service._on_worker_exit("it was killed")
+
+    def _handle(self, request: rq.Request, message: Message) -> rs.Result:
+        scripted = self.service.script.get(message["op"])
+        if scripted is not None:
+            outcome = scripted(request)
+            if isinstance(outcome, errors.WorkbenchError):
+                raise outcome
+            return outcome
+        handler: Callable[..., rs.Result] = getattr(self, "_" + message["op"].replace("-", "_"))
+        return handler(request, message)
+
+    def _say(self, message: Message, **reply: Any) -> None:
+        self.service._on_message({"id": message["id"], **reply})
+
+    def _session(self) -> None:
+        base = self.base.model_dump(mode="json") if self.base else None
+        self.service._on_message({"type": "session", "base": base, "active": self.active})
+
+    # -- operations ------------------------------------------------------------------------------
+
+    def _load_model(self, request: rq.LoadModel, message: Message) -> rs.Result:
+        self._say(message, type="progress", text="reading weights", fraction=0.5, seconds_left=None)
+        time.sleep(self.service.load_seconds)
+        self.base = FACTS.model_copy(update={"name": request.source, "source": request.source})
+        self.active = []
+        self._session()
+        return self.base
+
+    def _unload_model(self, request: rq.UnloadModel, message: Message) -> rs.Result:
+        self.base, self.active = None, []
+        self._session()
+        return rs.Unloaded(freed_bytes=15_900_000)
+
+    def _set_active(self, request: rq.SetActive, message: Message) -> rs.Result:
+        for name, _ in request.adapters:
+            self.service.library.get(name)
+        self.active = list(request.adapters)
+        self._session()
+        return rs.ActiveSet(adapters=self.active, seconds=0.004)
+
+    def _preflight(self, request: rq.Preflight, message: Message) -> rs.Result:
+        steps = math.ceil(12 * request.train.epochs)
+        return rs.PreflightReport(
+            ready=True,
+            problems=[],
+            notes=[],
+            matched_modules=[f"layer.{i}.q_proj" for i in range(28)],
+            trainable_parameters=31_744 * request.train.adapter.rank // 8,
+            total_parameters=FACTS.parameters,
+            stats=STATS,
+            steps=steps,
+            memory_bytes=310 * 1024**2,
+            memory_available_bytes=20 * 1024**3,
+            seconds=steps * self.service.step_seconds,
+            seconds_from="one timed step",
+        )
+
+    def _preview_data(self, request: rq.PreviewData, message: Message) -> rs.Result:
+        pieces = [("<|user|>Where is the cat?<|assistant|>", False), ("Arr, on the mat!", True)]
+        return rs.DataPreview(
+            rows=600,
+            problems=[rs.RowProblem(row=3, what="the answer is <b>empty</b>")],
+            stats=STATS,
+            examples=[rs.Example(pieces=pieces, tokens=20, cut=False)],
+        )
+
+    def _train(self, request: rq.Train, message: Message) -> rs.Result:
+        return self._run(self.service.runs.get(message["run_id"]), 0, message)
+
+    def _resume(self, request: rq.Resume, message: Message) -> rs.Result:
+        run = self.service.runs.get(request.run_id)
+        checkpoint = run.latest_checkpoint()
+        assert checkpoint is not None
+        return self._run(run, int(checkpoint.name.rsplit("-", 1)[1]), message)
+
+    def _run(self, run: Run, start: int, message: Message) -> rs.Result:
+        train = run.request.train
+        total = train.max_steps or math.ceil(12 * train.epochs)
+        events = EventWriter(run.events_file)
+        run.claim()
+        run.update(total_steps=total)
+        events.write("resumed" if start else "started", step=start, total_steps=total)
+        step = start
+        while step < total and not self.stopped.is_set():
+            step += 1
+            time.sleep(self.service.step_seconds)
+            loss = 0.3 + 3.8 * math.exp(-4 * step / total) + 0.05 * math.sin(step * 12.9898)
+            left = (total - step) * self.service.step_seconds
+            events.write(
+                "step",
+                step=step,
+                total_steps=total,
+                loss=loss,
+                learning_rate=train.learning_rate * (1 - step / total),
+                tokens_per_second=1020.0,
+                seconds_left=left,
+            )
+            if step % 10 == 0:
+                self._save(run, events, step)
+                events.write("evaluation", step=step, loss=loss + 0.05, exact_match=step / total)
+            run.update(step=step, loss=loss, tokens_per_second=1020.0, trained_seconds=step * 0.3)
+            self._say(message, type="progress", text="", fraction=step / total, seconds_left=left)
+        if self.died:
+            events.close()
+            return rs.Unloaded(freed_bytes=0)
+        return self._conclude(run, events, step, total)
+
+    def _save(self, run: Run, events: EventWriter, step: int) -> None:
+        (run.checkpoints / f"checkpoint-{step}").mkdir(exist_ok=True)
+        events.write("saved", step=step)
+
+    def _conclude(self, run: Run, events: EventWriter, step: int, total: int) -> rs.Result:
+        state = "finished" if step == total else "stopped"
+        after = evaluation(0.35, 0.96)
+        self._save(run, events, step)
+        self.service.add_adapter(run.request.train.name, run=run, evaluation=after)
+        events.write(state, step=step, text=f"{state.capitalize()} after {step} steps.")
+        events.close()
+        said = f"Stopped after step {step} of {total}; everything is saved."
+        run.update(
+            state=state,
+            eval_loss=0.35,
+            exact_match=0.96,
+            message=said if state == "stopped" else "",
+            cure="Resume goes on from there." if state == "stopped" else "",
+        )
+        return rs.RunResult(
+            run_id=run.id,
+            adapter=run.request.train.name,
+            state=state,
+            steps=step,
+            total_steps=total,
+            first_loss=4.1,
+            final_loss=0.3,
+            tokens_per_second=1020.0,
+            seconds=12.0,
+            peak_memory_bytes=0,
+            precision="fp32",
+            precision_reason="measured",
+            evaluation_before=evaluation(4.1, 0.0),
+            evaluation=after,
+            adapter_path="",
+            max_difference=0.0,
+        )
+
+    def _save_adapter(self, request: rq.SaveAdapter, message: Message) -> rs.Result:
+        self.service.library.get(request.name)
+        return rs.SavedAdapter(
+            path=request.destination, fingerprint="f", tensors=56, bytes=140_000, max_difference=0.0
+        )
+
+    def _chat(self, request: rq.Chat, message: Message) -> rs.Result:
+        question = request.messages[-1].content
+        answer = f"Arr, {question}" if request.variant else f"You said: {question}"
+        for word in answer.split(" "):
+            if self.stopped.is_set():
+                break
+            self._say(message, type="piece", text=word + " ")
+            time.sleep(self.service.word_seconds)
+        return rs.Answer(text=answer, tokens=len(answer), seconds=0.1)
+
+    def _compare(self, request: rq.Compare, message: Message) -> rs.Result:
+        return rs.Answers(answers=[[p.upper() for p in request.prompts] for _ in request.variants])
+
+    def _score(self, request: rq.Score, message: Message) -> rs.Result:
+        totals = [
+            [-10.0 - 5 * number for _ in request.texts] for number in range(len(request.variants))
+        ]
+        return rs.Scores(scores=totals, tokens=[11 for _ in request.texts])
+
+
+class FakeService(Service):
+    """The real facade with a scripted engine; `script` overrides what an operation comes to."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        step_seconds: float = 0.02,
+        load_seconds: float = 0.0,
+        word_seconds: float = 0.0,
+    ) -> None:
+        self.step_seconds = step_seconds
+        self.load_seconds = load_seconds
+        self.word_seconds = word_seconds
+        self.script: dict[str, Callable[[Any], rs.Result | errors.WorkbenchError]] = {}
+        super().__init__(settings.model_copy(update={"runtime": "inline"}))
+
+    def _start_runtime(self) -> FakeEngine:
+        return FakeEngine(self)
+
+    def add_adapter(
+        self,
+        name: str,
+        *,
+        run: Run | None = None,
+        evaluation: rs.Evaluation | None = None,
+        fingerprint: str = FACTS.fingerprint,
+    ) -> rs.AdapterInfo:
+        """Put an adapter without weights into the library."""
+        adapter_id = run.request.adapter_id if run else f"ad_{len(self.library.all()):06d}"
+        info = rs.AdapterInfo(
+            id=adapter_id,
+            name=name,
+            colour=run.request.colour if run else self.library.next_colour(),
+            method="LoRA",
+            rank=8,
+            parameters=31_744,
+            base_name="starter",
+            base_fingerprint=fingerprint,
+            created=time.time(),
+            run_id=run.id if run else None,
+            data=run.request.train.data if run else "starter:pirate",
+            evaluation_before=_before() if evaluation else None,
+            evaluation=evaluation,
+        )
+        folder = self.library.folder(adapter_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.library.write_sidecar(folder, info)
+        return info
+
+
+def _before() -> rs.Evaluation:
+    return evaluation(4.1, 0.0)
