@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,7 @@ class Service:
         self._replay_job: Job | None = None
         self._notice: rs.Notice | None = None
         self._memory = (0.0, 0)
-        self._last_runs: list[rs.RunSummary] = []
+        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo]] = ([], [])
         self._closed = False
         self.runs.sweep("The app ended while this run was training.")
         self._runtime: Runtime | None = self._start_runtime()
@@ -102,7 +103,9 @@ class Service:
         self, request: rq.Chat, *, caller: Literal["local", "page"] = "local"
     ) -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
-        return self._stream(self.start(request, caller=caller))
+        pieces = self._stream(self.start(request, caller=caller))
+        next(pieces)  # a generator that has not begun would not notice that it is closed
+        return pieces
 
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
@@ -146,8 +149,8 @@ class Service:
         adapters = self.library.all()
         with self._lock:
             self._sample_memory()
-            if runs != self._last_runs:
-                self._last_runs, self._version = runs, self._version + 1
+            if (runs, adapters) != self._last_read:
+                self._last_read, self._version = (runs, adapters), self._version + 1
             return rs.Snapshot(
                 version=self._version,
                 phase=self._phase(),
@@ -165,7 +168,7 @@ class Service:
         """Return a run's events with a `seq` above `since`."""
         with self._lock:
             events = self.runs.events(run_id).poll()
-        return [event for event in events[max(since - 1, 0) :] if event.seq > since]
+        return events[bisect_right(events, since, key=lambda event: event.seq) :]
 
     def curve(self, run_id: str) -> Curve:
         """Return a run's points for its chart."""
@@ -289,6 +292,7 @@ class Service:
 
     def _stream(self, job: Job) -> Generator[str, None, None]:
         try:
+            yield ""  # taken by `chat`
             yield from job.pieces()
         finally:
             if not job.done():
@@ -390,15 +394,14 @@ class Service:
             was_replaying = job is not None and job is self._replay_job
             self._runtime, self._base, self._active = None, None, []
             lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
-            text = self._death_text(job, reason)
+            if was_replaying:
+                self._recipe = Recipe()  # it dies of its own recipe: do not try for ever
+            text = f"{self._death_text(job, reason)} {self._what_follows(was_replaying)}".strip()
             for each in lost:
                 self._release(each)
             self._replaying, self._replay_job = [], None
             self._say("bad", text)
-            if was_replaying:
-                self._recipe = Recipe()  # it dies of its own recipe: do not try for ever
-            elif self._recipe.base is not None:
-                self._replay()
+            self._replay()
         for each in lost:
             each.fail(WorkerDied(text))
 
@@ -407,14 +410,19 @@ class Service:
             run = self.runs.get(job.run_id)
             if job.stops >= 2:
                 run.update(state="stopped", message="Ended at once, as asked.", cure="")
-                return f"{job.title} was ended at once. The session is being rebuilt."
+                return f"{job.title} was ended at once."
             run.interrupt(f"The model process is gone: {reason}.")
             checkpoint = run.latest_checkpoint()
             step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
             advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
             return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
         during = f" during: {job.title}" if job else ""
-        return f"The model process is gone{during}: {reason}. The session is being rebuilt."
+        return f"The model process is gone{during}: {reason}."
+
+    def _what_follows(self, was_replaying: bool) -> str:
+        if was_replaying:
+            return "It died while the session was being rebuilt, so that is given up. Load a base."
+        return "The session is being rebuilt." if self._recipe.base is not None else ""
 
     def _replay(self) -> Job | None:
         """Start rebuilding the session from its recipe; returns the job of its base."""

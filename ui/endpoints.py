@@ -1,8 +1,8 @@
 """The same operations over HTTP, for programs: typed, JSON in and out, errors word for word.
 
 Requests are the fields of `backend.requests`; what the page may not do, a program may not either.
-Results are those of `backend.results`, except that a `path` is called `folder`: Gradio's clients take
-every object with a `path` for a file and try to download it.
+Results are those of `backend.results`, except that a `path` is called `folder`: Gradio's clients
+take every object with a `path` for a file and try to download it.
 """
 
 from collections.abc import Callable, Iterator

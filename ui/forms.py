@@ -36,7 +36,7 @@ class Form:
         return {path.replace(".", NESTED): each for path, each in self.components.items()}
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn the components' values into the request's data; bounds are the request's to check."""
+        """Turn the components' values into data; the request checks the bounds."""
         data: dict[str, Any] = {}
         for path in self.components:
             field = field_of(self.model, path)

@@ -64,7 +64,7 @@ class Page:
             )
         demo.load(
             self.attach,
-            [self.train.data, self.train.name, self.train.suggested],
+            [self.train.picker.data, self.train.name, self.train.suggested],
             [self.seen, self.train.name, self.train.suggested],
             **QUIET,
         ).then(self.draw, **drawing)

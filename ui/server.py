@@ -48,7 +48,7 @@ def port_problem(host: str, port: int) -> str:
 
 
 def allowed_hosts(host: str, *, on_space: bool) -> list[str]:
-    """Return the names under which a browser may ask, so that no foreign name can be bound to us."""
+    """Return the names under which a browser may ask, so that no other name reaches us."""
     if on_space:
         return ["*"]
     names = {*LOOPBACK, host}

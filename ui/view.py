@@ -115,7 +115,8 @@ def _ready_card(report: rs.PreflightReport) -> Node:
     sentence = (
         f"{text.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
         f"{text.plural(report.steps, 'step')}{time}, "
-        f"{text.size(report.memory_bytes)} of {text.size(report.memory_available_bytes)} free memory."
+        f"{text.size(report.memory_bytes)} of {text.size(report.memory_available_bytes)} "
+        "free memory."
     )
     notes = report.notes
     return el(

@@ -7,7 +7,7 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import (
@@ -41,13 +41,15 @@ class Target(NamedTuple):
 
 def linear_layers(model: torch.nn.Module) -> list[Target]:
     """Return every layer that LoRA can act on here, without the output head."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head else None
     found = []
     for name, module in model.named_modules():
-        plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        tuner: Any = module if isinstance(module, BaseTunerLayer) else None
+        plain = module if tuner is None else tuner.get_base_layer()
         inside_tuner = ".base_layer" in name or ".lora_" in name
         if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
-            rows, columns = plain.weight.shape  # type: ignore[operator, misc]
+            rows, columns = plain.weight.shape
             is_linear = isinstance(plain, torch.nn.Linear)
             found.append(Target(name, columns, rows) if is_linear else Target(name, rows, columns))
     return found

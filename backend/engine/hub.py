@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2  # what huggingface_hub 2 speaks through; httpx's errors are others
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -58,11 +59,17 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
             f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
             cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
         )
-    offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+    offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError)
     if isinstance(error, offline):
         return NotFound(
             f"{repo_id!r} is not on this machine and the Hub cannot be reached.",
             cure="Check the internet connection, or choose the starter model or a folder.",
+            details=str(error),
+        )
+    if isinstance(error, HfHubHTTPError):
+        return NotFound(
+            f"The Hub does not hand out {repo_id!r}: it answered {error.response.status_code}.",
+            cure="Try again later, or choose the starter model or a folder.",
             details=str(error),
         )
     raise error

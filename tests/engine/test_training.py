@@ -178,9 +178,11 @@ def test_a_resumed_run_ends_with_the_same_bits(
 def stop_after(service: Service, monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
     """Press Stop while the given step computes."""
     original = AdapterTrainer.training_step
+    pressed: list[int] = []
 
     def pressing(self: AdapterTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1:
+        if self.state.global_step == step - 1 and not pressed:
+            pressed.append(step)
             service.stop()
         return original(self, *args, **kwargs)
 

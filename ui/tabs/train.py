@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +11,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, view
 from ui.bench import Bench
+from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
@@ -19,9 +19,7 @@ from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
-CHECK_SECONDS = 180.0
 DEBOUNCE_SECONDS = 0.4
-LEARNED = "learned"
 NOTHING: Node = el("div")
 
 
@@ -37,7 +35,8 @@ class TrainTab:
         self.suggested = gr.State("")
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
-                self._build_data()
+                gr.Markdown("## 1 Data", elem_classes="aw-head")
+                self.picker = DataPicker(bench, self.form)
                 self._build_method()
                 self._build_settings()
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
@@ -45,40 +44,6 @@ class TrainTab:
                 self._build_run()
 
     # -- layout ----------------------------------------------------------------------------------
-
-    def _build_data(self) -> None:
-        gr.Markdown("## 1 Data", elem_classes="aw-head")
-        choices = data_sets.choices(self.bench.service.settings.uploads_dir)
-        demo = self.bench.service.settings.demo
-        self.data = self.form.add(
-            "data",
-            choices=choices,
-            value=choices[0][1] if choices else "",
-            allow_custom_value=not demo,
-            elem_id="train-data",
-            elem_classes="aw-plain",
-        )
-        with gr.Row(elem_classes="aw-buttons"):
-            self.upload = gr.UploadButton(
-                "Upload a file",
-                size="sm",
-                interactive=not demo,
-                elem_id="train-upload",
-            )
-            self.look = gr.Button("Look at what the model will see", size="sm")
-        self.data_line = safe_view(NOTHING, label="About the data", elem_classes="aw-line")
-        with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
-            self.preview_problems = safe_view(NOTHING, label="Problems in the data")
-            self.preview_text = gr.HighlightedText(
-                label="Examples as the model sees them; tinted is what it learns to say",
-                color_map={LEARNED: "#d9a441"},
-                show_legend=False,
-                show_inline_category=False,
-                show_whitespaces=True,
-                combine_adjacent=False,
-                elem_id="train-preview",
-            )
-            self.close_preview = gr.Button("Close", size="sm", elem_classes="aw-auto")
 
     def _build_method(self) -> None:
         gr.Markdown("## 2 Method", elem_classes="aw-head")
@@ -98,9 +63,12 @@ class TrainTab:
             for path in BASIC:
                 self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
         self.hidden = [*BASIC, "name", "data"]
-        with gr.Accordion(
-            self._advanced_label(0), open=False, elem_id="train-advanced"
-        ) as self.advanced, gr.Row(elem_classes="aw-fields"):
+        with (
+            gr.Accordion(
+                self._advanced_label(0), open=False, elem_id="train-advanced"
+            ) as self.advanced,
+            gr.Row(elem_classes="aw-fields"),
+        ):
             for path in self._advanced_fields():
                 self.form.add(path, min_width=150, **self._special(path))
 
@@ -144,7 +112,7 @@ class TrainTab:
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        checked = [self.check, self.card, self.go, self.data_line, self.advanced, self.name,
+        checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
                    self.suggested]  # fmt: skip
         everything = [each.change for each in self.inputs.values()]
         gr.on(
@@ -155,22 +123,13 @@ class TrainTab:
             trigger_mode="always_last",
             **quiet,
         )
-        self.data.change(
+        self.picker.data.change(
             self.suggest_name,
-            [self.data, self.name, self.suggested],
+            [self.picker.data, self.name, self.suggested],
             [self.name, self.suggested],
             **quiet,
         )
-        self.look.click(
-            self.look_at_data,
-            inputs_kwargs=self.inputs,
-            outputs=[self.preview, self.preview_problems, self.preview_text],
-            **quiet,
-        )
-        self.close_preview.click(self.hide_preview, None, self.preview, **quiet)
-        uploaded = self.upload.upload(
-            self.add_upload, self.upload, [self.data, self.data_line], **quiet
-        )
+        self.picker.connect(self.inputs, self.request)
         started = self.go.click(
             self.start,
             inputs_kwargs=self.inputs,
@@ -184,7 +143,7 @@ class TrainTab:
             [self.dismissed, self.method, *self.form.components.values()],
             **quiet,
         )
-        return [uploaded, started, renamed, acted]
+        return [started, renamed, acted]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -228,13 +187,9 @@ class TrainTab:
             check,
             ready.card,
             gr.update(value=ready.label, interactive=ready.can_start),
-            self._data_line(check, str(values["data"])),
+            data_line(check, str(values["data"])),
             gr.update(label=self._advanced_label(changed)),
         )
-
-    def _data_line(self, check: Check, source: str) -> Node:
-        known = data_sets.bundled_set(source)
-        return el("p", view.data_line(check, known.summary if known else ""))
 
     def suggest_name(self, source: str, name: str, suggested: str) -> tuple[Any, str]:
         """Let the name follow the data until somebody writes their own."""
@@ -247,34 +202,6 @@ class TrainTab:
         """Take the free name that the card offers."""
         act, arg = clicked(event)
         return arg if act == "rename" else gr.skip()
-
-    # -- data ------------------------------------------------------------------------------------
-
-    def add_upload(self, file: str) -> tuple[Any, Any]:
-        """Take an uploaded file into the workspace and choose it."""
-        service = self.bench.service
-        try:
-            if service.settings.demo:
-                raise errors.Unsupported("This shared demo takes no uploads.")
-            target = service.add_upload(Path(file), Path(file).name)
-        except (errors.WorkbenchError, OSError) as error:
-            return gr.skip(), failure_card(explain(error))
-        choices = data_sets.choices(service.settings.uploads_dir)
-        return gr.update(choices=choices, value=str(target)), NOTHING
-
-    def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Show the first examples as the model would see them."""
-        try:
-            train = self.request({**values, "name": values["name"] or "preview"})
-            request = rq.PreviewData(data=train.data, max_length=train.longest)
-            preview = self.bench.start(request).result(timeout=CHECK_SECONDS)
-        except (errors.WorkbenchError, TimeoutError) as error:
-            return gr.update(visible=True), failure_card(explain(error)), []
-        return gr.update(visible=True), row_problems(preview), highlighted(preview)
-
-    def hide_preview(self) -> Any:
-        """Fold the examples away."""
-        return gr.update(visible=False)
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -364,7 +291,7 @@ def resume_run(bench: Bench, run_id: str) -> None:
 
 
 def method_id(adapter: rq.Lora) -> str:
-    """Return the catalogue entry that an adapter's settings amount to; the last match is closest."""
+    """Return the catalogue entry that settings amount to; the last that matches is closest."""
     return next(
         method.id
         for method in reversed(METHODS.values())
@@ -373,21 +300,3 @@ def method_id(adapter: rq.Lora) -> str:
             for k, v in method.preset.model_dump(exclude_unset=True).items()
         )
     )
-
-
-def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
-    """Turn examples into tinted text, a blank line apart."""
-    pieces: list[tuple[str, str | None]] = []
-    for number, example in enumerate(preview.examples):
-        if number:
-            pieces.append(("\n\n", None))
-        pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
-    return pieces
-
-
-def row_problems(preview: rs.DataPreview) -> Node:
-    """List what is wrong with the data, by row."""
-    if not preview.problems:
-        return el("p", f"The first {len(preview.examples)} of {preview.rows} rows.", cls="aw-quiet")
-    items = [el("li", el("strong", f"Row {p.row}: "), p.what) for p in preview.problems]
-    return el("div", el("ul", *items), cls="aw-note warn")

@@ -1,0 +1,162 @@
+"""Requests refuse what cannot work before anything starts, in words that name the field."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from backend import requests as rq
+from backend.errors import InvalidRequest
+
+FORMS = (rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.Resume, rq.SaveAdapter)
+SAMPLES: list[rq.Request] = [
+    rq.LoadModel(source="someone/model", precision="bf16", revision="v1"),
+    rq.UnloadModel(),
+    rq.Train(name="pirate", adapter=rq.Lora(rank=4, targets=["q_proj"]), start_from="older"),
+    rq.Resume(run_id="20250101-120000-pirate-ab12"),
+    rq.SaveAdapter(name="pirate", destination="copies/pirate"),
+    rq.SetActive(adapters=[("pirate", 0.5)]),
+    rq.Compare(prompts=["Hello"], variants=[[], [("pirate", 1.0)]]),
+    rq.Score(texts=["Hello"], variants=[[]]),
+    rq.Preflight(train=rq.Train(name="pirate"), measure=False),
+    rq.PreviewData(data="starter:pirate", rows=3),
+    rq.Chat(messages=[rq.Message(role="user", content="Hello")], variant=[("pirate", 1.0)]),
+]
+
+
+def test_every_operation_has_a_sample_here() -> None:
+    assert {type(sample) for sample in SAMPLES} == set(rq.BY_NAME.values())
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=rq.name_of)
+def test_a_request_survives_json(sample: rq.Request) -> None:
+    text = sample.model_dump_json()
+
+    assert type(sample).model_validate_json(text) == sample
+    assert rq.parse(rq.name_of(sample), sample.model_dump(mode="json")) == sample
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_field_of_a_form_says_what_a_person_needs(form: type[BaseModel]) -> None:
+    for name, field in form.model_fields.items():
+        if name in ("method", "adapter", "train"):
+            continue
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict), name
+        assert extra["label"], name
+        assert extra["level"] in ("basic", "advanced"), name
+        assert (field.description or "").endswith("."), name
+        assert len(field.description or "") <= 110, name
+
+
+@pytest.mark.parametrize("form", [*FORMS, rq.Chat, rq.Compare], ids=lambda form: form.__name__)
+def test_every_number_has_bounds(form: type[BaseModel]) -> None:
+    for name, schema in form.model_json_schema()["properties"].items():
+        for part in schema.get("anyOf", [schema]):
+            if part.get("type") in ("integer", "number"):
+                assert {"minimum", "exclusiveMinimum"} & part.keys(), name
+                assert {"maximum", "exclusiveMaximum"} & part.keys(), name
+
+
+def test_five_fields_of_training_are_basic() -> None:
+    fields = {**rq.Train.model_fields, **rq.Lora.model_fields}
+    basic = [
+        name
+        for name, field in fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["level"] == "basic"
+    ]
+
+    assert basic == ["name", "data", "epochs", "learning_rate", "rank"]
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: rq.Lora(rank=0), "Rank: input should be greater than or equal to 1, got 0."),
+        (
+            lambda: rq.Lora(rank=5000),
+            "Rank: input should be less than or equal to 1024, got 5000.",
+        ),
+        (
+            lambda: rq.parse("train", {"name": "x", "adapter": {"rank": 0}}),
+            "Rank: input should be greater than or equal to 1, got 0.",
+        ),
+        (lambda: rq.Lora(ranc=4), "ranc is not a setting of Lora."),
+        (lambda: rq.Train(name="x", speed=4), "speed is not a setting of Train."),
+        (lambda: rq.Train(), "Name is missing."),
+        (
+            lambda: rq.Train(name="x", epochs=float("nan")),
+            "Epochs: input should be greater than 0, got nan.",
+        ),
+        (
+            lambda: rq.Train(name="x", learning_rate="fast"),
+            "Learning rate: input should be a valid number, unable to parse string as a number, "
+            "got 'fast'.",
+        ),
+        (
+            lambda: rq.Lora(targets=["(q|k)+"]),
+            "'(q|k)+' is not a module name. Names look like q_proj or self_attn.v_proj.",
+        ),
+        (
+            lambda: rq.Lora(targets=" , "),
+            "Name at least one module, for example q_proj, or choose all-linear.",
+        ),
+        (
+            lambda: rq.parse("fly", {}),
+            "There is no operation called 'fly'. Known: load-model, unload-model, train, resume, "
+            "save-adapter, set-active, compare, score, preflight, preview-data, chat.",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_in_words(build: Any, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        build()
+
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "-pirate", "a/b", "../up", "a" * 41, "pirate\n2", "naïve", ".hidden", "a.b"]
+)
+def test_odd_adapter_names_are_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        rq.Train(name=name)
+
+    assert str(caught.value) == (
+        "An adapter name has 1 to 40 letters, digits, spaces, - or _, and starts with a letter or "
+        f"digit; got {name.strip()!r}. Try 'pirate' or 'my adapter 2'."
+    )
+
+
+def test_outer_spaces_of_a_name_do_not_count() -> None:
+    assert rq.Train(name="  my adapter-2_b ").name == "my adapter-2_b"
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "a/b", "", "."])
+def test_a_run_id_is_no_path(run_id: str) -> None:
+    with pytest.raises(InvalidRequest, match="Run: "):
+        rq.Resume(run_id=run_id)
+
+
+def test_several_faults_are_all_named() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        rq.Train(name="x", epochs=0, seed=-1)
+
+    assert str(caught.value) == (
+        "Epochs: input should be greater than 0, got 0. "
+        "Seed: input should be greater than or equal to 0, got -1."
+    )
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        rq.Lora().rank = 4  # type: ignore[misc]
+
+
+def test_module_names_may_be_written_with_commas() -> None:
+    assert rq.Lora(targets="q_proj, v_proj").targets == ["q_proj", "v_proj"]
+
+
+def test_alpha_is_twice_the_rank_unless_it_is_given() -> None:
+    assert rq.Lora(rank=4).effective_alpha == 8
+    assert rq.Lora(rank=4, alpha=1).effective_alpha == 1
