@@ -33,6 +33,10 @@ class Job:
     def done(self) -> bool:
         return self._done.is_set()
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until the job is done, well or not; False where it is not by then."""
+        return self._done.wait(timeout)
+
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the typed result; raises the job's WorkbenchError, or TimeoutError."""
         if not self._done.wait(timeout):

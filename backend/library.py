@@ -9,8 +9,6 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from backend.errors import InvalidRequest, NotFound
 from backend.results import AdapterInfo
 from backend.storage import write_text
@@ -91,6 +89,6 @@ class Library:
             if known is None or known[0] != changed:
                 text = path.read_text(encoding="utf-8")
                 known = self._read[path] = (changed, AdapterInfo.model_validate_json(text))
-        except (OSError, ValidationError):
+        except (OSError, ValueError):
             return None
-        return known[1]
+        return known[1] if known[1].id == path.parent.name else None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from backend.requests import LoadModel, Variant
 from backend.storage import write_text
@@ -25,5 +25,5 @@ class Recipe(BaseModel):
         """Return the saved recipe, or an empty one."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
+        except (OSError, ValueError):
             return cls()

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from backend.errors import InvalidRequest
 
 Level = Literal["basic", "advanced"]
-Variant = list[tuple[str, float]]
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+Variant = list[tuple[str, Strength]]
 """Adapters by display name with their strengths; the empty list is the base alone."""
 
 DISPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
@@ -349,7 +350,7 @@ class Resume(Request):
     """Go on with a stopped or interrupted run from its last checkpoint."""
 
     run_id: str = knob(
-        label="Run", max_length=100, pattern=r"[A-Za-z0-9_-]+", help="The run's id, from Runs."
+        label="Run", max_length=100, pattern=r"^[A-Za-z0-9_-]+$", help="The run's id, from Runs."
     )
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from backend.errors import InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
@@ -241,7 +241,7 @@ class Runs:
             known = self._summaries.get(run.id)
             if known is None or known[0] != key:
                 known = self._summaries[run.id] = (key, run.summary())
-        except (OSError, ValidationError):
+        except (OSError, ValueError):
             return None  # deleted under our hands, or written by something else
         return known[1]
 

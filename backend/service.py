@@ -39,6 +39,7 @@ from backend.runtime import Message, Runtime, WorkerProcess, start_runtime
 from backend.settings import Settings
 
 ABORT_GRACE_S = 5.0
+CLOSE_GRACE_S = 20.0
 MEMORY_EVERY_S = 2.0
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -129,7 +130,8 @@ class Service:
             return self._replay()
 
     def close(self) -> None:
-        """End the engine; a running job ends with Stopped."""
+        """End the engine: training is stopped and saved first, other jobs end with Stopped."""
+        self._end_training_well()
         with self._lock:
             self._closed = True
             runtime, self._runtime = self._runtime, None
@@ -140,6 +142,15 @@ class Service:
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
         self.runs.sweep("The app was closed while this run was training.")
+
+    def _end_training_well(self) -> None:
+        with self._lock:
+            job = self._current
+            training = job is not None and job.run_id is not None
+        if job is not None and training:
+            if job.stops == 0:
+                self.stop()
+            job.wait(CLOSE_GRACE_S)
 
     # -- looking ---------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Fetching models from the Hugging Face Hub, with progress, and sentences for what goes wrong."""
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
             f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
             cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
         )
-    offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError)
-    if isinstance(error, offline):
+    offline = LocalEntryNotFoundError | OfflineModeIsEnabled | httpx2.TransportError
+    if isinstance(error, offline | ConnectionError):
         return NotFound(
             f"{repo_id!r} is not on this machine and the Hub cannot be reached.",
             cure="Check the internet connection, or choose the starter model or a folder.",
@@ -100,4 +100,4 @@ def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:
     return ReportingTqdm
 
 
-_SILENT = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+_SILENT = io.StringIO()

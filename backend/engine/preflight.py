@@ -22,6 +22,7 @@ from backend.runs import Runs
 
 ADAM_BYTES = 16  # an fp32 weight, its gradient, and Adam's two moments
 SHOWN_LENGTH = 20_000
+RECENT_RUNS = 50
 
 
 @dataclass
@@ -162,7 +163,7 @@ def _duration(
 
 def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
     """Return the tokens per second of the newest comparable run."""
-    for run in runs.all():
+    for run in runs.all()[:RECENT_RUNS]:
         request, status = run.request, run.status()
         same = (
             request.base_fingerprint == around.fingerprint

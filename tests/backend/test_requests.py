@@ -85,8 +85,12 @@ def test_five_fields_of_training_are_basic() -> None:
         (lambda: rq.Train(name="x", speed=4), "speed is not a setting of Train."),
         (lambda: rq.Train(), "Name is missing."),
         (
+            lambda: rq.SetActive(adapters=[("x", float("inf"))]),
+            "Active adapter: input should be a finite number, got inf.",
+        ),
+        (
             lambda: rq.Train(name="x", epochs=float("nan")),
-            "Epochs: input should be greater than 0, got nan.",
+            "Epochs: input should be less than or equal to 1000, got nan.",
         ),
         (
             lambda: rq.Train(name="x", learning_rate="fast"),

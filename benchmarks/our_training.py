@@ -1,0 +1,81 @@
+"""Our side: a training as the service runs it, in this process."""
+
+import tempfile
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from transformers import AutoTokenizer
+
+from backend import Service, Settings
+from backend import requests as rq
+from backend.engine import data, packing, tokens
+from benchmarks.speed import Speed, by_the_wall
+
+TIMEOUT_S = 3600.0
+NEVER = 1_000_000
+
+
+def train_request(source: Path, *, budget: int, **more: object) -> rq.Train:
+    """Return a training on a file, with nothing held out and no checkpoint before its end.
+
+    What peers do not do is off, so that both sides do the same.
+    """
+    fields = {"name": "benchmark", "eval_share": 0.0, "save_every": NEVER, **more}
+    return rq.Train(data=str(source), tokens_per_step=budget, **fields)
+
+
+def documents(train: rq.Train, model: Path) -> list[tokens.Tokens]:
+    """Return the tokenised examples of a training, as the engine sees them."""
+    source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return tokens.tokenise(source, tokenizer, max_length=train.longest).train
+
+
+def plan(train: rq.Train, examples: list[tokens.Tokens]) -> list[list[int]]:
+    """Return the packs that a training goes through."""
+    lengths = [len(example) for example in examples]
+    packs = packing.plan(
+        lengths, budget=train.tokens_per_step, epochs=train.epochs, seed=train.seed
+    )
+    return packs[: train.max_steps]
+
+
+class OurTraining:
+    """A service with its engine in this process, whose base is loaded afresh for each run."""
+
+    def __init__(self) -> None:
+        self._workspace = tempfile.TemporaryDirectory(prefix="workbench-")
+        settings = Settings(workspace=Path(self._workspace.name), runtime="inline")
+        self.service = Service(settings)
+        self._number = count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.service.close()
+        self._workspace.cleanup()
+
+    def run(self, model: Path, train: rq.Train, pack_tokens: list[int]) -> Speed:
+        """Train once; `pack_tokens` holds the tokens of each step."""
+        self.service.start(rq.LoadModel(source=str(model))).result(TIMEOUT_S)
+        named = train.model_copy(update={"name": f"benchmark {next(self._number)}"})
+        job = self.service.start(named)
+        result = job.result(TIMEOUT_S)
+        assert job.run_id is not None
+        ended = [e.time for e in self.service.events(job.run_id) if e.type == "step"]
+        return Speed(
+            steps=result.tokens_per_second,
+            wall=by_the_wall(pack_tokens, ended),
+            count=result.steps,
+            first_loss=result.first_loss,
+            last_loss=result.final_loss,
+            precision=result.precision,
+        )

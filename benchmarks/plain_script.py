@@ -1,0 +1,116 @@
+"""A peer: the `transformers.Trainer` + PEFT script that most people would write.
+
+Eight examples a batch, padded to the longest of them; prompts masked; the model's own loss.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from backend import requests as rq
+from backend.engine.tokens import Tokens
+from benchmarks.speed import Speed, StepLog
+
+BATCH = 8
+
+
+class StepClock(TrainerCallback):
+    """Times steps at the same two places as our own training does."""
+
+    def __init__(self, precision: str) -> None:
+        self.log = StepLog.empty(precision)
+        self._began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.log.ended.append(time.perf_counter())
+        self.log.seconds.append(self.log.ended[-1] - self._began)
+
+
+def train_plainly(
+    model_folder: Path,
+    train: rq.Train,
+    examples: list[Tokens],
+    precision: str,
+    *,
+    grouped: bool = False,
+) -> Speed:
+    """Train once and tell how fast it went, in useful tokens. `grouped`: like lengths together."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=train.adapter.rank,
+            lora_alpha=int(train.adapter.effective_alpha),
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )
+    clock = StepClock(precision)
+    collate = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
+
+    def counted(batch: list[dict[str, list[int]]]) -> Any:
+        clock.log.tokens.append(sum(len(row["input_ids"]) for row in batch))
+        return collate(batch)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=script_arguments(folder, train, precision, grouped=grouped),
+            train_dataset=[as_row(example) for example in examples],  # type: ignore[arg-type]
+            data_collator=counted,
+            callbacks=[clock],
+        )
+        output = trainer.train()
+    clock.log.losses.append(output.training_loss)
+    # Accelerate fetches one batch ahead; --max-steps may leave the last one unused.
+    del clock.log.tokens[len(clock.log.seconds) :]
+    return clock.log.speed()
+
+
+def script_arguments(
+    folder: str, train: rq.Train, precision: str, *, grouped: bool
+) -> TrainingArguments:
+    """Return what such a script sets; the rest stays at Trainer's defaults."""
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler,
+        bf16=precision == "bf16",
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=train.seed,
+    )
+
+
+def as_row(example: Tokens) -> dict[str, list[int]]:
+    """Return an example as Trainer wants it; what is not learned has the label -100."""
+    labels = np.where(example.learned, example.ids, -100)
+    return {
+        "input_ids": example.ids.tolist(),
+        "attention_mask": [1] * len(example),
+        "labels": labels.tolist(),
+    }

@@ -1,0 +1,115 @@
+"""A service whose engine is a script: each test says what the engine answers, and when."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend import Service, Settings
+from backend import results as rs
+
+FACTS = rs.ModelFacts(
+    name="starter",
+    source="starter",
+    path="models/starter",
+    architecture="llama",
+    parameters=1000,
+    layers=2,
+    hidden_size=8,
+    vocabulary=100,
+    context_length=64,
+    precision="fp32",
+    precision_reason="exact",
+    device="cpu",
+    tied_embeddings=False,
+    chat_template=True,
+    memory_predicted_bytes=4000,
+    memory_measured_bytes=4000,
+    fingerprint="abc123",
+    seconds=0.1,
+)
+ADAPTER = {
+    "method": "LoRA",
+    "rank": 8,
+    "parameters": 10,
+    "base_name": "starter",
+    "base_fingerprint": FACTS.fingerprint,
+    "created": 1.0,
+}
+
+
+class ScriptedRuntime:
+    """An engine that does nothing by itself; keeps what it was told."""
+
+    def __init__(
+        self, on_message: Callable[[dict[str, Any]], None], on_exit: Callable[[str], None]
+    ) -> None:
+        self.on_message = on_message
+        self.on_exit = on_exit
+        self.sent: list[dict[str, Any]] = []
+        self.resident = 1_000_000
+        self.killed = False
+        self.closed = False
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def kill(self) -> bool:
+        self.killed = True
+        return True
+
+    def memory_bytes(self) -> int:
+        return self.resident
+
+    @property
+    def operations(self) -> list[str]:
+        return [message["op"] for message in self.sent if "op" in message]
+
+    @property
+    def words(self) -> list[str]:
+        return [message["control"] for message in self.sent if "control" in message]
+
+    def session(self, base: rs.ModelFacts | None, active: list[tuple[str, float]]) -> None:
+        facts = base.model_dump(mode="json") if base else None
+        self.on_message({"type": "session", "base": facts, "active": active})
+
+    def tell(self, type: str, **content: Any) -> None:
+        """Say something about the operation that was sent last."""
+        last = [message for message in self.sent if "op" in message][-1]
+        self.on_message({"type": type, "id": last["id"], **content})
+
+    def answer(self, result: rs.Result) -> None:
+        self.tell("result", result=result.model_dump(mode="json"))
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedRuntime]:
+    """Every engine that a service starts, in order."""
+    started: list[ScriptedRuntime] = []
+
+    def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
+        started.append(ScriptedRuntime(on_message, on_exit))
+        return started[-1]
+
+    monkeypatch.setattr("backend.service.start_runtime", start)
+    return started
+
+
+@pytest.fixture
+def scripted(
+    engines: list[ScriptedRuntime], tmp_path: Path
+) -> Iterator[Callable[[], Service]]:
+    """Make services over the same workspace with scripted engines."""
+    made: list[Service] = []
+
+    def make() -> Service:
+        made.append(Service(Settings(workspace=tmp_path, runtime="inline")))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()

@@ -1,0 +1,120 @@
+"""Writing to disk leaves the old content or the new, whatever fails on the way."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import DiskFull
+from backend.storage import new_folder, write_text
+
+
+def fail_with_full_disk(*args: Any, **kwargs: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "status.json"
+    write_text(target, "old")
+
+    write_text(target, "new")
+
+    assert target.read_text(encoding="utf-8") == "new"
+    assert names(tmp_path) == ["status.json"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    target = tmp_path / "status.json"
+    write_text(target, "old")
+    monkeypatch.setattr(os, call, fail_with_full_disk)
+
+    with pytest.raises(DiskFull) as caught:
+        write_text(target, "new")
+
+    assert str(caught.value) == (
+        "Could not write status.json: No space left on device. Free some disk space or choose "
+        "another workspace, then try again. What was saved before is unharmed."
+    )
+    assert target.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["status.json"]
+
+
+def test_a_file_in_a_folder_that_is_gone_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match=r"Could not write status\.json: No such file"):
+        write_text(tmp_path / "gone" / "status.json", "new")
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "adapter") as folder:
+        (folder / "a").write_text("1", encoding="utf-8")
+        assert not (tmp_path / "deep" / "adapter").exists()
+
+    assert names(tmp_path / "deep") == ["adapter"]
+    assert names(tmp_path / "deep" / "adapter") == ["a"]
+
+
+def test_a_folder_is_replaced_and_nothing_of_the_old_one_stays(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("1", encoding="utf-8")
+
+    with new_folder(target) as folder:
+        (folder / "new").write_text("2", encoding="utf-8")
+
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["adapter"]
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_filled_leaves_the_old_one(
+    tmp_path: Path, error: BaseException
+) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("1", encoding="utf-8")
+
+    with pytest.raises(type(error)), new_folder(target) as folder:
+        (folder / "new").write_text("2", encoding="utf-8")
+        raise error
+
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_full_disk_while_filling_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="Could not write adapter: No space left"):
+        with new_folder(tmp_path / "adapter"):
+            fail_with_full_disk()
+
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_rename_that_fails_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("1", encoding="utf-8")
+    original, calls = os.replace, []
+
+    def replace(source: Any, destination: Any) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            fail_with_full_disk()
+        original(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(DiskFull), new_folder(target) as folder:
+        (folder / "new").write_text("2", encoding="utf-8")
+
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["adapter"]
