@@ -111,7 +111,8 @@ CAUSES = (
     (
         r"connection broken by|Temporary failure in name resolution|getaddrinfo failed"
         r"|NewConnectionError|Failed to establish a new connection|Max retries exceeded|ProxyError"
-        r"|SSLError|Connection(Refused|Reset|Aborted)?Error|Time(d )?out|Network is unreachable"
+        r"|SSLError|Connection(Refused|Reset|Aborted)?Error|[Tt]imed out|Timeout"
+        r"|Network is unreachable"
         r"|HTTP error (403|407|429|5\d\d)|(403|407|429|5\d\d) (Client|Server) Error",
         "The package index cannot be reached. Setting up needs the internet; check the connection"
         " or the proxy, then start again.",
@@ -507,7 +508,7 @@ def set_up(*, tests: bool = False) -> None:
     with only_one() as lock:
         if is_ready(tests=tests):
             return  # the start we waited for has done it
-        print(f"Setting up in {VENV}. Only this start needs the internet and takes long.", flush=True)
+        print(f"Setting up in {VENV}: once, and with the internet.", flush=True)
         started = time.monotonic()
         if not is_usable():
             make_venv(lock)

@@ -5,6 +5,7 @@ stands, replaced whole), `events.jsonl`, `output.log` and `checkpoints/`. Whoeve
 about a run reads its folder; only the process that trains writes `status.json` while it lives.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -12,11 +13,12 @@ import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from backend.errors import InvalidRequest, NotFound
+from backend.errors import DiskFull, InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
 from backend.methods import method_of
 from backend.requests import Train
@@ -25,6 +27,7 @@ from backend.storage import write_text
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 HEARTBEAT_S = 5.0
+log = logging.getLogger(__name__)
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -122,18 +125,23 @@ class Run:
             return False
         return bool(abs(started - status.process_started) < 1.0)
 
-    def interrupt(self, message: str) -> None:
-        """Record that the run's process is gone."""
+    def interrupt(
+        self, message: str, *, state: Literal["interrupted", "stopped"] = "interrupted"
+    ) -> None:
+        """Record that the run's process is gone, as well as a full disk allows."""
         resumable = self.latest_checkpoint() is not None
         cure = (
             "Resume goes on from the last checkpoint."
             if resumable
             else "There was no checkpoint yet: start it again."
         )
-        self.update(state="interrupted", message=message, cure=cure)
-        writer = EventWriter(self.events_file)
-        writer.write("interrupted", text=message)
-        writer.close()
+        try:
+            self.update(state=state, message=message, cure=cure)
+            writer = EventWriter(self.events_file)
+            writer.write(state, text=message)
+            writer.close()
+        except (OSError, ValueError, DiskFull) as error:
+            log.error("The end of run %s could not be written down: %s", self.id, error)
 
     def summary(self) -> RunSummary:
         """Describe the run for lists."""

@@ -30,6 +30,9 @@ OnExit = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 EXIT_GRACE_S = 5.0
+# Threads that wait for each other without spinning: with a browser on the same two cores a training
+# step takes a third of the time that way, and alone it takes no longer.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Runtime(Protocol):
@@ -66,7 +69,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=PROJECT,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+                env={**ENVIRONMENT, **os.environ},
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
         self.send({"settings": settings.model_dump(mode="json")})

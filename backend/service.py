@@ -22,6 +22,7 @@ from backend import results as rs
 from backend.access import check_caller
 from backend.errors import (
     Busy,
+    DiskFull,
     InvalidRequest,
     NotFound,
     Stopped,
@@ -384,7 +385,10 @@ class Service:
             self._recipe = self._recipe.model_copy(update={"active": self._active})
         else:
             return
-        self._recipe.save(self._recipe_file)
+        try:
+            self._recipe.save(self._recipe_file)
+        except DiskFull as error:
+            self._say("bad", str(error))
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
         if job.operation in ("train", "resume", "load-model"):
@@ -420,7 +424,7 @@ class Service:
         if job is not None and job.run_id is not None:
             run = self.runs.get(job.run_id)
             if job.stops >= 2:
-                run.update(state="stopped", message="Ended at once, as asked.", cure="")
+                run.interrupt("Ended at once, as asked.", state="stopped")
                 return f"{job.title} was ended at once."
             run.interrupt(f"The model process is gone: {reason}.")
             checkpoint = run.latest_checkpoint()

@@ -36,9 +36,7 @@ class Spread:
         return f"{self.median:{spec}} ({low:{spec}} to {high:{spec}}, n={len(self.values)})"
 
 
-def interleaved(
-    ours: Callable[[], Side], peer: Callable[[], Side], *, pairs: int
-) -> Pairs[Side]:
+def interleaved(ours: Callable[[], Side], peer: Callable[[], Side], *, pairs: int) -> Pairs[Side]:
     """Measure both sides in turns; who goes first changes from pair to pair."""
     found: Pairs[Side] = Pairs([], [])
     for number in range(pairs):

@@ -1,6 +1,8 @@
 """Our side: a training as the service runs it, in this process."""
 
+import io
 import tempfile
+from contextlib import redirect_stdout
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -67,8 +69,9 @@ class OurTraining:
         """Train once; `pack_tokens` holds the tokens of each step."""
         self.service.start(rq.LoadModel(source=str(model))).result(TIMEOUT_S)
         named = train.model_copy(update={"name": f"benchmark {next(self._number)}"})
-        job = self.service.start(named)
-        result = job.result(TIMEOUT_S)
+        with redirect_stdout(io.StringIO()):  # Trainer prints its steps in this process
+            job = self.service.start(named)
+            result = job.result(TIMEOUT_S)
         assert job.run_id is not None
         ended = [e.time for e in self.service.events(job.run_id) if e.type == "step"]
         return Speed(

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -77,10 +78,9 @@ def train_plainly(
             data_collator=counted,
             callbacks=[clock],
         )
+        trainer.remove_callback(PrinterCallback)
         output = trainer.train()
     clock.log.losses.append(output.training_loss)
-    # Accelerate fetches one batch ahead; --max-steps may leave the last one unused.
-    del clock.log.tokens[len(clock.log.seconds) :]
     return clock.log.speed()
 
 
@@ -92,7 +92,6 @@ def script_arguments(
         output_dir=folder,
         per_device_train_batch_size=BATCH,
         num_train_epochs=train.epochs,
-        max_steps=train.max_steps or -1,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
         bf16=precision == "bf16",

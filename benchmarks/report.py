@@ -73,12 +73,13 @@ class Report:
         return 0
 
 
-def flags(about: str | None, *, repeats: str = "pairs") -> argparse.ArgumentParser:
+def flags(about: str | None, *, repeats: str = "") -> argparse.ArgumentParser:
     """Return a parser with the flags that every command has."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="show that it works, measure nothing")
     parser.add_argument("--save", action="store_true", help="keep the report in benchmarks/results")
-    parser.add_argument(f"--{repeats}", type=int, default=5, help="how often to measure")
+    if repeats:
+        parser.add_argument(f"--{repeats}", type=int, default=5, help="how many (default 5)")
     return parser
 
 

@@ -49,4 +49,6 @@ def _words() -> dict[str, int]:
     lines = (STARTER / "data" / "pirate" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     text = " ".join(json.loads(line)["messages"][0]["content"] for line in lines)
     found = sorted(set(text.replace("?", "").split()))
-    return {word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in found}
+    return {
+        word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in found
+    }

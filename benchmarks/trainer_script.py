@@ -10,11 +10,12 @@ from transformers.utils import logging as transformers_logging
 from backend import requests as rq
 from backend.engine.tokens import Tokens
 from benchmarks import models
-from benchmarks.interleave import interleaved
+from benchmarks.interleave import Pairs, interleaved
 from benchmarks.our_training import OurTraining, documents, plan, train_request
 from benchmarks.plain_script import BATCH, train_plainly
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
+from benchmarks.speed import Speed
 
 BAR = 2.0
 PRECISIONS = ("fp32", "bf16")
@@ -22,10 +23,10 @@ PRECISIONS = ("fp32", "bf16")
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure both sides and report."""
-    parser = flags(__doc__)
+    parser = flags(__doc__, repeats="pairs")
     parser.add_argument("--rows", type=int, default=240, help="examples in the data (default 240)")
     parser.add_argument("--grouped", action="store_true", help="let the script group by length")
-    chosen, words = read_flags(parser, arguments, pairs=1, rows=40)
+    chosen, words = read_flags(parser, arguments, pairs=1, rows=24)
     report = Report("trainer_script", "Training speed against a plain Trainer script", words)
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder, OurTraining() as ours:
@@ -33,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         model = models.random_llama(Path(folder) / "llama", size)
         data = write_skewed(Path(folder) / "skewed.jsonl", chosen.rows)
         measure(model, data, ours, chosen.pairs, chosen.grouped, report)
-    report.facts = {
-        "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
-        "runs": f"{chosen.pairs} pairs, one epoch each, after runs that are not counted",
-        "model": report.facts["model"],
-    }
+        report.facts = {
+            "model": models.describe(model),
+            "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
+            "runs": f"{chosen.pairs} pairs, one epoch each, after runs that are not counted",
+        }
     return report.finish(save=chosen.save)
 
 
@@ -45,7 +46,7 @@ def measure(
     model: Path, data: Path, ours: OurTraining, pairs: int, grouped: bool, report: Report
 ) -> None:
     """Measure both sides in turns, the script in the precision that suits it best."""
-    train = train_request(data, budget=rq.Train.model_fields["tokens_per_step"].default, epochs=1.0)
+    train = train_request(data, budget=rq.Train.model_fields["tokens_per_step"].default, epochs=1)
     examples = documents(train, model)
     # As many tokens a step as the script has useful ones, so that both correct about as often.
     mean = statistics.mean(map(len, examples))
@@ -58,19 +59,21 @@ def measure(
         lambda: train_plainly(model, train, examples, best, grouped=grouped),
         pairs=pairs,
     )
+    tell(found, report, grouped=grouped)
+    describe(found.ours[-1], found.peer[-1], train, examples, report)
+
+
+def tell(found: Pairs[Speed], report: Report, *, grouped: bool) -> None:
+    """Add the figures; a script that groups lengths is a better one, and only told."""
     ratio = found.ratios(lambda speed: speed.steps)
     script = "script with grouped lengths" if grouped else "script"
     judged = None if grouped else ratio.median >= BAR
     report.add(f"ours / {script}", f"{ratio:.2f}", "" if grouped else f">= {BAR:.1f}", judged)
     wall = found.ratios(lambda speed: speed.wall)
     report.add("the same by the clock on the wall, events and all", f"{wall:.2f}")
-    report.facts["model"] = models.describe(model)
-    describe(found.ours[-1], found.peer[-1], train, examples, report)
 
 
-def best_precision(
-    model: Path, train: rq.Train, examples: list[Tokens], report: Report
-) -> str:
+def best_precision(model: Path, train: rq.Train, examples: list[Tokens], report: Report) -> str:
     """Try the script in both precisions, the first try of each uncounted; return the faster."""
     speeds = {}
     for precision in (*PRECISIONS, *PRECISIONS):
@@ -80,7 +83,9 @@ def best_precision(
     return max(speeds, key=speeds.__getitem__)
 
 
-def describe(ours, script, train: rq.Train, examples: list[Tokens], report: Report) -> None:
+def describe(
+    ours: Speed, script: Speed, train: rq.Train, examples: list[Tokens], report: Report
+) -> None:
     """Say what was compared."""
     lengths = sorted(map(len, examples))
     high = lengths[int(0.99 * (len(lengths) - 1))]

@@ -1,5 +1,6 @@
 """Fixtures that several parts share: a workspace, and an inline service with the starter."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
+from backend.runtime import ENVIRONMENT
+
+os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})  # before torch loads
 
 
 @pytest.fixture

@@ -69,6 +69,12 @@ def upload_title(path: Path) -> str:
     return f"{stem if len(digest) == 12 and stem else path.stem}{path.suffix}"
 
 
+def in_own_words(text: str, source: str) -> str:
+    """Name an upload in a text as its owner does: its copy carries a content hash."""
+    path = Path(source)
+    return text.replace(path.name, upload_title(path)) if path.is_absolute() else text
+
+
 def title(source: str) -> str:
     """Name a data source in few words."""
     known = bundled_set(source)

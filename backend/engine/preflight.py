@@ -179,7 +179,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
 
 def _timed_step(train: Train, session: Session, packs: packing.Packs) -> float:
     """Time a step with a throw-away adapter; the session is as before afterwards."""
-    config = adapters.configure(train.adapter, session.layers(), "")
+    config = adapters.configure(train.adapter, session.layers(), session.base.model.name_or_path)
     probe = "ad_probe"
     try:
         peft = session.add(probe, config)

@@ -75,13 +75,13 @@ def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[None]:
     apart = attention.documents_apart(model) if _documents_apart_works(base) else nullcontext()
     with apart:
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
         try:
             yield
         finally:
             if checkpointing:
-                model.gradient_checkpointing_disable()
+                model.activation_checkpointing_disable()
                 model.disable_input_require_grads()
             model.config.use_cache = use_cache
 

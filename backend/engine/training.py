@@ -125,7 +125,9 @@ class _Training:
             start = session.library.get(request.start_from)
             session.ensure_loaded(start)
             return adapters.read_config(session.library.folder(start.id))
-        return adapters.configure(request.adapter, session.layers(), session.base.facts.source)
+        return adapters.configure(
+            request.adapter, session.layers(), session.base.model.name_or_path
+        )
 
     # -- learning --------------------------------------------------------------------------------
 

@@ -29,14 +29,6 @@ FACTS = rs.ModelFacts(
     fingerprint="abc123",
     seconds=0.1,
 )
-ADAPTER = {
-    "method": "LoRA",
-    "rank": 8,
-    "parameters": 10,
-    "base_name": "starter",
-    "base_fingerprint": FACTS.fingerprint,
-    "created": 1.0,
-}
 
 
 class ScriptedRuntime:
@@ -96,6 +88,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedRuntime]:
         return started[-1]
 
     monkeypatch.setattr("backend.service.start_runtime", start)
+    monkeypatch.setattr("backend.service.CLOSE_GRACE_S", 0.0)
+    monkeypatch.setattr("backend.service.ABORT_GRACE_S", 0.01)
     return started
 
 

@@ -94,15 +94,16 @@ class FakeEngine:
 
     def _loop(self) -> None:
         while (message := self._inbox.get()) is not None and not self.died:
-            self.stopped.clear()
             request = rq.parse(message["op"], message["request"])
             try:
                 result = self._handle(request, message)
             except errors.WorkbenchError as error:
+                self.stopped.clear()
                 self._say(message, type="error", error=error.to_dict())
             else:
                 if self.died:
                     break
+                self.stopped.clear()
                 self._say(message, type="result", result=result.model_dump(mode="json"))
         if self.died:
             self.service._on_worker_exit("it was killed")

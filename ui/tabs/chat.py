@@ -1,5 +1,6 @@
 """The Chat tab: base and adapter answer side by side, and a text is scored by both."""
 
+import html
 import math
 import time
 from collections.abc import Iterator
@@ -285,11 +286,13 @@ def perplexity(total: float, tokens: int) -> float:
 
 
 def _turn(role: str, content: str) -> Turn:
-    return {"role": role, "content": content}
+    """Make one turn as gr.Chatbot draws it: it parses HTML even without Markdown, so escape it."""
+    return {"role": role, "content": html.escape(content, quote=False)}
 
 
 def _said(turn: Turn) -> str:
+    """Return what was said, as it was said."""
     content = turn["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return html.unescape(content)

@@ -12,7 +12,7 @@ from backend import results as rs
 from ui import data_sets, view
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.feedback import explain, failure_card
+from ui.feedback import Failure, explain, failure_card
 from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
@@ -176,7 +176,9 @@ class TrainTab:
             report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
             yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
-            yield check.model_copy(update={"failure": explain(error)})
+            source = str(values["data"])
+            words = (data_sets.in_own_words(part, source) for part in explain(error))
+            yield check.model_copy(update={"failure": Failure(*words)})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
         snapshot = self.bench.service.snapshot()

@@ -1,0 +1,132 @@
+"""A page that watches a run, without a browser: the same requests at the same times.
+
+What it asks is read from the app's own configuration: the timer's drawing, and the points of the
+chart on the Train tab.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+POINTS_EVERY_S = 2.0
+CHART = "train-chart"
+
+
+class WatchingPage:
+    """One open page. `watch` tells it which run its chart shows."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=60)
+        self._session = uuid.uuid4().hex[:11]
+        self._config = self._http.get("/config").json()
+        self._components = {c["id"]: c for c in self._config["components"]}
+        self._tick, self._timer = self._find_tick()
+        self._run: str | None = None
+        self._seq = 0
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(
+                target=self._repeat, args=(self.draw, self._tick_seconds()), daemon=True
+            ),
+            threading.Thread(
+                target=self._repeat, args=(self.ask_points, POINTS_EVERY_S), daemon=True
+            ),
+        ]
+        self.requests = 0
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._http.close()
+
+    def watch(self, run_id: str) -> None:
+        """Show this run from now on."""
+        self._run, self._seq = run_id, 0
+
+    def draw(self) -> None:
+        """Do what a tick of the page's timer does."""
+        body = {
+            "data": [self._value(id) for id in self._tick["inputs"]],
+            "event_data": None,
+            "fn_index": self._tick["id"],
+            "trigger_id": self._timer,
+            "session_hash": self._session,
+        }
+        self._http.post("/gradio_api/queue/join", json=body).raise_for_status()
+        where = f"/gradio_api/queue/data?session_hash={self._session}"
+        with self._http.stream("GET", where) as stream:
+            for line in stream.iter_lines():
+                self.bytes += len(line)
+                self._check(line)
+        self.requests += 2
+
+    def ask_points(self) -> None:
+        """Do what a chart does that shows a run."""
+        if self._run is None:
+            return
+        response = self.points(self._run, self._seq)
+        self._seq = response.json().get("seq", 0)
+
+    def points(self, run_id: str, seq: int) -> httpx.Response:
+        """Ask for the chart's points after `seq`."""
+        chart = next(c for c in self._config["components"] if c["props"].get("elem_id") == CHART)
+        response = self._http.post(
+            "/gradio_api/component_server",
+            json={
+                "data": {"run": run_id, "seq": seq},
+                "component_id": chart["id"],
+                "fn_name": "points",
+                "session_hash": self._session,
+            },
+        )
+        response.raise_for_status()
+        self.requests += 1
+        self.bytes += len(response.content)
+        return response
+
+    def _find_tick(self) -> tuple[dict[str, Any], int]:
+        """Return what the page's timer calls, and the timer."""
+        for dependency in self._config["dependencies"]:
+            for target, event in dependency["targets"]:
+                if event == "tick":
+                    return dependency, target
+        raise RuntimeError("The page has no timer.")
+
+    def _tick_seconds(self) -> float:
+        return float(self._components[self._timer]["props"]["value"])
+
+    def _value(self, component: int) -> Any:
+        """Return what a fresh page sends of a component; states stay on the server."""
+        found = self._components[component]
+        return None if found["type"] == "state" else found["props"].get("value")
+
+    def _check(self, line: str) -> None:
+        if not line.startswith("data:"):
+            return
+        message = json.loads(line[5:])
+        if message["msg"] == "process_completed" and not message["success"]:
+            raise RuntimeError(f"The page could not draw: {message['output']}")
+
+    def _repeat(self, ask: Callable[[], None], every: float) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            ask()
+            self._over.wait(max(0.0, every - (time.monotonic() - began)))

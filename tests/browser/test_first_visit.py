@@ -1,0 +1,157 @@
+"""What somebody does on their first visit: press Start, watch, and try the result."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import (
+    PATIENCE_MS,
+    PROJECT,
+    App,
+    Client,
+    Visits,
+    idle,
+    ready,
+    save_picture,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def trained(app: App) -> str:
+    """An adapter of this module's own, for the tests that need one."""
+    client = app.client()
+    names = [adapter["name"] for adapter in idle(client)["adapters"]]
+    if "visitor" not in names:
+        client.predict({"name": "visitor", "epochs": 3}, api_name="/train")
+        idle(client)
+    client.close()
+    return "visitor"
+
+
+def test_start_needs_nothing_else_and_the_adapter_answers_beside_the_base(page: Page) -> None:
+    expect(page.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("Data")).to_have_value(re.compile("Pirate talk"))
+    ready(page)
+    expect(page.locator(".aw-card").first).to_contain_text("layers matched")
+    expect(page.locator("#data-line")).to_contain_text("held out")
+    button = page.locator("#train-start")
+    expect(button).to_have_text(re.compile(r"Train pirate"))
+    button.click()
+
+    expect(page.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".aw-numbers")).to_contain_text("tokens/s")
+    expect(page.locator(".aw-job")).to_contain_text(re.compile(r"\d+ %"))
+    first = int(page.locator("#train-chart .aw-chart").get_attribute("data-points") or 0)
+    page.wait_for_function(
+        "n => +document.querySelector('#train-chart .aw-chart').dataset.points > n + 3",
+        arg=first,
+        timeout=PATIENCE_MS,
+    )
+    save_picture(page, "train-running", full=False)
+
+    tried = page.get_by_role("button", name="Try it in Chat").first
+    expect(tried).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".aw-result")).to_contain_text("Held-out exact match")
+    expect(page.locator(".aw-evidence")).to_contain_text("Verified: the saved adapter read back")
+    expect(page.locator("#train-chart .aw-chart-title")).to_contain_text("Loss fell from")
+    page.wait_for_timeout(2500)
+    save_picture(page, "train-done", full=False)
+    (PROJECT / "docs").mkdir(exist_ok=True)
+    page.screenshot(path=PROJECT / "docs" / "screenshot.png")
+
+    tried.click()
+    expect(page.get_by_role("tab", name="Chat")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#chat-prompt textarea")).not_to_have_value("")
+    page.locator("#chat-send").click()
+    adapter_log, base_log = page.locator("#chat-log-1"), page.locator("#chat-log-0")
+    expect(adapter_log).to_contain_text("Arr", timeout=PATIENCE_MS)
+    expect(base_log.locator(".bot, [data-testid=bot]").first).not_to_contain_text("Arr")
+    expect(page.locator("#chat-send")).to_be_enabled()
+    save_picture(page, "chat", full=False)
+
+
+def test_a_text_is_scored_by_base_and_adapter(page: Page, trained: str) -> None:
+    page.get_by_role("tab", name="Chat").click()
+    page.locator("#score-text textarea").fill("Arr, the cat be on the mat!")
+    page.locator("#score-go").click()
+    expect(page.locator("#scores tbody tr")).to_have_count(2)
+    expect(page.locator("#scores")).to_contain_text("nats")
+
+
+def test_the_model_s_view_of_the_data_is_tinted(page: Page) -> None:
+    ready(page)
+    page.get_by_role("button", name="Look at what the model will see").click()
+    expect(page.locator("#train-preview")).to_contain_text("Arr")
+    page.wait_for_timeout(300)
+    save_picture(page, "train-preview")
+
+
+def test_a_taken_name_is_offered_a_free_one(page: Page, trained: str) -> None:
+    ready(page)
+    page.locator("#train-name input").fill(trained)
+    offer = page.get_by_role("button", name="Call it visitor 2")
+    expect(offer).to_be_visible()
+    expect(page.locator("#train-start")).to_be_disabled()
+    offer.click()
+    expect(page.locator("#train-name input")).to_have_value("visitor 2")
+    ready(page)
+
+
+def test_an_adapter_is_turned_on_for_all_tabs(visits: Visits, client: Client, trained: str) -> None:
+    one, other = visits.open(), visits.open()
+    one.get_by_role("tab", name="Load").click()
+    row = one.locator("#adapters tr", has_text=trained)
+    row.get_by_role("button", name="Turn on").click()
+    expect(other.locator(".aw-bar-part", has_text="On")).to_contain_text(trained)
+    expect(row.get_by_role("button", name="Turn off")).to_be_visible()
+    row.get_by_role("button", name="Turn off").click()
+    expect(other.locator(".aw-bar-part", has_text="On")).to_contain_text("the base alone")
+    idle(client)
+
+
+def test_a_copy_is_saved_and_verified(page: Page, app: App, trained: str) -> None:
+    page.get_by_role("tab", name="Load").click()
+    page.get_by_role("button", name="Save a copy").first.click()
+    folder = app.workspace / "copies" / "visitor"
+    page.get_by_label("Folder").fill(str(folder))
+    page.get_by_role("button", name="Save a copy").last.click()
+    expect(page.locator(".aw-evidence", has_text="Verified: read back")).to_be_visible()
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_the_facts_of_the_base_are_shown(page: Page) -> None:
+    page.get_by_role("tab", name="Load").click()
+    facts = page.locator(".aw-facts").first
+    for words in ("Llama", "measured", "predicted", "Chat template", "fp32"):
+        expect(facts).to_contain_text(words)
+
+
+def test_an_unknown_model_is_a_sentence(page: Page, client: Client) -> None:
+    idle(client)
+    page.get_by_role("tab", name="Load").click()
+    source = page.get_by_label("Base model")
+    source.fill("/nowhere/at/all")
+    source.press("Enter")
+    page.locator("#load-go").click()
+    note = page.locator(".aw-note.bad").first
+    expect(note).to_be_visible()
+    expect(note).not_to_contain_text("Traceback")
+    client.predict({"source": "starter"}, api_name="/load_model")
+
+
+@pytest.mark.parametrize("tab", ["Train", "Load", "Chat", "Runs"])
+@pytest.mark.parametrize(("look", "width"), [("dark", 1400), ("phone", 390)])
+def test_every_tab_fits_dark_and_on_a_phone(
+    visits: Visits, trained: str, tab: str, look: str, width: int
+) -> None:
+    page = visits.open(width=width, height=900, dark=look == "dark")
+    page.get_by_role("tab", name=tab).click()
+    if tab == "Runs":
+        page.locator("tr.pick").first.click()
+        expect(page.locator("#runs-chart .aw-has-points")).to_be_visible()
+    page.wait_for_timeout(1200)
+    save_picture(page, f"{tab.lower()}-{look}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,99 @@
+"""Watching a run that goes on: reload, a second tab, zoom, and what an update weighs."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, Response, expect
+
+from tests.browser.conftest import PATIENCE_MS, App, Visits, idle, step_shown
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+ZOOM = "document.querySelector('#train-chart .aw-plot')._fullLayout.xaxis.range.map(Number)"
+POINTS = "+document.querySelector('#train-chart .aw-chart').dataset.points"
+
+
+@pytest.fixture(scope="module")
+def long_run(app: App) -> Iterator[str]:
+    """A run that goes on for as long as this module looks at it."""
+    client = app.client()
+    idle(client)
+    run_id = client.predict({"name": "watched", "epochs": 900}, api_name="/train")["run_id"]
+    yield run_id
+    client.predict(api_name="/stop")
+    idle(client)
+    client.close()
+
+
+@pytest.fixture
+def watching(long_run: str, page: Page) -> Page:
+    expect(page.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
+    return page
+
+
+def more_points(page: Page, count: int) -> None:
+    now = page.evaluate(POINTS)
+    page.wait_for_function(f"n => {POINTS} >= n", arg=now + count, timeout=PATIENCE_MS)
+
+
+def test_a_reload_shows_the_same_progress(watching: Page) -> None:
+    before = step_shown(watching)
+    watching.reload()
+    expect(watching.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
+    assert step_shown(watching) >= before
+
+
+def test_a_second_tab_shows_the_same_progress(watching: Page, visits: Visits) -> None:
+    other = visits.open()
+    expect(other.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
+    expect(other.locator(".aw-job-title")).to_have_text("Training watched")
+    first, second = step_shown(watching), step_shown(other)
+    assert second >= first
+
+
+def test_zoom_is_kept_while_points_arrive(watching: Page) -> None:
+    watching.evaluate(
+        "Plotly.relayout(document.querySelector('#train-chart .aw-plot'), {'xaxis.range': [0, 2]})"
+    )
+    more_points(watching, 3)
+    assert watching.evaluate(ZOOM) == [0, 2]
+
+
+def test_an_update_of_the_chart_weighs_at_most_1_kb(watching: Page) -> None:
+    updates: list[tuple[int, dict]] = []
+
+    def weigh(response: Response) -> None:
+        if response.url.endswith("/component_server"):
+            body = response.body()
+            asked = len(response.request.post_data or "")
+            updates.append((asked + len(body), json.loads(body)))
+
+    watching.on("response", weigh)
+    more_points(watching, 3)
+    watching.remove_listener("response", weigh)
+    news = [size for size, answer in updates if "reset" in answer and not answer["reset"]]
+    assert news, updates
+    assert max(news) <= 1024
+
+
+def test_the_chart_says_in_words_what_it_shows(watching: Page) -> None:
+    plot = watching.get_by_role("img", name="Loss curve")
+    expect(plot).to_be_visible()
+    expect(watching.locator("#train-chart .aw-only-read")).to_contain_text("training loss")
+    watching.get_by_text("Learning rate", exact=True).last.click()
+    expect(watching.locator("#train-chart .aw-rate .scatterlayer")).to_be_visible()
+
+
+def test_typing_is_not_disturbed_by_the_timer(watching: Page) -> None:
+    name = watching.locator("#train-name input")
+    name.fill("my own ")
+    watching.wait_for_timeout(2500)
+    name.press_sequentially("name")
+    watching.wait_for_timeout(1500)
+    expect(name).to_have_value("my own name")
+    expect(name).to_be_focused()
+
+
+def test_a_second_training_is_refused_with_the_reason(watching: Page) -> None:
+    expect(watching.locator("#train-start")).to_be_disabled()
+    expect(watching.locator(".aw-card").first).to_contain_text("Training watched is going on")

@@ -1,0 +1,85 @@
+"""Each benchmark's quick run works and prints its figure; what it measures then means nothing."""
+
+import importlib
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.interleave import Spread, interleaved
+from benchmarks.report import RESULTS, Report
+from benchmarks.skewed_data import write_skewed
+from benchmarks.starter_sets import MARKED
+from benchmarks.training_speed import main as training_speed
+
+FIGURES = {
+    "training_speed": "ours / loop",
+    "trainer_script": "ours / script",
+    "chart_updates": "update at 10,000 points",
+    "starter_sets": "pirate: right before and after",
+}
+FIGURES_OF_THE_APP = {
+    "startup": "PyTorch in the page's process",
+    "event_overhead": "share of a core while training",
+}
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Run a command's quick mode and return what it prints."""
+
+    def run(name: str) -> str:
+        kept = set(RESULTS.glob("*"))
+        assert importlib.import_module(f"benchmarks.{name}").main(["--quick"]) == 0
+        assert set(RESULTS.glob("*")) == kept
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_quick_run_prints_its_figure(name: str, printed: Callable[[str], str]):
+    text = printed(name)
+    assert FIGURES[name] in text
+    assert f"- command: `python -m benchmarks.{name} --quick`" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES_OF_THE_APP)
+def test_quick_run_with_the_real_app_prints_its_figure(name: str, printed: Callable[[str], str]):
+    assert FIGURES_OF_THE_APP[name] in printed(name)
+
+
+def test_quick_figures_are_never_kept(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        training_speed(["--quick", "--save"])
+    assert "worth keeping" in capsys.readouterr().err
+
+
+def test_sides_take_turns_and_the_order_changes():
+    order: list[str] = []
+    found = interleaved(
+        lambda: order.append("ours") or 3.0, lambda: order.append("peer") or 2.0, pairs=3
+    )
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert found.ratios(float).median == 1.5
+
+
+def test_a_spread_shows_median_and_both_ends():
+    assert f"{Spread([1.0, 3.0, 2.0]):.1f}" == "2.0 (1.0 to 3.0, n=3)"
+
+
+def test_a_report_names_the_command_and_says_what_is_missed():
+    report = Report("some_speed", "Some speed", ["--pairs", "5"])
+    report.add("ours / theirs", "0.50", ">= 0.90", good=False)
+    assert "| ours / theirs | 0.50 | >= 0.90 | missed |" in report.text()
+    assert "`python -m benchmarks.some_speed --pairs 5`" in report.text()
+
+
+def test_skewed_data_are_the_same_each_time(tmp_path):
+    first, again = (write_skewed(tmp_path / name, 20).read_text() for name in ("a", "b"))
+    assert first == again
+
+
+def test_measured_part_of_the_card_is_found():
+    card = "before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
+    assert MARKED.sub(r"\1new\n\2", card) == card.replace("old", "new")

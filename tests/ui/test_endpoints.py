@@ -1,0 +1,135 @@
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from tests.ui.fake_service import FakeService
+
+PUBLIC = {
+    "/load_model",
+    "/preflight",
+    "/preview_data",
+    "/train",
+    "/resume",
+    "/set_active",
+    "/save_adapter",
+    "/compare",
+    "/score",
+    "/chat",
+    "/snapshot",
+    "/events",
+    "/stop",
+}
+
+
+def wait_until_idle(client: Client) -> dict:
+    for _ in range(500):
+        state = client.predict(api_name="/snapshot")
+        if state["job"] is None:
+            return state
+        time.sleep(0.02)
+    raise TimeoutError("The job does not end.")
+
+
+def train(client: Client, name: str, **fields: object) -> str:
+    answer = client.predict({"name": name, "epochs": 1, **fields}, api_name="/train")
+    wait_until_idle(client)
+    return answer["run_id"]
+
+
+def test_only_the_documented_endpoints_are_public(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == PUBLIC
+
+
+def test_a_program_can_load_check_train_and_chat(client: Client) -> None:
+    assert client.predict({"source": "starter"}, api_name="/load_model")["name"] == "starter"
+    check = client.predict({"train": {"name": "talker"}}, api_name="/preflight")
+    assert check["ready"]
+    run_id = train(client, "talker")
+    kinds = [event["type"] for event in client.predict(run_id, api_name="/events")]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "finished"
+    active = client.predict({"adapters": [["talker", 1.0]]}, api_name="/set_active")
+    assert active["adapters"] == [["talker", 1.0]]
+    question = {"messages": [{"role": "user", "content": "hi you"}], "variant": [["talker", 1.0]]}
+    answers = list(client.submit(question, api_name="/chat"))
+    assert answers[-1].strip() == "Arr, hi you"
+    assert len(answers) > 1
+    score = client.predict({"texts": ["a b"], "variants": [[]]}, api_name="/score")
+    assert score["tokens"] == [11]
+    compared = client.predict({"prompts": ["a"], "variants": [[], []]}, api_name="/compare")
+    assert compared["answers"] == [["A"], ["A"]]
+
+
+def test_events_go_on_after_the_cursor(client: Client) -> None:
+    run_id = train(client, "cursor")
+    events = client.predict(run_id, api_name="/events")
+    rest = client.predict(run_id, events[4]["seq"], api_name="/events")
+    assert rest == events[5:]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_", "words"),
+    [
+        ("/train", {"name": "a", "adapter": {"rank": 0}}, "Rank"),
+        ("/train", {"name": "a", "colour": "red"}, "colour is not a setting of Train"),
+        ("/train", {"name": "<b>"}, "An adapter name has"),
+        ("/set_active", {"adapters": [["nobody", 1.0]]}, "There is no adapter called 'nobody'"),
+        ("/resume", {"run_id": "20200101-none"}, "There is no run"),
+        ("/load_model", {"source": "/etc"}, "The page may not use /etc"),
+        ("/train", {"name": "a", "data": "/etc/passwd"}, "The page may not use /etc/passwd"),
+    ],
+)
+def test_errors_arrive_word_for_word(
+    client: Client, endpoint: str, request_: dict, words: str
+) -> None:
+    with pytest.raises(AppError, match=words):
+        client.predict(request_, api_name=endpoint)
+
+
+def test_a_second_job_is_told_what_runs(client: Client, served: FakeService) -> None:
+    client.predict({"name": "long", "max_steps": 5000}, api_name="/train")
+    with pytest.raises(AppError, match="Training long is still going on"):
+        client.predict({"name": "other"}, api_name="/train")
+    client.predict(api_name="/stop")
+    state = wait_until_idle(client)
+    assert state["runs"][0]["state"] == "stopped"
+    run_id = state["runs"][0]["id"]
+    assert client.predict({"run_id": run_id}, api_name="/resume")["run_id"] == run_id
+    client.predict(api_name="/stop")
+    wait_until_idle(client)
+
+
+def test_no_answer_carries_a_path_that_clients_would_download(
+    client: Client, tmp_path: Path, served: FakeService
+) -> None:
+    train(client, "copied")
+    folder = served.settings.workspace / "copy"
+    saved = client.predict({"name": "copied", "destination": str(folder)}, api_name="/save_adapter")
+    assert saved["folder"] == str(folder)
+    assert client.predict(api_name="/snapshot")["base"]["folder"] == "/models/starter"
+
+
+def test_a_foreign_host_name_is_refused(served: FakeService) -> None:
+    assert httpx.get(served.url, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(served.url).status_code == 200
+
+
+def test_files_of_the_workspace_are_not_served(served: FakeService) -> None:
+    secret = served.settings.workspace / "session.json"
+    secret.write_text("{}")
+    assert httpx.get(f"{served.url}gradio_api/file={secret}").status_code == 403
+    assert httpx.get(f"{served.url}gradio_api/file=/etc/passwd").status_code == 403
+
+
+def test_a_form_from_another_site_cannot_start_anything(served: FakeService) -> None:
+    answer = httpx.post(
+        f"{served.url}gradio_api/call/train",
+        content='{"data": [{"name": "evil"}]}',
+        headers={"Content-Type": "text/plain", "Origin": "https://evil.example"},
+    )
+    assert answer.status_code == 422

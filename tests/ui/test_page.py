@@ -1,0 +1,299 @@
+"""The page's handlers, called as Gradio calls them, on a service without a model."""
+
+import time
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from tests.ui.fake_service import FakeService, evaluation
+from tests.ui.test_view import words
+from ui.layout import Page
+from ui.view import Check
+
+
+@pytest.fixture
+def page(service: FakeService) -> Page:
+    with gr.Blocks() as demo:
+        made = Page(service)
+        made.connect(demo)
+    return made
+
+
+def event(act: str, arg: str = "") -> gr.EventData:
+    return SimpleNamespace(_data={"act": act, "arg": arg})
+
+
+def form_of(page: Page, **changes: object) -> dict[str, object]:
+    values = {name: component.value for name, component in page.train.inputs.items()}
+    return {**values, "name": "pirate", **changes}
+
+
+def draw(page: Page, seen: dict | None = None, **changes: object) -> dict:
+    state = {
+        "check": Check(),
+        "dismissed": [],
+        "adapter": "",
+        "words": "",
+        "state": "",
+        "selected": "",
+    }
+    return page.draw(seen or {}, **{**state, **changes})
+
+
+def wait(service: FakeService) -> rs.Snapshot:
+    for _ in range(1000):
+        snapshot = service.snapshot()
+        if snapshot.job is None:
+            return snapshot
+        time.sleep(0.005)
+    raise TimeoutError("The job does not end.")
+
+
+def last_check(page: Page, **changes: object) -> tuple:
+    return list(page.train.check_settings(suggested="", **form_of(page, **changes)))[-1]
+
+
+def test_an_unchanged_session_is_not_sent_again(page: Page) -> None:
+    first = draw(page)
+    assert page.bar in first
+    second = draw(page, first[page.seen])
+    assert list(second) == [page.seen]
+
+
+def test_only_what_changed_is_sent(page: Page, service: FakeService) -> None:
+    first = draw(page)
+    service.add_adapter("polite")
+    service._say("good", "Something else.")
+    second = draw(page, first[page.seen])
+    assert page.load.adapters in second
+    assert page.bar in second
+    assert page.load.facts not in second
+    assert page.train.chart not in second
+
+
+def test_the_check_says_what_will_happen(page: Page) -> None:
+    check, card, button, line, *_ = last_check(page)
+    assert check.report.ready
+    assert "28 layers matched" in words(card)
+    assert button["value"].startswith("Train pirate, ")
+    assert button["interactive"]
+    assert "600 rows, 550 to learn from, 50 held out, longest 61 tokens" in words(line)
+
+
+def test_the_advanced_label_counts_changes(page: Page) -> None:
+    assert "all at their defaults" in last_check(page)[4]["label"]
+    assert "2 changed" in last_check(page, seed=1, max_steps="9")[4]["label"]
+
+
+def test_wrong_settings_keep_the_button_off(page: Page) -> None:
+    _, card, button, *_ = last_check(page, adapter__rank=0)
+    assert "Rank" in words(card)
+    assert not button["interactive"]
+
+
+def test_bad_data_is_told_in_its_own_words(page: Page, service: FakeService) -> None:
+    error = errors.DataError("Line 3 is not JSON.", cure="Mend the line.")
+    service.script["preflight"] = lambda request: error
+    _, card, button, *_ = last_check(page)
+    assert "Line 3 is not JSON. Mend the line." in words(card)
+    assert not button["interactive"]
+
+
+def test_a_taken_name_is_offered_another(page: Page, service: FakeService) -> None:
+    service.add_adapter("pirate")
+    _, card, button, *_ = last_check(page)
+    assert "Call it pirate 2" in words(card)
+    assert not button["interactive"]
+    assert page.train.rename(event("rename", "pirate 2")) == "pirate 2"
+
+
+def test_a_name_nobody_wrote_moves_on_by_itself(page: Page, service: FakeService) -> None:
+    service.add_adapter("pirate")
+    values = form_of(page)
+    *_, name, suggested = list(page.train.check_settings(suggested="pirate", **values))[-1]
+    assert (name, suggested) == ("pirate 2", "pirate 2")
+
+
+def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, epochs=1))
+    run = wait(service).runs[0]
+    drawn = draw(page)
+    assert drawn[page.train.chart] == {"run": run.id, "colour": run.colour, "live": False}
+    said = words(drawn[page.train.stage])
+    assert "base 0 %, now 96 %" in said
+    assert "Verified" in said
+    assert page.try_adapter(event("try", "pirate"))[1]["value"] == "pirate"
+
+
+def test_start_another_clears_the_stage(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, epochs=1))
+    run = wait(service).runs[0]
+    updates = page.train.act_on_run([], event("another", run.id))
+    assert updates[page.train.name] == "pirate 2"
+    drawn = draw(page, dismissed=updates[page.train.dismissed])
+    assert "Nothing has been trained yet." in words(drawn[page.train.stage])
+
+
+def test_a_stopped_run_can_be_resumed(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, max_steps="4000", epochs=1000))
+    time.sleep(0.1)
+    page.use_bar(event("stop"))
+    run = wait(service).runs[0]
+    assert run.state == "stopped"
+    assert "Resume" in words(draw(page)[page.train.stage])
+    page.train.act_on_run([], event("resume", run.id))
+    assert service.snapshot().job is not None
+    page.use_bar(event("stop"))
+    assert wait(service).runs[0].step >= run.step
+
+
+def test_divergence_offers_a_quarter_of_the_learning_rate(page: Page, service: FakeService) -> None:
+    def diverge(request: rq.Train) -> errors.WorkbenchError:
+        run = service.runs.all()[0]
+        run.update(state="failed", message="The loss is not finite.", cure="Lower the rate.")
+        return errors.Diverged("The loss is not finite.", cure="Lower the rate.")
+
+    service.script["train"] = diverge
+    page.train.start(**form_of(page, learning_rate=0.004))
+    run = wait(service).runs[0]
+    said = words(draw(page)[page.train.stage])
+    assert "The loss is not finite." in said
+    assert "Try with learning rate 0.001" in said
+    updates = page.train.act_on_run([], event("slower", run.id))
+    assert updates[page.train.form.components["learning_rate"]]["value"] == pytest.approx(0.001)
+
+
+def test_the_death_of_the_engine_is_said_and_mended(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, max_steps="4000", epochs=1000))
+    time.sleep(0.2)
+    service._runtime.kill()
+    time.sleep(0.2)
+    snapshot = wait(service)
+    assert snapshot.runs[0].state == "interrupted"
+    assert snapshot.base is not None
+    drawn = draw(page)
+    assert "broke off" in words(drawn[page.bar])
+    assert "Resume" in words(drawn[page.train.stage])
+
+
+def test_a_failed_load_is_told_on_the_load_tab(page: Page, service: FakeService) -> None:
+    error = errors.ModelError("No weights in there.", cure="Choose another.", details="x.bin")
+    service.script["load-model"] = lambda request: error
+    values = {name: each.value for name, each in page.load.form.inputs.items()}
+    page.load.load_base(**values)
+    wait(service)
+    note = words(draw(page)[page.load.note])
+    assert "No weights in there. Choose another." in note
+    assert "x.bin" in note
+
+
+def test_an_adapter_is_turned_on_and_off(page: Page, service: FakeService) -> None:
+    service.add_adapter("polite", evaluation=evaluation(0.3, 0.96))
+    page.load.switch(event("on", "polite"))
+    assert wait(service).active == [("polite", 1.0)]
+    assert "Turn off" in words(draw(page)[page.load.adapters])
+    page.load.switch(event("off", "polite"))
+    assert wait(service).active == []
+
+
+def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> None:
+    service.add_adapter("polite")
+    said = words(page.load.save_copy("polite", str(service.settings.workspace / "copy")))
+    assert "56 tensors" in said
+    assert "largest difference 0" in said
+    assert "No folder is named" in words(page.load.save_copy("polite", " "))
+    assert "may not use" in words(page.load.save_copy("polite", "/etc/copy"))
+
+
+def ask(page: Page, prompt: str, adapter: str, logs: tuple = ([], [])) -> list[tuple]:
+    settings = {name: each.value for name, each in page.chat.form.inputs.items()}
+    base, other = logs
+    return list(
+        page.chat.ask(prompt=prompt, adapter=adapter, base_log=base, adapter_log=other, **settings)
+    )
+
+
+def test_both_answer_the_same_question(page: Page, service: FakeService) -> None:
+    service.add_adapter("pirate")
+    last = ask(page, "Where is the cat?", "pirate")[-1]
+    assert [turn["content"].strip() for turn in last[0]] == [
+        "Where is the cat?",
+        "You said: Where is the cat?",
+    ]
+    assert last[1][-1]["content"].strip() == "Arr, Where is the cat?"
+
+
+def test_each_column_keeps_its_own_conversation(page: Page, service: FakeService) -> None:
+    service.add_adapter("pirate")
+    first = ask(page, "one", "pirate")[-1]
+    second = ask(page, "two", "pirate", (first[0], first[1]))[-1]
+    assert [turn["role"] for turn in second[1]] == ["user", "assistant"] * 2
+
+
+def test_html_in_chat_is_shown_and_not_parsed(page: Page, service: FakeService) -> None:
+    asked: list[rq.Chat] = []
+    service.script["chat"] = lambda request: (
+        asked.append(request) or rs.Answer(text="", tokens=0, seconds=0)
+    )
+    last = ask(page, "<img src=x> &amp; me", "")[-1]
+    assert last[0][0]["content"] == "&lt;img src=x&gt; &amp;amp; me"
+    assert asked[0].messages[0].content == "<img src=x> &amp; me"
+
+
+def test_trouble_while_answering_is_said(page: Page, service: FakeService) -> None:
+    service.script["chat"] = lambda request: errors.OutOfMemory("No memory left.", cure="Less.")
+    last = ask(page, "hi", "")[-1]
+    assert "No memory left. Less." in words(last[-1])
+    assert "Write a question first" in words(ask(page, " ", "")[-1][-1])
+
+
+def test_a_text_is_scored_by_both(page: Page, service: FakeService) -> None:
+    service.add_adapter("pirate")
+    said = words(page.chat.score_text("Arr!", "pirate"))
+    assert "base -10.00 nats 2.72" in said
+    assert "pirate -15.00 nats 4.48" in said
+    assert "no text to score" in words(page.chat.score_text("", "pirate"))
+
+
+def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, epochs=1, seed=7))
+    run = wait(service).runs[0]
+    assert page.runs.pick(event("pick", run.id)) == run.id
+    drawn = draw(page, selected=run.id)
+    assert drawn[page.runs.chart]["run"] == run.id
+    assert "output.log" in words(drawn[page.runs.facts])
+    assert "Seed 7" in words(drawn[page.runs.facts])
+
+
+def test_a_file_of_the_wrong_type_is_refused(page: Page, tmp_path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"x")
+    update, note = page.train.picker.add_upload(str(picture))
+    assert "cat.png is not a data file." in words(note)
+    data = tmp_path / "my <b>rows.jsonl"
+    data.write_text('{"text": "a"}\n')
+    update, note = page.train.picker.add_upload(str(data))
+    assert update["value"].endswith(".jsonl")
+    assert "<" not in update["value"]
+
+
+def test_examples_are_tinted_where_the_model_learns(page: Page) -> None:
+    _, problems, pieces = page.train.picker.look_at_data(**form_of(page))
+    assert ("Arr, on the mat!", "learned") in pieces
+    assert "Row 3: the answer is <b>empty</b>" in words(problems)
+
+
+def test_a_demo_takes_no_uploads(tmp_path) -> None:
+    from backend import Settings
+
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n')
+    with FakeService(Settings(workspace=tmp_path / "w", demo=True)) as fake, gr.Blocks():
+        page = Page(fake)
+        _, note = page.train.picker.add_upload(str(file))
+    assert "takes no uploads" in words(note)
+    assert not page.train.picker.upload.interactive

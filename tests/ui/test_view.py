@@ -1,0 +1,243 @@
+import json
+
+import pytest
+
+from backend import Event
+from backend import results as rs
+from tests.ui.fake_service import FACTS, STATS, evaluation
+from ui import tables, view
+from ui.session_bar import bar
+from ui.view import Check
+
+
+def snapshot(**changes: object) -> rs.Snapshot:
+    empty = rs.Snapshot(
+        version=1,
+        phase="ready",
+        base=FACTS,
+        active=[],
+        adapters=[],
+        runs=[],
+        job=None,
+        notice=None,
+        memory_bytes=412 * 1024**2,
+        memory_total_bytes=24 * 1024**3,
+    )
+    return empty.model_copy(update=changes)
+
+
+def run(**changes: object) -> rs.RunSummary:
+    plain = rs.RunSummary(
+        id="r1",
+        name="pirate",
+        state="finished",
+        colour="#E69F00",
+        data="starter:pirate",
+        base_name="starter",
+        method="LoRA",
+        rank=8,
+        created=0.0,
+        step=118,
+        total_steps=118,
+        loss=0.3,
+        tokens_per_second=1020.0,
+        seconds=40.0,
+    )
+    return plain.model_copy(update=changes)
+
+
+def job(**changes: object) -> rs.JobInfo:
+    plain = rs.JobInfo(
+        id=1,
+        title="Training pirate",
+        operation="train",
+        run_id="r1",
+        text="",
+        fraction=0.63,
+        seconds_left=25.0,
+        stopping=False,
+    )
+    return plain.model_copy(update=changes)
+
+
+def adapter(**changes: object) -> rs.AdapterInfo:
+    plain = rs.AdapterInfo(
+        id="ad_1",
+        name="pirate",
+        colour="#E69F00",
+        method="LoRA",
+        rank=8,
+        parameters=31_744,
+        base_name="starter",
+        base_fingerprint=FACTS.fingerprint,
+        created=0.0,
+        run_id="r1",
+        evaluation_before=evaluation(4.0, 0.0),
+        evaluation=evaluation(0.3, 0.96),
+    )
+    return plain.model_copy(update=changes)
+
+
+def report(**changes: object) -> rs.PreflightReport:
+    plain = rs.PreflightReport(
+        ready=True,
+        problems=[],
+        notes=[],
+        matched_modules=["q"] * 28,
+        trainable_parameters=31_744,
+        total_parameters=3_500_000,
+        stats=STATS,
+        steps=118,
+        memory_bytes=310 * 1024**2,
+        memory_available_bytes=24 * 1024**3,
+        seconds=40.0,
+        seconds_from="one timed step",
+    )
+    return plain.model_copy(update=changes)
+
+
+def words(node: object) -> str:
+    """All text of a tree, as somebody would read it."""
+    if isinstance(node, str):
+        return node
+    assert isinstance(node, list)
+    return " ".join(" ".join(words(child) for child in node[2]).split())
+
+
+def checked(**changes: object) -> Check:
+    return Check(name="pirate", free_name="pirate", report=report()).model_copy(update=changes)
+
+
+def test_a_ready_run_says_what_will_happen() -> None:
+    ready = view.readiness(snapshot(), checked())
+    assert ready.can_start
+    assert ready.label == "Train pirate, about 40 s"
+    assert "28 layers matched, 0.9 % of the model (31,744 numbers)" in words(ready.card)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "reason"),
+    [
+        ({"base": None, "phase": "loading", "job": job(title="Loading starter")}, {}, "loading"),
+        ({"base": None, "phase": "empty"}, {}, "No base model is loaded"),
+        ({"base": None, "phase": "down"}, {}, "restarted"),
+        ({"job": job()}, {}, "Training pirate is going on"),
+        ({}, {"checking": True}, "Checking"),
+        ({}, {"report": None}, "Checking"),
+        ({}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
+        ({}, {"failure": view.Failure("Rank: too low.", "Try 8.")}, "Rank: too low. Try 8."),
+        (
+            {},
+            {"report": report(ready=False, problems=[rs.Problem(what="Nothing matches.")])},
+            "Nothing matches.",
+        ),
+    ],
+)
+def test_what_keeps_a_run_from_starting_is_said(
+    changes: dict[str, object], check: dict[str, object], reason: str
+) -> None:
+    ready = view.readiness(snapshot(**changes), checked(**check))
+    assert not ready.can_start
+    assert reason in words(ready.card)
+
+
+def test_a_taken_name_offers_the_free_one() -> None:
+    ready = view.readiness(snapshot(), checked(free_name="pirate 2"))
+    assert "Call it pirate 2" in words(ready.card)
+
+
+def test_a_finished_run_shows_its_evidence() -> None:
+    outcome = rs.RunResult.model_construct(max_difference=0.0)
+    said = words(view.stage(run(), None, adapter(), outcome))
+    assert "Held-out exact match: base 0 %, now 96 % of 50 answers." in said
+    assert "answers the same (largest difference 0)" in said
+    assert "Try it in Chat" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "diverged_at", "offer"),
+    [
+        ({"state": "stopped", "resumable": True}, None, "Resume"),
+        ({"state": "interrupted", "resumable": True}, None, "Resume"),
+        ({"state": "interrupted"}, None, "Try again"),
+        ({"state": "failed", "resumable": True}, 0.004, "Try with learning rate 0.001"),
+    ],
+)
+def test_a_run_that_ended_early_offers_what_mends_it(
+    changes: dict[str, object], diverged_at: float | None, offer: str
+) -> None:
+    ended = run(**changes, message="It broke off.", cure="Do this.")
+    said = words(view.stage(ended, None, None, None, diverged_at=diverged_at))
+    assert "It broke off. Do this." in said
+    assert offer in said
+
+
+def test_a_running_run_shows_step_speed_and_time_left() -> None:
+    events = [
+        Event(seq=1, time=0, type="step", step=73, loss=1.0),
+        Event(
+            seq=2, time=0, type="step", step=74, loss=0.9, tokens_per_second=1020, seconds_left=25
+        ),
+    ]
+    running = run(state="running")
+    said = words(view.stage(running, view.live_numbers(running, events), None, None))
+    assert "Step 74 of 118" in said
+    assert "1,020 tokens/s" in said
+    assert "25 s" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "running", "title"),
+    [
+        (4.1, 0.31, False, "Loss fell from 4.1 to 0.31 in 118 steps"),
+        (0.3, 4.1, False, "Loss rose from 0.30 to 4.1 in 118 steps"),
+        (4.1, 0.31, True, "Loss has fallen from 4.1 to 0.31 in 118 steps"),
+        (4.1, 4.1, False, "Loss is at 4.1 after 118 steps"),
+        (None, None, True, "Waiting for the first step"),
+    ],
+)
+def test_the_chart_title_states_the_finding(
+    first: float | None, last: float | None, running: bool, title: str
+) -> None:
+    assert view.finding(first, last, 118, running) == title
+
+
+def test_the_bar_shows_progress_and_how_to_stop() -> None:
+    said = words(bar(snapshot(phase="training", job=job())))
+    assert "Training pirate" in said
+    assert "63 % 25 s left Stop" in said
+    assert "412 MB of 24 GB" in said
+
+
+def test_a_second_stop_ends_at_once() -> None:
+    said = words(bar(snapshot(phase="training", job=job(stopping=True))))
+    assert "End at once" in said
+    assert "finishing the step, then saving" in said
+
+
+def test_the_bar_shows_notices_and_what_is_on() -> None:
+    notice = rs.Notice(kind="bad", text="The model process is gone.", time=0.0)
+    said = words(bar(snapshot(adapters=[adapter()], active=[("pirate", 1.0)], notice=notice)))
+    assert "On pirate" in said
+    assert "The model process is gone." in said
+
+
+def test_adapters_for_another_base_cannot_be_turned_on() -> None:
+    table = tables.adapter_table(snapshot(adapters=[adapter(base_fingerprint="other")]))
+    assert '"disabled": true' in json.dumps(table)
+    assert "starter (not loaded)" in words(table)
+
+
+def test_runs_are_filtered_by_words_and_state() -> None:
+    runs = [run(), run(id="r2", name="polite", data="starter:polite", state="stopped")]
+    assert [r.id for r in tables.filtered(runs, "POLITE lora", "")] == ["r2"]
+    assert [r.id for r in tables.filtered(runs, "", "finished")] == ["r1"]
+    assert tables.filtered(runs, "nothing", "") == []
+
+
+def test_hostile_names_stay_text() -> None:
+    hostile = "<img src=x onerror=alert(1)>${7*6}{{value}}"
+    tree = bar(snapshot(base=FACTS.model_copy(update={"name": hostile})))
+    assert "<img" in words(tree)
+    tags = json.dumps(tree).count('["img"')
+    assert tags == 0
