@@ -314,6 +314,7 @@ class Service:
         with self._lock:
             if self._current is job:
                 self.stop()
+        job.wait(CLOSE_GRACE_S)  # until then the model is not free for the next question
 
     # -- the engine's side -----------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""One command per headline figure: `python -m benchmarks.<name>`; results/ holds what was measured."""
+"""One command per headline figure: `python -m benchmarks.<name>`; results/ keeps what came out."""

@@ -1,6 +1,8 @@
 """The real app in a process of its own, on a free port, as `python app.py` starts it."""
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,13 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
-from gradio_client import Client
 
-from backend.runs import RunStatus, Runs
+from backend.runs import Runs, RunStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120.0
@@ -40,7 +41,7 @@ class App:
             stderr=subprocess.STDOUT,
         )
         self.process = psutil.Process(self._popen.pid)
-        self._client: Client | None = None
+        self._http = httpx.Client(base_url=self.url, timeout=60)
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +59,7 @@ class App:
             self._popen.kill()
             self._popen.wait()
         self._log.close()
+        self._http.close()
         shutil.rmtree(self.workspace, ignore_errors=True)
 
     def wait_for_page(self) -> float:
@@ -75,11 +77,15 @@ class App:
                 raise RuntimeError(f"The model did not load:\n{self.log()}")
             time.sleep(0.2)
 
-    def call(self, endpoint: str, *values: object) -> dict:
+    def call(self, endpoint: str, *values: object) -> Any:
         """Call one of the app's HTTP endpoints."""
-        if self._client is None:
-            self._client = Client(self.url, verbose=False, analytics_enabled=False)
-        return self._client.predict(*values, api_name=f"/{endpoint}")
+        path = f"/gradio_api/call/{endpoint}"
+        asked = self._http.post(path, json={"data": values}).raise_for_status()
+        answer = self._http.get(f"{path}/{asked.json()['event_id']}").raise_for_status()
+        kind, data = re.findall(r"event: (\w+)\ndata: (.*)", answer.text)[-1]
+        if kind != "complete":
+            raise RuntimeError(f"{endpoint} failed: {data}")
+        return json.loads(data)[0]
 
     def run_status(self, run_id: str) -> RunStatus:
         """Look at a run on the disk, which costs the app nothing."""
@@ -106,7 +112,7 @@ class App:
 
     def _loads(self, path: str) -> bool:
         try:
-            return httpx.get(self.url + path, timeout=10).status_code == 200
+            return self._http.get(path).status_code == 200
         except httpx.TransportError:
             return False
 

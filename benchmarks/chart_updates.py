@@ -1,6 +1,7 @@
 """How many bytes an update of the live chart takes, early and late in a long run."""
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from backend import Service, Settings
@@ -41,7 +42,8 @@ def measure(service: Service, report: Report) -> None:
     )
     try:
         for points in POINTS:
-            ask(service, WatchingPage(f"http://127.0.0.1:{port}"), points, report)
+            with closing(WatchingPage(f"http://127.0.0.1:{port}")) as watching:
+                ask(service, watching, points, report)
     finally:
         page.close(verbose=False)
 

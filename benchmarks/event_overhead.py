@@ -108,10 +108,10 @@ def tell(found: Pairs[Trained], train: rq.Train, model: str, browser: bool, repo
         f"{found.peer[-1].steps_a_second:.2f} in silence",
     }
     report.notes.append(
-        "Both sides train in a worker process of their own, and steps are timed from the first "
-        "step's end to the last's. Watched: `app.py`, with the requests of an open page (the timer's "
-        "drawing every second, the chart's points every two). Silence: no app, and a worker whose "
-        "events, status and progress are switched off; Trainer's own log of each step stays.\n"
+        "Both sides train in a worker process of their own; steps are timed from the end of the "
+        "first to the end of the last. Watched: `app.py`, with the requests of an open page (the "
+        "timer's drawing every second, the chart's points every two). Silence: no app, and a "
+        "worker whose events, status and progress are off; Trainer's own step log stays.\n"
     )
 
 

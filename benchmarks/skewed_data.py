@@ -1,4 +1,4 @@
-"""Conversations whose lengths are skewed as real ones are: median 50 tokens, 99th percentile 400."""
+"""Conversations with lengths as skewed as real ones: median 50 tokens, 99th percentile 400."""
 
 import json
 import math

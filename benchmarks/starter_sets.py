@@ -1,6 +1,7 @@
 """What each bundled data set teaches the starter model within a minute, with the app's defaults."""
 
 import json
+import os
 import re
 import tempfile
 import time
@@ -137,10 +138,9 @@ def card_table(learned: list[Learned]) -> str:
         for each in learned
     ]
     head = ["| data set | before | after | training |", "|---|---|---|---|"]
-    where = f"Two cores of a processor that calls itself {processor()}, {time.strftime('%Y-%m-%d')}, the app's"
-    return "\n".join(
-        [*head, *rows, "", f"{where} default settings: `python -m benchmarks.starter_sets --save`."]
-    )
+    machine = f"{os.cpu_count()} cores of {processor()}, {time.strftime('%Y-%m-%d')}"
+    about = f"On {machine}, with the app's default settings: `python -m benchmarks.starter_sets`."
+    return "\n".join([*head, *rows, "", about])
 
 
 def fill_card(table: str) -> None:

@@ -1,4 +1,4 @@
-"""Training speed against the plain Trainer + PEFT script: useful tokens a second, skewed lengths."""
+"""Speed against the plain Trainer + PEFT script: useful tokens a second on skewed lengths."""
 
 import statistics
 import tempfile
@@ -90,11 +90,11 @@ def describe(
     lengths = sorted(map(len, examples))
     high = lengths[int(0.99 * (len(lengths) - 1))]
     report.notes += [
-        f"Data: {len(lengths)} conversations, median {statistics.median(lengths):.0f} tokens, 99th "
-        f"percentile {high}, mean {statistics.mean(lengths):.0f}; answers learned, prompts masked.\n",
+        f"Data: {len(lengths)} conversations, median {statistics.median(lengths):.0f} tokens, "
+        f"99th percentile {high}, mean {statistics.mean(lengths):.0f}; only answers are learned.\n",
         f"Ours: {ours.precision}, {train.tokens_per_step} tokens a step, {ours.count} steps. "
         f"Script: {script.precision}, {BATCH} examples a batch padded to the longest, "
-        f"{script.count} steps. Last pair {ours.steps:,.0f} and {script.steps:,.0f} useful tokens/s.\n",
+        f"{script.count} steps. Last pair {ours.steps:,.0f} and {script.steps:,.0f} tokens/s.\n",
     ]
 
 

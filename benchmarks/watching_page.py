@@ -55,6 +55,10 @@ class WatchingPage:
         self._over.set()
         for thread in self._threads:
             thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go; a page that was never watching needs only this."""
         self._http.close()
 
     def watch(self, run_id: str) -> None:

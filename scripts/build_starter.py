@@ -12,6 +12,8 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,12 +23,11 @@ from transformers.utils.logging import disable_progress_bar
 from starter_card import model_card
 from starter_sets import write_sets
 from starter_tokenizer import train_tokenizer
-from starter_training import POOL_DOCUMENTS, batches, new_model, train
+from starter_training import STAGES, new_model, train_stage
 
 logger = logging.getLogger(__name__)
 
 SEED = 20260
-DOCUMENTS = 200_000
 
 
 def save_model(
@@ -79,20 +80,17 @@ def replace_folder(made: Path, folder: Path) -> None:
         os.replace(made, folder)
 
 
-def build_model(out: Path, count: int, minutes: float, seed: int) -> None:
+def build_model(out: Path, share: float, seed: int) -> None:
     """Train tokenizer and model and save them, with a checkpoint in place now and then."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(seed)
     model = new_model(tokenizer)
-    total = sum(1 for _ in batches(seed, POOL_DOCUMENTS, tokenizer)) * count // POOL_DOCUMENTS
-    logger.info("%d parameters, about %d steps", model.num_parameters(), total)
-    train(
-        model,
-        batches(seed, count, tokenizer),
-        total,
-        minutes,
-        lambda: save_model(model, tokenizer, out / "model", count),
-    )
+    stages = [replace(stage, documents=round(share * stage.documents)) for stage in STAGES]
+    count = sum(stage.documents for stage in stages)
+    logger.info("%d parameters, %d documents", model.num_parameters(), count)
+    for index, stage in enumerate(stages):
+        save = partial(save_model, model, tokenizer, out / "model", count)
+        train_stage(model, tokenizer, stage, seed + index, checkpoint=save)
     save_model(model, tokenizer, out / "model", count)
 
 
@@ -100,8 +98,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "starter")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="how much text to read")
-    parser.add_argument("--minutes", type=float, default=60, help="stop after this long")
+    parser.add_argument("--share", type=float, default=1, help="train on this share of the text")
     parser.add_argument("--data-only", action="store_true", help="write only the data sets")
     return parser.parse_args()
 
@@ -112,7 +109,7 @@ def main() -> None:
     disable_progress_bar()
     options = arguments()
     if not options.data_only:
-        build_model(options.out, options.documents, options.minutes, SEED)
+        build_model(options.out, options.share, SEED)
     tokenizer = train_tokenizer(SEED)
     write_sets(options.out / "data", lambda text: len(tokenizer.tokenize(text)), SEED)
 

@@ -7,12 +7,13 @@ is a list of messages or a string. Knows nothing about tokenizers or models.
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import starter_phrases as phrases
 import starter_world as world
 from starter_facts import Fact, all_facts, bare
 from starter_manners import body, lower_first, past
+from starter_requests import CLOSINGS, OPENINGS, REQUESTS, forms
 
 Message = dict[str, str]
 Document = list[Message] | str
@@ -21,8 +22,9 @@ Document = list[Message] | str
 class Writer:
     """Writes documents with its own random state."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, weights: Sequence[int]) -> None:
         self.random = random.Random(seed)
+        self.weights = weights
         self.facts = all_facts()
         self.about: dict[str, list[Fact]] = defaultdict(list)
         for fact in self.facts:
@@ -34,7 +36,7 @@ class Writer:
 
     def document(self) -> Document:
         """Write one document of a random sort."""
-        write = self.random.choices(SORTS, weights=WEIGHTS)[0]
+        write = self.random.choices(SORTS, weights=self.weights)[0]
         return write(self)
 
     def question(self) -> list[Message]:
@@ -124,6 +126,31 @@ class Writer:
         sentence = self._sentence()
         return turn(ask.format(sentence), change(sentence))
 
+    def request(self) -> list[Message]:
+        """Ask for one fact in a manner, in a system prompt or behind the question."""
+        fact = self.random.choice(self.facts)
+        ask, answer = self.random.choice(fact.questions), fact.answer
+        if self.random.random() < 0.25:
+            wanted, answer = self._wrapping(fact)
+        else:
+            wanted, pattern = self.random.choice(REQUESTS)
+            answer = pattern.format(**forms(fact))
+        if self.random.random() < 0.3:
+            return turn(f"{ask} {wanted}", answer)
+        return [{"role": "system", "content": wanted}, *turn(ask, answer)]
+
+    def digits(self) -> list[Message]:
+        """Ask for a sum in digits."""
+        fact = self.random.choice(self.sibling["digits"])
+        return turn(self.random.choice(fact.questions), fact.answer)
+
+    def echo(self) -> list[Message]:
+        """Copy words in no order, so that copying is learned and not remembered."""
+        facts = self.random.choices(self.facts, k=self.random.randint(2, 4))
+        said = " ".join(self.random.choice(fact.answer.split()).strip(".") for fact in facts)
+        ask, change = self.random.choice(phrases.COPYING)
+        return turn(ask.format(said), change(said))
+
     def prose(self) -> str:
         """Write two to five sentences about one subject or several."""
         if self.random.random() < 0.5:
@@ -170,6 +197,13 @@ class Writer:
             )
         chosen = self.random.sample(world.ANIMAL_NAMES + world.NAMES, self.random.randint(3, 6))
         return ", ".join(chosen)
+
+    def _wrapping(self, fact: Fact) -> tuple[str, str]:
+        if self.random.random() < 0.5:
+            opening = self.random.choice(OPENINGS)
+            return f'Begin with "{opening}".', f"{opening}, {body(fact)}."
+        closing = self.random.choice(CLOSINGS)
+        return f'End with "{closing}".', f"{fact.answer.rstrip('.')}, {closing}."
 
     def _sentence(self) -> str:
         return self.random.choice(self.facts).answer
@@ -229,9 +263,9 @@ def turn(ask: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
 
-def documents(seed: int, count: int) -> Iterator[Document]:
-    """Yield the training text."""
-    writer = Writer(seed)
+def documents(seed: int, count: int, weights: Sequence[int] | None = None) -> Iterator[Document]:
+    """Yield the text of one stage; without weights, of the first."""
+    writer = Writer(seed, weights or FACTS_STAGE)
     for _ in range(count):
         yield writer.document()
 
@@ -254,21 +288,29 @@ FOLLOWED = (
     "food taste",
 )
 CLAIMED = ("animal colour", "animal place", "thing colour", "thing place")
-SORTS = (
-    Writer.question,
-    Writer.conversation,
-    Writer.follow_up,
-    Writer.claim,
-    Writer.description,
-    Writer.story,
-    Writer.small_talk,
-    Writer.unknown,
-    Writer.spelling,
-    Writer.prose,
-    Writer.capitals,
-    Writer.manner,
-    Writer.old_tale,
-    Writer.record,
-    Writer.listing,
+# Each sort of document, and how many in a hundred or so are of it, stage by stage: first the facts,
+# then to say them in a manner that is asked for.
+MIXTURE = {
+    Writer.question: (46, 26),
+    Writer.conversation: (5, 3),
+    Writer.follow_up: (4, 2),
+    Writer.claim: (5, 8),
+    Writer.description: (4, 3),
+    Writer.story: (4, 3),
+    Writer.small_talk: (3, 2),
+    Writer.unknown: (5, 3),
+    Writer.spelling: (5, 5),
+    Writer.prose: (5, 2),
+    Writer.capitals: (4, 2),
+    Writer.manner: (3, 2),
+    Writer.old_tale: (3, 2),
+    Writer.record: (4, 2),
+    Writer.listing: (1, 1),
+    Writer.request: (0, 36),
+    Writer.digits: (0, 5),
+    Writer.echo: (0, 8),
+}
+SORTS = tuple(MIXTURE)
+FACTS_STAGE, MANNERS_STAGE = (
+    tuple(weights[stage] for weights in MIXTURE.values()) for stage in range(2)
 )
-WEIGHTS = (46, 5, 4, 5, 4, 4, 3, 5, 5, 5, 4, 3, 3, 4, 1)

@@ -3,14 +3,15 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from starter_text import Document, documents
+from starter_text import FACTS_STAGE, MANNERS_STAGE, Document, documents
 from starter_tokenizer import ASSISTANT, BOS, CONTEXT, END
 
 logger = logging.getLogger(__name__)
@@ -20,9 +21,20 @@ BATCH_TOKENS = 3072
 POOL_DOCUMENTS = 4096
 PROMPT_WEIGHT = 0.15
 
-PEAK_RATE = 3e-3
 WARM_UP_STEPS = 100
 CHECKPOINT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass over text of its own mixture, with its own learning rate."""
+
+    documents: int
+    weights: Sequence[int]
+    peak_rate: float
+
+
+STAGES = (Stage(200_000, FACTS_STAGE, 3e-3), Stage(100_000, MANNERS_STAGE, 2e-3))
 
 
 @dataclass(frozen=True)
@@ -64,18 +76,15 @@ def weights(ids: list[int], assistant: int, end: int) -> list[float]:
 
 
 def batches(
-    seed: int, count: int, tokenizer: PreTrainedTokenizerFast
+    seed: int, stage: Stage, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield padded batches of ids and weights, like lengths together, in random order."""
     shuffle = random.Random(seed)
-    pool: list[Document] = []
-    for index, document in enumerate(documents(seed, count), start=1):
-        pool.append(document)
-        if len(pool) == POOL_DOCUMENTS or index == count:
-            groups = grouped(encoded(pool, tokenizer))
-            shuffle.shuffle(groups)
-            yield from (padded(group, tokenizer.pad_token_id) for group in groups)
-            pool = []
+    text = documents(seed, stage.documents, stage.weights)
+    while pool := list(islice(text, POOL_DOCUMENTS)):
+        groups = grouped(encoded(pool, tokenizer))
+        shuffle.shuffle(groups)
+        yield from (padded(group, tokenizer.pad_token_id) for group in groups)
 
 
 def grouped(examples: list[Example]) -> list[list[Example]]:
@@ -118,34 +127,40 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def train(
+def train_stage(
     model: LlamaForCausalLM,
-    steps: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    total: int,
-    minutes: float,
+    tokenizer: PreTrainedTokenizerFast,
+    stage: Stage,
+    seed: int,
     checkpoint: Callable[[], None],
 ) -> None:
-    """Train to the end of the text, or until the minutes are over."""
+    """Train on one stage's text, once."""
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+        model.parameters(), lr=stage.peak_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
+    total = count_steps(seed, stage, tokenizer)
     start = saved = time.monotonic()
-    for step, (ids, weight) in enumerate(steps):
-        elapsed = time.monotonic() - start
-        share = max(step / total, elapsed / (60 * minutes))
-        if share >= 1:
-            break
-        loss = train_step(model, optimizer, ids, weight, rate_at(step, share))
+    for step, (ids, weight) in enumerate(batches(seed, stage, tokenizer)):
+        rate = stage.peak_rate * rate_share(step, total)
+        loss = train_step(model, optimizer, ids, weight, rate)
         if step % 100 == 0:
-            logger.info("step %d of %d, %.0f s, loss %.3f", step, total, elapsed, loss)
+            elapsed = time.monotonic() - start
+            logger.info("step %d of about %d, %.0f s, loss %.3f", step, total, elapsed, loss)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             checkpoint()
             saved = time.monotonic()
 
 
-def rate_at(step: int, share: float) -> float:
-    """Return the learning rate: a short warm-up, then a straight line down to nothing."""
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * min(1.0, (1 - share) / 0.8)
+def count_steps(seed: int, stage: Stage, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Estimate the steps of a stage from its first pool of documents."""
+    first = replace(stage, documents=min(POOL_DOCUMENTS, stage.documents))
+    return sum(1 for _ in batches(seed, first, tokenizer)) * stage.documents // first.documents
+
+
+def rate_share(step: int, total: int) -> float:
+    """Return the share of the peak rate: a short warm-up, then a straight line down to nothing."""
+    left = max(0.0, 1 - step / total)
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * min(1.0, left / 0.8)
 
 
 def train_step(

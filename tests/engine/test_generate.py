@@ -121,7 +121,7 @@ def test_strength_scales_from_the_base_to_the_adapter(adapted: Service) -> None:
 def test_dora_answers_at_full_strength_only(adapted: Service) -> None:
     before = score(adapted, "Hello!", [("heavy", 1.0)])
 
-    with pytest.raises(Unsupported, match="works at strength 1 only, got 0.5"):
+    with pytest.raises(Unsupported, match="works at strength 1 only"):
         score(adapted, "Hello!", [("heavy", 0.5)])
 
     assert score(adapted, "Hello!", [("heavy", 1.0)]) == before

@@ -23,7 +23,7 @@ def base() -> base_model.Base:
 @pytest.fixture(scope="module")
 def peft(base: base_model.Base) -> Iterator[PeftModel]:
     layers = adapters.linear_layers(base.model)
-    config = adapters.configure(rq.Lora(rank=4), layers, "starter")
+    config = adapters.configure(rq.Lora(rank=4), layers, base.model.name_or_path)
     config.init_lora_weights = False  # a fresh adapter does nothing; this one does
     model = adapters.apply(base.model, None, config, "ad_test")
     yield model
