@@ -93,11 +93,7 @@ class WorkerProcess:
     def close(self) -> None:
         self._closing = True
         self.send({"control": "exit"})
-        try:
-            if self._process.stdin:
-                self._process.stdin.close()
-        except OSError:
-            log.debug("The worker's input was closed already.")
+        self._close_stdin()
         try:
             self._process.wait(EXIT_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -115,6 +111,13 @@ class WorkerProcess:
         except psutil.Error:
             return 0
 
+    def _close_stdin(self) -> None:
+        try:
+            if self._process.stdin:
+                self._process.stdin.close()
+        except OSError:
+            log.debug("The worker's input was closed already.")
+
     def _read(self) -> None:
         stdout: IO[bytes] | None = self._process.stdout
         assert stdout is not None
@@ -127,6 +130,7 @@ class WorkerProcess:
             self._on_message(message)
         stdout.close()
         code = self._process.wait()
+        self._close_stdin()
         if not self._closing:
             self._on_exit(_exit_reason(code))
 

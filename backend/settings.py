@@ -43,5 +43,9 @@ class Settings(BaseModel):
         return self.workspace / "runs"
 
     @property
+    def timings_file(self) -> Path:
+        return self.workspace / "timings.json"
+
+    @property
     def uploads_dir(self) -> Path:
         return self.workspace / "uploads"

@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from benchmarks.app_process import App
-from benchmarks.browser import open_page, press_train, wait_for_curve
+from benchmarks.browser import empty_page, press_train, visit, wait_for_check, wait_for_curve
 from benchmarks.interleave import Spread
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.watching_page import WatchingPage
@@ -50,16 +50,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(*, browser: bool) -> Start:
     """Start the app, look at it as a page does, train one thing."""
+    if browser:
+        return measure_in_browser()
     with App() as app:
         opened = app.wait_for_page()
-        if browser:
-            with open_page(app.url) as page:
-                in_browser = time.perf_counter() - app.started
-                app.wait_for_model()
-                return replace(look(app, opened, page), in_browser=in_browser)
         app.wait_for_model()
         with WatchingPage(app.url):
             return look(app, opened, None)
+
+
+def measure_in_browser() -> Start:
+    """Do the same with a real page, in a browser that is open before."""
+    with empty_page() as page, App() as app:
+        opened = app.wait_for_page()
+        visit(page, app.url)
+        in_browser = time.perf_counter() - app.started
+        app.wait_for_model()
+        return replace(look(app, opened, page), in_browser=in_browser)
 
 
 def look(app: App, opened: float, page: Page | None) -> Start:
@@ -67,7 +74,7 @@ def look(app: App, opened: float, page: Page | None) -> Start:
     began = time.perf_counter()
     point = NAN
     if page is not None:
-        page.wait_for_selector("#train-start:not([disabled])")
+        wait_for_check(page)
         began = time.perf_counter()
         press_train(page)
         wait_for_curve(page)

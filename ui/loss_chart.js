@@ -39,7 +39,7 @@ function layout(extra) {
 const MARKS_AXIS = { yaxis2: { overlaying: 'y', range: [0, 1], visible: false, fixedrange: true } };
 
 const CONFIG = { responsive: true, displaylogo: false, displayModeBar: 'hover', doubleClick: 'reset+autosize',
-  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toImage'] };
+  plotlyServerURL: '', modeBarButtonsToRemove: ['sendChartToCloud', 'select2d', 'lasso2d', 'autoScale2d', 'toImage'] };
 
 function traces(p) {
   const line = lineColour(), quiet = css('--aw-quiet'), ink = css('--body-text-color');

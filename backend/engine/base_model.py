@@ -208,7 +208,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
                 f"{name} has its weights only as {pickled[0]}, a format that can run code.",
                 cure="Convert it to safetensors first.",
             )
-        raise ModelError(f"{name} has a config but no weights (no model.safetensors).")
+        raise ModelError(
+            f"{name} has a config but no weights (no model.safetensors).",
+            cure="Only safetensors are read: choose another base, or convert it first.",
+        )
     return config
 
 

@@ -17,6 +17,7 @@ from backend import results as rs
 from backend.engine import generate, memory, preflight, saving, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
+from backend.engine.precision import Timings
 from backend.engine.session import Session
 from backend.library import Library
 from backend.runs import Runs
@@ -78,6 +79,8 @@ class Engine:
             log.info("%s failed: %s", message["op"], known, exc_info=error)
             reply = {"type": "error", "error": known.to_dict()}
             del error  # its traceback keeps tensors alive
+        if reply["type"] == "error":
+            self.session.release()
         self._control = None
         self._tell_session()
         self.emit({**reply, "id": control.job_id})
@@ -173,7 +176,11 @@ class Engine:
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(
-            request, self.session, base_path=message["base_path"], runs=self.runs, control=control
+            request,
+            self.session,
+            base_path=message["base_path"],
+            runs=self.runs,
+            timings=Timings(self.settings.timings_file),
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
@@ -185,3 +192,5 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")
+    # PEFT 0.21.2 reads a property that Transformers 5.23 renamed.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

@@ -1,5 +1,6 @@
 """What memory there is and was used, and a limit that makes running out an error, not a kill."""
 
+import ctypes
 import gc
 import logging
 import resource
@@ -13,6 +14,7 @@ from backend.errors import OutOfMemory
 log = logging.getLogger(__name__)
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def limit_data(*, reserve: int, limit: int | None) -> None:
@@ -68,6 +70,8 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif _TRIM is not None:
+        _TRIM(0)  # freed blocks stay with glibc otherwise, and count against the limit
 
 
 def require(needed: int, device: torch.device, what: str) -> None:

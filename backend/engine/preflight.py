@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from backend.engine import adapters, base_model, data, memory, packing, steps, tokens
-from backend.engine.control import Control
+from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
 from backend.engine.training import total_steps
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
@@ -39,7 +39,7 @@ class Surroundings:
 
 
 def check(
-    request: Preflight, session: Session, *, base_path: str | None, runs: Runs, control: Control
+    request: Preflight, session: Session, *, base_path: str | None, runs: Runs, timings: Timings
 ) -> PreflightReport:
     """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
     train = request.train
@@ -56,7 +56,7 @@ def check(
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source = None, ""
     if around and packs and config and not problems:
-        seconds, source = _duration(request, around, packs, runs)
+        seconds, source = _duration(request, around, packs, runs, timings)
         notes = _notes(train, corpus)
     needed = _memory(train, around, corpus, trainable) if around and corpus else 0
     free = memory.available(around.device) if around else 0
@@ -146,7 +146,11 @@ def _configure(train: Train, around: Surroundings) -> Any:
 
 
 def _duration(
-    request: Preflight, around: Surroundings, packs: packing.Packs, runs: Runs
+    request: Preflight,
+    around: Surroundings,
+    packs: packing.Packs,
+    runs: Runs,
+    timings: Timings,
 ) -> tuple[float | None, str]:
     """Estimate a run's seconds from past runs on this machine, or from one timed step."""
     train = request.train
@@ -157,8 +161,9 @@ def _duration(
         return run_tokens / speed, "past runs on this machine"
     if not request.measure or around.session is None:
         return None, ""
-    seconds = _timed_step(train, around.session, packing.Packs(packs.documents, packs.packs[:1]))
-    return seconds * run_tokens / packs.tokens(0), "one timed step"
+    times = _step_times(train, around.session, packs, timings)
+    per_token = times.bf16 if _computes_in_bf16(train, times) else times.fp32
+    return per_token * run_tokens, "one timed step"
 
 
 def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
@@ -177,20 +182,27 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
     return None
 
 
-def _timed_step(train: Train, session: Session, packs: packing.Packs) -> float:
+def _step_times(
+    train: Train, session: Session, packs: packing.Packs, timings: Timings
+) -> StepTimes:
     """Time a step with a throw-away adapter; the session is as before afterwards."""
+    known = timings.get(train, session.base)
+    if known is not None:
+        return known
     config = adapters.configure(train.adapter, session.layers(), session.base.model.name_or_path)
     probe = "ad_probe"
     try:
         peft = session.add(probe, config)
         peft.set_adapter(probe)
-        peft.train()
         with steps.step_mode(session.base, checkpointing=train.gradient_checkpointing):
-            wanted = ["fp32", "bf16"] if train.precision == "auto" else [train.precision]
-            return min(steps.time_step(peft, packs, session.base.device, p) for p in wanted)
+            return timings.measure(train, session.base, peft, packs)
     finally:
         session.drop(probe)
         session.activate(session.active_ids)
+
+
+def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
+    return (times.faster if train.precision == "auto" else train.precision) == "bf16"
 
 
 def _notes(train: Train, corpus: tokens.Corpus) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,12 +139,16 @@ class RunLog:
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Send what libraries print, down to file descriptor 2, to a run's log."""
-    saved = os.dup(2)
+    """Send what libraries print, down to the file descriptors 1 and 2, to a run's log."""
+    sys.stdout.flush()
+    saved = os.dup(1), os.dup(2)
     with path.open("ab") as file:
-        os.dup2(file.fileno(), 2)
         try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
             yield
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            sys.stdout.flush()
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)

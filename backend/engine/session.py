@@ -89,6 +89,10 @@ class Session:
         memory.release(device)
         return max(before - memory.resident(device), 0)
 
+    def release(self) -> None:
+        """Give back what a broken-off operation left behind, before the next one needs it."""
+        memory.release(self._base.device if self._base else torch.device("cpu"))
+
     # -- adapters on the model -------------------------------------------------------------------
 
     def layers(self) -> list[adapters.Target]:

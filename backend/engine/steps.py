@@ -1,7 +1,7 @@
 """One training step: the loss of a pack, how it is computed, and how well the model predicts.
 
-Shared by training, evaluation, pre-flight timing and the choice of precision, so that what is
-measured is what runs.
+Shared by training, evaluation, pre-flight and the choice of precision, so that what is measured is
+what runs.
 """
 
 import time
@@ -22,7 +22,6 @@ from backend.errors import VerificationFailed
 from backend.results import Evaluation
 
 Batch = dict[str, Any]
-TIMED_STEPS = 2
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -130,37 +129,22 @@ def evaluate(
     )
 
 
-def time_step(model: torch.nn.Module, packs: Packs, device: torch.device, precision: str) -> float:
-    """Return the seconds of one forward and backward pass, the better of two after a warm-up.
-
-    Gradients and random state are as before.
-    """
-    best = float("inf")
+def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precision: str) -> float:
+    """Return the seconds of one forward and backward pass; gradients and random state stay."""
+    batch = to_device(batch, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for attempt in range(TIMED_STEPS + 1):
-            batch = to_device(packs[attempt % len(packs)], device)
-            started = time.perf_counter()
-            loss_sum(model, batch, autocast(device, precision)).backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if attempt:
-                best = min(best, time.perf_counter() - started)
+        started = time.perf_counter()
+        loss_sum(model, batch, autocast(device, precision)).backward()
+        synchronize(device)
+        seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
-    return best
+    return seconds
 
 
-def choose_precision(
-    model: torch.nn.Module, packs: Packs, base: Base, wanted: str
-) -> tuple[str, str]:
-    """Return the compute precision of a run and why; `auto` times both and takes the faster."""
-    if base.dtype != torch.float32:
-        return base.facts.precision, f"the weights are stored in {base.facts.precision}"
-    if wanted != "auto":
-        return wanted, "as chosen"
-    exact = time_step(model, packs, base.device, "fp32")
-    fast = time_step(model, packs, base.device, "bf16")
-    times = f"a step took {exact * 1000:.0f} ms in fp32 and {fast * 1000:.0f} ms in bf16 here"
-    return ("bf16", times) if fast < 0.95 * exact else ("fp32", times)
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from backend.engine import adapters, steps
 from backend.engine.base_model import Base
@@ -54,6 +54,7 @@ class AdapterTrainer(Trainer):
             data_collator=_only_item,
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)  # the run's events say it better
 
     def compute_loss(
         self,
@@ -146,6 +147,7 @@ class RunCallback(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps.synchronize(args.device)
         self._seconds = time.perf_counter() - self._began
         out_of_time = self._deadline is not None and time.monotonic() > self._deadline
         if self._ears.stop_requested or out_of_time:

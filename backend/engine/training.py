@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel
 from backend.engine import adapters, data, memory, packing, saving, steps, tokens
 from backend.engine.control import Control
 from backend.engine.failures import translate
+from backend.engine.precision import Timings
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
@@ -63,6 +64,7 @@ class _Training:
         self.adapter_id = self.run.request.adapter_id
         self.control = control
         self.settings = settings
+        self.timings = Timings(settings.timings_file)
         self.before = self.run.status()
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
@@ -158,9 +160,8 @@ class _Training:
         if self.checkpoint is not None and self.before.precision:
             self.precision, self.reason = self.before.precision, "as this run began"
         else:
-            peft.train()
-            self.precision, self.reason = steps.choose_precision(
-                peft, self.packs, self.session.base, self.request.precision
+            self.precision, self.reason = self.timings.choose(
+                self.request, self.session.base, peft, self.packs
             )
         self.log.precision(self.precision, self.reason)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backend import Service, Settings
+from backend import requests as rq
 from backend import results as rs
 
 FACTS = rs.ModelFacts(
@@ -94,9 +95,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedRuntime]:
 
 
 @pytest.fixture
-def scripted(
-    engines: list[ScriptedRuntime], tmp_path: Path
-) -> Iterator[Callable[[], Service]]:
+def scripted(engines: list[ScriptedRuntime], tmp_path: Path) -> Iterator[Callable[[], Service]]:
     """Make services over the same workspace with scripted engines."""
     made: list[Service] = []
 
@@ -107,3 +106,20 @@ def scripted(
     yield make
     for service in made:
         service.close()
+
+
+@pytest.fixture
+def service(scripted: Callable[[], Service], engines: list[ScriptedRuntime]) -> Service:
+    """A service with a base loaded."""
+    service = scripted()
+    job = service.start(rq.LoadModel(source="starter"))
+    engines[0].session(FACTS, [])
+    engines[0].answer(FACTS)
+    job.result(timeout=0)
+    return service
+
+
+@pytest.fixture
+def engine(service: Service, engines: list[ScriptedRuntime]) -> ScriptedRuntime:
+    """The first engine, with the base loaded."""
+    return engines[0]

@@ -49,10 +49,10 @@ def test_an_adapter_is_found_by_name_whatever_its_case(library: Library) -> None
 
 
 def test_an_unknown_name_lists_the_known_ones(library: Library) -> None:
-    with pytest.raises(NotFound, match="There is no adapter called 'x'. Adapters: none yet."):
+    with pytest.raises(NotFound, match=r"There is no adapter called 'x'\. Adapters: none yet\."):
         library.get("x")
     add(library, "pirate")
-    with pytest.raises(NotFound, match="There is no adapter called 'x'. Adapters: pirate."):
+    with pytest.raises(NotFound, match=r"There is no adapter called 'x'\. Adapters: pirate\."):
         library.get("x")
 
 
@@ -80,9 +80,7 @@ def test_a_taken_name_is_refused_with_a_free_one(library: Library) -> None:
     with pytest.raises(InvalidRequest) as caught:
         library.require_free("Pirate")
 
-    assert str(caught.value) == (
-        "There is already an adapter called 'Pirate'. 'Pirate 2' is free."
-    )
+    assert str(caught.value) == ("There is already an adapter called 'Pirate'. 'Pirate 2' is free.")
     library.require_free("polite")
 
 

@@ -81,18 +81,24 @@ def test_a_folder_that_cannot_be_filled_leaves_the_old_one(
     target.mkdir()
     (target / "old").write_text("1", encoding="utf-8")
 
-    with pytest.raises(type(error)), new_folder(target) as folder:
-        (folder / "new").write_text("2", encoding="utf-8")
-        raise error
+    def fill() -> None:
+        with new_folder(target) as folder:
+            (folder / "new").write_text("2", encoding="utf-8")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
 
     assert names(target) == ["old"]
     assert names(tmp_path) == ["adapter"]
 
 
 def test_a_full_disk_while_filling_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DiskFull, match="Could not write adapter: No space left"):
-        with new_folder(tmp_path / "adapter"):
-            fail_with_full_disk()
+    with (
+        pytest.raises(DiskFull, match="Could not write adapter: No space left"),
+        new_folder(tmp_path / "adapter"),
+    ):
+        fail_with_full_disk()
 
     assert names(tmp_path) == []
 

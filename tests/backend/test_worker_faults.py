@@ -1,4 +1,4 @@
-"""Faults of the real worker process with the real model: nothing is lost, and each says what to do."""
+"""Faults of the real worker with the real model: nothing is lost, and each says what to do."""
 
 import os
 import signal
@@ -138,11 +138,12 @@ def test_a_stopped_run_is_saved_and_the_page_could_look_ahead_meanwhile(service:
     assert curve.step == list(range(1, result.steps + 1))
 
 
-def test_a_second_stop_ends_the_run_at_once(service: Service) -> None:
+def test_a_second_stop_ends_the_run_in_the_middle_of_a_step(service: Service) -> None:
     before = scores(service, [])
-    job = service.start(rq.Train(**QUICK, **LONG, name="ended"))
+    slow = {**QUICK, **LONG, "accumulation": 32, "save_every": 1}
+    job = service.start(rq.Train(**slow, name="ended"))
     run = run_of(service, job)
-    wait_until(lambda: len(service.curve(run.id).step) >= 6, 120)
+    wait_until(run.latest_checkpoint, 120)
 
     service.stop()
     service.stop()
@@ -159,7 +160,7 @@ def test_a_second_stop_ends_the_run_at_once(service: Service) -> None:
 def test_a_checkpoint_that_breaks_off_leaves_the_old_one_to_resume(
     service: Service, half: str
 ) -> None:
-    """Files of the worker are limited in size, so that writing fails half way, as on a full disk."""
+    """The worker's files are limited in size, so writing fails half way, as on a full disk."""
     fields = {**QUICK, "name": f"half {half}", "adapter": rq.Lora(rank=32)}
     job = service.start(rq.Train(**fields, epochs=1000, max_steps=40, save_every=10))
     run = run_of(service, job)
@@ -168,7 +169,9 @@ def test_a_checkpoint_that_breaks_off_leaves_the_old_one_to_resume(
     worker = psutil.Process(run.status().pid)
     limits = worker.rlimit(psutil.RLIMIT_FSIZE)
 
-    worker.rlimit(psutil.RLIMIT_FSIZE, (weights // 2 if half == "weights" else weights * 3 // 2, -1))
+    worker.rlimit(
+        psutil.RLIMIT_FSIZE, (weights // 2 if half == "weights" else weights * 3 // 2, -1)
+    )
     try:
         with pytest.raises(DiskFull) as caught:
             job.result(timeout=120)

@@ -25,7 +25,7 @@ def trained(app: App) -> str:
     client = app.client()
     names = [adapter["name"] for adapter in idle(client)["adapters"]]
     if "visitor" not in names:
-        client.predict({"name": "visitor", "epochs": 3}, api_name="/train")
+        client.predict({"name": "visitor", "max_steps": 6}, api_name="/train")
         idle(client)
     client.close()
     return "visitor"

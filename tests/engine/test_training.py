@@ -335,7 +335,7 @@ def test_the_run_tells_which_precision_and_why(base_only: Service) -> None:
     run = train(base_only, "measured", precision="auto", max_steps=2)
 
     assert run.precision in ("fp32", "bf16")
-    assert "ms in fp32" in run.precision_reason
+    assert "in fp32 and" in run.precision_reason
     told = [e.text for e in base_only.events(run.run_id) if e.type == "precision"]
     assert told == [f"Computing in {run.precision}: {run.precision_reason}."]
 

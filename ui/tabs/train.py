@@ -158,9 +158,9 @@ class TrainTab:
         time.sleep(DEBOUNCE_SECONDS)
         name = str(values["name"] or "").strip()
         free = self.bench.free_name(name)
+        renamed = (gr.skip(), gr.skip())  # what somebody types meanwhile is theirs
         if name == suggested and free != name:  # nobody wrote this name: take the next one
-            values, name, suggested = {**values, "name": free}, free, free
-        renamed = (values["name"], suggested)
+            values, name, renamed = {**values, "name": free}, free, (free, free)
         for check in self._checks(Check(name=name, free_name=free), values):
             yield *self._checked(check, values), *renamed
 

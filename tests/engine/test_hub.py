@@ -1,0 +1,201 @@
+"""Loading by Hub id over real HTTP, from a stand-in on this machine."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend import Service, Settings
+from backend import requests as rq
+from backend.errors import InvalidRequest, ModelError, NotFound, Stopped, WorkbenchError
+from backend.settings import STARTER
+from tests.hub_stand_in import HubStandIn, Repository
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
+    root = tmp_path_factory.mktemp("repositories")
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(STARTER / "model", root / name))
+
+    starter = copy("starter")
+    (starter / "pytorch_model.bin").write_bytes(b"pickled")
+    (starter / "training_args.bin").write_bytes(b"pickled")
+    (starter / "handler.py").write_text("raise SystemExit", encoding="utf-8")
+    pickled = copy("pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    stand_in = HubStandIn(
+        {
+            "someone/starter": Repository(starter),
+            "someone/other": Repository(copy("other")),
+            "someone/slow": Repository(copy("slow")),
+            "someone/licensed": Repository(copy("licensed"), gated=True),
+            "someone/pickled": Repository(pickled),
+        }
+    )
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture(scope="module")
+def service(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose worker knows no other Hub than the stand-in."""
+    home = tmp_path_factory.mktemp("hub-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_HOME", str(home))
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            patch.delenv(name, raising=False)
+            patch.delenv(name.lower(), raising=False)
+        with Service(Settings(workspace=tmp_path_factory.mktemp("workspace"))) as service:
+            service.start(rq.LoadModel(source="starter")).result(timeout=120)
+            yield service
+
+
+def load(service: Service, source: str, **fields: Any) -> Any:
+    return service.start(rq.LoadModel(source=source, **fields)).result(timeout=120)
+
+
+def wait_until(happened: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, "It did not happen in time."
+        time.sleep(0.02)
+
+
+def test_a_model_is_loaded_by_its_id_and_again_from_the_cache(
+    service: Service, hub: HubStandIn
+) -> None:
+    bundled = load(service, "starter")
+
+    facts = load(service, "someone/starter")
+    downloads = [path for path in hub.requests if path.startswith("/someone/starter/resolve/")]
+    with hub.unreachable():
+        again = load(service, "someone/starter")
+
+    assert (facts.name, facts.source) == ("someone/starter", "someone/starter")
+    assert facts.fingerprint == bundled.fingerprint
+    assert any(path.endswith("/model.safetensors") for path in downloads)
+    assert not any(path.endswith((".bin", ".py")) for path in downloads)
+    assert not list(Path(facts.path).glob("*.bin"))
+    assert (again.fingerprint, again.path) == (facts.fingerprint, facts.path)
+
+
+def test_progress_is_shown_in_bytes(service: Service, hub: HubStandIn) -> None:
+    hub.held, hub.release = {"generation_config.json"}, hub.release.__class__()
+    job = service.start(rq.LoadModel(source="someone/other"))
+
+    def downloading() -> bool:
+        info = service.snapshot().job
+        return info is not None and info.text.startswith("Downloading someone/other: ")
+
+    wait_until(downloading)
+    shown = service.snapshot().job
+    hub.release.set()
+    facts = job.result(timeout=120)
+
+    assert shown is not None
+    assert shown.text.endswith(" MB")
+    assert shown.fraction is not None
+    assert 0 < shown.fraction <= 1
+    assert facts.name == "someone/other"
+
+
+def test_a_download_can_be_stopped_and_the_base_stays(service: Service, hub: HubStandIn) -> None:
+    before = load(service, "starter")
+    hub.held, hub.release = {"model.safetensors"}, hub.release.__class__()
+    job = service.start(rq.LoadModel(source="someone/slow"))
+    wait_until(lambda: any("someone/slow/resolve" in path for path in hub.requests))
+
+    service.stop()
+    hub.release.set()
+    with pytest.raises(Stopped, match="Nothing was changed"):
+        job.result(timeout=120)
+    hub.held = set()
+
+    assert service.snapshot().base == before
+
+
+def test_a_revision_is_found(service: Service) -> None:
+    assert load(service, "someone/starter", revision="v1").name == "someone/starter"
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "kind", "sentence"),
+    [
+        (
+            "someone/nothing",
+            None,
+            NotFound,
+            "There is no model called 'someone/nothing' on the Hub, or it is private. "
+            "Check the spelling, or run 'hf auth login' once if it is yours.",
+        ),
+        (
+            "someone/licensed",
+            None,
+            NotFound,
+            "'someone/licensed' is behind a licence gate. "
+            "Accept its licence on the Hub and run 'hf auth login' once, then try again.",
+        ),
+        (
+            "someone/starter",
+            "v9",
+            NotFound,
+            "'someone/starter' has no revision 'v9'.",
+        ),
+        (
+            "someone--else/starter",
+            None,
+            InvalidRequest,
+            "'someone--else/starter' is neither a folder on this machine nor a Hub id. "
+            "Ids look like HuggingFaceTB/SmolLM2-135M.",
+        ),
+        (
+            "someone/pickled",
+            None,
+            ModelError,
+            "someone/pickled has a config but no weights (no model.safetensors). "
+            "Only safetensors are read: choose another base, or convert it first.",
+        ),
+    ],
+    ids=["unknown", "gated", "revision", "no id", "pickled"],
+)
+def test_what_the_hub_does_not_give_is_said_in_words_and_the_base_stays(
+    service: Service, source: str, revision: str | None, kind: type[WorkbenchError], sentence: str
+) -> None:
+    before = load(service, "starter")
+
+    with pytest.raises(kind) as caught:
+        load(service, source, revision=revision)
+
+    assert str(caught.value) == sentence
+    assert service.snapshot().base == before
+
+
+def test_without_the_internet_the_cure_is_what_is_there(service: Service, hub: HubStandIn) -> None:
+    before = load(service, "starter")
+
+    with hub.unreachable(), pytest.raises(NotFound) as caught:
+        load(service, "someone/unseen")
+
+    assert str(caught.value) == (
+        "'someone/unseen' is not on this machine and the Hub cannot be reached. "
+        "Check the internet connection, or choose the starter model or a folder."
+    )
+    assert service.snapshot().base == before
+
+
+def test_a_hub_that_is_down_is_said_in_words(service: Service, hub: HubStandIn) -> None:
+    hub.answers_with = 500
+    try:
+        with pytest.raises(NotFound, match="'someone/unseen' is not on this machine and the Hub"):
+            load(service, "someone/unseen")
+    finally:
+        hub.answers_with = None
