@@ -1,6 +1,6 @@
-"""The page: session bar, tabs, the one timer, and how every browser tab attaches to the session.
+"""The page: session bar, tabs, the pulse, and how every browser tab attaches to the session.
 
-The page never owns a job. Page load and timer draw the same views of `service.snapshot()`; of a
+The page never owns a job. Page load and pulse draw the same views of `service.snapshot()`; of a
 drawing only the parts that changed are sent, and nothing at all while nothing changed.
 """
 
@@ -12,6 +12,7 @@ import gradio as gr
 from backend import Service
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
+from ui.pulse import pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
@@ -20,7 +21,6 @@ from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.view import Check
 
-TICK_SECONDS = 1.0
 TABS = ("train", "load", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
@@ -31,6 +31,7 @@ class Page:
     def __init__(self, service: Service) -> None:
         self.bench = Bench(service)
         self.seen = gr.State({})
+        self.pulse = pulse(service)
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Train", id="train"):
@@ -43,7 +44,7 @@ class Page:
                 self.runs = RunsTab(self.bench)
 
     def connect(self, demo: gr.Blocks) -> None:
-        """Wire timer, page load, navigation, and a fresh drawing after everything a person does."""
+        """Wire pulse, page load, navigation, and a fresh drawing after everything a person does."""
         inputs = {
             "seen": self.seen,
             "check": self.train.check,
@@ -68,7 +69,7 @@ class Page:
             [self.seen, self.train.name, self.train.suggested],
             **QUIET,
         ).then(self.draw, **drawing)
-        gr.Timer(TICK_SECONDS).tick(self.draw, **drawing)
+        self.pulse.click(self.draw, **drawing)
 
     def attach(self, data: str, name: str, suggested: str) -> tuple[Any, Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet."""

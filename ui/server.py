@@ -14,6 +14,9 @@ from ui.layout import build
 from ui.loss_chart import plotly_script
 from ui.theme import STYLE, theme
 
+TEMPORARY = "temporary"
+# Gradio 6.31 looks into its empty queue a thousand times a second, which alone takes 6 % of a core.
+QUEUE_NAP_SECONDS = 0.02
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -62,7 +65,7 @@ def serve(
 ) -> gr.Blocks:
     """Open the page and return at once."""
     workspace = service.settings.workspace.resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(workspace / "temporary")
+    os.environ["GRADIO_TEMP_DIR"] = str(workspace / TEMPORARY)
     gr.set_static_paths([plotly_script()])
     demo = build(service)
     hosts = allowed_hosts(host, on_space=on_space)
@@ -83,10 +86,17 @@ def serve(
         ssr_mode=False,
         max_file_size=service.settings.max_upload_bytes,
         allowed_paths=[],
-        blocked_paths=[str(workspace)],
+        blocked_paths=_private(workspace),
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
     )
+    demo._queue.sleep_when_free = QUEUE_NAP_SECONDS
     return demo
+
+
+def _private(workspace: Path) -> list[str]:
+    """Return what is never served: everything but the folder in which Gradio keeps uploads."""
+    names = ("adapters", "runs", "uploads", "session.json", "worker.log", "side.log")
+    return [str(workspace / name) for name in names]
 
 
 def _credentials(password: str) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ Knows nothing of models beyond the tokenizer. Every row that cannot be used is n
 """
 
 import csv
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ Row = dict[str, Any]
 Turns = list[dict[str, str]]
 ROLES = ("system", "user", "assistant")
 MAX_PROBLEMS = 100
+LONGEST_CELL = 50_000_000
 SHAPES = {
     "messages": ("messages",),
     "prompt + completion": ("prompt", "completion"),
@@ -166,7 +168,9 @@ def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(_read_text(path).splitlines(keepends=True), strict=True)
+    csv.field_size_limit(LONGEST_CELL)
+    # Not splitlines, which also breaks at characters that are no line ends in a CSV file.
+    reader = csv.DictReader(io.StringIO(_read_text(path)), strict=True)
     try:
         for row in reader:
             if None in row:
@@ -176,7 +180,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path.name}, line {reader.line_num} is not valid CSV: {error}.") from None
+        line = reader.reader.line_num  # DictReader's own number stays at the last good row
+        raise DataError(f"{path.name}, line {line} is not valid CSV: {error}.") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -265,7 +270,7 @@ def _check_turns(value: Any) -> Turns:
             raise ValueError("a turn has no role and content")
         if turn.get("role") not in ROLES:
             raise ValueError(f"the role {turn.get('role')!r} is not system, user or assistant")
-        turns.append({"role": str(turn["role"]), "content": turn["content"]})
+        turns.append({"role": str(turn["role"]), "content": _whole(turn["content"], "a turn")})
     return turns
 
 
@@ -273,4 +278,13 @@ def _text(row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise ValueError(f"{column} is {'missing' if value is None else f'{value!r}, not text'}")
-    return value
+    return _whole(value, column)
+
+
+def _whole(text: str, place: str) -> str:
+    """Return the text; raises ValueError for what JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place} holds half a character (a lone surrogate)") from None
+    return text

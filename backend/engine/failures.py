@@ -8,8 +8,10 @@ from safetensors import SafetensorError
 
 from backend.errors import DiskFull, ModelError, OutOfMemory, WorkbenchError
 
+# What torch.save says when a write comes up short; the system's own words are lost in it.
+_TORCH_SAVE = ("unexpected pos", "pytorchstreamwriter failed")
 _NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
-_NO_DISK = ("no space left", "disk quota exceeded", "file too large")
+_NO_DISK = ("no space left", "disk quota exceeded", "file too large", *_TORCH_SAVE)
 
 
 def translate(error: BaseException) -> WorkbenchError:

@@ -1,6 +1,5 @@
 """Watching a run that goes on: reload, a second tab, zoom, and what an update weighs."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -60,20 +59,18 @@ def test_zoom_is_kept_while_points_arrive(watching: Page) -> None:
 
 
 def test_an_update_of_the_chart_weighs_at_most_1_kb(watching: Page) -> None:
-    updates: list[tuple[int, dict]] = []
-
-    def weigh(response: Response) -> None:
-        if "component_server" in response.url:
-            body = response.body()
-            asked = len(response.request.post_data or "")
-            updates.append((asked + len(body), json.loads(body)))
-
-    watching.on("response", weigh)
-    more_points(watching, 3)
-    watching.remove_listener("response", weigh)
-    news = [size for size, answer in updates if "reset" in answer and not answer["reset"]]
-    assert news, updates
+    news = []
+    while len(news) < 3:
+        with watching.expect_response(is_update, timeout=PATIENCE_MS) as caught:
+            pass
+        answer = caught.value.json()
+        if answer["s"] and not answer["reset"]:
+            news.append(len(caught.value.request.post_data or "") + len(caught.value.body()))
     assert max(news) <= 1024
+
+
+def is_update(response: Response) -> bool:
+    return "component_server" in response.url
 
 
 def test_the_chart_says_in_words_what_it_shows(watching: Page) -> None:

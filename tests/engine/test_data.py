@@ -1,4 +1,4 @@
-"""Training data from file to learned tokens: every shape and format, and every way to get it wrong."""
+"""Training data from file to learned tokens: every shape and format, and every way to err."""
 
 import csv
 import json
@@ -180,7 +180,8 @@ WRONG_COLUMNS = (
         (
             "data.json",
             b'[\n{"text": "a"},\n{"text": b}\n]',
-            "data.json, line 3 is not valid JSON: Expecting value. The file is one list of objects.",
+            "data.json, line 3 is not valid JSON: Expecting value. "
+            "The file is one list of objects.",
         ),
         (
             "data.json",

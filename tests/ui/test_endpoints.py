@@ -133,3 +133,11 @@ def test_a_form_from_another_site_cannot_start_anything(served: FakeService) -> 
         headers={"Content-Type": "text/plain", "Origin": "https://evil.example"},
     )
     assert answer.status_code == 422
+
+
+def test_a_file_can_be_uploaded_into_the_workspace(served: FakeService) -> None:
+    answer = httpx.post(
+        f"{served.url}gradio_api/upload", files={"files": ("rows.jsonl", b'{"text": "a"}\n')}
+    )
+    assert answer.status_code == 200
+    assert answer.json()[0].startswith(str(served.settings.workspace))
