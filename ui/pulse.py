@@ -1,7 +1,7 @@
 """The page's pulse: asks once a second whether anything changed, and only then has it drawn.
 
-A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or not (Gradio 6.31: queue,
-event stream); asking for the version by a server function costs a tenth of that.
+A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or not (Gradio 6.31:
+queue, event stream); asking for the version by a server function costs a tenth of that.
 """
 
 import gradio as gr
