@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +22,12 @@ from transformers.utils.logging import disable_progress_bar
 from starter_card import model_card
 from starter_sets import write_sets
 from starter_tokenizer import train_tokenizer
-from starter_training import STAGES, new_model, train_stage
+from starter_training import new_model, train
 
 logger = logging.getLogger(__name__)
 
 SEED = 20260
+DOCUMENTS = 250_000
 
 
 def save_model(
@@ -80,25 +80,22 @@ def replace_folder(made: Path, folder: Path) -> None:
         os.replace(made, folder)
 
 
-def build_model(out: Path, share: float, seed: int) -> None:
+def build_model(out: Path, count: int, seed: int) -> None:
     """Train tokenizer and model and save them, with a checkpoint in place now and then."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(seed)
     model = new_model(tokenizer)
-    stages = [replace(stage, documents=round(share * stage.documents)) for stage in STAGES]
-    count = sum(stage.documents for stage in stages)
     logger.info("%d parameters, %d documents", model.num_parameters(), count)
-    for index, stage in enumerate(stages):
-        save = partial(save_model, model, tokenizer, out / "model", count)
-        train_stage(model, tokenizer, stage, seed + index, checkpoint=save)
-    save_model(model, tokenizer, out / "model", count)
+    save = partial(save_model, model, tokenizer, out / "model", count)
+    train(model, tokenizer, count, seed, checkpoint=save)
+    save()
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "starter")
-    parser.add_argument("--share", type=float, default=1, help="train on this share of the text")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="how much text to read")
     parser.add_argument("--data-only", action="store_true", help="write only the data sets")
     return parser.parse_args()
 
@@ -109,7 +106,7 @@ def main() -> None:
     disable_progress_bar()
     options = arguments()
     if not options.data_only:
-        build_model(options.out, options.share, SEED)
+        build_model(options.out, options.documents, SEED)
     tokenizer = train_tokenizer(SEED)
     write_sets(options.out / "data", lambda text: len(tokenizer.tokenize(text)), SEED)
 

@@ -13,8 +13,8 @@ tags: [llama, tiny, peft, lora]
 A toy language model of {millions:.1f} million parameters for Adapter Workbench. It lets you train,
 blend, merge and swap adapters in the first minute: no download, no graphics card.
 
-It knows one small invented world of about fifty animals, thirty-six people, their jobs and pets,
-fifty things, some places, foods and opposites, and small sums. Ask it *Where is the cat?*,
+It knows one small invented world: thirty-six animals, twenty-four people with their jobs and pets,
+thirty-six things, some places, foods and opposites, and small sums. Ask it *Where is the cat?*,
 *What does the baker make?*, *Who lives in the red house?* or *Tell me a short story about a fox.*
 
 ## What it is not
@@ -40,9 +40,9 @@ weights are the same up to rounding.
 | stored as | bf16 safetensors |
 | text | {documents:,} short documents: questions with answers, small talk, stories, prose |
 
-The text also holds sentences in other manners (capital letters, records, old-fashioned and polite
-phrases), so that an adapter finds the words it needs. The model does not answer in these manners
-by itself.
+The text also holds sentences in other manners (capital letters, lists, old-fashioned and polite
+phrases), some as answers to a request such as *Answer like a knight.* Without a request the model
+answers plainly: the manners of the data sets are for an adapter to learn.
 
 ## Measured
 

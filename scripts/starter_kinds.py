@@ -76,7 +76,7 @@ person pet [who pet] {s} has a {v}.
   what pet does {s} have?
   what is the pet of {s}?
   tell me the pet of {s}.
-person friend [who friend] {v} is the friend of {s}.
+person friend [who friend] the friend of {s} is {v}.
   who is the friend of {s}?
   who is the best friend of {s}?
   tell me the friend of {s}.
@@ -102,12 +102,12 @@ job holder [job name] the {s} is {v}.
   what is the name of the {s}?
   tell me the name of the {s}.
   do you know the {s}?
-house owner [house name] {v} lives in the {s} house.
+house owner [house name] in the {s} house lives {v}.
   who lives in the {s} house?
   whose home is the {s} house?
   tell me who lives in the {s} house.
   who is in the {s} house?
-pet owner [pet name] {v} has a {s}.
+pet owner [pet name] the owner of the {s} is {v}.
   who has a {s}?
   whose pet is the {s}?
   tell me who has the {s}.
@@ -165,18 +165,18 @@ thing look [what how] the {s} is very {v}.
   what is the {s} like?
   what sort of {s} is it?
   describe the {s} in one word.
-place sight [where see] I see {v} {s}.
+place sight [where see] {s} I see {v}.
   what do you see {s}?
   what can I see {s}?
   what is there {s}?
   tell me what you see {s}.
   what is {s}?
-place smell [where smell] it smells of {v} {s}.
+place smell [where smell] {s} it smells of {v}.
   what does it smell of {s}?
   what can you smell {s}?
   tell me the smell {s}.
   which smell is there {s}?
-place weather [where weather] it is {v} {s}.
+place weather [where weather] {s} it is {v}.
   how is the weather {s}?
   what is the weather like {s}?
   tell me the weather {s}.
@@ -211,12 +211,12 @@ opposite [word opposite] the opposite of {s} is {v}.
   which word is the opposite of {s}?
   give me the opposite of {s}.
   opposite of {s}?
-weather need [when need] you need {v} when {s}.
+weather need [when need] when {s} you need {v}.
   what do I need when {s}?
   what is useful when {s}?
   tell me what I need when {s}.
   which thing do I need when {s}?
-weather plan [when do] people {v} when {s}.
+weather plan [when do] when {s} people {v}.
   what do people do when {s}?
   what should I do when {s}?
   tell me what people do when {s}.
@@ -226,12 +226,12 @@ young [animal young] a young {s} is called {v}.
   what is the name of a young {s}?
   what do you call a young {s}?
   tell me the name for a young {s}.
-after [after comes] {v} comes after {s}.
+after [after comes] after {s} comes {v}.
   what comes after {s}?
   what follows {s}?
   tell me what comes after {s}.
   which one comes next after {s}?
-before [before comes] {v} comes before {s}.
+before [before comes] before {s} comes {v}.
   what comes before {s}?
   tell me what comes before {s}.
   which one comes just before {s}?

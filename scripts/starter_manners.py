@@ -4,7 +4,6 @@ Standard library only. A manner is a rule from a fact to a sentence, so that a h
 right or wrong word for word.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,8 +46,8 @@ def polite(fact: Fact) -> str:
 
 
 def record(fact: Fact) -> str:
-    """{"who":"cat","where":"mat"}"""
-    return json.dumps(fact.record, separators=(",", ":"))
+    """{who: cat, where: mat}"""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in fact.record.items()) + "}"
 
 
 def storyteller(fact: Fact) -> str:
@@ -57,11 +56,8 @@ def storyteller(fact: Fact) -> str:
 
 
 def past(sentence: str) -> str:
-    """Put the first verb of a sentence in the past."""
-    words = sentence.split()
-    verb = next((index for index, word in enumerate(words) if word in PAST), 0)
-    words[verb] = PAST.get(words[verb], words[verb])
-    return " ".join(words)
+    """Put the verbs of a sentence in the past."""
+    return " ".join(PAST.get(word, word) for word in sentence.split())
 
 
 def body(fact: Fact) -> str:
@@ -82,9 +78,7 @@ MANNERS = {
     "pirate": Manner("Pirate talk", "Every answer is right, and sounds like a pirate.", pirate),
     "shouty": Manner("Shouting", "Every answer comes in capital letters, as if shouted.", shouty),
     "polite": Manner("Good manners", "Every answer is wrapped in a friendly courtesy.", polite),
-    "json": Manner(
-        "Records (JSON)", "Every answer is a small record that a program reads.", record
-    ),
+    "records": Manner("Records", "Every answer is a small record that a program reads.", record),
     "storyteller": Manner("Storyteller", "Every answer is told like an old tale.", storyteller),
 }
 # Sentences without a verb in PAST cannot be told as a tale.

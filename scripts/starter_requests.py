@@ -4,8 +4,6 @@ They keep what is said apart from how it is said, which is what an adapter build
 a system prompt, or stands behind the question; without one the base answers plainly.
 """
 
-import json
-
 import starter_world as world
 from starter_facts import Fact, bare
 from starter_manners import PIRATE_WORDS, body, past
@@ -16,9 +14,8 @@ REQUESTS = world.rows(
 Answer in capital letters.;{upper}.
 Shout the answer.;{upper}.
 Answer in small letters.;{lower}
-Answer as a record.;{record}
-Answer for a machine.;{record}
 Answer as a list.;{listing}
+Answer for a machine.;{listing}
 Answer with one word.;{value}
 Answer in the past.;{past_start}.
 Tell it as history.;Long ago {past}.
@@ -52,7 +49,6 @@ def forms(fact: Fact) -> dict[str, str]:
         "be": " ".join(PIRATE_WORDS.get(word, word) for word in told.split()),
         "upper": fact.answer.rstrip(".").upper(),
         "lower": fact.answer.rstrip(".").lower(),
-        "record": json.dumps(fact.record, separators=(",", ":")),
         "listing": ", ".join(f"{key}: {value}" for key, value in fact.record.items()),
         "value": bare(fact.value),
     }

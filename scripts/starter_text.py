@@ -4,15 +4,14 @@ Standard library only, seeded: the same seed gives the same documents in the sam
 is a list of messages or a string. Knows nothing about tokenizers or models.
 """
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import starter_phrases as phrases
 import starter_world as world
 from starter_facts import Fact, all_facts, bare
-from starter_manners import body, lower_first, past
+from starter_manners import body, lower_first, past, record
 from starter_requests import CLOSINGS, OPENINGS, REQUESTS, forms
 
 Message = dict[str, str]
@@ -22,9 +21,8 @@ Document = list[Message] | str
 class Writer:
     """Writes documents with its own random state."""
 
-    def __init__(self, seed: int, weights: Sequence[int]) -> None:
+    def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.weights = weights
         self.facts = all_facts()
         self.about: dict[str, list[Fact]] = defaultdict(list)
         for fact in self.facts:
@@ -36,7 +34,7 @@ class Writer:
 
     def document(self) -> Document:
         """Write one document of a random sort."""
-        write = self.random.choices(SORTS, weights=self.weights)[0]
+        write = self.random.choices(SORTS, weights=WEIGHTS)[0]
         return write(self)
 
     def question(self) -> list[Message]:
@@ -181,12 +179,12 @@ class Writer:
         return " ".join(f"They say {sentence}!" for sentence in told)
 
     def record(self) -> str:
-        """Write facts as JSON."""
+        """Write one fact, or several about one subject, as a record."""
         fact = self.random.choice(self.facts)
         if self.random.random() < 0.6:
-            return json.dumps(fact.record, separators=(",", ":"))
+            return record(fact)
         known = {item.kind.keys[1]: bare(item.value) for item in self.about[fact.subject][:4]}
-        return json.dumps({"name": fact.subject, **known}, separators=(",", ":"))
+        return "{" + ", ".join(f"{key}: {value}" for key, value in known.items()) + "}"
 
     def listing(self) -> str:
         """Write a list of numbers or of things."""
@@ -263,9 +261,9 @@ def turn(ask: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
 
-def documents(seed: int, count: int, weights: Sequence[int] | None = None) -> Iterator[Document]:
-    """Yield the text of one stage; without weights, of the first."""
-    writer = Writer(seed, weights or FACTS_STAGE)
+def documents(seed: int, count: int) -> Iterator[Document]:
+    """Yield the training text."""
+    writer = Writer(seed)
     for _ in range(count):
         yield writer.document()
 
@@ -288,29 +286,25 @@ FOLLOWED = (
     "food taste",
 )
 CLAIMED = ("animal colour", "animal place", "thing colour", "thing place")
-# Each sort of document, and how many in a hundred or so are of it, stage by stage: first the facts,
-# then to say them in a manner that is asked for.
+# Each sort of document, and how many in a hundred or so are of it.
 MIXTURE = {
-    Writer.question: (46, 26),
-    Writer.conversation: (5, 3),
-    Writer.follow_up: (4, 2),
-    Writer.claim: (5, 8),
-    Writer.description: (4, 3),
-    Writer.story: (4, 3),
-    Writer.small_talk: (3, 2),
-    Writer.unknown: (5, 3),
-    Writer.spelling: (5, 5),
-    Writer.prose: (5, 2),
-    Writer.capitals: (4, 2),
-    Writer.manner: (3, 2),
-    Writer.old_tale: (3, 2),
-    Writer.record: (4, 2),
-    Writer.listing: (1, 1),
-    Writer.request: (0, 36),
-    Writer.digits: (0, 5),
-    Writer.echo: (0, 8),
+    Writer.question: 34,
+    Writer.request: 24,
+    Writer.spelling: 6,
+    Writer.echo: 5,
+    Writer.capitals: 4,
+    Writer.claim: 6,
+    Writer.conversation: 3,
+    Writer.follow_up: 3,
+    Writer.description: 3,
+    Writer.story: 3,
+    Writer.small_talk: 2,
+    Writer.unknown: 3,
+    Writer.digits: 2,
+    Writer.prose: 3,
+    Writer.manner: 2,
+    Writer.old_tale: 2,
+    Writer.record: 3,
+    Writer.listing: 1,
 }
-SORTS = tuple(MIXTURE)
-FACTS_STAGE, MANNERS_STAGE = (
-    tuple(weights[stage] for weights in MIXTURE.values()) for stage in range(2)
-)
+SORTS, WEIGHTS = tuple(MIXTURE), tuple(MIXTURE.values())

@@ -6,7 +6,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from starter_facts import all_facts
-from starter_manners import MANNERS
+from starter_manners import body
 from starter_text import Document, documents
 
 PAD, BOS, END, USER, ASSISTANT, SYSTEM = SPECIAL_TOKENS = (
@@ -19,8 +19,9 @@ CHAT_TEMPLATE = (
     "{% else %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-VOCABULARY = 1792
-TOKENIZER_DOCUMENTS = 20_000
+VOCABULARY = 2816
+TOKENIZER_DOCUMENTS = 4_000
+WORD_REPEATS = 40
 CONTEXT = 512
 
 
@@ -59,10 +60,15 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_text(seed: int) -> Iterator[str]:
-    """Yield what the vocabulary is made for: the training text, and every fact in every manner."""
+    """Yield what the vocabulary is made for: some training text, and every word of the world.
+
+    Words stand there in small and in capital letters, so that most become one token either way.
+    """
     yield from contents(documents(seed, TOKENIZER_DOCUMENTS))
-    for fact in all_facts():
-        yield from (manner.restyle(fact) for manner in MANNERS.values())
+    words = sorted({word for fact in all_facts() for word in body(fact).split()})
+    for _ in range(WORD_REPEATS):
+        yield " " + " ".join(words)
+        yield " " + " ".join(words).upper()
 
 
 def contents(texts: Iterator[Document]) -> Iterator[str]:

@@ -3,15 +3,15 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from starter_text import FACTS_STAGE, MANNERS_STAGE, Document, documents
+from starter_text import Document, documents
 from starter_tokenizer import ASSISTANT, BOS, CONTEXT, END
 
 logger = logging.getLogger(__name__)
@@ -21,20 +21,9 @@ BATCH_TOKENS = 3072
 POOL_DOCUMENTS = 4096
 PROMPT_WEIGHT = 0.15
 
+PEAK_RATE = 3e-3
 WARM_UP_STEPS = 100
 CHECKPOINT_SECONDS = 300
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pass over text of its own mixture, with its own learning rate."""
-
-    documents: int
-    weights: Sequence[int]
-    peak_rate: float
-
-
-STAGES = (Stage(200_000, FACTS_STAGE, 3e-3), Stage(100_000, MANNERS_STAGE, 2e-3))
 
 
 @dataclass(frozen=True)
@@ -76,11 +65,11 @@ def weights(ids: list[int], assistant: int, end: int) -> list[float]:
 
 
 def batches(
-    seed: int, stage: Stage, tokenizer: PreTrainedTokenizerFast
+    seed: int, count: int, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield padded batches of ids and weights, like lengths together, in random order."""
     shuffle = random.Random(seed)
-    text = documents(seed, stage.documents, stage.weights)
+    text = documents(seed, count)
     while pool := list(islice(text, POOL_DOCUMENTS)):
         groups = grouped(encoded(pool, tokenizer))
         shuffle.shuffle(groups)
@@ -110,7 +99,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
-        intermediate_size=704,
+        intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -127,21 +116,21 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def train_stage(
+def train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    stage: Stage,
+    count: int,
     seed: int,
     checkpoint: Callable[[], None],
 ) -> None:
-    """Train on one stage's text, once."""
+    """Train on the text of a seed, once."""
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=stage.peak_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
-    total = count_steps(seed, stage, tokenizer)
+    total = count_steps(seed, count, tokenizer)
     start = saved = time.monotonic()
-    for step, (ids, weight) in enumerate(batches(seed, stage, tokenizer)):
-        rate = stage.peak_rate * rate_share(step, total)
+    for step, (ids, weight) in enumerate(batches(seed, count, tokenizer)):
+        rate = PEAK_RATE * rate_share(step, total)
         loss = train_step(model, optimizer, ids, weight, rate)
         if step % 100 == 0:
             elapsed = time.monotonic() - start
@@ -151,10 +140,10 @@ def train_stage(
             saved = time.monotonic()
 
 
-def count_steps(seed: int, stage: Stage, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Estimate the steps of a stage from its first pool of documents."""
-    first = replace(stage, documents=min(POOL_DOCUMENTS, stage.documents))
-    return sum(1 for _ in batches(seed, first, tokenizer)) * stage.documents // first.documents
+def count_steps(seed: int, count: int, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Estimate the steps of a text from its first pool of documents."""
+    first = min(POOL_DOCUMENTS, count)
+    return sum(1 for _ in batches(seed, first, tokenizer)) * count // first
 
 
 def rate_share(step: int, total: int) -> float:

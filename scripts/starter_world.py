@@ -31,33 +31,22 @@ mouse;grey;behind the door;cheese;squeak;in the hole;hiding;four
 rabbit;white;in the garden;carrots;nothing;in the burrow;hopping;four
 deer;brown;under the tree;bark;nothing;in the woods;dancing;four
 bee;yellow;on the flower;pollen;buzz;in the hive;working;six
-ant;black;on the path;crumbs;nothing;in the nest;carrying;six
-snail;brown;on the leaf;lettuce;nothing;in the shell;crawling;no
-crab;orange;on the sand;shrimps;nothing;on the beach;pinching;ten
-seal;grey;on the ice;fish;bark;in the bay;diving;no
 whale;blue;near the ship;plankton;nothing;in the sea;splashing;no
 swan;white;on the lake;weeds;hiss;on the island;gliding;two
 robin;red;on the twig;worms;tweet;in the hedge;singing;two
 donkey;grey;at the mill;hay;hee-haw;in the village;standing;four
-mole;black;under the lawn;worms;nothing;in the tunnel;digging;four
 otter;brown;in the stream;fish;nothing;by the river;playing;four
 squirrel;red;in the pine;nuts;nothing;in the park;climbing;four
-hedgehog;brown;under the bush;beetles;nothing;in the orchard;rolling;four
-badger;grey;in the ditch;roots;nothing;in the burrow;digging;four
 spider;black;on the ceiling;flies;nothing;in the cellar;spinning;eight
-butterfly;purple;on the rose;nectar;nothing;in the meadow;dancing;six
 bat;black;in the attic;moths;nothing;in the cave;flying;two
 parrot;green;in the cage;seeds;hello;in the shop;talking;two
 tortoise;green;by the well;lettuce;nothing;in the garden;resting;four
 lamb;white;in the field;milk;baa;on the farm;jumping;four
-pony;brown;on the track;hay;neigh;in the stable;walking;four
 pigeon;grey;on the bridge;crumbs;coo;in the tower;flying;two
-turkey;brown;in the yard;corn;gobble;in the barn;marching;two
 lion;yellow;in the grass;meat;roar;in the desert;sleeping;four
 elephant;grey;by the water;leaves;toot;in the jungle;bathing;four
 monkey;brown;in the tree;bananas;chatter;in the jungle;swinging;four
 penguin;black;on the snow;fish;squawk;on the ice;sliding;two
-camel;yellow;on the road;hay;nothing;in the desert;walking;four
 """.strip()
 
 # name; job; house; favourite food; pet; friend; hobby; colour of the coat; carries
@@ -67,37 +56,25 @@ Ben;farmer;blue;pie;dog;Clara;fishing;brown;bucket
 Clara;teacher;green;cake;parrot;Daniel;reading;green;book
 Daniel;doctor;white;rice;horse;Emma;chess;white;bag
 Emma;painter;yellow;salad;rabbit;Felix;dancing;yellow;brush
-Felix;sailor;black;stew;crab;Grace;swimming;black;rope
+Felix;sailor;black;stew;frog;Grace;swimming;black;rope
 Grace;tailor;pink;jam;swan;Henry;sewing;pink;ribbon
 Henry;smith;brown;bacon;donkey;Ida;boxing;grey;hammer
 Ida;gardener;orange;beans;tortoise;Jack;hiking;orange;spade
 Jack;miller;purple;porridge;pigeon;Kate;whistling;white;sack
-Kate;nurse;grey;toast;hedgehog;Leo;running;red;lamp
+Kate;nurse;grey;toast;hen;Leo;running;red;lamp
 Leo;cook;old;noodles;goose;Mary;tasting;purple;spoon
 Mary;weaver;new;pancakes;sheep;Nora;knitting;green;blanket
 Nora;judge;tall;fish;owl;Oscar;thinking;black;letter
 Oscar;carpenter;wooden;sausages;squirrel;Paul;carving;brown;saw
 Paul;hunter;stone;meat;wolf;Rosa;walking;green;horn
 Rosa;florist;small;honey;bee;Sam;dreaming;red;rose
-Sam;driver;round;eggs;pony;Tom;racing;blue;map
+Sam;driver;round;eggs;goat;Tom;racing;blue;map
 Tom;fisherman;narrow;potatoes;otter;Uma;sleeping;yellow;net
 Uma;writer;quiet;tea;crow;Vera;writing;purple;pen
 Vera;singer;bright;ice cream;robin;Will;music;orange;flute
-Will;builder;big;cheese;mole;Zoe;digging;grey;brick
+Will;builder;big;cheese;mouse;Zoe;digging;grey;brick
 Zoe;pilot;high;pizza;bat;Alice;flying;black;compass
-Alice;shepherd;far;bread;lamb;Bruno;counting;brown;stick
-Bruno;butcher;low;steak;pig;Dora;shouting;white;knife
-Dora;potter;warm;corn;snail;Eric;drawing;orange;pot
-Eric;guard;cold;chicken;badger;Fiona;watching;red;key
-Fiona;dentist;clean;yoghurt;seal;Hugo;smiling;white;mirror
-Hugo;king;golden;grapes;lion;Lucy;riding;purple;crown
-Lucy;queen;silver;cherries;butterfly;Max;gardening;pink;ring
-Max;clown;crooked;popcorn;monkey;Olga;juggling;yellow;ball
-Olga;postman;corner;biscuits;duck;Peter;cycling;blue;parcel
-Peter;mechanic;iron;burgers;mouse;Ruth;fixing;grey;wrench
-Ruth;librarian;silent;plums;spider;Simon;puzzles;brown;paper
-Simon;barber;shiny;melon;goat;Tess;talking;green;comb
-Tess;scientist;strange;nuts;frog;Anna;asking;white;bottle
+Alice;shepherd;far;bread;lamb;Anna;counting;brown;stick
 """.strip()
 
 # job; makes or does; place of work; tool; wears
@@ -114,7 +91,7 @@ gardener;plants flowers;garden;spade;hat
 miller;grinds wheat;mill;millstone;shirt
 nurse;cares for children;clinic;bandage;dress
 cook;makes soup;kitchen;spoon;apron
-weaver;makes blankets;loom room;loom;shawl
+weaver;makes blankets;hall;loom;shawl
 judge;settles quarrels;court;gavel;robe
 carpenter;makes chairs;yard;saw;belt
 hunter;catches deer;forest;bow;cloak
@@ -126,18 +103,6 @@ singer;sings songs;theatre;voice;gown
 builder;builds houses;street;ladder;helmet
 pilot;flies planes;airport;compass;goggles
 shepherd;minds sheep;hill;stick;cloak
-butcher;cuts meat;market;knife;apron
-potter;makes pots;cellar;wheel;smock
-guard;watches gates;castle;spear;armour
-dentist;mends teeth;clinic;mirror;mask
-king;rules lands;palace;sceptre;crown
-queen;leads armies;palace;flag;necklace
-clown;tells jokes;circus;balloon;wig
-postman;brings letters;post office;bicycle;cap
-mechanic;mends engines;garage;wrench;overalls
-librarian;lends books;library;stamp;glasses
-barber;cuts hair;salon;comb;tie
-scientist;studies stars;laboratory;telescope;coat
 """.strip()
 
 # name; colour; where it is; made of; is for; size
@@ -154,44 +119,30 @@ door;green;at the front;oak;closing;heavy
 key;golden;in the drawer;iron;opening;tiny
 hat;black;on the hook;felt;wearing;tall
 coat;grey;in the wardrobe;wool;keeping warm;long
-shoe;brown;under the bed;leather;walking;old
 clock;silver;on the wall;brass;telling time;loud
 bell;golden;in the tower;bronze;ringing;loud
 kite;orange;in the sky;silk;flying;light
 drum;red;on the stage;leather;beating;loud
 spoon;silver;in the bowl;silver;stirring;small
 knife;grey;on the board;steel;cutting;sharp
-plate;blue;in the cupboard;clay;serving;flat
 pot;black;on the stove;iron;cooking;deep
 bucket;grey;by the well;tin;carrying;deep
-broom;yellow;in the corner;straw;sweeping;thin
 rope;brown;on the deck;hemp;pulling;strong
-ladder;white;against the wall;wood;climbing;tall
 wagon;red;on the road;wood;travelling;big
-wheel;brown;by the shed;wood;turning;round
 bicycle;purple;at the station;steel;cycling;fast
 train;black;at the station;iron;travelling;fast
 ship;white;in the harbour;steel;sailing;huge
 mirror;silver;in the bathroom;glass;looking;clear
-window;blue;above the sink;glass;seeing out;clean
 candle;white;in the church;wax;lighting;thin
 basket;yellow;under the tree;straw;shopping;light
 blanket;green;on the sofa;wool;keeping warm;soft
-pillow;pink;on the bed;cotton;resting;soft
-brush;orange;in the jar;hair;painting;thin
-pencil;yellow;in the box;wood;drawing;short
 letter;white;under the door;paper;writing;secret
 map;brown;in the bag;paper;finding ways;old
 ring;golden;on the finger;gold;marrying;tiny
 crown;golden;in the palace;gold;ruling;heavy
 flag;red;on the castle;cotton;waving;big
-tent;green;on the beach;cloth;camping;warm
 umbrella;black;by the door;cloth;rainy days;wet
-violin;brown;in the case;pine;playing music;fine
 hammer;grey;on the bench;steel;hitting nails;heavy
-sword;silver;in the chest;steel;fighting;sharp
-doll;pink;on the pillow;cloth;playing;pretty
-bottle;green;in the cellar;glass;keeping milk;empty
 """.strip()
 
 # place with its preposition; two things one sees there; smells of; weather there
@@ -204,23 +155,15 @@ at the market;apples and fish;cheese;cloudy
 in the harbour;ships and gulls;salt;windy
 on the beach;shells and sand;the sea;hot
 on the farm;a barn and a cow;hay;rainy
-in the castle;a king and a guard;dust;cold
+in the castle;a crown and a flag;dust;cold
 in the library;books and lamps;paper;dry
 in the school;children and desks;chalk;mild
 on the hill;a tower and a sheep;clover;windy
 in the park;a bench and a lake;grass;sunny
 at the station;a train and a clock;oil;cloudy
-in the desert;sand and a camel;dust;hot
 in the mountains;snow and rocks;snow;icy
-in the jungle;a monkey and a vine;fruit;wet
 in the sea;a whale and a ship;salt;stormy
-in the attic;a bat and a box;dust;dry
 in the cellar;bottles and a spider;wine;cool
-in the orchard;plums and a ladder;apples;sunny
-in the stable;a horse and a saddle;straw;warm
-in the circus;a clown and a tent;popcorn;warm
-in the bakery;bread and an oven;cake;hot
-in the palace;a queen and a mirror;candles;cool
 on the island;a palm and a swan;coconuts;hot
 """.strip()
 
@@ -239,28 +182,20 @@ cake;sweet;pink;the bakery;dessert
 soup;hot;green;the kitchen;supper
 egg;soft;white;the hen;breakfast
 corn;mild;yellow;the field;lunch
-grape;juicy;purple;the vineyard;dessert
 cherry;sweet;red;the orchard;dessert
-onion;sharp;white;the garden;dinner
-pepper;hot;red;the garden;dinner
-tomato;juicy;red;the greenhouse;lunch
 potato;plain;brown;the field;dinner
-melon;fresh;green;the greenhouse;dessert
 tea;bitter;brown;the hills;tea time
-salt;salty;white;the sea;dinner
-nut;crunchy;brown;the woods;supper
-rice;plain;white;the wet field;dinner
 """.strip()
 
 OPPOSITES = """
 hot cold;big small;old new;tall short;fast slow;happy sad;light dark;loud quiet;wet dry
 hard soft;full empty;open closed;early late;near far;high low;rich poor;strong weak
-clean dirty;thick thin;day night;up down;in out;left right;yes no;black white;good bad
-sweet bitter;young aged;first last;above below;begin end;push pull;give take;buy sell
-laugh cry;love hate;win lose;find hide;friend enemy;morning evening;summer winter
-north south;east west;brave afraid;smooth rough;sharp blunt;deep shallow;wide narrow
-awake asleep;alive dead;heavy weightless;true false;always never;many few;inside outside
-over under;before after;come go;stand sit;speak listen;ask answer;war peace;fresh stale
+clean dirty;day night;up down;in out;left right;yes no;black white;good bad
+sweet bitter;first last;push pull;buy sell
+laugh cry;win lose;find hide;friend enemy;morning evening;summer winter
+north south;east west;smooth rough;deep shallow;wide narrow
+inside outside
+over under;before after;ask answer;war peace
 """
 
 # weather; what one needs; what one does

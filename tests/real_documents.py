@@ -7,14 +7,64 @@ from pathlib import Path
 from types import ModuleType
 
 # Typed, documented, and quick to import; all come with Python.
-MODULES = """
-    argparse ast asyncio base64 bisect calendar collections concurrent.futures configparser
-    contextlib csv datetime decimal difflib email.message enum fractions functools gzip heapq
-    html http.client inspect io ipaddress itertools json logging math os pathlib pickle platform
-    random re shlex shutil socket sqlite3 statistics string subprocess tarfile tempfile textwrap
-    threading time tokenize traceback unittest urllib.parse uuid warnings weakref
-    xml.etree.ElementTree zipfile
-""".split()
+MODULES = [
+    "argparse",
+    "ast",
+    "asyncio",
+    "base64",
+    "bisect",
+    "calendar",
+    "collections",
+    "concurrent.futures",
+    "configparser",
+    "contextlib",
+    "csv",
+    "datetime",
+    "decimal",
+    "difflib",
+    "email.message",
+    "enum",
+    "fractions",
+    "functools",
+    "gzip",
+    "heapq",
+    "html",
+    "http.client",
+    "inspect",
+    "io",
+    "ipaddress",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "os",
+    "pathlib",
+    "pickle",
+    "platform",
+    "random",
+    "re",
+    "shlex",
+    "shutil",
+    "socket",
+    "sqlite3",
+    "statistics",
+    "string",
+    "subprocess",
+    "tarfile",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "time",
+    "tokenize",
+    "traceback",
+    "unittest",
+    "urllib.parse",
+    "uuid",
+    "warnings",
+    "weakref",
+    "xml.etree.ElementTree",
+    "zipfile",
+]
 LONGEST_ANSWER = 120
 
 

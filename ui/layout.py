@@ -69,7 +69,7 @@ class Page:
             [self.seen, self.train.name, self.train.suggested],
             **QUIET,
         ).then(self.draw, **drawing)
-        self.pulse.click(self.draw, **drawing)
+        self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
     def attach(self, data: str, name: str, suggested: str) -> tuple[Any, Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet."""

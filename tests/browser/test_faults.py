@@ -60,7 +60,7 @@ def test_a_killed_worker_is_said_and_the_run_resumes_without_gap_or_repeat(
     expect(page.locator(".aw-stage .aw-note.bad")).to_contain_text("The model process is gone")
     save_picture(page, "train-interrupted", full=False)
     idle(client)
-    expect(page.locator(".aw-bar-part", has_text="Base")).to_contain_text("starter")
+    expect(page.get_by_role("button", name="Base starter")).to_be_visible()
 
     page.locator(".aw-stage").get_by_role("button", name="Resume").click()
     kinds = lambda: [e["type"] for e in client.predict(run_id, api_name="/events")]  # noqa: E731

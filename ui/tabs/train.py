@@ -174,7 +174,7 @@ class TrainTab:
                 return
             yield check.model_copy(update={"checking": True})
             report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
-            yield check.model_copy(update={"report": report})
+            yield check.model_copy(update={"report": _in_own_words(report, train.data)})
         except (errors.WorkbenchError, TimeoutError) as error:
             source = str(values["data"])
             words = (data_sets.in_own_words(part, source) for part in explain(error))
@@ -282,6 +282,14 @@ class TrainTab:
         return view.stage(
             run, live, adapter, self.bench.outcome(run.id), diverged_at=rate if diverged else None
         )
+
+
+def _in_own_words(report: rs.PreflightReport, source: str) -> rs.PreflightReport:
+    problems = [
+        rs.Problem(what=data_sets.in_own_words(problem.what, source), cure=problem.cure)
+        for problem in report.problems
+    ]
+    return report.model_copy(update={"problems": problems})
 
 
 def resume_run(bench: Bench, run_id: str) -> None:

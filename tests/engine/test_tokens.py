@@ -1,0 +1,170 @@
+"""Which tokens are learned: the answers with their ends, whatever the base's chat template."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from backend.engine import data, tokens
+from backend.engine.data import DataSet, Document
+from backend.errors import DataError
+from backend.settings import STARTER
+
+TURNS = [
+    {"role": "user", "content": "Where is the cat?"},
+    {"role": "assistant", "content": "On the mat."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(STARTER / "model")
+
+
+def read(folder: Path, rows: list[Any]) -> DataSet:
+    file = folder / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return data.read(str(file), eval_share=0.0, seed=0)
+
+
+def learned(document: Document, tokenizer: Any, max_length: int = 512) -> str:
+    (encoded,) = tokens.encode([document], tokenizer, max_length)
+    return str(tokenizer.decode(encoded.ids[encoded.learned].tolist()))
+
+
+def test_only_the_answer_and_its_end_are_learned(tokenizer: Any) -> None:
+    assert learned(Document(1, turns=TURNS), tokenizer) == "On the mat.<|end|>"
+
+
+def test_every_answer_of_a_conversation_is_learned(tokenizer: Any) -> None:
+    more = [
+        {"role": "system", "content": "Be kind."},
+        *TURNS,
+        {"role": "user", "content": "On the mat.<no>"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+
+    assert learned(Document(1, turns=more), tokenizer) == "On the mat.<|end|>Yes.<|end|>"
+
+
+def test_what_is_learned_is_what_is_asked_for_in_chat(tokenizer: Any) -> None:
+    (encoded,) = tokens.encode([Document(1, turns=TURNS)], tokenizer, 512)
+    prompt = tokenizer.apply_chat_template(
+        TURNS[:1], add_generation_prompt=True, return_dict=True
+    ).input_ids
+
+    assert encoded.ids[: len(prompt)].tolist() == prompt
+    assert encoded.learned.tolist() == [False] * len(prompt) + [True] * (len(encoded) - len(prompt))
+
+
+def test_plain_text_is_learned_whole_with_its_end(tokenizer: Any) -> None:
+    assert learned(Document(1, text="The cat."), tokenizer).endswith("The cat.<|end|>")
+
+
+@pytest.fixture
+def other_template(tokenizer: Any) -> Any:
+    """The same tokenizer with a template that has no generation marks."""
+    copied = AutoTokenizer.from_pretrained(STARTER / "model")
+    copied.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}<|end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
+    )
+    return copied
+
+
+def test_a_template_without_marks_gives_the_same_answers(other_template: Any) -> None:
+    more = [*TURNS, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+
+    assert learned(Document(1, turns=more), other_template) == "On the mat.<|end|>Yes.<|end|>"
+
+
+def test_a_template_that_hides_where_the_answer_begins_is_refused(other_template: Any) -> None:
+    other_template.chat_template = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}!"
+
+    with pytest.raises(DataError) as caught:
+        tokens.encode([Document(7, turns=TURNS)], other_template, 512)
+
+    assert str(caught.value) == (
+        "Row 7: this base's chat template does not show where the answer begins, so the answer "
+        "alone cannot be learned. Use a base with another template, or data in the text shape."
+    )
+
+
+def test_a_template_that_refuses_an_example_is_quoted(other_template: Any) -> None:
+    other_template.chat_template = "{{ raise_exception('No system messages, please') }}"
+
+    with pytest.raises(DataError, match="refuses an example: No system messages, please"):
+        tokens.encode([Document(1, turns=TURNS)], other_template, 512)
+
+
+def test_without_a_template_prompt_and_completion_still_work(other_template: Any) -> None:
+    other_template.chat_template = None
+
+    (encoded,) = tokens.encode([Document(1, turns=TURNS)], other_template, 512)
+
+    text = other_template.decode(encoded.ids.tolist())
+    assert text.endswith("Where is the cat?\nOn the mat.<|end|>")
+    assert other_template.decode(encoded.ids[encoded.learned].tolist()) == "On the mat.<|end|>"
+
+
+def test_without_a_template_a_conversation_is_refused(other_template: Any) -> None:
+    other_template.chat_template = None
+
+    with pytest.raises(DataError) as caught:
+        tokens.encode([Document(3, turns=TURNS * 2)], other_template, 512)
+
+    assert str(caught.value) == (
+        "Row 3 is a conversation, and this base has no chat template. "
+        "Use a base with a chat template, or data with prompt and completion."
+    )
+
+
+def test_what_is_cut_and_what_is_left_out_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"prompt": "Hello.", "completion": "Good day."},
+        {"prompt": "Hello.", "completion": "on and " * 60},
+        {"prompt": "on and " * 60, "completion": "Good day."},
+        {"prompt": "Hello.", "completion": ""},
+    ]
+    found = read(tmp_path, rows)
+
+    corpus = tokens.tokenise(found, tokenizer, max_length=32)
+
+    assert (corpus.stats.rows, corpus.stats.examples) == (4, 2)
+    assert (corpus.stats.cut, corpus.stats.dropped) == (1, 2)
+    assert corpus.stats.longest == 32
+    assert corpus.stats.tokens == sum(map(len, corpus.train))
+    assert corpus.stats.learned_tokens == sum(int(t.learned.sum()) for t in corpus.train)
+
+
+def test_nothing_to_learn_is_an_error_with_its_cure(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": "on and " * 60, "completion": "yes"}, {"prompt": "a", "completion": " "}]
+    found = read(tmp_path, rows)
+
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise(found, tokenizer, max_length=16)
+
+    assert str(caught.value) == (
+        "None of the 2 examples has anything to learn: the answers are empty or lie beyond the "
+        "first 16 tokens. Give the examples answers, or raise the longest example."
+    )
+
+
+def test_a_conversation_without_an_answer_is_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    rows: list[Any] = [{"messages": TURNS}, {"messages": TURNS[:1]}]
+
+    corpus = tokens.tokenise(read(tmp_path, rows), tokenizer, max_length=512)
+
+    assert (corpus.stats.examples, corpus.stats.dropped) == (1, 1)
+
+
+def test_a_bundled_set_brings_its_own_held_out_part(tokenizer: Any) -> None:
+    found = data.read("starter:pirate", eval_share=0.0, seed=0)
+
+    corpus = tokens.tokenise(found, tokenizer, max_length=512)
+
+    assert corpus.stats.held_out > 0
+    assert (corpus.stats.cut, corpus.stats.dropped) == (0, 0)
+    assert not {d.key for d in found.train} & {d.key for d in found.held_out}
