@@ -26,7 +26,7 @@ from backend.results import Evaluation, RunState, RunSummary
 from backend.storage import write_text
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
-HEARTBEAT_S = 5.0
+UNDER_WAY = ("running", "queued")
 log = logging.getLogger(__name__)
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
@@ -219,6 +219,10 @@ class Runs:
     def summaries(self) -> list[RunSummary]:
         """Describe all runs, newest first; a run that did not change is not read again."""
         return [summary for run in self.all() if (summary := self._summary(run))]
+
+    def reserved_names(self) -> set[str]:
+        """Return the names of adapters that a run, going on or resumed, may still bring."""
+        return {s.name for s in self.summaries() if s.state in UNDER_WAY or s.resumable}
 
     def events(self, run_id: str) -> EventReader:
         """Return the reader of a run's events, kept so that each poll reads only what is new."""

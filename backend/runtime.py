@@ -28,6 +28,7 @@ OnMessage = Callable[[Message], None]
 OnExit = Callable[[str], None]
 """Called once when the engine is gone, with the reason in a person's words."""
 
+
 log = logging.getLogger(__name__)
 EXIT_GRACE_S = 5.0
 # Threads that wait for each other without spinning: with a browser on the same two cores a training
@@ -178,6 +179,9 @@ class InlineRuntime:
         while (message := self._inbox.get()) is not None:
             self._engine.handle(message)
         self._engine.close()
+
+
+StartRuntime = Callable[[Settings, OnMessage, OnExit], Runtime]
 
 
 def start_runtime(

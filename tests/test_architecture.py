@@ -15,7 +15,6 @@ MOST_LINES = 400
 # Longer already: each may shrink, and none may grow past this.
 OUTGROWN = {
     "backend/requests.py": 500,
-    "backend/service.py": 520,
     "start.py": 700,
     "tests/test_start.py": 660,
 }
@@ -89,7 +88,13 @@ def test_the_runtime_imports_the_engine_inside_one_function() -> None:
 
 
 def test_the_engine_does_not_know_who_started_it() -> None:
-    banned = {"backend.service", "backend.runtime", "backend.jobs", "backend.recipe"}
+    banned = {
+        "backend.service",
+        "backend.engine_link",
+        "backend.runtime",
+        "backend.jobs",
+        "backend.recipe",
+    }
 
     assert breaks(sources("backend/engine"), banned) == []
 

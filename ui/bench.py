@@ -68,7 +68,7 @@ class Bench:
 
     def free_name(self, wanted: str) -> str:
         """Return a name that no adapter has, the wanted one where possible."""
-        return self.service.library.free_name(wanted)
+        return self.service.free_name(wanted)
 
 
 def error_of(job: Job) -> errors.WorkbenchError | None:

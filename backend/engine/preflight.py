@@ -113,9 +113,8 @@ def _surroundings(session: Session, base_path: str | None) -> Surroundings:
 
 
 def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:
-    live = {run.name for run in runs.summaries() if run.state in ("running", "queued")}
     try:
-        library.require_free(train.name, live)
+        library.require_free(train.name, runs.reserved_names())
         if train.start_from is not None:
             library.get(train.start_from)
     except (InvalidRequest, NotFound) as error:

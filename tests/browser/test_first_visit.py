@@ -125,7 +125,7 @@ def test_a_copy_is_saved_and_verified(page: Page, app: App, trained: str) -> Non
 def test_the_facts_of_the_base_are_shown(page: Page) -> None:
     page.get_by_role("tab", name="Load").click()
     facts = page.locator(".aw-facts").first
-    for words in ("Llama", "measured", "predicted", "Chat template", "fp32"):
+    for words in ("llama", "measured", "predicted", "Chat template", "fp32"):
         expect(facts).to_contain_text(words)
 
 

@@ -106,7 +106,7 @@ class FakeEngine:
                 self.stopped.clear()
                 self._say(message, type="result", result=result.model_dump(mode="json"))
         if self.died:
-            self.service._on_worker_exit("it was killed")
+            self.service.engine._on_worker_exit("it was killed")
 
     def _handle(self, request: rq.Request, message: Message) -> rs.Result:
         scripted = self.service.script.get(message["op"])
@@ -119,11 +119,11 @@ class FakeEngine:
         return handler(request, message)
 
     def _say(self, message: Message, **reply: Any) -> None:
-        self.service._on_message({"id": message["id"], **reply})
+        self.service.engine._on_message({"id": message["id"], **reply})
 
     def _session(self) -> None:
         base = self.base.model_dump(mode="json") if self.base else None
-        self.service._on_message({"type": "session", "base": base, "active": self.active})
+        self.service.engine._on_message({"type": "session", "base": base, "active": self.active})
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -293,9 +293,9 @@ class FakeService(Service):
         self.load_seconds = load_seconds
         self.word_seconds = word_seconds
         self.script: dict[str, Callable[[Any], rs.Result | errors.WorkbenchError]] = {}
-        super().__init__(settings.model_copy(update={"runtime": "inline"}))
+        super().__init__(settings, start_engine=self._fake_engine)
 
-    def _start_runtime(self) -> FakeEngine:
+    def _fake_engine(self, settings: Settings, *listeners: Any) -> FakeEngine:
         return FakeEngine(self)
 
     def add_adapter(

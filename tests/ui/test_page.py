@@ -67,7 +67,7 @@ def test_an_unchanged_session_is_not_sent_again(page: Page) -> None:
 def test_only_what_changed_is_sent(page: Page, service: FakeService) -> None:
     first = draw(page)
     service.add_adapter("polite")
-    service._say("good", "Something else.")
+    service.engine.say("good", "Something else.")
     second = draw(page, first[page.seen])
     assert page.load.adapters in second
     assert page.bar in second
@@ -170,7 +170,7 @@ def test_divergence_offers_a_quarter_of_the_learning_rate(page: Page, service: F
 def test_the_death_of_the_engine_is_said_and_mended(page: Page, service: FakeService) -> None:
     page.train.start(**form_of(page, max_steps="4000", epochs=1000))
     time.sleep(0.2)
-    service._runtime.kill()
+    service.engine._runtime.kill()
     time.sleep(0.2)
     snapshot = wait(service)
     assert snapshot.runs[0].state == "interrupted"

@@ -1,0 +1,332 @@
+"""The service's line to the engine: its process, its jobs, its death and its return.
+
+Holds what the engine last said of the session (base, active set), the one model lock, and the
+recipe from which a new engine builds the session again when the old one died. Knows nothing of what
+operations mean; every change bumps `version`.
+"""
+
+import threading
+import time
+from pathlib import Path
+from typing import Literal
+
+from backend import requests as rq
+from backend import results as rs
+from backend.errors import Busy, DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.jobs import Job
+from backend.operations import OPERATIONS
+from backend.recipe import Recipe
+from backend.runs import Runs
+from backend.runtime import Message, Runtime, StartRuntime, WorkerProcess, start_runtime
+from backend.settings import Settings
+
+ABORT_GRACE_S = 5.0
+CLOSE_GRACE_S = 20.0
+MEMORY_EVERY_S = 2.0
+
+
+class EngineLink:
+    """One engine at a time, and at most one model job on it. Hold `lock` to look and then act."""
+
+    def __init__(self, settings: Settings, runs: Runs, start: StartRuntime | None = None) -> None:
+        self.settings = settings
+        self.runs = runs
+        self.lock = threading.RLock()
+        self.version = 0
+        self.current: Job | None = None
+        self.base: rs.ModelFacts | None = None
+        self.active: rq.Variant = []
+        self.recipe = Recipe()
+        self.notice: rs.Notice | None = None
+        self._jobs: dict[int, Job] = {}
+        self._side_runtimes: dict[int, Runtime] = {}
+        self._next_id = 1
+        self._replaying: list[rq.Request] = []
+        self._replay_job: Job | None = None
+        self._memory = (0.0, 0)
+        self._closed = False
+        self._start = start or start_runtime
+        self._runtime: Runtime | None = self._start_runtime()
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def require_free(self) -> None:
+        """Raise Busy where a model job runs, Stopped where the workbench is closed."""
+        if self._closed:
+            raise Stopped("The workbench is closed.")
+        if self.current is not None:
+            raise Busy(f"{self.current.title} is still going on.", cure="Wait for it or stop it.")
+
+    def require_base(self) -> rs.ModelFacts:
+        """Return the loaded base; raises NotFound where there is none."""
+        if self.base is None:
+            raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
+        return self.base
+
+    def begin(self, request: rq.Request, *, run_id: str | None = None) -> Job:
+        """Start a model job; the caller holds the lock and has made sure that it is free."""
+        job = self.current = self._new_job(request)
+        job.run_id = run_id
+        self._send(_message(job) if run_id is None else {**_message(job), "run_id": run_id})
+        return job
+
+    def begin_beside(self, request: rq.Request) -> Job:
+        """Run what never changes the session: in the worker while it idles, else beside it."""
+        with self.lock:
+            if self._closed:
+                raise Stopped("The workbench is closed.")
+            job = self._new_job(request)
+            message = {**_message(job), "base_path": self.base.path if self.base else None}
+            if self.current is None or self.settings.runtime == "inline":
+                self._send(message)
+                return job
+        side = WorkerProcess(
+            self.settings,
+            self._on_side_message,
+            lambda reason: self._on_side_exit(job, reason),
+            log_file=self.settings.workspace / "side.log",
+        )
+        with self.lock:
+            self._side_runtimes[job.id] = side
+        side.send(message)
+        return job
+
+    def _new_job(self, request: rq.Request) -> Job:
+        job = Job(
+            self._next_id, request, OPERATIONS[type(request)].title(request), rq.name_of(request)
+        )
+        self._next_id += 1
+        self.version += 1
+        self._jobs[job.id] = job
+        return job
+
+    def stop(self) -> None:
+        """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
+        with self.lock:
+            job = self.current
+            if job is None or self._runtime is None:
+                return
+            job.stops += 1
+            self.version += 1
+            self._runtime.send({"control": "stop" if job.stops == 1 else "abort", "id": job.id})
+        if job.stops == 2:
+            timer = threading.Timer(ABORT_GRACE_S, self._kill_if_running, [job])
+            timer.daemon = True
+            timer.start()
+
+    def stop_job(self, job: Job) -> None:
+        """Stop this job if it runs, and wait until the model is free for the next one."""
+        with self.lock:
+            if self.current is job:
+                self.stop()
+        job.wait(CLOSE_GRACE_S)
+
+    def restore(self) -> Job | None:
+        """Build the saved session again, or load the starter model where none was saved."""
+        recipe = Recipe.load(self._recipe_file)
+        with self.lock:
+            self.recipe = recipe if recipe.base else Recipe(base=rq.LoadModel(source="starter"))
+            return self._replay()
+
+    def close(self) -> None:
+        """End the engine: training is stopped and saved first, other jobs end with Stopped."""
+        self._end_training_well()
+        with self.lock:
+            self._closed = True
+            runtime, self._runtime = self._runtime, None
+            jobs, sides = list(self._jobs.values()), list(self._side_runtimes.values())
+        for engine in (*sides, *([runtime] if runtime else [])):
+            engine.close()
+        for job in jobs:
+            if not job.done():
+                job.fail(Stopped("The workbench was closed."))
+        self.runs.sweep("The app was closed while this run was training.")
+
+    def _end_training_well(self) -> None:
+        with self.lock:
+            job = self.current
+            training = job is not None and job.run_id is not None
+        if job is not None and training:
+            if job.stops == 0:
+                self.stop()
+            job.wait(CLOSE_GRACE_S)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def phase(self) -> rs.Phase:
+        """Return what the session is doing, in one word."""
+        phase = OPERATIONS[type(self.current.request)].phase if self.current else None
+        if phase is not None:
+            return phase
+        if self._runtime is None:
+            return "down"
+        return "ready" if self.base is not None else "empty"
+
+    def sample_memory(self) -> int:
+        """Read the engine's memory now and then; a small change is not worth a new version."""
+        taken, known = self._memory
+        if self._runtime is None or time.monotonic() - taken < MEMORY_EVERY_S:
+            return known
+        used = self._runtime.memory_bytes()
+        if abs(used - known) > 0.02 * max(known, 1):
+            known, self.version = used, self.version + 1
+        self._memory = (time.monotonic(), known)
+        return known
+
+    # -- the engine's side -----------------------------------------------------------------------
+
+    @property
+    def _recipe_file(self) -> Path:
+        return self.settings.workspace / "session.json"
+
+    def _start_runtime(self) -> Runtime:
+        return self._start(self.settings, self._on_message, self._on_worker_exit)
+
+    def _send(self, message: Message) -> None:
+        if self._runtime is None:
+            self._runtime = self._start_runtime()
+        self._runtime.send(message)
+
+    def _on_message(self, message: Message) -> None:
+        with self.lock:
+            self.version += 1
+            job = self._jobs.get(message.get("id", 0))
+            kind = message["type"]
+            if kind == "session":
+                base = message["base"]
+                self.base = rs.ModelFacts.model_validate(base) if base else None
+                self.active = [(name, strength) for name, strength in message["active"]]
+            elif job is None:
+                return
+            elif kind == "progress":
+                job.progress(message["text"], message["fraction"], message["seconds_left"])
+            elif kind == "piece":
+                job.add_piece(message["text"])
+            elif kind in ("result", "error"):
+                self._finish(job, message)
+
+    def _on_side_message(self, message: Message) -> None:
+        """Hear the second process: it has a session of its own, which is not this one."""
+        if message["type"] != "session":
+            self._on_message(message)
+
+    def _finish(self, job: Job, message: Message) -> None:
+        """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
+        self._release(job)
+        if message["type"] == "error":
+            error = from_dict(message["error"])
+            self._note_failure(job, error)
+            self._replaying.clear()
+            job.fail(error)
+        else:
+            if job is not self._replay_job:
+                self._remember(job.request)
+            job.finish(OPERATIONS[type(job.request)].result.model_validate(message["result"]))
+        if job is self._replay_job:
+            self._replay_step()
+
+    def _release(self, job: Job) -> None:
+        self._jobs.pop(job.id, None)
+        if self.current is job:
+            self.current = None
+        side = self._side_runtimes.pop(job.id, None)
+        if side is not None:
+            threading.Thread(target=side.close, name="side-close", daemon=True).start()
+
+    def _remember(self, request: rq.Request) -> None:
+        """Keep the recipe in step with the session."""
+        if isinstance(request, rq.LoadModel):
+            self.recipe = Recipe(base=request, active=self.active)
+        elif isinstance(request, rq.UnloadModel):
+            self.recipe = Recipe()
+        elif isinstance(request, rq.SetActive):
+            self.recipe = self.recipe.model_copy(update={"active": self.active})
+        else:
+            return
+        try:
+            self.recipe.save(self._recipe_file)
+        except DiskFull as error:
+            self.say("bad", str(error))
+
+    def _note_failure(self, job: Job, error: WorkbenchError) -> None:
+        if job.operation in ("train", "resume", "load-model"):
+            self.say("bad", str(error))
+
+    def say(self, kind: Literal["info", "good", "bad"], text: str) -> None:
+        self.notice = rs.Notice(kind=kind, text=text, time=time.time())
+        self.version += 1
+
+    # -- death and return ------------------------------------------------------------------------
+
+    def _on_worker_exit(self, reason: str) -> None:
+        """The worker died: say so, keep what can be kept, and bring the session back."""
+        with self.lock:
+            if self._closed:
+                return
+            job = self.current
+            was_replaying = job is not None and job is self._replay_job
+            self._runtime, self.base, self.active = None, None, []
+            lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
+            if was_replaying:
+                self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
+            text = f"{self._death_text(job, reason)} {self._what_follows(was_replaying)}".strip()
+            for each in lost:
+                self._release(each)
+            self._replaying, self._replay_job = [], None
+            self.say("bad", text)
+            self._replay()
+        for each in lost:
+            each.fail(WorkerDied(text))
+
+    def _death_text(self, job: Job | None, reason: str) -> str:
+        if job is not None and job.run_id is not None:
+            run = self.runs.get(job.run_id)
+            if job.stops >= 2:
+                run.interrupt("Ended at once, as asked.", state="stopped")
+                return f"{job.title} was ended at once."
+            run.interrupt(f"The model process is gone: {reason}.")
+            checkpoint = run.latest_checkpoint()
+            step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
+            advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
+            return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
+        during = f" during: {job.title}" if job else ""
+        return f"The model process is gone{during}: {reason}."
+
+    def _what_follows(self, was_replaying: bool) -> str:
+        if was_replaying:
+            return "It died while the session was being rebuilt, so that is given up. Load a base."
+        return "The session is being rebuilt." if self.recipe.base is not None else ""
+
+    def _replay(self) -> Job | None:
+        """Start rebuilding the session from its recipe; returns the job of its base."""
+        if self.recipe.base is None:
+            return None
+        self._replaying = [self.recipe.base]
+        if self.recipe.active:
+            self._replaying.append(rq.SetActive(adapters=self.recipe.active))
+        return self._replay_step()
+
+    def _replay_step(self) -> Job | None:
+        """Start the next step of the recipe, if one is left."""
+        self._replay_job = None
+        if not self._replaying:
+            return None
+        self._replay_job = self.begin(self._replaying.pop(0))
+        return self._replay_job
+
+    def _on_side_exit(self, job: Job, reason: str) -> None:
+        with self.lock:
+            self._release(job)
+        if not job.done():
+            job.fail(WorkerDied(f"{job.title} broke off: {reason}."))
+
+    def _kill_if_running(self, job: Job) -> None:
+        with self.lock:
+            if self.current is job and self._runtime is not None:
+                self._runtime.kill()
+
+
+def _message(job: Job) -> Message:
+    """Return what the engine must know to start a job."""
+    request = job.request.model_dump(mode="json")
+    return {"id": job.id, "op": job.operation, "request": request}
