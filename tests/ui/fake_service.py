@@ -293,7 +293,8 @@ class FakeService(Service):
         self.load_seconds = load_seconds
         self.word_seconds = word_seconds
         self.script: dict[str, Callable[[Any], rs.Result | errors.WorkbenchError]] = {}
-        super().__init__(settings, start_engine=self._fake_engine)
+        inline = settings.model_copy(update={"runtime": "inline"})
+        super().__init__(inline, start_engine=self._fake_engine)
 
     def _fake_engine(self, settings: Settings, *listeners: Any) -> FakeEngine:
         return FakeEngine(self)
