@@ -7,59 +7,15 @@ number that is out of bounds is refused here, before anything starts. Nothing he
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from backend.errors import InvalidRequest
+from backend.fields import Request as Request
+from backend.fields import check_display_name, knob
 
-Level = Literal["basic", "advanced"]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 Variant = list[tuple[str, Strength]]
 """Adapters by display name with their strengths; the empty list is the base alone."""
-
-DISPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
-
-
-def knob(
-    default: Any = ...,
-    *,
-    label: str,
-    help: str,
-    unit: str = "",
-    level: Level = "advanced",
-    step: float | None = None,
-    **bounds: Any,
-) -> Any:
-    """Declare a field together with what a person needs to know about it."""
-    extra: dict[str, Any] = {"label": label, "unit": unit, "level": level, "step": step}
-    return Field(default, description=help, json_schema_extra=extra, **bounds)
-
-
-def check_display_name(name: str) -> str:
-    """Return the name without outer spaces, or say why it cannot be one."""
-    name = name.strip()
-    if not DISPLAY_NAME.fullmatch(name):
-        raise ValueError(
-            f"An adapter name has 1 to 40 letters, digits, spaces, - or _, and starts with a "
-            f"letter or digit; got {name!r}. Try 'pirate' or 'my adapter 2'."
-        )
-    return name
-
-
-class Request(BaseModel):
-    """Base of all requests: immutable, and a misspelt field is an error.
-
-    Raises InvalidRequest, in a person's words, where a value cannot work.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            raise InvalidRequest(
-                " ".join(_explain(type(self), e) for e in error.errors())
-            ) from None
 
 
 class Lora(Request):
@@ -168,6 +124,29 @@ class UnloadModel(Request):
     """Let the base model and all its adapters go; what is saved stays saved."""
 
 
+def _data_source() -> Any:
+    return knob(
+        "starter:pirate",
+        label="Data",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
+    )
+
+
+def _longest_example() -> Any:
+    return knob(
+        512,
+        label="Longest example",
+        unit="tokens",
+        ge=8,
+        le=1_048_576,
+        step=8,
+        help="Longer examples are cut to this many tokens, at most the token budget.",
+    )
+
+
 class Train(Request):
     """Teach the loaded base something new with a fresh adapter."""
 
@@ -177,14 +156,7 @@ class Train(Request):
         max_length=60,
         help="What the new adapter is called: letters, digits, spaces, - and _.",
     )
-    data: str = knob(
-        "starter:pirate",
-        label="Data",
-        min_length=1,
-        max_length=1000,
-        level="basic",
-        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
-    )
+    data: str = _data_source()
     adapter: Lora = Lora()
     epochs: float = knob(
         3.0,
@@ -252,15 +224,7 @@ class Train(Request):
         step=0.01,
         help="Pulls the adapter's numbers towards zero a little; fights learning by heart.",
     )
-    max_length: int = knob(
-        512,
-        label="Longest example",
-        unit="tokens",
-        ge=8,
-        le=1_048_576,
-        step=8,
-        help="Longer examples are cut to this many tokens, at most the token budget.",
-    )
+    max_length: int = _longest_example()
     seed: int = knob(
         42,
         label="Seed",
@@ -326,23 +290,8 @@ class Preflight(Request):
 class PreviewData(Request):
     """Look at training data as the loaded base would see it."""
 
-    data: str = knob(
-        "starter:pirate",
-        label="Data",
-        min_length=1,
-        max_length=1000,
-        level="basic",
-        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
-    )
-    max_length: int = knob(
-        512,
-        label="Longest example",
-        unit="tokens",
-        ge=8,
-        le=1_048_576,
-        step=8,
-        help="Longer examples are cut to this many tokens.",
-    )
+    data: str = _data_source()
+    max_length: int = _longest_example()
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
 
 
@@ -449,29 +398,3 @@ def parse(name: str, data: dict[str, Any]) -> Request:
             f"There is no operation called {name!r}.", cure=f"Known: {', '.join(BY_NAME)}."
         )
     return BY_NAME[name](**data)
-
-
-def _explain(kind: type[BaseModel], item: Any) -> str:
-    """Turn one pydantic error into a sentence that names the field as the screen does."""
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    path = [str(part) for part in item["loc"]]
-    label = _label(kind, path) or ".".join(path)
-    if item["type"] == "extra_forbidden":
-        return f"{label} is not a setting of {kind.__name__}."
-    if item["type"] == "missing":
-        return f"{label} is missing."
-    return f"{label}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}."
-
-
-def _label(kind: type[BaseModel], path: list[str]) -> str:
-    label = ""
-    for part in path:
-        field = kind.model_fields.get(part)
-        if field is None:
-            break
-        extra = field.json_schema_extra
-        label = str(extra.get("label", part)) if isinstance(extra, dict) else part
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            kind = field.annotation
-    return label

@@ -14,7 +14,6 @@ PUBLIC = ("errors", "requests", "results")
 MOST_LINES = 400
 # Longer already: each may shrink, and none may grow past this.
 OUTGROWN = {
-    "backend/requests.py": 500,
     "start.py": 700,
     "tests/test_start.py": 660,
 }
