@@ -23,6 +23,7 @@ from backend.settings import Settings
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
 MEMORY_EVERY_S = 2.0
+REBUILDING = "The session is being rebuilt."
 
 
 class EngineLink:
@@ -222,8 +223,8 @@ class EngineLink:
             if job is not self._replay_job:
                 self._remember(job.request)
             job.finish(OPERATIONS[type(job.request)].result.model_validate(message["result"]))
-        if job is self._replay_job:
-            self._replay_step()
+        if job is self._replay_job and self._replay_step() is None:
+            self._say_it_is_back()
 
     def _release(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
@@ -251,6 +252,10 @@ class EngineLink:
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
         if job.operation in ("train", "resume", "load-model"):
             self.say("bad", str(error))
+
+    def _say_it_is_back(self) -> None:
+        if self.notice is not None and self.notice.text.endswith(REBUILDING):
+            self.say("info", self.notice.text.replace(REBUILDING, "The session is back."))
 
     def say(self, kind: Literal["info", "good", "bad"], text: str) -> None:
         self.notice = rs.Notice(kind=kind, text=text, time=time.time())
@@ -295,7 +300,7 @@ class EngineLink:
     def _what_follows(self, was_replaying: bool) -> str:
         if was_replaying:
             return "It died while the session was being rebuilt, so that is given up. Load a base."
-        return "The session is being rebuilt." if self.recipe.base is not None else ""
+        return REBUILDING if self.recipe.base is not None else ""
 
     def _replay(self) -> Job | None:
         """Start rebuilding the session from its recipe; returns the job of its base."""

@@ -195,7 +195,10 @@ class Unloaded(Result):
 
 
 class AdapterInfo(Result):
-    """One adapter of the library, as its side-car file says."""
+    """One adapter of the library, as its side-car file says.
+
+    `max_difference`: of log-probabilities, between the live adapter and its file read back.
+    """
 
     id: str
     name: str
@@ -212,6 +215,7 @@ class AdapterInfo(Result):
     steps: int = 0
     evaluation_before: Evaluation | None = None
     evaluation: Evaluation | None = None
+    max_difference: float | None = None
 
 
 class RunSummary(Result):
@@ -235,6 +239,7 @@ class RunSummary(Result):
     seconds: float = 0.0
     message: str = ""
     cure: str = ""
+    error: str = ""
     resumable: bool = False
 
 

@@ -67,6 +67,7 @@ class RunStatus(BaseModel):
     evaluation_before: Evaluation | None = None
     message: str = ""
     cure: str = ""
+    error: str = ""
 
 
 class Run:
@@ -109,6 +110,7 @@ class Run:
             process_started=process.create_time(),
             message="",
             cure="",
+            error="",
         )
 
     def latest_checkpoint(self) -> Path | None:
@@ -166,6 +168,7 @@ class Run:
             seconds=status.trained_seconds,
             message=status.message,
             cure=status.cure,
+            error=status.error,
             resumable=done and self.latest_checkpoint() is not None,
         )
 

@@ -70,7 +70,9 @@ class Service:
             return self.engine.begin_beside(request)
         with self.engine.lock:
             self.engine.require_free()
-            return self.engine.begin(request, run_id=self._prepare(request))
+            run_id = self._prepare(request)
+            self.engine.notice = None  # whoever goes on has read it
+            return self.engine.begin(request, run_id=run_id)
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""

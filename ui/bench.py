@@ -19,15 +19,12 @@ class Bench:
         self.service = service
         self.opened = time.time()
         self._last: dict[str, Job] = {}
-        self._of_run: dict[str, Job] = {}
         self._stage = ""
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
         job = self.service.start(request, caller="page")
         self._last[job.operation] = job
-        if job.run_id is not None:
-            self._of_run[job.run_id] = job
         return job
 
     def failure(self, operation: str) -> Failure | None:
@@ -35,19 +32,6 @@ class Bench:
         job = self._last.get(operation)
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
-
-    def outcome(self, run_id: str) -> rs.RunResult | None:
-        """Return what a run that this app started came to, once it is over."""
-        job = self._of_run.get(run_id)
-        if job is None or not job.done() or error_of(job) is not None:
-            return None
-        result = job.result(timeout=0)
-        return result if isinstance(result, rs.RunResult) else None
-
-    def run_error(self, run_id: str) -> errors.WorkbenchError | None:
-        """Return the error that ended a run of this app, if one did."""
-        job = self._of_run.get(run_id)
-        return error_of(job) if job is not None else None
 
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()

@@ -166,7 +166,6 @@ def stage(
     run: rs.RunSummary | None,
     live: Live | None,
     adapter: rs.AdapterInfo | None,
-    outcome: rs.RunResult | None,
     *,
     diverged_at: float | None = None,
 ) -> Node:
@@ -176,7 +175,7 @@ def stage(
     if run.state in ("queued", "running"):
         return el("div", _numbers(run, live), cls="aw-stage")
     if run.state == "finished":
-        return el("div", *_finished(run, adapter, outcome), cls="aw-stage")
+        return el("div", *_finished(run, adapter), cls="aw-stage")
     return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
 
 
@@ -243,14 +242,13 @@ def _number(name: str, value: str) -> Node:
     return el("div", el("span", name, cls="aw-quiet"), el("strong", value))
 
 
-def _finished(
-    run: rs.RunSummary, adapter: rs.AdapterInfo | None, outcome: rs.RunResult | None
-) -> list[Child]:
+def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]:
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
     facts = f"{text.plural(run.step, 'step')} in {text.duration(run.seconds)}"
-    verified = outcome and (
+    difference = adapter.max_difference if adapter else None
+    verified = difference is not None and (
         "Verified: the saved adapter read back answers the same "
-        f"(largest difference {text.small(outcome.max_difference)})."
+        f"(largest difference {text.small(difference)})."
     )
     return [
         el("p", exact_match(before, after), cls="aw-result"),

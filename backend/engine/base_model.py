@@ -147,7 +147,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         return wanted, "as chosen"
     if device.type == "cuda":
         return "bf16", "half the memory, and GPUs compute it fastest"
-    return "fp32", "exact, and the memory is there on a processor"
+    return "fp32", "exact, as it can be on a processor"
 
 
 def find(source: str, revision: str | None, control: Control) -> Path:

@@ -86,7 +86,7 @@ class RunLog:
             tokens_per_second=self.tokens_per_second,
             seconds_left=left,
         )
-        text = f"step {step} of {self.total_steps}, {self.tokens_per_second:,.0f} tokens/s"
+        text = f"step {step:,} of {self.total_steps:,}, {self.tokens_per_second:,.0f} tokens/s"
         self._control.progress(text, step / self.total_steps, left)
         self.write_status()
 
@@ -99,9 +99,9 @@ class RunLog:
         """Note the end; only now may anybody say that the run is done."""
         finished = state == "finished"
         text = (
-            f"Finished after {self.step} steps."
+            f"Finished after {self.step:,} steps."
             if finished
-            else f"Stopped after step {self.step} of {self.total_steps}; everything is saved."
+            else f"Stopped after step {self.step:,} of {self.total_steps:,}; everything is saved."
         )
         self.write_status(force=True)
         self._events.write("finished" if finished else "stopped", step=self.step, text=text)
@@ -116,7 +116,10 @@ class RunLog:
         """Note why a run ended, as well as a full disk allows."""
         state = "stopped" if isinstance(error, Stopped) else "failed"
         try:
-            self.run.update(state=state, step=self.step, message=error.what, cure=error.cure)
+            kind = type(error).__name__
+            self.run.update(
+                state=state, step=self.step, message=error.what, cure=error.cure, error=kind
+            )
             self._events.write("stopped" if state == "stopped" else "failed", text=str(error))
             with self.run.log.open("a", encoding="utf-8") as file:
                 file.write(f"{error}\n{error.details}\n")

@@ -26,8 +26,10 @@ def publish(session: Session, info: AdapterInfo) -> float:
     """
     with new_folder(session.library.folder(info.id)) as folder:
         _write(session, info, folder)
-        session.library.write_sidecar(folder, info)
-        return verify(session, info.id, folder)
+        difference = verify(session, info.id, folder)
+        proven = info.model_copy(update={"max_difference": difference})
+        session.library.write_sidecar(folder, proven)
+        return difference
 
 
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:

@@ -323,6 +323,7 @@ class FakeService(Service):
             data=run.request.train.data if run else "starter:pirate",
             evaluation_before=_before() if evaluation else None,
             evaluation=evaluation,
+            max_difference=0.0,
         )
         folder = self.library.folder(adapter_id)
         folder.mkdir(parents=True, exist_ok=True)

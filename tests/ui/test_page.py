@@ -154,7 +154,8 @@ def test_a_stopped_run_can_be_resumed(page: Page, service: FakeService) -> None:
 def test_divergence_offers_a_quarter_of_the_learning_rate(page: Page, service: FakeService) -> None:
     def diverge(request: rq.Train) -> errors.WorkbenchError:
         run = service.runs.all()[0]
-        run.update(state="failed", message="The loss is not finite.", cure="Lower the rate.")
+        said = {"message": "The loss is not finite.", "cure": "Lower the rate."}
+        run.update(state="failed", error="Diverged", **said)
         return errors.Diverged("The loss is not finite.", cure="Lower the rate.")
 
     service.script["train"] = diverge

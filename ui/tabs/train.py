@@ -100,7 +100,7 @@ class TrainTab:
             elem_id="train-chart",
             empty="The loss curve appears here once a run has started.",
         )
-        self.stage = safe_view(view.stage(None, None, None, None), label="The run")
+        self.stage = safe_view(view.stage(None, None, None), label="The run")
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -272,16 +272,14 @@ class TrainTab:
 
     def _stage(self, snapshot: rs.Snapshot, run: rs.RunSummary | None) -> Node:
         if run is None:
-            return view.stage(None, None, None, None)
+            return view.stage(None, None, None)
         adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
         live = None
         if run.state in ("queued", "running"):
             live = view.live_numbers(run, self.bench.service.events(run.id))
-        diverged = isinstance(self.bench.run_error(run.id), errors.Diverged)
+        diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
-        return view.stage(
-            run, live, adapter, self.bench.outcome(run.id), diverged_at=rate if diverged else None
-        )
+        return view.stage(run, live, adapter, diverged_at=rate if diverged else None)
 
 
 def _in_own_words(report: rs.PreflightReport, source: str) -> rs.PreflightReport:
