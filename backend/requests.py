@@ -159,7 +159,7 @@ class Train(Request):
     data: str = _data_source()
     adapter: Lora = Lora()
     epochs: float = knob(
-        3.0,
+        6.0,
         label="Epochs",
         unit="passes",
         gt=0,
@@ -185,7 +185,7 @@ class Train(Request):
         help="How big each correction is. Too high and the loss jumps, too low and nothing moves.",
     )
     tokens_per_step: int = knob(
-        1024,
+        512,
         label="Token budget",
         unit="tokens",
         ge=16,

@@ -23,6 +23,7 @@ from backend.runs import Runs
 ADAM_BYTES = 16  # an fp32 weight, its gradient, and Adam's two moments
 SHOWN_LENGTH = 20_000
 RECENT_RUNS = 50
+LARGE, USUAL_RATE = 50_000_000, 1e-3
 
 
 @dataclass
@@ -57,7 +58,7 @@ def check(
     seconds, source = None, ""
     if around and packs and config and not problems:
         seconds, source = _duration(request, around, packs, runs, timings)
-        notes = _notes(train, corpus)
+        notes = _notes(train, corpus, around)
     needed = _memory(train, around, corpus, trainable) if around and corpus else 0
     free = memory.available(around.device) if around else 0
     if needed > free and around:
@@ -204,7 +205,7 @@ def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
     return (times.faster if train.precision == "auto" else train.precision) == "bf16"
 
 
-def _notes(train: Train, corpus: tokens.Corpus) -> list[str]:
+def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[str]:
     stats, notes = corpus.stats, []
     if stats.cut:
         notes.append(f"{stats.cut} examples are longer than {train.longest} tokens and are cut.")
@@ -212,6 +213,12 @@ def _notes(train: Train, corpus: tokens.Corpus) -> list[str]:
         notes.append(f"{stats.dropped} examples have nothing to learn and are left out.")
     if not stats.held_out:
         notes.append("No examples are held out, so there will be no test of what was learned.")
+    parameters = sum(p.numel() for p in around.model.parameters())
+    if parameters > LARGE and train.learning_rate > USUAL_RATE:
+        notes.append(
+            f"A learning rate of {train.learning_rate:g} suits tiny models; at this size "
+            "0.0002 is a common start."
+        )
     return notes
 
 
