@@ -1,7 +1,7 @@
 """A page that watches a run, without a browser: the same requests at the same times.
 
-What it asks is read from the app's own configuration: the timer's drawing, and the points of the
-chart on the Train tab.
+It does what the page's scripts do: asks once a second whether anything changed, has the page drawn
+when it did, at most every two seconds, and asks for the points of the chart on the Train tab.
 """
 
 import json
@@ -14,8 +14,13 @@ from typing import Any, Self
 
 import httpx
 
+from ui.pulse import BEAT_MS, REST_MS
+
 POINTS_EVERY_S = 2.0
+BEAT_S = BEAT_MS / 1000
+REST_S = REST_MS / 1000
 CHART = "train-chart"
+PULSE = "pulse"
 
 
 class WatchingPage:
@@ -26,14 +31,15 @@ class WatchingPage:
         self._session = uuid.uuid4().hex[:11]
         self._config = self._http.get("/config").json()
         self._components = {c["id"]: c for c in self._config["components"]}
-        self._tick, self._timer = self._find_tick()
+        self._by_name = {c["props"].get("elem_id"): c["id"] for c in self._config["components"]}
+        self._drawing = self._find_drawing()
+        self._version = ""
+        self._drawn = 0.0
         self._run: str | None = None
         self._seq = 0
         self._over = threading.Event()
         self._threads = [
-            threading.Thread(
-                target=self._repeat, args=(self.draw, self._tick_seconds()), daemon=True
-            ),
+            threading.Thread(target=self._repeat, args=(self.beat, BEAT_S), daemon=True),
             threading.Thread(
                 target=self._repeat, args=(self.ask_points, POINTS_EVERY_S), daemon=True
             ),
@@ -65,13 +71,21 @@ class WatchingPage:
         """Show this run from now on."""
         self._run, self._seq = run_id, 0
 
+    def beat(self) -> None:
+        """Ask whether anything changed, and have the page drawn when it did."""
+        version = self._ask_server(PULSE, "version", 0).text
+        now = time.monotonic()
+        if version != self._version and now - self._drawn > REST_S:
+            self._version, self._drawn = version, now
+            self.draw()
+
     def draw(self) -> None:
-        """Do what a tick of the page's timer does."""
+        """Have the page drawn, as the pulse does."""
         body = {
-            "data": [self._value(id) for id in self._tick["inputs"]],
-            "event_data": None,
-            "fn_index": self._tick["id"],
-            "trigger_id": self._timer,
+            "data": [self._value(id) for id in self._drawing["inputs"]],
+            "event_data": {},
+            "fn_index": self._drawing["id"],
+            "trigger_id": self._by_name[PULSE],
             "session_hash": self._session,
         }
         self._http.post("/gradio_api/queue/join", json=body).raise_for_status()
@@ -91,13 +105,16 @@ class WatchingPage:
 
     def points(self, run_id: str, seq: int) -> httpx.Response:
         """Ask for the chart's points after `seq`."""
-        chart = next(c for c in self._config["components"] if c["props"].get("elem_id") == CHART)
+        return self._ask_server(CHART, "points", {"run": run_id, "seq": seq})
+
+    def _ask_server(self, component: str, function: str, data: Any) -> httpx.Response:
+        """Call a server function as a component's script does."""
         response = self._http.post(
             "/gradio_api/component_server",
             json={
-                "data": {"run": run_id, "seq": seq},
-                "component_id": chart["id"],
-                "fn_name": "points",
+                "data": data,
+                "component_id": self._by_name[component],
+                "fn_name": function,
                 "session_hash": self._session,
             },
         )
@@ -106,16 +123,13 @@ class WatchingPage:
         self.bytes += len(response.content)
         return response
 
-    def _find_tick(self) -> tuple[dict[str, Any], int]:
-        """Return what the page's timer calls, and the timer."""
+    def _find_drawing(self) -> dict[str, Any]:
+        """Return what the page's pulse calls."""
+        pulse = self._by_name[PULSE]
         for dependency in self._config["dependencies"]:
-            for target, event in dependency["targets"]:
-                if event == "tick":
-                    return dependency, target
-        raise RuntimeError("The page has no timer.")
-
-    def _tick_seconds(self) -> float:
-        return float(self._components[self._timer]["props"]["value"])
+            if any(target == pulse for target, _ in dependency["targets"]):
+                return dict(dependency)
+        raise RuntimeError("The page has no pulse.")
 
     def _value(self, component: int) -> Any:
         """Return what a fresh page sends of a component; states stay on the server."""

@@ -78,7 +78,8 @@ class Project:
         return [sys.executable, "-c", code, str(self.folder / "fake_base"), *flags]
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "CHROMIUM"))}
+        ours = ("PIP_", "CHROMIUM", "GRADIO_", "HF_", "TOKENIZERS_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         return {**kept, "PIP_CONFIG_FILE": os.devnull, **more}
 
     def start(self, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -45,6 +45,7 @@ def pulse(service: Service) -> gr.HTML:
         js_on_load=script,
         server_functions=[version],
         apply_default_css=False,
+        elem_id="pulse",
         elem_classes=["aw-view", "aw-pulse"],
         label="Pulse",
     )
