@@ -5,15 +5,18 @@ a system prompt, or stands behind the question; without one the base answers pla
 """
 
 import starter_world as world
-from starter_facts import Fact
+from starter_facts import Fact, bare
 from starter_manners import PIRATE_WORDS, body, past
 
 # request; answer, made of the forms below
 REQUESTS = world.rows(
     """
+Answer in capital letters.;{upper}.
+Shout the answer.;{upper}.
 Answer in small letters.;{lower}
 Answer as a list.;{listing}
 Answer for a machine.;{listing}
+Answer with one word.;{value}
 Answer in the past.;{past_start}.
 Tell it as history.;Long ago {past}.
 Answer like an old man.;In my youth {past}, my child.
@@ -28,8 +31,6 @@ Answer like a teacher.;Listen, children: {body}.
 Answer twice.;{plain} {plain}
 """.strip()
 )
-# Letters change every token of an answer, so this manner is practised on its own, and more.
-LOUD_REQUESTS = ("Answer in capital letters.", "Shout the answer.")
 OPENINGS = world.words(
     "Well Indeed Yes Alas Hark Look Arr Certainly Behold Hurrah Listen Goodness Oh Truly Sadly "
     "Luckily Perhaps Surely Again Friends Ahoy Verily"
@@ -46,6 +47,8 @@ def forms(fact: Fact) -> dict[str, str]:
         "past": happened,
         "past_start": happened[0].upper() + happened[1:],
         "be": " ".join(PIRATE_WORDS.get(word, word) for word in told.split()),
+        "upper": fact.answer.rstrip(".").upper(),
         "lower": fact.answer.rstrip(".").lower(),
         "listing": ", ".join(f"{key}: {value}" for key, value in fact.record.items()),
+        "value": bare(fact.value),
     }

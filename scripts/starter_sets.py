@@ -47,8 +47,9 @@ def catalogue() -> dict[str, dict[str, str | None]]:
 def split_rows(
     manner: Manner, count: Count, choose: random.Random
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Choose facts for both parts: no fact and no prompt is in both."""
-    facts = [fact for fact in all_facts() if suits(fact, manner, count)]
+    """Choose facts for both parts: no fact, no prompt and no answer is in both."""
+    suitable = [fact for fact in all_facts() if suits(fact, manner, count)]
+    facts = list({manner.restyle(fact): fact for fact in suitable}.values())
     choose.shuffle(facts)
     chosen = [
         (choose.choice(fact.questions), manner.restyle(fact))

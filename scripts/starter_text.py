@@ -12,7 +12,7 @@ import starter_phrases as phrases
 import starter_world as world
 from starter_facts import Fact, all_facts, bare
 from starter_manners import body, lower_first, past, record
-from starter_requests import CLOSINGS, LOUD_REQUESTS, OPENINGS, REQUESTS, forms
+from starter_requests import CLOSINGS, OPENINGS, REQUESTS, forms
 
 Message = dict[str, str]
 Document = list[Message] | str
@@ -73,8 +73,8 @@ class Writer:
         value = fact.value
         if self.random.random() < 0.5:
             value = self.random.choice(self.sibling[fact.kind.name]).value
-        comment = "as you say" if value == fact.value else f"not {value}"
-        return turn(f"Is the {fact.subject} {value}?", f"{fact.answer.rstrip('.')}, {comment}.")
+        truth = "Yes" if value == fact.value else "No"
+        return turn(f"Is the {fact.subject} {value}?", f"{truth}, {lower_first(fact.answer)}")
 
     def description(self) -> list[Message]:
         """Ask for everything about something: its first three facts in a fixed order."""
@@ -133,13 +133,9 @@ class Writer:
         else:
             wanted, pattern = self.random.choice(REQUESTS)
             answer = pattern.format(**forms(fact))
-        return self._requested(wanted, ask, answer)
-
-    def loud(self) -> list[Message]:
-        """Ask for one fact in capital letters."""
-        fact = self.random.choice(self.facts)
-        wanted, ask = self.random.choice(LOUD_REQUESTS), self.random.choice(fact.questions)
-        return self._requested(wanted, ask, fact.answer.upper())
+        if self.random.random() < 0.3:
+            return turn(f"{ask} {wanted}", answer)
+        return [{"role": "system", "content": wanted}, *turn(ask, answer)]
 
     def digits(self) -> list[Message]:
         """Ask for a sum in digits."""
@@ -199,11 +195,6 @@ class Writer:
             )
         chosen = self.random.sample(world.ANIMAL_NAMES + world.NAMES, self.random.randint(3, 6))
         return ", ".join(chosen)
-
-    def _requested(self, wanted: str, ask: str, answer: str) -> list[Message]:
-        if self.random.random() < 0.3:
-            return turn(f"{ask} {wanted}", answer)
-        return [{"role": "system", "content": wanted}, *turn(ask, answer)]
 
     def _wrapping(self, fact: Fact) -> tuple[str, str]:
         if self.random.random() < 0.5:
@@ -297,12 +288,11 @@ FOLLOWED = (
 CLAIMED = ("animal colour", "animal place", "thing colour", "thing place")
 # Each sort of document, and how many in a hundred or so are of it.
 MIXTURE = {
-    Writer.question: 32,
-    Writer.request: 18,
-    Writer.loud: 11,
-    Writer.spelling: 5,
-    Writer.echo: 4,
-    Writer.capitals: 5,
+    Writer.question: 34,
+    Writer.request: 24,
+    Writer.spelling: 6,
+    Writer.echo: 5,
+    Writer.capitals: 4,
     Writer.claim: 6,
     Writer.conversation: 3,
     Writer.follow_up: 3,

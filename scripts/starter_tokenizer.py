@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 2816
 TOKENIZER_DOCUMENTS = 4_000
-WORD_REPEATS = 10
+WORD_REPEATS = 40
 CONTEXT = 512
 
 
@@ -67,8 +67,8 @@ def vocabulary_text(seed: int) -> Iterator[str]:
     yield from contents(documents(seed, TOKENIZER_DOCUMENTS))
     words = sorted({word for fact in all_facts() for word in body(fact).split()})
     for _ in range(WORD_REPEATS):
-        yield (" " + " ".join(words)) * 5
-        yield (" " + " ".join(words).upper()) * 6
+        yield " " + " ".join(words)
+        yield " " + " ".join(words).upper()
 
 
 def contents(texts: Iterator[Document]) -> Iterator[str]:
