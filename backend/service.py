@@ -72,7 +72,10 @@ class Service:
             self.engine.require_free()
             run_id = self._prepare(request)
             self.engine.notice = None  # whoever goes on has read it
-            return self.engine.begin(request, run_id=run_id)
+            job = self.engine.begin(request, run_id=run_id)
+            if isinstance(request, rq.Resume):
+                job.title = f"Resuming {self.runs.get(request.run_id).request.train.name}"
+            return job
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""

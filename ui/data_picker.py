@@ -69,6 +69,7 @@ class DataPicker:
         shown = [self.preview, self.problems, self.examples]
         self.look.click(self.look_at_data, inputs_kwargs=inputs, outputs=shown, **quiet)
         self.close.click(self.hide_preview, None, self.preview, **quiet)
+        self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
         self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet)
 
     def add_upload(self, file: str) -> tuple[Any, Any]:

@@ -100,7 +100,6 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     source, dtype = plan.request.source, DTYPES[plan.precision]
     memory.require(plan.memory_bytes, plan.device, f"{source} in {plan.precision}")
     control.progress(f"Reading {source}", None, force=True)
-    before = memory.resident(plan.device)
     model = _read(plan, dtype)
     # PEFT writes this name into every adapter, where a Hub id says more than a cache folder.
     from_hub = source != "starter" and not looks_like_path(source)
@@ -121,7 +120,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         tied_embeddings=bool(getattr(model.config, "tie_word_embeddings", False)),
         chat_template=bool(plan.tokenizer.chat_template),
         memory_predicted_bytes=plan.memory_bytes,
-        memory_measured_bytes=max(memory.resident(plan.device) - before, 0),
+        memory_measured_bytes=tensor_bytes(model),
         fingerprint=fingerprint(model),
         seconds=time.monotonic() - started,
     )
@@ -273,6 +272,15 @@ def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
                 f"{path.name} is damaged or cut off ({error}).", cure="Download it again."
             ) from None
     return count, count * dtype.itemsize
+
+
+def tensor_bytes(model: torch.nn.Module) -> int:
+    """Return the bytes that a model's tensors take, shared ones once.
+
+    The process's resident memory would tell of the allocator's reserves too, and differ each time.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
 def fingerprint(model: PreTrainedModel) -> str:

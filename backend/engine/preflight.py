@@ -38,6 +38,13 @@ class Surroundings:
     device: torch.device
     session: Session | None
 
+    @property
+    def parameters(self) -> int:
+        """The base's own numbers, whatever adapters are on it."""
+        if self.session is not None:
+            return self.session.base.facts.parameters
+        return sum(p.numel() for p in self.model.parameters())
+
 
 def check(
     request: Preflight, session: Session, *, base_path: str | None, runs: Runs, timings: Timings
@@ -69,7 +76,7 @@ def check(
         notes=notes,
         matched_modules=[target.name for target in matched],
         trainable_parameters=trainable,
-        total_parameters=sum(p.numel() for p in around.model.parameters()) if around else 0,
+        total_parameters=around.parameters if around else 0,
         stats=corpus.stats if corpus else None,
         steps=total_steps(train, len(packs) if packs else 0),
         memory_bytes=needed,
@@ -213,8 +220,7 @@ def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[st
         notes.append(f"{stats.dropped} examples have nothing to learn and are left out.")
     if not stats.held_out:
         notes.append("No examples are held out, so there will be no test of what was learned.")
-    parameters = sum(p.numel() for p in around.model.parameters())
-    if parameters > LARGE and train.learning_rate > USUAL_RATE:
+    if around.parameters > LARGE and train.learning_rate > USUAL_RATE:
         notes.append(
             f"A learning rate of {train.learning_rate:g} suits tiny models; at this size "
             "0.0002 is a common start."

@@ -183,13 +183,18 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=train.save_every,
+        save_steps=save_interval(train, total_steps),
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
     )
+
+
+def save_interval(train: Train, total_steps: int) -> int:
+    """Return after how many steps to save: short runs more often, so that they can be resumed."""
+    return min(train.save_every, max(5, total_steps // 5))
 
 
 def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -160,7 +160,9 @@ class ChatTab:
                     yield self._state(*shown, prompt=gr.skip(), asking=True)
                 logs[column] = [*logs[column], _turn("assistant", answer)]
         except errors.WorkbenchError as error:
-            yield self._state(*logs, prompt=gr.skip(), trouble=failure_card(explain(error)))
+            # an unanswered question would make every later one fail too: it goes back to its box
+            trouble = failure_card(explain(error))
+            yield self._state(base_log, adapter_log, prompt=prompt, trouble=trouble)
             return
         yield self._state(*logs, prompt=gr.skip())
 
