@@ -384,6 +384,10 @@ def wait_for_call(project: Project, words: str) -> None:
         time.sleep(0.05)
 
 
+def listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @posix_only
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_early_end_shows_no_trace_and_leaves_no_pip(
@@ -398,6 +402,8 @@ def test_early_end_shows_no_trace_and_leaves_no_pip(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # what runs in the background ignores Ctrl-C, and its children inherit that
+        preexec_fn=listen_to_ctrl_c,
     ) as process:
         wait_for_call(project, "-m pip install")
         os.killpg(process.pid, sent)
