@@ -37,6 +37,9 @@ class EngineLink:
         self.current: Job | None = None
         self.base: rs.ModelFacts | None = None
         self.active: rq.Variant = []
+        self.status: tuple[rs.AdapterStatus, ...] = ()
+        self.irregular = ""
+        self.slot: rs.SlotStatus | None = None
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
@@ -194,9 +197,7 @@ class EngineLink:
             job = self._jobs.get(message.get("id", 0))
             kind = message["type"]
             if kind == "session":
-                base = message["base"]
-                self.base = rs.ModelFacts.model_validate(base) if base else None
-                self.active = [(name, strength) for name, strength in message["active"]]
+                self._hear_session(message)
             elif job is None:
                 return
             elif kind == "progress":
@@ -205,6 +206,16 @@ class EngineLink:
                 job.add_piece(message["text"])
             elif kind in ("result", "error"):
                 self._finish(job, message)
+
+    def _hear_session(self, message: Message) -> None:
+        """Take over what the engine says of its session after each operation."""
+        base, slot = message["base"], message.get("slot")
+        self.base = rs.ModelFacts.model_validate(base) if base else None
+        self.active = [(name, strength) for name, strength in message["active"]]
+        known = message.get("status", [])
+        self.status = tuple(rs.AdapterStatus.model_validate(each) for each in known)
+        self.irregular = message.get("irregular", "")
+        self.slot = rs.SlotStatus.model_validate(slot) if slot else None
 
     def _on_side_message(self, message: Message) -> None:
         """Hear the second process: it has a session of its own, which is not this one."""
@@ -271,6 +282,7 @@ class EngineLink:
             job = self.current
             was_replaying = job is not None and job is self._replay_job
             self._runtime, self.base, self.active = None, None, []
+            self.status, self.irregular, self.slot = (), "", None
             lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
             if was_replaying:
                 self.recipe = Recipe()  # it dies of its own recipe: do not try for ever

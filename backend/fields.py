@@ -4,13 +4,17 @@ A value that cannot work becomes one sentence that names the field as the screen
 """
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import InvalidRequest
 
 Level = Literal["basic", "advanced"]
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+Variant = list[tuple[str, Strength]]
+"""Adapters by display name with their strengths; the empty list is the base alone."""
+
 DISPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
 
 

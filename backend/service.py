@@ -117,6 +117,9 @@ class Service:
                 runs=runs,
                 job=engine.current.info() if engine.current else None,
                 notice=engine.notice,
+                status=engine.status,
+                irregular=engine.irregular,
+                slot=engine.slot,
                 memory_bytes=memory,
                 memory_total_bytes=psutil.virtual_memory().total,
             )

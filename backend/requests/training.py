@@ -1,21 +1,11 @@
-"""The input of every operation: frozen models whose fields carry their own label, help and bounds.
-
-The form, the command line, the HTTP API and the documentation are all made from these fields; a
-number that is out of bounds is refused here, before anything starts. Nothing here knows the engine.
-"""
+"""Requests about learning: the adapter's configuration, a run, its checks and its data."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from backend.errors import InvalidRequest
-from backend.fields import Request as Request
-from backend.fields import check_display_name, knob
-
-Strength = Annotated[float, Field(allow_inf_nan=False)]
-Variant = list[tuple[str, Strength]]
-"""Adapters by display name with their strengths; the empty list is the base alone."""
+from backend.fields import Request, check_display_name, knob
 
 
 class Lora(Request):
@@ -87,41 +77,6 @@ class Lora(Request):
     def effective_alpha(self) -> float:
         """Alpha as PEFT will see it."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
-
-
-class LoadModel(Request):
-    """Load a base model into the session; a base that is already there leaves first."""
-
-    source: str = knob(
-        "starter",
-        label="Base model",
-        min_length=1,
-        max_length=1000,
-        level="basic",
-        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
-    )
-    task: Literal["causal-lm"] = knob(
-        "causal-lm", label="Task", help="What the model does: it continues text."
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
-        "auto",
-        label="Precision",
-        help="How weights are stored. fp32 is exact; bf16 halves the memory. "
-        "auto: fp32 on a processor, bf16 on a GPU.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = knob(
-        "auto", label="Device", help="Where the model computes; auto takes a GPU if there is one."
-    )
-    revision: str | None = knob(
-        None,
-        label="Revision",
-        max_length=200,
-        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
-    )
-
-
-class UnloadModel(Request):
-    """Let the base model and all its adapters go; what is saved stays saved."""
 
 
 def _data_source() -> Any:
@@ -301,100 +256,3 @@ class Resume(Request):
     run_id: str = knob(
         label="Run", max_length=100, pattern=r"^[A-Za-z0-9_-]+$", help="The run's id, from Runs."
     )
-
-
-class SaveAdapter(Request):
-    """Write a copy of an adapter as a plain PEFT folder and prove that it reads back."""
-
-    name: str = knob(label="Adapter", max_length=60, help="The adapter's name.")
-    destination: str = knob(
-        label="Folder", min_length=1, max_length=1000, help="A new or empty folder for the copy."
-    )
-
-
-class SetActive(Request):
-    """Choose which adapter answers; the empty list is the base alone."""
-
-    adapters: Variant = knob(
-        label="Active adapter",
-        max_length=1,
-        help="The adapter that answers, with its strength; none for the base.",
-    )
-
-
-class Message(Request):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=200_000)
-
-
-class _Generation(Request):
-    max_new_tokens: int = knob(
-        128,
-        label="Longest answer",
-        unit="tokens",
-        ge=1,
-        le=8192,
-        step=1,
-        help="Where an answer is cut off at the latest.",
-    )
-    temperature: float = knob(
-        0.0,
-        label="Temperature",
-        ge=0,
-        le=2,
-        step=0.1,
-        help="0 always gives the likeliest words; higher is more varied and less certain.",
-    )
-    seed: int = knob(
-        42, label="Seed", ge=0, le=2**31 - 1, step=1, help="The same seed gives the same answer."
-    )
-
-
-class Chat(_Generation):
-    """Answer a conversation with one variant, streamed."""
-
-    messages: list[Message] = Field(min_length=1, max_length=1000)
-    variant: Variant = Field(default=[], max_length=1)
-
-
-class Compare(_Generation):
-    """Answer the same prompts with several variants."""
-
-    prompts: list[str] = Field(min_length=1, max_length=100)
-    variants: list[Annotated[Variant, Field(max_length=1)]] = Field(min_length=1, max_length=6)
-
-
-class Score(Request):
-    """Total natural-log probability of texts under several variants."""
-
-    texts: list[str] = Field(min_length=1, max_length=1000)
-    variants: list[Annotated[Variant, Field(max_length=1)]] = Field(min_length=1, max_length=6)
-
-
-ModelRequest = LoadModel | UnloadModel | Train | Resume | SaveAdapter | SetActive | Compare | Score
-"""Operations on the session's model: one at a time."""
-
-SideRequest = Preflight | PreviewData
-"""Operations that never change the session: never Busy."""
-
-BY_NAME: dict[str, type[Request]] = {
-    re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
-    for kind in (*get_args(ModelRequest), *get_args(SideRequest), Chat)
-}
-"""Requests by the name that the command line and saved files use: `load-model`, `train`..."""
-
-
-def name_of(request: Request) -> str:
-    """Return the command-line name of a request."""
-    return next(name for name, kind in BY_NAME.items() if type(request) is kind)
-
-
-def parse(name: str, data: dict[str, Any]) -> Request:
-    """Build the request called `name`; raises InvalidRequest in a person's words."""
-    if name not in BY_NAME:
-        raise InvalidRequest(
-            f"There is no operation called {name!r}.", cure=f"Known: {', '.join(BY_NAME)}."
-        )
-    return BY_NAME[name](**data)

@@ -1,0 +1,112 @@
+"""The input of every operation: frozen models whose fields carry their own label, help and bounds.
+
+The form, the command line, the HTTP API and the documentation are all made from these fields; a
+number that is out of bounds is refused here, before anything starts. Nothing here knows the engine.
+"""
+
+import re
+from typing import Any, get_args
+
+from backend.errors import InvalidRequest
+from backend.fields import Request, Strength, Variant
+from backend.requests.adapters import (
+    DeleteAdapter,
+    InspectAdapter,
+    LoadAdapter,
+    RenameAdapter,
+    RestoreAdapter,
+    SaveAdapter,
+    SetActive,
+    UnloadAdapter,
+)
+from backend.requests.base import LoadModel, UnloadModel
+from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
+from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
+from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
+from backend.requests.training import Lora, Preflight, PreviewData, Resume, Train
+
+__all__ = [
+    "BY_NAME",
+    "BlendMethod",
+    "Chat",
+    "Combine",
+    "Compare",
+    "ConvertAdapter",
+    "DeleteAdapter",
+    "EndHotswap",
+    "Hotswap",
+    "InspectAdapter",
+    "LoadAdapter",
+    "LoadModel",
+    "Lora",
+    "Merge",
+    "Message",
+    "ModelRequest",
+    "NextToken",
+    "Preflight",
+    "PrepareHotswap",
+    "PreviewData",
+    "RenameAdapter",
+    "Request",
+    "RestoreAdapter",
+    "Resume",
+    "SaveAdapter",
+    "Score",
+    "SetActive",
+    "SideBySide",
+    "SideRequest",
+    "Similarity",
+    "Strength",
+    "Train",
+    "UnloadAdapter",
+    "UnloadModel",
+    "Variant",
+    "name_of",
+    "parse",
+]
+
+ModelRequest = (
+    LoadModel
+    | UnloadModel
+    | Train
+    | Resume
+    | LoadAdapter
+    | UnloadAdapter
+    | SaveAdapter
+    | SetActive
+    | DeleteAdapter
+    | RestoreAdapter
+    | RenameAdapter
+    | Combine
+    | PrepareHotswap
+    | Hotswap
+    | EndHotswap
+    | ConvertAdapter
+    | Compare
+    | Score
+    | NextToken
+)
+"""Operations on the session's model: one at a time."""
+
+SideRequest = Preflight | PreviewData | InspectAdapter | Similarity | Merge
+"""Operations that never change the session: never Busy."""
+
+BY_NAME: dict[str, type[Request]] = {
+    re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
+    for kind in (*get_args(ModelRequest), *get_args(SideRequest), Chat, SideBySide)
+}
+"""Requests by the name that the command line and saved files use: `load-model`, `train`..."""
+
+
+def name_of(request: Request) -> str:
+    """Return the command-line name of a request."""
+    return next(name for name, kind in BY_NAME.items() if type(request) is kind)
+
+
+def parse(name: str, data: dict[str, Any]) -> Request:
+    """Build the request called `name`; raises InvalidRequest in a person's words."""
+    if name not in BY_NAME:
+        raise InvalidRequest(
+            f"There is no operation called {name!r}.", cure=f"Known: {', '.join(BY_NAME)}."
+        )
+    return BY_NAME[name](**data)

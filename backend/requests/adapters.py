@@ -1,0 +1,95 @@
+"""Requests about adapters as things: inspect, add, switch, rename, save, let go, bring back."""
+
+from typing import Any
+
+from pydantic import field_validator
+
+from backend.fields import Request, Variant, check_display_name, knob
+
+
+def _adapter_name(help: str = "The adapter's name.") -> Any:
+    return knob(label="Adapter", min_length=1, max_length=60, help=help)
+
+
+def _adapter_source() -> Any:
+    return knob(
+        label="Adapter",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="A folder or zip with a PEFT adapter, a Hugging Face id, or library:NAME.",
+    )
+
+
+def _new_name(help: str) -> Any:
+    return knob(label="Name", level="basic", max_length=60, help=help)
+
+
+class InspectAdapter(Request):
+    """Look at an adapter before it is added: what it is, whether it fits; nothing is loaded."""
+
+    source: str = _adapter_source()
+
+
+class LoadAdapter(Request):
+    """Add an adapter to the session, and to the library where it is not there yet."""
+
+    source: str = _adapter_source()
+    name: str = knob(
+        "",
+        label="Name",
+        level="basic",
+        max_length=60,
+        help="What it is called here; empty takes the name it brings.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_or_nothing(cls, name: str) -> str:
+        return check_display_name(name) if name.strip() else ""
+
+
+class UnloadAdapter(Request):
+    """Take an adapter off the model; it stays in the library and can be turned on again."""
+
+    name: str = _adapter_name()
+
+
+class SaveAdapter(Request):
+    """Write a copy of an adapter as a plain PEFT folder and prove that it reads back."""
+
+    name: str = _adapter_name()
+    destination: str = knob(
+        label="Folder", min_length=1, max_length=1000, help="A new or empty folder for the copy."
+    )
+
+
+class SetActive(Request):
+    """Choose which adapters answer, each with its strength; the empty list is the base alone."""
+
+    adapters: Variant = knob(
+        label="Active adapters",
+        max_length=50,
+        help="The adapters that answer, each with its strength; none for the base.",
+    )
+
+
+class DeleteAdapter(Request):
+    """Delete an adapter from session and library; it can be restored until the app closes."""
+
+    name: str = _adapter_name()
+
+
+class RestoreAdapter(Request):
+    """Bring a deleted adapter back."""
+
+    name: str = _adapter_name("The deleted adapter's name.")
+
+
+class RenameAdapter(Request):
+    """Give an adapter another name; what it answers stays the same."""
+
+    name: str = _adapter_name()
+    new_name: str = _new_name("The new name: letters, digits, spaces, - and _.")
+
+    _new = field_validator("new_name")(check_display_name)

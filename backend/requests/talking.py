@@ -1,0 +1,86 @@
+"""Requests for answers and for what the model thinks of texts."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from backend.fields import Request, Variant, knob
+
+
+class Message(Request):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=200_000)
+
+
+class _Generation(Request):
+    max_new_tokens: int = knob(
+        128,
+        label="Longest answer",
+        unit="tokens",
+        ge=1,
+        le=8192,
+        step=1,
+        help="Where an answer is cut off at the latest.",
+    )
+    temperature: float = knob(
+        0.0,
+        label="Temperature",
+        ge=0,
+        le=2,
+        step=0.1,
+        help="0 always gives the likeliest words; higher is more varied and less certain.",
+    )
+    seed: int = knob(
+        42, label="Seed", ge=0, le=2**31 - 1, step=1, help="The same seed gives the same answer."
+    )
+
+
+class Chat(_Generation):
+    """Answer a conversation with one variant, streamed."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    variant: Variant = Field(default=[], max_length=50)
+
+
+class SideBySide(_Generation):
+    """Answer one conversation per variant, all streamed together."""
+
+    conversations: list[Annotated[list[Message], Field(min_length=1, max_length=1000)]] = Field(
+        min_length=1, max_length=6
+    )
+    variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if len(self.conversations) != len(self.variants):
+            raise ValueError("Each variant needs a conversation of its own.")
+        return self
+
+
+class Compare(_Generation):
+    """Answer the same prompts with several variants."""
+
+    prompts: list[str] = Field(min_length=1, max_length=100)
+    variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
+
+
+class Score(Request):
+    """Total natural-log probability of texts under several variants."""
+
+    texts: list[str] = Field(min_length=1, max_length=1000)
+    variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
+
+
+class NextToken(Request):
+    """How likely each next word is, with and without adapters: is it on?"""
+
+    prompt: str = knob(
+        label="Prompt",
+        min_length=1,
+        max_length=20_000,
+        help="A question, or the beginning of an answer; the next word is guessed.",
+    )
+    variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
+    top: int = knob(5, label="Words", ge=1, le=50, step=1, help="How many words to show.")

@@ -1,0 +1,179 @@
+"""What is known of adapters: in the library, on the model, and before they are added."""
+
+from typing import Literal
+
+from backend.results.base import Problem, Result
+from backend.results.training import Evaluation
+
+
+class AdapterInfo(Result):
+    """One adapter of the library, as its side-car file says.
+
+    `max_difference`: of log-probabilities, between the live adapter and its file read back.
+    """
+
+    id: str
+    name: str
+    colour: str
+    method: str
+    rank: int
+    parameters: int
+    base_name: str
+    base_fingerprint: str
+    created: float
+    run_id: str | None = None
+    data: str = ""
+    state: str = "finished"
+    steps: int = 0
+    evaluation_before: Evaluation | None = None
+    evaluation: Evaluation | None = None
+    max_difference: float | None = None
+    origin: Literal["run", "blend", "added", "converted"] = "run"
+    recipe: str = ""
+    """How it came to be where no run made it: "0.7 pirate + 0.3 polite (cat)", "from folder x"."""
+    strength: Literal["any", "on-off"] = "any"
+    """Whether a factor on its effect means something, or only on and off do."""
+    targets: tuple[str, ...] = ()
+
+
+class SavedAdapter(Result):
+    """A copy of an adapter on disk. `max_difference`: of log-probabilities, read back and live."""
+
+    path: str
+    fingerprint: str
+    tensors: int
+    bytes: int
+    max_difference: float
+
+
+class ActiveSet(Result):
+    """Which adapters answer now."""
+
+    adapters: list[tuple[str, float]]
+    seconds: float
+
+
+class AdapterStatus(Result):
+    """What the model itself says of one adapter (PEFT's `get_model_status`)."""
+
+    name: str
+    loaded: bool
+    active: bool
+    strength: float
+    trainable: bool
+    merged: bool
+    memory_bytes: int
+
+
+class LayerNorm(Result):
+    """How much an adapter changes one layer.
+
+    `norm` is the Frobenius norm of its weight change, `relative` that norm over the base weight's
+    (None where no base is loaded); `effective_rank` is exp of the entropy of the squared singular
+    values.
+    """
+
+    layer: str
+    norm: float
+    relative: float | None
+    rank: int
+    effective_rank: float
+
+
+class AdapterReport(Result):
+    """An adapter as it lies on disk, before anything is loaded."""
+
+    source: str
+    suggested_name: str
+    method: str
+    rank: int
+    alpha: float
+    ranks: list[int]
+    targets: list[str]
+    parameters: int
+    bytes: int
+    made_for: str
+    base_match: Literal["same", "unknown", "other", "no base"]
+    verdict: Literal["fits", "warning", "cannot"]
+    reasons: list[Problem]
+    layers: list[LayerNorm]
+    effective_rank: float
+    lineage: list[tuple[str, str]]
+    in_library: bool
+
+
+class LoadedAdapter(Result):
+    """An adapter that was added. `notes` say what was done to it, if anything."""
+
+    adapter: AdapterInfo
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+    max_difference: float
+    notes: list[str]
+    seconds: float
+
+
+class Removed(Result):
+    """An adapter that left; `active` is what answers now."""
+
+    name: str
+    active: list[tuple[str, float]]
+    freed_bytes: int
+
+
+class Renamed(Result):
+    """An adapter under its new name."""
+
+    adapter: AdapterInfo
+
+
+class Blend(Result):
+    """A new adapter made of others.
+
+    `relative_error` is the distance from the exact weighted sum over the sum's own size, for all
+    layers together and for each (Frobenius norms).
+    """
+
+    adapter: AdapterInfo
+    rank: int
+    relative_error: float
+    relative_error_per_layer: dict[str, float]
+    seed: int
+    max_difference: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class SimilarityReport(Result):
+    """Cosine of what adapters change (Frobenius inner product of their weight changes)."""
+
+    names: list[str]
+    cosine: list[list[float]]
+    per_layer: dict[str, list[list[float]]]
+
+
+class Merged(Result):
+    """A base with adapters merged in, on disk.
+
+    `max_difference` is of log-probabilities, between the written model and base plus adapters;
+    None where that was not compared, and `verified` says how it was checked.
+    """
+
+    path: str
+    bytes: int
+    files: int
+    precision: str
+    max_difference: float | None
+    verified: str
+    notes: list[str]
+    seconds: float
+    peak_memory_bytes: int
+
+
+class Converted(Result):
+    """A plain LoRA adapter made of another kind; `relative_error` as in `Blend`."""
+
+    adapter: AdapterInfo
+    rank: int
+    relative_error: float
+    relative_error_per_layer: dict[str, float]

@@ -1,0 +1,38 @@
+"""Answers, scores, and how likely the next word is."""
+
+from backend.results.base import Result
+
+
+class Answers(Result):
+    """`answers[variant][prompt]`."""
+
+    answers: list[list[str]]
+
+
+class Scores(Result):
+    """`scores[variant][text]`: total natural-log probability of the tokens after the first."""
+
+    scores: list[list[float]]
+    tokens: list[int]
+
+
+class Answer(Result):
+    """One streamed answer, once it is whole."""
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+class SideAnswers(Result):
+    """One answer per variant; `batched` counts those that were computed in one batch."""
+
+    answers: list[Answer]
+    batched: int
+
+
+class NextTokens(Result):
+    """`chances[variant][word]`: how likely each word is next, between 0 and 1."""
+
+    words: list[str]
+    chances: list[list[float]]
