@@ -80,7 +80,8 @@ class EngineLink:
             if self._closed:
                 raise Stopped("The workbench is closed.")
             job = self._new_job(request)
-            message = {**_message(job), "base_path": self.base.path if self.base else None}
+            base = self.base.model_dump(mode="json") if self.base else None
+            message = {**_message(job), "base_path": base and base["path"], "base": base}
             if self.current is None or self.settings.runtime == "inline":
                 self._send(message)
                 return job
@@ -251,7 +252,7 @@ class EngineLink:
             self.recipe = Recipe(base=request, active=self.active)
         elif isinstance(request, rq.UnloadModel):
             self.recipe = Recipe()
-        elif isinstance(request, rq.SetActive):
+        elif self.recipe.active != self.active:
             self.recipe = self.recipe.model_copy(update={"active": self.active})
         else:
             return

@@ -28,6 +28,9 @@ from backend.uploads import keep_upload
 Caller = Literal["local", "page"]
 
 
+_WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
+
+
 class Service:
     """One workbench session. Use it as a context manager, or call `close` at the end.
 
@@ -43,7 +46,8 @@ class Service:
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
-        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo]] = ([], [])
+        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
+        self._deleted_before = {info.id for info in self.library.deleted()}
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +96,12 @@ class Service:
         return self.engine.restore()
 
     def close(self) -> None:
-        """End the engine: training is stopped and saved first, other jobs end with Stopped."""
+        """End the engine: training is stopped and saved first, other jobs end with Stopped.
+
+        What was deleted while this service ran is gone for good afterwards.
+        """
         self.engine.close()
+        self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
 
     # -- looking ---------------------------------------------------------------------------------
@@ -101,12 +109,12 @@ class Service:
     def snapshot(self) -> rs.Snapshot:
         """Return the state of everything; the same version means nothing changed."""
         runs = self.runs.summaries()
-        adapters = self.library.all()
+        adapters, deleted = self.library.all(), self.library.deleted()
         engine = self.engine
         with engine.lock:
             memory = engine.sample_memory()
-            if (runs, adapters) != self._last_read:
-                self._last_read = (runs, adapters)
+            if (runs, adapters, len(deleted)) != self._last_read:
+                self._last_read = (runs, adapters, len(deleted))
                 engine.version += 1
             return rs.Snapshot(
                 version=engine.version,
@@ -119,6 +127,7 @@ class Service:
                 notice=engine.notice,
                 status=engine.status,
                 irregular=engine.irregular,
+                deleted=tuple(deleted),
                 slot=engine.slot,
                 memory_bytes=memory,
                 memory_total_bytes=psutil.virtual_memory().total,
@@ -138,6 +147,10 @@ class Service:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""
         return keep_upload(path, name, self.settings)
 
+    def pack_adapter(self, name: str) -> Path:
+        """Write an adapter as a zip for download and return the file; raises NotFound."""
+        return self.library.pack(self.library.get(name).id, self.settings.exports_dir)
+
     def free_name(self, wanted: str) -> str:
         """Return a name that no adapter has or may yet get, the wanted one where possible."""
         return self.library.free_name(wanted, self.runs.reserved_names())
@@ -150,7 +163,7 @@ class Service:
             return self._new_run(request).id
         if isinstance(request, rq.Resume):
             return self._resumable(request).id
-        if not isinstance(request, rq.LoadModel):
+        if not isinstance(request, _WITHOUT_BASE):
             self.engine.require_base()
         return None
 

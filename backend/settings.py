@@ -47,5 +47,9 @@ class Settings(BaseModel):
         return self.workspace / "timings.json"
 
     @property
+    def exports_dir(self) -> Path:
+        return self.workspace / "exports"
+
+    @property
     def uploads_dir(self) -> Path:
         return self.workspace / "uploads"

@@ -14,7 +14,16 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, memory, preflight, saving, training
+from backend.engine import (
+    adapters,
+    base_model,
+    generate,
+    lifecycle,
+    memory,
+    preflight,
+    saving,
+    training,
+)
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -44,6 +53,12 @@ class Engine:
             "resume": self._resume,
             "save-adapter": self._save_adapter,
             "set-active": self._set_active,
+            "inspect-adapter": self._inspect_adapter,
+            "load-adapter": self._load_adapter,
+            "unload-adapter": self._unload_adapter,
+            "delete-adapter": self._delete_adapter,
+            "restore-adapter": self._restore_adapter,
+            "rename-adapter": self._rename_adapter,
             "chat": self._chat,
             "compare": self._compare,
             "score": self._score,
@@ -91,11 +106,14 @@ class Engine:
 
     def _tell_session(self) -> None:
         facts = self.session.facts
+        status, irregular = self.session.status()
         self.emit(
             {
                 "type": "session",
                 "base": facts.model_dump(mode="json") if facts else None,
                 "active": self.session.active,
+                "status": [each.model_dump(mode="json") for each in status],
+                "irregular": irregular,
             }
         )
 
@@ -118,6 +136,35 @@ class Engine:
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.library.get(request.name)
         return saving.save_copy(self.session, info, Path(request.destination).expanduser())
+
+    def _inspect_adapter(self, request: rq.InspectAdapter, control: Control, message: Any) -> Any:
+        facts, layers = self._place_of(message)
+        return lifecycle.inspect(request, self.session, control, facts=facts, layers=layers)
+
+    def _place_of(self, message: Any) -> tuple[rs.ModelFacts | None, list[Any] | None]:
+        """Return facts and layers of the session's base, which may live in another process."""
+        if self.session.facts is not None:
+            return self.session.facts, self.session.layers()
+        if message.get("base") is None:
+            return None, None
+        facts = rs.ModelFacts.model_validate(message["base"])
+        return facts, adapters.linear_layers(base_model.skeleton(Path(facts.path)))
+
+    def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))
+
+    def _unload_adapter(self, request: rq.UnloadAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.unload(request.name, self.session)
+
+    def _delete_adapter(self, request: rq.DeleteAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.delete(request.name, self.session)
+
+    def _restore_adapter(self, request: rq.RestoreAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.restore(request.name, self.session)
+
+    def _rename_adapter(self, request: rq.RenameAdapter, control: Control, _: Any) -> rs.Result:
+        reserved = set(self.runs.reserved_names())
+        return lifecycle.rename(request.name, request.new_name, self.library, reserved)
 
     def _set_active(self, request: rq.SetActive, control: Control, _: Any) -> rs.ActiveSet:
         started = time.monotonic()

@@ -205,7 +205,7 @@ def _step_times(
             return timings.measure(train, session.base, peft, packs)
     finally:
         session.drop(probe)
-        session.activate(session.active_ids)
+        session.settle()
 
 
 def _computes_in_bf16(train: Train, times: StepTimes) -> bool:

@@ -168,17 +168,17 @@ def test_unloading_empties_the_recipe(
 def test_a_full_disk_loses_no_result(
     service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = service.start(rq.SetActive(adapters=[]))
+    job = service.start(rq.SetActive(adapters=[("pirate", 1.0)]))
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    engine.session(FACTS, [])
-    engine.answer(rs.ActiveSet(adapters=[], seconds=0.1))
+    engine.session(FACTS, [("pirate", 1.0)])
+    engine.answer(rs.ActiveSet(adapters=[("pirate", 1.0)], seconds=0.1))
     monkeypatch.undo()
 
-    assert job.result(timeout=0).adapters == []
+    assert job.result(timeout=0).adapters == [("pirate", 1.0)]
     notice = service.snapshot().notice
     assert notice is not None
     assert "Could not write session.json: No space left on device." in notice.text

@@ -292,7 +292,7 @@ def test_every_change_is_a_new_version(service: Service, engine: ScriptedRuntime
         lambda: run.update(step=1, loss=2.5),
         service.stop,
         lambda: add_adapter(service, "from another process"),
-        lambda: service.library.delete("ad_000000"),
+        lambda: service.library.discard("ad_000000"),
         lambda: engine.tell("error", error=Stopped("Ended.").to_dict()),
         lambda: service.start(rq.SetActive(adapters=[])),
         lambda: engine.session(FACTS, [("pirate", 0.5)]),
