@@ -3,6 +3,7 @@
 from backend import errors, requests, results
 from backend.events import Curve, Event
 from backend.jobs import Job
+from backend.learning_rate import usual_rate
 from backend.methods import METHODS, Method
 from backend.service import Service
 from backend.settings import Settings
@@ -18,4 +19,5 @@ __all__ = [
     "errors",
     "requests",
     "results",
+    "usual_rate",
 ]

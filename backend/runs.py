@@ -138,12 +138,21 @@ class Run:
             else "There was no checkpoint yet: start it again."
         )
         try:
-            self.update(state=state, message=message, cure=cure)
+            self.update(state=state, message=message, cure=cure, **self._newest_step())
             writer = EventWriter(self.events_file)
             writer.write(state, text=message)
             writer.close()
         except (OSError, ValueError, DiskFull) as error:
             log.error("The end of run %s could not be written down: %s", self.id, error)
+
+    def _newest_step(self) -> dict[str, object]:
+        """Return where the events end: the status follows them only once a second."""
+        steps = (event for event in reversed(EventReader(self.events_file).poll()))
+        last = next((event for event in steps if event.type in ("step", "resumed")), None)
+        if last is None or last.type == "resumed":
+            return {}
+        speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
+        return {"step": last.step, "loss": last.loss, **speed}
 
     def summary(self) -> RunSummary:
         """Describe the run for lists."""

@@ -97,7 +97,7 @@ def test_five_fields_of_training_are_basic() -> None:
             "Rank must be at least 1, got 0. Try 8.",
         ),
         (lambda: rq.Lora(ranc=4), "ranc is not a setting of Lora. Did you mean rank?"),
-        (lambda: rq.Train(name="x", speed=4), "speed is not a setting of Train."),
+        (lambda: rq.Train(name="x", colour=4), "colour is not a setting of Train."),
         (lambda: rq.Train(), "Name is missing."),
         (
             lambda: rq.SetActive(adapters=[("x", float("inf"))]),

@@ -345,19 +345,43 @@ def test_the_phase_follows_the_job(service: Service, request_: rq.Request, phase
 # -- uploads -------------------------------------------------------------------------------------
 
 
-def test_an_upload_is_kept_under_a_plain_name_once(service: Service, tmp_path: Path) -> None:
+def test_an_upload_keeps_its_own_name_and_is_kept_once(service: Service, tmp_path: Path) -> None:
     source = tmp_path / "upload.tmp"
     source.write_text('{"text": "x"}\n', encoding="utf-8")
 
     first = service.add_upload(source, "../My Data (1).JSONL")
     again = service.add_upload(source, "My Data (1).JSONL")
 
-    assert first.parent == service.settings.uploads_dir
+    assert first.parent.parent == service.settings.uploads_dir
     assert first.read_bytes() == source.read_bytes()
     assert first.suffix == ".jsonl"
-    assert " " not in first.name
-    assert list(service.settings.uploads_dir.iterdir()) == [first]
+    assert first.name == "My Data (1).jsonl"
+    assert list(service.settings.uploads_dir.iterdir()) == [first.parent]
     assert again == first
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("...jsonl", "data.jsonl"),
+        (".hidden.csv", "hidden.csv"),
+        ('a:b*"c".json', "a-b--c-.json"),
+        ("line\nbreak.csv", "line-break.csv"),
+        ("\N{PILE OF POO}" * 90 + ".csv", "\N{PILE OF POO}" * 60 + ".csv"),
+        ("Fragen für später.parquet", "Fragen für später.parquet"),
+    ],
+)
+def test_an_odd_upload_name_becomes_one_that_a_file_system_takes(
+    service: Service, tmp_path: Path, name: str, kept: str
+) -> None:
+    source = tmp_path / "upload.tmp"
+    source.write_text("{}", encoding="utf-8")
+
+    target = service.add_upload(source, name)
+
+    assert target.name == kept
+    assert target.parent.parent == service.settings.uploads_dir
+    assert target.is_file()
 
 
 def test_an_upload_of_another_type_is_refused(service: Service, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from backend import results as rs
 from ui import data_sets, view
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.feedback import Failure, explain, failure_card
+from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
@@ -174,11 +174,9 @@ class TrainTab:
                 return
             yield check.model_copy(update={"checking": True})
             report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
-            yield check.model_copy(update={"report": _in_own_words(report, train.data)})
+            yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
-            source = str(values["data"])
-            words = (data_sets.in_own_words(part, source) for part in explain(error))
-            yield check.model_copy(update={"failure": Failure(*words)})
+            yield check.model_copy(update={"failure": explain(error)})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
         snapshot = self.bench.service.snapshot()
@@ -280,14 +278,6 @@ class TrainTab:
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
         return view.stage(run, live, adapter, diverged_at=rate if diverged else None)
-
-
-def _in_own_words(report: rs.PreflightReport, source: str) -> rs.PreflightReport:
-    problems = [
-        rs.Problem(what=data_sets.in_own_words(problem.what, source), cure=problem.cure)
-        for problem in report.problems
-    ]
-    return report.model_copy(update={"problems": problems})
 
 
 def resume_run(bench: Bench, run_id: str) -> None:
