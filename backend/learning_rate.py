@@ -7,8 +7,8 @@ LARGE_PARAMETERS = 50_000_000
 LARGE_RATE = 2e-4
 """What most published LoRA runs on models from 100 million parameters use."""
 # Measured on the starter (3.8 M parameters, 60 steps, two data sets): 0.01 learns as well as 0.003,
-# 0.03 keeps most of the loss, from 0.1 the loss never falls. For large models not measured here: the
-# bound lies far above every published run.
+# 0.03 keeps most of the loss, from 0.1 the loss never falls. Large models were not measured here:
+# their bound lies far above every published run.
 BREAKS_FROM, LARGE_BREAKS_FROM = 0.03, 0.01
 MOVES_NOTHING = 1 / 300
 

@@ -14,7 +14,7 @@ def test_the_default_suits_small_bases_and_large_ones_get_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "rate"), [(STARTER, 1.0), (STARTER, 0.03), (LARGE, 0.003), (LARGE, 1.0)]
+    ("parameters", "rate"), [(STARTER, 1.0), (STARTER, 0.03), (LARGE, 0.01), (LARGE, 1.0)]
 )
 def test_a_rate_that_breaks_a_model_is_warned_of(parameters: int, rate: float) -> None:
     warning = rate_warning(rate, parameters)
@@ -39,7 +39,7 @@ def test_a_rate_that_moves_nothing_is_warned_of(parameters: int, rate: float) ->
         (STARTER, 1e-2),
         (STARTER, 1e-4),
         (LARGE, 2e-4),
-        (LARGE, 1e-3),
+        (LARGE, 3e-3),
         (LARGE, 1e-5),
     ],
 )
