@@ -187,7 +187,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._summaries: dict[str, tuple[tuple[int, int], RunSummary]] = {}
+        self._summaries: dict[str, tuple[tuple[int, int, int], RunSummary]] = {}
         self._readers: dict[str, EventReader] = {}
 
     def create(
@@ -261,7 +261,7 @@ class Runs:
     def _summary(self, run: Run) -> RunSummary | None:
         try:
             stat = (run.folder / "status.json").stat()
-            key = (stat.st_mtime_ns, stat.st_ino)
+            key = (stat.st_mtime_ns, stat.st_ino, stat.st_size)  # clocks of files are coarse
             known = self._summaries.get(run.id)
             if known is None or known[0] != key:
                 known = self._summaries[run.id] = (key, run.summary())

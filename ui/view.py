@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from backend import Event
+from backend import Event, usual_rate
 from backend import results as rs
 from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
@@ -119,10 +119,12 @@ def _ready_card(report: rs.PreflightReport) -> Node:
         "free memory."
     )
     notes = report.notes
+    usual = usual_rate(report.total_parameters)
     listed = el("ul", *(el("li", note) for note in notes), cls="aw-quiet aw-notes")
     return el(
         "div",
         *(_warning(warning) for warning in report.warnings),
+        button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
         el("p", el("strong", "It can start." if report.warnings else "Ready."), f" {sentence}"),
         listed if notes else None,
         cls="aw-note warn" if report.warnings else "aw-note good",

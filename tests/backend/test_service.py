@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import Service, Settings
+from backend import Service
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import (
@@ -340,66 +340,3 @@ def test_the_phase_follows_the_job(service: Service, request_: rq.Request, phase
     service.start(request_)
 
     assert service.snapshot().phase == phase
-
-
-# -- uploads -------------------------------------------------------------------------------------
-
-
-def test_an_upload_keeps_its_own_name_and_is_kept_once(service: Service, tmp_path: Path) -> None:
-    source = tmp_path / "upload.tmp"
-    source.write_text('{"text": "x"}\n', encoding="utf-8")
-
-    first = service.add_upload(source, "../My Data (1).JSONL")
-    again = service.add_upload(source, "My Data (1).JSONL")
-
-    assert first.parent.parent == service.settings.uploads_dir
-    assert first.read_bytes() == source.read_bytes()
-    assert first.suffix == ".jsonl"
-    assert first.name == "My Data (1).jsonl"
-    assert list(service.settings.uploads_dir.iterdir()) == [first.parent]
-    assert again == first
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"),
-    [
-        ("...jsonl", "data.jsonl"),
-        (".hidden.csv", "hidden.csv"),
-        ('a:b*"c".json', "a-b--c-.json"),
-        ("line\nbreak.csv", "line-break.csv"),
-        ("\N{PILE OF POO}" * 90 + ".csv", "\N{PILE OF POO}" * 60 + ".csv"),
-        ("Fragen für später.parquet", "Fragen für später.parquet"),
-    ],
-)
-def test_an_odd_upload_name_becomes_one_that_a_file_system_takes(
-    service: Service, tmp_path: Path, name: str, kept: str
-) -> None:
-    source = tmp_path / "upload.tmp"
-    source.write_text("{}", encoding="utf-8")
-
-    target = service.add_upload(source, name)
-
-    assert target.name == kept
-    assert target.parent.parent == service.settings.uploads_dir
-    assert target.is_file()
-
-
-def test_an_upload_of_another_type_is_refused(service: Service, tmp_path: Path) -> None:
-    source = tmp_path / "x"
-    source.write_bytes(b"%PDF")
-
-    with pytest.raises(InvalidRequest) as caught:
-        service.add_upload(source, "paper.pdf")
-
-    assert str(caught.value) == (
-        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .parquet."
-    )
-
-
-def test_an_upload_that_is_too_big_is_refused(engines: Engines, tmp_path: Path) -> None:
-    source = tmp_path / "x.jsonl"
-    source.write_bytes(b"x" * (1024**2 + 1))
-    settings = Settings(workspace=tmp_path / "w", runtime="inline", max_upload_bytes=1024**2)
-
-    with Service(settings) as service, pytest.raises(InvalidRequest, match="larger than 1 MB"):
-        service.add_upload(source, "x.jsonl")

@@ -202,24 +202,6 @@ WRONG_COLUMNS = (
             "data.csv is text in UTF-16, whatever its name says. Save it as UTF-8.",
         ),
         (
-            "cat.jsonl",
-            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-            "cat.jsonl is a PNG picture, whatever its name says. "
-            "Use a JSONL, JSON, CSV or Parquet file.",
-        ),
-        (
-            "paper.json",
-            b"%PDF-1.7\nplain so far",
-            "paper.json is a PDF document, whatever its name says. "
-            "Use a JSONL, JSON, CSV or Parquet file.",
-        ),
-        (
-            "page.csv",
-            b"\n<!DOCTYPE html><p>404</p>",
-            "page.csv is a web page, whatever its name says. "
-            "Use a JSONL, JSON, CSV or Parquet file.",
-        ),
-        (
             "list.parquet",
             b'{"text": "a"}\n',
             "list.parquet is text, whatever its name says. "
@@ -266,27 +248,6 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
         read(path)
 
     assert str(caught.value) == sentence
-
-
-def test_a_damaged_parquet_file_is_told_without_its_folder(tmp_path: Path) -> None:
-    path = tmp_path / "data.parquet"
-    path.write_bytes(b"PAR1 not really")
-
-    with pytest.raises(DataError) as caught:
-        read(path)
-
-    assert str(caught.value) == (
-        "data.parquet is a damaged Parquet file: its content cannot be read to the end. "
-        "Write or download it again, and upload it once more."
-    )
-    assert caught.value.details == ""
-
-
-def test_an_upload_that_is_gone_is_named_as_its_owner_does(tmp_path: Path) -> None:
-    with pytest.raises(NotFound) as caught:
-        read(tmp_path / "uploads" / "0123456789ab" / "my rows.csv")
-
-    assert str(caught.value) == "The upload 'my rows.csv' is gone. Upload the file again."
 
 
 @pytest.mark.parametrize("folder", [False, True])
