@@ -67,11 +67,12 @@ class EngineLink:
             raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
         return self.base
 
-    def begin(self, request: rq.Request, *, run_id: str | None = None) -> Job:
+    def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
         """Start a model job; the caller holds the lock and has made sure that it is free."""
         job = self.current = self._new_job(request)
         job.run_id = run_id
-        self._send(_message(job) if run_id is None else {**_message(job), "run_id": run_id})
+        message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
+        self._send({**message, "owner": True} if owner else message)
         return job
 
     def begin_beside(self, request: rq.Request) -> Job:

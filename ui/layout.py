@@ -32,6 +32,8 @@ class Page:
         self.bench = Bench(service)
         self.seen = gr.State({})
         self.pulse = pulse(service)
+        if service.settings.owner:
+            gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Train", id="train"):
@@ -70,7 +72,8 @@ class Page:
 
     def attach(self, kept: Any) -> dict[Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
-        return {self.seen: {}, **self.train.restore(kept)}
+        opened = self.train.picker.open_to_owner()
+        return {self.seen: {}, **opened, **self.train.restore(kept)}
 
     def draw(
         self,

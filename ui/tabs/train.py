@@ -117,7 +117,7 @@ class TrainTab:
     @property
     def restored(self) -> list[Any]:
         """Every component that a reload may fill."""
-        return [*self.inputs.values(), self.suggested]
+        return [*self.inputs.values(), self.suggested, self.picker.upload]
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
