@@ -43,7 +43,7 @@ class EngineLink:
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
-        self._side_runtimes: dict[int, Runtime] = {}
+        self._side_runtimes: dict[int, Runtime | None] = {}
         self._next_id = 1
         self._replaying: list[rq.Request] = []
         self._replay_job: Job | None = None
@@ -67,11 +67,12 @@ class EngineLink:
             raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
         return self.base
 
-    def begin(self, request: rq.Request, *, run_id: str | None = None) -> Job:
+    def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
         """Start a model job; the caller holds the lock and has made sure that it is free."""
         job = self.current = self._new_job(request)
         job.run_id = run_id
-        self._send(_message(job) if run_id is None else {**_message(job), "run_id": run_id})
+        message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
+        self._send({**message, "owner": True} if owner else message)
         return job
 
     def begin_beside(self, request: rq.Request) -> Job:
@@ -85,6 +86,7 @@ class EngineLink:
             if self.current is None or self.settings.runtime == "inline":
                 self._send(message)
                 return job
+            self._side_runtimes[job.id] = None  # on its way: the worker's death is not its own
         side = WorkerProcess(
             self.settings,
             self._on_side_message,
@@ -92,8 +94,13 @@ class EngineLink:
             log_file=self.settings.workspace / "side.log",
         )
         with self.lock:
-            self._side_runtimes[job.id] = side
-        side.send(message)
+            lost = job.done()
+            if not lost:
+                self._side_runtimes[job.id] = side
+        if lost:
+            side.close()
+        else:
+            side.send(message)
         return job
 
     def _new_job(self, request: rq.Request) -> Job:
@@ -140,8 +147,9 @@ class EngineLink:
             self._closed = True
             runtime, self._runtime = self._runtime, None
             jobs, sides = list(self._jobs.values()), list(self._side_runtimes.values())
-        for engine in (*sides, *([runtime] if runtime else [])):
-            engine.close()
+        for engine in (*sides, runtime):
+            if engine is not None:
+                engine.close()
         for job in jobs:
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
@@ -229,7 +237,8 @@ class EngineLink:
         if message["type"] == "error":
             error = from_dict(message["error"])
             self._note_failure(job, error)
-            self._replaying.clear()
+            if job is self._replay_job:  # what fails beside it leaves the rebuilding alone
+                self._replaying.clear()
             job.fail(error)
         else:
             if job is not self._replay_job:
@@ -262,7 +271,9 @@ class EngineLink:
             self.say("bad", str(error))
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
-        if job.operation in ("train", "resume", "load-model"):
+        if job is self._replay_job and job.operation == "set-active":
+            self.say("bad", f"The base is back, but its adapters are not on: {error}")
+        elif job.operation in ("train", "resume", "load-model"):
             self.say("bad", str(error))
 
     def _say_it_is_back(self) -> None:

@@ -8,13 +8,13 @@ from bisect import bisect_right
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import psutil
 
 from backend import requests as rq
 from backend import results as rs
-from backend.access import check_caller
+from backend.access import Caller, check_caller
 from backend.engine_link import EngineLink
 from backend.errors import InvalidRequest, NotFound
 from backend.events import Curve, Event, curve
@@ -24,8 +24,6 @@ from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
 from backend.uploads import keep_upload
-
-Caller = Literal["local", "page"]
 
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
@@ -68,15 +66,14 @@ class Service:
         Raises Busy where another model job runs, and InvalidRequest or NotFound where the request
         cannot work; everything later comes out of `job.result()`.
         """
-        if caller == "page":
-            check_caller(request, self.settings)
+        check_caller(request, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
             self.engine.require_free()
             run_id = self._prepare(request)
             self.engine.notice = None  # whoever goes on has read it
-            job = self.engine.begin(request, run_id=run_id)
+            job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
             if isinstance(request, rq.Resume):
                 job.title = f"Resuming {self.runs.get(request.run_id).request.train.name}"
             return job

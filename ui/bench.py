@@ -6,10 +6,11 @@ All browser tabs look at the same session, so this is one object per app, not pe
 import time
 from collections.abc import Collection
 
-from backend import Job, Service, errors
+from backend import Caller, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.feedback import Failure, explain
+from ui.visitor import caller
 
 
 class Bench:
@@ -23,9 +24,19 @@ class Bench:
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
-        job = self.service.start(request, caller="page")
+        job = self.service.start(request, caller=self.caller)
         self._last[job.operation] = job
         return job
+
+    @property
+    def caller(self) -> Caller:
+        """In whose name the handler that is running now acts."""
+        return caller(self.service.settings)
+
+    @property
+    def demo(self) -> bool:
+        """Whether the limits of a demo hold for whoever is asking now."""
+        return self.service.settings.demo and self.caller != "owner"
 
     def failure(self, operation: str) -> Failure | None:
         """Return why the last such operation failed, if it did."""

@@ -32,6 +32,8 @@ class Page:
         self.bench = Bench(service)
         self.seen = gr.State({})
         self.pulse = pulse(service)
+        if service.settings.owner:
+            gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Train", id="train"):
@@ -64,16 +66,14 @@ class Page:
                 self.try_adapter, None, [self.tabs, self.chat.adapter, self.chat.prompt], **QUIET
             )
         demo.load(
-            self.attach,
-            [self.train.picker.data, self.train.name, self.train.suggested],
-            [self.seen, self.train.name, self.train.suggested],
-            **QUIET,
+            self.attach, self.train.keeper.state, [self.seen, *self.train.restored], **QUIET
         ).then(self.draw, **drawing)
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
-    def attach(self, data: str, name: str, suggested: str) -> tuple[Any, Any, Any]:
-        """A page was opened or reloaded: it has seen nothing yet."""
-        return {}, *self.train.suggest_name(data, name, suggested)
+    def attach(self, kept: Any) -> dict[Any, Any]:
+        """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
+        opened = self.train.picker.open_to_owner()
+        return {self.seen: {}, **opened, **self.train.restore(kept)}
 
     def draw(
         self,

@@ -85,7 +85,7 @@ def _now(snapshot: rs.Snapshot) -> Node:
 
 
 def _job(job: rs.JobInfo) -> Node:
-    known = job.fraction is not None
+    known = job.fraction is not None and not job.stopping  # how long stopping takes, nobody knows
     track = el(
         "div",
         el("div", cls="aw-fill", share=job.fraction or 0),

@@ -127,11 +127,19 @@ class Engine:
 
     def _train(self, request: rq.Train, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self.settings)
+        return training.train(self.session, run, control, self._limits(message))
 
     def _resume(self, request: rq.Resume, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self.settings, resume=True)
+        return training.train(self.session, run, control, self._limits(message), resume=True)
+
+    def _limits(self, message: Any) -> Settings:
+        """Return the settings as they hold for whoever asked: a demo's owner has no time limit."""
+        return (
+            self.settings.model_copy(update={"demo": False})
+            if "owner" in message
+            else self.settings
+        )
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.library.get(request.name)
