@@ -5,10 +5,10 @@ through `EngineLink`, which keeps the one model lock and survives the engine's d
 """
 
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Literal, Self, TypeVar, get_args
 
 import psutil
 
@@ -26,6 +26,7 @@ from backend.settings import Settings
 from backend.uploads import keep_upload
 
 Caller = Literal["local", "page"]
+Piece = TypeVar("Piece")
 
 
 class Service:
@@ -79,9 +80,19 @@ class Service:
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
-        pieces = self._stream(self.start(request, caller=caller))
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.pieces())
         next(pieces)  # a generator that has not begun would not notice that it is closed
-        return pieces
+        return pieces  # type: ignore[return-value]
+
+    def side_by_side(
+        self, request: rq.SideBySide, *, caller: Caller = "local"
+    ) -> Generator[tuple[int, str], None, None]:
+        """Start several answers and yield (column, text) piece by piece; closing stops them all."""
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.column_pieces())
+        next(pieces)
+        return pieces  # type: ignore[return-value]
 
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
@@ -186,10 +197,10 @@ class Service:
             )
         return run
 
-    def _stream(self, job: Job) -> Generator[str, None, None]:
+    def _stream(self, job: Job, pieces: Iterator[Piece]) -> Generator[Piece | None, None, None]:
         try:
-            yield ""  # taken by `chat`
-            yield from job.pieces()
+            yield None  # taken by the caller
+            yield from pieces
         finally:
             if not job.done():
                 self.engine.stop_job(job)
