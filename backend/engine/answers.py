@@ -81,7 +81,7 @@ def compare(session: Session, request: rq.Compare, control: Control) -> rs.Answe
 
 
 def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
-    """Score texts under several variants; each text alone, so that a score is the same each time."""
+    """Score texts under several variants; each alone, so that a score is the same each time."""
     found = []
     for variant in request.variants:
         with session.using(variant):

@@ -26,8 +26,8 @@ from backend.engine.words import WordStream
 BASE_ROW = "__base__"
 """PEFT's name for a row without an adapter."""
 
-# Two scores closer than this may change places by rounding, as a part of max(1, |score|): at least
-# ten times the largest difference seen between a row alone and in company (tests/engine/test_batch).
+# Two scores closer than this may change places by rounding, as a part of max(1, |largest score|):
+# well above the largest difference between a row alone and in company (tests/engine/test_batch.py).
 MARGINS = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
@@ -173,7 +173,7 @@ def _take_tokens(
     else:
         chosen = scores
     best = chosen.topk(2, dim=-1)
-    largest = scores.abs().amax(dim=-1).clamp(min=1.0)
+    largest = scores.amax(dim=-1).abs().clamp(min=1.0)
     rounding = [MARGINS[base.dtype] / (row.luck.temperature or 1.0) for row in going]
     gaps = (best.values[:, 0] - best.values[:, 1]) / largest
     unsure = [not gap > limit for gap, limit in zip(gaps.tolist(), rounding, strict=True)]
