@@ -49,7 +49,6 @@ class Page:
             "seen": self.seen,
             "check": self.train.check,
             "dismissed": self.train.dismissed,
-            "adapter": self.chat.adapter,
             **self.runs.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
@@ -60,15 +59,17 @@ class Page:
         for part in (self.train.card, self.load.adapters):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions):
-            part.click(
-                self.try_adapter, None, [self.tabs, self.chat.adapter, self.chat.prompt], **QUIET
+            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
+                self.draw, **drawing
             )
         demo.load(
             self.attach,
             [self.train.picker.data, self.train.name, self.train.suggested],
             [self.seen, self.train.name, self.train.suggested],
             **QUIET,
-        ).then(self.draw, **drawing)
+        ).then(self.draw, **drawing).then(
+            self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
+        )
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
     def attach(self, data: str, name: str, suggested: str) -> tuple[Any, Any, Any]:
@@ -80,7 +81,6 @@ class Page:
         seen: dict[str, Any],
         check: Check,
         dismissed: list[str],
-        adapter: str,
         words: str,
         state: str,
         selected: str,
@@ -88,6 +88,7 @@ class Page:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
         mine = [snapshot.version, check.model_dump(), dismissed, words, state, selected]
+        mine.append(self.chat.desk.version)
         key = hash(json.dumps(mine, default=str))
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
@@ -95,7 +96,7 @@ class Page:
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
             **self.load.show(snapshot),
-            **self.chat.show(snapshot, adapter),
+            **self.chat.show(snapshot),
             **self.runs.show(snapshot, words, state, selected),
         }
         marks = {part._id: hash(json.dumps(value, default=str)) for part, value in wanted.items()}
@@ -116,13 +117,12 @@ class Page:
         act, arg = clicked(event)
         return go_to(arg) if act == "go" else gr.skip()
 
-    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any]:
         """Open Chat with an adapter and a question that shows what it learned."""
         act, name = clicked(event)
         if act != "try":
-            return gr.skip(), gr.skip(), gr.skip()
-        prompt = self.chat.prompt_for(name)
-        return go_to("chat"), gr.update(value=name), prompt or gr.skip()
+            return gr.skip(), gr.skip()
+        return go_to("chat"), self.chat.try_it(name) or gr.skip()
 
     def _outputs(self) -> list[Any]:
         train, load, chat, runs = self.train, self.load, self.chat, self.runs
@@ -131,7 +131,7 @@ class Page:
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
             load.facts, load.unload, load.load, load.note, load.adapters, load.save_name,
-            chat.adapter, *chat.heads,
+            *chat.drawn,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip
 

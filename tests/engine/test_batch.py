@@ -257,7 +257,7 @@ def test_scores_tell_what_each_piece_adds(adapted: Service) -> None:
 
     assert found.pieces is not None
     assert found.piece_scores is not None
-    assert ["".join(pieces).removeprefix("<s>") for pieces in found.pieces][0].endswith(texts[0])
+    assert "".join(found.pieces[0]).endswith(texts[0])
     for totals, texts_pieces in zip(found.scores, found.piece_scores, strict=True):
         for total, pieces, shares in zip(totals, found.pieces, texts_pieces, strict=True):
             assert len(pieces) == len(shares)
