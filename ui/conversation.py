@@ -59,10 +59,11 @@ def _answer(each: Exchange, base: Exchange | None) -> Node:
     answer = each.answer.strip() or "(an empty answer)"
     if base is None or base.coming or not base.answer.strip():
         return el("div", answer, cls="aw-turn said")
-    parts = [
-        el("span", words, cls="aw-differs", title="Not in the first answer") if new else words
-        for words, new in differing(base.answer.strip(), answer)
-    ]
+    parts: list[Child] = []
+    for words, new in differing(base.answer.strip(), answer):
+        bare = words.lstrip()
+        gap = words[: len(words) - len(bare)]
+        parts += [gap, el("span", bare, cls="aw-differs")] if new and bare else [words]
     return el("div", *parts, cls="aw-turn said")
 
 
@@ -131,7 +132,7 @@ def _pieces(pieces: Sequence[str], shares: Sequence[float]) -> list[Node]:
         el(
             "span",
             piece,
-            cls="aw-piece",
+            cls="aw-piece given" if index == 0 else "aw-piece",
             share=min(-log / SURPRISE, 1.0),
             title="given" if index == 0 else f"chance {text.percent(math.exp(min(log, 0.0)))}",
         )

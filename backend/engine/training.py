@@ -218,6 +218,7 @@ class _Training:
             name=self.request.name,
             colour=request.colour,
             method=method_of(self.request.adapter).title,
+            strength=method_of(self.request.adapter).strength,
             rank=int(peft.peft_config[self.adapter_id].r),
             parameters=sum(tensor.numel() for tensor in weights),
             base_name=facts.name,

@@ -15,7 +15,7 @@ from backend.engine import batch
 from backend.engine.session import Session
 from backend.errors import InvalidRequest
 from backend.settings import STARTER
-from tests.engine.random_adapters import add_random_adapter
+from benchmarks.random_adapters import add_random_adapter
 
 STORY = "Tell me a short story about a fox."
 PROMPTS = [STORY, "Hello!", "Where is the cat?", "Tell me a short story about an owl."]

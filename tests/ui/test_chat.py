@@ -114,7 +114,7 @@ def test_only_adapters_that_can_be_scaled_have_a_slider(
     chat.desk.set_strength("heavy", 0.5)
     drawn = chat.show(service.snapshot())
     shown = [drawn[slider] for slider in chat.strengths if drawn[slider]["visible"]]
-    assert [each["label"] for each in shown] == ["Strength of pirate (scaling)"]
+    assert [each["label"] for each in shown] == ["Strength of pirate"]
     assert columns(chat)[1].variant == [("heavy", 1.0)]
 
 

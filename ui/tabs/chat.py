@@ -41,16 +41,22 @@ class ChatTab:
             multiselect=True,
             max_choices=MOST,
             label="Who answers",
-            info=f"Up to {MOST}: the base, adapters, and what is on now where that is several.",
+            info=f"Up to {MOST}. Strength (scaling): 1 as learned, 0 off, below 0 the opposite.",
             elem_id="chat-who",
         )
         with gr.Row(elem_classes="aw-strengths"):
             self.strengths = [
-                gr.Slider(-2, 2, value=1.0, step=0.05, visible=False, min_width=200,
-                          info="1 as learned, 0 off, below 0 the opposite.",
-                          elem_id=f"chat-strength-{number}")
+                gr.Slider(
+                    -2,
+                    2,
+                    value=1.0,
+                    step=0.05,
+                    visible=False,
+                    min_width=200,
+                    elem_id=f"chat-strength-{number}",
+                )
                 for number in range(MOST)
-            ]  # fmt: skip
+            ]
 
     def _build_prompt(self) -> None:
         with gr.Row(elem_classes="aw-ask"):
@@ -217,7 +223,7 @@ class ChatTab:
         return {
             slider: gr.update(
                 visible=True,
-                label=f"Strength of {names[number]} (scaling)",
+                label=f"Strength of {names[number]}",
                 value=self.desk.strength(names[number]),
                 interactive=not asking,
             )

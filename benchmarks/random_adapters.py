@@ -9,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backend import Service
 from backend.library import new_adapter_id
 from backend.results import AdapterInfo
-from backend.settings import STARTER
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -17,14 +16,14 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 def add_random_adapter(
     service: Service, name: str, *, seed: int, size: float = 0.05, **config: object
 ) -> AdapterInfo:
-    """Write a random LoRA adapter for the starter into the library."""
+    """Write a random LoRA adapter for the loaded base into the library."""
     base = service.snapshot().base
     assert base is not None
     options = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR, **config}
     lora = LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path=base.path, **options)
     adapter_id = new_adapter_id()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig.from_pretrained(STARTER / "model"))
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(base.path))
     peft = get_peft_model(model.float(), lora, adapter_name=adapter_id)
     for key, parameter in peft.named_parameters():
         if "lora_B" in key:
