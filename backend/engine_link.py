@@ -212,7 +212,7 @@ class EngineLink:
             elif kind == "progress":
                 job.progress(message["text"], message["fraction"], message["seconds_left"])
             elif kind == "piece":
-                job.add_piece(message["text"])
+                job.add_piece(message["text"], message.get("column", 0))
             elif kind in ("result", "error"):
                 self._finish(job, message)
 

@@ -5,10 +5,10 @@ through `EngineLink`, which keeps the one model lock and survives the engine's d
 """
 
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 import psutil
 
@@ -23,10 +23,10 @@ from backend.library import Library, new_adapter_id
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
-from backend.uploads import keep_upload
-
+from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
+Piece = TypeVar("Piece")
 
 
 class Service:
@@ -80,9 +80,19 @@ class Service:
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
-        pieces = self._stream(self.start(request, caller=caller))
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.pieces())
         next(pieces)  # a generator that has not begun would not notice that it is closed
-        return pieces
+        return pieces  # type: ignore[return-value]
+
+    def side_by_side(
+        self, request: rq.SideBySide, *, caller: Caller = "local"
+    ) -> Generator[tuple[int, str], None, None]:
+        """Start several answers and yield (column, text) piece by piece; closing stops them all."""
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.column_pieces())
+        next(pieces)
+        return pieces  # type: ignore[return-value]
 
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
@@ -144,6 +154,10 @@ class Service:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""
         return keep_upload(path, name, self.settings)
 
+    def add_adapter_upload(self, path: Path, name: str) -> Path:
+        """Copy an uploaded zip of an adapter into the workspace; raises InvalidRequest."""
+        return keep_upload(path, name, self.settings, ADAPTER_SUFFIXES)
+
     def pack_adapter(self, name: str) -> Path:
         """Write an adapter as a zip for download and return the file; raises NotFound."""
         return self.library.pack(self.library.get(name).id, self.settings.exports_dir)
@@ -196,10 +210,10 @@ class Service:
             )
         return run
 
-    def _stream(self, job: Job) -> Generator[str, None, None]:
+    def _stream(self, job: Job, pieces: Iterator[Piece]) -> Generator[Piece | None, None, None]:
         try:
-            yield ""  # taken by `chat`
-            yield from job.pieces()
+            yield None  # taken by the caller
+            yield from pieces
         finally:
             if not job.done():
                 self.engine.stop_job(job)

@@ -11,17 +11,22 @@ LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def keep_upload(path: Path, name: str, settings: Settings) -> Path:
+ADAPTER_SUFFIXES = (".zip",)
+
+
+def keep_upload(
+    path: Path, name: str, settings: Settings, suffixes: tuple[str, ...] = DATA_SUFFIXES
+) -> Path:
     """Copy an uploaded file into the workspace; raises InvalidRequest.
 
     The folder is named by the content, the file as its owner named it: whatever speaks of it later
     says a name that its owner knows.
     """
     suffix = Path(name).suffix.lower()
-    if suffix not in DATA_SUFFIXES:
+    if suffix not in suffixes:
+        kind = "a data file" if suffixes == DATA_SUFFIXES else "a zip of an adapter"
         raise InvalidRequest(
-            f"{Path(name).name} is not a data file.",
-            cure=f"Use one of {', '.join(DATA_SUFFIXES)}.",
+            f"{Path(name).name} is not {kind}.", cure=f"Use one of {', '.join(suffixes)}."
         )
     if path.stat().st_size > settings.max_upload_bytes:
         limit = settings.max_upload_bytes // 1024**2

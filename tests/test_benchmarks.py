@@ -15,6 +15,7 @@ FIGURES = {
     "training_speed": "ours / loop",
     "trainer_script": "ours / script",
     "chart_updates": "update at 10,000 points",
+    "side_by_side": "four in turn / side by side",
     "starter_sets": "pirate: right before and after",
 }
 FIGURES_OF_THE_APP = {

@@ -89,7 +89,7 @@ class AddPanel:
     def take_upload(self, file: str) -> tuple[Any, Node]:
         """Take a zip into the workspace and write where it lies."""
         try:
-            target = self.bench.service.add_upload(Path(file), Path(file).name)
+            target = self.bench.service.add_adapter_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
             return gr.skip(), failure_card(explain(error))
         return str(target), NOTHING

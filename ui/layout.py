@@ -51,7 +51,7 @@ class Page:
             "seen": self.seen,
             "check": self.train.check,
             "dismissed": self.train.dismissed,
-            "adapter": self.chat.adapter,
+            **self.load.inputs,
             **self.runs.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
@@ -62,12 +62,14 @@ class Page:
         for part in (self.train.card, self.load.adapters):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions):
-            part.click(
-                self.try_adapter, None, [self.tabs, self.chat.adapter, self.chat.prompt], **QUIET
+            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
+                self.draw, **drawing
             )
         demo.load(
             self.attach, self.train.keeper.state, [self.seen, *self.train.restored], **QUIET
-        ).then(self.draw, **drawing)
+        ).then(self.draw, **drawing).then(
+            self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
+        )
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
     def attach(self, kept: Any) -> dict[Any, Any]:
@@ -80,22 +82,23 @@ class Page:
         seen: dict[str, Any],
         check: Check,
         dismissed: list[str],
-        adapter: str,
+        chosen: str,
         words: str,
         state: str,
         selected: str,
     ) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        mine = [snapshot.version, check.model_dump(), dismissed, words, state, selected]
+        mine = [snapshot.version, check.model_dump(), dismissed, chosen, words, state, selected]
+        mine.append(self.chat.desk.version)
         key = hash(json.dumps(mine, default=str))
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
         wanted = {
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
-            **self.load.show(snapshot),
-            **self.chat.show(snapshot, adapter),
+            **self.load.show(snapshot, chosen),
+            **self.chat.show(snapshot),
             **self.runs.show(snapshot, words, state, selected),
         }
         marks = {part._id: hash(json.dumps(value, default=str)) for part, value in wanted.items()}
@@ -116,13 +119,12 @@ class Page:
         act, arg = clicked(event)
         return go_to(arg) if act == "go" else gr.skip()
 
-    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any]:
         """Open Chat with an adapter and a question that shows what it learned."""
         act, name = clicked(event)
         if act != "try":
-            return gr.skip(), gr.skip(), gr.skip()
-        prompt = self.chat.prompt_for(name)
-        return go_to("chat"), gr.update(value=name), prompt or gr.skip()
+            return gr.skip(), gr.skip()
+        return go_to("chat"), self.chat.try_it(name) or gr.skip()
 
     def _outputs(self) -> list[Any]:
         train, load, chat, runs = self.train, self.load, self.chat, self.runs
@@ -130,8 +132,8 @@ class Page:
             self.seen, self.bar,
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
-            load.facts, load.unload, load.load, load.note, load.adapters, load.save_name,
-            chat.adapter, *chat.heads,
+            load.facts, load.unload, load.load, load.note, load.adapters, load.adapter_note,
+            *chat.drawn,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip
 

@@ -1,5 +1,5 @@
 // Draws the tree that safe_view.py describes. Text is set as text; nothing is ever parsed as HTML.
-const TAGS = new Set(('div span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
+const TAGS = new Set(('div section span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
   + 'tr th td button details summary code pre input output').split(' '));
 const NAMES = new Set(['class', 'title', 'role', 'scope', 'colspan', 'disabled', 'tabindex', 'open', 'lang']);
 const RANGE = new Set(['min', 'max', 'step']);

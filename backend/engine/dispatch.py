@@ -16,8 +16,8 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine import (
     adapters,
+    answers,
     base_model,
-    generate,
     lifecycle,
     memory,
     preflight,
@@ -60,8 +60,10 @@ class Engine:
             "restore-adapter": self._restore_adapter,
             "rename-adapter": self._rename_adapter,
             "chat": self._chat,
+            "side-by-side": self._side_by_side,
             "compare": self._compare,
             "score": self._score,
+            "next-token": self._next_token,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
         }
@@ -180,54 +182,19 @@ class Engine:
         return rs.ActiveSet(adapters=self.session.active, seconds=time.monotonic() - started)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
-        started = time.monotonic()
-        with self.session.using(request.variant):
-            text, tokens = generate.answer(
-                self.session.model,
-                self.session.base,
-                request.messages,
-                max_new_tokens=request.max_new_tokens,
-                temperature=request.temperature,
-                seed=request.seed,
-                on_text=control.piece,
-                should_stop=lambda: control.stop_requested,
-            )
-        return rs.Answer(text=text, tokens=tokens, seconds=time.monotonic() - started)
+        return answers.chat(self.session, request, control)
+
+    def _side_by_side(self, request: rq.SideBySide, control: Control, _: Any) -> rs.SideAnswers:
+        return answers.side_by_side(self.session, request, control)
 
     def _compare(self, request: rq.Compare, control: Control, _: Any) -> rs.Answers:
-        return rs.Answers(
-            answers=[self._answers(request, variant, control) for variant in request.variants]
-        )
-
-    def _answers(self, request: rq.Compare, variant: rq.Variant, control: Control) -> list[str]:
-        texts = []
-        with self.session.using(variant):
-            for prompt in request.prompts:
-                control.check_stop()
-                text, _ = generate.answer(
-                    self.session.model,
-                    self.session.base,
-                    [rq.Message(role="user", content=prompt)],
-                    max_new_tokens=request.max_new_tokens,
-                    temperature=request.temperature,
-                    seed=request.seed,
-                )
-                texts.append(text)
-        return texts
+        return answers.compare(self.session, request, control)
 
     def _score(self, request: rq.Score, control: Control, _: Any) -> rs.Scores:
-        totals: list[list[float]] = []
-        counts: list[int] = []
-        for variant in request.variants:
-            with self.session.using(variant):
-                control.check_stop()
-                pairs = [
-                    generate.score(self.session.model, self.session.base, text)
-                    for text in request.texts
-                ]
-            totals.append([total for total, _ in pairs])
-            counts = [count for _, count in pairs]
-        return rs.Scores(scores=totals, tokens=counts)
+        return answers.score(self.session, request, control)
+
+    def _next_token(self, request: rq.NextToken, control: Control, _: Any) -> rs.NextTokens:
+        return answers.next_tokens(self.session, request, control)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(

@@ -268,6 +268,27 @@ class FakeEngine:
             time.sleep(self.service.word_seconds)
         return rs.Answer(text=answer, tokens=len(answer), seconds=0.1)
 
+    def _side_by_side(self, request: rq.SideBySide, message: Message) -> rs.Result:
+        said = [messages[-1].content for messages in request.conversations]
+        texts = [
+            f"Arr, {text}" if variant else f"You said: {text}"
+            for text, variant in zip(said, request.variants, strict=True)
+        ]
+        words = [text.split(" ") for text in texts]
+        for number in range(max(map(len, words))):
+            if self.stopped.is_set():
+                break
+            for column, each in enumerate(words):
+                if number < len(each):
+                    piece = each[number] + " "
+                    self._say(message, type="piece", text=piece, column=column)
+            time.sleep(self.service.word_seconds)
+        whole = [rs.Answer(text=text, tokens=len(text), seconds=0.1) for text in texts]
+        return rs.SideAnswers(answers=whole, batched=len(whole))
+
+    def _next_token(self, request: rq.NextToken, message: Message) -> rs.Result:
+        return rs.NextTokens(words=["Arr", "The"], chances=[[0.1, 0.9] for _ in request.variants])
+
     def _compare(self, request: rq.Compare, message: Message) -> rs.Result:
         return rs.Answers(answers=[[p.upper() for p in request.prompts] for _ in request.variants])
 
@@ -275,7 +296,14 @@ class FakeEngine:
         totals = [
             [-10.0 - 5 * number for _ in request.texts] for number in range(len(request.variants))
         ]
-        return rs.Scores(scores=totals, tokens=[11 for _ in request.texts])
+        if not request.per_token:
+            return rs.Scores(scores=totals, tokens=[10 for _ in request.texts])
+        return rs.Scores(
+            scores=totals,
+            tokens=[10 for _ in request.texts],
+            pieces=[[text[:1], text[1:]] for text in request.texts],
+            piece_scores=[[[0.0, total] for total in each] for each in totals],
+        )
 
 
 class FakeService(Service):

@@ -105,7 +105,7 @@ def test_a_program_can_load_check_train_and_chat(client: Client) -> None:
     assert answers[-1].strip() == "Arr, hi you"
     assert len(answers) > 1
     score = client.predict({"texts": ["a b"], "variants": [[]]}, api_name="/score")
-    assert score["tokens"] == [11]
+    assert score["tokens"] == [10]
     compared = client.predict({"prompts": ["a"], "variants": [[], []]}, api_name="/compare")
     assert compared["answers"] == [["A"], ["A"]]
 

@@ -37,7 +37,6 @@ def draw(page: Page, seen: dict | None = None, **changes: object) -> dict:
     state = {
         "check": Check(),
         "dismissed": [],
-        "adapter": "",
         "words": "",
         "state": "",
         "selected": "",
@@ -201,7 +200,8 @@ def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeServic
     said = words(drawn[page.train.stage])
     assert "base 0 %, now 96 %" in said
     assert "Verified" in said
-    assert page.try_adapter(event("try", "pirate"))[1]["value"] == "pirate"
+    page.try_adapter(event("try", "pirate"))
+    assert "pirate" in words(draw(page)[page.chat.answers])
 
 
 def test_start_another_clears_the_stage(page: Page, service: FakeService) -> None:
@@ -283,56 +283,6 @@ def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> No
     assert "largest difference 0" in said
     assert "No folder is named" in words(page.load.save_copy("polite", " "))
     assert "may not use" in words(page.load.save_copy("polite", "/etc/copy"))
-
-
-def ask(page: Page, prompt: str, adapter: str, logs: tuple = ([], [])) -> list[tuple]:
-    settings = {name: each.value for name, each in page.chat.form.inputs.items()}
-    base, other = logs
-    return list(
-        page.chat.ask(prompt=prompt, adapter=adapter, base_log=base, adapter_log=other, **settings)
-    )
-
-
-def test_both_answer_the_same_question(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    last = ask(page, "Where is the cat?", "pirate")[-1]
-    assert [turn["content"].strip() for turn in last[0]] == [
-        "Where is the cat?",
-        "You said: Where is the cat?",
-    ]
-    assert last[1][-1]["content"].strip() == "Arr, Where is the cat?"
-
-
-def test_each_column_keeps_its_own_conversation(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    first = ask(page, "one", "pirate")[-1]
-    second = ask(page, "two", "pirate", (first[0], first[1]))[-1]
-    assert [turn["role"] for turn in second[1]] == ["user", "assistant"] * 2
-
-
-def test_html_in_chat_is_shown_and_not_parsed(page: Page, service: FakeService) -> None:
-    asked: list[rq.Chat] = []
-    service.script["chat"] = lambda request: (
-        asked.append(request) or rs.Answer(text="", tokens=0, seconds=0)
-    )
-    last = ask(page, "<img src=x> &amp; me", "")[-1]
-    assert last[0][0]["content"] == "&lt;img src=x&gt; &amp;amp; me"
-    assert asked[0].messages[0].content == "<img src=x> &amp; me"
-
-
-def test_trouble_while_answering_is_said(page: Page, service: FakeService) -> None:
-    service.script["chat"] = lambda request: errors.OutOfMemory("No memory left.", cure="Less.")
-    last = ask(page, "hi", "")[-1]
-    assert "No memory left. Less." in words(last[-1])
-    assert "Write a question first" in words(ask(page, " ", "")[-1][-1])
-
-
-def test_a_text_is_scored_by_both(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    said = words(page.chat.score_text("Arr!", "pirate"))
-    assert "base -10.00 nats 2.72" in said
-    assert "pirate -15.00 nats 4.48" in said
-    assert "no text to score" in words(page.chat.score_text("", "pirate"))
 
 
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:
