@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from backend.errors import InvalidRequest, Unsupported
-from backend.requests import LoadModel, Preflight, PreviewData, Request, SaveAdapter, Train
+from backend.requests import LoadModel, Merge, Preflight, PreviewData, Request, SaveAdapter, Train
 from backend.settings import Settings
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -23,7 +23,7 @@ def check_caller(request: Request, settings: Settings) -> None:
             )
         if not _is_bundled(source) and looks_like_path(source):
             require_allowed(Path(source), settings)
-    if isinstance(request, SaveAdapter):
+    if isinstance(request, SaveAdapter | Merge):
         if settings.demo:
             raise Unsupported("This shared demo does not write to folders.")
         require_allowed(Path(request.destination), settings)

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, memory, preflight, saving, training
+from backend.engine import generate, memory, merge, preflight, saving, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -49,6 +49,7 @@ class Engine:
             "score": self._score,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
+            "merge": self._merge,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -185,6 +186,10 @@ class Engine:
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
         return preflight.preview(request, self.session, base_path=message["base_path"])
+
+    def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
+        base = rs.ModelFacts.model_validate(message["base"])
+        return merge.merge(request, control, library=self.library, base=base)
 
 
 def quiet_libraries() -> None:
