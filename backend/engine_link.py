@@ -91,6 +91,7 @@ class EngineLink:
             if idle or self.settings.runtime == "inline":
                 self._send(message)
                 return job
+            job.progress("Starting a process of its own")
             side = self._side_runtimes[job.id] = WorkerProcess(
                 self.settings,
                 self._on_side_message,

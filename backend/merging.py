@@ -22,8 +22,9 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 MEMORY_PER_TENSOR = 6
 """A weight as read, as merged and as written, and the change on the way there (DoRA: its norm)."""
-EXTRA_BYTES = 16_000_000
-"""Tokenizer, configuration and card on disk; module objects in memory."""
+MODULES_BYTES = 16_000_000
+"""What the modules of a model take without their weights."""
+HEADER_BYTES = 1_000_000
 REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga", "kasa")
 """Ways to begin that change the base: the file alone is not the whole change."""
 
@@ -85,11 +86,11 @@ def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
     adapters = [i for i in library.all() if i.name.casefold() in names]
     return MergeNeeds(
         precision=precision,
-        disk_bytes=sum(sizes) + EXTRA_BYTES,
+        disk_bytes=sum(sizes) + _beside_weights(Path(base.path)) + HEADER_BYTES,
         disk_free_bytes=shutil.disk_usage(_existing(Path(request.destination))).free,
         memory_bytes=sum(4 * i.parameters for i in adapters)
         + MEMORY_PER_TENSOR * largest
-        + EXTRA_BYTES,
+        + MODULES_BYTES,
         memory_free_bytes=int(psutil.virtual_memory().available),
         files=len(shard_sizes(sizes, request.shard_bytes)),
     )
@@ -185,6 +186,12 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{name!r} has no readable adapter_config.json: {error}.") from None
     return config if isinstance(config, dict) else {}
+
+
+def _beside_weights(folder: Path) -> int:
+    """Return the bytes of tokenizer, configuration and the like, which are copied."""
+    files = (file for file in folder.iterdir() if file.suffix != ".safetensors" and file.is_file())
+    return sum(file.stat().st_size for file in files)
 
 
 def _existing(path: Path) -> Path:

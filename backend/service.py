@@ -142,8 +142,10 @@ class Service:
         """Return a run's points for its chart."""
         return curve(self.events(run_id))
 
-    def merge_needs(self, request: rq.Merge) -> rs.MergeNeeds:
+    def merge_needs(self, request: rq.Merge, *, caller: Caller = "local") -> rs.MergeNeeds:
         """Return what a merge would take; raises what keeps it from starting, save disk space."""
+        if caller == "page":
+            check_caller(request, self.settings)
         base = self.engine.require_base()
         merging.check_variant(request.variant, base, self.library)
         merging.check_destination(Path(request.destination).expanduser(), Path(base.path))

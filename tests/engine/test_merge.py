@@ -75,7 +75,7 @@ class Bench:
                 parameter.data.normal_(0, 0.05)
             if "magnitude" in key:
                 parameter.data.mul_(1 + 0.2 * torch.rand_like(parameter))
-        model.save_pretrained(str(self.root / "saved"))
+        model.save_pretrained(str(self.root / "saved"), save_embedding_layers=False)
         self.library.root.mkdir(exist_ok=True)
         (self.root / "saved" / id).rename(self.library.folder(id))
         fields = {
