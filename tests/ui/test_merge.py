@@ -89,7 +89,7 @@ def test_a_strength_stays_with_its_adapter_when_the_list_changes(tab: MergeTab) 
 def test_the_card_says_what_the_merge_takes(tab: MergeTab) -> None:
     card, go = tab.check(**form(tab, precision="bf16"))
 
-    assert "1 file in bf16, 9 MB of" in words(card)
+    assert "1 file in bf16, 8 MB of" in words(card)
     assert (go["value"], go["interactive"]) == ("Merge pirate into starter", True)
 
 
