@@ -19,6 +19,7 @@ from backend.recipe import Recipe
 from backend.runs import Runs
 from backend.runtime import Message, Runtime, StartRuntime, WorkerProcess, start_runtime
 from backend.settings import Settings
+from backend.storage import remove_partials
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
@@ -76,16 +77,21 @@ class EngineLink:
         return job
 
     def begin_beside(self, request: rq.Request) -> Job:
-        """Run what never changes the session: in the worker while it idles, else beside it."""
+        """Run what never changes the session: in the worker while it idles, else beside it.
+
+        Work that takes much memory or time goes beside even an idle worker (`Operation.beside`).
+        """
         with self.lock:
             if self._closed:
                 raise Stopped("The workbench is closed.")
             job = self._new_job(request)
             base = self.base.model_dump(mode="json") if self.base else None
             message = {**_message(job), "base_path": base and base["path"], "base": base}
-            if self.current is None or self.settings.runtime == "inline":
+            idle = self.current is None and not OPERATIONS[type(request)].beside
+            if idle or self.settings.runtime == "inline":
                 self._send(message)
                 return job
+            job.progress("Starting a process of its own")
             self._side_runtimes[job.id] = None  # on its way: the worker's death is not its own
         side = WorkerProcess(
             self.settings,
@@ -126,6 +132,19 @@ class EngineLink:
             timer.daemon = True
             timer.start()
 
+    def stop_side(self, job_id: int) -> None:
+        """Ask work beside the session to stop; asked again, it ends at once. Unknown: nothing."""
+        with self.lock:
+            job = next((job for job in self.beside() if job.id == job_id), None)
+            runtime = self._side_runtimes.get(job_id, self._runtime)
+            if job is None or runtime is None:
+                return
+            job.stops += 1
+            self.version += 1
+            runtime.send({"control": "stop", "id": job.id})
+            if job.stops > 1 and runtime is not self._runtime:
+                runtime.kill()
+
     def stop_job(self, job: Job) -> None:
         """Stop this job if it runs, and wait until the model is free for the next one."""
         with self.lock:
@@ -151,6 +170,7 @@ class EngineLink:
             if engine is not None:
                 engine.close()
         for job in jobs:
+            _sweep(job)
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
         self.runs.sweep("The app was closed while this run was training.")
@@ -173,7 +193,13 @@ class EngineLink:
             return phase
         if self._runtime is None:
             return "down"
+        if self.current is None and self.base is not None and (beside := self.beside()):
+            return OPERATIONS[type(beside[0].request)].phase or "ready"
         return "ready" if self.base is not None else "empty"
+
+    def beside(self) -> list[Job]:
+        """Return the work beside the session that is worth showing, oldest first."""
+        return [job for job in self._jobs.values() if OPERATIONS[type(job.request)].beside]
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""
@@ -346,13 +372,26 @@ class EngineLink:
     def _on_side_exit(self, job: Job, reason: str) -> None:
         with self.lock:
             self._release(job)
-        if not job.done():
-            job.fail(WorkerDied(f"{job.title} broke off: {reason}."))
+            self.version += 1
+        _sweep(job)
+        if job.done():
+            return
+        if job.stops:
+            job.fail(Stopped(f"{job.title} was ended at once, as asked. Nothing was written."))
+        else:
+            told = f"{job.title} broke off: its process is gone, {reason}. Nothing was written."
+            job.fail(WorkerDied(told, cure="The session is unharmed. Try again."))
 
     def _kill_if_running(self, job: Job) -> None:
         with self.lock:
             if self.current is job and self._runtime is not None:
                 self._runtime.kill()
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a process that is gone was still writing."""
+    if isinstance(job.request, rq.Merge):
+        remove_partials(Path(job.request.destination))
 
 
 def _message(job: Job) -> Message:

@@ -12,11 +12,12 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
+from backend import merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller
 from backend.engine_link import EngineLink
-from backend.errors import InvalidRequest, NotFound
+from backend.errors import Busy, InvalidRequest, NotFound
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
@@ -67,6 +68,8 @@ class Service:
         cannot work; everything later comes out of `job.result()`.
         """
         check_caller(request, self.settings, caller)
+        if isinstance(request, rq.Merge):
+            request = self._checked_merge(request)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
@@ -97,6 +100,10 @@ class Service:
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
         self.engine.stop()
+
+    def stop_side(self, job_id: int) -> None:
+        """Stop work beside the session, such as a merge; asked again, it ends at once."""
+        self.engine.stop_side(job_id)
 
     def restore(self) -> Job | None:
         """Build the saved session again, or load the starter model where none was saved."""
@@ -135,6 +142,7 @@ class Service:
                 status=engine.status,
                 irregular=engine.irregular,
                 deleted=tuple(deleted),
+                side_jobs=tuple(job.info() for job in engine.beside()),
                 slot=engine.slot,
                 memory_bytes=memory,
                 memory_total_bytes=psutil.virtual_memory().total,
@@ -149,6 +157,15 @@ class Service:
     def curve(self, run_id: str) -> Curve:
         """Return a run's points for its chart."""
         return curve(self.events(run_id))
+
+    def merge_needs(self, request: rq.Merge, *, caller: Caller = "local") -> rs.MergeNeeds:
+        """Return what a merge would take; raises what keeps it from starting, save disk space."""
+        if caller == "page":
+            check_caller(request, self.settings)
+        base = self.engine.require_base()
+        merging.check_variant(request.variant, base, self.library)
+        merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
+        return merging.measure(request, base, self.library)
 
     def add_upload(self, path: Path, name: str) -> Path:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""
@@ -177,6 +194,20 @@ class Service:
         if not isinstance(request, _WITHOUT_BASE):
             self.engine.require_base()
         return None
+
+    def _checked_merge(self, request: rq.Merge) -> rq.Merge:
+        """Raise what keeps a merge from starting; the engine works in a folder of its own."""
+        wanted = str(Path(request.destination).expanduser().absolute())
+        request = request.model_copy(update={"destination": wanted})
+        with self.engine.lock:
+            for job in self.engine.beside():
+                if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
+                    raise Busy(
+                        f"{job.title} already writes to {wanted}.",
+                        cure="Wait for it, stop it, or name another folder.",
+                    )
+        merging.check(request, self.engine.require_base(), self.library)
+        return request
 
     def _new_run(self, train: rq.Train) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base

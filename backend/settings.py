@@ -45,6 +45,10 @@ class Settings(BaseModel):
         return self.workspace / "runs"
 
     @property
+    def merged_dir(self) -> Path:
+        return self.workspace / "merged"
+
+    @property
     def timings_file(self) -> Path:
         return self.workspace / "timings.json"
 

@@ -5,6 +5,7 @@ All browser tabs look at the same session, so this is one object per app, not pe
 
 import time
 from collections.abc import Collection
+from typing import Any
 
 from backend import Caller, Job, Service, errors
 from backend import requests as rq
@@ -43,6 +44,13 @@ class Bench:
         job = self._last.get(operation)
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
+
+    def outcome(self, operation: str) -> Any:
+        """Return what the last such operation came to, if it ended well."""
+        job = self._last.get(operation)
+        if job is None or not job.done() or error_of(job) is not None:
+            return None
+        return job.result(timeout=0)
 
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()

@@ -17,11 +17,12 @@ from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
 from ui.tabs.load import LoadTab
+from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.view import Check
 
-TABS = ("train", "load", "chat", "runs")
+TABS = ("train", "load", "merge", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
@@ -40,6 +41,8 @@ class Page:
                 self.train = TrainTab(self.bench)
             with gr.Tab("Load", id="load"):
                 self.load = LoadTab(self.bench)
+            with gr.Tab("Merge", id="merge"):
+                self.merge = MergeTab(self.bench)
             with gr.Tab("Chat", id="chat"):
                 self.chat = ChatTab(self.bench)
             with gr.Tab("Runs", id="runs"):
@@ -55,11 +58,11 @@ class Page:
             **self.runs.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
-        for tab in (self.train, self.load, self.chat, self.runs):
+        for tab in (self.train, self.load, self.merge, self.chat, self.runs):
             for event in tab.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters):
+        for part in (self.train.card, self.load.adapters, self.merge.card):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions):
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
@@ -98,6 +101,7 @@ class Page:
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
             **self.load.show(snapshot, chosen),
+            **self.merge.show(snapshot),
             **self.chat.show(snapshot),
             **self.runs.show(snapshot, words, state, selected),
         }
@@ -112,6 +116,8 @@ class Page:
         act, arg = clicked(event)
         if act == "stop":
             self.bench.service.stop()
+        if act == "stop-side":
+            self.bench.service.stop_side(int(arg))
         return go_to(arg) if act == "go" else gr.skip()
 
     def navigate(self, event: gr.EventData) -> Any:
@@ -133,6 +139,7 @@ class Page:
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
             load.facts, load.unload, load.load, load.note, load.adapters, load.adapter_note,
+            self.merge.key, self.merge.stage,
             *chat.drawn,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip

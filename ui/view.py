@@ -16,6 +16,7 @@ PHASES: dict[str, str] = {
     "ready": "Ready",
     "training": "Training",
     "chatting": "Answering",
+    "merging": "Merging",
     "down": "Restarting",
 }
 STATES: dict[str, str] = {

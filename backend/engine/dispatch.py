@@ -20,6 +20,7 @@ from backend.engine import (
     base_model,
     lifecycle,
     memory,
+    merge,
     preflight,
     saving,
     training,
@@ -66,6 +67,7 @@ class Engine:
             "next-token": self._next_token,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
+            "merge": self._merge,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -207,6 +209,10 @@ class Engine:
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
         return preflight.preview(request, self.session, base_path=message["base_path"])
+
+    def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
+        base = rs.ModelFacts.model_validate(message["base"])
+        return merge.merge(request, control, library=self.library, base=base)
 
 
 def quiet_libraries() -> None:

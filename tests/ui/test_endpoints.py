@@ -9,7 +9,7 @@ from gradio_client.exceptions import AppError
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from tests.ui.fake_service import FakeService
+from tests.ui.fake_service import FACTS, FakeService
 
 PUBLIC = {
     *("/load_model", "/unload_model", "/train", "/resume", "/preflight", "/preview_data"),
@@ -156,7 +156,7 @@ def test_no_answer_carries_a_path_that_clients_would_download(
     folder = served.settings.workspace / "copy"
     saved = client.predict({"name": "copied", "destination": str(folder)}, api_name="/save_adapter")
     assert saved["folder"] == str(folder)
-    assert client.predict(api_name="/snapshot")["base"]["folder"] == "/models/starter"
+    assert client.predict(api_name="/snapshot")["base"]["folder"] == FACTS.path
 
 
 def test_a_foreign_host_name_is_refused(served: FakeService) -> None:
