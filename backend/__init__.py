@@ -1,6 +1,6 @@
 """The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
 
-from backend import errors, requests, results
+from backend import blends, errors, requests, results
 from backend.events import Curve, Event
 from backend.jobs import Job
 from backend.methods import METHODS, Method
@@ -15,6 +15,7 @@ __all__ = [
     "Method",
     "Service",
     "Settings",
+    "blends",
     "errors",
     "requests",
     "results",

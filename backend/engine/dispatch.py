@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, memory, preflight, saving, training
+from backend.engine import combine, generate, memory, preflight, saving, similarity, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -47,6 +47,8 @@ class Engine:
             "chat": self._chat,
             "compare": self._compare,
             "score": self._score,
+            "combine": self._combine,
+            "similarity": self._similarity,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
         }
@@ -173,6 +175,13 @@ class Engine:
             totals.append([total for total, _ in pairs])
             counts = [count for _, count in pairs]
         return rs.Scores(scores=totals, tokens=counts)
+
+    def _combine(self, request: rq.Combine, control: Control, _: Any) -> rs.Blend:
+        taken = self.runs.reserved_names()
+        return combine.combine(self.session, request, control, taken=taken)
+
+    def _similarity(self, request: rq.Similarity, control: Control, _: Any) -> rs.SimilarityReport:
+        return similarity.compare(self.library, request.names, control)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(
