@@ -16,12 +16,13 @@ from ui.pulse import pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
+from ui.tabs.combine import CombineTab
 from ui.tabs.load import LoadTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.view import Check
 
-TABS = ("train", "load", "chat", "runs")
+TABS = ("train", "load", "combine", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
@@ -38,6 +39,8 @@ class Page:
                 self.train = TrainTab(self.bench)
             with gr.Tab("Load", id="load"):
                 self.load = LoadTab(self.bench)
+            with gr.Tab("Combine", id="combine"):
+                self.combine = CombineTab(self.bench)
             with gr.Tab("Chat", id="chat"):
                 self.chat = ChatTab(self.bench)
             with gr.Tab("Runs", id="runs"):
@@ -51,15 +54,16 @@ class Page:
             "dismissed": self.train.dismissed,
             "adapter": self.chat.adapter,
             **self.runs.inputs,
+            **self.combine.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
-        for tab in (self.train, self.load, self.chat, self.runs):
+        for tab in (self.train, self.load, self.combine, self.chat, self.runs):
             for event in tab.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters):
+        for part in (self.train.card, self.load.adapters, self.combine.card):
             part.click(self.navigate, None, self.tabs, **QUIET)
-        for part in (self.train.stage, self.runs.actions):
+        for part in (self.train.stage, self.runs.actions, self.combine.result):
             part.click(
                 self.try_adapter, None, [self.tabs, self.chat.adapter, self.chat.prompt], **QUIET
             )
@@ -84,10 +88,11 @@ class Page:
         words: str,
         state: str,
         selected: str,
+        **mix: Any,
     ) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        mine = [snapshot.version, check.model_dump(), dismissed, words, state, selected]
+        mine = [snapshot.version, check.model_dump(), dismissed, words, state, selected, mix]
         key = hash(json.dumps(mine, default=str))
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
@@ -95,6 +100,7 @@ class Page:
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
             **self.load.show(snapshot),
+            **self.combine.show(snapshot, **mix),
             **self.chat.show(snapshot, adapter),
             **self.runs.show(snapshot, words, state, selected),
         }
@@ -131,6 +137,7 @@ class Page:
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
             load.facts, load.unload, load.load, load.note, load.adapters, load.save_name,
+            *self.combine.outputs,
             chat.adapter, *chat.heads,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip

@@ -157,7 +157,7 @@ def blend(plan: Plan, control: Control) -> Layers:
                 plan.request,
                 min(plan.rank, target.inputs, target.outputs),
             )
-    factors.require_finite(layers)
+    factors.require_usable(layers)
     return layers
 
 

@@ -18,6 +18,7 @@ from backend.engine.adapters import WEIGHTS, Target, matched, read_config
 from backend.errors import InvalidRequest, ModelError, Unsupported
 
 PREFIX = "base_model.model."
+LARGEST = 1e30
 # These keep a part of the base in the adapter, so that its change alone is not B x A.
 _PLAIN_STARTS = frozenset({True, False, "gaussian", "orthogonal", "eva", "mica"})
 
@@ -179,10 +180,11 @@ def _require_plain(config: LoraConfig, name: str) -> None:
         )
 
 
-def require_finite(layers: Layers) -> None:
-    """Raise InvalidRequest where a blend overflowed."""
+def require_usable(layers: Layers) -> None:
+    """Raise InvalidRequest where a blend's numbers are beyond what a model can compute with."""
     for name, factor in layers.items():
-        if not (torch.isfinite(factor.a).all() and torch.isfinite(factor.b).all()):
+        largest = float(factor.a.abs().max()) * float(factor.b.abs().max()) * factor.rank
+        if not largest < LARGEST:  # also catches NaN
             raise InvalidRequest(
                 f"With these weights the blend overflows in {name}.", cure="Take smaller weights."
             )
