@@ -158,6 +158,11 @@ def readiness(
     return el("div", el("p", el("strong", "Ready. "), _promise(sources, method))), True
 
 
+def just_made(name: str) -> Node:
+    """Point to the result that has the name in the form."""
+    return el("p", f"{name} is made: see below. Another name makes another blend.", cls="aw-quiet")
+
+
 def _blocked(
     snapshot: rs.Snapshot,
     sources: Sequence[rs.AdapterInfo],

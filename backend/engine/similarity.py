@@ -36,7 +36,7 @@ def compare(library: Library, names: list[str], control: Control) -> SimilarityR
 
 def report(sources: list[Source]) -> SimilarityReport:
     """Return the cosines of sources, over all layers together and for each."""
-    layers = {layer: None for source in sources for layer in source.layers}
+    layers = sorted({layer for source in sources for layer in source.layers}, key=_in_model_order)
     products = {
         layer: _products([source.layers.get(layer) for source in sources]) for layer in layers
     }
@@ -47,6 +47,11 @@ def report(sources: list[Source]) -> SimilarityReport:
         cosine=_cosines(total),
         per_layer={layer: _cosines(product) for layer, product in products.items()},
     )
+
+
+def _in_model_order(layer: str) -> list[tuple[int, str]]:
+    """Sort layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in layer.split(".")]
 
 
 def _products(parts: list[Factor | None]) -> Matrix:

@@ -44,6 +44,8 @@ def test_cosines_are_those_of_the_full_changes(service: Service) -> None:
     whole = [torch.cat([each[layer].flatten() for layer in shapes]) for each in full]
     assert_close(report.cosine, cosines(torch.stack(whole)))
     assert report.per_layer.keys() == shapes.keys()
+    numbers = [int(layer.split(".")[2]) for layer in report.per_layer]
+    assert numbers == sorted(numbers)
     assert report.names == names
 
 

@@ -244,6 +244,9 @@ def test_the_result_tells_its_distance_and_the_next_step(page: Page, service: Fa
     assert "Something to know." in text
     assert drawn[page.combine.stage]["visible"]
     assert drawn[page.combine.go]["variant"] == "secondary"
+    made = shown(page, ingredients=["pirate", "polite"], name="mix")
+    assert "mix is made: see below" in words(made[page.combine.card])
+    assert not made[page.combine.go]["interactive"]
 
 
 def test_rounding_is_not_called_a_distance() -> None:

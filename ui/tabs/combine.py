@@ -60,6 +60,7 @@ class CombineTab:
                 label=f"Weight {number + 1}",
                 visible=False,
                 elem_id=f"combine-weight-{number}",
+                elem_classes="aw-weight",
             )
             for number in range(MOST)
         ]
@@ -233,11 +234,11 @@ class CombineTab:
 
     def taste_all(self, prompt: str) -> Node:
         """Let the ingredients and the blend answer the same question."""
-        blend = self._blend()
+        blend, job = self._blend(), self.bench.last("combine")
         if blend is None or not (prompt or "").strip():
             return el("p", "Write a question first.", cls="aw-quiet")
-        job = self.bench.last("combine")
         assert job is not None
+        assert isinstance(job.request, rq.Combine)
         names = [*(name for name, _ in job.request.sources[:5]), blend.adapter.name]
         try:
             found = self.bench.start(
@@ -270,10 +271,13 @@ class CombineTab:
         sources = [able[name] for name in wanted if name in able]
         name = (mix_name or "").strip()
         free = self.bench.free_name(name) if name else ""
+        drawing, finished = self._outcome(snapshot, mix_kept or [])
         card, ready = blend_views.readiness(snapshot, sources, mix_method, name, free)
+        made = self._blend() if finished else None
+        if made is not None and made.adapter.name == name:
+            card = blend_views.just_made(name)
         gone = {"value": [info.name for info in sources]} if len(sources) < len(wanted) else {}
         used = blends.BLENDS[mix_method].fields
-        drawing, finished = self._outcome(snapshot, mix_kept or [])
         return {
             self.ingredients: gr.update(choices=list(able), **gone),
             self.left_out: blend_views.left_out(fitting),
