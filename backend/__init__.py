@@ -1,6 +1,6 @@
 """The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
 
-from backend import errors, requests, results
+from backend import blends, errors, requests, results
 from backend.access import Caller
 from backend.events import Curve, Event
 from backend.jobs import Job
@@ -21,6 +21,7 @@ __all__ = [
     "Operation",
     "Service",
     "Settings",
+    "blends",
     "errors",
     "requests",
     "results",

@@ -14,6 +14,7 @@ from benchmarks.training_speed import main as training_speed
 FIGURES = {
     "training_speed": "ours / loop",
     "trainer_script": "ours / script",
+    "svd_blend": "PEFT's time / ours",
     "chart_updates": "update at 10,000 points",
     "side_by_side": "four in turn / side by side",
     "starter_sets": "pirate: right before and after",

@@ -71,7 +71,7 @@ def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
     unit = "in % of the layer's own weights" if relative else "as a norm (no base to compare with)"
     return el(
         "div",
-        el("div", el("table", caption, head, el("tbody", *rows)), cls="aw-heat"),
+        el("div", el("table", caption, head, el("tbody", *rows)), cls="aw-heat dense"),
         el("p", f"Size of the change, {unit}.", cls="aw-quiet"),
     )
 

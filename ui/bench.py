@@ -39,6 +39,15 @@ class Bench:
         """Whether the limits of a demo hold for whoever is asking now."""
         return self.service.settings.demo and self.caller != "owner"
 
+    def last(self, operation: str) -> Job | None:
+        """Return the job of the last such operation, if the page asked for one."""
+        return self._last.get(operation)
+
+    def forget_failure(self, operation: str) -> None:
+        """Let go of a job that failed, so that it is no longer shown."""
+        if self.failure(operation) is not None:
+            del self._last[operation]
+
     def failure(self, operation: str) -> Failure | None:
         """Return why the last such operation failed, if it did."""
         job = self._last.get(operation)

@@ -5,25 +5,41 @@ drawing only the parts that changed are sent, and nothing at all while nothing c
 """
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 
 import gradio as gr
 
 from backend import Service
+from backend import results as rs
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
 from ui.pulse import pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
+from ui.tabs.combine import CombineTab
 from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
-from ui.view import Check
 
-TABS = ("train", "load", "merge", "chat", "runs")
+TABS = ("train", "load", "combine", "merge", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+T = TypeVar("T")
+
+
+class Screen(Protocol):
+    """One tab. `watched` decides what `show` draws into the components of `drawn`."""
+
+    watched: dict[str, Any]
+    drawn: list[Any]
+
+    def connect(self) -> list[Any]:
+        """Wire the tab's own events; return those after which the page is drawn again."""
+
+    def show(self, snapshot: rs.Snapshot, **watched: Any) -> dict[Any, Any]:
+        """Return what each component should show."""
 
 
 class Page:
@@ -36,35 +52,43 @@ class Page:
         if service.settings.owner:
             gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
+        self.screens: dict[str, Screen] = {}
         with gr.Tabs(elem_id="tabs") as self.tabs:
-            with gr.Tab("Train", id="train"):
-                self.train = TrainTab(self.bench)
-            with gr.Tab("Load", id="load"):
-                self.load = LoadTab(self.bench)
-            with gr.Tab("Merge", id="merge"):
-                self.merge = MergeTab(self.bench)
-            with gr.Tab("Chat", id="chat"):
-                self.chat = ChatTab(self.bench)
-            with gr.Tab("Runs", id="runs"):
-                self.runs = RunsTab(self.bench)
+            self.train = self._tab("Train", TrainTab)
+            self.load = self._tab("Load", LoadTab)
+            self.combine = self._tab("Combine", CombineTab)
+            self.merge = self._tab("Merge", MergeTab)
+            self.chat = self._tab("Chat", ChatTab)
+            self.runs = self._tab("Runs", RunsTab)
+
+    def _tab(self, title: str, kind: Callable[[Bench], T]) -> T:
+        """Build a tab; its screen is known by the tab's id."""
+        name = title.lower()
+        with gr.Tab(title, id=name):
+            screen = kind(self.bench)
+        self.screens[name] = cast(Screen, screen)
+        return screen
 
     def connect(self, demo: gr.Blocks) -> None:
         """Wire pulse, page load, navigation, and a fresh drawing after everything a person does."""
         inputs = {
-            "seen": self.seen,
-            "check": self.train.check,
-            "dismissed": self.train.dismissed,
-            **self.load.inputs,
-            **self.runs.inputs,
+            f"{name}__{key}": component
+            for name, screen in self.screens.items()
+            for key, component in screen.watched.items()
         }
-        drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
-        for tab in (self.train, self.load, self.merge, self.chat, self.runs):
-            for event in tab.connect():
+        outputs = [part for screen in self.screens.values() for part in screen.drawn]
+        drawing = {
+            "inputs_kwargs": {"seen": self.seen, **inputs},
+            "outputs": [self.seen, self.bar, *outputs],
+            **QUIET,
+        }
+        for screen in self.screens.values():
+            for event in screen.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters, self.merge.card):
+        for part in (self.train.card, self.load.adapters, self.combine.card, self.merge.card):
             part.click(self.navigate, None, self.tabs, **QUIET)
-        for part in (self.train.stage, self.runs.actions):
+        for part in (self.train.stage, self.runs.actions, self.combine.result):
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
                 self.draw, **drawing
             )
@@ -80,32 +104,17 @@ class Page:
         opened = self.train.picker.open_to_owner()
         return {self.seen: {}, **opened, **self.train.restore(kept)}
 
-    def draw(
-        self,
-        seen: dict[str, Any],
-        check: Check,
-        dismissed: list[str],
-        chosen: str,
-        words: str,
-        state: str,
-        selected: str,
-    ) -> dict[Any, Any]:
+    def draw(self, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        mine = [snapshot.version, check.model_dump(), dismissed, chosen, words, state, selected]
-        mine.append(self.chat.desk.version)
-        key = hash(json.dumps(mine, default=str))
+        key = _mark([snapshot.version, self.chat.desk.version, watched])
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
-        wanted = {
-            self.bar: bar(snapshot),
-            **self.train.show(snapshot, check, dismissed),
-            **self.load.show(snapshot, chosen),
-            **self.merge.show(snapshot),
-            **self.chat.show(snapshot),
-            **self.runs.show(snapshot, words, state, selected),
-        }
-        marks = {part._id: hash(json.dumps(value, default=str)) for part, value in wanted.items()}
+        wanted = {self.bar: bar(snapshot)}
+        for name, screen in self.screens.items():
+            mine = {each: watched[f"{name}__{each}"] for each in screen.watched}
+            wanted.update(screen.show(snapshot, **mine))
+        marks = {part._id: _mark(value) for part, value in wanted.items()}
         fresh = {
             part: value for part, value in wanted.items() if seen.get(part._id) != marks[part._id]
         }
@@ -132,22 +141,14 @@ class Page:
             return gr.skip(), gr.skip()
         return go_to("chat"), self.chat.try_it(name) or gr.skip()
 
-    def _outputs(self) -> list[Any]:
-        train, load, chat, runs = self.train, self.load, self.chat, self.runs
-        return [
-            self.seen, self.bar,
-            train.card, train.go, train.check_key, train.chart, train.stage,
-            train.form.components["start_from"],
-            load.facts, load.unload, load.load, load.note, load.adapters, load.adapter_note,
-            self.merge.key, self.merge.stage,
-            *chat.drawn,
-            runs.table, runs.actions, runs.facts, runs.chart,
-        ]  # fmt: skip
-
 
 def go_to(tab: str) -> Any:
     """Select a tab."""
     return gr.Tabs(selected=tab) if tab in TABS else gr.skip()
+
+
+def _mark(value: Any) -> int:
+    return hash(json.dumps(value, default=str))
 
 
 def build(service: Service) -> gr.Blocks:

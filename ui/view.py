@@ -15,6 +15,7 @@ PHASES: dict[str, str] = {
     "loading": "Loading",
     "ready": "Ready",
     "training": "Training",
+    "combining": "Blending",
     "chatting": "Answering",
     "merging": "Merging",
     "down": "Restarting",

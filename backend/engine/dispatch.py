@@ -18,11 +18,13 @@ from backend.engine import (
     adapters,
     answers,
     base_model,
+    combine,
     lifecycle,
     memory,
     merge,
     preflight,
     saving,
+    similarity,
     training,
 )
 from backend.engine.control import Control, Emit
@@ -65,6 +67,8 @@ class Engine:
             "compare": self._compare,
             "score": self._score,
             "next-token": self._next_token,
+            "combine": self._combine,
+            "similarity": self._similarity,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "merge": self._merge,
@@ -197,6 +201,13 @@ class Engine:
 
     def _next_token(self, request: rq.NextToken, control: Control, _: Any) -> rs.NextTokens:
         return answers.next_tokens(self.session, request, control)
+
+    def _combine(self, request: rq.Combine, control: Control, _: Any) -> rs.Blend:
+        taken = self.runs.reserved_names()
+        return combine.combine(self.session, request, control, taken=taken)
+
+    def _similarity(self, request: rq.Similarity, control: Control, _: Any) -> rs.SimilarityReport:
+        return similarity.compare(self.library, request.names, control)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(

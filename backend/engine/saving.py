@@ -118,9 +118,7 @@ def _card(session: Session, info: AdapterInfo) -> str:
         f"A {info.method} adapter of rank {info.rank} for the base model {facts.name}, made on "
         f"{made} with Adapter Workbench.",
         "",
-        *([f"- Made of: {info.recipe}"] if info.recipe else []),
-        *([f"- Data: {info.data}", f"- Steps: {info.steps}"] if info.data else []),
-        f"- Numbers: {info.parameters:,}",
+        *_made_from(info),
         f"- Base fingerprint: {info.base_fingerprint}",
     ]
     if info.evaluation is not None and info.evaluation_before is not None:
@@ -143,6 +141,16 @@ def _card(session: Session, info: AdapterInfo) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _made_from(info: AdapterInfo) -> list[str]:
+    if info.origin != "run":
+        return [f"- Made of: {info.recipe or info.origin}", f"- Numbers: {info.parameters:,}"]
+    return [
+        f"- Data: {info.data or 'unknown'}",
+        f"- Steps: {info.steps}",
+        f"- Numbers learned: {info.parameters:,}",
+    ]
 
 
 def _dtype_name(precision: str) -> str:

@@ -109,6 +109,11 @@ class ChatTab:
             self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble
         ]  # fmt: skip
 
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What decides what `show` draws, of this visitor's own."""
+        return {}
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}

@@ -82,9 +82,14 @@ class LoadTab:
         ]
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def watched(self) -> dict[str, Any]:
         """What decides which adapter is marked as picked."""
         return {"chosen": self.chosen}
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.facts, self.unload, self.load, self.note, self.adapters, self.adapter_note]
 
     def name_button(self, source: str) -> Any:
         """Let the button say what it will load."""

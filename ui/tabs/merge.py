@@ -116,6 +116,16 @@ class MergeTab:
             "largest": self.largest,
         }
 
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What decides what `show` draws, of this visitor's own."""
+        return {}
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.key, self.stage]
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         chosen = [self.names, self.strengths, self.folder, self.suggested]

@@ -40,9 +40,14 @@ class RunsTab:
                 )
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def watched(self) -> dict[str, Any]:
         """What decides which runs are shown."""
         return {"words": self.words, "state": self.state, "selected": self.selected}
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.table, self.actions, self.facts, self.chart]
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""

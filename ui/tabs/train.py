@@ -119,6 +119,19 @@ class TrainTab:
         """Every component that a reload may fill."""
         return [*self.inputs.values(), self.suggested, self.picker.upload]
 
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What decides what `show` draws, of this visitor's own."""
+        return {"check": self.check, "dismissed": self.dismissed}
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [
+            self.card, self.go, self.check_key, self.chart, self.stage,
+            self.form.components["start_from"],
+        ]  # fmt: skip
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}

@@ -1,0 +1,190 @@
+"""An adapter's weight change as factors, read from its folder or written to one.
+
+A layer's change is scaling x B x A; everything here works on the factors, and norms and products of
+changes come from small Gram matrices, in double precision. Knows no model.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+
+from backend.engine.adapters import WEIGHTS, Target, matched, read_config
+from backend.errors import InvalidRequest, ModelError, Unsupported
+
+PREFIX = "base_model.model."
+LARGEST = 1e30
+# These keep a part of the base in the adapter, so that its change alone is not B x A.
+_PLAIN_STARTS = frozenset({True, False, "gaussian", "orthogonal", "eva", "mica"})
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One layer's change: scaling x B x A, with A (rank x inputs) and B (outputs x rank)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def limit(self) -> int:
+        """The rank beyond which a change of this shape cannot go."""
+        return min(self.a.shape[1], self.b.shape[0])
+
+    def change(self) -> torch.Tensor:
+        """Return the change itself, as PEFT computes it."""
+        return self.b @ self.a * self.scaling
+
+    def times(self, weight: float) -> "Factor":
+        return Factor(self.a, self.b, self.scaling * weight)
+
+
+Layers = dict[str, Factor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter's factors by layer, under the name that people see."""
+
+    name: str
+    layers: Layers
+    start: bool | str = True
+    """How fresh weights of such an adapter are drawn (PEFT's `init_lora_weights`)."""
+
+
+def read(folder: Path, name: str) -> Source:
+    """Read an adapter's factors; raises Unsupported where its change is more than B x A."""
+    config = read_config(folder)
+    _require_plain(config, name)
+    tensors = load_file(folder / WEIGHTS)
+    layers: Layers = {}
+    for key, a in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        layer = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        b = tensors.get(key.replace(".lora_A.", ".lora_B."))
+        if b is None or a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+            raise ModelError(f"{name!r} lacks a part of its weights for {layer}.")
+        layers[layer] = Factor(a.float(), b.float(), scaling_of(config, layer, a.shape[0]))
+    if 2 * len(layers) != len(tensors):
+        raise Unsupported(
+            f"{name!r} holds more than two factors a layer, and a blend would lose the rest.",
+            cure="Take an adapter that is plain LoRA.",
+        )
+    return Source(name, layers, config.init_lora_weights)
+
+
+def scaling_of(config: LoraConfig, layer: str, rank: int) -> float:
+    """Return alpha / rank of one layer, or alpha / sqrt(rank) for rsLoRA."""
+    key = get_pattern_key(config.alpha_pattern.keys(), layer)
+    alpha = config.alpha_pattern.get(key, config.lora_alpha)
+    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def stacked(parts: Sequence[Factor]) -> Factor:
+    """Return the exact sum of changes of one layer: factors side by side, scaling inside A."""
+    a = torch.cat([part.a * part.scaling for part in parts])
+    return Factor(a, torch.cat([part.b for part in parts], dim=1))
+
+
+def inner(left: Factor, right: Factor) -> float:
+    """Return the Frobenius product of two changes: the trace of two small products."""
+    grams = (left.b.double().T @ right.b.double()) * (left.a.double() @ right.a.double().T)
+    return float(grams.sum()) * left.scaling * right.scaling
+
+
+def squared_norm(parts: Iterable[Factor]) -> float:
+    """Return the squared Frobenius norm of a sum of changes of one layer."""
+    listed = list(parts)
+    total = stacked([Factor(p.a.double(), p.b.double(), p.scaling) for p in listed])
+    return max(inner(total, total), 0.0)
+
+
+def write(layers: Layers, targets: list[Target], base_name: str, folder: Path) -> LoraConfig:
+    """Write factors of scaling 1 as a plain LoRA folder that PEFT loads; returns its configuration.
+
+    Ranks may differ: PEFT reads them from `rank_pattern`, and `alpha_pattern` keeps scaling 1.
+    """
+    config = configuration(layers, targets, base_name)
+    tensors = {}
+    for name, factor in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = factor.a.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = factor.b.contiguous()
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return config
+
+
+def configuration(layers: Layers, targets: list[Target], base_name: str) -> LoraConfig:
+    """Return the configuration of a plain LoRA adapter with these factors, at scaling 1."""
+    rank = max(factor.rank for factor in layers.values())
+    others = {name: factor.rank for name, factor in layers.items() if factor.rank != rank}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=dict(others),
+        alpha_pattern=dict(others),
+        target_modules=_target_names(layers, targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+        inference_mode=True,
+    )
+    if {target.name for target in matched(config, targets)} != layers.keys():
+        missing = ", ".join(sorted(layers.keys() - {target.name for target in targets})[:3])
+        raise ModelError(f"The base has no {missing or 'such set of layers'}.")
+    return config
+
+
+def short_names(layers: Iterable[str]) -> list[str]:
+    """Return the last part of layers' names, each once."""
+    return sorted({layer.rsplit(".", 1)[-1] for layer in layers})
+
+
+def _target_names(layers: Layers, targets: list[Target]) -> list[str]:
+    """Name layers by their last part where all of that name are meant, else in full."""
+    missing = {t.name.rsplit(".", 1)[-1] for t in targets if t.name not in layers}
+    names = {name if (last := name.rsplit(".", 1)[-1]) in missing else last for name in layers}
+    return sorted(names)
+
+
+def _require_plain(config: LoraConfig, name: str) -> None:
+    convert = f"Convert {name!r} to plain LoRA first."
+    if config.use_dora:
+        raise Unsupported(f"{name!r} is DoRA: a blend would lose its magnitudes.", cure=convert)
+    if config.init_lora_weights not in _PLAIN_STARTS:
+        raise Unsupported(
+            f"{name!r} was made with {config.init_lora_weights!r} weights, which change the base "
+            "as well: its factors alone are not its effect.",
+            cure=convert,
+        )
+    kept = {
+        "whole modules (modules_to_save)": config.modules_to_save,
+        "trained tokens": config.trainable_token_indices,
+        "biases": config.bias != "none" or config.lora_bias,
+        "trained parameters (target_parameters)": config.target_parameters,
+    }
+    found = [what for what, there in kept.items() if there]
+    if found:
+        raise Unsupported(
+            f"{name!r} brings {' and '.join(found)}, which cannot be added up with weights.",
+            cure="Blend adapters that are plain LoRA.",
+        )
+
+
+def require_usable(layers: Layers) -> None:
+    """Raise InvalidRequest where a blend's numbers are beyond what a model can compute with."""
+    for name, factor in layers.items():
+        largest = float(factor.a.abs().max()) * float(factor.b.abs().max()) * factor.rank
+        if not largest < LARGEST:  # also catches NaN
+            raise InvalidRequest(
+                f"With these weights the blend overflows in {name}.", cure="Take smaller weights."
+            )
