@@ -43,7 +43,7 @@ def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
         ("Size", f"{text.count(report.parameters)} numbers, {text.size(report.bytes)}"),
         ("Made for", f"{made_for} ({MATCHES[report.base_match]})"),
         ("Effective rank", f"{report.effective_rank:.1f} of {report.rank} on average"),
-        *[(name, value) for name, value in report.lineage],
+        *report.lineage,
     ]
 
 

@@ -156,7 +156,7 @@ def build(service: Service) -> gr.Blocks:
     with gr.Blocks(
         title="Adapter Workbench", analytics_enabled=False, delete_cache=(3600, 86400)
     ) as demo:
+        add_endpoints(service)  # first: of two functions of one name, the first keeps it
         page = Page(service)
         page.connect(demo)
-        add_endpoints(service)
     return demo

@@ -135,7 +135,7 @@ def test_at_most_six_answer_and_a_deleted_adapter_leaves(
     infos = [service.add_adapter(name) for name in names]
     chat.desk.choose([BASE, *(ADAPTER + name for name in names)])
     assert len(columns(chat)) == 6
-    service.library.delete(infos[0].id)
+    service.library.discard(infos[0].id)
     assert "extra 0" not in [column.title for column in columns(chat)]
 
 

@@ -277,7 +277,7 @@ def test_discarding_deletes_the_blend(page: Page, service: FakeService) -> None:
 
     def delete(request: rq.DeleteAdapter) -> rs.Result:
         asked.append(request.name)
-        service.library.delete(service.library.get(request.name).id)
+        service.library.discard(service.library.get(request.name).id)
         return rs.Removed(name=request.name, active=[], freed_bytes=0)
 
     service.script["delete-adapter"] = delete

@@ -1,5 +1,6 @@
 """The page's handlers, called as Gradio calls them, on a service without a model."""
 
+import copy
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -34,14 +35,13 @@ def form_of(page: Page, **changes: object) -> dict[str, object]:
 
 
 def draw(page: Page, seen: dict | None = None, **changes: object) -> dict:
-    state = {
-        "check": Check(),
-        "dismissed": [],
-        "words": "",
-        "state": "",
-        "selected": "",
+    """Draw the page as a browser tab whose own states are as built, but for `changes`."""
+    watched = {
+        f"{name}__{key}": changes.get(key, copy.deepcopy(component.value))
+        for name, screen in page.screens.items()
+        for key, component in screen.watched.items()
     }
-    return page.draw(seen or {}, **{**state, **changes})
+    return page.draw(seen or {}, **watched)
 
 
 def wait(service: FakeService) -> rs.Snapshot:
@@ -278,11 +278,11 @@ def test_an_adapter_is_turned_on_and_off(page: Page, service: FakeService) -> No
 
 def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> None:
     service.add_adapter("polite")
-    said = words(page.load.save_copy("polite", str(service.settings.workspace / "copy")))
+    said = words(page.load.detail.save_copy("polite", str(service.settings.workspace / "copy")))
     assert "56 tensors" in said
     assert "largest difference 0" in said
-    assert "No folder is named" in words(page.load.save_copy("polite", " "))
-    assert "may not use" in words(page.load.save_copy("polite", "/etc/copy"))
+    assert "No folder is named" in words(page.load.detail.save_copy("polite", " "))
+    assert "may not use" in words(page.load.detail.save_copy("polite", "/etc/copy"))
 
 
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:

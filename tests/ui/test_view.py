@@ -6,6 +6,7 @@ from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui import tables, view
+from ui.adapter_table import adapter_table
 from ui.session_bar import bar
 from ui.view import Check
 
@@ -222,7 +223,7 @@ def test_the_bar_shows_notices_and_what_is_on() -> None:
 
 
 def test_adapters_for_another_base_cannot_be_turned_on() -> None:
-    table = tables.adapter_table(snapshot(adapters=[adapter(base_fingerprint="other")]))
+    table = adapter_table(snapshot(adapters=[adapter(base_fingerprint="other")]))
     assert '"disabled": true' in json.dumps(table)
     assert "starter (not loaded)" in words(table)
 
