@@ -207,8 +207,13 @@ def _run(
     alone = group.strengths is None
     wanted = questions[group.members[0]].variant if alone else list(group.strengths.items())
     with session.using_ids(wanted):
+        if not alone:
+            routing = batch.Routing(session.peft, rows) if session.peft is not None else None
+            with session.using_ids([]):
+                batch.answer_rows(session.base, rows, routing, lambda: control.stop_requested)
+            return
         if batch.can_batch(session.base.model):
-            batch.answer_rows(session.base, session.peft, rows, lambda: control.stop_requested)
+            batch.answer_rows(session.base, rows, None, lambda: control.stop_requested)
             return
         started, row = time.monotonic(), rows[0]
         row.tokens = generate.answer_plainly(
