@@ -60,10 +60,10 @@ def _answer(each: Exchange, base: Exchange | None) -> Node:
     if base is None or base.coming or not base.answer.strip():
         return el("div", answer, cls="aw-turn said")
     parts: list[Child] = []
-    for words, new in differing(base.answer.strip(), answer):
-        bare = words.lstrip()
-        gap = words[: len(words) - len(bare)]
-        parts += [gap, el("span", bare, cls="aw-differs")] if new and bare else [words]
+    for part, new in differing(base.answer.strip(), answer):
+        bare = part.lstrip()
+        gap = part[: len(part) - len(bare)]
+        parts += [gap, el("span", bare, cls="aw-differs")] if new and bare else [part]
     return el("div", *parts, cls="aw-turn said")
 
 

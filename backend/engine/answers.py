@@ -204,11 +204,18 @@ def _run(
     control: Control,
 ) -> None:
     """Answer one group with its adapters on the model; afterwards the active set answers again."""
-    alone = group.strengths is None
-    wanted = questions[group.members[0]].variant if alone else list(group.strengths.items())
+    if group.strengths is None:
+        wanted = questions[group.members[0]].variant
+    else:
+        wanted = list(group.strengths.items())
     with session.using_ids(wanted):
+        if group.strengths is not None:
+            routing = batch.Routing(session.peft, rows) if session.peft is not None else None
+            with session.using_ids([]):
+                batch.answer_rows(session.base, rows, routing, lambda: control.stop_requested)
+            return
         if batch.can_batch(session.base.model):
-            batch.answer_rows(session.base, session.peft, rows, lambda: control.stop_requested)
+            batch.answer_rows(session.base, rows, None, lambda: control.stop_requested)
             return
         started, row = time.monotonic(), rows[0]
         row.tokens = generate.answer_plainly(
@@ -227,7 +234,8 @@ def _with_pieces(
     session: Session, scores: rs.Scores, found: list[list[generate.TextScore]]
 ) -> rs.Scores:
     """Add what each piece of each text contributes; the first token is given, so it adds 0."""
-    pieces, shares = [], [[] for _ in found]
+    pieces: list[list[str]] = []
+    shares: list[list[list[float]]] = [[] for _ in found]
     for text in range(len(found[0])):
         cut = words.spans(session.base.tokenizer, found[0][text].tokens)
         pieces.append([piece for piece, _ in cut])

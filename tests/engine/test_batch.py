@@ -56,7 +56,8 @@ def score(service: Service, variant: rq.Variant) -> float:
 
 
 def hooks(service: Service) -> int:
-    return sum(len(m._forward_pre_hooks) for m in session_of(service).model.modules())
+    modules = session_of(service).model.modules()
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in modules)
 
 
 @pytest.fixture(scope="module")

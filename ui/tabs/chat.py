@@ -124,9 +124,9 @@ class ChatTab:
             inputs_kwargs={"prompt": self.prompt, **self.form.inputs},
             **following,
         )
-        stopped = self.stop.click(self.desk.stop, None, None, **quiet)
-        cleared = self.clear.click(self.desk.clear, None, None, **quiet)
-        chosen = self.who.input(self.desk.choose, self.who, None, **quiet)
+        stopped = self.stop.click(self.stop_answers, None, None, **quiet)
+        cleared = self.clear.click(self.clear_answers, None, None, **quiet)
+        chosen = self.who.input(self.choose_who, self.who, None, **quiet)
         moved = [
             slider.release(partial(self.set_strength, number), slider, None, **quiet)
             for number, slider in enumerate(self.strengths)
@@ -165,6 +165,18 @@ class ChatTab:
             time.sleep(REDRAW_SECONDS)
         back = {self.prompt: self.desk.returned} if self.desk.returned else {}
         yield {**self.show(self.bench.service.snapshot()), **back}
+
+    def stop_answers(self) -> None:
+        """Stop what is coming; what was said stays."""
+        self.desk.stop()
+
+    def clear_answers(self) -> None:
+        """Start all conversations afresh."""
+        self.desk.clear()
+
+    def choose_who(self, keys: list[str]) -> None:
+        """Let these answer from now on."""
+        self.desk.choose(keys or [])
 
     def set_strength(self, number: int, strength: float) -> None:
         """Let the adapter of one slider answer more or less strongly."""
