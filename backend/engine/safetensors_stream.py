@@ -40,7 +40,7 @@ class Planned(NamedTuple):
 def read(stored: StoredTensor) -> torch.Tensor:
     """Read one tensor; raises ModelError where its file is not what its header said."""
     tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
-    view = memoryview(as_bytes(tensor))
+    view = as_bytes(tensor)
     try:
         with stored.file.open("rb", buffering=0) as file:
             file.seek(stored.offset)
@@ -68,9 +68,10 @@ def read_samples(stored: StoredTensor, stride: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(found), dtype=DTYPES[stored.dtype])
 
 
-def as_bytes(tensor: torch.Tensor) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
+def as_bytes(tensor: torch.Tensor) -> memoryview:
     """Return a contiguous tensor's own memory as bytes, not a copy."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    view: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    return view
 
 
 class FileWriter:
@@ -99,7 +100,7 @@ class FileWriter:
         planned = self._left.pop()
         if (NAMES[tensor.dtype], tuple(tensor.shape)) != (planned.dtype, planned.shape):
             raise RuntimeError(f"{planned.key} came out as {tensor.dtype} {tuple(tensor.shape)}.")
-        view = memoryview(as_bytes(tensor.contiguous()))
+        view = as_bytes(tensor.contiguous())
         while view:
             view = view[self._file.write(view) or 0 :]
 

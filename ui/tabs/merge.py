@@ -9,12 +9,11 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import text
 from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card, mend_button
+from ui.feedback import explain, failure_card, mend_button
 from ui.forms import field_of
-from ui.safe_view import Child, Node, button, clicked, el, safe_view
-from ui.session_bar import progress
+from ui.merge_cards import merge_label, needs_card, problem, running, stage, wait, warn
+from ui.safe_view import Child, Node, clicked, el, safe_view
 from ui.view import fitting
 
 MOST = 6
@@ -30,10 +29,6 @@ QUIET: dict[str, Any] = {
     "concurrency_limit": None,
     "api_visibility": "private",
 }
-EMPTY = (
-    "The merged model appears here: a folder that loads like any base, without PEFT. "
-    "The base and the adapters stay as they are."
-)
 
 
 class MergeTab:
@@ -237,7 +232,7 @@ class MergeTab:
             needs = self.bench.service.merge_needs(self.request(**values), caller="page")
         except errors.WorkbenchError as error:
             mend = self._other_folder(names, values["folder"], error)
-            return _problem(error, mend), gr.update(value=label, interactive=False)
+            return problem(error, mend), gr.update(value=label, interactive=False)
         ready = needs.disk_bytes <= needs.disk_free_bytes
         return needs_card(needs), gr.update(value=label, interactive=ready)
 
@@ -267,18 +262,18 @@ class MergeTab:
 
     def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
         if self.bench.service.settings.demo:
-            return _wait(
+            return wait(
                 "This shared demo does not write to folders. Duplicate the Space or run the app on "
                 "your own machine to merge."
             )
         if snapshot.base is None:
-            return _warn("No base model is loaded.", mend_button("Choose a base", "go", "load"))
+            return warn("No base model is loaded.", mend_button("Choose a base", "go", "load"))
         if running(snapshot) is not None:
-            return _wait("A merge is going on. It can be stopped below; training and chat go on.")
+            return wait("A merge is going on. It can be stopped below; training and chat go on.")
         if not fitting(snapshot):
             sentence = f"No adapter was made for {snapshot.base.name} yet."
-            return _warn(sentence, mend_button("Train the first one", "go", "train"))
-        return None if names else _wait("Choose the adapters to merge, one or several.")
+            return warn(sentence, mend_button("Train the first one", "go", "train"))
+        return None if names else wait("Choose the adapters to merge, one or several.")
 
     def _free_folder(self, names: Sequence[str]) -> str:
         """Return a folder under the workspace that does not exist yet."""
@@ -313,83 +308,6 @@ class MergeTab:
         }
 
 
-def running(snapshot: rs.Snapshot) -> rs.JobInfo | None:
-    """Return the merge that goes on, if one does."""
-    return next((job for job in snapshot.side_jobs if job.operation == "merge"), None)
-
-
-def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
-    """Say what the button will do."""
-    if not names or snapshot.base is None:
-        return "Merge"
-    return f"Merge {text.shorten(', '.join(names), 40)} into {text.shorten(snapshot.base.name, 30)}"
-
-
-def needs_card(needs: rs.MergeNeeds) -> Node:
-    """Say what a merge takes of the machine."""
-    fits = needs.disk_bytes <= needs.disk_free_bytes
-    disk = f"{text.size(needs.disk_bytes)} of {text.size(needs.disk_free_bytes)} free disk"
-    memory = f"about {text.size(needs.memory_bytes)} of memory"
-    sentence = f" {text.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
-    how = (
-        "The weights are read, merged and written one after the other, so the model is never held "
-        "as a whole; answers are compared afterwards where memory allows it."
-    )
-    return el(
-        "div",
-        el("p", el("strong", "Ready." if fits else "The disk is too full."), sentence),
-        el("p", how, cls="aw-quiet"),
-        cls=f"aw-note {'good' if fits else 'warn'}",
-    )
-
-
-def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
-    """Show the merge that goes on, or what the last one wrote and how it was verified."""
-    if job is not None:
-        return el("div", _running(job), cls="aw-stage")
-    if merged is None:
-        return el("div", el("p", EMPTY, cls="aw-quiet"), cls="aw-stage")
-    size = f"{text.size(merged.bytes)} in {text.plural(merged.files, 'weight file')}"
-    return el(
-        "div",
-        el("p", f"Merged: {size}, {merged.precision}.", cls="aw-result"),
-        _evidence(merged),
-        *(el("p", note, cls="aw-quiet") for note in merged.notes),
-        el("p", merged.path, cls="aw-path"),
-        el(
-            "p",
-            f"Took {text.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
-            "a model card that says what went in.",
-            cls="aw-quiet",
-        ),
-        el("div", button("Load it as base", "load", merged.path), cls="aw-actions"),
-        cls="aw-stage",
-    )
-
-
-def _evidence(merged: rs.Merged) -> Node:
-    if merged.max_difference is None:
-        return el("p", f"Partly verified: {merged.verified}.")
-    return evidence(f"Verified: {merged.verified}.")
-
-
-def _running(job: rs.JobInfo) -> Node:
-    left = f", {text.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-    doing = "Stopping; nothing will be kept" if job.stopping else f"{job.text or 'Starting'}{left}"
-    return el(
-        "div",
-        el("p", el("strong", job.title), f" {text.percent(job.fraction or 0)}"),
-        progress(job),
-        el("p", f"{doing}.", cls="aw-quiet"),
-        el(
-            "div",
-            button("End at once" if job.stopping else "Cancel", "cancel", str(job.id)),
-            el("span", "Cancelling leaves nothing behind.", cls="aw-quiet"),
-            cls="aw-actions",
-        ),
-    )
-
-
 def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
     fixed = adapter.strength == "on-off" or adapter.method == "DoRA"
     return gr.update(
@@ -408,16 +326,3 @@ def _key(snapshot: rs.Snapshot) -> str:
     active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
     job = running(snapshot)
     return f"{base}|{names}|{active}|{job.id if job else ''}"
-
-
-def _problem(error: errors.WorkbenchError, mend: Child) -> Node:
-    cure = el("span", f" {error.cure}", cls="aw-quiet") if error.cure else None
-    return el("div", el("p", error.what, cure), mend, cls="aw-note warn")
-
-
-def _warn(sentence: str, mend: Node) -> Node:
-    return el("div", el("p", sentence), mend, cls="aw-note warn")
-
-
-def _wait(sentence: str) -> Node:
-    return el("div", el("p", sentence), cls="aw-note wait")

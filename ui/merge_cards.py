@@ -1,0 +1,105 @@
+"""What the Merge tab shows, as trees: what a merge takes, how far it is, what it came to."""
+
+from collections.abc import Sequence
+
+from backend import errors
+from backend import results as rs
+from ui import text
+from ui.feedback import evidence
+from ui.safe_view import Child, Node, button, el
+from ui.session_bar import progress
+
+EMPTY = (
+    "The merged model appears here: a folder that loads like any base, without PEFT. "
+    "The base and the adapters stay as they are."
+)
+
+
+def running(snapshot: rs.Snapshot) -> rs.JobInfo | None:
+    """Return the merge that goes on, if one does."""
+    return next((job for job in snapshot.side_jobs if job.operation == "merge"), None)
+
+
+def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
+    """Say what the button will do."""
+    if not names or snapshot.base is None:
+        return "Merge"
+    return f"Merge {text.shorten(', '.join(names), 40)} into {text.shorten(snapshot.base.name, 30)}"
+
+
+def needs_card(needs: rs.MergeNeeds) -> Node:
+    """Say what a merge takes of the machine."""
+    fits = needs.disk_bytes <= needs.disk_free_bytes
+    disk = f"{text.size(needs.disk_bytes)} of {text.size(needs.disk_free_bytes)} free disk"
+    memory = f"about {text.size(needs.memory_bytes)} of memory"
+    sentence = f" {text.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
+    how = (
+        "The weights are read, merged and written one after the other, so the model is never held "
+        "as a whole; answers are compared afterwards where memory allows it."
+    )
+    return el(
+        "div",
+        el("p", el("strong", "Ready." if fits else "The disk is too full."), sentence),
+        el("p", how, cls="aw-quiet"),
+        cls=f"aw-note {'good' if fits else 'warn'}",
+    )
+
+
+def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
+    """Show the merge that goes on, or what the last one wrote and how it was verified."""
+    if job is not None:
+        return el("div", _running(job), cls="aw-stage")
+    if merged is None:
+        return el("div", el("p", EMPTY, cls="aw-quiet"), cls="aw-stage")
+    size = f"{text.size(merged.bytes)} in {text.plural(merged.files, 'weight file')}"
+    return el(
+        "div",
+        el("p", f"Merged: {size}, {merged.precision}.", cls="aw-result"),
+        _evidence(merged),
+        *(el("p", note, cls="aw-quiet") for note in merged.notes),
+        el("p", merged.path, cls="aw-path"),
+        el(
+            "p",
+            f"Took {text.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
+            "a model card that says what went in.",
+            cls="aw-quiet",
+        ),
+        el("div", button("Load it as base", "load", merged.path), cls="aw-actions"),
+        cls="aw-stage",
+    )
+
+
+def _evidence(merged: rs.Merged) -> Node:
+    if merged.max_difference is None:
+        return el("p", f"Partly verified: {merged.verified}.")
+    return evidence(f"Verified: {merged.verified}.")
+
+
+def _running(job: rs.JobInfo) -> Node:
+    left = f", {text.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+    doing = "Stopping; nothing will be kept" if job.stopping else f"{job.text or 'Starting'}{left}"
+    return el(
+        "div",
+        el("p", el("strong", job.title), f" {text.percent(job.fraction or 0)}"),
+        progress(job),
+        el("p", f"{doing}.", cls="aw-quiet"),
+        el(
+            "div",
+            button("End at once" if job.stopping else "Cancel", "cancel", str(job.id)),
+            el("span", "Cancelling leaves nothing behind.", cls="aw-quiet"),
+            cls="aw-actions",
+        ),
+    )
+
+
+def problem(error: errors.WorkbenchError, mend: Child) -> Node:
+    cure = el("span", f" {error.cure}", cls="aw-quiet") if error.cure else None
+    return el("div", el("p", error.what, cure), mend, cls="aw-note warn")
+
+
+def warn(sentence: str, mend: Node) -> Node:
+    return el("div", el("p", sentence), mend, cls="aw-note warn")
+
+
+def wait(sentence: str) -> Node:
+    return el("div", el("p", sentence), cls="aw-note wait")
