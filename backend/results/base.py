@@ -30,6 +30,16 @@ class ModelFacts(Result):
     memory_measured_bytes: int
     fingerprint: str
     seconds: float
+    quantization: str = "none"
+    quantization_note: str = ""
+    """What quantising did, in a sentence; empty for a base in full precision."""
+    quantized_compute: str = ""
+    """What the quantised layers are unpacked to; empty where that follows their input."""
+    bytes_saved: int = 0
+    """What quantising saved against the same base in the type of its other weights."""
+    quantized_bytes: int = 0
+    quantized_full_bytes: int = 0
+    """The quantised layers as they are, and as they would be in fp32."""
 
 
 class Unloaded(Result):
