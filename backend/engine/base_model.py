@@ -150,6 +150,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         quantization_note=(
             quantization.describe(plan.request, model, plan.device) if wanted != "none" else ""
         ),
+        double_quant=plan.request.double_quant,
         quantized_compute=quantization.computed_in(plan.request, plan.device),
         bytes_saved=full * dtype.itemsize // 4 - now,
         quantized_bytes=now,

@@ -26,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from backend.engine.adapters import Target, linear_layers
+from backend.engine.adapters import Target, count_trainable, linear_layers, matched
+from backend.requests import Train
+from backend.results import ModelFacts
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 BLOCK, NESTED_BLOCK = 64, 256
@@ -105,6 +108,37 @@ class Setup:
     learned_share: float = 1.0
     checkpointing: bool = False
     attention_apart: bool = True
+
+
+    @classmethod
+    def of_run(
+        cls,
+        train: Train,
+        facts: ModelFacts,
+        *,
+        config: LoraConfig,
+        layers: list[Target],
+        largest_pack: int,
+        learned_share: float,
+        computed: str,
+        attention_apart: bool,
+    ) -> "Setup":
+        """Describe a run on a loaded base."""
+        targets = matched(config, layers)
+        return cls(
+            stored=facts.precision,
+            quantization=facts.quantization,
+            double_quant=facts.double_quant,
+            computed=computed if computed != "fp16" else "bf16",
+            device=facts.device.split(":")[0],
+            targets=tuple(targets),
+            trainable=count_trainable(config, targets),
+            uses_dora=bool(config.use_dora),
+            tokens=largest_pack,
+            learned_share=learned_share,
+            checkpointing=train.gradient_checkpointing,
+            attention_apart=attention_apart,
+        )
 
 
 @dataclass(frozen=True)
@@ -186,6 +220,16 @@ def smallest_change(
     if lean >= shortest:
         return {"tokens_per_step": lean, "gradient_checkpointing": True}
     return None
+
+
+def words(change: dict[str, int | bool]) -> str:
+    """Say a change of settings as a person would."""
+    parts = []
+    if "gradient_checkpointing" in change:
+        parts.append("gradient checkpointing")
+    if "tokens_per_step" in change:
+        parts.append(f"a token budget of {change['tokens_per_step']}")
+    return " and ".join(parts)
 
 
 def _layer_bytes(layer: Target, setup: Setup) -> int:

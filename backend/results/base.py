@@ -33,6 +33,7 @@ class ModelFacts(Result):
     quantization: str = "none"
     quantization_note: str = ""
     """What quantising did, in a sentence; empty for a base in full precision."""
+    double_quant: bool = False
     quantized_compute: str = ""
     """What the quantised layers are unpacked to; empty where that follows their input."""
     bytes_saved: int = 0
