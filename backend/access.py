@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 
 from backend.errors import InvalidRequest, Unsupported
-from backend.requests import LoadModel, Preflight, PreviewData, Request, SaveAdapter, Train
+from backend.requests import (
+    LoadModel,
+    Preflight,
+    PreviewData,
+    QuantizationTable,
+    Request,
+    SaveAdapter,
+    Train,
+)
 from backend.settings import Settings
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -54,7 +62,7 @@ def require_allowed(path: Path, settings: Settings) -> None:
 
 
 def _sources(request: Request) -> list[str]:
-    if isinstance(request, LoadModel):
+    if isinstance(request, LoadModel | QuantizationTable):
         return [request.source]
     if isinstance(request, Train | PreviewData):
         return [request.data]

@@ -40,6 +40,9 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.InspectAdapter: Operation(rs.AdapterReport, None, lambda r: f"Inspecting {r.source}"),
     rq.Similarity: Operation(rs.SimilarityReport, None, lambda r: "Comparing adapters"),
     rq.Merge: Operation(rs.Merged, "merging", lambda r: f"Merging into {r.destination}"),
+    rq.QuantizationTable: Operation(
+        rs.QuantizationTable, None, lambda r: f"Comparing quantisations of {r.source}"
+    ),
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
 }

@@ -150,7 +150,7 @@ class Service:
             return self._new_run(request).id
         if isinstance(request, rq.Resume):
             return self._resumable(request).id
-        if not isinstance(request, rq.LoadModel):
+        if not isinstance(request, rq.LoadModel | rq.QuantizationTable):
             self.engine.require_base()
         return None
 

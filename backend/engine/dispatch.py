@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, memory, preflight, saving, training
+from backend.engine import generate, memory, preflight, quantization_table, saving, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -47,6 +47,7 @@ class Engine:
             "chat": self._chat,
             "compare": self._compare,
             "score": self._score,
+            "quantization-table": self._quantization_table,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
         }
@@ -173,6 +174,11 @@ class Engine:
             totals.append([total for total, _ in pairs])
             counts = [count for _, count in pairs]
         return rs.Scores(scores=totals, tokens=counts)
+
+    def _quantization_table(
+        self, request: rq.QuantizationTable, control: Control, _: Any
+    ) -> rs.QuantizationTable:
+        return quantization_table.compare(request, control, self.settings)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(

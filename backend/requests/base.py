@@ -72,5 +72,35 @@ class LoadModel(Request):
         return self
 
 
+class QuantizationTable(Request):
+    """Compare the quantisations of a base before it is loaded; nothing is downloaded but config."""
+
+    source: str = knob(
+        "starter",
+        label="Base model",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+        "auto", label="Precision", help="How the weights that are not quantised are stored."
+    )
+    device: Literal["auto", "cpu", "cuda"] = knob(
+        "auto", label="Device", help="Where the model would compute."
+    )
+    revision: str | None = knob(
+        None,
+        label="Revision",
+        max_length=200,
+        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+    )
+    measure: bool = knob(
+        False,
+        label="Measure the speed here",
+        help="Times training steps of the starter in each quantisation: about half a minute.",
+    )
+
+
 class UnloadModel(Request):
     """Let the base model and all its adapters go; what is saved stays saved."""

@@ -43,6 +43,33 @@ class ModelFacts(Result):
     """The quantised layers as they are, and as they would be in fp32."""
 
 
+class QuantizationChoice(Result):
+    """One way to load a base, before it is loaded. Seconds are relative to full precision."""
+
+    quantization: str
+    title: str
+    memory_bytes: int
+    relative_seconds: float
+    fits: bool
+    summary: str
+    can: str
+    cannot: str
+
+
+class QuantizationTable(Result):
+    """What each quantisation of a base takes and costs, and which one to take."""
+
+    source: str
+    precision: str
+    device: str
+    parameters: int
+    free_bytes: int
+    choices: list[QuantizationChoice]
+    recommended: str
+    reason: str
+    speed_from: str
+
+
 class Unloaded(Result):
     """What letting the base go gave back."""
 
