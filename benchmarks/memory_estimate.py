@@ -80,11 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
             tell(case, found, off, judged=judged, report=report)
     if large and not chosen.quick:
         median, worst = statistics.median(large), max(large)
-        report.add("median error, peak of 150 MB or more", f"{median:.0%}", "<= 15 %", median <= MEDIAN_BAR)
-        report.add("worst error, peak of 150 MB or more", f"{worst:.0%}", "<= 25 %", worst <= WORST_BAR)
+        report.add(
+            "median error, peak of 150 MB or more", f"{median:.0%}", "<= 15 %", median <= MEDIAN_BAR
+        )
+        report.add(
+            "worst error, peak of 150 MB or more", f"{worst:.0%}", "<= 25 %", worst <= WORST_BAR
+        )
     if small:
         good = None if chosen.quick else max(small) <= SMALL_BAR
-        report.add("worst error of total resident, smaller peaks", f"{max(small):.0%}", "<= 10 %", good)
+        report.add(
+            "worst error of total resident, smaller peaks", f"{max(small):.0%}", "<= 10 %", good
+        )
     return report.finish(save=chosen.save)
 
 
@@ -98,7 +104,9 @@ def compare(found: dict[str, int]) -> tuple[float, bool]:
 
 def tell(case: Case, found: dict[str, int], off: float, *, judged: bool, report: Report) -> None:
     """Add a case's figures."""
-    figure = f"{found['predicted'] / 1e6:.0f} MB predicted, {found['measured'] / 1e6:.0f} MB measured"
+    figure = (
+        f"{found['predicted'] / 1e6:.0f} MB predicted, {found['measured'] / 1e6:.0f} MB measured"
+    )
     of = "" if judged else " of total resident"
     report.add(case.title, f"{figure}: {off:+.0%}{of}")
 

@@ -125,6 +125,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     # PEFT writes this name into every adapter, where a Hub id says more than a cache folder.
     from_hub = source != "starter" and not looks_like_path(source)
     model.name_or_path = source if from_hub else str(plan.folder)
+    memory.release(plan.device)  # what reading and quantising left behind
     measured = tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
     facts = ModelFacts(

@@ -13,6 +13,9 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
   Checkpointing keeps a layer's input only, and the whole of one layer while it is recomputed.
 - logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
   that of the logits), for a pack asks for logits only where a token is learned.
+- on a processor, activations and logits count 2.3 times unless allocation is exact (see
+  `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
+  more than half of what is free (`settle`).
 - overhead: what one layer's backward pass holds for a moment, one unpacked weight of a quantised
   base, and a fixed sum for the libraries.
 
@@ -39,6 +42,8 @@ TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
 LIBRARIES = {"cpu": 40_000_000, "cuda": 60_000_000}
+FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
+TIGHT_SHARE = 0.5
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
 
@@ -108,7 +113,7 @@ class Setup:
     learned_share: float = 1.0
     checkpointing: bool = False
     attention_apart: bool = True
-
+    exact: bool = False
 
     @classmethod
     def of_run(
@@ -172,7 +177,15 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
     }
+    for name in ("activations", "logits"):
+        sizes[name] = round(sizes[name] * _fragmentation(setup))
     return Estimate(tuple((name, sizes[name]) for name in PARTS))
+
+
+def settle(shape: Shape, setup: Setup, free: int) -> Setup:
+    """Decide whether a run's memory is tight enough for exact allocation, which is slower."""
+    tight = estimate(shape, replace(setup, exact=False)).run > TIGHT_SHARE * free
+    return replace(setup, exact=setup.checkpointing or tight)
 
 
 def weight_bytes(shape: Shape, setup: Setup) -> int:
@@ -195,7 +208,7 @@ def largest_budget(shape: Shape, setup: Setup, free: int) -> int:
         middle = (low + high) // 2 // SMALLEST_BUDGET * SMALLEST_BUDGET
         if middle <= low:
             break
-        fits = estimate(shape, replace(setup, tokens=middle)).run <= free
+        fits = estimate(shape, replace(setup, tokens=middle, exact=True)).run <= free
         low, high = (middle, high) if fits else (low, middle)
     return low
 
@@ -241,6 +254,12 @@ def _layer_bytes(layer: Target, setup: Setup) -> int:
         return -(-numbers // 2) + 4 * blocks + TABLE_BYTES
     nested = 4 * -(-blocks // NESTED_BLOCK) + NESTED_TABLE_BYTES
     return -(-numbers // 2) + blocks + nested + TABLE_BYTES
+
+
+def _fragmentation(setup: Setup) -> float:
+    if setup.device != "cpu":
+        return FRAGMENTED_ON_GPU
+    return FRAGMENTED_EXACT if setup.exact else FRAGMENTED
 
 
 def _activations(shape: Shape, setup: Setup) -> int:

@@ -84,6 +84,7 @@ def check(
     free = memory.available(around.device) if around else 0
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
+        setup = estimate.settle(shape, setup, free)
         memory_needed = estimate.estimate(shape, setup)
         budget = estimate.largest_budget(shape, setup, free)
         if memory_needed.run > free:

@@ -41,9 +41,7 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
     shape = estimate.Shape.from_config(config)
     free = memory.available(device)
     speeds, source = _speeds(request, device.type, control, settings)
-    choices = [
-        _choice(id, shape, precision, free=free, seconds=speeds[id]) for id in QUANTIZATIONS
-    ]
+    choices = [_choice(id, shape, precision, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
     recommended, reason = recommend(choices, free)
     return Table(
         source=request.source,

@@ -158,7 +158,11 @@ class _Training:
         steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
         self._choose_precision(peft)
-        self._predict_memory(peft)
+        with memory.exact_allocation(self._predict_memory(peft)):
+            self._go(peft, started)
+
+    def _go(self, peft: PeftModel, started: int) -> None:
+        checkpoint = self.checkpoint
         self.log.begin(
             step=started,
             total_steps=self.total_steps,
@@ -173,14 +177,18 @@ class _Training:
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
         trainer = self._trainer(peft)
+        self._run_trainer(trainer)
+        if self.log.step not in self._evaluate_at():
+            self._evaluate(self.log.step)
+
+    def _run_trainer(self, trainer: AdapterTrainer) -> None:
+        checkpoint = self.checkpoint
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (RuntimeError, MemoryError) as error:
             if saved := rescue(trainer, error, self.session.base.device):
                 self.log.saved(saved)
             raise
-        if self.log.step not in self._evaluate_at():
-            self._evaluate(self.log.step)
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""
@@ -192,7 +200,8 @@ class _Training:
             )
         self.log.precision(self.precision, self.reason)
 
-    def _predict_memory(self, peft: PeftModel) -> None:
+    def _predict_memory(self, peft: PeftModel) -> bool:
+        """Note what the run will take; returns whether that is tight for this machine."""
         facts = self.session.base.facts
         config = peft.peft_config[self.adapter_id]
         shape = estimate.Shape.of(self.session.base.model, facts.parameters)
@@ -206,11 +215,13 @@ class _Training:
             computed=self.precision,
             attention_apart=attention.in_use(self.session.base.model),
         )
+        setup = estimate.settle(shape, setup, self.free)
         self.needed = shape, setup
         self.run.update(
             predicted_memory_bytes=estimate.estimate(shape, setup).run,
             quantization=facts.quantization,
         )
+        return setup.exact and setup.device == "cpu"
 
     def _explained(self, error: OutOfMemory) -> OutOfMemory:
         """Say what was too big, and note the settings that would fit."""

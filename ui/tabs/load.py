@@ -11,6 +11,7 @@ from ui import tables, text
 from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
 from ui.forms import Form
+from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view
 
 QUICK_PICKS = [
@@ -52,11 +53,15 @@ class LoadTab:
             elem_classes="aw-plain",
         )
         self.form.add("precision")
+        self.form.add("quantization", elem_id="load-quantization")
         with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="aw-fields"):
             self.form.add("device", min_width=150)
             self.form.add("revision", min_width=150)
+            self.form.add("double_quant", min_width=150)
+            self.form.add("compute_dtype", min_width=150)
         self.load = gr.Button("Load starter", variant="primary", elem_id="load-go")
         self.note = safe_view(NOTHING, label="Loading")
+        self.quantizations = QuantizationPicker(self.bench, self.form)
 
     def _build_save(self) -> None:
         demo = self.bench.service.settings.demo
@@ -74,6 +79,7 @@ class LoadTab:
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         source = self.form.components["source"]
         source.change(self.name_button, source, self.load, **quiet)
+        self.quantizations.connect()
         self.save.click(self.save_copy, [self.save_name, self.save_to], self.saved, **quiet)
         return [
             self.load.click(
