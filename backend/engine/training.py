@@ -157,8 +157,10 @@ class _Training:
         started = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
         steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
-        self._choose_precision(peft)
+        self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
         with memory.exact_allocation(self._predict_memory(peft)):
+            self._choose_precision(peft)
+            self._predict_memory(peft)
             self._go(peft, started)
 
     def _go(self, peft: PeftModel, started: int) -> None:
