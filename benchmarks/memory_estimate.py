@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(found: dict[str, int]) -> tuple[float, bool]:
-    """Return the error, and whether it is judged by the peak alone (else by all that is resident)."""
+    """Return the error, and whether it is judged by the peak alone (else by all resident)."""
     if found["measured"] >= SMALL:
         return found["predicted"] / found["measured"] - 1, True
     total = found["idle"] + found["measured"]

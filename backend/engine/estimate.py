@@ -177,6 +177,9 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
     }
+    if setup.checkpointing:  # the logits are gone before a layer is recomputed
+        overlap = min(sizes["logits"], _layer_activations(shape, setup))
+        sizes["activations"] -= overlap
     for name in ("activations", "logits"):
         sizes[name] = round(sizes[name] * _fragmentation(setup))
     return Estimate(tuple((name, sizes[name]) for name in PARTS))

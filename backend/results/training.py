@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from backend.results.base import Problem, Result
 
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted"]
@@ -45,7 +47,7 @@ class PreflightReport(Result):
     memory_available_bytes: int
     seconds: float | None
     seconds_from: str
-    memory_parts: list[tuple[str, int]] = []
+    memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0
     smallest_change: dict[str, int | bool] | None = None
@@ -133,6 +135,6 @@ class RunSummary(Result):
     predicted_memory_bytes: int = 0
     preparation: str = ""
     """What was done to a quantised base for the run, and why."""
-    retry: dict[str, int | bool] = {}
+    retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
     resumable: bool = False

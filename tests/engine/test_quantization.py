@@ -5,7 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -363,10 +363,10 @@ import json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 base, adapter, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{kind}",
+config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                             bnb_4bit_compute_dtype=torch.float32)
 model = AutoModelForCausalLM.from_pretrained(base, dtype="float32", quantization_config=config,
-                                             device_map={{"": "cpu"}})
+                                             device_map={"": "cpu"})
 tokenizer = AutoTokenizer.from_pretrained(base)
 model = PeftModel.from_pretrained(model, adapter).eval()
 scores = []
@@ -376,14 +376,13 @@ for text in texts:
     scores.append(log_probs.gather(1, ids[0, 1:, None]).double().sum().item())
 print(json.dumps(scores))
 """
-)  # noqa: E731
 
 
 def test_plain_peft_on_the_same_quantised_base_agrees(service: Service) -> None:
     facts = load(service, "nf4")
     run = train(service, "oracle", max_steps=6)
 
-    command = [sys.executable, "-c", PLAIN_PEFT("nf4"), facts.path, run.adapter_path]
+    command = [sys.executable, "-c", PLAIN_PEFT, facts.path, run.adapter_path]
     output = subprocess.run(
         [*command, json.dumps(TEXTS)], capture_output=True, text=True, check=True
     ).stdout
