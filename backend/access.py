@@ -15,6 +15,7 @@ from backend.requests import (
     Merge,
     Preflight,
     PreviewData,
+    QuantizationTable,
     Request,
     SaveAdapter,
     Train,
@@ -70,7 +71,7 @@ def require_allowed(path: Path, settings: Settings) -> None:
 
 
 def _sources(request: Request) -> list[str]:
-    if isinstance(request, LoadModel | InspectAdapter | LoadAdapter):
+    if isinstance(request, LoadModel | InspectAdapter | LoadAdapter | QuantizationTable):
         return [request.source]
     if isinstance(request, Train | PreviewData):
         return [request.data]

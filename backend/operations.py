@@ -48,6 +48,9 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.Merge: Operation(
         rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=True
     ),
+    rq.QuantizationTable: Operation(
+        rs.QuantizationTable, None, lambda r: f"Comparing quantisations of {r.source}"
+    ),
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
 }

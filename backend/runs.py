@@ -62,7 +62,11 @@ class RunStatus(BaseModel):
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    predicted_memory_bytes: int = 0
     precision: str = ""
+    preparation: str = ""
+    quantization: str = "none"
+    retry: dict[str, int | bool] = {}
     trained_on: str = ""
     evaluation_before: Evaluation | None = None
     message: str = ""
@@ -178,6 +182,10 @@ class Run:
             message=status.message,
             cure=status.cure,
             error=status.error,
+            peak_memory_bytes=status.peak_memory_bytes,
+            predicted_memory_bytes=status.predicted_memory_bytes,
+            preparation=status.preparation,
+            retry=status.retry,
             resumable=done and self.latest_checkpoint() is not None,
         )
 

@@ -8,6 +8,7 @@ from backend import Event, usual_rate
 from backend import results as rs
 from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
+from ui.memory_card import measured_line, memory_card, retry_button
 from ui.safe_view import Child, Node, button, el
 
 PHASES: dict[str, str] = {
@@ -72,9 +73,10 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
         label += f", {text.about(report.seconds)}"
     blocked = _blocked(snapshot, check)
     if blocked is not None:
-        return Readiness(blocked, label, False)
+        too_big = report if report is not None and report.smallest_change else None
+        return Readiness(el("div", blocked, memory_card(too_big)), label, False)
     assert report is not None
-    return Readiness(_ready_card(report), label, True)
+    return Readiness(el("div", _ready_card(report), memory_card(report)), label, True)
 
 
 def data_line(check: Check, summary: str) -> str:
@@ -264,6 +266,8 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         el("p", exact_match(before, after), cls="aw-result"),
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
+        measured_line(run),
+        el("p", run.preparation, cls="aw-quiet") if run.preparation else None,
         el(
             "div",
             button("Try it in Chat", "try", run.name, kind="main"),
@@ -294,6 +298,8 @@ def _ended_early(
 def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
     if diverged_at is not None:
         return mend_button(f"Try with learning rate {diverged_at / 4:.2g}", "slower", run.id)
+    if (retry := retry_button(run)) is not None:
+        return retry
     if run.resumable:
         return mend_button("Resume", "resume", run.id)
     return mend_button("Try again", "again", run.id)

@@ -47,9 +47,10 @@ def linear_layers(model: torch.nn.Module) -> list[Target]:
         plain = module if tuner is None else tuner.get_base_layer()
         inside_tuner = ".base_layer" in name or ".lora_" in name
         if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
-            rows, columns = plain.weight.shape
-            is_linear = isinstance(plain, torch.nn.Linear)
-            found.append(Target(name, columns, rows) if is_linear else Target(name, rows, columns))
+            if isinstance(plain, torch.nn.Linear):  # packed weights do not have the layer's shape
+                found.append(Target(name, plain.in_features, plain.out_features))
+            else:
+                found.append(Target(name, *plain.weight.shape))
     return found
 
 

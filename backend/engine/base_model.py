@@ -23,7 +23,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.access import looks_like_path
 from backend.checkpoint import title, weight_files
-from backend.engine import hub, memory
+from backend.engine import estimate, hub, memory, quantization
+from backend.engine.checks import bound
 from backend.engine.control import Control
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.requests import LoadModel
@@ -32,6 +33,7 @@ from backend.settings import STARTER
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+READ_AHEAD = 5  # full-precision layers in memory at once while Transformers 5.23 quantises
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Plan:
     tokenizer: PreTrainedTokenizerBase
     parameters: int
     memory_bytes: int
+    passing_bytes: int
+    """What reading takes for a moment beyond that."""
 
 
 @dataclass
@@ -66,6 +70,15 @@ class Base:
     def dtype(self) -> torch.dtype:
         return DTYPES[self.facts.precision]
 
+    @property
+    def bound(self) -> float:
+        """How far results may lie apart; quantised bases have bounds of their own."""
+        computed = self.facts.quantized_compute or self.facts.precision
+        return max(
+            bound(self.facts.precision, self.facts.quantization, self.device.type),
+            bound(computed, "none", self.device.type),
+        )
+
 
 def prepare(request: LoadModel, control: Control) -> Plan:
     """Find a base in the starter kit, a folder or the Hub, and check it before a weight is read.
@@ -75,8 +88,13 @@ def prepare(request: LoadModel, control: Control) -> Plan:
     device = choose_device(request.device)
     precision, reason = choose_precision(request.precision, device)
     folder = find(request.source, request.revision, control)
-    _require_known(folder, check_folder(folder))
+    config = check_folder(folder)
+    _require_known(folder, config)
+    quantization.require_possible(request, config, precision, title(folder))
     parameters, predicted = predict(folder, DTYPES[precision])
+    passing = 0
+    if request.quantization != "none":
+        predicted, passing = predict_quantized(folder, request, precision, parameters)
     return Plan(
         request=request,
         folder=folder,
@@ -87,6 +105,7 @@ def prepare(request: LoadModel, control: Control) -> Plan:
         tokenizer=read_tokenizer(folder),
         parameters=parameters,
         memory_bytes=predicted,
+        passing_bytes=passing,
     )
 
 
@@ -99,18 +118,23 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     """Load a checked base; raises ModelError, or OutOfMemory before memory is taken."""
     started = time.monotonic()
     source, dtype = plan.request.source, DTYPES[plan.precision]
-    memory.require(plan.memory_bytes, plan.device, f"{source} in {plan.precision}")
+    wanted = plan.request.quantization
+    kind = plan.precision if wanted == "none" else wanted
+    memory.require(plan.memory_bytes + plan.passing_bytes, plan.device, f"{source} in {kind}")
     control.progress(f"Reading {source}", None, force=True)
     model = _read(plan, dtype)
     # PEFT writes this name into every adapter, where a Hub id says more than a cache folder.
     from_hub = source != "starter" and not looks_like_path(source)
     model.name_or_path = source if from_hub else str(plan.folder)
+    memory.release(plan.device)  # what reading and quantising left behind
+    measured = tensor_bytes(model)
+    now, full = quantization.layer_bytes(model)
     facts = ModelFacts(
         name=display_name(source, plan.folder),
         source=source,
         path=str(plan.folder),
         architecture=model.config.model_type,
-        parameters=sum(p.numel() for p in model.parameters()) or plan.parameters,
+        parameters=quantization.numbers(model) or plan.parameters,
         layers=int(getattr(model.config, "num_hidden_layers", 0)),
         hidden_size=int(getattr(model.config, "hidden_size", 0)),
         vocabulary=len(plan.tokenizer),
@@ -121,9 +145,18 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         tied_embeddings=bool(getattr(model.config, "tie_word_embeddings", False)),
         chat_template=bool(plan.tokenizer.chat_template),
         memory_predicted_bytes=plan.memory_bytes,
-        memory_measured_bytes=tensor_bytes(model),
-        fingerprint=fingerprint(model),
+        memory_measured_bytes=measured,
+        fingerprint=fingerprint(model, plan.folder),
         seconds=time.monotonic() - started,
+        quantization=wanted,
+        quantization_note=(
+            quantization.describe(plan.request, model, plan.device) if wanted != "none" else ""
+        ),
+        double_quant=plan.request.double_quant,
+        quantized_compute=quantization.computed_in(plan.request, plan.device),
+        bytes_saved=full * dtype.itemsize // 4 - now,
+        quantized_bytes=now,
+        quantized_full_bytes=full,
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
@@ -243,32 +276,81 @@ def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
     return count, count * dtype.itemsize
 
 
+def predict_quantized(
+    folder: Path, request: LoadModel, precision: str, parameters: int
+) -> tuple[int, int]:
+    """Return the bytes that a quantised base will take, and what reading it takes for a moment.
+
+    Raises Unsupported where the model has no layer that can be quantised.
+    """
+    shape = estimate.Shape.of(skeleton(folder), parameters)
+    if not shape.linear:
+        raise Unsupported(
+            f"{title(folder)} has no layers that bitsandbytes can quantise.",
+            cure="Load it with quantisation none.",
+        )
+    setup = estimate.Setup(
+        stored=precision, quantization=request.quantization, double_quant=request.double_quant
+    )
+    return estimate.weight_bytes(shape, setup), READ_AHEAD * 4 * shape.largest
+
+
 def tensor_bytes(model: torch.nn.Module) -> int:
     """Return the bytes that a model's tensors take, shared ones once.
 
     The process's resident memory would tell of the allocator's reserves too, and differ each time.
     """
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = (*model.parameters(), *model.buffers(), *quantization.state_tensors(model))
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
     """Hash the shapes and a sample of the weights, so that an equal name alone proves nothing.
 
     The sample is rounded to bf16, so that the same model stored in either type is the same base.
+    So is a quantised one: its quantised weights are read from the checkpoint in `folder`.
     """
     digest = hashlib.sha256()
-    weights = {
+    weights: dict[str, torch.Tensor] = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
         for name, parameter in model.named_parameters()
         if ".lora_" not in name
     }
+    quantized = {name.replace(".base_layer", "") for name, _ in quantization.layers(model)}
+    if quantized and folder is not None:
+        names = {f"{name.removeprefix('base_model.model.')}.weight" for name in quantized}
+        weights.update(_stored(folder, names))
     for name, parameter in sorted(weights.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         stride = max(1, parameter.numel() // 64)
         sample = parameter.detach().reshape(-1)[::stride].to("cpu", torch.bfloat16)
         digest.update(sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
+    """Return tensors of a checkpoint; they lie in the file until a number of them is read."""
+    found: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                name = _as_named(key, names)
+                if name is not None:
+                    found[name] = file.get_tensor(key)
+    if missing := sorted(names - found.keys()):
+        raise Unsupported(
+            f"{title(folder)} stores {missing[0]} under another name, so that its quantised form "
+            "could not be told from another base.",
+            cure="Load it with quantisation none.",
+        )
+    return found
+
+
+def _as_named(key: str, names: set[str]) -> str | None:
+    """Return the model's name of a stored tensor; some checkpoints lack the outermost part."""
+    if key in names:
+        return key
+    return next((name for name in names if name.endswith("." + key) and "." in key), None)
 
 
 def skeleton(folder: Path) -> torch.nn.Module:
@@ -294,11 +376,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
+    config = quantization.bnb_config(plan.request, plan.device)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             plan.folder,
             dtype=dtype,
-            device_map={"": plan.device} if plan.device.type == "cuda" else None,
+            # Transformers would put a quantised base on any GPU it finds.
+            device_map={"": plan.device} if plan.device.type == "cuda" or config else None,
+            **({"quantization_config": config} if config else {}),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -316,6 +401,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
         raise ModelError(
             f"The weights in {plan.title} do not fit its config.json.", details=str(error)
         ) from error
+    quantization.guard(model)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
     return model.eval()

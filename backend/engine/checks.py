@@ -10,6 +10,16 @@ BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 # Largest difference of a merged weight from the same computed in float64, for each adapter and
 # relative to the largest number on the way.
 WEIGHT_BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+# The same for quantised bases, whatever type lies around their layers. Their weights are fixed
+# numbers, so a computation repeats as exactly as its type allows; on a GPU, 8-bit layers quantise
+# what goes in as well, by row and with outliers by batch.
+QUANTIZED = {("int8", "cuda"): 5e-2}
+
+
+def bound(precision: str, quantization: str, device: str) -> float:
+    """Return how far results of a base may lie apart."""
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return max(BOUNDS[types[precision]], QUANTIZED.get((quantization, device), 0.0))
 
 
 def relative_difference(left: list[float], right: list[float]) -> float:
@@ -19,14 +29,23 @@ def relative_difference(left: list[float], right: list[float]) -> float:
 
 
 def require_close(
-    left: list[float], right: list[float], *, dtype: torch.dtype, what: str, cure: str = ""
+    left: list[float],
+    right: list[float],
+    *,
+    dtype: torch.dtype,
+    what: str,
+    cure: str = "",
+    allowed: float = 0.0,
 ) -> float:
-    """Return the relative difference; raises VerificationFailed where it is beyond the bound."""
+    """Return the relative difference; raises VerificationFailed where it is beyond the bound.
+
+    The bound is that of `dtype`, or `allowed` where that is wider (`Base.bound`).
+    """
     difference = relative_difference(left, right)
-    bound = BOUNDS[dtype]
-    if not difference <= bound:  # also catches NaN
+    limit = max(BOUNDS[dtype], allowed)
+    if not difference <= limit:  # also catches NaN
         raise VerificationFailed(
-            f"{what}: the answers differ by {difference:.1e}, more than the allowed {bound:.0e}.",
+            f"{what}: the answers differ by {difference:.1e}, more than the allowed {limit:.0e}.",
             cure=cure or "Nothing was kept. Please report this with the run's log.",
         )
     return difference

@@ -23,6 +23,7 @@ from backend.engine import (
     memory,
     merge,
     preflight,
+    quantization_table,
     saving,
     similarity,
     training,
@@ -69,6 +70,7 @@ class Engine:
             "next-token": self._next_token,
             "combine": self._combine,
             "similarity": self._similarity,
+            "quantization-table": self._quantization_table,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "merge": self._merge,
@@ -208,6 +210,11 @@ class Engine:
 
     def _similarity(self, request: rq.Similarity, control: Control, _: Any) -> rs.SimilarityReport:
         return similarity.compare(self.library, request.names, control)
+
+    def _quantization_table(
+        self, request: rq.QuantizationTable, control: Control, _: Any
+    ) -> rs.QuantizationTable:
+        return quantization_table.compare(request, control, self.settings)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(

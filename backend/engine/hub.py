@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2  # what huggingface_hub 2 speaks through; httpx's errors are others
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -47,6 +47,14 @@ def _fetch(repo_id: str, revision: str | None, files: list[str], control: Contro
         )
     except WorkbenchError:
         raise
+    except Exception as error:
+        raise _explain(error, repo_id, revision) from error
+
+
+def fetch_config(repo_id: str, revision: str | None) -> Path:
+    """Download a model's config.json alone into the Hub cache and return its path."""
+    try:
+        return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except Exception as error:
         raise _explain(error, repo_id, revision) from error
 

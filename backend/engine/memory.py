@@ -4,6 +4,8 @@ import ctypes
 import gc
 import logging
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,9 @@ log = logging.getLogger(__name__)
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None)
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_EXACT, _USUAL = 1024**2, 32 * 1024**2
 
 
 def limit_data(*, reserve: int, limit: int | None) -> None:
@@ -72,6 +77,24 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif _TRIM is not None:
         _TRIM(0)  # freed blocks stay with glibc otherwise, and count against the limit
+
+
+@contextmanager
+def exact_allocation(wanted: bool) -> Iterator[None]:
+    """Let a processor's tensors take what they need and no more, for a while.
+
+    glibc before 2.38 cannot reuse the hole that an aligned block of the same size left, and torch
+    aligns every tensor: a step's memory more than doubles. Blocks mapped one by one come and go
+    whole, at the price of their page faults, which make a step about 1.5 times as long.
+    """
+    if not wanted or _MALLOPT is None:
+        yield
+        return
+    _MALLOPT(_MMAP_THRESHOLD, _EXACT)
+    try:
+        yield
+    finally:
+        _MALLOPT(_MMAP_THRESHOLD, _USUAL)  # where glibc's own adjusting ends up with such blocks
 
 
 def require(needed: int, device: torch.device, what: str) -> None:

@@ -90,7 +90,8 @@ def _key(train: Train, base: Base) -> str:
     """Name the kind of step: what decides which precision is faster, and little else."""
     budget = 1 << (train.tokens_per_step - 1).bit_length()
     checkpointing = "-checkpointing" if train.gradient_checkpointing else ""
+    quantized = "" if base.facts.quantization == "none" else f"-{base.facts.quantization}"
     return (
-        f"{base.facts.fingerprint}-{base.facts.device}-{torch.get_num_threads()}threads-"
+        f"{base.facts.fingerprint}{quantized}-{base.facts.device}-{torch.get_num_threads()}threads-"
         f"{method_of(train.adapter).id}-rank{train.adapter.rank}-{budget}tokens{checkpointing}"
     )

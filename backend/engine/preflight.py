@@ -9,7 +9,17 @@ from typing import Any
 
 import torch
 
-from backend.engine import adapters, base_model, data, memory, packing, steps, tokens
+from backend.engine import (
+    adapters,
+    attention,
+    base_model,
+    data,
+    estimate,
+    memory,
+    packing,
+    steps,
+    tokens,
+)
 from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
 from backend.engine.training import total_steps
@@ -21,7 +31,6 @@ from backend.requests import Preflight, PreviewData, Train
 from backend.results import DataPreview, Example, PreflightReport, Problem
 from backend.runs import Runs
 
-ADAM_BYTES = 16  # an fp32 weight, its gradient, and Adam's two moments
 SHOWN_LENGTH = 20_000
 RECENT_RUNS = 50
 UNUSUAL = 5  # times the usual learning rate: worth a word, and may still be right
@@ -38,6 +47,10 @@ class Surroundings:
     fingerprint: str
     device: torch.device
     session: Session | None
+
+    @property
+    def quantization(self) -> str:
+        return "none" if self.session is None else self.session.base.facts.quantization
 
     @property
     def parameters(self) -> int:
@@ -68,10 +81,18 @@ def check(
         seconds, source = _duration(request, around, packs, runs, timings)
         notes = _notes(train, corpus, around)
         warned = rate_warning(train.learning_rate, around.parameters)
-    needed = _memory(train, around, corpus, trainable) if around and corpus else 0
+    memory_needed: estimate.Estimate | None = None
+    budget, change = 0, None
     free = memory.available(around.device) if around else 0
-    if needed > free and around:
-        problems.append(_too_big(needed, free))
+    if around and corpus and config and packs:
+        shape, setup = _run_setup(train, around, corpus, packs, config, timings)
+        setup = estimate.settle(shape, setup, free)
+        memory_needed = estimate.estimate(shape, setup)
+        budget = estimate.largest_budget(shape, setup, free)
+        if memory_needed.run > free:
+            change = estimate.smallest_change(shape, setup, free, longest=corpus.stats.longest)
+            problems.append(_too_big(memory_needed.run, free, change))
+    needed = memory_needed.run if memory_needed else 0
     return PreflightReport(
         ready=not problems,
         problems=problems,
@@ -86,6 +107,9 @@ def check(
         memory_available_bytes=free,
         seconds=seconds,
         seconds_from=source,
+        memory_parts=list(memory_needed.parts) if memory_needed else [],
+        largest_token_budget=budget,
+        smallest_change=change,
     )
 
 
@@ -182,6 +206,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
         request, status = run.request, run.status()
         same = (
             request.base_fingerprint == around.fingerprint
+            and status.quantization == around.quantization
             and method_of(request.train.adapter) is method_of(train.adapter)
             and request.train.gradient_checkpointing == train.gradient_checkpointing
             and abs(request.train.tokens_per_step - train.tokens_per_step)
@@ -233,24 +258,54 @@ def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[st
     return notes
 
 
-def _memory(train: Train, around: Surroundings, corpus: tokens.Corpus, trainable: int) -> int:
-    """Estimate the bytes that a run takes beyond the loaded base: adapter, activations, logits."""
-    config: Any = around.model.config
-    width = int(getattr(config, "hidden_size", 512))
-    inner = int(getattr(config, "intermediate_size", 4 * width))
-    layers = int(getattr(config, "num_hidden_layers", 12))
-    budget = min(train.tokens_per_step, corpus.stats.tokens)
-    per_layer = 4 * (10 * width + 4 * inner)
-    kept_layers = 2 if train.gradient_checkpointing else layers
-    learned = budget * corpus.stats.learned_tokens // max(corpus.stats.tokens, 1)
-    logits = 3 * 4 * learned * int(config.vocab_size)
-    return trainable * ADAM_BYTES + budget * per_layer * kept_layers + logits
+def _run_setup(
+    train: Train,
+    around: Surroundings,
+    corpus: tokens.Corpus,
+    packs: packing.Packs,
+    config: Any,
+    timings: Timings,
+) -> tuple[estimate.Shape, estimate.Setup]:
+    """Return the sizes that decide about memory; a base that is not loaded counts as fp32."""
+    shape = estimate.Shape.of(around.model, around.parameters)
+    targets = tuple(adapters.matched(config, list(shape.linear)))
+    facts = around.session.base.facts if around.session else None
+    stats = corpus.stats
+    return shape, estimate.Setup(
+        stored=facts.precision if facts else "fp32",
+        quantization=around.quantization,
+        double_quant=facts.double_quant if facts else False,
+        computed=_compute_precision(train, around, timings),
+        device=around.device.type,
+        targets=targets,
+        trainable=adapters.count_trainable(config, list(targets)),
+        uses_dora=bool(config.use_dora),
+        tokens=max(map(packs.tokens, range(len(packs)))),
+        learned_share=stats.learned_tokens / max(stats.tokens, 1),
+        checkpointing=train.gradient_checkpointing,
+        attention_apart=attention.could_use(around.model),
+    )
 
 
-def _too_big(needed: int, free: int) -> Problem:
+def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
+    """Return what steps will compute in, as far as that is known before one was timed."""
+    if around.session is not None and around.session.base.facts.precision != "fp32":
+        return "bf16"
+    if train.precision != "auto":
+        return train.precision
+    known = timings.get(train, around.session.base) if around.session else None
+    return known.faster if known else "fp32"
+
+
+def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Problem:
+    cure = (
+        f"It fits with {estimate.words(change)}."
+        if change
+        else "Load a smaller base, or this one quantised to 4 bits."
+    )
     return Problem(
         what=f"The run needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
-        cure="Lower the token budget, or switch on gradient checkpointing.",
+        cure=cure,
     )
 
 

@@ -52,6 +52,11 @@ class RunLog:
         self._events.write("precision", text=f"Computing in {precision}: {reason}.")
         self.run.update(precision=precision)
 
+    def prepared(self, text: str) -> None:
+        """Note what was done to the base for this run, and why."""
+        self._events.write("notice", text=text)
+        self.run.update(preparation=text)
+
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """Note a test on the held-out examples; the one at step 0 is the base's."""
         self._events.write(

@@ -68,7 +68,11 @@ def verify(session: Session, adapter_id: str, folder: Path) -> float:
     finally:
         session.drop(twin)
     return require_close(
-        stored, live, dtype=session.base.dtype, what="The saved adapter was read back"
+        stored,
+        live,
+        dtype=session.base.dtype,
+        what="The saved adapter was read back",
+        allowed=session.base.bound,
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from backend.engine import attention
 from backend.engine.base_model import Base
-from backend.engine.checks import BOUNDS, relative_difference
+from backend.engine.checks import relative_difference
 from backend.engine.packing import Packs, collate
 from backend.engine.tokens import Tokens
 from backend.errors import VerificationFailed
@@ -88,7 +88,7 @@ def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[None]:
 def require_isolation(base: Base, documents: list[Tokens]) -> None:
     """Raise VerificationFailed where packed documents can see each other in this model."""
     together, apart = _pack_losses(base, documents)
-    if relative_difference([together], [apart]) > 10 * BOUNDS[base.dtype]:
+    if relative_difference([together], [apart]) > 10 * base.bound:
         raise VerificationFailed(
             f"Examples packed together influence each other in this model: loss {together:.5f} "
             f"instead of {apart:.5f}.",
@@ -166,7 +166,7 @@ def _documents_apart_works(base: Base) -> bool:
         _, apart = _pack_losses(base, documents)
     except (RuntimeError, TypeError, ValueError):
         return False
-    return relative_difference([together], [apart]) <= 10 * BOUNDS[base.dtype]
+    return relative_difference([together], [apart]) <= 10 * base.bound
 
 
 def _probe_documents(base: Base) -> list[Tokens]:
@@ -192,4 +192,5 @@ def _pack_losses(base: Base, documents: list[Tokens]) -> tuple[float, float]:
 
 def _plain_loss(base: Base, documents: list[Tokens]) -> float:
     batch = to_device(collate(documents), base.device)
-    return loss_sum(base.model, batch, nullcontext()).item()
+    # A base in bf16 may have norms in fp32 just now, which only autocast brings together.
+    return loss_sum(base.model, batch, autocast(base.device, base.facts.precision)).item()

@@ -47,6 +47,7 @@ class AdapterTrainer(Trainer):
         self._precision = precision
         self._ears = control
         self._staging: Path | None = None
+        self.broke_between_corrections = False
         super().__init__(
             model=model,
             args=arguments,
@@ -73,7 +74,11 @@ class AdapterTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         self._ears.check_abort()
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except (RuntimeError, MemoryError):
+            self.broke_between_corrections = True  # the weights are those of the last whole step
+            raise
         if not torch.isfinite(loss):
             raise Diverged(
                 f"The loss became {loss.item()} in step {self.state.global_step + 1}.",
@@ -108,6 +113,14 @@ class AdapterTrainer(Trainer):
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
         _keep_newest(folder)
+
+    def save_last_step(self) -> int:
+        """Save after a step broke off, as of the last whole one; returns that step, or 0."""
+        step = int(self.state.global_step)
+        if not self.broke_between_corrections or step == 0:
+            return 0
+        self._save_checkpoint(self.model, None)
+        return step
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write this run's adapter; Trainer's own way would write every adapter of the model."""

@@ -9,13 +9,26 @@ import time
 import torch
 from peft import LoraConfig, PeftModel
 
-from backend.engine import adapters, data, memory, packing, saving, steps, tokens
+from backend.engine import (
+    adapters,
+    attention,
+    data,
+    estimate,
+    memory,
+    packing,
+    quantization,
+    saving,
+    steps,
+    tokens,
+)
 from backend.engine.control import Control
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
+from backend.engine.shortage import out_of_memory, rescue
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
+from backend.errors import OutOfMemory
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
@@ -69,26 +82,31 @@ class _Training:
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
+        self.needed: tuple[estimate.Shape, estimate.Setup] | None = None
 
     def execute(self) -> RunResult:
         """Do the whole sitting; see the module's docstring for the order."""
         base = self.session.base
         self.control.progress("Reading the examples", force=True)
         resident = memory.resident(base.device)
+        self.free = memory.available(base.device)
         memory.reset_peak(base.device)
         self._prepare_data()
-        peft = self._prepare_adapter()
         try:
-            with steps.step_mode(base, checkpointing=self.request.gradient_checkpointing):
-                self._learn(peft)
+            with quantization.prepared(base.model) as self.preparation:
+                peft = self._prepare_adapter()
+                with steps.step_mode(base, checkpointing=self.request.gradient_checkpointing):
+                    self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
             state = "finished" if self.log.step >= self.total_steps else "stopped"
             info = self._info(peft, state)
             difference = saving.publish(self.session, info)
-        except BaseException:
+        except BaseException as error:
             self.session.drop(self.adapter_id)
+            if isinstance(known := translate(error), OutOfMemory) and self.needed:
+                raise self._explained(known) from None
             raise
         finally:
             self.session.settle()
@@ -104,6 +122,7 @@ class _Training:
         longest = min(request.longest, context) if context else request.longest
         corpus = tokens.tokenise(source, base.tokenizer, max_length=longest)
         self.packs = packing.training_packs(corpus.train, request)
+        self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
         self.held_out = packing.evaluation_packs(
             corpus.held_out[:EVALUATED_EXAMPLES], request.tokens_per_step
         )
@@ -139,22 +158,40 @@ class _Training:
         started = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
         steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
-        self._choose_precision(peft)
+        self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
+        with memory.exact_allocation(self._predict_memory(peft)):
+            self._choose_precision(peft)
+            self._predict_memory(peft)
+            self._go(peft, started)
+
+    def _go(self, peft: PeftModel, started: int) -> None:
+        checkpoint = self.checkpoint
         self.log.begin(
             step=started,
             total_steps=self.total_steps,
             seconds=self.before.trained_seconds if checkpoint else 0.0,
             resumed=checkpoint is not None,
         )
+        if self.preparation:
+            self.log.prepared(self.preparation)
         if checkpoint is None:
             self.session.activate([])  # what the base alone makes of the held-out examples
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
         trainer = self._trainer(peft)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self._run_trainer(trainer)
         if self.log.step not in self._evaluate_at():
             self._evaluate(self.log.step)
+
+    def _run_trainer(self, trainer: AdapterTrainer) -> None:
+        checkpoint = self.checkpoint
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (RuntimeError, MemoryError) as error:
+            if saved := rescue(trainer, error, self.session.base.device):
+                self.log.saved(saved)
+            raise
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""
@@ -165,6 +202,37 @@ class _Training:
                 self.request, self.session.base, peft, self.packs
             )
         self.log.precision(self.precision, self.reason)
+
+    def _predict_memory(self, peft: PeftModel) -> bool:
+        """Note what the run will take; returns whether that is tight for this machine."""
+        facts = self.session.base.facts
+        config = peft.peft_config[self.adapter_id]
+        shape = estimate.Shape.of(self.session.base.model, facts.parameters)
+        setup = estimate.Setup.of_run(
+            self.request,
+            facts,
+            config=config,
+            layers=list(shape.linear),
+            largest_pack=max(map(self.packs.tokens, range(len(self.packs)))),
+            learned_share=self.learned_share,
+            computed=self.precision,
+            attention_apart=attention.in_use(self.session.base.model),
+        )
+        setup = estimate.settle(shape, setup, self.free)
+        self.needed = shape, setup
+        self.run.update(
+            predicted_memory_bytes=estimate.estimate(shape, setup).run,
+            quantization=facts.quantization,
+        )
+        return setup.exact and setup.device == "cpu"
+
+    def _explained(self, error: OutOfMemory) -> OutOfMemory:
+        """Say what was too big, and note the settings that would fit."""
+        assert self.needed is not None
+        longest = max(map(len, self.packs.documents))
+        explained, retry = out_of_memory(error, *self.needed, free=self.free, longest=longest)
+        self.run.update(retry=retry or {})
+        return explained
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
         callback = RunCallback(
@@ -255,4 +323,6 @@ class _Training:
             evaluation=self.evaluation,
             adapter_path=str(self.session.library.folder(self.adapter_id)),
             max_difference=difference,
+            predicted_memory_bytes=self.run.status().predicted_memory_bytes,
+            preparation=self.preparation,
         )

@@ -19,7 +19,7 @@ from backend.requests.adapters import (
     SetActive,
     UnloadAdapter,
 )
-from backend.requests.base import LoadModel, UnloadModel
+from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
@@ -46,6 +46,7 @@ __all__ = [
     "Preflight",
     "PrepareHotswap",
     "PreviewData",
+    "QuantizationTable",
     "RenameAdapter",
     "Request",
     "RestoreAdapter",
@@ -88,7 +89,7 @@ ModelRequest = (
 )
 """Operations on the session's model: one at a time."""
 
-SideRequest = Preflight | PreviewData | InspectAdapter | Similarity | Merge
+SideRequest = Preflight | PreviewData | InspectAdapter | Similarity | Merge | QuantizationTable
 """Operations that never change the session: never Busy."""
 
 BY_NAME: dict[str, type[Request]] = {

@@ -1,6 +1,8 @@
 """Requests about the base model: load it, let it go."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from backend.fields import Request, knob
 
@@ -25,6 +27,23 @@ class LoadModel(Request):
         help="How weights are stored. fp32 is exact; bf16 halves the memory. "
         "auto: fp32 on a processor, bf16 on a GPU.",
     )
+    quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
+        "none",
+        label="Quantisation",
+        level="basic",
+        help="Keeps the layers in 4 (nf4, fp4) or 8 bits: less memory, slightly different answers. "
+        "nf4 suits trained weights better than fp4.",
+    )
+    double_quant: bool = knob(
+        False,
+        label="Double quantisation",
+        help="4-bit only: quantises the scales too. Saves another 7 % and costs a little time.",
+    )
+    compute_dtype: Literal["auto", "fp32", "bf16"] = knob(
+        "auto",
+        label="Compute type of 4-bit layers",
+        help="What 4-bit weights are unpacked to. auto: fp32 on a processor, bf16 on a GPU.",
+    )
     device: Literal["auto", "cpu", "cuda"] = knob(
         "auto", label="Device", help="Where the model computes; auto takes a GPU if there is one."
     )
@@ -33,6 +52,53 @@ class LoadModel(Request):
         label="Revision",
         max_length=200,
         help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+    )
+
+    @model_validator(mode="after")
+    def _four_bit_fields(self) -> Self:
+        given = [
+            label
+            for label, there in (
+                ("Double quantisation", self.double_quant),
+                ("The compute type", self.compute_dtype != "auto"),
+            )
+            if there and self.quantization not in ("nf4", "fp4")
+        ]
+        if given:
+            raise ValueError(
+                f"{given[0]} is for 4-bit bases, got quantisation {self.quantization!r}. "
+                "Choose nf4, or leave it at its default."
+            )
+        return self
+
+
+class QuantizationTable(Request):
+    """Compare the quantisations of a base before it is loaded; nothing is downloaded but config."""
+
+    source: str = knob(
+        "starter",
+        label="Base model",
+        min_length=1,
+        max_length=1000,
+        level="basic",
+        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+        "auto", label="Precision", help="How the weights that are not quantised are stored."
+    )
+    device: Literal["auto", "cpu", "cuda"] = knob(
+        "auto", label="Device", help="Where the model would compute."
+    )
+    revision: str | None = knob(
+        None,
+        label="Revision",
+        max_length=200,
+        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+    )
+    measure: bool = knob(
+        False,
+        label="Measure the speed here",
+        help="Times training steps of the starter in each quantisation: about half a minute.",
     )
 
 

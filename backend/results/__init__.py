@@ -19,7 +19,14 @@ from backend.results.adapters import (
     SavedAdapter,
     SimilarityReport,
 )
-from backend.results.base import ModelFacts, Problem, Result, Unloaded
+from backend.results.base import (
+    ModelFacts,
+    Problem,
+    QuantizationChoice,
+    QuantizationTable,
+    Result,
+    Unloaded,
+)
 from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
@@ -60,6 +67,8 @@ __all__ = [
     "PreflightReport",
     "PreparedSlot",
     "Problem",
+    "QuantizationChoice",
+    "QuantizationTable",
     "Removed",
     "Renamed",
     "Result",

@@ -30,6 +30,44 @@ class ModelFacts(Result):
     memory_measured_bytes: int
     fingerprint: str
     seconds: float
+    quantization: str = "none"
+    quantization_note: str = ""
+    """What quantising did, in a sentence; empty for a base in full precision."""
+    double_quant: bool = False
+    quantized_compute: str = ""
+    """What the quantised layers are unpacked to; empty where that follows their input."""
+    bytes_saved: int = 0
+    """What quantising saved against the same base in the type of its other weights."""
+    quantized_bytes: int = 0
+    quantized_full_bytes: int = 0
+    """The quantised layers as they are, and as they would be in fp32."""
+
+
+class QuantizationChoice(Result):
+    """One way to load a base, before it is loaded. Seconds are relative to full precision."""
+
+    quantization: str
+    title: str
+    memory_bytes: int
+    relative_seconds: float
+    fits: bool
+    summary: str
+    can: str
+    cannot: str
+
+
+class QuantizationTable(Result):
+    """What each quantisation of a base takes and costs, and which one to take."""
+
+    source: str
+    precision: str
+    device: str
+    parameters: int
+    free_bytes: int
+    choices: list[QuantizationChoice]
+    recommended: str
+    reason: str
+    speed_from: str
 
 
 class Unloaded(Result):

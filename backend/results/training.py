@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from backend.results.base import Problem, Result
 
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted"]
@@ -47,6 +49,11 @@ class PreflightReport(Result):
     memory_available_bytes: int
     seconds: float | None
     seconds_from: str
+    memory_parts: list[tuple[str, int]] = Field(default_factory=list)
+    """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
+    largest_token_budget: int = 0
+    smallest_change: dict[str, int | bool] | None = None
+    """Where the run does not fit: the least change of its settings that makes it fit."""
 
 
 class Example(Result):
@@ -99,6 +106,8 @@ class RunResult(Result):
     evaluation: Evaluation | None
     adapter_path: str
     max_difference: float
+    predicted_memory_bytes: int = 0
+    preparation: str = ""
 
 
 class RunSummary(Result):
@@ -123,4 +132,11 @@ class RunSummary(Result):
     message: str = ""
     cure: str = ""
     error: str = ""
+    peak_memory_bytes: int = 0
+    """Measured: the highest use during the run beyond what was in use before it."""
+    predicted_memory_bytes: int = 0
+    preparation: str = ""
+    """What was done to a quantised base for the run, and why."""
+    retry: dict[str, int | bool] = Field(default_factory=dict)
+    """After running out of memory: the settings that would fit."""
     resumable: bool = False

@@ -14,6 +14,7 @@ from ui.adapter_table import adapter_table
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
 
 QUICK_PICKS = [
@@ -57,17 +58,22 @@ class LoadTab:
             elem_classes="aw-plain",
         )
         self.form.add("precision")
+        self.form.add("quantization", elem_id="load-quantization")
         with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="aw-fields"):
             self.form.add("device", min_width=150)
             self.form.add("revision", min_width=150)
+            self.form.add("double_quant", min_width=150)
+            self.form.add("compute_dtype", min_width=150)
         self.load = gr.Button("Load starter", variant="primary", elem_id="load-go")
         self.note = safe_view(NOTHING, label="Loading")
+        self.quantizations = QuantizationPicker(self.bench, self.form)
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         source = self.form.components["source"]
         source.change(self.name_button, source, self.load, **quiet)
+        self.quantizations.connect()
         picked = self.adapters.click(self.pick, None, self.chosen, **quiet)
         picked.then(self.show_chosen, self.chosen, self.detail.shown, **quiet)
         return [

@@ -1,5 +1,6 @@
 """The Train tab: data, method, settings, the check before the start, the live run."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
 from ui.loss_chart import chart_value, loss_chart
+from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
 
@@ -162,6 +164,8 @@ class TrainTab:
             **quiet,
         )
         mended = self.card.click(self.take_offer, None, [self.name, rate], **quiet)
+        fitted = list(self.form.components.values())
+        self.card.click(self.use_change, inputs_kwargs=self.inputs, outputs=fitted, **quiet)
         acted = self.stage.click(
             self.act_on_run,
             self.dismissed,
@@ -250,6 +254,13 @@ class TrainTab:
         name = arg if act == "rename" else gr.skip()
         return name, float(arg) if act == "rate" else gr.skip()
 
+    def use_change(self, event: gr.EventData, **values: Any) -> Any:
+        """Take over the change of settings that makes the run fit into memory."""
+        act, change = clicked(event)
+        if act != "fit":
+            return {self.name: gr.skip()}
+        return self.form.show(with_changes(self.request(values), json.loads(change)))
+
     # -- the run ---------------------------------------------------------------------------------
 
     def start(self, **values: Any) -> tuple[Any, Any, Any]:
@@ -271,9 +282,22 @@ class TrainTab:
             train = self._train_of(run_id)
             name = self.bench.free_name(data_sets.suggested_name(train.data))
             return {self.dismissed: [*dismissed, run_id], self.name: name}
+        if act == "retry":
+            return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
         if act in ("again", "slower"):
             return {self.dismissed: [*dismissed, run_id], **self._refill(run_id, act)}
         return {self.dismissed: gr.skip()}
+
+    def _retry(self, run_id: str) -> dict[Any, Any]:
+        """Start a run that ran out of memory again, with the settings that fit."""
+        run = self.bench.service.runs.get(run_id)
+        train = with_changes(run.request.train, run.status().retry)
+        train = train.model_copy(update={"name": self.bench.free_name(train.name)})
+        try:
+            self.bench.start(train)
+        except errors.WorkbenchError as error:
+            gr.Warning(explain(error).sentence, title="Cannot retry")
+        return {self.method: method_id(train.adapter), **self.form.show(train)}
 
     def _refill(self, run_id: str, act: str) -> dict[Any, Any]:
         train = self._train_of(run_id)

@@ -1,0 +1,305 @@
+"""How much memory a base and a run on it take, told from a model's config.json alone.
+
+peak = weights + adapter + gradients + optimiser + activations + logits + overhead, in bytes:
+
+- weights: every number in its stored type (`weight_bytes`). A quantised layer of n numbers takes
+  n/2 + 4 n/64 (nf4, fp4), n/2 + n/64 + 4 n/16384 (double quantisation), or n + 4 rows (int8).
+- adapter, gradients: 4 bytes for each learned number; optimiser: 8 (Adam's two moments).
+- activations: what the backward pass keeps, per token and layer. With w the width, a the width of
+  all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
+  (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP),
+  or 18w + 10a + 8i bytes under bf16 autocast, where each adapter keeps a cast of its own input and
+  each frozen full-precision layer a cast of its weight. DoRA keeps two outputs more per layer.
+  Checkpointing keeps a layer's input only, and the whole of one layer while it is recomputed.
+- logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
+  that of the logits), for a pack asks for logits only where a token is learned.
+- on a processor, activations and logits count 2.3 times unless allocation is exact (see
+  `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
+  more than half of what is free (`settle`).
+- overhead: what one layer's backward pass holds for a moment, one unpacked weight of a quantised
+  base, and a fixed sum for the libraries.
+
+The constants were calibrated against the measured peaks of our own training path
+(`benchmarks/memory_estimate.py`).
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from backend.engine.adapters import Target, count_trainable, linear_layers, matched
+from backend.requests import Train
+from backend.results import ModelFacts
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BLOCK, NESTED_BLOCK = 64, 256
+TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
+ADAM_BYTES = 8
+LOGIT_BYTES = 12
+LIBRARIES = {"cpu": 40_000_000, "cuda": 60_000_000}
+FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
+TIGHT_SHARE = 0.5
+SMALLEST_BUDGET = 64
+PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that decide about memory. `linear` leaves the output head out."""
+
+    parameters: int
+    linear: tuple[Target, ...]
+    layers: int
+    width: int
+    inner: int
+    heads_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
+        """Read the sizes off a model, with or without weights; `parameters` of the base alone."""
+        config: Any = model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width = int(getattr(config, "hidden_size", 512))
+        heads = int(getattr(config, "num_attention_heads", 1))
+        head = int(getattr(config, "head_dim", None) or width // heads)
+        return cls(
+            parameters=parameters or sum(p.numel() for p in model.parameters()),
+            linear=tuple(linear_layers(model)),
+            layers=int(getattr(config, "num_hidden_layers", 12)),
+            width=width,
+            inner=int(getattr(config, "intermediate_size", None) or 4 * width),
+            heads_width=heads * head,
+            vocabulary=int(config.vocab_size),
+        )
+
+    @classmethod
+    def from_config(cls, source: Path | dict[str, Any]) -> "Shape":
+        """Read the sizes from a config.json or its content; no weight is needed or downloaded."""
+        values = source if isinstance(source, dict) else json.loads(source.read_text("utf-8"))
+        kind = CONFIG_MAPPING[values["model_type"]]
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(kind.from_dict(values))
+        return cls.of(model)
+
+    @property
+    def linear_numbers(self) -> int:
+        return sum(layer.inputs * layer.outputs for layer in self.linear)
+
+    @property
+    def largest(self) -> int:
+        """Numbers in the largest layer."""
+        return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is done with a model: how it is stored, and a run on it."""
+
+    stored: str = "fp32"
+    quantization: str = "none"
+    double_quant: bool = False
+    computed: str = "fp32"
+    device: str = "cpu"
+    targets: tuple[Target, ...] = ()
+    trainable: int = 0
+    uses_dora: bool = False
+    tokens: int = 512
+    learned_share: float = 1.0
+    checkpointing: bool = False
+    attention_apart: bool = True
+    exact: bool = False
+
+    @classmethod
+    def of_run(
+        cls,
+        train: Train,
+        facts: ModelFacts,
+        *,
+        config: LoraConfig,
+        layers: list[Target],
+        largest_pack: int,
+        learned_share: float,
+        computed: str,
+        attention_apart: bool,
+    ) -> "Setup":
+        """Describe a run on a loaded base."""
+        targets = matched(config, layers)
+        return cls(
+            stored=facts.precision,
+            quantization=facts.quantization,
+            double_quant=facts.double_quant,
+            computed=computed if computed != "fp16" else "bf16",
+            device=facts.device.split(":")[0],
+            targets=tuple(targets),
+            trainable=count_trainable(config, targets),
+            uses_dora=bool(config.use_dora),
+            tokens=largest_pack,
+            learned_share=learned_share,
+            checkpointing=train.gradient_checkpointing,
+            attention_apart=attention_apart,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by part. `run` is what a run takes beyond the loaded base."""
+
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def total(self) -> int:
+        return sum(size for _, size in self.parts)
+
+    @property
+    def run(self) -> int:
+        return sum(size for name, size in self.parts if name != "weights")
+
+    @property
+    def largest(self) -> tuple[str, int]:
+        """The largest cost of the run itself."""
+        return max((part for part in self.parts if part[0] != "weights"), key=lambda part: part[1])
+
+
+def estimate(shape: Shape, setup: Setup) -> Estimate:
+    """Return what a model and a run on it take; see the module's docstring for the formula."""
+    sizes = {
+        "weights": weight_bytes(shape, setup),
+        "adapter": 4 * setup.trainable,
+        "gradients": 4 * setup.trainable,
+        "optimiser": ADAM_BYTES * setup.trainable,
+        "activations": _activations(shape, setup),
+        "logits": _logits(shape, setup),
+        "overhead": _overhead(shape, setup),
+    }
+    if setup.checkpointing:  # the logits are gone before a layer is recomputed
+        overlap = min(sizes["logits"], _layer_activations(shape, setup))
+        sizes["activations"] -= overlap
+    for name in ("activations", "logits"):
+        sizes[name] = round(sizes[name] * _fragmentation(setup))
+    return Estimate(tuple((name, sizes[name]) for name in PARTS))
+
+
+def settle(shape: Shape, setup: Setup, free: int) -> Setup:
+    """Decide whether a run's memory is tight enough for exact allocation, which is slower."""
+    tight = estimate(shape, replace(setup, exact=False)).run > TIGHT_SHARE * free
+    return replace(setup, exact=setup.checkpointing or tight)
+
+
+def weight_bytes(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of the loaded base."""
+    if setup.quantization == "none":
+        return shape.parameters * BYTES[setup.stored]
+    rest = shape.parameters - shape.linear_numbers
+    return rest * BYTES[setup.stored] + quantized_bytes(shape, setup)
+
+
+def quantized_bytes(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of the quantised layers alone."""
+    return sum(_layer_bytes(layer, setup) for layer in shape.linear)
+
+
+def largest_budget(shape: Shape, setup: Setup, free: int) -> int:
+    """Return the largest token budget whose run fits into `free` bytes; 0 where none does."""
+    low, high = 0, 1 << 20
+    while high - low > SMALLEST_BUDGET:
+        middle = (low + high) // 2 // SMALLEST_BUDGET * SMALLEST_BUDGET
+        if middle <= low:
+            break
+        fits = estimate(shape, replace(setup, tokens=middle, exact=True)).run <= free
+        low, high = (middle, high) if fits else (low, middle)
+    return low
+
+
+def smallest_change(
+    shape: Shape, setup: Setup, free: int, *, longest: int
+) -> dict[str, int | bool] | None:
+    """Return the least change of a run's settings that makes it fit; None where none does.
+
+    A somewhat smaller token budget costs nothing; checkpointing costs a third of the speed; both
+    together come last. No budget goes below the longest example, which would be cut.
+    """
+    shortest = max(min(longest, setup.tokens), SMALLEST_BUDGET)
+    checkpointed = replace(setup, checkpointing=True)
+    plain, lean = (largest_budget(shape, each, free) for each in (setup, checkpointed))
+    if plain >= max(setup.tokens // 2, shortest):
+        return {"tokens_per_step": min(plain, setup.tokens)}
+    if not setup.checkpointing and lean >= setup.tokens:
+        return {"gradient_checkpointing": True}
+    if plain >= shortest:
+        return {"tokens_per_step": plain}
+    if lean >= shortest:
+        return {"tokens_per_step": lean, "gradient_checkpointing": True}
+    return None
+
+
+def words(change: dict[str, int | bool]) -> str:
+    """Say a change of settings as a person would."""
+    parts = []
+    if "gradient_checkpointing" in change:
+        parts.append("gradient checkpointing")
+    if "tokens_per_step" in change:
+        parts.append(f"a token budget of {change['tokens_per_step']}")
+    return " and ".join(parts)
+
+
+def _layer_bytes(layer: Target, setup: Setup) -> int:
+    numbers = layer.inputs * layer.outputs
+    if setup.quantization == "int8":
+        return numbers + 4 * layer.outputs
+    blocks = -(-numbers // BLOCK)
+    if not setup.double_quant:
+        return -(-numbers // 2) + 4 * blocks + TABLE_BYTES
+    nested = 4 * -(-blocks // NESTED_BLOCK) + NESTED_TABLE_BYTES
+    return -(-numbers // 2) + blocks + nested + TABLE_BYTES
+
+
+def _fragmentation(setup: Setup) -> float:
+    if setup.device != "cpu":
+        return FRAGMENTED_ON_GPU
+    return FRAGMENTED_EXACT if setup.exact else FRAGMENTED
+
+
+def _activations(shape: Shape, setup: Setup) -> int:
+    layer = _layer_activations(shape, setup)
+    if not setup.checkpointing:
+        kept = shape.layers * layer
+    else:
+        kept = shape.layers * 4 * shape.width * setup.tokens + layer
+    mask = 0 if setup.attention_apart else 4 * setup.tokens**2
+    return kept + mask
+
+
+def _layer_activations(shape: Shape, setup: Setup) -> int:
+    """Return the bytes that one layer keeps for its backward pass."""
+    width, heads, inner = shape.width, shape.heads_width, shape.inner
+    size = 4 if setup.computed == "fp32" else 2
+    adapted = setup.targets or shape.linear
+    outputs = sum(t.outputs for t in adapted) // max(shape.layers, 1)
+    if size == 4:
+        numbers = 4 * (4 * width + 5 * heads + 4 * inner)
+    else:
+        numbers = 18 * width + 10 * heads + 8 * inner
+    dora = 2 * size * outputs if setup.uses_dora else 0
+    cast = 0
+    if size == 2 and setup.stored == "fp32" and setup.quantization == "none":
+        cast = 2 * shape.linear_numbers // max(shape.layers, 1)
+    return setup.tokens * (numbers + dora) + cast
+
+
+def _logits(shape: Shape, setup: Setup) -> int:
+    learned = round(setup.tokens * setup.learned_share)
+    size = LOGIT_BYTES if setup.computed == "fp32" else LOGIT_BYTES + 2
+    return learned * shape.vocabulary * size
+
+
+def _overhead(shape: Shape, setup: Setup) -> int:
+    size = BYTES[setup.computed]
+    unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
+    moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
+    return LIBRARIES[setup.device] + unpacked + moment

@@ -1,0 +1,153 @@
+"""What each quantisation of a base would take and cost, before it is loaded.
+
+Memory comes from the base's config.json alone. Speed is that of training steps of the starter,
+measured on this machine on demand and kept in the workspace, or else from a committed table.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from backend.access import looks_like_path
+from backend.engine import adapters, base_model, estimate, hub, memory, packing, steps
+from backend.engine.control import Control
+from backend.engine.tokens import Tokens
+from backend.errors import NotFound
+from backend.quantizations import (
+    QUANTIZATIONS,
+    ROOM_FOR_A_RUN,
+    SPEEDS,
+    SPEEDS_FROM,
+    SPEEDS_ON_GPU,
+    SPEEDS_ON_GPU_FROM,
+)
+from backend.requests import LoadModel, Lora, QuantizationTable
+from backend.results import QuantizationChoice
+from backend.results import QuantizationTable as Table
+from backend.settings import STARTER, Settings
+from backend.storage import write_text
+
+ROUNDS = 4
+TOKENS, DOCUMENT = 512, 32
+HERE = "measured on this machine with the starter"
+
+
+def compare(request: QuantizationTable, control: Control, settings: Settings) -> Table:
+    """Return the table for a base; raises where it is not to be found."""
+    device = base_model.choose_device(request.device)
+    precision, _ = base_model.choose_precision(request.precision, device)
+    config = _config_file(request)
+    shape = estimate.Shape.from_config(config)
+    free = memory.available(device)
+    speeds, source = _speeds(request, device.type, control, settings)
+    choices = [_choice(id, shape, precision, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
+    recommended, reason = recommend(choices, free)
+    return Table(
+        source=request.source,
+        precision=precision,
+        device=device.type,
+        parameters=shape.parameters,
+        free_bytes=free,
+        choices=choices,
+        recommended=recommended,
+        reason=reason,
+        speed_from=source,
+    )
+
+
+def recommend(choices: list[QuantizationChoice], free: int) -> tuple[str, str]:
+    """Return which quantisation to take and why."""
+    by_id = {choice.quantization: choice for choice in choices}
+    full, four = by_id["none"], by_id["nf4"]
+    saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f} times"
+    if full.memory_bytes * ROOM_FOR_A_RUN <= free:
+        return "none", (
+            f"Full precision is exact and fits. 4-bit would make the weights {saved} smaller, "
+            f"and steps {_speed_words(four.relative_seconds)}."
+        )
+    if four.fits:
+        return "nf4", (
+            f"Full precision leaves too little room for a run. 4-bit makes the weights {saved} "
+            f"smaller, and steps {_speed_words(four.relative_seconds)}."
+        )
+    return "nf4", "Not even 4-bit fits into the memory that is free: choose a smaller base."
+
+
+def _speed_words(relative: float) -> str:
+    if abs(relative - 1) < 0.1:
+        return "about as fast here"
+    return f"{relative:.1f} times as long here" if relative > 1 else "faster here"
+
+
+def _config_file(request: QuantizationTable) -> Path:
+    source = request.source
+    if source == "starter":
+        return STARTER / "model" / "config.json"
+    if not looks_like_path(source):
+        return hub.fetch_config(source, request.revision)
+    file = Path(source).expanduser() / "config.json"
+    if not file.is_file():
+        raise NotFound(
+            f"There is no config.json in {source!r}.", cure="Choose the folder of a model."
+        )
+    return file
+
+
+def _choice(
+    id: str, shape: estimate.Shape, precision: str, *, free: int, seconds: float
+) -> QuantizationChoice:
+    known = QUANTIZATIONS[id]  # type: ignore[index]
+    size = estimate.weight_bytes(shape, estimate.Setup(stored=precision, quantization=id))
+    return QuantizationChoice(
+        quantization=id,
+        title=known.title if id != "none" else f"full precision ({precision})",
+        memory_bytes=size,
+        relative_seconds=seconds,
+        fits=size <= free,
+        summary=known.summary,
+        can=known.can,
+        cannot=known.cannot,
+    )
+
+
+def _speeds(
+    request: QuantizationTable, device: str, control: Control, settings: Settings
+) -> tuple[dict[str, float], str]:
+    file = settings.workspace / f"quantization_speeds_{device}.json"
+    if request.measure:
+        measured = measure(control, device)
+        write_text(file, json.dumps(measured, indent=1))
+        return measured, HERE
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return {id: float(kept[id]) for id in QUANTIZATIONS}, HERE
+    except (OSError, ValueError, KeyError, TypeError):
+        if device == "cuda":
+            return SPEEDS_ON_GPU, SPEEDS_ON_GPU_FROM
+        return SPEEDS, SPEEDS_FROM
+
+
+def measure(control: Control, device: str) -> dict[str, float]:
+    """Time training steps of the starter in each quantisation, relative to full precision."""
+    seconds: dict[str, float] = {}
+    for number, id in enumerate(QUANTIZATIONS):
+        control.check_stop()
+        control.progress(f"Timing {id}", number / len(QUANTIZATIONS), force=True)
+        seconds[id] = _step_seconds(LoadModel(quantization=id, device=device), control)
+    return {id: value / seconds["none"] for id, value in seconds.items()}
+
+
+def _step_seconds(request: LoadModel, control: Control) -> float:
+    """Return the best of some steps on a base of its own; the session is not touched."""
+    base = base_model.load(request, control)
+    config = adapters.configure(Lora(), adapters.linear_layers(base.model), "starter")
+    peft = adapters.apply(base.model, None, config, "ad_probe")
+    ids = np.arange(DOCUMENT) % base.facts.vocabulary
+    document = Tokens(ids, np.ones(DOCUMENT, dtype=bool))
+    batch = packing.collate([document] * (TOKENS // DOCUMENT))
+    peft.train()
+    with steps.step_mode(base):
+        return min(
+            steps.time_step(peft, batch, base.device, base.facts.precision) for _ in range(ROUNDS)
+        )

@@ -1,0 +1,68 @@
+"""When a run runs out of memory: what can be saved, what was too big, and what would fit."""
+
+import logging
+import traceback
+
+import torch
+
+from backend.engine import estimate, memory
+from backend.engine.failures import translate
+from backend.engine.trainer import AdapterTrainer
+from backend.errors import OutOfMemory, WorkbenchError
+
+ROOM = 0.85  # a retry leaves some of the memory that was free, for the estimate is no promise
+NAMES = {
+    "activations": "what each layer remembers for learning (activations)",
+    "logits": "the scores of all words for each learned token (logits)",
+    "adapter": "the adapter itself",
+    "gradients": "the adapter's gradients",
+    "optimiser": "the optimiser's memory of the adapter",
+    "overhead": "working space",
+}
+log = logging.getLogger(__name__)
+
+
+def rescue(trainer: AdapterTrainer, error: BaseException, device: torch.device) -> int:
+    """Save what a run that ran out of memory had learned; returns the saved step, or 0.
+
+    A step that broke off changed no weight, so the state of the step before is whole.
+    """
+    if not isinstance(translate(error), OutOfMemory):
+        return 0
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+    trainer.model.zero_grad(set_to_none=True)
+    memory.release(device)
+    try:
+        return trainer.save_last_step()
+    except (RuntimeError, MemoryError, OSError, WorkbenchError) as second:
+        log.warning("No last checkpoint: %s", second)
+        return 0
+
+
+def out_of_memory(
+    error: OutOfMemory,
+    shape: estimate.Shape,
+    setup: estimate.Setup,
+    *,
+    free: int,
+    longest: int,
+) -> tuple[OutOfMemory, dict[str, int | bool] | None]:
+    """Return the error with its largest cost named, and the settings that would fit, if any do."""
+    found = estimate.estimate(shape, setup)
+    name, size = found.largest
+    room = round(ROOM * min(free, found.run))
+    change = estimate.smallest_change(shape, setup, room, longest=longest)
+    what = (
+        f"The machine ran out of memory. The largest cost is {NAMES[name]}, "
+        f"about {_size(size)} of {_size(found.run)}."
+    )
+    cure = (
+        f"Retry with {estimate.words(change)}."
+        if change
+        else "Load a smaller base, or this one quantised to 4 bits."
+    )
+    return OutOfMemory(what, cure=f"{cure} The session is unharmed.", details=error.details), change
+
+
+def _size(bytes: int) -> str:
+    return f"{bytes / 1e9:.1f} GB" if bytes >= 1e9 else f"{bytes / 1e6:.0f} MB"

@@ -1,0 +1,86 @@
+"""Catalogue of quantisations: what each one is, saves, costs, and can and cannot do. No torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+QuantizationId = Literal["none", "nf4", "fp4", "int8"]
+
+
+class Quantization(BaseModel):
+    """One way to keep the weights of a base's layers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: QuantizationId
+    title: str
+    bits: int
+    summary: str
+    can: str
+    cannot: str
+    refused: dict[str, str] = {}
+    """Methods by id that do not work on such a base, each with the reason."""
+
+
+_NEEDS_FULL = "it starts from the singular values of the weights, which a quantised base has not"
+
+QUANTIZATIONS = {
+    each.id: each
+    for each in (
+        Quantization(
+            id="none",
+            title="full precision",
+            bits=32,
+            summary="Exact.",
+            can="everything",
+            cannot="",
+        ),
+        Quantization(
+            id="int8",
+            title="8-bit (int8)",
+            bits=8,
+            summary="Answers nearly as in full precision.",
+            can="train, switch, blend, chat, save; merge into the full-precision base",
+            cannot="PiSSA, OLoRA",
+            refused={"pissa": _NEEDS_FULL, "olora": _NEEDS_FULL},
+        ),
+        Quantization(
+            id="nf4",
+            title="4-bit (nf4)",
+            bits=4,
+            summary="Smallest; answers change a little.",
+            can="train, switch, blend, chat, save; merge into the full-precision base",
+            cannot="PiSSA, VeLoRA",
+            refused={
+                "pissa": _NEEDS_FULL,
+                "velora": "PEFT does not offer it on 4-bit layers",
+            },
+        ),
+        Quantization(
+            id="fp4",
+            title="4-bit (fp4)",
+            bits=4,
+            summary="As small as nf4 and less exact: for comparison.",
+            can="train, switch, blend, chat, save; merge into the full-precision base",
+            cannot="PiSSA, VeLoRA",
+            refused={
+                "pissa": _NEEDS_FULL,
+                "velora": "PEFT does not offer it on 4-bit layers",
+            },
+        ),
+    )
+}
+
+
+def refusal(method: str, quantization: str) -> str:
+    """Return why a method does not work on such a base; empty where it does."""
+    return QUANTIZATIONS[quantization].refused.get(method, "")  # type: ignore[index]
+
+
+SPEEDS = {"none": 1.0, "int8": 1.13, "nf4": 1.10, "fp4": 1.13}
+SPEEDS_FROM = "measured on the starter, fp32, 1 thread of a 2-core AMD EPYC without AVX512"
+"""Seconds of a training step relative to full precision, where nothing was measured here."""
+
+SPEEDS_ON_GPU = {"none": 1.0, "int8": 1.6, "nf4": 1.3, "fp4": 1.3}
+SPEEDS_ON_GPU_FROM = "a rule of thumb for GPUs, not measured"
+ROOM_FOR_A_RUN = 2.0  # full precision is taken where weights twice its size would fit

@@ -1,0 +1,130 @@
+"""The memory card: what a run needs, part by part, against what the machine has."""
+
+import json
+from typing import Any
+
+from backend import requests as rq
+from backend import results as rs
+from ui import text
+from ui.feedback import mend_button
+from ui.safe_view import Child, Node, el
+
+NAMES = {
+    "weights": ("Weights", "the base model itself"),
+    "adapter": ("Adapter", "the numbers that learn"),
+    "gradients": ("Gradients", "one for each of those"),
+    "optimiser": ("Optimiser", "what Adam remembers of them"),
+    "activations": ("Activations", "what the layers remember for learning"),
+    "logits": ("Logits", "scores of all words, where one is learned"),
+    "overhead": ("Overhead", "working space and libraries"),
+}
+COLOURS = {
+    "weights": "#8A8F98",
+    "adapter": "#009E73",
+    "gradients": "#E69F00",
+    "optimiser": "#CC79A7",
+    "activations": "#0072B2",
+    "logits": "#56B4E9",
+    "overhead": "#B8BCC4",
+}
+
+
+def memory_card(report: rs.PreflightReport | None) -> Node:
+    """Describe a run's memory before it starts; empty where nothing is known yet."""
+    if report is None or not report.memory_parts:
+        return el("div")
+    sizes = dict(report.memory_parts)
+    loaded = sizes["weights"]
+    room = report.memory_available_bytes + loaded
+    return el(
+        "div",
+        el("p", el("strong", _finding(report)), cls="aw-memory-title"),
+        _bar(report.memory_parts, max(room, sum(sizes.values()))),
+        _legend(report.memory_parts),
+        el("p", _budget(report), cls="aw-quiet"),
+        _mend(report),
+        cls="aw-memory",
+    )
+
+
+def measured_line(run: rs.RunSummary) -> Node | None:
+    """Say what a run was predicted to take and what it took; None where nothing was measured."""
+    if not run.peak_memory_bytes or not run.predicted_memory_bytes:
+        return None
+    off = run.predicted_memory_bytes / run.peak_memory_bytes - 1
+    return el(
+        "p",
+        f"Memory at the peak: {text.size(run.peak_memory_bytes)} measured, "
+        f"{text.size(run.predicted_memory_bytes)} predicted ({off:+.0%}).",
+        cls="aw-quiet",
+    )
+
+
+def retry_button(run: rs.RunSummary) -> Node | None:
+    """Offer a run that ran out of memory again, with settings that fit."""
+    if not run.retry:
+        return None
+    return mend_button(f"Retry with {change_words(run.retry)}", "retry", run.id)
+
+
+def with_changes(train: rq.Train, change: dict[str, Any]) -> rq.Train:
+    """Return a request with a change of settings applied, as a retry sends it."""
+    return rq.Train(**{**train.model_dump(), **change})
+
+
+def change_words(change: dict[str, Any]) -> str:
+    """Say a change of settings."""
+    parts = []
+    if change.get("gradient_checkpointing"):
+        parts.append("gradient checkpointing")
+    if "tokens_per_step" in change:
+        parts.append(f"a token budget of {text.count(int(change['tokens_per_step']))}")
+    return " and ".join(parts)
+
+
+def _finding(report: rs.PreflightReport) -> str:
+    need, free = text.size(report.memory_bytes), text.size(report.memory_available_bytes)
+    fits = report.memory_bytes <= report.memory_available_bytes
+    return f"Memory: the run needs {need}, {free} are free" + ("" if fits else ": it does not fit")
+
+
+def _bar(parts: list[tuple[str, int]], room: int) -> Node:
+    pieces = [
+        el(
+            "div",
+            cls="aw-memory-part",
+            share=size / room,
+            colour=COLOURS[name],
+            title=f"{NAMES[name][0]}: {text.size(size)}",
+        )
+        for name, size in parts
+    ]
+    spoken = ", ".join(f"{NAMES[name][0]} {text.size(size)}" for name, size in parts)
+    return el("div", *pieces, cls="aw-memory-bar", role="img", aria_label=spoken)
+
+
+def _legend(parts: list[tuple[str, int]]) -> Node:
+    items = [
+        el(
+            "li",
+            el("span", cls="aw-dot", colour=COLOURS[name], aria_hidden="true"),
+            f"{NAMES[name][0]} ",
+            el("span", text.size(size), cls="aw-quiet"),
+            title=NAMES[name][1],
+        )
+        for name, size in parts
+    ]
+    return el("ul", *items, cls="aw-memory-legend")
+
+
+def _budget(report: rs.PreflightReport) -> str:
+    if not report.largest_token_budget:
+        return "No token budget fits with these settings."
+    return f"Largest token budget that fits: {text.count(report.largest_token_budget)}."
+
+
+def _mend(report: rs.PreflightReport) -> Child:
+    change = report.smallest_change
+    if not change:
+        return None
+    return mend_button(f"Use {change_words(change)}", "fit", json.dumps(change))
