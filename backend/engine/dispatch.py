@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, memory, preflight, saving, training
+from backend.engine import generate, hotswap, memory, preflight, saving, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -44,6 +44,9 @@ class Engine:
             "resume": self._resume,
             "save-adapter": self._save_adapter,
             "set-active": self._set_active,
+            "prepare-hotswap": self._prepare_hotswap,
+            "hotswap": self._hotswap,
+            "end-hotswap": self._end_hotswap,
             "chat": self._chat,
             "compare": self._compare,
             "score": self._score,
@@ -72,6 +75,7 @@ class Engine:
             control.hear(word)
         try:
             request = rq.parse(message["op"], message["request"])
+            hotswap.require_allowed(self.session.slot, request)
             result = self._operations[message["op"]](request, control, message)
             reply = {"type": "result", "result": result.model_dump(mode="json")}
         except Exception as error:
@@ -90,12 +94,13 @@ class Engine:
         self.session.unload()
 
     def _tell_session(self) -> None:
-        facts = self.session.facts
+        facts, slot = self.session.facts, self.session.slot
         self.emit(
             {
                 "type": "session",
                 "base": facts.model_dump(mode="json") if facts else None,
-                "active": self.session.active,
+                "active": slot.active if slot else self.session.active,
+                "slot": slot.status().model_dump(mode="json") if slot else None,
             }
         )
 
@@ -117,12 +122,23 @@ class Engine:
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.library.get(request.name)
-        return saving.save_copy(self.session, info, Path(request.destination).expanduser())
+        save = saving.save_copy if self.session.slot is None else hotswap.save_copy
+        return save(self.session, info, Path(request.destination).expanduser())
 
     def _set_active(self, request: rq.SetActive, control: Control, _: Any) -> rs.ActiveSet:
         started = time.monotonic()
         self.session.set_active(request.adapters)
         return rs.ActiveSet(adapters=self.session.active, seconds=time.monotonic() - started)
+
+    def _prepare_hotswap(self, request: rq.PrepareHotswap, control: Control, _: Any) -> rs.Result:
+        return hotswap.prepare(self.session, request, control)
+
+    def _hotswap(self, request: rq.Hotswap, control: Control, _: Any) -> rs.Swapped:
+        assert self.session.slot is not None
+        return self.session.slot.swap(request.adapter)
+
+    def _end_hotswap(self, request: rq.EndHotswap, control: Control, _: Any) -> rs.SlotLeft:
+        return hotswap.leave(self.session)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
         started = time.monotonic()

@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend.engine import adapters, base_model, memory
 from backend.engine.control import Control
+from backend.engine.slot import Slot
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Variant
@@ -30,6 +31,7 @@ class Session:
     def __init__(self, library: Library) -> None:
         self.library = library
         self.peft: PeftModel | None = None
+        self.slot: Slot | None = None
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
 
@@ -47,6 +49,8 @@ class Session:
     @property
     def model(self) -> torch.nn.Module:
         """What computes answers: the base, wrapped once it has adapters."""
+        if self.slot is not None:
+            return self.base.model
         return self.peft if self.peft is not None else self.base.model
 
     @property
@@ -146,6 +150,8 @@ class Session:
 
     def resolve(self, variant: Variant) -> ActiveIds:
         """Turn display names into loaded ids; raises where one is unknown or its strength wrong."""
+        if self.slot is not None:
+            return self.slot.resolve(variant)
         wanted = []
         for name, strength in variant:
             adapter_id = self.ensure_loaded(self.library.get(name))
@@ -171,6 +177,10 @@ class Session:
     @contextmanager
     def using_ids(self, wanted: ActiveIds) -> Iterator[None]:
         """Like `using`, by internal id."""
+        if self.slot is not None:
+            with self.slot.using_ids(wanted):
+                yield
+            return
         self.activate(wanted)
         try:
             yield

@@ -19,7 +19,7 @@ from backend.results.adapters import (
     SimilarityReport,
 )
 from backend.results.base import ModelFacts, Problem, Result, Unloaded
-from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped
+from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
@@ -72,6 +72,7 @@ __all__ = [
     "SlotLeft",
     "SlotStatus",
     "Snapshot",
+    "SwapTimes",
     "Swapped",
     "Unloaded",
 ]
