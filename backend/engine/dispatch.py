@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import generate, hotswap, memory, preflight, saving, training
+from backend.engine import conversion, generate, hotswap, memory, preflight, saving, training
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -47,6 +47,7 @@ class Engine:
             "prepare-hotswap": self._prepare_hotswap,
             "hotswap": self._hotswap,
             "end-hotswap": self._end_hotswap,
+            "convert-adapter": self._convert_adapter,
             "chat": self._chat,
             "compare": self._compare,
             "score": self._score,
@@ -139,6 +140,10 @@ class Engine:
 
     def _end_hotswap(self, request: rq.EndHotswap, control: Control, _: Any) -> rs.SlotLeft:
         return hotswap.leave(self.session)
+
+    def _convert_adapter(self, request: rq.ConvertAdapter, control: Control, _: Any) -> rs.Result:
+        taken = self.runs.reserved_names()
+        return conversion.convert(self.session, request, control, taken=taken)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
         started = time.monotonic()
