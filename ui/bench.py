@@ -33,6 +33,12 @@ class Bench:
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
 
+    def result(self, operation: str) -> rs.Result | None:
+        """Return what the last such operation came to, if it succeeded."""
+        job = self._last.get(operation)
+        done = job is not None and job.done() and error_of(job) is None
+        return job.result(timeout=0) if job is not None and done else None
+
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()
     ) -> rs.RunSummary | None:

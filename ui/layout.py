@@ -16,12 +16,13 @@ from ui.pulse import pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
+from ui.tabs.hotswap import HotswapTab
 from ui.tabs.load import LoadTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.view import Check
 
-TABS = ("train", "load", "chat", "runs")
+TABS = ("train", "load", "hotswap", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
@@ -38,6 +39,8 @@ class Page:
                 self.train = TrainTab(self.bench)
             with gr.Tab("Load", id="load"):
                 self.load = LoadTab(self.bench)
+            with gr.Tab("Hot-swap", id="hotswap"):
+                self.hotswap = HotswapTab(self.bench)
             with gr.Tab("Chat", id="chat"):
                 self.chat = ChatTab(self.bench)
             with gr.Tab("Runs", id="runs"):
@@ -53,11 +56,11 @@ class Page:
             **self.runs.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
-        for tab in (self.train, self.load, self.chat, self.runs):
+        for tab in (self.train, self.load, self.hotswap, self.chat, self.runs):
             for event in tab.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters):
+        for part in (self.train.card, self.load.adapters, self.hotswap.note):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions):
             part.click(
@@ -95,6 +98,7 @@ class Page:
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
             **self.load.show(snapshot),
+            **self.hotswap.show(snapshot),
             **self.chat.show(snapshot, adapter),
             **self.runs.show(snapshot, words, state, selected),
         }
@@ -131,6 +135,7 @@ class Page:
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
             load.facts, load.unload, load.load, load.note, load.adapters, load.save_name,
+            *self.hotswap.outputs,
             chat.adapter, *chat.heads,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip

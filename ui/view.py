@@ -15,6 +15,7 @@ PHASES: dict[str, str] = {
     "loading": "Loading",
     "ready": "Ready",
     "training": "Training",
+    "swapping": "Hot-swap",
     "chatting": "Answering",
     "down": "Restarting",
 }
