@@ -16,6 +16,7 @@ FIGURES = {
     "trainer_script": "ours / script",
     "chart_updates": "update at 10,000 points",
     "starter_sets": "pirate: right before and after",
+    "hotswap": "swap / copy_ of the same bytes",
 }
 FIGURES_OF_THE_APP = {
     "startup": "PyTorch in the page's process",

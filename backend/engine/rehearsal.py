@@ -85,14 +85,15 @@ def _dictated(model: torch.nn.Module, base: Base) -> list[float]:
 
 
 def _generate(model: torch.nn.Module, ids: torch.Tensor, dictation: _Dictation) -> None:
-    config = GenerationConfig(max_new_tokens=len(dictation.tokens), do_sample=False, pad_token_id=0)
+    config = GenerationConfig(
+        max_new_tokens=len(dictation.tokens), do_sample=False, use_cache=True, pad_token_id=0
+    )
     with torch.inference_mode():
         model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
             logits_processor=LogitsProcessorList([dictation]),
-            use_cache=True,
         )
 
 
