@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 from backend import Service, Settings
@@ -39,10 +40,18 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def settings_from(flags: argparse.Namespace) -> Settings:
-    """Turn flags into settings; on a Space the page is a demo without paths."""
+    """Turn flags into settings; on a Space the page is a demo without paths, but for its owner."""
     named = {"workspace": flags.workspace} if flags.workspace else {}
     roots = flags.allow_folder if flags.allow_folder is not None else default_roots(flags.host)
-    return Settings(**named, allowed_roots=() if ON_SPACE else tuple(roots), demo=ON_SPACE)
+    return Settings(
+        **named, allowed_roots=() if ON_SPACE else tuple(roots), demo=ON_SPACE, owner=space_owner()
+    )
+
+
+def space_owner() -> str:
+    """Return who may sign in as a Space's owner; nobody where it offers no signing in."""
+    signing_in = ON_SPACE and os.environ.get("OAUTH_CLIENT_ID") and find_spec("authlib")
+    return os.environ.get("SPACE_AUTHOR_NAME", "") if signing_in else ""
 
 
 def main() -> int:

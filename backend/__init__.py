@@ -1,21 +1,28 @@
 """The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
 
 from backend import errors, requests, results
+from backend.access import Caller
 from backend.events import Curve, Event
 from backend.jobs import Job
+from backend.learning_rate import usual_rate
 from backend.methods import METHODS, Method
+from backend.operations import OPERATIONS, Operation
 from backend.service import Service
 from backend.settings import Settings
 
 __all__ = [
     "METHODS",
+    "OPERATIONS",
+    "Caller",
     "Curve",
     "Event",
     "Job",
     "Method",
+    "Operation",
     "Service",
     "Settings",
     "errors",
     "requests",
     "results",
+    "usual_rate",
 ]

@@ -156,6 +156,7 @@ def _follow(service: Service, job: Job) -> None:
                 raise
             print("Stopping; press Ctrl-C again to end at once.", file=sys.stderr)
             service.stop()
+            service.stop_side(job.id)
 
 
 def _list_runs(settings: Settings) -> int:

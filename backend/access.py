@@ -5,26 +5,42 @@ Python and the command line act with the caller's own rights and are not checked
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from backend.errors import InvalidRequest, Unsupported
-from backend.requests import LoadModel, Preflight, PreviewData, Request, SaveAdapter, Train
+from backend.requests import (
+    InspectAdapter,
+    LoadAdapter,
+    LoadModel,
+    Merge,
+    Preflight,
+    PreviewData,
+    Request,
+    SaveAdapter,
+    Train,
+)
 from backend.settings import Settings
 
+Caller = Literal["local", "page", "owner"]
+"""Python and the command line; any visitor of the page; the signed-in owner of a demo."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
-def check_caller(request: Request, settings: Settings) -> None:
-    """Raise where a request from the page asks for more than the page may do."""
+def check_caller(request: Request, settings: Settings, caller: Caller = "page") -> None:
+    """Raise where a request asks for more than its caller may do."""
+    if caller == "local":
+        return
+    demo = settings.demo and caller != "owner"
     for source in _sources(request):
-        if settings.demo and not _is_bundled(source):
+        if demo and not _is_bundled(source):
             raise Unsupported(
                 "This shared demo works with the bundled models and data only.",
                 cure="Duplicate this Space or run the app on your own machine to use your own.",
             )
         if not _is_bundled(source) and looks_like_path(source):
             require_allowed(Path(source), settings)
-    if isinstance(request, SaveAdapter):
-        if settings.demo:
+    if isinstance(request, SaveAdapter | Merge):
+        if demo:
             raise Unsupported("This shared demo does not write to folders.")
         require_allowed(Path(request.destination), settings)
 
@@ -54,7 +70,7 @@ def require_allowed(path: Path, settings: Settings) -> None:
 
 
 def _sources(request: Request) -> list[str]:
-    if isinstance(request, LoadModel):
+    if isinstance(request, LoadModel | InspectAdapter | LoadAdapter):
         return [request.source]
     if isinstance(request, Train | PreviewData):
         return [request.data]
@@ -62,7 +78,8 @@ def _sources(request: Request) -> list[str]:
 
 
 def _is_bundled(source: str) -> bool:
-    return source == "starter" or source.startswith("starter:")
+    """Tell whether a source is a name in the starter kit or the library, and never a path."""
+    return source == "starter" or source.startswith(("starter:", "library:"))
 
 
 def _is_hidden(path: Path) -> bool:

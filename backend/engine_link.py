@@ -19,6 +19,7 @@ from backend.recipe import Recipe
 from backend.runs import Runs
 from backend.runtime import Message, Runtime, StartRuntime, WorkerProcess, start_runtime
 from backend.settings import Settings
+from backend.storage import remove_partials
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
@@ -44,7 +45,7 @@ class EngineLink:
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
-        self._side_runtimes: dict[int, Runtime] = {}
+        self._side_runtimes: dict[int, Runtime | None] = {}
         self._next_id = 1
         self._replaying: list[rq.Request] = []
         self._replay_job: Job | None = None
@@ -68,23 +69,31 @@ class EngineLink:
             raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
         return self.base
 
-    def begin(self, request: rq.Request, *, run_id: str | None = None) -> Job:
+    def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
         """Start a model job; the caller holds the lock and has made sure that it is free."""
         job = self.current = self._new_job(request)
         job.run_id = run_id
-        self._send(_message(job) if run_id is None else {**_message(job), "run_id": run_id})
+        message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
+        self._send({**message, "owner": True} if owner else message)
         return job
 
     def begin_beside(self, request: rq.Request) -> Job:
-        """Run what never changes the session: in the worker while it idles, else beside it."""
+        """Run what never changes the session: in the worker while it idles, else beside it.
+
+        Work that takes much memory or time goes beside even an idle worker (`Operation.beside`).
+        """
         with self.lock:
             if self._closed:
                 raise Stopped("The workbench is closed.")
             job = self._new_job(request)
-            message = {**_message(job), "base_path": self.base.path if self.base else None}
-            if self.current is None or self.settings.runtime == "inline":
+            base = self.base.model_dump(mode="json") if self.base else None
+            message = {**_message(job), "base_path": base and base["path"], "base": base}
+            idle = self.current is None and not OPERATIONS[type(request)].beside
+            if idle or self.settings.runtime == "inline":
                 self._send(message)
                 return job
+            job.progress("Starting a process of its own")
+            self._side_runtimes[job.id] = None  # on its way: the worker's death is not its own
         side = WorkerProcess(
             self.settings,
             self._on_side_message,
@@ -92,8 +101,13 @@ class EngineLink:
             log_file=self.settings.workspace / "side.log",
         )
         with self.lock:
-            self._side_runtimes[job.id] = side
-        side.send(message)
+            lost = job.done()
+            if not lost:
+                self._side_runtimes[job.id] = side
+        if lost:
+            side.close()
+        else:
+            side.send(message)
         return job
 
     def _new_job(self, request: rq.Request) -> Job:
@@ -119,6 +133,19 @@ class EngineLink:
             timer.daemon = True
             timer.start()
 
+    def stop_side(self, job_id: int) -> None:
+        """Ask work beside the session to stop; asked again, it ends at once. Unknown: nothing."""
+        with self.lock:
+            job = next((job for job in self.beside() if job.id == job_id), None)
+            runtime = self._side_runtimes.get(job_id, self._runtime)
+            if job is None or runtime is None:
+                return
+            job.stops += 1
+            self.version += 1
+            runtime.send({"control": "stop", "id": job.id})
+            if job.stops > 1 and runtime is not self._runtime:
+                runtime.kill()
+
     def stop_job(self, job: Job) -> None:
         """Stop this job if it runs, and wait until the model is free for the next one."""
         with self.lock:
@@ -140,9 +167,11 @@ class EngineLink:
             self._closed = True
             runtime, self._runtime = self._runtime, None
             jobs, sides = list(self._jobs.values()), list(self._side_runtimes.values())
-        for engine in (*sides, *([runtime] if runtime else [])):
-            engine.close()
+        for engine in (*sides, runtime):
+            if engine is not None:
+                engine.close()
         for job in jobs:
+            _sweep(job)
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
         self.runs.sweep("The app was closed while this run was training.")
@@ -165,7 +194,13 @@ class EngineLink:
             return phase
         if self._runtime is None:
             return "down"
+        if self.current is None and self.base is not None and (beside := self.beside()):
+            return OPERATIONS[type(beside[0].request)].phase or "ready"
         return "ready" if self.base is not None else "empty"
+
+    def beside(self) -> list[Job]:
+        """Return the work beside the session that is worth showing, oldest first."""
+        return [job for job in self._jobs.values() if OPERATIONS[type(job.request)].beside]
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""
@@ -204,7 +239,7 @@ class EngineLink:
             elif kind == "progress":
                 job.progress(message["text"], message["fraction"], message["seconds_left"])
             elif kind == "piece":
-                job.add_piece(message["text"])
+                job.add_piece(message["text"], message.get("column", 0))
             elif kind in ("result", "error"):
                 self._finish(job, message)
 
@@ -229,7 +264,8 @@ class EngineLink:
         if message["type"] == "error":
             error = from_dict(message["error"])
             self._note_failure(job, error)
-            self._replaying.clear()
+            if job is self._replay_job:  # what fails beside it leaves the rebuilding alone
+                self._replaying.clear()
             job.fail(error)
         else:
             if job is not self._replay_job:
@@ -252,7 +288,7 @@ class EngineLink:
             self.recipe = Recipe(base=request, active=self.active)
         elif isinstance(request, rq.UnloadModel):
             self.recipe = Recipe()
-        elif isinstance(request, rq.SetActive):
+        elif self.recipe.active != self.active:
             self.recipe = self.recipe.model_copy(update={"active": self.active})
         else:
             return
@@ -262,7 +298,9 @@ class EngineLink:
             self.say("bad", str(error))
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
-        if job.operation in ("train", "resume", "load-model"):
+        if job is self._replay_job and job.operation == "set-active":
+            self.say("bad", f"The base is back, but its adapters are not on: {error}")
+        elif job.operation in ("train", "resume", "load-model"):
             self.say("bad", str(error))
 
     def _say_it_is_back(self) -> None:
@@ -339,13 +377,26 @@ class EngineLink:
     def _on_side_exit(self, job: Job, reason: str) -> None:
         with self.lock:
             self._release(job)
-        if not job.done():
-            job.fail(WorkerDied(f"{job.title} broke off: {reason}."))
+            self.version += 1
+        _sweep(job)
+        if job.done():
+            return
+        if job.stops:
+            job.fail(Stopped(f"{job.title} was ended at once, as asked. Nothing was written."))
+        else:
+            told = f"{job.title} broke off: its process is gone, {reason}. Nothing was written."
+            job.fail(WorkerDied(told, cure="The session is unharmed. Try again."))
 
     def _kill_if_running(self, job: Job) -> None:
         with self.lock:
             if self.current is job and self._runtime is not None:
                 self._runtime.kill()
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a process that is gone was still writing."""
+    if isinstance(job.request, rq.Merge):
+        remove_partials(Path(job.request.destination))
 
 
 def _message(job: Job) -> Message:

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import InvalidRequest
+from backend.refusals import refusal, shown
 
 Level = Literal["basic", "advanced"]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 Variant = list[tuple[str, Strength]]
 """Adapters by display name with their strengths; the empty list is the base alone."""
 
-DISPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
+NAME_LENGTH = 40
+DISPLAY_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 _-]{{0,{NAME_LENGTH - 1}}}")
 
 
 def knob(
@@ -38,8 +40,8 @@ def check_display_name(name: str) -> str:
     name = name.strip()
     if not DISPLAY_NAME.fullmatch(name):
         raise ValueError(
-            f"An adapter name has 1 to 40 letters, digits, spaces, - or _, and starts with a "
-            f"letter or digit; got {name!r}. Try 'pirate' or 'my adapter 2'."
+            f"An adapter name has 1 to {NAME_LENGTH} letters, digits, spaces, - or _, and starts "
+            f"with a letter or digit; got {shown(name)}. Try 'pirate' or 'my adapter 2'."
         )
     return name
 
@@ -56,32 +58,5 @@ class Request(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise InvalidRequest(
-                " ".join(_explain(type(self), e) for e in error.errors())
-            ) from None
-
-
-def _explain(kind: type[BaseModel], item: Any) -> str:
-    """Turn one pydantic error into a sentence that names the field as the screen does."""
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    path = [str(part) for part in item["loc"]]
-    label = _label(kind, path) or ".".join(path)
-    if item["type"] == "extra_forbidden":
-        return f"{label} is not a setting of {kind.__name__}."
-    if item["type"] == "missing":
-        return f"{label} is missing."
-    return f"{label}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}."
-
-
-def _label(kind: type[BaseModel], path: list[str]) -> str:
-    label = ""
-    for part in path:
-        field = kind.model_fields.get(part)
-        if field is None:
-            break
-        extra = field.json_schema_extra
-        label = str(extra.get("label", part)) if isinstance(extra, dict) else part
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            kind = field.annotation
-    return label
+            what, cure = refusal(type(self), error.errors())
+            raise InvalidRequest(what, cure=cure) from None

@@ -28,7 +28,7 @@ class Job:
         self._done = threading.Event()
         self._result: Result | None = None
         self._error: WorkbenchError | None = None
-        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
 
     def done(self) -> bool:
         return self._done.is_set()
@@ -47,12 +47,17 @@ class Job:
 
     def pieces(self) -> Iterator[str]:
         """Yield streamed text until the job is done; raises its error."""
+        for _, text in self.column_pieces():
+            yield text
+
+    def column_pieces(self) -> Iterator[tuple[int, str]]:
+        """Like `pieces`, each with the number of the answer that it belongs to."""
         while (piece := self._pieces.get()) is not None:
             yield piece
         self.result()
 
-    def add_piece(self, text: str) -> None:
-        self._pieces.put(text)
+    def add_piece(self, text: str, column: int = 0) -> None:
+        self._pieces.put((column, text))
 
     def progress(
         self, text: str = "", fraction: float | None = None, seconds_left: float | None = None

@@ -1,19 +1,24 @@
 """The adapter library: one plain PEFT folder per adapter, with a side-car of our own.
 
 Folders are named by the internal id, which PEFT sees; people see the display name in the side-car.
+A deleted adapter waits in the trash until the app that deleted it closes.
 """
 
 import re
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from backend.errors import InvalidRequest, NotFound
 from backend.results import AdapterInfo
-from backend.storage import write_text
+from backend.storage import disk_error, new_folder, write_text
 
 SIDECAR = "workbench.json"
+LIBRARY_SOURCE = "library:"
+"""`library:pirate` names an adapter of the library where a folder or Hub id could stand too."""
+TRASH = ".trash"
 
 # Okabe and Ito's palette, told apart by people with any kind of colour vision. Grey is the base's.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
@@ -38,8 +43,15 @@ class Library:
 
     def all(self) -> list[AdapterInfo]:
         """Return all adapters, oldest first."""
-        found = (self._info(path) for path in self.root.glob(f"ad_*/{SIDECAR}"))
-        return sorted((info for info in found if info), key=lambda info: info.created)
+        return self._in(self.root)
+
+    def deleted(self) -> list[AdapterInfo]:
+        """Return the adapters that can still be restored, oldest first."""
+        return self._in(self.root / TRASH)
+
+    def by_id(self, adapter_id: str) -> AdapterInfo | None:
+        """Return the adapter with this internal id, if the library has it."""
+        return self._info(self.folder(adapter_id) / SIDECAR)
 
     def get(self, name: str) -> AdapterInfo:
         """Return the adapter with this display name; raises NotFound."""
@@ -78,9 +90,64 @@ class Library:
         """Put the side-car into an adapter's folder."""
         write_text(folder / SIDECAR, info.model_dump_json(indent=1))
 
-    def delete(self, adapter_id: str) -> None:
-        """Remove an adapter's folder."""
-        shutil.rmtree(self.folder(adapter_id), ignore_errors=True)
+    @contextmanager
+    def receive(self, info: AdapterInfo) -> Iterator[Path]:
+        """Give a folder to fill that becomes this adapter's, side-car and all, if all goes well."""
+        with new_folder(self.folder(info.id)) as folder:
+            self.write_sidecar(folder, info)
+            yield folder
+
+    def update(self, info: AdapterInfo) -> AdapterInfo:
+        """Write an adapter's changed side-car."""
+        self.write_sidecar(self.folder(info.id), info)
+        return info
+
+    def discard(self, adapter_id: str) -> None:
+        """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""
+        target = self.root / TRASH / adapter_id
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            self.folder(adapter_id).replace(target)
+        except OSError as error:
+            raise disk_error(error, target) from error
+
+    def restore(self, name: str) -> AdapterInfo:
+        """Bring the adapter that was deleted last under this name back, under a free name."""
+        wanted = name.strip().casefold()
+        found = [info for info in self.deleted() if info.name.casefold() == wanted]
+        if not found:
+            raise NotFound(
+                f"There is no deleted adapter called {name!r}.",
+                cure="Deleted adapters can be restored until the app closes.",
+            )
+        info = max(found, key=lambda each: self._moved(each.id))
+        free = self.free_name(info.name)
+        (self.root / TRASH / info.id).replace(self.folder(info.id))
+        return info if free == info.name else self.update(info.model_copy(update={"name": free}))
+
+    def purge(self, adapter_ids: Collection[str]) -> None:
+        """Remove deleted adapters for good."""
+        for adapter_id in adapter_ids:
+            shutil.rmtree(self.root / TRASH / adapter_id, ignore_errors=True)
+
+    def pack(self, adapter_id: str, folder: Path) -> Path:
+        """Write an adapter as a zip into a folder and return it: a plain PEFT folder inside."""
+        info = self.by_id(adapter_id)
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", info.name) if info else adapter_id
+        folder.mkdir(parents=True, exist_ok=True)
+        source = str(self.folder(adapter_id))
+        try:
+            return Path(shutil.make_archive(str(folder / name), "zip", root_dir=source))
+        except OSError as error:
+            raise disk_error(error, folder / name) from error
+
+    def _moved(self, adapter_id: str) -> float:
+        return (self.root / TRASH / adapter_id).stat().st_ctime
+
+    def _in(self, root: Path) -> list[AdapterInfo]:
+        found = (self._info(path) for path in root.glob(f"ad_*/{SIDECAR}"))
+        return sorted((info for info in found if info), key=lambda info: info.created)
 
     def _info(self, path: Path) -> AdapterInfo | None:
         try:

@@ -13,6 +13,12 @@ class Operation(NamedTuple):
     result: type[rs.Result]
     phase: rs.Phase | None
     title: Callable[[Any], str]
+    beside: bool = False
+    """Whether it runs in a process of its own even while the engine idles, and is worth showing."""
+
+
+def _names(variant: rq.Variant) -> str:
+    return ", ".join(name for name, _ in variant)
 
 
 OPERATIONS: dict[type[rq.Request], Operation] = {
@@ -39,7 +45,9 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.NextToken: Operation(rs.NextTokens, "chatting", lambda r: "Guessing the next word"),
     rq.InspectAdapter: Operation(rs.AdapterReport, None, lambda r: f"Inspecting {r.source}"),
     rq.Similarity: Operation(rs.SimilarityReport, None, lambda r: "Comparing adapters"),
-    rq.Merge: Operation(rs.Merged, "merging", lambda r: f"Merging into {r.destination}"),
+    rq.Merge: Operation(
+        rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=True
+    ),
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
 }

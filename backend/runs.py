@@ -138,12 +138,21 @@ class Run:
             else "There was no checkpoint yet: start it again."
         )
         try:
-            self.update(state=state, message=message, cure=cure)
+            self.update(state=state, message=message, cure=cure, **self._newest_step())
             writer = EventWriter(self.events_file)
             writer.write(state, text=message)
             writer.close()
         except (OSError, ValueError, DiskFull) as error:
             log.error("The end of run %s could not be written down: %s", self.id, error)
+
+    def _newest_step(self) -> dict[str, object]:
+        """Return where the events end: the status follows them only once a second."""
+        steps = (event for event in reversed(EventReader(self.events_file).poll()))
+        last = next((event for event in steps if event.type in ("step", "resumed")), None)
+        if last is None or last.type == "resumed":
+            return {}
+        speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
+        return {"step": last.step, "loss": last.loss, **speed}
 
     def summary(self) -> RunSummary:
         """Describe the run for lists."""
@@ -178,7 +187,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._summaries: dict[str, tuple[tuple[int, int], RunSummary]] = {}
+        self._summaries: dict[str, tuple[tuple[int, int, int], RunSummary]] = {}
         self._readers: dict[str, EventReader] = {}
 
     def create(
@@ -252,7 +261,7 @@ class Runs:
     def _summary(self, run: Run) -> RunSummary | None:
         try:
             stat = (run.folder / "status.json").stat()
-            key = (stat.st_mtime_ns, stat.st_ino)
+            key = (stat.st_mtime_ns, stat.st_ino, stat.st_size)  # clocks of files are coarse
             known = self._summaries.get(run.id)
             if known is None or known[0] != key:
                 known = self._summaries[run.id] = (key, run.summary())

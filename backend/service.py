@@ -5,27 +5,29 @@ through `EngineLink`, which keeps the one model lock and survives the engine's d
 """
 
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Self, TypeVar, get_args
 
 import psutil
 
+from backend import merging
 from backend import requests as rq
 from backend import results as rs
-from backend.access import check_caller
+from backend.access import Caller, check_caller
 from backend.engine_link import EngineLink
-from backend.errors import InvalidRequest, NotFound
+from backend.errors import Busy, InvalidRequest, NotFound
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
-from backend.uploads import keep_upload
+from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
-Caller = Literal["local", "page"]
+_WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
+Piece = TypeVar("Piece")
 
 
 class Service:
@@ -43,7 +45,8 @@ class Service:
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
-        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo]] = ([], [])
+        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
+        self._deleted_before = {info.id for info in self.library.deleted()}
 
     def __enter__(self) -> Self:
         return self
@@ -64,36 +67,55 @@ class Service:
         Raises Busy where another model job runs, and InvalidRequest or NotFound where the request
         cannot work; everything later comes out of `job.result()`.
         """
-        if caller == "page":
-            check_caller(request, self.settings)
+        check_caller(request, self.settings, caller)
+        if isinstance(request, rq.Merge):
+            request = self._checked_merge(request)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
             self.engine.require_free()
             run_id = self._prepare(request)
             self.engine.notice = None  # whoever goes on has read it
-            job = self.engine.begin(request, run_id=run_id)
+            job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
             if isinstance(request, rq.Resume):
                 job.title = f"Resuming {self.runs.get(request.run_id).request.train.name}"
             return job
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
-        pieces = self._stream(self.start(request, caller=caller))
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.pieces())
         next(pieces)  # a generator that has not begun would not notice that it is closed
-        return pieces
+        return pieces  # type: ignore[return-value]
+
+    def side_by_side(
+        self, request: rq.SideBySide, *, caller: Caller = "local"
+    ) -> Generator[tuple[int, str], None, None]:
+        """Start several answers and yield (column, text) piece by piece; closing stops them all."""
+        job = self.start(request, caller=caller)
+        pieces = self._stream(job, job.column_pieces())
+        next(pieces)
+        return pieces  # type: ignore[return-value]
 
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
         self.engine.stop()
+
+    def stop_side(self, job_id: int) -> None:
+        """Stop work beside the session, such as a merge; asked again, it ends at once."""
+        self.engine.stop_side(job_id)
 
     def restore(self) -> Job | None:
         """Build the saved session again, or load the starter model where none was saved."""
         return self.engine.restore()
 
     def close(self) -> None:
-        """End the engine: training is stopped and saved first, other jobs end with Stopped."""
+        """End the engine: training is stopped and saved first, other jobs end with Stopped.
+
+        What was deleted while this service ran is gone for good afterwards.
+        """
         self.engine.close()
+        self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
 
     # -- looking ---------------------------------------------------------------------------------
@@ -101,12 +123,12 @@ class Service:
     def snapshot(self) -> rs.Snapshot:
         """Return the state of everything; the same version means nothing changed."""
         runs = self.runs.summaries()
-        adapters = self.library.all()
+        adapters, deleted = self.library.all(), self.library.deleted()
         engine = self.engine
         with engine.lock:
             memory = engine.sample_memory()
-            if (runs, adapters) != self._last_read:
-                self._last_read = (runs, adapters)
+            if (runs, adapters, len(deleted)) != self._last_read:
+                self._last_read = (runs, adapters, len(deleted))
                 engine.version += 1
             return rs.Snapshot(
                 version=engine.version,
@@ -119,6 +141,8 @@ class Service:
                 notice=engine.notice,
                 status=engine.status,
                 irregular=engine.irregular,
+                deleted=tuple(deleted),
+                side_jobs=tuple(job.info() for job in engine.beside()),
                 slot=engine.slot,
                 memory_bytes=memory,
                 memory_total_bytes=psutil.virtual_memory().total,
@@ -134,9 +158,26 @@ class Service:
         """Return a run's points for its chart."""
         return curve(self.events(run_id))
 
+    def merge_needs(self, request: rq.Merge, *, caller: Caller = "local") -> rs.MergeNeeds:
+        """Return what a merge would take; raises what keeps it from starting, save disk space."""
+        if caller == "page":
+            check_caller(request, self.settings)
+        base = self.engine.require_base()
+        merging.check_variant(request.variant, base, self.library)
+        merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
+        return merging.measure(request, base, self.library)
+
     def add_upload(self, path: Path, name: str) -> Path:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""
         return keep_upload(path, name, self.settings)
+
+    def add_adapter_upload(self, path: Path, name: str) -> Path:
+        """Copy an uploaded zip of an adapter into the workspace; raises InvalidRequest."""
+        return keep_upload(path, name, self.settings, ADAPTER_SUFFIXES)
+
+    def pack_adapter(self, name: str) -> Path:
+        """Write an adapter as a zip for download and return the file; raises NotFound."""
+        return self.library.pack(self.library.get(name).id, self.settings.exports_dir)
 
     def free_name(self, wanted: str) -> str:
         """Return a name that no adapter has or may yet get, the wanted one where possible."""
@@ -150,9 +191,23 @@ class Service:
             return self._new_run(request).id
         if isinstance(request, rq.Resume):
             return self._resumable(request).id
-        if not isinstance(request, rq.LoadModel):
+        if not isinstance(request, _WITHOUT_BASE):
             self.engine.require_base()
         return None
+
+    def _checked_merge(self, request: rq.Merge) -> rq.Merge:
+        """Raise what keeps a merge from starting; the engine works in a folder of its own."""
+        wanted = str(Path(request.destination).expanduser().absolute())
+        request = request.model_copy(update={"destination": wanted})
+        with self.engine.lock:
+            for job in self.engine.beside():
+                if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
+                    raise Busy(
+                        f"{job.title} already writes to {wanted}.",
+                        cure="Wait for it, stop it, or name another folder.",
+                    )
+        merging.check(request, self.engine.require_base(), self.library)
+        return request
 
     def _new_run(self, train: rq.Train) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base
@@ -186,10 +241,10 @@ class Service:
             )
         return run
 
-    def _stream(self, job: Job) -> Generator[str, None, None]:
+    def _stream(self, job: Job, pieces: Iterator[Piece]) -> Generator[Piece | None, None, None]:
         try:
-            yield ""  # taken by `chat`
-            yield from job.pieces()
+            yield None  # taken by the caller
+            yield from pieces
         finally:
             if not job.done():
                 self.engine.stop_job(job)

@@ -30,6 +30,8 @@ class Settings(BaseModel):
     allowed_roots: tuple[Path, ...] = ()
     demo: bool = False
     demo_seconds: float = 60.0
+    owner: str = ""
+    """Whoever signs in by this name is not held to the limits of a demo; empty means nobody."""
     memory_reserve_bytes: int = 512 * 1024**2
     memory_limit_bytes: int | None = None
     max_upload_bytes: int = 200 * 1024**2
@@ -43,8 +45,16 @@ class Settings(BaseModel):
         return self.workspace / "runs"
 
     @property
+    def merged_dir(self) -> Path:
+        return self.workspace / "merged"
+
+    @property
     def timings_file(self) -> Path:
         return self.workspace / "timings.json"
+
+    @property
+    def exports_dir(self) -> Path:
+        return self.workspace / "exports"
 
     @property
     def uploads_dir(self) -> Path:

@@ -1,5 +1,6 @@
 """Writing to disk so that a crash leaves the old content or the new, never half of it."""
 
+import glob
 import os
 import shutil
 import uuid
@@ -39,6 +40,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(target: Path) -> None:
+    """Remove what a process that was killed while it filled `target` left beside it."""
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 

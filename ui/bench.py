@@ -5,11 +5,13 @@ All browser tabs look at the same session, so this is one object per app, not pe
 
 import time
 from collections.abc import Collection
+from typing import Any
 
-from backend import Job, Service, errors
+from backend import Caller, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.feedback import Failure, explain
+from ui.visitor import caller
 
 
 class Bench:
@@ -23,9 +25,19 @@ class Bench:
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
-        job = self.service.start(request, caller="page")
+        job = self.service.start(request, caller=self.caller)
         self._last[job.operation] = job
         return job
+
+    @property
+    def caller(self) -> Caller:
+        """In whose name the handler that is running now acts."""
+        return caller(self.service.settings)
+
+    @property
+    def demo(self) -> bool:
+        """Whether the limits of a demo hold for whoever is asking now."""
+        return self.service.settings.demo and self.caller != "owner"
 
     def failure(self, operation: str) -> Failure | None:
         """Return why the last such operation failed, if it did."""
@@ -33,11 +45,12 @@ class Bench:
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
 
-    def result(self, operation: str) -> rs.Result | None:
-        """Return what the last such operation came to, if it succeeded."""
+    def outcome(self, operation: str) -> Any:
+        """Return what the last such operation came to, if it ended well."""
         job = self._last.get(operation)
-        done = job is not None and job.done() and error_of(job) is None
-        return job.result(timeout=0) if job is not None and done else None
+        if job is None or not job.done() or error_of(job) is not None:
+            return None
+        return job.result(timeout=0)
 
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()

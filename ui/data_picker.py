@@ -26,19 +26,19 @@ class DataPicker:
 
     def __init__(self, bench: Bench, form: Form) -> None:
         self.bench = bench
-        self.demo = bench.service.settings.demo
+        demo = bench.service.settings.demo
         choices = data_sets.choices(bench.service.settings.uploads_dir)
         self.data = form.add(
             "data",
             choices=choices,
             value=choices[0][1] if choices else "",
-            allow_custom_value=not self.demo,
+            allow_custom_value=not demo,
             elem_id="train-data",
             elem_classes="aw-plain",
         )
         with gr.Row(elem_classes="aw-buttons"):
             self.upload = gr.UploadButton(
-                "Upload a file", size="sm", interactive=not self.demo, elem_id="train-upload"
+                "Upload a file", size="sm", interactive=not demo, elem_id="train-upload"
             )
             self.look = gr.Button("Look at what the model will see", size="sm")
         self.line = safe_view(
@@ -72,11 +72,20 @@ class DataPicker:
         self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
         self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet)
 
+    def open_to_owner(self) -> dict[Any, Any]:
+        """Let the signed-in owner of a demo bring data of their own."""
+        if self.bench.demo or not self.bench.service.settings.demo:
+            return {}
+        return {
+            self.upload: gr.update(interactive=True),
+            self.data: gr.update(allow_custom_value=True),
+        }
+
     def add_upload(self, file: str) -> tuple[Any, Any]:
         """Take an uploaded file into the workspace and choose it."""
         service = self.bench.service
         try:
-            if self.demo:
+            if self.bench.demo:
                 raise errors.Unsupported("This shared demo takes no uploads.")
             target = service.add_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:

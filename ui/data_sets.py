@@ -56,23 +56,11 @@ def bundled_set(source: str) -> DataSet | None:
 
 def choices(uploads: Path) -> list[tuple[str, str]]:
     """List what the data field offers: bundled sets, then uploads, newest first."""
-    files = sorted(uploads.glob("*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(uploads.glob("*/*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [
         *((each.label, each.source) for each in bundled()),
-        *((f"{upload_title(path)} (uploaded)", str(path)) for path in files),
+        *((f"{path.name} (uploaded)", str(path)) for path in files),
     ]
-
-
-def upload_title(path: Path) -> str:
-    """Return an upload's name without the content hash that its copy carries."""
-    stem, _, digest = path.stem.rpartition("-")
-    return f"{stem if len(digest) == 12 and stem else path.stem}{path.suffix}"
-
-
-def in_own_words(text: str, source: str) -> str:
-    """Name an upload in a text as its owner does: its copy carries a content hash."""
-    path = Path(source)
-    return text.replace(path.name, upload_title(path)) if path.is_absolute() else text
 
 
 def title(source: str) -> str:
@@ -81,14 +69,14 @@ def title(source: str) -> str:
     if known is not None:
         return known.title
     path = Path(source)
-    return upload_title(path) if path.is_absolute() else source
+    return path.name if path.is_absolute() else source
 
 
 def suggested_name(source: str) -> str:
     """Return a plain adapter name that suits the data."""
     if source.startswith(PREFIX):
         return source.removeprefix(PREFIX)
-    stem = Path(upload_title(Path(source))).stem
+    stem = Path(source).stem
     plain = "".join(c if c.isascii() and (c.isalnum() or c in " _-") else " " for c in stem)
     return " ".join(plain.split())[:40].strip(" _-") or "my adapter"
 

@@ -1,8 +1,9 @@
 """The same operations over HTTP, for programs: typed, JSON in and out, errors word for word.
 
-Requests are the fields of `backend.requests`; what the page may not do, a program may not either.
-Results are those of `backend.results`, except that a `path` is called `folder`: Gradio's clients
-take every object with a `path` for a file and try to download it.
+One endpoint per operation, made from the table of operations: requests are the fields of
+`backend.requests`, and what the page may not do, a program may not either. Results are those of
+`backend.results`, except that a `path` is called `folder`: Gradio's clients take every object with
+a `path` for a file and try to download it.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,61 +11,47 @@ from typing import Any
 
 import gradio as gr
 
-from backend import Service, errors
+from backend import OPERATIONS, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.feedback import for_api
+from ui.visitor import caller
 
 WAIT_SECONDS = 3600.0
+STREAMED = (rq.Chat, rq.SideBySide)
+"""Operations that answer piece by piece; of these only a chat has an endpoint."""
+ANSWERED_AT_ONCE = (rq.Train, rq.Resume)
+"""Operations that take long and have a run to look at meanwhile."""
 
 
 class Endpoints:
-    """One method per endpoint; its name is the endpoint's name."""
+    """What the endpoints do; those of plain operations are made by `of_operation`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def load_model(self, request: dict) -> dict:
-        """Load a base model, fields of LoadModel; returns its facts."""
-        return self._whole("load-model", request)
+    def of_operation(self, kind: type[rq.Request]) -> Callable[..., dict]:
+        """Make the endpoint of one operation, with its name and documentation."""
+        operation = next(name for name, each in rq.BY_NAME.items() if each is kind)
+        answer = self._begin if kind in ANSWERED_AT_ONCE else self._whole
 
-    def preflight(self, request: dict) -> dict:
-        """Look at a training run before it starts: {"train": fields of Train}."""
-        return self._whole("preflight", request)
+        def with_fields(request: dict) -> dict:
+            return answer(operation, request)
 
-    def preview_data(self, request: dict) -> dict:
-        """Look at data as the model would see it, fields of PreviewData."""
-        return self._whole("preview-data", request)
+        def without_fields() -> dict:
+            return answer(operation, {})
 
-    def train(self, request: dict) -> dict:
-        """Start a training, fields of Train; returns {"run_id"} at once."""
-        return self._begin("train", request)
-
-    def resume(self, request: dict) -> dict:
-        """Go on with a run, {"run_id"}; returns {"run_id"} at once."""
-        return self._begin("resume", request)
-
-    def set_active(self, request: dict) -> dict:
-        """Choose which adapter answers: {"adapters": [["name", 1.0]]} or an empty list."""
-        return self._whole("set-active", request)
-
-    def save_adapter(self, request: dict) -> dict:
-        """Write a copy of an adapter: {"name", "destination"}."""
-        return self._whole("save-adapter", request)
-
-    def compare(self, request: dict) -> dict:
-        """Answer prompts with several variants, fields of Compare."""
-        return self._whole("compare", request)
-
-    def score(self, request: dict) -> dict:
-        """Score texts under several variants, fields of Score."""
-        return self._whole("score", request)
+        endpoint = with_fields if kind.model_fields else without_fields
+        endpoint.__name__ = operation.replace("-", "_")
+        endpoint.__doc__ = documentation(kind)
+        return endpoint
 
     def chat(self, request: dict) -> Iterator[str]:
         """Answer a conversation, fields of Chat; each message is the answer so far."""
         answer = ""
         try:
-            pieces = self.service.chat(self._parse("chat", request), caller="page")
+            asked = self._parse("chat", request)
+            pieces = self.service.chat(asked, caller=caller(self.service.settings))
             try:
                 for piece in pieces:
                     answer += piece
@@ -77,6 +64,10 @@ class Endpoints:
     def snapshot(self) -> dict:
         """Return the state of everything."""
         return _plain(self.service.snapshot())
+
+    def runs(self) -> list:
+        """Return all runs, newest first, each with its state and newest numbers."""
+        return [_plain(run) for run in self.service.snapshot().runs]
 
     def events(self, run_id: str, since: int = 0) -> list:
         """Return a run's events with a `seq` above `since`."""
@@ -93,22 +84,38 @@ class Endpoints:
 
     def _whole(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            job = self.service.start(self._parse(name, request), caller="page")
-            return _plain(job.result(timeout=WAIT_SECONDS))
+            return _plain(self._start(name, request).result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             raise for_api(error) from None
 
     def _begin(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            job = self.service.start(self._parse(name, request), caller="page")
+            return {"run_id": self._start(name, request).run_id}
         except errors.WorkbenchError as error:
             raise for_api(error) from None
-        return {"run_id": job.run_id}
+
+    def _start(self, name: str, request: dict[str, Any]) -> Job:
+        return self.service.start(self._parse(name, request), caller=caller(self.service.settings))
 
     def _parse(self, name: str, request: dict[str, Any]) -> Any:
         if not isinstance(request, dict):
             raise errors.InvalidRequest("A request is an object with fields.", cure="Send {...}.")
         return rq.parse(name, request)
+
+
+def documentation(kind: type[rq.Request]) -> str:
+    """Say what an operation does, what its fields mean and what comes back."""
+    does = " ".join((kind.__doc__ or "").split())
+    fields = "; ".join(
+        f"{name}{'' if field.is_required() else ' (optional)'}: {field.description or 'see Python'}"
+        for name, field in kind.model_fields.items()
+    )
+    if kind in ANSWERED_AT_ONCE:
+        back = "Returns run_id at once; events and snapshot tell how it goes on."
+    else:
+        names = ["folder" if n == "path" else n for n in OPERATIONS[kind].result.model_fields]
+        back = f"Returns {', '.join(names)}."
+    return f"{does} {f'Fields: {fields} ' if fields else ''}{back}"
 
 
 def _plain(result: rs.Result) -> dict[str, Any]:
@@ -131,20 +138,7 @@ def _plain(result: rs.Result) -> dict[str, Any]:
 def add_endpoints(service: Service) -> None:
     """Register all endpoints with the page that is being built."""
     endpoints = Endpoints(service)
-    public: tuple[Callable[..., Any], ...] = (
-        endpoints.load_model,
-        endpoints.preflight,
-        endpoints.preview_data,
-        endpoints.train,
-        endpoints.resume,
-        endpoints.set_active,
-        endpoints.save_adapter,
-        endpoints.compare,
-        endpoints.score,
-        endpoints.chat,
-        endpoints.snapshot,
-        endpoints.events,
-        endpoints.stop,
-    )
-    for endpoint in public:
+    operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
+    looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events, endpoints.stop)
+    for endpoint in (*operations, *looks):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

@@ -105,8 +105,8 @@ def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
         return gr.Checkbox(**common)
     if (int in kinds or float in kinds) and NoneType not in kinds:  # an empty gr.Number becomes 0
         step = _extra(field).get("step")
-        precision = 0 if float not in kinds else None
-        return gr.Number(precision=precision, **({"step": step} if step else {}), **common)
+        # No precision, also for whole numbers: gr.Number would round 2.5 to 2 without a word.
+        return gr.Number(**({"step": step} if step else {}), **common)
     if default is None:
         common["placeholder"] = "empty" if NoneType in kinds else ""
         common["value"] = common["value"] or ""

@@ -18,11 +18,12 @@ from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
 from ui.tabs.hotswap import HotswapTab
 from ui.tabs.load import LoadTab
+from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.view import Check
 
-TABS = ("train", "load", "hotswap", "chat", "runs")
+TABS = ("train", "load", "merge", "hotswap", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
@@ -33,12 +34,16 @@ class Page:
         self.bench = Bench(service)
         self.seen = gr.State({})
         self.pulse = pulse(service)
+        if service.settings.owner:
+            gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Train", id="train"):
                 self.train = TrainTab(self.bench)
             with gr.Tab("Load", id="load"):
                 self.load = LoadTab(self.bench)
+            with gr.Tab("Merge", id="merge"):
+                self.merge = MergeTab(self.bench)
             with gr.Tab("Hot-swap", id="hotswap"):
                 self.hotswap = HotswapTab(self.bench)
             with gr.Tab("Chat", id="chat"):
@@ -52,54 +57,56 @@ class Page:
             "seen": self.seen,
             "check": self.train.check,
             "dismissed": self.train.dismissed,
-            "adapter": self.chat.adapter,
+            **self.load.inputs,
             **self.runs.inputs,
         }
         drawing = {"inputs_kwargs": inputs, "outputs": self._outputs(), **QUIET}
-        for tab in (self.train, self.load, self.hotswap, self.chat, self.runs):
+        for tab in (self.train, self.load, self.merge, self.hotswap, self.chat, self.runs):
             for event in tab.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters, self.hotswap.note):
+        for part in (self.train.card, self.load.adapters, self.merge.card, self.hotswap.note):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions):
-            part.click(
-                self.try_adapter, None, [self.tabs, self.chat.adapter, self.chat.prompt], **QUIET
+            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
+                self.draw, **drawing
             )
         demo.load(
-            self.attach,
-            [self.train.picker.data, self.train.name, self.train.suggested],
-            [self.seen, self.train.name, self.train.suggested],
-            **QUIET,
-        ).then(self.draw, **drawing)
+            self.attach, self.train.keeper.state, [self.seen, *self.train.restored], **QUIET
+        ).then(self.draw, **drawing).then(
+            self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
+        )
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
-    def attach(self, data: str, name: str, suggested: str) -> tuple[Any, Any, Any]:
-        """A page was opened or reloaded: it has seen nothing yet."""
-        return {}, *self.train.suggest_name(data, name, suggested)
+    def attach(self, kept: Any) -> dict[Any, Any]:
+        """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
+        opened = self.train.picker.open_to_owner()
+        return {self.seen: {}, **opened, **self.train.restore(kept)}
 
     def draw(
         self,
         seen: dict[str, Any],
         check: Check,
         dismissed: list[str],
-        adapter: str,
+        chosen: str,
         words: str,
         state: str,
         selected: str,
     ) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        mine = [snapshot.version, check.model_dump(), dismissed, words, state, selected]
+        mine = [snapshot.version, check.model_dump(), dismissed, chosen, words, state, selected]
+        mine.append(self.chat.desk.version)
         key = hash(json.dumps(mine, default=str))
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
         wanted = {
             self.bar: bar(snapshot),
             **self.train.show(snapshot, check, dismissed),
-            **self.load.show(snapshot),
+            **self.load.show(snapshot, chosen),
+            **self.merge.show(snapshot),
             **self.hotswap.show(snapshot),
-            **self.chat.show(snapshot, adapter),
+            **self.chat.show(snapshot),
             **self.runs.show(snapshot, words, state, selected),
         }
         marks = {part._id: hash(json.dumps(value, default=str)) for part, value in wanted.items()}
@@ -113,6 +120,8 @@ class Page:
         act, arg = clicked(event)
         if act == "stop":
             self.bench.service.stop()
+        if act == "stop-side":
+            self.bench.service.stop_side(int(arg))
         return go_to(arg) if act == "go" else gr.skip()
 
     def navigate(self, event: gr.EventData) -> Any:
@@ -120,13 +129,12 @@ class Page:
         act, arg = clicked(event)
         return go_to(arg) if act == "go" else gr.skip()
 
-    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def try_adapter(self, event: gr.EventData) -> tuple[Any, Any]:
         """Open Chat with an adapter and a question that shows what it learned."""
         act, name = clicked(event)
         if act != "try":
-            return gr.skip(), gr.skip(), gr.skip()
-        prompt = self.chat.prompt_for(name)
-        return go_to("chat"), gr.update(value=name), prompt or gr.skip()
+            return gr.skip(), gr.skip()
+        return go_to("chat"), self.chat.try_it(name) or gr.skip()
 
     def _outputs(self) -> list[Any]:
         train, load, chat, runs = self.train, self.load, self.chat, self.runs
@@ -134,9 +142,10 @@ class Page:
             self.seen, self.bar,
             train.card, train.go, train.check_key, train.chart, train.stage,
             train.form.components["start_from"],
-            load.facts, load.unload, load.load, load.note, load.adapters, load.save_name,
+            load.facts, load.unload, load.load, load.note, load.adapters, load.adapter_note,
+            self.merge.key, self.merge.stage,
             *self.hotswap.outputs,
-            chat.adapter, *chat.heads,
+            *chat.drawn,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip
 

@@ -4,6 +4,8 @@ A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or no
 queue, event stream); asking for the version by a server function costs a tenth of that.
 """
 
+import uuid
+
 import gradio as gr
 
 from backend import Service
@@ -11,19 +13,41 @@ from backend import Service
 BEAT_MS = 1000
 REST_MS = 1900
 """The least time between two drawings: a training changes something every second."""
+PATIENCE_MS = 6000
+"""The longest an answer may take: the page's process is slow to answer while it draws for many."""
+GONE = (
+    "The app does not answer: it was closed, or this computer is asleep or out of reach. "
+    "What you see may be old. This page comes back by itself when the app does."
+)
 SCRIPT = """
-let seen = null, drawn = 0;
+let seen = null, drawn = 0, missed = 0, life = null;
+const gone = document.createElement('p');
+gone.className = 'aw-gone';
+gone.setAttribute('role', 'alert');
+function say(text) {
+  gone.textContent = text;
+  if (text) document.body.append(gone); else gone.remove();
+}
+function within(ms, promise) {  // a dead app may leave a question hanging
+  return Promise.race([promise, new Promise((_, fail) => setTimeout(fail, ms))]);
+}
 async function beat() {
   try {
     if (!document.hidden) {
-      const version = await server.version(0);
+      const version = await within(__PATIENCE__, server.version(0));
+      const born = version.split('-')[1];
+      if (life !== null && born !== life) { location.reload(); return; }  // it knows no open page
+      life = born; missed = 0; say('');
       const now = performance.now();
       if (version !== seen && now - drawn > __REST__) {
         seen = version; drawn = now;
         trigger('click', {});
       }
     }
-  } catch (error) { seen = null; }
+  } catch (error) {
+    missed += 1;
+    if (missed > 1) say('__GONE__');
+  }
   setTimeout(beat, __BEAT__);
 }
 document.addEventListener('visibilitychange', () => { if (!document.hidden) seen = null; });
@@ -34,11 +58,14 @@ beat();
 def pulse(service: Service) -> gr.HTML:
     """Make the invisible component whose `click` says that something changed."""
 
+    life = uuid.uuid4().hex[:12]
+
     def version(_: int) -> str:
-        # a restarted app counts its versions from the beginning, so they alone are not enough
-        return f"{service.snapshot().version}-{id(service)}"
+        # a restarted app counts its versions from the beginning, and has forgotten open pages
+        return f"{service.snapshot().version}-{life}"
 
     script = SCRIPT.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
+    script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(
         "",
         html_template="<span></span>",

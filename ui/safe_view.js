@@ -1,7 +1,8 @@
 // Draws the tree that safe_view.py describes. Text is set as text; nothing is ever parsed as HTML.
-const TAGS = new Set(('div span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
-  + 'tr th td button details summary code pre').split(' '));
+const TAGS = new Set(('div section span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
+  + 'tr th td button details summary code pre input output').split(' '));
 const NAMES = new Set(['class', 'title', 'role', 'scope', 'colspan', 'disabled', 'tabindex', 'open', 'lang']);
+const RANGE = new Set(['min', 'max', 'step']);
 const COLOUR = /^#[0-9a-fA-F]{6}$/;
 
 function setAttributes(dom, wanted) {
@@ -9,6 +10,7 @@ function setAttributes(dom, wanted) {
   for (const [name, value] of Object.entries(wanted)) {
     if (name === 'colour') { if (COLOUR.test(value)) dom.style.setProperty('--c', value); keep.add('style'); continue; }
     if (name === 'share') { dom.style.setProperty('--share', String(Math.min(1, Math.max(0, Number(value) || 0)))); keep.add('style'); continue; }
+    if (dom.tagName === 'INPUT' && setRange(dom, name, value)) { keep.add(name); continue; }
     if (!NAMES.has(name) && !/^(aria|data)-[a-z-]+$/.test(name)) continue;
     keep.add(name);
     if (name === 'open' && dom.dataset.drawn) continue;  // the person decides once it is drawn
@@ -17,6 +19,15 @@ function setAttributes(dom, wanted) {
   }
   for (const { name } of [...dom.attributes]) if (!keep.has(name) && name !== 'data-drawn' && name !== 'open') dom.removeAttribute(name);
   dom.dataset.drawn = '1';
+}
+
+// The only input there is: a slider. While somebody holds it, it is theirs.
+function setRange(dom, name, value) {
+  if (name === 'type') { dom.type = 'range'; return true; }
+  if (RANGE.has(name)) { if (dom.getAttribute(name) !== String(value)) dom.setAttribute(name, Number(value)); return true; }
+  if (name !== 'value') return false;
+  if (document.activeElement !== dom && dom.value !== String(value)) dom.value = Number(value);
+  return true;
 }
 
 function make(node) {
@@ -50,7 +61,7 @@ function draw() {
 
 function act(event) {
   const target = event.target.closest('[data-act]');
-  if (!target || target.hasAttribute('disabled')) return;
+  if (!target || target.tagName === 'INPUT' || target.hasAttribute('disabled')) return;
   if (event.type === 'keydown') {
     if (target.tagName === 'BUTTON' || !['Enter', ' '].includes(event.key)) return;
     event.preventDefault();
@@ -58,6 +69,18 @@ function act(event) {
   trigger('click', { act: target.dataset.act, arg: target.dataset.arg || '' });
 }
 
+function slide(event) {
+  const target = event.target;
+  if (!target.matches('input[data-act]')) return;
+  if (target.nextElementSibling) target.nextElementSibling.textContent = Number(target.value).toFixed(2);
+  if (event.type === 'change') {
+    target.blur();
+    trigger('click', { act: target.dataset.act, arg: target.dataset.arg || '', value: target.value });
+  }
+}
+
+element.addEventListener('input', slide);
+element.addEventListener('change', slide);
 element.addEventListener('click', act);
 element.addEventListener('keydown', act);
 watch('value', draw);

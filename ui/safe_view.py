@@ -34,6 +34,21 @@ def button(label: str, act: str, arg: str = "", *, kind: str = "", **attributes:
     )
 
 
+def slider(
+    act: str, arg: str, value: float, *, low: float, high: float, step: float, label: str
+) -> Node:
+    """Describe a slider that reports `act`, `arg` and its value when it is let go."""
+    return el(
+        "span",
+        el(
+            "input", type="range", min=low, max=high, step=step, value=value, aria_label=label,
+            data_act=act, data_arg=arg,
+        ),
+        el("output", f"{value:.2f}", cls="aw-figure"),
+        cls="aw-slider",
+    )  # fmt: skip
+
+
 def chip(name: str, colour: str, note: str = "") -> Node:
     """Describe a name with its colour; the colour is never the only sign."""
     return el(
@@ -69,6 +84,15 @@ def clicked(event: gr.EventData) -> tuple[str, str]:
     """Return what was clicked: the act and its argument, both plain text."""
     data = event._data if isinstance(event._data, dict) else {}
     return str(data.get("act", "")), str(data.get("arg", ""))
+
+
+def slid(event: gr.EventData) -> float | None:
+    """Return where a slider was let go, or None where something else was clicked."""
+    data = event._data if isinstance(event._data, dict) else {}
+    try:
+        return float(data["value"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _as_list(value: object) -> list[str]:

@@ -77,16 +77,19 @@ def _phase(snapshot: rs.Snapshot) -> Node:
 
 
 def _now(snapshot: rs.Snapshot) -> Node:
-    if snapshot.job is not None:
-        return _job(snapshot.job)
+    jobs = [_job(snapshot.job)] if snapshot.job is not None else []
+    jobs += [_job(job, f"stop-side:{job.id}") for job in snapshot.side_jobs]
+    if jobs:
+        return el("div", *jobs, cls="aw-jobs")
     if snapshot.notice is not None:
         return el("p", snapshot.notice.text, cls=f"aw-notice {snapshot.notice.kind}", role="status")
     return el("p", cls="aw-notice")
 
 
-def _job(job: rs.JobInfo) -> Node:
-    known = job.fraction is not None
-    track = el(
+def progress(job: rs.JobInfo) -> Node:
+    """Draw how far a job is."""
+    known = job.fraction is not None and not job.stopping  # how long stopping takes, nobody knows
+    return el(
         "div",
         el("div", cls="aw-fill", share=job.fraction or 0),
         cls="aw-progress" if known else "aw-progress unknown",
@@ -96,19 +99,23 @@ def _job(job: rs.JobInfo) -> Node:
         aria_valuemax=100,
         aria_valuenow=round(100 * (job.fraction or 0)) if known else None,
     )
+
+
+def _job(job: rs.JobInfo, act: str = "stop") -> Node:
+    known = job.fraction is not None and not job.stopping
     left = f"{text.duration(job.seconds_left)} left" if job.seconds_left is not None else None
     return el(
         "div",
         el("span", job.title, cls="aw-job-title"),
-        track,
+        progress(job),
         el("span", text.percent(job.fraction or 0) if known else "", cls="aw-figure"),
         el("span", _what_now(job, left), cls="aw-quiet"),
-        button("End at once" if job.stopping else "Stop", "stop", kind="stop"),
+        button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
         cls="aw-job",
     )
 
 
 def _what_now(job: rs.JobInfo, left: str | None) -> str:
     if job.stopping:
-        return "Stopping: finishing the step, then saving"
+        return "Stopping: finishing the step, then saving" if job.run_id else "Stopping"
     return left or job.text

@@ -144,8 +144,8 @@ def times(slot: rs.SlotStatus) -> Node:
         el(
             "p",
             "From the press to the first word of the next answer, measured on this machine when "
-            "the slot was prepared. A bar twice as far from zero is many times longer: the scale "
-            "is logarithmic.",
+            "the slot was prepared. The scale is logarithmic: a bar of twice the length is many "
+            "times the time.",
             cls="aw-quiet aw-small",
         ),
         _speeds(slot),

@@ -7,7 +7,7 @@ from backend import results as rs
 from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
 from ui.safe_view import Child, Node, button, chip, el, facts
-from ui.view import STATES, fits
+from ui.view import STATES
 
 MARKS = {
     "queued": "wait",
@@ -54,55 +54,6 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)
-
-
-# -- adapters ------------------------------------------------------------------------------------
-
-ADAPTER_HEADS = ("On", "Name", "Method", "Made for", "Data", "Exact match", "Made")
-
-
-def adapter_table(snapshot: rs.Snapshot) -> Node:
-    """List the library; the one that is on is marked in words."""
-    if not snapshot.adapters:
-        sentence = "No adapters yet. The first one you train appears here."
-        return el(
-            "div",
-            el("p", sentence, cls="aw-quiet"),
-            button("Train the first one", "go", "train"),
-            cls="aw-empty",
-        )
-    on = {name for name, _ in snapshot.active}
-    rows = [_adapter_row(snapshot, adapter, adapter.name in on) for adapter in snapshot.adapters]
-    return table("Adapters of the library", ADAPTER_HEADS, rows)
-
-
-def _adapter_row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
-    match = adapter.evaluation.exact_match if adapter.evaluation else None
-    made_for = adapter.base_name + ("" if fits(adapter, snapshot.base) else " (not loaded)")
-    return el(
-        "tr",
-        cell("On", _switch(snapshot, adapter, on)),
-        cell("Name", chip(adapter.name, adapter.colour), cls="aw-name"),
-        cell("Method", f"{adapter.method}, rank {adapter.rank}"),
-        cell("Made for", made_for),
-        cell("Data", data_sets.title(adapter.data) if adapter.data else "-"),
-        cell("Exact match", text.percent(match) if match is not None else "-"),
-        cell("Made", text.when(adapter.created)),
-        cls="on" if on else None,
-    )
-
-
-def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
-    if on:
-        return button("Turn off", "off", adapter.name, kind="pressed")
-    fitting = fits(adapter, snapshot.base)
-    return button(
-        "Turn on",
-        "on",
-        adapter.name,
-        disabled=not fitting,
-        title=None if fitting else f"Made for {adapter.base_name}: load that base first",
-    )
 
 
 # -- runs ----------------------------------------------------------------------------------------

@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
     return _pair(whole, DAY, "days", HOUR, "h")
 
 
+def about(seconds: float) -> str:
+    """Say roughly how long something takes: "about 40 s", "under 1 s"."""
+    return duration(seconds) if round(seconds) < 1 else f"about {duration(seconds)}"
+
+
 def size(n_bytes: float) -> str:
     """Say how much memory something takes: "412 MB", "1.6 GB"."""
     for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from backend import Event
+from backend import Event, usual_rate
 from backend import results as rs
 from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
@@ -17,6 +17,7 @@ PHASES: dict[str, str] = {
     "training": "Training",
     "swapping": "Hot-swap",
     "chatting": "Answering",
+    "merging": "Merging",
     "down": "Restarting",
 }
 STATES: dict[str, str] = {
@@ -68,7 +69,7 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
     label = f"Train {check.name}" if check.name else "Train"
     report = check.report
     if report is not None and report.ready and report.seconds:
-        label += f", about {text.duration(report.seconds)}"
+        label += f", {text.about(report.seconds)}"
     blocked = _blocked(snapshot, check)
     if blocked is not None:
         return Readiness(blocked, label, False)
@@ -110,7 +111,7 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
 
 def _ready_card(report: rs.PreflightReport) -> Node:
     share = text.part_of_model(report.trainable_parameters, report.total_parameters)
-    time = f", about {text.duration(report.seconds)}" if report.seconds else ""
+    time = f", {text.about(report.seconds)}" if report.seconds else ""
     if time and report.seconds_from:
         time += f" ({report.seconds_from})"
     sentence = (
@@ -120,12 +121,20 @@ def _ready_card(report: rs.PreflightReport) -> Node:
         "free memory."
     )
     notes = report.notes
+    usual = usual_rate(report.total_parameters)
+    listed = el("ul", *(el("li", note) for note in notes), cls="aw-quiet aw-notes")
     return el(
         "div",
-        el("p", el("strong", "Ready."), f" {sentence}"),
-        el("ul", *(el("li", note) for note in notes), cls="aw-quiet aw-notes") if notes else None,
-        cls="aw-note good",
+        *(_warning(warning) for warning in report.warnings),
+        button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
+        el("p", el("strong", "It can start." if report.warnings else "Ready."), f" {sentence}"),
+        listed if notes else None,
+        cls="aw-note warn" if report.warnings else "aw-note good",
     )
+
+
+def _warning(warning: rs.Problem) -> Node:
+    return el("p", el("strong", warning.what), el("span", f" {warning.cure}", cls="aw-quiet"))
 
 
 def _name_taken(check: Check) -> Node:

@@ -4,7 +4,6 @@ Functions that change the model either succeed whole or leave it as it was.
 """
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from backend.errors import InvalidRequest, ModelError, Unsupported
@@ -27,8 +27,6 @@ from backend.requests import Lora
 
 WEIGHTS = "adapter_model.safetensors"
 _ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
-# Base weights hidden in an adapter file would overwrite the base without a word.
-_ADAPTER_KEY = re.compile(r"^base_model\.model\..+\.lora_(A|B|magnitude_vector)(\.weight)?$")
 
 
 class Target(NamedTuple):
@@ -138,10 +136,13 @@ def apply(
         raise
 
 
-def load(
+def load_plainly(
     model: torch.nn.Module, peft: PeftModel | None, folder: Path, adapter_id: str
 ) -> PeftModel:
-    """Load a scanned adapter folder under an internal id, or change nothing."""
+    """Load a scanned adapter folder as plain PEFT does, or change nothing.
+
+    What was saved is verified through this, since `placing.place` is our own.
+    """
     device = str(next(model.parameters()).device)
     try:
         if peft is None:
@@ -163,26 +164,6 @@ def load(
         raise
 
 
-def scan(folder: Path, layers: list[Target]) -> None:
-    """Read an adapter folder without loading it; raises where it would not fit or not be safe.
-
-    PEFT itself loads base weights hidden in an adapter, NaN, and half-fitting layers silently.
-    """
-    config = _read_config(folder)
-    if config.get("peft_type") != "LORA":
-        raise Unsupported(f"{folder.name} is a {config.get('peft_type')} adapter, not LoRA.")
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder.name} has no {WEIGHTS}.")
-    sizes = {layer.name: layer for layer in layers}
-    for key, tensor in load_file(folder / WEIGHTS).items():
-        if not _ADAPTER_KEY.match(key):
-            raise Unsupported(f"{folder.name} holds {key!r}, which is not an adapter weight.")
-        name = key.removeprefix("base_model.model.").split(".lora_", 1)[0]
-        if name not in sizes:
-            raise ModelError(f"{folder.name} was made for another base: there is no {name} here.")
-        _check_tensor(key, tensor, sizes[name])
-
-
 def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
     """Return an adapter's own tensors under the names that its file uses."""
     tensors = get_peft_model_state_dict(peft, adapter_name=adapter_id, save_embedding_layers=False)
@@ -201,6 +182,17 @@ def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
     inner.rmdir()
 
 
+def write_folder(
+    folder: Path, config: LoraConfig, tensors: dict[str, torch.Tensor], base_name: str
+) -> None:
+    """Write a configuration and tensors, named as in a file, as a plain PEFT folder."""
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = base_name
+    config.save_pretrained(str(folder))
+    contiguous = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+
+
 def same_weights(peft: PeftModel, adapter_id: str, folder: Path) -> bool:
     """Tell whether a written file holds exactly the live tensors."""
     live, stored = weights(peft, adapter_id), load_file(folder / WEIGHTS)
@@ -212,9 +204,30 @@ def all_finite(peft: PeftModel, adapter_id: str) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in weights(peft, adapter_id).values())
 
 
-def tuner_layers(peft: PeftModel) -> list[BaseTunerLayer]:
-    """Return the model's adapted layers."""
-    return [module for module in peft.modules() if isinstance(module, BaseTunerLayer)]
+def adapted_layers(model: torch.nn.Module) -> dict[str, LoraLayer]:
+    """Return a base's adapted layers by their module names."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+
+
+def base_weights(model: torch.nn.Module, layers: list[Target]) -> dict[str, torch.Tensor]:
+    """Return the base's own weights by layer name; packed ones of a quantised base are left out."""
+    found = {}
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        weight = plain.weight
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+            found[layer.name] = weight.detach()
+    return found
+
+
+def bytes_in(layer: LoraLayer, adapter_id: str) -> int:
+    """Return the bytes that an adapter's tensors take in one layer."""
+    total = 0
+    for parts in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
+        if adapter_id in parts:
+            total += sum(p.numel() * p.element_size() for p in parts[adapter_id].parameters())
+    return total
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -250,24 +263,3 @@ def _strip(model: torch.nn.Module) -> None:
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
-
-
-def _read_config(folder: Path) -> dict[str, object]:
-    try:
-        text = (folder / "adapter_config.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder.name} has no readable adapter_config.json: {error}.") from None
-
-
-def _check_tensor(key: str, tensor: torch.Tensor, layer: Target) -> None:
-    if not torch.isfinite(tensor).all():
-        raise ModelError(f"{key} holds numbers that are not finite.", cure="Train it again.")
-    if ".lora_A" in key:
-        fits = tensor.shape[-1] == layer.inputs
-    elif ".lora_B" in key:
-        fits = tensor.shape[0] == layer.outputs
-    else:
-        fits = tensor.numel() == layer.outputs
-    if not fits:
-        raise ModelError(f"{key} has shape {tuple(tensor.shape)}, which does not fit this base.")

@@ -22,6 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.access import looks_like_path
+from backend.checkpoint import title, weight_files
 from backend.engine import hub, memory
 from backend.engine.control import Control
 from backend.errors import ModelError, NotFound, Unsupported
@@ -169,14 +170,6 @@ def display_name(source: str, folder: Path) -> str:
     return folder.name if looks_like_path(source) and source != "starter" else source
 
 
-def title(folder: Path) -> str:
-    """Return what people call a model folder; in the Hub's cache the last part is a commit."""
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
-    return folder.name
-
-
 def check_folder(folder: Path) -> dict[str, Any]:
     """Return the folder's config; raises where it is no model that can be loaded safely."""
     config_file, name = folder / "config.json", title(folder)
@@ -233,30 +226,6 @@ def _require_known(folder: Path, config: dict[str, Any]) -> None:
             f"{name} is a {kind} model, which does not continue text.",
             cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
         )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that the model is read from; raises where one is missing."""
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists() or not index.exists():  # the order in which Transformers looks
-        return [whole] if whole.exists() else []
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(
-            f"{title(folder)}/{index.name} is not a list of weight files.",
-            cure="Download it again.",
-        ) from None
-    strange = sorted(str(name) for name in names if Path(str(name)).name != name)
-    if strange:
-        raise ModelError(f"{title(folder)} names a weight file outside its folder: {strange[0]}.")
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise ModelError(
-            f"{title(folder)} lacks {len(missing)} of {len(names)} weight files: {missing[0]}...",
-            cure="Download it again.",
-        )
-    return [folder / name for name in sorted(names)]
 
 
 def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:

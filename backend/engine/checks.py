@@ -7,6 +7,10 @@ from backend.errors import VerificationFailed
 # Largest difference of log-probabilities, relative to max(1, |value|), by the type that computes.
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
+# Largest difference of a merged weight from the same computed in float64, for each adapter and
+# relative to the largest number on the way.
+WEIGHT_BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
 
 def relative_difference(left: list[float], right: list[float]) -> float:
     """Return the largest |left - right| / max(1, |right|)."""

@@ -9,6 +9,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 def obstacle(device: torch.device) -> str:
     """Return why compiling cannot work here, or nothing."""
     if device.type == "cuda":
-        return "" if _imports_triton() else "Triton is missing, so answers are not compiled."
+        return "" if find_spec("triton") else "Triton is missing, so answers are not compiled."
     from torch._inductor import config
 
     names = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else (config.cpp.cxx,)
@@ -93,13 +94,5 @@ def _runs(compiler: str) -> bool:
     try:
         subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
-        return False
-    return True
-
-
-def _imports_triton() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
         return False
     return True

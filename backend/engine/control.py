@@ -70,4 +70,8 @@ class Control:
 
     def piece(self, text: str) -> None:
         """Hand out a piece of streamed text."""
-        self._emit({"type": "piece", "id": self.job_id, "text": text})
+        self.piece_of(0, text)
+
+    def piece_of(self, column: int, text: str) -> None:
+        """Hand out a piece of one of several streamed texts."""
+        self._emit({"type": "piece", "id": self.job_id, "text": text, "column": column})

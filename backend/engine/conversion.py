@@ -15,7 +15,7 @@ import torch
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, plain_lora, saving
+from backend.engine import adapters, plain_lora, saving, scan
 from backend.engine.control import Control
 from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session
@@ -61,7 +61,7 @@ def convert(
     _require_same_base(session, source)
     folder = session.library.folder(source.id)
     control.progress("Computing what the adapter changes", force=True)
-    adapters.scan(folder, session.layers())
+    scan.scan(folder, session.layers(), name=source.name)
     changes = plain_lora.changes_of(folder, session.base.model)
     _require_possible(request.rank, changes, session.layers())
     factors, error, per_layer = _approximate(changes, request.rank, control)

@@ -6,6 +6,7 @@ Knows nothing of models beyond the tokenizer. Every row that cannot be used is n
 import csv
 import io
 import json
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from backend.access import looks_like_path
+from backend.engine.file_kinds import real_kind
 from backend.errors import DataError, NotFound
 from backend.results import RowProblem
 from backend.settings import STARTER
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Turns = list[dict[str, str]]
 ROLES = ("system", "user", "assistant")
+KINDS = "a JSONL, JSON, CSV or Parquet file"
 MAX_PROBLEMS = 100
 LONGEST_CELL = 50_000_000
 SHAPES = {
@@ -115,6 +119,8 @@ def _read_rows(source: str) -> list[tuple[int, Any]]:
     if not looks_like_path(source):
         return _read_hub(source)
     if not path.is_file():
+        if path.parent.parent.name == "uploads":  # whose folder its owner has never seen
+            raise NotFound(f"The upload {path.name!r} is gone.", cure="Upload the file again.")
         raise NotFound(f"There is no file {source!r}.", cure="Check the path, or upload the file.")
     readers = {
         ".jsonl": _read_jsonl,
@@ -132,6 +138,10 @@ def _read_rows(source: str) -> list[tuple[int, Any]]:
 
 
 def _read_text(path: Path) -> str:
+    kind = real_kind(path)
+    if kind:
+        cure = "Save it as UTF-8." if "UTF-16" in kind else f"Use {KINDS}."
+        raise DataError(f"{path.name} is {kind}, whatever its name says.", cure=cure)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -158,9 +168,11 @@ def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         content = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
+        several = error.msg == "Extra data"
         raise DataError(
             f"{path.name}, line {error.lineno} is not valid JSON: {error.msg}.",
-            cure="The file is one list of objects.",
+            cure="The file is one list of objects."
+            + (" One object a line is JSONL: name it .jsonl then." if several else ""),
         ) from None
     if not isinstance(content, list):
         raise DataError(f"{path.name} is not a list of examples.", cure="Put them into [ ].")
@@ -185,10 +197,19 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    kind = real_kind(path)
+    if kind != "a Parquet file":
+        what = f"{path.name} is {kind or 'text'}, whatever its name says."
+        raise DataError(what, cure=f"Use {KINDS}, each with its own ending.")
     try:
         table = parquet.read_table(path)
     except Exception as error:
-        raise DataError(f"{path.name} is not a Parquet file: {error}.") from None
+        # The reader's own words name the folder in which an upload is kept.
+        log.info("%s cannot be read.", path, exc_info=error)
+        raise DataError(
+            f"{path.name} is a damaged Parquet file: its content cannot be read to the end.",
+            cure="Write or download it again, and upload it once more.",
+        ) from None
     yield from enumerate(table.to_pylist(), 1)
 
 

@@ -14,7 +14,19 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import conversion, generate, hotswap, memory, preflight, saving, training
+from backend.engine import (
+    adapters,
+    answers,
+    base_model,
+    conversion,
+    hotswap,
+    lifecycle,
+    memory,
+    merge,
+    preflight,
+    saving,
+    training,
+)
 from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
@@ -44,15 +56,24 @@ class Engine:
             "resume": self._resume,
             "save-adapter": self._save_adapter,
             "set-active": self._set_active,
+            "inspect-adapter": self._inspect_adapter,
+            "load-adapter": self._load_adapter,
+            "unload-adapter": self._unload_adapter,
+            "delete-adapter": self._delete_adapter,
+            "restore-adapter": self._restore_adapter,
+            "rename-adapter": self._rename_adapter,
             "prepare-hotswap": self._prepare_hotswap,
             "hotswap": self._hotswap,
             "end-hotswap": self._end_hotswap,
             "convert-adapter": self._convert_adapter,
             "chat": self._chat,
+            "side-by-side": self._side_by_side,
             "compare": self._compare,
             "score": self._score,
+            "next-token": self._next_token,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
+            "merge": self._merge,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -96,12 +117,15 @@ class Engine:
 
     def _tell_session(self) -> None:
         facts, slot = self.session.facts, self.session.slot
+        status, irregular = self.session.status()
         self.emit(
             {
                 "type": "session",
                 "base": facts.model_dump(mode="json") if facts else None,
                 "active": slot.active if slot else self.session.active,
                 "slot": slot.status().model_dump(mode="json") if slot else None,
+                "status": [each.model_dump(mode="json") for each in status],
+                "irregular": irregular,
             }
         )
 
@@ -115,16 +139,53 @@ class Engine:
 
     def _train(self, request: rq.Train, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self.settings)
+        return training.train(self.session, run, control, self._limits(message))
 
     def _resume(self, request: rq.Resume, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self.settings, resume=True)
+        return training.train(self.session, run, control, self._limits(message), resume=True)
+
+    def _limits(self, message: Any) -> Settings:
+        """Return the settings as they hold for whoever asked: a demo's owner has no time limit."""
+        return (
+            self.settings.model_copy(update={"demo": False})
+            if "owner" in message
+            else self.settings
+        )
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.library.get(request.name)
         save = saving.save_copy if self.session.slot is None else hotswap.save_copy
         return save(self.session, info, Path(request.destination).expanduser())
+
+    def _inspect_adapter(self, request: rq.InspectAdapter, control: Control, message: Any) -> Any:
+        facts, layers = self._place_of(message)
+        return lifecycle.inspect(request, self.session, control, facts=facts, layers=layers)
+
+    def _place_of(self, message: Any) -> tuple[rs.ModelFacts | None, list[Any] | None]:
+        """Return facts and layers of the session's base, which may live in another process."""
+        if self.session.facts is not None:
+            return self.session.facts, self.session.layers()
+        if message.get("base") is None:
+            return None, None
+        facts = rs.ModelFacts.model_validate(message["base"])
+        return facts, adapters.linear_layers(base_model.skeleton(Path(facts.path)))
+
+    def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))
+
+    def _unload_adapter(self, request: rq.UnloadAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.unload(request.name, self.session)
+
+    def _delete_adapter(self, request: rq.DeleteAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.delete(request.name, self.session)
+
+    def _restore_adapter(self, request: rq.RestoreAdapter, control: Control, _: Any) -> rs.Result:
+        return lifecycle.restore(request.name, self.session)
+
+    def _rename_adapter(self, request: rq.RenameAdapter, control: Control, _: Any) -> rs.Result:
+        reserved = set(self.runs.reserved_names())
+        return lifecycle.rename(request.name, request.new_name, self.library, reserved)
 
     def _set_active(self, request: rq.SetActive, control: Control, _: Any) -> rs.ActiveSet:
         started = time.monotonic()
@@ -146,54 +207,19 @@ class Engine:
         return conversion.convert(self.session, request, control, taken=taken)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
-        started = time.monotonic()
-        with self.session.using(request.variant):
-            text, tokens = generate.answer(
-                self.session.model,
-                self.session.base,
-                request.messages,
-                max_new_tokens=request.max_new_tokens,
-                temperature=request.temperature,
-                seed=request.seed,
-                on_text=control.piece,
-                should_stop=lambda: control.stop_requested,
-            )
-        return rs.Answer(text=text, tokens=tokens, seconds=time.monotonic() - started)
+        return answers.chat(self.session, request, control)
+
+    def _side_by_side(self, request: rq.SideBySide, control: Control, _: Any) -> rs.SideAnswers:
+        return answers.side_by_side(self.session, request, control)
 
     def _compare(self, request: rq.Compare, control: Control, _: Any) -> rs.Answers:
-        return rs.Answers(
-            answers=[self._answers(request, variant, control) for variant in request.variants]
-        )
-
-    def _answers(self, request: rq.Compare, variant: rq.Variant, control: Control) -> list[str]:
-        texts = []
-        with self.session.using(variant):
-            for prompt in request.prompts:
-                control.check_stop()
-                text, _ = generate.answer(
-                    self.session.model,
-                    self.session.base,
-                    [rq.Message(role="user", content=prompt)],
-                    max_new_tokens=request.max_new_tokens,
-                    temperature=request.temperature,
-                    seed=request.seed,
-                )
-                texts.append(text)
-        return texts
+        return answers.compare(self.session, request, control)
 
     def _score(self, request: rq.Score, control: Control, _: Any) -> rs.Scores:
-        totals: list[list[float]] = []
-        counts: list[int] = []
-        for variant in request.variants:
-            with self.session.using(variant):
-                control.check_stop()
-                pairs = [
-                    generate.score(self.session.model, self.session.base, text)
-                    for text in request.texts
-                ]
-            totals.append([total for total, _ in pairs])
-            counts = [count for _, count in pairs]
-        return rs.Scores(scores=totals, tokens=counts)
+        return answers.score(self.session, request, control)
+
+    def _next_token(self, request: rq.NextToken, control: Control, _: Any) -> rs.NextTokens:
+        return answers.next_tokens(self.session, request, control)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(
@@ -206,6 +232,10 @@ class Engine:
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
         return preflight.preview(request, self.session, base_path=message["base_path"])
+
+    def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
+        base = rs.ModelFacts.model_validate(message["base"])
+        return merge.merge(request, control, library=self.library, base=base)
 
 
 def quiet_libraries() -> None:

@@ -1,7 +1,7 @@
-"""Answers and scores of the session's model. Knows nothing of adapters: the caller chose them."""
+"""Prompts, luck and scores of the session's model. Knows nothing of adapters: the caller chose."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, TextStreamer
@@ -32,37 +32,61 @@ def plain_prompt(text: str) -> str:
     return text if text[-1:].isspace() else text + "\n"
 
 
-def answer(
+class Luck:
+    """One row's chance: with temperature, the likeliest token after adding noise of its own.
+
+    The likeliest token after adding Gumbel noise is a sample of the softmax (Gumbel-max trick), and
+    the noise comes from the row's seed alone: an answer is the same alone and in company.
+    """
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, size: int) -> torch.Tensor | None:
+        """Return the noise of the next token; None where there is no chance in it."""
+        if self.temperature == 0:
+            return None
+        return -(-torch.rand(size, generator=self._generator).clamp_(1e-20).log()).log()
+
+    def apply(self, scores: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        """Return the scores of which the largest is taken."""
+        if noise is None:
+            return scores
+        return scores / self.temperature + noise.to(scores.device)
+
+
+def answer_plainly(
     model: torch.nn.Module,
     base: Base,
-    messages: list[Message],
+    ids: torch.Tensor,
     *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    on_text: Callable[[str], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[str, int]:
-    """Answer a conversation; returns the text and its length in tokens.
-
-    The answer depends on messages, settings and seed alone. Raises InvalidRequest where the
-    conversation leaves no room in the model's context.
-    """
-    ids = encode_prompt(base, messages)
-    room = _room(base, ids.shape[1], max_new_tokens)
-    streamer = _Streamer(base.tokenizer, on_text or _ignore)
+    room: int,
+    luck: Luck,
+    on_text: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> list[int]:
+    """Continue one prompt by Transformers' own `generate`, for models with a cache of their own."""
     with torch.inference_mode():
         output = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=_config(base, room),
-            logits_processor=LogitsProcessorList([Sampler(temperature, [seed])]),
+            logits_processor=LogitsProcessorList([_Chance(luck)]),
             stopping_criteria=StoppingCriteriaList([_StopWhen(should_stop)]),
-            streamer=streamer,
+            streamer=_Streamer(base.tokenizer, on_text),
             use_cache=True,
         )
-    new = output[0, ids.shape[1] :]
-    return base.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
+    tokens: list[int] = output[0, ids.shape[1] :].tolist()
+    return tokens
+
+
+class TextScore(NamedTuple):
+    """A text's total log-probability, that of each token after the first, and its token ids."""
+
+    total: float
+    each: list[float]
+    tokens: list[int]
 
 
 def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
@@ -70,39 +94,70 @@ def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
 
     The text is tokenised with the tokenizer's default special tokens and no template.
     """
+    found = score_tokens(model, base, text)
+    return found.total, len(found.each)
+
+
+def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
+    """Like `score`, with every token's share.
+
+    Texts go one by one: padding them into a batch would move a score by its rounding (1e-6 here),
+    and others compare scores bit for bit.
+    """
     ids = base.tokenizer(text, return_tensors="pt").input_ids.to(base.device)
     length = ids.shape[1]
     if length < 2:
-        return 0.0, 0
-    _room(base, length, 0)
+        return TextScore(0.0, [], ids[0].tolist())
+    room_for(base, length, 0)
+    total, each = 0.0, []
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-        total = 0.0
         for start in range(0, length - 1, SCORE_CHUNK):
             part = logits[start : start + SCORE_CHUNK].float().log_softmax(-1)
             wanted = ids[0, start + 1 : start + 1 + len(part)]
-            total += part.gather(1, wanted[:, None]).double().sum().item()
-    return total, length - 1
+            found = part.gather(1, wanted[:, None]).double()
+            total += found.sum().item()
+            each.extend(found[:, 0].tolist())
+    return TextScore(total, each, ids[0].tolist())
 
 
-class Sampler(LogitsProcessor):
-    """Temperature sampling by Gumbel noise under greedy search, one random generator per row.
+def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch.Tensor:
+    """Return how likely every token is right after a prompt, shape (vocabulary,)."""
+    ids = encode_prompt(base, [Message(role="user", content=prompt)])
+    room_for(base, ids.shape[1], 0)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+    return logits.double().softmax(-1).cpu()
 
-    The likeliest token after adding Gumbel noise is a sample of the softmax (Gumbel-max trick), and
-    a row's noise is its own: an answer is the same alone and in company.
-    """
 
-    def __init__(self, temperature: float, seeds: list[int]) -> None:
-        self._temperature = temperature
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+def end_tokens(base: Base) -> list[int]:
+    """Return the tokens that end an answer: the base's own."""
+    own = getattr(base.model, "generation_config", None)
+    end = getattr(own, "eos_token_id", None) or base.tokenizer.eos_token_id
+    return list(end) if isinstance(end, list) else [] if end is None else [end]
+
+
+def room_for(base: Base, used: int, wanted: int) -> int:
+    """Return how many tokens may follow; raises InvalidRequest where there is no room."""
+    limit = base.facts.context_length
+    if not limit or used + wanted <= limit:
+        return wanted
+    if used >= limit:
+        raise InvalidRequest(
+            f"This text has {used} tokens, and the model reads at most {limit}.",
+            cure="Shorten it, or start a new conversation.",
+        )
+    return limit - used
+
+
+class _Chance(LogitsProcessor):
+    """Applies one row's luck inside `generate`, which then takes the largest score."""
+
+    def __init__(self, luck: Luck) -> None:
+        self._luck = luck
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        if self._temperature == 0:
-            return scores
-        noise = torch.stack(
-            [torch.rand(scores.shape[-1], generator=g).clamp_(1e-20) for g in self._generators]
-        ).to(scores.device)
-        return scores / self._temperature - (-noise.log()).log()
+        return self._luck.apply(scores, self._luck.draw(scores.shape[-1]))
 
 
 class _Streamer(TextStreamer):
@@ -127,28 +182,10 @@ class _StopWhen(StoppingCriteria):
 
 def _config(base: Base, max_new_tokens: int) -> GenerationConfig:
     """Greedy search; sampling is the processor's. The end tokens are the base's own."""
-    own = getattr(base.model, "generation_config", None)
-    end = getattr(own, "eos_token_id", None) or base.tokenizer.eos_token_id
-    pad = base.tokenizer.pad_token_id
-    if pad is None:
-        pad = end[0] if isinstance(end, list) else end
+    end, pad = end_tokens(base), base.tokenizer.pad_token_id
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end or None,
+        pad_token_id=pad if pad is not None or not end else end[0],
     )
-
-
-def _room(base: Base, used: int, wanted: int) -> int:
-    """Return how many tokens may follow; raises InvalidRequest where there is no room."""
-    limit = base.facts.context_length
-    if not limit or used + wanted <= limit:
-        return wanted
-    if used >= limit:
-        raise InvalidRequest(
-            f"This text has {used} tokens, and the model reads at most {limit}.",
-            cure="Shorten it, or start a new conversation.",
-        )
-    return limit - used
-
-
-def _ignore(text: str) -> None:
-    """Take text that nobody wants to see piece by piece."""

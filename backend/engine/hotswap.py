@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, compiling, rehearsal, saving
+from backend.engine import adapters, compiling, rehearsal, saving, scan
 from backend.engine.checks import require_close
 from backend.engine.control import Control
 from backend.engine.session import Session
@@ -87,7 +87,7 @@ def leave(session: Session) -> rs.SlotLeft:
 def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.SavedAdapter:
     """Copy an adapter's own files: what is in the slot is padded and is never saved."""
     source = session.library.folder(info.id)
-    adapters.scan(source, session.layers())
+    scan.scan(source, session.layers(), name=info.name)
     with new_folder(saving.require_empty(destination)) as folder:
         for path in source.iterdir():
             if path.suffix in (".json", ".safetensors", ".md") and path.name != "workbench.json":
@@ -193,7 +193,7 @@ class _Preparation:
         mark = stamp(folder)
         try:
             started = time.perf_counter()
-            session.load_folder(folder, twin)
+            session.load_folder(folder, twin, plainly=True)
             loaded = time.perf_counter() - started
             started = time.perf_counter()
             with session.using_ids([(twin, 1.0)]):
@@ -294,7 +294,7 @@ def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
             cure=f"Load {info.base_name!r} to use it.",
         )
     folder = session.library.folder(info.id)
-    adapters.scan(folder, session.layers())
+    scan.scan(folder, session.layers(), name=info.name)
     config = adapters.read_config(folder)
     start = str(config.init_lora_weights).lower()
     if config.use_dora:

@@ -22,16 +22,26 @@ from backend.errors import InvalidRequest, NotFound, WorkbenchError
 
 # Safetensors only: pickled weights can run code when they are opened.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "workbench.json"]
 
 
 def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
     """Download a model's files into the Hub cache and return their folder."""
+    return _fetch(repo_id, revision, MODEL_FILES, control)
+
+
+def fetch_adapter(repo_id: str, control: Control) -> Path:
+    """Download an adapter's files into the Hub cache and return their folder."""
+    return _fetch(repo_id, None, ADAPTER_FILES, control)
+
+
+def _fetch(repo_id: str, revision: str | None, files: list[str], control: Control) -> Path:
     try:
         return Path(
             snapshot_download(
                 repo_id,
                 revision=revision,
-                allow_patterns=MODEL_FILES,
+                allow_patterns=files,
                 tqdm_class=_reporting_tqdm(repo_id, control),
             )
         )
@@ -51,7 +61,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
         return NotFound(f"{repo_id!r} has no revision {revision!r}.")
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
-            f"There is no model called {repo_id!r} on the Hub, or it is private.",
+            f"There is nothing called {repo_id!r} on the Hub, or it is private.",
             cure="Check the spelling, or run 'hf auth login' once if it is yours.",
         )
     if isinstance(error, HFValidationError):

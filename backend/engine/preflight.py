@@ -14,6 +14,7 @@ from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
 from backend.engine.training import total_steps
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.learning_rate import rate_warning, usual_rate
 from backend.library import Library
 from backend.methods import method_of
 from backend.requests import Preflight, PreviewData, Train
@@ -23,7 +24,7 @@ from backend.runs import Runs
 ADAM_BYTES = 16  # an fp32 weight, its gradient, and Adam's two moments
 SHOWN_LENGTH = 20_000
 RECENT_RUNS = 50
-LARGE, USUAL_RATE = 50_000_000, 1e-3
+UNUSUAL = 5  # times the usual learning rate: worth a word, and may still be right
 
 
 @dataclass
@@ -62,10 +63,11 @@ def check(
     )
     trainable = adapters.count_trainable(config, matched) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
-    seconds, source = None, ""
+    seconds, source, warned = None, "", None
     if around and packs and config and not problems:
         seconds, source = _duration(request, around, packs, runs, timings)
         notes = _notes(train, corpus, around)
+        warned = rate_warning(train.learning_rate, around.parameters)
     needed = _memory(train, around, corpus, trainable) if around and corpus else 0
     free = memory.available(around.device) if around else 0
     if needed > free and around:
@@ -74,6 +76,7 @@ def check(
         ready=not problems,
         problems=problems,
         notes=notes,
+        warnings=(warned,) if warned else (),
         matched_modules=[target.name for target in matched],
         trainable_parameters=trainable,
         total_parameters=around.parameters if around else 0,
@@ -166,7 +169,7 @@ def _duration(
     speed = _past_speed(train, around, runs)
     if speed:
         return run_tokens / speed, "past runs on this machine"
-    if not request.measure or around.session is None:
+    if not request.measure or around.session is None or around.session.slot is not None:
         return None, ""
     times = _step_times(train, around.session, packs, timings)
     per_token = times.bf16 if _computes_in_bf16(train, times) else times.fp32
@@ -205,7 +208,7 @@ def _step_times(
             return timings.measure(train, session.base, peft, packs)
     finally:
         session.drop(probe)
-        session.activate(session.active_ids)
+        session.settle()
 
 
 def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
@@ -220,10 +223,12 @@ def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[st
         notes.append(f"{stats.dropped} examples have nothing to learn and are left out.")
     if not stats.held_out:
         notes.append("No examples are held out, so there will be no test of what was learned.")
-    if around.parameters > LARGE and train.learning_rate > USUAL_RATE:
+    usual = usual_rate(around.parameters)
+    above = UNUSUAL * usual < train.learning_rate
+    if above and rate_warning(train.learning_rate, around.parameters) is None:
         notes.append(
-            f"A learning rate of {train.learning_rate:g} suits tiny models; at this size "
-            "0.0002 is a common start."
+            f"A learning rate of {train.learning_rate:g} is high for this base; "
+            f"{usual:g} is a common start."
         )
     return notes
 

@@ -38,6 +38,7 @@ def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAd
     session.ensure_loaded(info)
     with new_folder(require_empty(destination)) as folder:
         _write(session, info, folder)
+        session.library.write_sidecar(folder, info)
         difference = verify(session, info.id, folder)
     return describe_copy(destination, max_difference=difference)
 
@@ -68,13 +69,14 @@ def describe_copy(destination: Path, *, max_difference: float) -> SavedAdapter:
 def verify(session: Session, adapter_id: str, folder: Path) -> float:
     """Read a written folder back and compare it with the live adapter; returns the difference.
 
-    Compares every tensor bit for bit, then the log-probabilities of a few sentences.
+    Compares every tensor bit for bit, then the log-probabilities of a few sentences, with the
+    folder loaded by PEFT's own code.
     """
     if not adapters.same_weights(_peft(session), adapter_id, folder):
         raise VerificationFailed(f"{folder.name} does not hold the weights that were to be saved.")
     twin = new_adapter_id()
     try:
-        session.load_folder(folder, twin)
+        session.load_folder(folder, twin, plainly=True)
         live, stored = _scores(session, adapter_id), _scores(session, twin)
     finally:
         session.drop(twin)
@@ -95,6 +97,11 @@ def _write(session: Session, info: AdapterInfo, folder: Path) -> None:
     if not adapters.all_finite(peft, info.id):
         raise VerificationFailed(f"{info.name!r} holds numbers that are not finite.")
     adapters.write(peft, info.id, folder)
+    write_card(session, info, folder)
+
+
+def write_card(session: Session, info: AdapterInfo, folder: Path) -> None:
+    """Put the model card beside an adapter's weights."""
     (folder / "README.md").write_text(_card(session, info), encoding="utf-8")
 
 
@@ -124,9 +131,9 @@ def _card(session: Session, info: AdapterInfo) -> str:
         f"A {info.method} adapter of rank {info.rank} for the base model {facts.name}, made on "
         f"{made} with Adapter Workbench.",
         "",
-        f"- Data: {info.data or 'unknown'}",
-        f"- Steps: {info.steps}",
-        f"- Numbers learned: {info.parameters:,}",
+        *([f"- Made of: {info.recipe}"] if info.recipe else []),
+        *([f"- Data: {info.data}", f"- Steps: {info.steps}"] if info.data else []),
+        f"- Numbers: {info.parameters:,}",
         f"- Base fingerprint: {info.base_fingerprint}",
     ]
     if info.evaluation is not None and info.evaluation_before is not None:

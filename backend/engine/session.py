@@ -2,6 +2,9 @@
 
 Adapters are known here by internal id. After each operation the model is in evaluation mode with
 nothing trainable, whatever happened in between.
+
+Switching writes the active list and the scalings of each adapted layer directly: PEFT's own
+`set_adapter` also walks through every module and parameter, which takes longer than a token.
 """
 
 import logging
@@ -11,15 +14,16 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.peft_model import TunerModelStatus
 from peft.tuners.lora import LoraLayer
 
-from backend.engine import adapters, base_model, memory
+from backend.engine import adapters, base_model, memory, placing, scan
 from backend.engine.control import Control
 from backend.engine.slot import Slot
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Variant
-from backend.results import AdapterInfo, ModelFacts
+from backend.results import AdapterInfo, AdapterStatus, ModelFacts
 
 ActiveIds = list[tuple[str, float]]
 log = logging.getLogger(__name__)
@@ -34,6 +38,9 @@ class Session:
         self.slot: Slot | None = None
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
+        self._targets: list[adapters.Target] | None = None
+        self._adapted: dict[str, LoraLayer] = {}
+        self._strengths: dict[str, float] = {}
 
     @property
     def base(self) -> base_model.Base:
@@ -56,8 +63,7 @@ class Session:
     @property
     def active(self) -> Variant:
         """The active adapters by display name."""
-        names = {info.id: info.name for info in self.library.all()}
-        return [(names.get(id, id), strength) for id, strength in self._active]
+        return [(self.name_of(id), strength) for id, strength in self._active]
 
     @property
     def active_ids(self) -> ActiveIds:
@@ -89,7 +95,8 @@ class Session:
             return 0
         device = self._base.device
         before = memory.resident(device)
-        self._base, self.peft, self._active = None, None, []
+        self._base, self.peft, self._active, self._targets = None, None, [], None
+        self._adapted, self._strengths = {}, {}
         memory.release(device)
         return max(before - memory.resident(device), 0)
 
@@ -100,35 +107,54 @@ class Session:
     # -- adapters on the model -------------------------------------------------------------------
 
     def layers(self) -> list[adapters.Target]:
-        """Return the layers of the base that an adapter can change."""
-        return adapters.linear_layers(self.base.model)
+        """Return the layers of the base that an adapter can change; adapters do not alter them."""
+        if self._targets is None:
+            self._targets = adapters.linear_layers(self.base.model)
+        return self._targets
+
+    def adapted(self) -> dict[str, LoraLayer]:
+        """Return the layers that hold adapters now, by the base's own module names."""
+        return self._adapted
 
     def is_loaded(self, adapter_id: str) -> bool:
         return self.peft is not None and adapter_id in self.peft.peft_config
 
+    def name_of(self, adapter_id: str) -> str:
+        """Return an adapter's display name, or its id where the library does not know it."""
+        info = self.library.by_id(adapter_id)
+        return info.name if info else adapter_id
+
     def add(self, adapter_id: str, config: LoraConfig) -> PeftModel:
         """Put a fresh adapter on the model, not active."""
         self.peft = adapters.apply(self.base.model, self.peft, config, adapter_id)
-        self.activate(self._active)
+        self.settle()
         return self.peft
 
     def ensure_loaded(self, info: AdapterInfo) -> str:
         """Load an adapter of the library if it is not on the model yet; returns its id."""
         if not self.is_loaded(info.id):
-            if info.base_fingerprint != self.base.facts.fingerprint:
-                raise Unsupported(
-                    f"{info.name!r} was made for the base {info.base_name!r}, "
-                    f"and {self.base.facts.name!r} is loaded.",
-                    cure=f"Load {info.base_name!r} to use it.",
-                )
+            self.require_same_base(info)
             self.load_folder(self.library.folder(info.id), info.id)
         return info.id
 
-    def load_folder(self, folder: Path, adapter_id: str) -> None:
-        """Load an adapter folder under an id, not active."""
-        adapters.scan(folder, self.layers())
-        self.peft = adapters.load(self.base.model, self.peft, folder, adapter_id)
-        self.activate(self._active)
+    def require_same_base(self, info: AdapterInfo) -> None:
+        """Raise Unsupported where an adapter was made for another base than the loaded one."""
+        if info.base_fingerprint != self.base.facts.fingerprint:
+            raise Unsupported(
+                f"{info.name!r} was made for the base {info.base_name!r}, "
+                f"and {self.base.facts.name!r} is loaded.",
+                cure=f"Load {info.base_name!r} to use it.",
+            )
+
+    def load_folder(self, folder: Path, adapter_id: str, *, plainly: bool = False) -> None:
+        """Load an adapter folder under an id, not active; `plainly` takes PEFT's own way."""
+        scanned = scan.scan(folder, self.layers(), name=self.name_of(adapter_id))
+        peft = self.peft
+        if peft is not None and not plainly and placing.can_place(self._adapted, scanned):
+            placing.place(peft, self._adapted, scanned, adapter_id)
+        else:
+            self.peft = adapters.load_plainly(self.base.model, peft, folder, adapter_id)
+            self.settle()
 
     def drop(self, adapter_id: str) -> None:
         """Take an adapter off the model; the last one takes PEFT's wrapper with it.
@@ -139,27 +165,34 @@ class Session:
             return
         remaining = [id for id in self.peft.peft_config if id != adapter_id]
         self._active = [(id, s) for id, s in self._active if id != adapter_id]
+        self._strengths.pop(adapter_id, None)
         if remaining:
             self.activate([])
             self.peft.delete_adapter(adapter_id)
-            self.activate(self._active)
         else:
             self.peft.unload()
             self.peft = None
+        self.settle()
         memory.release(self.base.device)
+
+    def settle(self) -> None:
+        """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
+        self._adapted = adapters.adapted_layers(self.base.model)
+        if self.peft is not None:
+            self.peft.requires_grad_(False)
+            self.peft.eval()
+        self.activate(self._active)
 
     def resolve(self, variant: Variant) -> ActiveIds:
         """Turn display names into loaded ids; raises where one is unknown or its strength wrong."""
         if self.slot is not None:
             return self.slot.resolve(variant)
-        wanted = []
-        for name, strength in variant:
-            adapter_id = self.ensure_loaded(self.library.get(name))
-            self._check_strength(name, adapter_id, strength)
-            wanted.append((adapter_id, strength))
-        if len({id for id, _ in wanted}) < len(wanted):
+        infos = [(self.library.get(name), strength) for name, strength in variant]
+        if len({info.id for info, _ in infos}) < len(infos):
             raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
-        return wanted
+        for info, strength in infos:
+            _require_strength(info, strength)
+        return [(self.ensure_loaded(info), strength) for info, strength in infos]
 
     def set_active(self, variant: Variant) -> None:
         """Choose which adapters answer from now on."""
@@ -188,7 +221,7 @@ class Session:
             self.activate(self._active)
 
     def activate(self, wanted: ActiveIds) -> None:
-        """Make the model compute with these adapters; nothing is trainable afterwards.
+        """Make the model compute with these adapters.
 
         An empty list runs the base alone in every layer. PEFT's outer wrapper keeps the name of
         some loaded adapter, because it looks up its configuration on each call.
@@ -196,22 +229,70 @@ class Session:
         if self.peft is None:
             return
         ids = [id for id, _ in wanted]
-        known = next(iter(self.peft.peft_config))
-        self.peft.base_model.set_adapter(ids, inference_mode=True)
-        self.peft.active_adapter = ids[0] if ids else known
-        strengths = dict(wanted)
-        for layer in adapters.tuner_layers(self.peft):
-            if isinstance(layer, LoraLayer):
-                for id in layer.scaling:
-                    layer.set_scale(id, strengths.get(id, 1.0))
-        self.peft.requires_grad_(False)
-        self.peft.eval()
+        for layer in self._adapted.values():
+            layer._active_adapter = list(ids)
+            layer._disable_adapters = False
+        self.peft.base_model.active_adapter = list(ids)
+        self.peft.active_adapter = ids[0] if ids else next(iter(self.peft.peft_config))
+        self._set_strengths(dict(wanted))
 
-    def _check_strength(self, name: str, adapter_id: str, strength: float) -> None:
-        assert self.peft is not None
-        config = self.peft.peft_config[adapter_id]
-        if getattr(config, "use_dora", False) and strength != 1.0:
-            raise Unsupported(
-                f"{name!r} is a DoRA adapter: it works at strength 1 only, got {strength:g}.",
-                cure="Leave it out for the base; DoRA at strength 0 would not be the base.",
+    def _set_strengths(self, wanted: dict[str, float]) -> None:
+        """Scale adapters to their strengths; one that is not wanted goes back to 1."""
+        for id in {*self._strengths, *wanted}:
+            strength = wanted.get(id, 1.0)
+            if self._strengths.get(id, 1.0) != strength:
+                for layer in self._adapted.values():
+                    layer.set_scale(id, strength)
+        self._strengths = {id: strength for id, strength in wanted.items() if strength != 1.0}
+
+    # -- what the model says of itself -----------------------------------------------------------
+
+    def status(self) -> tuple[list[AdapterStatus], str]:
+        """Return what the model itself says of its adapters, and what is not as it should be."""
+        if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
+            return [], ""
+        told = self.peft.get_model_status()
+        merged = told.merged_adapters if isinstance(told.merged_adapters, list) else []
+        active = told.active_adapters if isinstance(told.active_adapters, list) else []
+        strengths = dict(self._active)
+        rows = [
+            AdapterStatus(
+                name=self.name_of(id),
+                loaded=True,
+                active=id in active,
+                strength=strengths.get(id, 1.0),
+                trainable=told.requires_grad.get(id) is not False,
+                merged=id in merged,
+                memory_bytes=sum(adapters.bytes_in(layer, id) for layer in self._adapted.values()),
             )
+            for id in told.available_adapters
+        ]
+        return rows, self._irregular(told)
+
+    def _irregular(self, told: TunerModelStatus) -> str:
+        """Name what differs between layers or from what this session believes, if anything."""
+        parts = {
+            "enabled": told.enabled,
+            "active": told.active_adapters,
+            "merged": told.merged_adapters,
+            **{f"learning of {self.name_of(id)}": g for id, g in told.requires_grad.items()},
+        }
+        odd = [part for part, value in parts.items() if value == "irregular"]
+        if told.active_adapters != [id for id, _ in self._active] and "active" not in odd:
+            odd.append("active")
+        if told.merged_adapters:
+            odd.append("merged")
+        return f"The adapters on the model do not agree ({', '.join(odd)})." if odd else ""
+
+
+def _require_strength(info: AdapterInfo, strength: float) -> None:
+    """Raise Unsupported where a strength other than 1 has no meaning.
+
+    At scaling 0 a DoRA adapter still differs from the base: its magnitudes do not scale.
+    """
+    if info.strength == "on-off" and strength != 1.0:
+        raise Unsupported(
+            f"{info.name!r} is a {info.method} adapter: it works at strength 1 only, got "
+            f"{strength:g}.",
+            cure="Leave it out for the base; at strength 0 it would not be the base.",
+        )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, compiling, rehearsal
+from backend.engine import adapters, compiling, rehearsal, scan
 from backend.engine.base_model import Base
 from backend.engine.checks import require_close
 from backend.engine.slot_layers import Block, SlotMemory
@@ -178,7 +178,9 @@ class Slot:
         folder = self.library.folder(self.library.get(entry.name).id)
         if stamp(folder) == entry.stamp:
             return
-        adapters.scan(folder, [adapters.Target(n, *s) for n, s in self.memory.shapes.items()])
+        scan.scan(
+            folder, [adapters.Target(n, *s) for n, s in self.memory.shapes.items()], name=entry.name
+        )
         raise Unsupported(
             f"The files of {entry.name!r} have changed since the slot was prepared.",
             cure="Leave the slot and prepare it again.",

@@ -42,6 +42,10 @@ class SlotLayer(torch.nn.Module):
     dimensions: a Python number would be compiled in.
     """
 
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: torch.Tensor
+
     def __init__(
         self,
         base_layer: torch.nn.Module,

@@ -82,6 +82,7 @@ class _Training:
             with steps.step_mode(base, checkpointing=self.request.gradient_checkpointing):
                 self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
+            self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
             state = "finished" if self.log.step >= self.total_steps else "stopped"
             info = self._info(peft, state)
@@ -90,7 +91,7 @@ class _Training:
             self.session.drop(self.adapter_id)
             raise
         finally:
-            self.session.activate(self.session.active_ids)
+            self.session.settle()
         self.log.conclude(state, peak_memory=self.peak)
         return self._result(info, difference)
 
@@ -213,12 +214,16 @@ class _Training:
     def _info(self, peft: PeftModel, state: str) -> AdapterInfo:
         facts, request = self.session.base.facts, self.run.request
         weights = adapters.weights(peft, self.adapter_id).values()
+        config = peft.peft_config[self.adapter_id]
+        before = self.session.library.by_id(self.adapter_id)
         return AdapterInfo(
             id=self.adapter_id,
-            name=self.request.name,
+            name=before.name if before else self.request.name,  # a stopped run's may be renamed
             colour=request.colour,
             method=method_of(self.request.adapter).title,
-            rank=int(peft.peft_config[self.adapter_id].r),
+            rank=int(config.r),
+            strength="on-off" if config.use_dora else "any",
+            targets=tuple(sorted({str(name) for name in config.target_modules})),
             parameters=sum(tensor.numel() for tensor in weights),
             base_name=facts.name,
             base_fingerprint=facts.fingerprint,

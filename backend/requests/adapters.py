@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import field_validator
 
-from backend.fields import Request, Variant, check_display_name, knob
+from backend.fields import NAME_LENGTH, Request, Variant, check_display_name, knob
 
 
 def _adapter_name(help: str = "The adapter's name.") -> Any:
-    return knob(label="Adapter", min_length=1, max_length=60, help=help)
+    return knob(label="Adapter", min_length=1, max_length=NAME_LENGTH, help=help)
 
 
 def _adapter_source() -> Any:
@@ -22,7 +22,7 @@ def _adapter_source() -> Any:
 
 
 def _new_name(help: str) -> Any:
-    return knob(label="Name", level="basic", max_length=60, help=help)
+    return knob(label="Name", level="basic", help=help)
 
 
 class InspectAdapter(Request):
@@ -39,7 +39,6 @@ class LoadAdapter(Request):
         "",
         label="Name",
         level="basic",
-        max_length=60,
         help="What it is called here; empty takes the name it brings.",
     )
 

@@ -27,7 +27,6 @@ class Combine(Request):
     name: str = knob(
         label="Name",
         level="basic",
-        max_length=60,
         help="What the blend is called: letters, digits, spaces, - and _.",
     )
     sources: Variant = knob(

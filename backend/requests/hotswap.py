@@ -2,7 +2,7 @@
 
 from pydantic import field_validator
 
-from backend.fields import Request, check_display_name, knob
+from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 
 
 class PrepareHotswap(Request):
@@ -26,7 +26,10 @@ class Hotswap(Request):
     """Put one of the prepared adapters into the slot; empty is the base alone."""
 
     adapter: str = knob(
-        label="Adapter", level="basic", max_length=60, help="A prepared adapter; empty: the base."
+        label="Adapter",
+        level="basic",
+        max_length=NAME_LENGTH,
+        help="A prepared adapter; empty: the base.",
     )
 
 
@@ -37,10 +40,10 @@ class EndHotswap(Request):
 class ConvertAdapter(Request):
     """Make a plain LoRA adapter out of another kind, so that it can be swapped and blended."""
 
-    name: str = knob(label="Adapter", min_length=1, max_length=60, help="The adapter to convert.")
-    new_name: str = knob(
-        label="Name", level="basic", max_length=60, help="What the plain adapter is called."
+    name: str = knob(
+        label="Adapter", min_length=1, max_length=NAME_LENGTH, help="The adapter to convert."
     )
+    new_name: str = knob(label="Name", level="basic", help="What the plain adapter is called.")
     rank: int | None = knob(
         None,
         label="Rank",

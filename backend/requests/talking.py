@@ -52,6 +52,16 @@ class SideBySide(_Generation):
     )
     variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
 
+    same_seed: bool = knob(
+        True,
+        label="Same seed",
+        help="Every column draws with the same luck, so that only the adapters make a difference.",
+    )
+
+    def seed_of(self, column: int) -> int:
+        """Return the seed of one column."""
+        return self.seed if self.same_seed else (self.seed + 7919 * column) % 2**31
+
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         if len(self.conversations) != len(self.variants):
@@ -69,6 +79,11 @@ class Compare(_Generation):
 class Score(Request):
     """Total natural-log probability of texts under several variants."""
 
+    per_token: bool = knob(
+        False,
+        label="Token by token",
+        help="Also say what each token adds.",
+    )
     texts: list[str] = Field(min_length=1, max_length=1000)
     variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from backend.fields import Request, check_display_name, knob
+from backend.fields import NAME_LENGTH, Request, check_display_name, knob
+from backend.refusals import shown
 
 
 class Lora(Request):
@@ -69,7 +70,8 @@ class Lora(Request):
         for name in targets:
             if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name):
                 raise ValueError(
-                    f"{name!r} is not a module name. Names look like q_proj or self_attn.v_proj."
+                    f"{shown(name)} is not a module name. "
+                    "Names look like q_proj or self_attn.v_proj."
                 )
         return targets
 
@@ -108,7 +110,6 @@ class Train(Request):
     name: str = knob(
         label="Name",
         level="basic",
-        max_length=60,
         help="What the new adapter is called: letters, digits, spaces, - and _.",
     )
     data: str = _data_source()
@@ -219,7 +220,7 @@ class Train(Request):
     start_from: str | None = knob(
         None,
         label="Start from",
-        max_length=60,
+        max_length=NAME_LENGTH,
         help="An adapter of this base to go on from; empty starts a fresh one.",
     )
 

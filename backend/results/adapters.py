@@ -170,6 +170,17 @@ class Merged(Result):
     peak_memory_bytes: int
 
 
+class MergeNeeds(Result):
+    """What a merge would take, before it starts; memory is what comes on top of an idle process."""
+
+    precision: str
+    disk_bytes: int
+    disk_free_bytes: int
+    memory_bytes: int
+    memory_free_bytes: int
+    files: int
+
+
 class Converted(Result):
     """A plain LoRA adapter made of another kind; `relative_error` as in `Blend`."""
 

@@ -10,10 +10,16 @@ class Answers(Result):
 
 
 class Scores(Result):
-    """`scores[variant][text]`: total natural-log probability of the tokens after the first."""
+    """`scores[variant][text]`: total natural-log probability of the tokens after the first.
+
+    `tokens` counts those tokens. Where asked for, `pieces[text]` is the text cut where tokens show,
+    and `piece_scores[variant][text]` what each piece adds; the first token is given and adds 0.
+    """
 
     scores: list[list[float]]
     tokens: list[int]
+    pieces: list[list[str]] | None = None
+    piece_scores: list[list[list[float]]] | None = None
 
 
 class Answer(Result):

@@ -36,6 +36,8 @@ class PreflightReport(Result):
     ready: bool
     problems: list[Problem]
     notes: list[str]
+    warnings: tuple[Problem, ...] = ()
+    """What does not keep the run from starting, but very likely from being of use."""
     matched_modules: list[str]
     trainable_parameters: int
     total_parameters: int

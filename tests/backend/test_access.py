@@ -31,8 +31,18 @@ def requests_for(path: str) -> list[rq.Request]:
         train,
         rq.Preflight(train=train),
         rq.PreviewData(data=path),
+        rq.InspectAdapter(source=path),
+        rq.LoadAdapter(source=path),
         rq.SaveAdapter(name="x", destination=path),
+        rq.Merge(variant=[("x", 1.0)], destination=path),
     ]
+
+
+def test_every_request_that_names_a_place_is_tried_here() -> None:
+    places = {"source", "data", "destination", "train"}
+    naming = {kind for kind in rq.BY_NAME.values() if places & kind.model_fields.keys()}
+
+    assert {type(request) for request in requests_for("x")} == naming
 
 
 @pytest.mark.parametrize("place", ["models/base", ".cache/workbench/uploads/data.jsonl", "."])
@@ -118,8 +128,33 @@ def test_a_demo_works_with_the_starter_kit_only(home: Path, settings: Settings) 
     check_caller(rq.LoadModel(source="starter"), demo)
     check_caller(rq.Train(name="x", data="starter:pirate"), demo)
     for source in ("someone/model", str(home / "models"), str(demo.workspace / "uploads" / "x")):
-        for request in requests_for(source)[:-1]:
+        for request in requests_for(source)[:-2]:
             with pytest.raises(Unsupported, match="bundled models and data only"):
                 check_caller(request, demo)
-    with pytest.raises(Unsupported, match="does not write to folders"):
-        check_caller(rq.SaveAdapter(name="x", destination=str(demo.workspace / "copy")), demo)
+    for request in requests_for(str(demo.workspace / "copy"))[-2:]:
+        with pytest.raises(Unsupported, match="does not write to folders"):
+            check_caller(request, demo)
+
+
+def test_the_owner_of_a_demo_may_do_what_a_page_may(home: Path, settings: Settings) -> None:
+    demo = settings.model_copy(update={"demo": True, "allowed_roots": ()})
+
+    for request in requests_for(str(demo.workspace / "uploads" / "x")):
+        check_caller(request, demo, "owner")
+    check_caller(rq.LoadModel(source="someone/model"), demo, "owner")
+    for request in requests_for(str(home / "models")):
+        with pytest.raises(InvalidRequest, match="The page may not use"):
+            check_caller(request, demo, "owner")
+
+
+def test_python_acts_with_its_own_rights(settings: Settings) -> None:
+    demo = settings.model_copy(update={"demo": True})
+
+    for request in requests_for("/etc/passwd"):
+        check_caller(request, demo, "local")
+
+
+@pytest.mark.parametrize("source", ["library:pirate", "library:../../etc"])
+def test_a_name_in_the_library_is_no_path(settings: Settings, source: str) -> None:
+    for demo in (False, True):
+        check_caller(rq.LoadAdapter(source=source), settings.model_copy(update={"demo": demo}))

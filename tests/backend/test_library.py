@@ -93,7 +93,7 @@ def test_colours_are_all_used_before_one_comes_again(library: Library) -> None:
 def test_a_freed_colour_comes_next(library: Library) -> None:
     infos = [add(library, f"adapter {number}") for number in range(len(COLOURS))]
 
-    library.delete(infos[3].id)
+    library.discard(infos[3].id)
 
     assert library.next_colour() == infos[3].colour
 

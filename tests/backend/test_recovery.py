@@ -1,11 +1,12 @@
 """Death of the engine and the way back: the recipe, what the person is told, and a full disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backend import Service
+from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import NotFound, Stopped, WorkerDied
@@ -41,6 +42,105 @@ def test_the_session_comes_back_from_its_recipe(
     engines[1].answer(rs.ActiveSet(adapters=[("pirate", 0.5)], seconds=0.1))
     back = service.snapshot()
     assert (back.phase, back.base, back.active) == ("ready", FACTS, [("pirate", 0.5)])
+
+
+def with_pirate_on(service: Service, engine: ScriptedRuntime) -> None:
+    service.start(rq.SetActive(adapters=[("pirate", 1.0)]))
+    engine.session(FACTS, [("pirate", 1.0)])
+    engine.answer(rs.ActiveSet(adapters=[("pirate", 1.0)], seconds=0.1))
+
+
+@pytest.fixture
+def sides(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """The second processes that are started beside the engine."""
+    started: Engines = []
+
+    def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
+        started.append(ScriptedRuntime(on_message, on_exit))
+        return started[-1]
+
+    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    return started
+
+
+@pytest.fixture
+def in_processes(engines: Engines, sides: Engines, tmp_path: Path) -> Iterator[Service]:
+    """A service that would use processes, with a base loaded."""
+    with Service(Settings(workspace=tmp_path / "p", runtime="process")) as service:
+        service.start(rq.LoadModel(source="starter"))
+        engines[0].session(FACTS, [])
+        engines[0].answer(FACTS)
+        yield service
+
+
+def test_a_failure_beside_the_rebuilding_does_not_cut_it_short(
+    in_processes: Service, engines: Engines, sides: Engines
+) -> None:
+    with_pirate_on(in_processes, engines[0])
+    engines[0].on_exit("it was killed")
+    look = in_processes.start(rq.PreviewData(data="starter:nothing"))
+    sides[0].tell("error", error=NotFound("There is no such data set.").to_dict())
+    with pytest.raises(NotFound):
+        look.result(timeout=0)
+
+    engines[1].session(FACTS, [])
+    engines[1].answer(FACTS)
+
+    assert engines[1].operations == ["load-model", "set-active"]
+
+
+def test_a_job_beside_survives_the_worker_dying_while_its_process_starts(
+    in_processes: Service, engines: Engines, sides: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_processes.start(rq.Train(name="pirate"))
+
+    def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
+        engines[0].on_exit("it was killed")
+        sides.append(ScriptedRuntime(on_message, on_exit))
+        return sides[-1]
+
+    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    look = in_processes.start(rq.PreviewData(data="starter:pirate"))
+
+    assert not look.done()
+    preview = rs.DataPreview(rows=1, problems=[], stats=None, examples=[])
+    sides[0].answer(preview)
+    assert look.result(timeout=0) == preview
+
+
+def test_a_process_that_starts_while_the_workbench_closes_is_ended(
+    in_processes: Service, sides: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_processes.start(rq.Train(name="pirate"))
+
+    def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
+        in_processes.close()
+        sides.append(ScriptedRuntime(on_message, on_exit))
+        return sides[-1]
+
+    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    look = in_processes.start(rq.PreviewData(data="starter:pirate"))
+
+    with pytest.raises(Stopped):
+        look.result(timeout=0)
+    assert sides[0].closed
+    assert sides[0].sent == []
+
+
+def test_adapters_that_do_not_come_back_are_told(
+    service: Service, engine: ScriptedRuntime, engines: Engines
+) -> None:
+    with_pirate_on(service, engine)
+    engine.on_exit("it was killed")
+    engines[1].session(FACTS, [])
+    engines[1].answer(FACTS)
+    engines[1].tell("error", error=NotFound("There is no adapter called 'pirate'.").to_dict())
+
+    notice = service.snapshot().notice
+    assert notice is not None
+    assert notice.text == (
+        "The base is back, but its adapters are not on: There is no adapter called 'pirate'."
+    )
 
 
 def test_the_job_that_died_says_what_happened_and_what_to_do(
@@ -168,17 +268,17 @@ def test_unloading_empties_the_recipe(
 def test_a_full_disk_loses_no_result(
     service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = service.start(rq.SetActive(adapters=[]))
+    job = service.start(rq.SetActive(adapters=[("pirate", 1.0)]))
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    engine.session(FACTS, [])
-    engine.answer(rs.ActiveSet(adapters=[], seconds=0.1))
+    engine.session(FACTS, [("pirate", 1.0)])
+    engine.answer(rs.ActiveSet(adapters=[("pirate", 1.0)], seconds=0.1))
     monkeypatch.undo()
 
-    assert job.result(timeout=0).adapters == []
+    assert job.result(timeout=0).adapters == [("pirate", 1.0)]
     notice = service.snapshot().notice
     assert notice is not None
     assert "Could not write session.json: No space left on device." in notice.text

@@ -13,7 +13,7 @@ import pytest
 
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, NotFound
-from backend.events import EventReader
+from backend.events import EventReader, EventWriter
 from backend.runs import Run, Runs
 
 BASE = ("starter", "starter", "abc123")
@@ -137,6 +137,34 @@ def test_a_run_of_a_process_that_is_gone_is_interrupted_with_its_cure(runs: Runs
     assert [(event.type, event.text) for event in events] == [
         ("interrupted", "The app ended while this run was training.")
     ]
+
+
+def test_the_status_of_an_interrupted_run_ends_where_its_curve_ends(runs: Runs) -> None:
+    run = create(runs)
+    run.update(state="running", pid=0, step=3, loss=2.0)
+    writer = EventWriter(run.events_file)
+    for step in range(1, 6):
+        writer.write("step", step=step, loss=5.0 - step / 2, tokens_per_second=100.0 + step)
+    writer.close()
+
+    runs.sweep("The app ended.")
+
+    status = run.status()
+    assert (status.step, status.loss, status.tokens_per_second) == (5, 2.5, 105.0)
+
+
+def test_an_interruption_right_after_a_resume_keeps_the_checkpoints_step(runs: Runs) -> None:
+    run = create(runs)
+    writer = EventWriter(run.events_file)
+    for step in range(1, 6):
+        writer.write("step", step=step, loss=1.0)
+    writer.write("resumed", step=4)
+    writer.close()
+    run.update(state="running", pid=0, step=4, loss=1.5)
+
+    runs.sweep("The app ended.")
+
+    assert (run.status().step, run.status().loss) == (4, 1.5)
 
 
 def test_without_a_checkpoint_the_cure_is_to_start_again(runs: Runs) -> None:

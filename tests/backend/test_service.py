@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import Service, Settings
+from backend import Service
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import (
@@ -292,7 +292,7 @@ def test_every_change_is_a_new_version(service: Service, engine: ScriptedRuntime
         lambda: run.update(step=1, loss=2.5),
         service.stop,
         lambda: add_adapter(service, "from another process"),
-        lambda: service.library.delete("ad_000000"),
+        lambda: service.library.discard("ad_000000"),
         lambda: engine.tell("error", error=Stopped("Ended.").to_dict()),
         lambda: service.start(rq.SetActive(adapters=[])),
         lambda: engine.session(FACTS, [("pirate", 0.5)]),
@@ -340,42 +340,3 @@ def test_the_phase_follows_the_job(service: Service, request_: rq.Request, phase
     service.start(request_)
 
     assert service.snapshot().phase == phase
-
-
-# -- uploads -------------------------------------------------------------------------------------
-
-
-def test_an_upload_is_kept_under_a_plain_name_once(service: Service, tmp_path: Path) -> None:
-    source = tmp_path / "upload.tmp"
-    source.write_text('{"text": "x"}\n', encoding="utf-8")
-
-    first = service.add_upload(source, "../My Data (1).JSONL")
-    again = service.add_upload(source, "My Data (1).JSONL")
-
-    assert first.parent == service.settings.uploads_dir
-    assert first.read_bytes() == source.read_bytes()
-    assert first.suffix == ".jsonl"
-    assert " " not in first.name
-    assert list(service.settings.uploads_dir.iterdir()) == [first]
-    assert again == first
-
-
-def test_an_upload_of_another_type_is_refused(service: Service, tmp_path: Path) -> None:
-    source = tmp_path / "x"
-    source.write_bytes(b"%PDF")
-
-    with pytest.raises(InvalidRequest) as caught:
-        service.add_upload(source, "paper.pdf")
-
-    assert str(caught.value) == (
-        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .parquet."
-    )
-
-
-def test_an_upload_that_is_too_big_is_refused(engines: Engines, tmp_path: Path) -> None:
-    source = tmp_path / "x.jsonl"
-    source.write_bytes(b"x" * (1024**2 + 1))
-    settings = Settings(workspace=tmp_path / "w", runtime="inline", max_upload_bytes=1024**2)
-
-    with Service(settings) as service, pytest.raises(InvalidRequest, match="larger than 1 MB"):
-        service.add_upload(source, "x.jsonl")

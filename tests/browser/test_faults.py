@@ -110,7 +110,7 @@ def test_a_good_upload_can_be_trained_on(page: Page, client: Client, tmp_path: P
         page.locator("#train-upload").click()
     chooser.value.set_files(file)
     expect(page.locator("#data-line")).to_contain_text("40 rows")
-    expect(page.locator("#train-name input")).to_have_value("my-items")
+    expect(page.locator("#train-name input")).to_have_value("my items")
     expect(page.locator("#train-start")).to_be_enabled(timeout=PATIENCE_MS)
 
 

@@ -199,7 +199,19 @@ WRONG_COLUMNS = (
         (
             "data.csv",
             "text\nGrüße\n".encode("utf-16"),
-            "data.csv is not UTF-8 text (byte 0). Save it as UTF-8.",
+            "data.csv is text in UTF-16, whatever its name says. Save it as UTF-8.",
+        ),
+        (
+            "list.parquet",
+            b'{"text": "a"}\n',
+            "list.parquet is text, whatever its name says. "
+            "Use a JSONL, JSON, CSV or Parquet file, each with its own ending.",
+        ),
+        (
+            "many.json",
+            b'{"text": "a"}\n{"text": "b"}\n',
+            "many.json, line 2 is not valid JSON: Extra data. The file is one list of objects. "
+            "One object a line is JSONL: name it .jsonl then.",
         ),
         (
             "data.csv",
@@ -236,14 +248,6 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
         read(path)
 
     assert str(caught.value) == sentence
-
-
-def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "data.parquet"
-    path.write_bytes(b"PAR1 not really")
-
-    with pytest.raises(DataError, match=r"^data\.parquet is not a Parquet file: "):
-        read(path)
 
 
 @pytest.mark.parametrize("folder", [False, True])

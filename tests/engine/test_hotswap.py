@@ -317,7 +317,7 @@ def test_an_adapter_of_another_base_is_refused(service: Service) -> None:
     with pytest.raises(Unsupported, match="elsewhere"):
         start(service, rq.PrepareHotswap(adapters=["en", "foreign"], compile=False))
 
-    service.library.delete(info.id)
+    shutil.rmtree(service.library.folder(info.id))
     assert service.snapshot().slot is None
 
 

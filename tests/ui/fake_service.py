@@ -4,6 +4,7 @@ It takes and gives the messages of the worker process, so the page cannot tell i
 a training takes as long as `step_seconds` says.
 """
 
+import json
 import math
 import queue
 import threading
@@ -16,13 +17,14 @@ from backend import requests as rq
 from backend import results as rs
 from backend.events import EventWriter
 from backend.runs import Run
+from backend.settings import STARTER
 
 Message = dict[str, Any]
 
 FACTS = rs.ModelFacts(
     name="starter",
     source="starter",
-    path="/models/starter",
+    path=str(STARTER / "model"),
     architecture="LlamaForCausalLM",
     parameters=3_850_000,
     layers=4,
@@ -268,6 +270,49 @@ class FakeEngine:
             time.sleep(self.service.word_seconds)
         return rs.Answer(text=answer, tokens=len(answer), seconds=0.1)
 
+    def _side_by_side(self, request: rq.SideBySide, message: Message) -> rs.Result:
+        said = [messages[-1].content for messages in request.conversations]
+        texts = [
+            f"Arr, {text}" if variant else f"You said: {text}"
+            for text, variant in zip(said, request.variants, strict=True)
+        ]
+        words = [text.split(" ") for text in texts]
+        for number in range(max(map(len, words))):
+            if self.stopped.is_set():
+                break
+            for column, each in enumerate(words):
+                if number < len(each):
+                    piece = each[number] + " "
+                    self._say(message, type="piece", text=piece, column=column)
+            time.sleep(self.service.word_seconds)
+        whole = [rs.Answer(text=text, tokens=len(text), seconds=0.1) for text in texts]
+        return rs.SideAnswers(answers=whole, batched=len(whole))
+
+    def _next_token(self, request: rq.NextToken, message: Message) -> rs.Result:
+        return rs.NextTokens(words=["Arr", "The"], chances=[[0.1, 0.9] for _ in request.variants])
+
+    def _merge(self, request: rq.Merge, message: Message) -> rs.Result:
+        for number in range(1, 11):
+            time.sleep(self.service.step_seconds)
+            if self.stopped.is_set():
+                raise errors.Stopped("Stopped, as asked. Nothing was changed.")
+            text = f"Writing file {1 + number // 6} of 2"
+            left = (10 - number) * self.service.step_seconds
+            self._say(message, type="progress", text=text, fraction=number / 10, seconds_left=left)
+        return rs.Merged(
+            path=request.destination,
+            bytes=15_397_181,
+            files=1,
+            precision="fp32",
+            max_difference=1.4e-7,
+            verified="log-probabilities of 8 texts differ by at most 1e-07; every number is "
+            "finite, two rows of each of the 28 changed weights agree with the formula in "
+            "float64, and all files read back",
+            notes=[],
+            seconds=2.1,
+            peak_memory_bytes=34_000_000,
+        )
+
     def _compare(self, request: rq.Compare, message: Message) -> rs.Result:
         return rs.Answers(answers=[[p.upper() for p in request.prompts] for _ in request.variants])
 
@@ -275,7 +320,14 @@ class FakeEngine:
         totals = [
             [-10.0 - 5 * number for _ in request.texts] for number in range(len(request.variants))
         ]
-        return rs.Scores(scores=totals, tokens=[11 for _ in request.texts])
+        if not request.per_token:
+            return rs.Scores(scores=totals, tokens=[10 for _ in request.texts])
+        return rs.Scores(
+            scores=totals,
+            tokens=[10 for _ in request.texts],
+            pieces=[[text[:1], text[1:]] for text in request.texts],
+            piece_scores=[[[0.0, total] for total in each] for each in totals],
+        )
 
 
 class FakeService(Service):
@@ -306,6 +358,7 @@ class FakeService(Service):
         run: Run | None = None,
         evaluation: rs.Evaluation | None = None,
         fingerprint: str = FACTS.fingerprint,
+        method: str = "LoRA",
     ) -> rs.AdapterInfo:
         """Put an adapter without weights into the library."""
         adapter_id = run.request.adapter_id if run else f"ad_{len(self.library.all()):06d}"
@@ -313,7 +366,7 @@ class FakeService(Service):
             id=adapter_id,
             name=name,
             colour=run.request.colour if run else self.library.next_colour(),
-            method="LoRA",
+            method=method,
             rank=8,
             parameters=31_744,
             base_name="starter",
@@ -327,6 +380,8 @@ class FakeService(Service):
         )
         folder = self.library.folder(adapter_id)
         folder.mkdir(parents=True, exist_ok=True)
+        config = {"peft_type": "LORA", "r": 8, "use_dora": method == "DoRA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
         self.library.write_sidecar(folder, info)
         return info
 

@@ -6,22 +6,18 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from tests.ui.fake_service import FakeService
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from tests.ui.fake_service import FACTS, FakeService
 
 PUBLIC = {
-    "/load_model",
-    "/preflight",
-    "/preview_data",
-    "/train",
-    "/resume",
-    "/set_active",
-    "/save_adapter",
-    "/compare",
-    "/score",
-    "/chat",
-    "/snapshot",
-    "/events",
-    "/stop",
+    *("/load_model", "/unload_model", "/train", "/resume", "/preflight", "/preview_data"),
+    *("/inspect_adapter", "/load_adapter", "/unload_adapter", "/save_adapter", "/set_active"),
+    *("/delete_adapter", "/restore_adapter", "/rename_adapter", "/convert_adapter"),
+    *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
+    *("/compare", "/score", "/next_token", "/chat"),
+    *("/snapshot", "/runs", "/events", "/stop"),
 }
 
 
@@ -45,6 +41,55 @@ def test_only_the_documented_endpoints_are_public(client: Client) -> None:
     assert set(named) == PUBLIC
 
 
+def test_each_endpoint_says_what_it_takes_and_gives(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    for path, endpoint in named.items():
+        assert endpoint["description"].endswith("."), path
+    combine = named["/combine"]["description"]
+    assert combine.startswith("Blend adapters into a new one.")
+    for part in (*rq.Combine.model_fields, *rs.Blend.model_fields):
+        assert part in combine
+    assert named["/end_hotswap"]["parameters"] == []
+
+
+def test_runs_lists_what_was_trained(client: Client) -> None:
+    run_id = train(client, "listed")
+    newest = client.predict(api_name="/runs")[0]
+    assert (newest["id"], newest["name"], newest["state"]) == (run_id, "listed", "finished")
+
+
+SCRIPTED = [
+    ("rename-adapter", {"name": "a", "new_name": "b"}),
+    ("end-hotswap", None),
+    ("hotswap", {"adapter": "a"}),
+    ("similarity", {"names": ["a", "b"]}),
+    ("next-token", {"prompt": "a", "variants": [[]]}),
+]
+
+
+@pytest.mark.parametrize(("operation", "request_"), SCRIPTED)
+def test_an_operation_is_handed_on_with_its_fields(
+    client: Client, served: FakeService, operation: str, request_: dict | None
+) -> None:
+    heard = []
+
+    def answer(request: rq.Request) -> errors.WorkbenchError:
+        heard.append(request)
+        return errors.Unsupported(f"{operation} was heard.")
+
+    served.script[operation] = answer
+    arguments = [] if request_ is None else [request_]
+    with pytest.raises(AppError, match=f"{operation} was heard"):
+        client.predict(*arguments, api_name=f"/{operation.replace('-', '_')}")
+    assert heard == [rq.BY_NAME[operation](**(request_ or {}))]
+    del served.script[operation]
+
+
+def test_a_base_can_be_let_go(client: Client) -> None:
+    assert client.predict(api_name="/unload_model") == {"freed_bytes": 15_900_000}
+    client.predict({"source": "starter"}, api_name="/load_model")
+
+
 def test_a_program_can_load_check_train_and_chat(client: Client) -> None:
     assert client.predict({"source": "starter"}, api_name="/load_model")["name"] == "starter"
     check = client.predict({"train": {"name": "talker"}}, api_name="/preflight")
@@ -60,7 +105,7 @@ def test_a_program_can_load_check_train_and_chat(client: Client) -> None:
     assert answers[-1].strip() == "Arr, hi you"
     assert len(answers) > 1
     score = client.predict({"texts": ["a b"], "variants": [[]]}, api_name="/score")
-    assert score["tokens"] == [11]
+    assert score["tokens"] == [10]
     compared = client.predict({"prompts": ["a"], "variants": [[], []]}, api_name="/compare")
     assert compared["answers"] == [["A"], ["A"]]
 
@@ -111,7 +156,7 @@ def test_no_answer_carries_a_path_that_clients_would_download(
     folder = served.settings.workspace / "copy"
     saved = client.predict({"name": "copied", "destination": str(folder)}, api_name="/save_adapter")
     assert saved["folder"] == str(folder)
-    assert client.predict(api_name="/snapshot")["base"]["folder"] == "/models/starter"
+    assert client.predict(api_name="/snapshot")["base"]["folder"] == FACTS.path
 
 
 def test_a_foreign_host_name_is_refused(served: FakeService) -> None:

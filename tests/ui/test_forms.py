@@ -73,6 +73,13 @@ def test_bounds_are_told_with_the_field_name(
         rq.Train(**form.read(values))
 
 
+def test_a_broken_number_is_refused_where_a_whole_one_belongs(form: Form) -> None:
+    sent = form.components["adapter.rank"].preprocess(2.5)
+    values = values_of(form, name="a", adapter__rank=sent)
+    with pytest.raises(errors.InvalidRequest, match=r"Rank must be a whole .* 2\.5\. Try 2 or 3\."):
+        rq.Train(**form.read(values))
+
+
 def test_an_empty_required_field_says_so(form: Form) -> None:
     with pytest.raises(errors.InvalidRequest, match=r"Rank is empty\. Try 8\."):
         form.read(values_of(form, name="a", adapter__rank=None))

@@ -1,6 +1,7 @@
 """The page's handlers, called as Gradio calls them, on a service without a model."""
 
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import gradio as gr
@@ -9,7 +10,7 @@ import pytest
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from tests.ui.fake_service import FakeService, evaluation
+from tests.ui.fake_service import FACTS, FakeService, evaluation
 from tests.ui.test_view import words
 from ui.layout import Page
 from ui.view import Check
@@ -36,7 +37,6 @@ def draw(page: Page, seen: dict | None = None, **changes: object) -> dict:
     state = {
         "check": Check(),
         "dismissed": [],
-        "adapter": "",
         "words": "",
         "state": "",
         "selected": "",
@@ -54,7 +54,11 @@ def wait(service: FakeService) -> rs.Snapshot:
 
 
 def last_check(page: Page, **changes: object) -> tuple:
-    return list(page.train.check_settings(suggested="", **form_of(page, **changes)))[-1]
+    return list(checks(page, **form_of(page, **changes)))[-1]
+
+
+def checks(page: Page, suggested: str = "", rate: float = 0.003, **values: object) -> Iterator:
+    return page.train.check_settings(suggested=suggested, suggested_rate=rate, **values)
 
 
 def test_an_unchanged_session_is_not_sent_again(page: Page) -> None:
@@ -108,14 +112,84 @@ def test_a_taken_name_is_offered_another(page: Page, service: FakeService) -> No
     _, card, button, *_ = last_check(page)
     assert "Call it pirate 2" in words(card)
     assert not button["interactive"]
-    assert page.train.rename(event("rename", "pirate 2")) == "pirate 2"
+    assert page.train.take_offer(event("rename", "pirate 2"))[0] == "pirate 2"
 
 
 def test_a_name_nobody_wrote_moves_on_by_itself(page: Page, service: FakeService) -> None:
     service.add_adapter("pirate")
     values = form_of(page)
-    *_, name, suggested = list(page.train.check_settings(suggested="pirate", **values))[-1]
+    name, suggested, *_ = list(checks(page, "pirate", **values))[-1][5:]
     assert (name, suggested) == ("pirate 2", "pirate 2")
+
+
+def with_large_base(service: FakeService) -> None:
+    service.engine.base = FACTS.model_copy(update={"parameters": 135_000_000})
+
+
+def test_a_large_base_gets_a_smaller_learning_rate_by_itself(
+    page: Page, service: FakeService
+) -> None:
+    with_large_base(service)
+    rate, suggested, _ = last_check(page)[7:]
+    assert (rate, suggested) == (2e-4, 2e-4)
+    back = list(checks(page, rate=2e-4, **form_of(page, learning_rate=2e-4)))[-1]
+    assert back[7] == gr.skip()
+
+
+def test_a_learning_rate_that_somebody_chose_stays(page: Page, service: FakeService) -> None:
+    with_large_base(service)
+    rate, suggested, kept = last_check(page, learning_rate=0.001)[7:]
+    assert (rate, suggested) == (gr.skip(), gr.skip())
+    assert kept["learning_rate"] == 0.001
+
+
+def test_a_rate_that_cannot_work_is_warned_of_and_mended(page: Page, service: FakeService) -> None:
+    plain = page.train._checks(Check(), form_of(page))
+    report = list(plain)[-1].report
+    assert report is not None
+    problem = rs.Problem(what="At a learning rate of 1 it forgets.", cure="Try 0.003.")
+    warned = report.model_copy(update={"warnings": (problem,)})
+    service.script["preflight"] = lambda request: warned
+    _, card, button, *_ = last_check(page, learning_rate=1)
+    assert "At a learning rate of 1 it forgets. Try 0.003." in words(card)
+    assert "Ready." not in words(card)
+    assert button["interactive"]
+    assert page.train.take_offer(event("rate", "0.003")) == (gr.skip(), 0.003)
+
+
+def test_a_reload_keeps_what_somebody_chose(page: Page, service: FakeService) -> None:
+    chosen = {"adapter__rank": 16, "max_steps": "9", "seed": 7, "data": "starter:polite"}
+    kept = last_check(page, **chosen, method="dora", name="my own")[-1]
+    assert kept == {
+        "adapter.rank": 16, "max_steps": "9", "seed": 7, "data": "starter:polite",
+        "name": "my own", "method": "dora",
+    }  # fmt: skip
+    shown = page.attach(kept)
+    parts = page.train.form.components
+    assert shown[parts["adapter.rank"]] == 16
+    assert shown[parts["max_steps"]] == "9"
+    assert shown[parts["data"]] == "starter:polite"
+    assert shown[page.train.method] == "dora"
+    assert (shown[page.train.name], shown[page.train.suggested]) == ("my own", "")
+
+
+def test_defaults_and_suggestions_are_not_kept(page: Page) -> None:
+    values = form_of(page)
+    assert list(checks(page, "pirate", **values))[-1][-1] == {}
+
+
+def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:
+    service.add_adapter("taken")
+    gone = str(service.settings.uploads_dir / "0123456789ab" / "gone.jsonl")
+    kept = {"data": gone, "name": "taken", "start_from": "nobody", "method": "magic", "x": 1}
+    shown = page.attach(kept)
+    assert shown == {page.seen: {}, page.train.name: "pirate", page.train.suggested: "pirate"}
+
+
+@pytest.mark.parametrize("kept", [None, [], "x", {"adapter.rank": {"a": 1}, "seed": None}])
+def test_a_browser_that_kept_nonsense_gets_the_defaults(page: Page, kept: object) -> None:
+    shown = page.attach(kept)
+    assert shown == {page.seen: {}, page.train.name: "pirate", page.train.suggested: "pirate"}
 
 
 def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeService) -> None:
@@ -126,7 +200,8 @@ def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeServic
     said = words(drawn[page.train.stage])
     assert "base 0 %, now 96 %" in said
     assert "Verified" in said
-    assert page.try_adapter(event("try", "pirate"))[1]["value"] == "pirate"
+    page.try_adapter(event("try", "pirate"))
+    assert "pirate" in words(draw(page)[page.chat.answers])
 
 
 def test_start_another_clears_the_stage(page: Page, service: FakeService) -> None:
@@ -208,56 +283,6 @@ def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> No
     assert "largest difference 0" in said
     assert "No folder is named" in words(page.load.save_copy("polite", " "))
     assert "may not use" in words(page.load.save_copy("polite", "/etc/copy"))
-
-
-def ask(page: Page, prompt: str, adapter: str, logs: tuple = ([], [])) -> list[tuple]:
-    settings = {name: each.value for name, each in page.chat.form.inputs.items()}
-    base, other = logs
-    return list(
-        page.chat.ask(prompt=prompt, adapter=adapter, base_log=base, adapter_log=other, **settings)
-    )
-
-
-def test_both_answer_the_same_question(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    last = ask(page, "Where is the cat?", "pirate")[-1]
-    assert [turn["content"].strip() for turn in last[0]] == [
-        "Where is the cat?",
-        "You said: Where is the cat?",
-    ]
-    assert last[1][-1]["content"].strip() == "Arr, Where is the cat?"
-
-
-def test_each_column_keeps_its_own_conversation(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    first = ask(page, "one", "pirate")[-1]
-    second = ask(page, "two", "pirate", (first[0], first[1]))[-1]
-    assert [turn["role"] for turn in second[1]] == ["user", "assistant"] * 2
-
-
-def test_html_in_chat_is_shown_and_not_parsed(page: Page, service: FakeService) -> None:
-    asked: list[rq.Chat] = []
-    service.script["chat"] = lambda request: (
-        asked.append(request) or rs.Answer(text="", tokens=0, seconds=0)
-    )
-    last = ask(page, "<img src=x> &amp; me", "")[-1]
-    assert last[0][0]["content"] == "&lt;img src=x&gt; &amp;amp; me"
-    assert asked[0].messages[0].content == "<img src=x> &amp; me"
-
-
-def test_trouble_while_answering_is_said(page: Page, service: FakeService) -> None:
-    service.script["chat"] = lambda request: errors.OutOfMemory("No memory left.", cure="Less.")
-    last = ask(page, "hi", "")[-1]
-    assert "No memory left. Less." in words(last[-1])
-    assert "Write a question first" in words(ask(page, " ", "")[-1][-1])
-
-
-def test_a_text_is_scored_by_both(page: Page, service: FakeService) -> None:
-    service.add_adapter("pirate")
-    said = words(page.chat.score_text("Arr!", "pirate"))
-    assert "base -10.00 nats 2.72" in said
-    assert "pirate -15.00 nats 4.48" in said
-    assert "no text to score" in words(page.chat.score_text("", "pirate"))
 
 
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:

@@ -1,9 +1,8 @@
-"""The Chat tab: base and adapter answer side by side, and a text is scored by both."""
+"""The Chat tab: up to six variants answer side by side, and a text is scored by all of them."""
 
-import html
-import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,54 +10,53 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, tables, text, view
+from ui import conversation, data_sets
 from ui.bench import Bench
+from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.safe_view import Node, chip, el, safe_view
-from ui.session_bar import BASE_COLOUR
+from ui.safe_view import Node, el, safe_view
 
-REDRAW_SECONDS = 0.06
+REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0
 NO_PROMPTS = ["Where is the cat?"]
-Turn = dict[str, Any]
 
 
 class ChatTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and answers its events. What was said lives on the desk."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.form = Form(rq.Chat)
-        with gr.Row(elem_classes="aw-fields aw-baseline"):
-            self.adapter = gr.Dropdown(
-                [("none", "")],
-                value="",
-                label="Adapter beside the base",
-                info="Adapters that were made for the loaded base.",
-                elem_id="chat-adapter",
-            )
-        with gr.Row(elem_classes="aw-columns"):
-            self.heads, self.logs = [], []
-            for number, label in enumerate(("Base", "Adapter")):
-                with gr.Column(min_width=280, elem_classes="aw-column"):
-                    self.heads.append(safe_view(el("div"), label=f"{label} column"))
-                    self.logs.append(self._log(label, number))
+        self.desk = Desk(bench)
+        self.form = Form(rq.SideBySide)
+        self._build_who()
+        self.answers = safe_view(conversation.answers([]), label="Answers", elem_id="chat-answers")
         self._build_prompt()
         self._build_score()
 
-    def _log(self, label: str, number: int) -> gr.Chatbot:
-        return gr.Chatbot(
-            label=f"Answers of the {label.lower()}",
-            show_label=False,
-            height=340,
-            layout="bubble",
-            render_markdown=False,
-            sanitize_html=True,
-            buttons=[],
-            placeholder="Ask something below; both answer.",
-            elem_id=f"chat-log-{number}",
+    def _build_who(self) -> None:
+        self.who = gr.Dropdown(
+            [("base", BASE)],
+            value=[BASE],
+            multiselect=True,
+            max_choices=MOST,
+            label="Who answers",
+            info=f"Up to {MOST}. Strength (scaling): 1 as learned, 0 off, below 0 the opposite.",
+            elem_id="chat-who",
         )
+        with gr.Row(elem_classes="aw-strengths"):
+            self.strengths = [
+                gr.Slider(
+                    -2,
+                    2,
+                    value=1.0,
+                    step=0.05,
+                    visible=False,
+                    min_width=200,
+                    elem_id=f"chat-strength-{number}",
+                )
+                for number in range(MOST)
+            ]
 
     def _build_prompt(self) -> None:
         with gr.Row(elem_classes="aw-ask"):
@@ -72,10 +70,12 @@ class ChatTab:
                 elem_id="chat-prompt",
             )
             self.send = gr.Button(
-                "Ask both", variant="primary", scale=1, min_width=90, elem_id="chat-send"
+                "Ask", variant="primary", scale=1, min_width=90, elem_id="chat-send"
             )
-            self.stop = gr.Button("Stop", interactive=False, scale=1, min_width=70)
-            self.clear = gr.Button("Clear", scale=1, min_width=70)
+            self.stop = gr.Button(
+                "Stop", interactive=False, scale=1, min_width=70, elem_id="chat-stop"
+            )
+            self.clear = gr.Button("Clear", scale=1, min_width=70, elem_id="chat-clear")
         with gr.Row(elem_classes="aw-examples"):
             self.examples = [
                 gr.Button(prompt, size="sm", elem_classes="aw-example")
@@ -83,8 +83,8 @@ class ChatTab:
             ]
         self.trouble = safe_view(el("div"), label="Trouble")
         with gr.Accordion("How they answer", open=False), gr.Row(elem_classes="aw-fields"):
-            for path in ("temperature", "max_new_tokens", "seed"):
-                self.form.add(path, min_width=150)
+            for path in ("temperature", "max_new_tokens", "seed", "same_seed"):
+                self.form.add(path, min_width=150, elem_id=f"chat-{path}")
 
     def _prompts(self) -> list[str]:
         found = [each.try_prompt for each in data_sets.bundled() if each.try_prompt]
@@ -93,7 +93,7 @@ class ChatTab:
     def _build_score(self) -> None:
         gr.Markdown("## Score a text", elem_classes="aw-head")
         gr.Markdown(
-            "How likely is a text for each? A lower perplexity means less surprised.",
+            "How likely is a text for each of them? A lower perplexity means less surprised.",
             elem_classes="aw-help",
         )
         self.text = gr.Textbox(label="Text", lines=2, max_lines=12, elem_id="score-text")
@@ -102,116 +102,74 @@ class ChatTab:
 
     # -- wiring ----------------------------------------------------------------------------------
 
+    @property
+    def drawn(self) -> list[Any]:
+        """What follows session and desk."""
+        return [
+            self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble
+        ]  # fmt: skip
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        question = {
-            "prompt": self.prompt,
-            "adapter": self.adapter,
-            "base_log": self.logs[0],
-            "adapter_log": self.logs[1],
-            **self.form.inputs,
-        }
+        following = {"outputs": [*self.drawn, self.prompt], **quiet}
         asked = gr.on(
             [self.send.click, self.prompt.submit],
             self.ask,
-            inputs_kwargs=question,
-            outputs=[*self.logs, self.prompt, self.send, self.stop, self.trouble],
-            **quiet,
+            inputs_kwargs={"prompt": self.prompt, **self.form.inputs},
+            **following,
         )
-        stopped = self.stop.click(
-            self.stop_asking, None, [self.send, self.stop], cancels=[asked], **quiet
-        )
-        self.clear.click(
-            self.clear_logs, None, [*self.logs, self.trouble], cancels=[asked], **quiet
-        )
+        stopped = self.stop.click(self.desk.stop, None, None, **quiet)
+        cleared = self.clear.click(self.desk.clear, None, None, **quiet)
+        chosen = self.who.input(self.desk.choose, self.who, None, **quiet)
+        moved = [
+            slider.release(partial(self.set_strength, number), slider, None, **quiet)
+            for number, slider in enumerate(self.strengths)
+        ]
         for example in self.examples:
             example.click(self.take_example, example, self.prompt, **quiet)
-        self.score.click(self.score_text, [self.text, self.adapter], [self.scores], **quiet)
-        return [stopped, asked]
+        self.score.click(self.score_text, self.text, self.scores, **quiet)
+        return [asked, stopped, cleared, chosen, *moved]
 
     # -- answering -------------------------------------------------------------------------------
 
-    def ask(
-        self,
-        prompt: str,
-        adapter: str,
-        base_log: list[Turn],
-        adapter_log: list[Turn],
-        **values: Any,
-    ) -> Iterator[tuple[Any, ...]]:
-        """Let the base answer, then the adapter, streamed."""
+    def ask(self, prompt: str, **values: Any) -> Iterator[dict[Any, Any]]:
+        """Let all of them answer, and draw what comes."""
         prompt = (prompt or "").strip()
         if not prompt:
-            yield self._state(
-                base_log, adapter_log, trouble=el("p", "Write a question first.", cls="aw-quiet")
-            )
+            yield {self.trouble: el("p", "Write a question first.", cls="aw-quiet")}
             return
-        logs = [[*base_log, _turn("user", prompt)], [*adapter_log, _turn("user", prompt)]]
-        variants: list[rq.Variant] = [[], [(adapter, 1.0)]] if adapter else [[]]
-        if not adapter:
-            logs[1] = adapter_log
-        yield self._state(*logs, prompt="", asking=True)
         try:
-            for column, variant in enumerate(variants):
-                for answer in self._answer(logs[column], variant, values):
-                    shown = [*logs]
-                    shown[column] = [*logs[column], _turn("assistant", answer)]
-                    yield self._state(*shown, prompt=gr.skip(), asking=True)
-                logs[column] = [*logs[column], _turn("assistant", answer)]
+            self.desk.ask(prompt, self.form.read(values))
         except errors.WorkbenchError as error:
-            # an unanswered question would make every later one fail too: it goes back to its box
-            trouble = failure_card(explain(error))
-            yield self._state(base_log, adapter_log, prompt=prompt, trouble=trouble)
+            yield {self.trouble: failure_card(explain(error))}
             return
-        yield self._state(*logs, prompt=gr.skip())
+        yield {self.prompt: "", **self.show(self.bench.service.snapshot())}
+        yield from self.follow()
 
-    def _answer(
-        self, log: list[Turn], variant: rq.Variant, values: dict[str, Any]
-    ) -> Iterator[str]:
-        """Yield the growing answer, not more often than anybody can read."""
-        messages = [rq.Message(role=turn["role"], content=_said(turn)) for turn in log]
-        request = rq.Chat(messages=messages, variant=variant, **self.form.read(values))
-        answer, drawn = "", 0.0
-        pieces = self.bench.service.chat(request, caller="page")
-        try:
-            for piece in pieces:
-                answer += piece
-                if time.monotonic() - drawn > REDRAW_SECONDS:
-                    drawn = time.monotonic()
-                    yield answer
-        finally:
-            pieces.close()
-        yield answer or "(an empty answer)"
+    def follow(self) -> Iterator[dict[Any, Any]]:
+        """Draw the answers that are coming, not more often than anybody can read.
 
-    def _state(
-        self,
-        base: list[Turn],
-        adapter: list[Turn],
-        *,
-        prompt: Any = None,
-        asking: bool = False,
-        trouble: Node | None = None,
-    ) -> tuple[Any, ...]:
-        return (
-            base,
-            adapter,
-            gr.skip() if prompt is None else prompt,
-            gr.update(interactive=not asking),
-            gr.update(interactive=asking),
-            trouble or el("div"),
-        )
+        A page that is reloaded in the middle of an answer follows it from here.
+        """
+        seen = -1
+        while self.desk.asking:
+            if self.desk.version != seen:
+                seen = self.desk.version
+                yield {self.answers: self._columns(self.bench.service.snapshot())}
+            time.sleep(REDRAW_SECONDS)
+        back = {self.prompt: self.desk.returned} if self.desk.returned else {}
+        yield {**self.show(self.bench.service.snapshot()), **back}
 
-    def stop_asking(self) -> tuple[Any, Any]:
-        """Give the buttons back; ending the handler has stopped the answer."""
-        return gr.update(interactive=True), gr.update(interactive=False)
+    def set_strength(self, number: int, strength: float) -> None:
+        """Let the adapter of one slider answer more or less strongly."""
+        names = self._scaled(self.bench.service.snapshot())
+        if number < len(names):
+            self.desk.set_strength(names[number], float(strength))
 
-    def clear_logs(self) -> tuple[Any, ...]:
-        """Start both conversations afresh."""
-        return [], [], el("div")
-
-    def prompt_for(self, name: str) -> str:
-        """Return a question that shows what an adapter learned, if its data is a bundled set."""
+    def try_it(self, name: str) -> str:
+        """Let an adapter answer beside the base; returns a question that shows what it learned."""
+        self.desk.choose([BASE, ADAPTER + name])
         adapters = self.bench.service.library.all()
         data = next((info.data for info in adapters if info.name == name), "")
         known = data_sets.bundled_set(data)
@@ -223,78 +181,63 @@ class ChatTab:
 
     # -- scoring ---------------------------------------------------------------------------------
 
-    def score_text(self, passage: str, adapter: str) -> Node:
-        """Show how likely a text is for the base and for the adapter."""
-        variants: list[rq.Variant] = [[], *([[(adapter, 1.0)]] if adapter else [])]
+    def score_text(self, passage: str) -> Node:
+        """Show how likely a text is for everybody who answers."""
+        columns = self.desk.columns(self.bench.service.snapshot())
         try:
             if not (passage or "").strip():
                 raise errors.InvalidRequest("There is no text to score.", cure="Write some first.")
-            job = self.bench.start(rq.Score(texts=[passage], variants=variants))
-            scores = job.result(timeout=SCORE_SECONDS)
+            if not columns:
+                raise errors.InvalidRequest("Nobody is chosen.", cure="Choose who answers above.")
+            variants = [column.variant for column in columns]
+            request = rq.Score(texts=[passage], variants=variants, per_token=True)
+            scores = self.bench.start(request).result(timeout=SCORE_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
-        colours = {a.name: a.colour for a in self.bench.service.library.all()}
-        names = [("base", BASE_COLOUR), *([(adapter, colours.get(adapter, ""))] if adapter else [])]
-        return score_table(scores, names)
+        return conversation.score_view(scores, columns)
 
     # -- drawing ---------------------------------------------------------------------------------
 
-    def show(self, snapshot: rs.Snapshot, adapter: str) -> dict[Any, Any]:
-        """Draw everything in this tab that follows the session."""
-        fitting = view.fitting(snapshot)
-        names = [info.name for info in fitting]
-        chosen = adapter if adapter in names else self._default(snapshot, names)
-        colour = next((info.colour for info in fitting if info.name == chosen), BASE_COLOUR)
-        base = snapshot.base.name if snapshot.base else "no base model is loaded"
-        second = (
-            chip(chosen, colour, "on top of the base")
-            if chosen
-            else el("span", "No adapter is chosen: only the base answers.", cls="aw-quiet")
-        )
+    def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
+        """Draw everything in this tab that follows session and desk."""
+        chosen, asking = self.desk.chosen(snapshot), self.desk.asking
+        busy = snapshot.job is not None or snapshot.base is None
+        failure = self.desk.failure
         return {
-            self.adapter: gr.update(choices=[("none", ""), *((n, n) for n in names)], value=chosen),
-            self.heads[0]: el("div", chip(base, BASE_COLOUR, "the base"), cls="aw-column-head"),
-            self.heads[1]: el("div", second, cls="aw-column-head"),
+            self.who: gr.update(
+                choices=self.desk.choices(snapshot), value=chosen, interactive=not asking
+            ),
+            **self._sliders(snapshot, asking),
+            self.answers: self._columns(snapshot),
+            self.send: gr.update(value=_button(len(chosen)), interactive=not (asking or busy)),
+            self.stop: gr.update(interactive=asking),
+            self.trouble: failure_card(failure) if failure else el("div"),
         }
 
-    def _default(self, snapshot: rs.Snapshot, names: list[str]) -> str:
-        active = next((name for name, _ in snapshot.active if name in names), "")
-        return active or (names[-1] if names else "")
+    def _columns(self, snapshot: rs.Snapshot) -> Node:
+        hint = "" if snapshot.base else "No base model is loaded yet."
+        return conversation.answers(self.desk.columns(snapshot), hint)
+
+    def _sliders(self, snapshot: rs.Snapshot, asking: bool) -> dict[Any, Any]:
+        names = self._scaled(snapshot)
+        return {
+            slider: gr.update(
+                visible=True,
+                label=f"Strength of {names[number]}",
+                value=self.desk.strength(names[number]),
+                interactive=not asking,
+            )
+            if number < len(names)
+            else gr.update(visible=False)
+            for number, slider in enumerate(self.strengths)
+        }
+
+    def _scaled(self, snapshot: rs.Snapshot) -> list[str]:
+        """Return the adapters that answer and whose strength can be anything."""
+        scales = {info.name for info in snapshot.adapters if info.strength == "any"}
+        names = [key.removeprefix(ADAPTER) for key in self.desk.chosen(snapshot)]
+        return [name for name in names if name in scales]
 
 
-def score_table(scores: rs.Scores, names: list[tuple[str, str]]) -> Node:
-    """Describe the score of one text per variant."""
-    tokens = scores.tokens[0]
-    rows = [
-        el(
-            "tr",
-            tables.cell("Who", chip(name, colour), cls="aw-name"),
-            tables.cell("Log-probability", f"{total[0]:.2f} nats"),
-            tables.cell("Perplexity", f"{perplexity(total[0], tokens):.2f}"),
-        )
-        for (name, colour), total in zip(names, scores.scores, strict=True)
-    ]
-    note = f"Over {text.plural(tokens, 'token')}; the first one is given, not scored."
-    return el(
-        "div",
-        tables.table("Scores", ("Who", "Log-probability", "Perplexity"), rows),
-        el("p", note, cls="aw-quiet"),
-    )
-
-
-def perplexity(total: float, tokens: int) -> float:
-    """Return how many words the model hesitates between, on average; `tokens` counts the first."""
-    return math.exp(min(-total / max(tokens - 1, 1), 700.0))
-
-
-def _turn(role: str, content: str) -> Turn:
-    """Make one turn as gr.Chatbot draws it: it parses HTML even without Markdown, so escape it."""
-    return {"role": role, "content": html.escape(content, quote=False)}
-
-
-def _said(turn: Turn) -> str:
-    """Return what was said, as it was said."""
-    content = turn["content"]
-    if not isinstance(content, str):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return html.unescape(content)
+def _button(count: int) -> str:
+    return {1: "Ask", 2: "Ask both"}.get(count, f"Ask all {count}")

@@ -209,7 +209,7 @@ class HotswapTab:
             return el("div", el("p", blocked), mend, cls="aw-note warn")
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
-        last = self.bench.result("convert-adapter")
+        last = self.bench.outcome("convert-adapter")
         if isinstance(last, rs.Converted):
             return slot_view.converted(last)
         return el("p", blocked, cls="aw-quiet") if blocked else NOTHING

@@ -1,5 +1,6 @@
 """The Load tab: the base model and its facts, and the library of adapters."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -8,17 +9,18 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import tables, text
+from ui.adapter_panel import AddPanel, DetailPanel
+from ui.adapter_table import adapter_table
 from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card
+from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.safe_view import Node, clicked, el, safe_view
+from ui.safe_view import Node, clicked, el, safe_view, slid
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),
     ("SmolLM2 135M Instruct (Hub)", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ("Qwen2.5 0.5B Instruct (Hub)", "Qwen/Qwen2.5-0.5B-Instruct"),
 ]
-SAVE_SECONDS = 600.0
 NOTHING: Node = el("div")
 
 
@@ -38,8 +40,11 @@ class LoadTab:
                     "Unload", size="sm", interactive=False, elem_classes="aw-auto"
                 )
         gr.Markdown("## Adapters", elem_classes="aw-head")
+        self.chosen = gr.State("")
         self.adapters = safe_view(NOTHING, label="Adapters", elem_id="adapters")
-        self._build_save()
+        self.adapter_note = safe_view(NOTHING, label="Adapters: trouble")
+        self.detail = DetailPanel(bench)
+        self.add = AddPanel(bench)
 
     def _build_source(self) -> None:
         demo = self.bench.service.settings.demo
@@ -58,30 +63,28 @@ class LoadTab:
         self.load = gr.Button("Load starter", variant="primary", elem_id="load-go")
         self.note = safe_view(NOTHING, label="Loading")
 
-    def _build_save(self) -> None:
-        demo = self.bench.service.settings.demo
-        with gr.Accordion("Save a copy", open=False, visible=not demo):
-            with gr.Row(elem_classes="aw-fields aw-baseline"):
-                self.save_name = gr.Dropdown([], label="Adapter", info="Which one to copy.")
-                self.save_to = gr.Textbox(
-                    label="Folder", info="A new or empty folder for the copy.", max_lines=1
-                )
-            self.save = gr.Button("Save a copy", size="sm", elem_classes="aw-auto")
-            self.saved = safe_view(NOTHING, label="The saved copy")
-
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         source = self.form.components["source"]
         source.change(self.name_button, source, self.load, **quiet)
-        self.save.click(self.save_copy, [self.save_name, self.save_to], self.saved, **quiet)
+        picked = self.adapters.click(self.pick, None, self.chosen, **quiet)
+        picked.then(self.show_chosen, self.chosen, self.detail.shown, **quiet)
         return [
             self.load.click(
                 self.load_base, inputs_kwargs=self.form.inputs, outputs=self.note, **quiet
             ),
             self.unload.click(self.unload_base, None, self.note, **quiet),
-            self.adapters.click(self.switch, None, self.note, **quiet),
+            self.adapters.click(self.switch, None, self.adapter_note, **quiet),
+            picked,
+            *self.detail.connect(self.chosen),
+            *self.add.connect(),
         ]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides which adapter is marked as picked."""
+        return {"chosen": self.chosen}
 
     def name_button(self, source: str) -> Any:
         """Let the button say what it will load."""
@@ -99,27 +102,23 @@ class LoadTab:
         """Let the base go."""
         return self._start(rq.UnloadModel())
 
-    def switch(self, event: gr.EventData) -> Any:
-        """Turn an adapter on or off."""
+    def pick(self, event: gr.EventData) -> Any:
+        """Choose the adapter whose row was clicked."""
         act, name = clicked(event)
-        if act not in ("on", "off"):
-            return gr.skip()
-        return self._start(rq.SetActive(adapters=[(name, 1.0)] if act == "on" else []))
+        return name if act == "pick" else gr.skip()
 
-    def save_copy(self, name: str | None, destination: str) -> Node:
-        """Write a copy of an adapter and show how it was verified."""
-        try:
-            if not name:
-                raise errors.InvalidRequest("No adapter is chosen.", cure="Train one first.")
-            if not destination.strip():
-                raise errors.InvalidRequest(
-                    "No folder is named.", cure="Write a new folder's name."
-                )
-            job = self.bench.start(rq.SaveAdapter(name=name, destination=destination.strip()))
-            saved = job.result(timeout=SAVE_SECONDS)
-        except (errors.WorkbenchError, TimeoutError) as error:
-            return failure_card(explain(error))
-        return saved_card(saved)
+    def show_chosen(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Open the panel of the picked adapter."""
+        if name:
+            yield from self.detail.show(name)
+
+    def switch(self, event: gr.EventData) -> Any:
+        """Turn adapters on or off, or change how strongly one acts; undo a deletion."""
+        act, name = clicked(event)
+        if act == "restore":
+            return self._start(rq.RestoreAdapter(name=name))
+        wanted = _wanted(act, name, slid(event), self.bench.service.snapshot().active)
+        return gr.skip() if wanted is None else self._start(rq.SetActive(adapters=wanted))
 
     def _start(self, request: rq.Request) -> Node:
         try:
@@ -128,39 +127,42 @@ class LoadTab:
             return failure_card(explain(error))
         return NOTHING
 
-    def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
+    def show(self, snapshot: rs.Snapshot, chosen: str) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         busy = snapshot.job is not None
-        names = [adapter.name for adapter in snapshot.adapters]
         return {
             self.facts: tables.base_facts(snapshot.base),
             self.unload: gr.update(interactive=snapshot.base is not None and not busy),
             self.load: gr.update(interactive=not busy),
             self.note: self._note(snapshot),
-            self.adapters: tables.adapter_table(snapshot),
-            self.save_name: gr.update(choices=names, **({"value": names[-1]} if names else {})),
+            self.adapters: adapter_table(snapshot, chosen),
+            self.adapter_note: self._failure("set-active", "restore-adapter"),
         }
 
     def _note(self, snapshot: rs.Snapshot) -> Node:
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
-        for operation in ("load-model", "set-active", "unload-model"):
+        return self._failure("load-model", "unload-model")
+
+    def _failure(self, *operations: str) -> Node:
+        for operation in operations:
             failure = self.bench.failure(operation)
             if failure is not None:
                 return failure_card(failure)
         return NOTHING
 
 
-def saved_card(saved: rs.SavedAdapter) -> Node:
-    """Say what was written, where, and how it was verified."""
-    return el(
-        "div",
-        el("p", f"{text.plural(saved.tensors, 'tensor')}, {text.size(saved.bytes)}, in:"),
-        el("p", saved.path, cls="aw-path"),
-        evidence(
-            "Verified: read back, the copy answers the same "
-            f"(largest difference {text.small(saved.max_difference)})."
-        ),
-        cls="aw-note good",
-    )
+def _wanted(
+    act: str, name: str, strength: float | None, active: list[tuple[str, float]]
+) -> list[tuple[str, float]] | None:
+    """Return the active set that a click asks for, or None where it asks for none."""
+    if act == "alone":
+        return []
+    if act == "on":
+        return [*active, (name, 1.0)]
+    if act == "off":
+        return [(each, s) for each, s in active if each != name]
+    if act == "strength" and strength is not None:
+        return [(each, strength if each == name else s) for each, s in active]
+    return None

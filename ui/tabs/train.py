@@ -6,20 +6,23 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, errors
+from backend import METHODS, errors, usual_rate
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, view
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.feedback import Failure, explain, failure_card
+from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.kept_form import FormKeeper
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
+DEFAULT_RATE = float(rq.Train.model_fields["learning_rate"].default)
+DEFAULT_METHOD = next(iter(METHODS))
 NOTHING: Node = el("div")
 
 
@@ -33,12 +36,14 @@ class TrainTab:
         self.dismissed = gr.State([])
         self.check_key = gr.State("")
         self.suggested = gr.State("")
+        self.suggested_rate = gr.State(DEFAULT_RATE)
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 gr.Markdown("## 1 Data", elem_classes="aw-head")
                 self.picker = DataPicker(bench, self.form)
                 self._build_method()
                 self._build_settings()
+                self.keeper = FormKeeper(bench, self.form, self.method)
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self._build_start()
                 self._build_run()
@@ -49,7 +54,7 @@ class TrainTab:
         gr.Markdown("## 2 Method", elem_classes="aw-head")
         self.method = gr.Radio(
             [(f"{method.title}: {method.summary}", method.id) for method in METHODS.values()],
-            value=next(iter(METHODS)),
+            value=DEFAULT_METHOD,
             label="Method",
             show_label=False,
             elem_classes="aw-choices",
@@ -109,16 +114,23 @@ class TrainTab:
         """Every component that decides what would be trained."""
         return {**self.form.inputs, "method": self.method}
 
+    @property
+    def restored(self) -> list[Any]:
+        """Every component that a reload may fill."""
+        return [*self.inputs.values(), self.suggested, self.picker.upload]
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        rate = self.form.components["learning_rate"]
         checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
-                   self.suggested]  # fmt: skip
+                   self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
+        suggestions = {"suggested": self.suggested, "suggested_rate": self.suggested_rate}
         everything = [each.change for each in self.inputs.values()]
         gr.on(
             [*everything, self.check_key.change],
             self.check_settings,
-            inputs_kwargs={**self.inputs, "suggested": self.suggested},
+            inputs_kwargs={**self.inputs, **suggestions},
             outputs=checked,
             trigger_mode="always_last",
             **quiet,
@@ -136,14 +148,14 @@ class TrainTab:
             outputs=[self.check, self.card, self.dismissed],
             **quiet,
         )
-        renamed = self.card.click(self.rename, None, self.name, **quiet)
+        mended = self.card.click(self.take_offer, None, [self.name, rate], **quiet)
         acted = self.stage.click(
             self.act_on_run,
             self.dismissed,
             [self.dismissed, self.method, *self.form.components.values()],
             **quiet,
         )
-        return [started, renamed, acted]
+        return [started, mended, acted]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -153,16 +165,37 @@ class TrainTab:
         preset = METHODS[values["method"]].preset.model_dump(exclude_unset=True)
         return rq.Train(**{**data, "adapter": {**preset, **data["adapter"]}})
 
-    def check_settings(self, suggested: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+    def check_settings(
+        self, suggested: str, suggested_rate: float, **values: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Check the settings against base and data, and say what would happen."""
         time.sleep(DEBOUNCE_SECONDS)
         name = str(values["name"] or "").strip()
         free = self.bench.free_name(name)
-        renamed = (gr.skip(), gr.skip())  # what somebody types meanwhile is theirs
+        renamed = rated = (gr.skip(), gr.skip())  # what somebody types meanwhile is theirs
         if name == suggested and free != name:  # nobody wrote this name: take the next one
             values, name, renamed = {**values, "name": free}, free, (free, free)
+            suggested = free
+        usual = self._usual_rate(suggested_rate)
+        if values["learning_rate"] == suggested_rate != usual:  # nor this rate
+            values, rated = {**values, "learning_rate": usual}, (usual, usual)
+            suggested_rate = usual
+        kept = self.keeper.to_keep(values, {"name": suggested, "learning_rate": suggested_rate})
         for check in self._checks(Check(name=name, free_name=free), values):
-            yield *self._checked(check, values), *renamed
+            yield *self._checked(check, values), *renamed, *rated, kept
+
+    def _usual_rate(self, otherwise: float) -> float:
+        base = self.bench.service.snapshot().base
+        return usual_rate(base.parameters) if base is not None else otherwise
+
+    def restore(self, kept: Any) -> dict[Any, Any]:
+        """Fill the form with what this browser kept; the name follows the data if it kept none."""
+        shown = self.keeper.restore(kept)
+        if self.name in shown:
+            return {**shown, self.suggested: ""}
+        source = str(shown.get(self.picker.data, self.picker.data.value) or "")
+        name = self.bench.free_name(data_sets.suggested_name(source))
+        return {**shown, self.name: name, self.suggested: name}
 
     def _checks(self, check: Check, values: Mapping[str, Any]) -> Iterator[Check]:
         """Say first what can be said at once, then what the engine finds."""
@@ -174,11 +207,9 @@ class TrainTab:
                 return
             yield check.model_copy(update={"checking": True})
             report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
-            yield check.model_copy(update={"report": _in_own_words(report, train.data)})
+            yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
-            source = str(values["data"])
-            words = (data_sets.in_own_words(part, source) for part in explain(error))
-            yield check.model_copy(update={"failure": Failure(*words)})
+            yield check.model_copy(update={"failure": explain(error)})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
         snapshot = self.bench.service.snapshot()
@@ -200,10 +231,11 @@ class TrainTab:
         free = self.bench.free_name(data_sets.suggested_name(source or ""))
         return free, free
 
-    def rename(self, event: gr.EventData) -> Any:
-        """Take the free name that the card offers."""
+    def take_offer(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Take the free name or the usual learning rate that the card offers."""
         act, arg = clicked(event)
-        return arg if act == "rename" else gr.skip()
+        name = arg if act == "rename" else gr.skip()
+        return name, float(arg) if act == "rate" else gr.skip()
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -280,14 +312,6 @@ class TrainTab:
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
         return view.stage(run, live, adapter, diverged_at=rate if diverged else None)
-
-
-def _in_own_words(report: rs.PreflightReport, source: str) -> rs.PreflightReport:
-    problems = [
-        rs.Problem(what=data_sets.in_own_words(problem.what, source), cure=problem.cure)
-        for problem in report.problems
-    ]
-    return report.model_copy(update={"problems": problems})
 
 
 def resume_run(bench: Bench, run_id: str) -> None:

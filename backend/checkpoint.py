@@ -1,0 +1,112 @@
+"""Model folders as files: which hold weights, and what the headers of safetensors files say.
+
+The page's process reads this too, to say what an operation needs, so nothing here knows torch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backend.errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+MAX_HEADER_BYTES = 100_000_000
+"""What safetensors itself accepts; a longer header is a damaged file or an attack."""
+
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
+    "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
+}  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class StoredTensor(NamedTuple):
+    """One tensor of a safetensors file: what it is and where its bytes lie."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    bytes: int
+
+    @property
+    def numel(self) -> int:
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that a model is read from; raises where one is missing."""
+    whole, index = folder / WHOLE, folder / INDEX
+    if whole.exists() or not index.exists():  # the order in which Transformers looks
+        return [whole] if whole.exists() else []
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"{title(folder)}/{index.name} is not a list of weight files.",
+            cure="Download it again.",
+        ) from None
+    strange = sorted(str(name) for name in names if Path(str(name)).name != name)
+    if strange:
+        raise ModelError(f"{title(folder)} names a weight file outside its folder: {strange[0]}.")
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise ModelError(
+            f"{title(folder)} lacks {len(missing)} of {len(names)} weight files: {missing[0]}...",
+            cure="Download it again.",
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def title(folder: Path) -> str:
+    """Return what people call a model folder; in the Hub's cache the last part is a commit."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def tensors(folder: Path) -> list[StoredTensor]:
+    """Return every tensor of a model folder in the order of its files."""
+    return [tensor for file in weight_files(folder) for tensor in read_header(file)]
+
+
+def read_header(file: Path) -> list[StoredTensor]:
+    """Return the tensors of one safetensors file in the order of their bytes.
+
+    Raises ModelError where the header does not describe the file.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(stream.read(length))
+        size = file.stat().st_size
+        found = [
+            _stored(key, entry, file, 8 + length)
+            for key, entry in header.items()
+            if key != "__metadata__"
+        ]
+        if any(each.offset < 8 + length or each.offset + each.bytes > size for each in found):
+            raise ValueError("a tensor lies outside of it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{file.name} is damaged or cut off ({error}).", cure="Download it again."
+        ) from None
+    return sorted(found, key=lambda tensor: tensor.offset)
+
+
+def _stored(key: str, entry: dict[str, Any], file: Path, start: int) -> StoredTensor:
+    begin, end = (int(each) for each in entry["data_offsets"])
+    shape = tuple(int(each) for each in entry["shape"])
+    stored = StoredTensor(key, str(entry["dtype"]), shape, file, start + begin, end - begin)
+    item = ITEM_BYTES.get(stored.dtype)
+    if item is not None and stored.numel * item != stored.bytes:
+        raise ValueError(f"{key} has {stored.bytes} bytes, which does not fit its shape")
+    return stored

@@ -1,0 +1,252 @@
+"""Answers, comparisons and scores of several variants, as few passes as can be right.
+
+Rows whose variant is the base or one plain adapter share a batch; an adapter has one strength in a
+batch, so the same adapter at another strength goes in a batch of its own. Other variants (several
+adapters, DoRA) go in turn. Knows of the session only which adapters a variant means.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from backend import requests as rq
+from backend import results as rs
+from backend.engine import batch, generate, words
+from backend.engine.control import Control
+from backend.engine.session import ActiveIds, Session
+
+MAX_ROWS = 16
+OnText = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are made; the same for all rows but for the seed."""
+
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """One answer that is wanted."""
+
+    messages: list[rq.Message]
+    variant: ActiveIds
+    seed: int
+
+
+@dataclass
+class _Group:
+    """Questions that share a pass; `strengths` of the adapters in it, None where one is alone."""
+
+    members: list[int]
+    strengths: dict[str, float] | None
+
+
+def chat(session: Session, request: rq.Chat, control: Control) -> rs.Answer:
+    """Answer one conversation with one variant."""
+    question = Question(request.messages, session.resolve(request.variant), request.seed)
+    found, _ = answer(session, [question], _settings(request), control, _single(control))
+    return found[0]
+
+
+def side_by_side(session: Session, request: rq.SideBySide, control: Control) -> rs.SideAnswers:
+    """Answer one conversation per variant, streamed together."""
+    variants = [session.resolve(variant) for variant in request.variants]
+    pairs = zip(request.conversations, variants, strict=True)
+    questions = [
+        Question(messages, variant, request.seed_of(column))
+        for column, (messages, variant) in enumerate(pairs)
+    ]
+    answers, batched = answer(session, questions, _settings(request), control, control.piece_of)
+    return rs.SideAnswers(answers=answers, batched=batched)
+
+
+def compare(session: Session, request: rq.Compare, control: Control) -> rs.Answers:
+    """Answer the same prompts with several variants."""
+    variants = [session.resolve(variant) for variant in request.variants]
+    questions = [
+        Question([rq.Message(role="user", content=prompt)], variant, request.seed)
+        for variant in variants
+        for prompt in request.prompts
+    ]
+    found, _ = answer(session, questions, _settings(request), control, _nobody)
+    control.check_stop()  # half a comparison is none
+    width = len(request.prompts)
+    texts = [each.text for each in found]
+    return rs.Answers(answers=[texts[i : i + width] for i in range(0, len(texts), width)])
+
+
+def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
+    """Score texts under several variants; each alone, so that a score is the same each time."""
+    found = []
+    for variant in request.variants:
+        with session.using(variant):
+            rows = []
+            for text in request.texts:
+                control.check_stop()
+                rows.append(generate.score_tokens(session.model, session.base, text))
+        found.append(rows)
+    scores = rs.Scores(
+        scores=[[each.total for each in rows] for rows in found],
+        tokens=[len(each.each) for each in found[0]],
+    )
+    return _with_pieces(session, scores, found) if request.per_token else scores
+
+
+def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs.NextTokens:
+    """Tell which words are likely next under several variants."""
+    rows = []
+    for variant in request.variants:
+        control.check_stop()
+        with session.using(variant):
+            rows.append(generate.next_token_chances(session.model, session.base, request.prompt))
+    chances = torch.stack(rows)
+    likeliest = chances.amax(dim=0).topk(min(request.top, chances.shape[1])).indices.tolist()
+    return rs.NextTokens(
+        words=[words.visible(session.base.tokenizer, token) for token in likeliest],
+        chances=chances[:, likeliest].tolist(),
+    )
+
+
+def answer(
+    session: Session,
+    questions: Sequence[Question],
+    settings: Settings,
+    control: Control,
+    on_text: OnText,
+) -> tuple[list[rs.Answer], int]:
+    """Answer all questions; returns the answers and how many shared a pass with another.
+
+    `on_text` gets a question's number and whole words as they come. Raises InvalidRequest before
+    anything is computed where a conversation leaves no room in the model's context.
+    """
+    prompts = [generate.encode_prompt(session.base, each.messages) for each in questions]
+    rooms = [
+        generate.room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts
+    ]
+    found: dict[int, rs.Answer] = {}
+    batched = 0
+    for group in _groups(session, questions):
+        if control.stop_requested:
+            break
+        rows = [
+            _row(session, i, questions[i], prompts[i], rooms[i], settings, group, on_text)
+            for i in group.members
+        ]
+        _run(session, group, rows, questions, control)
+        batched += len(rows) if len(rows) > 1 else 0
+        for number, row in zip(group.members, rows, strict=True):
+            text = session.base.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
+            found[number] = rs.Answer(text=text, tokens=len(row.tokens), seconds=row.seconds)
+    nothing = rs.Answer(text="", tokens=0, seconds=0.0)
+    return [found.get(number, nothing) for number in range(len(questions))], batched
+
+
+def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
+    """Sort questions into passes, the largest first; what cannot share one comes last, alone."""
+    shared: list[_Group] = []
+    alone: list[_Group] = []
+    batchable = session.slot is None and batch.can_batch(session.base.model)
+    for number, question in enumerate(questions):
+        if not batchable or not _is_single(session, question.variant):
+            alone.append(_Group([number], None))
+            continue
+        wanted = dict(question.variant)
+        for group in shared:
+            assert group.strengths is not None
+            same = all(group.strengths.get(id, s) == s for id, s in wanted.items())
+            if same and len(group.members) < MAX_ROWS:
+                group.members.append(number)
+                group.strengths.update(wanted)
+                break
+        else:
+            shared.append(_Group([number], wanted))
+    return sorted(shared, key=lambda group: -len(group.members)) + alone
+
+
+def _is_single(session: Session, variant: ActiveIds) -> bool:
+    if not variant:
+        return True
+    peft = session.peft
+    return len(variant) == 1 and peft is not None and batch.fits_batch(peft, variant[0][0])
+
+
+def _row(
+    session: Session,
+    number: int,
+    question: Question,
+    prompt: torch.Tensor,
+    room: int,
+    settings: Settings,
+    group: _Group,
+    on_text: OnText,
+) -> batch.Row:
+    own = question.variant[0][0] if question.variant else batch.BASE_ROW
+    return batch.Row(
+        prompt=prompt[0].tolist(),
+        adapter=own if group.strengths is not None else None,
+        luck=generate.Luck(settings.temperature, question.seed),
+        room=room,
+        on_text=lambda text: on_text(number, text),
+        words=words.WordStream(session.base.tokenizer),
+    )
+
+
+def _run(
+    session: Session,
+    group: _Group,
+    rows: list[batch.Row],
+    questions: Sequence[Question],
+    control: Control,
+) -> None:
+    """Answer one group with its adapters on the model; afterwards the active set answers again."""
+    alone = group.strengths is None
+    wanted = questions[group.members[0]].variant if alone else list(group.strengths.items())
+    with session.using_ids(wanted):
+        if session.slot is None and batch.can_batch(session.base.model):
+            batch.answer_rows(session.base, session.peft, rows, lambda: control.stop_requested)
+            return
+        started, row = time.monotonic(), rows[0]
+        row.tokens = generate.answer_plainly(
+            session.model,
+            session.base,
+            torch.tensor([row.prompt], device=session.base.device),
+            room=row.room,
+            luck=row.luck,
+            on_text=row.on_text,
+            should_stop=lambda: control.stop_requested,
+        )
+        row.seconds = time.monotonic() - started
+
+
+def _with_pieces(
+    session: Session, scores: rs.Scores, found: list[list[generate.TextScore]]
+) -> rs.Scores:
+    """Add what each piece of each text contributes; the first token is given, so it adds 0."""
+    pieces, shares = [], [[] for _ in found]
+    for text in range(len(found[0])):
+        cut = words.spans(session.base.tokenizer, found[0][text].tokens)
+        pieces.append([piece for piece, _ in cut])
+        for variant, rows in enumerate(found):
+            each, start, sums = [0.0, *rows[text].each], 0, []
+            for _, length in cut:
+                sums.append(sum(each[start : start + length]))
+                start += length
+            shares[variant].append(sums)
+    return scores.model_copy(update={"pieces": pieces, "piece_scores": shares})
+
+
+def _settings(request: rq.Chat | rq.SideBySide | rq.Compare) -> Settings:
+    return Settings(request.max_new_tokens, request.temperature)
+
+
+def _single(control: Control) -> OnText:
+    return lambda _, text: control.piece(text)
+
+
+def _nobody(number: int, text: str) -> None:
+    """Take text that nobody wants to see piece by piece."""

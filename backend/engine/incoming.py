@@ -1,0 +1,115 @@
+"""Where adapters come from: the library, a folder, a zip, the Hub. Gives a folder to scan.
+
+Of a zip only the two files of an adapter are taken, by their names, into a folder of our own: no
+path inside it is ever followed.
+"""
+
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from backend.access import looks_like_path
+from backend.engine import hub
+from backend.engine.adapters import WEIGHTS
+from backend.engine.control import Control
+from backend.engine.scan import CONFIG
+from backend.errors import ModelError, NotFound, Unsupported
+from backend.fields import DISPLAY_NAME
+from backend.library import LIBRARY_SOURCE, SIDECAR, Library
+
+MAX_UNPACKED_BYTES = 8 * 1024**3
+WANTED = (CONFIG, WEIGHTS, SIDECAR)
+
+
+class Incoming(NamedTuple):
+    """An adapter's files, where they lie for now, and what to call it."""
+
+    folder: Path
+    name: str
+    origin: str
+
+
+@contextmanager
+def incoming(source: str, library: Library, control: Control) -> Iterator[Incoming]:
+    """Give the folder that a source means; what was unpacked for it is removed afterwards."""
+    if source.startswith(LIBRARY_SOURCE):
+        info = library.get(source.removeprefix(LIBRARY_SOURCE))
+        yield Incoming(library.folder(info.id), info.name, "the library")
+        return
+    if not looks_like_path(source):
+        folder = hub.fetch_adapter(source, control)
+        yield Incoming(folder, display_name(source.rsplit("/", 1)[-1]), f"the Hub: {source}")
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        yield Incoming(path, display_name(path.name), f"the folder {path.name}")
+    elif path.is_file():
+        with tempfile.TemporaryDirectory(prefix="adapter-") as temporary:
+            folder = _unpack(path, Path(temporary))
+            yield Incoming(folder, display_name(path.stem), f"the file {path.name}")
+    else:
+        raise NotFound(
+            f"There is no folder or zip called {path.name!r}.", cure="Check the path and try again."
+        )
+
+
+def display_name(raw: str) -> str:
+    """Make a name that people can read of a folder's or file's name."""
+    words = re.sub(r"[^A-Za-z0-9 _-]+", " ", raw)
+    name = re.sub(r"\s+", " ", words).strip(" _-")[:40].strip()
+    return name if DISPLAY_NAME.fullmatch(name) else "adapter"
+
+
+def _unpack(path: Path, folder: Path) -> Path:
+    """Copy the adapter's files out of a zip; raises where it holds none, or several."""
+    if path.suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
+        raise Unsupported(
+            f"{path.name} is not a zip file.", cure="Use an adapter's folder, or a zip of it."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in _members(archive, path.name):
+                target = folder / PurePosixPath(member.filename).name
+                with archive.open(member) as content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1024 * 1024)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ModelError(f"{path.name} is damaged or locked: {error}.") from None
+    return folder
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
+    """Return the members that belong to the archive's one adapter."""
+    found = [each for each in archive.infolist() if not each.is_dir()]
+    escaping = [each.filename for each in found if _escapes(each.filename)]
+    if escaping:
+        raise Unsupported(
+            f"{name} holds a path that leaves its folder: {escaping[0][:80]!r}.",
+            cure="Make the zip of the adapter's folder alone.",
+        )
+    configs = [each for each in found if PurePosixPath(each.filename).name == CONFIG]
+    if len(configs) != 1:
+        count = "no" if not configs else str(len(configs))
+        raise ModelError(
+            f"{name} holds {count} {CONFIG}, so it is not the zip of one adapter.",
+            cure="Make the zip of one adapter's folder.",
+        )
+    home = PurePosixPath(configs[0].filename).parent
+    members = [
+        each
+        for each in found
+        if PurePosixPath(each.filename).parent == home
+        and (PurePosixPath(each.filename).name in WANTED or each.filename.endswith((".bin", ".pt")))
+    ]
+    if sum(each.file_size for each in members) > MAX_UNPACKED_BYTES:
+        raise Unsupported(f"{name} unpacks to more than {MAX_UNPACKED_BYTES // 1024**3} GB.")
+    return [each for each in members if PurePosixPath(each.filename).name in WANTED]
+
+
+def _escapes(filename: str) -> bool:
+    path = PurePosixPath(filename.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or ":" in filename

@@ -1,0 +1,185 @@
+"""Looking at an adapter before it is added: what it is, what it changes, whether it fits."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from backend.engine.adapters import WEIGHTS, Target
+from backend.engine.incoming import Incoming
+from backend.engine.scan import Scanned, read_raw_config, scan
+from backend.errors import ModelError, Unsupported
+from backend.library import SIDECAR
+from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
+
+
+class Place(NamedTuple):
+    """The base an adapter should fit: its facts, its layers, and their weights where in memory."""
+
+    facts: ModelFacts | None
+    layers: list[Target] | None
+    weights: dict[str, torch.Tensor]
+
+
+def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport:
+    """Report on an adapter; what keeps it from being added is in `reasons`, never raised."""
+    reasons: list[Problem] = []
+    verdict = "fits"
+    try:
+        scanned = scan(found.folder, place.layers, name=found.name)
+    except (ModelError, Unsupported) as error:
+        return _refused(found, Problem(what=error.what, cure=error.cure), in_library=in_library)
+    match, said = base_match(found, place.facts)
+    if place.facts is None:
+        verdict = "cannot"
+        reasons.append(Problem(what="No base model is loaded.", cure="Load the base first."))
+    elif match != "same":
+        verdict = "warning"
+        reasons.append(Problem(what=said))
+    if scanned.initial:
+        verdict = "warning" if verdict == "fits" else verdict
+        reasons.append(Problem(what=_initial_note(scanned)))
+    layers = layer_norms(scanned, place.weights)
+    config = scanned.config
+    return AdapterReport(
+        source=found.origin,
+        suggested_name=found.name,
+        method=method_title(scanned),
+        rank=max(fit.rank for fit in scanned.fits),
+        alpha=float(config.lora_alpha),
+        ranks=sorted({fit.rank for fit in scanned.fits}),
+        targets=sorted({fit.layer.rsplit(".", 1)[-1] for fit in scanned.fits}),
+        parameters=sum(t.numel() for t in scanned.tensors.values()),
+        bytes=(found.folder / WEIGHTS).stat().st_size,
+        made_for=made_for(found),
+        base_match=match,
+        verdict=verdict,
+        reasons=reasons,
+        layers=layers,
+        effective_rank=sum(each.effective_rank for each in layers) / len(layers),
+        lineage=lineage(found),
+        in_library=in_library,
+    )
+
+
+def method_title(scanned: Scanned) -> str:
+    """Return what the method of a scanned adapter is called."""
+    if scanned.initial:
+        return "PiSSA" if scanned.initial.startswith("pissa") else "OLoRA"
+    if scanned.config.use_dora:
+        return "DoRA"
+    return "rsLoRA" if scanned.config.use_rslora else "LoRA"
+
+
+def sidecar(found: Incoming) -> AdapterInfo | None:
+    """Return what the workbench wrote beside an adapter, if it is one of its own."""
+    try:
+        text = (found.folder / SIDECAR).read_text(encoding="utf-8")
+        return AdapterInfo.model_validate_json(text)
+    except (OSError, ValueError):
+        return None
+
+
+def made_for(found: Incoming) -> str:
+    """Return the base that an adapter says it was made for: a name to read, never followed."""
+    ours = sidecar(found)
+    if ours is not None:
+        return ours.base_name
+    raw = read_raw_config(found.folder, found.name)
+    said = str(raw.get("base_model_name_or_path") or "")[:200]
+    return said.rstrip("/").rsplit("/", 1)[-1] if _is_path(said) else said
+
+
+def base_match(found: Incoming, facts: ModelFacts | None) -> tuple[str, str]:
+    """Tell whether an adapter was made for the loaded base, and say so in a sentence."""
+    if facts is None:
+        return "no base", ""
+    ours, base = sidecar(found), made_for(found)
+    if ours is not None and ours.base_fingerprint:
+        if ours.base_fingerprint == facts.fingerprint:
+            return "same", ""
+        return "other", (
+            f"It was made for another base ({base}): the shapes fit, the weights differ, so its "
+            "answers may make little sense."
+        )
+    if base and base in (facts.name, facts.source, Path(facts.path).name):
+        return "same", ""
+    named = f"It says that it was made for {base}" if base else "It does not say for which base"
+    return "unknown", f"{named}; the shapes fit {facts.name}, which is all that can be checked."
+
+
+def layer_norms(scanned: Scanned, weights: dict[str, torch.Tensor]) -> list[LayerNorm]:
+    """Measure each layer's weight change from its small factors.
+
+    The singular values of B A are those of R_B R_A^T, where R comes from a QR of each factor.
+    """
+    found = []
+    for fit in scanned.fits:
+        prefix = f"base_model.model.{fit.layer}.lora_"
+        first = scanned.tensors[prefix + "A.weight"].double()
+        second = scanned.tensors[prefix + "B.weight"].double()
+        values = fit.scaling * torch.linalg.svdvals(
+            torch.linalg.qr(second).R @ torch.linalg.qr(first.T).R.T
+        )
+        norm = float(values.norm())
+        base = weights.get(fit.layer)
+        size = float(base.float().norm()) if base is not None else 0.0
+        found.append(
+            LayerNorm(
+                layer=fit.layer,
+                norm=norm,
+                relative=norm / size if size else None,
+                rank=fit.rank,
+                effective_rank=effective_rank(values),
+            )
+        )
+    return found
+
+
+def effective_rank(singular_values: torch.Tensor) -> float:
+    """Return exp of the entropy of the squared singular values' shares (Roy and Vetterli 2007)."""
+    squares = singular_values.double() ** 2
+    total = float(squares.sum())
+    if total == 0:
+        return 0.0
+    shares = squares[squares > 0] / total
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def lineage(found: Incoming) -> list[tuple[str, str]]:
+    """Return what is known of where an adapter comes from."""
+    ours = sidecar(found)
+    if ours is None:
+        return [("From", found.origin)]
+    known = [("From", found.origin), ("Called", ours.name), ("Base", ours.base_name)]
+    if ours.recipe:
+        known.append(("Made of", ours.recipe))
+    if ours.data:
+        known.append(("Data", ours.data))
+    if ours.steps:
+        known.append(("Steps", str(ours.steps)))
+    return known
+
+
+def _refused(found: Incoming, reason: Problem, *, in_library: bool) -> AdapterReport:
+    try:
+        base = made_for(found)
+    except ModelError:
+        base = ""
+    return AdapterReport(
+        source=found.origin, suggested_name=found.name, method="", rank=0, alpha=0.0, ranks=[],
+        targets=[], parameters=0, bytes=0, made_for=base, base_match="no base", verdict="cannot",
+        reasons=[reason], layers=[], effective_rank=0.0, lineage=lineage(found),
+        in_library=in_library,
+    )  # fmt: skip
+
+
+def _initial_note(scanned: Scanned) -> str:
+    return (
+        f"{method_title(scanned)} changes the base's own weights; it is added as the plain LoRA "
+        f"of rank {2 * max(fit.rank for fit in scanned.fits)} that does exactly the same."
+    )
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1

@@ -1,0 +1,184 @@
+"""Adapters come and go: adding, taking off, deleting, restoring, renaming. Whole or not at all."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from backend.engine import adapters, inspection, memory, saving
+from backend.engine.control import Control
+from backend.engine.incoming import Incoming, incoming
+from backend.engine.inspection import Place
+from backend.engine.scan import Scanned, scan
+from backend.engine.session import Session
+from backend.errors import NotFound, Unsupported
+from backend.library import LIBRARY_SOURCE, Library, new_adapter_id
+from backend.requests import InspectAdapter, LoadAdapter
+from backend.results import (
+    AdapterInfo,
+    AdapterReport,
+    LoadedAdapter,
+    ModelFacts,
+    Removed,
+    Renamed,
+)
+
+WEIGHED_PARAMETERS = 1_000_000_000
+"""Above this, an adapter's size is not compared with the base's weights: it would take long."""
+
+
+def inspect(
+    request: InspectAdapter,
+    session: Session,
+    control: Control,
+    *,
+    facts: ModelFacts | None,
+    layers: list[adapters.Target] | None,
+) -> AdapterReport:
+    """Report on an adapter before it is added.
+
+    `facts` and `layers` are those of the base of the session, which may live in another process.
+    """
+    place = Place(facts, layers, _base_weights(session))
+    with incoming(request.source, session.library, control) as found:
+        in_library = request.source.startswith(LIBRARY_SOURCE)
+        return inspection.inspect(found, place, in_library=in_library)
+
+
+def add(
+    request: LoadAdapter, session: Session, control: Control, reserved: set[str]
+) -> LoadedAdapter:
+    """Add an adapter to session and library; raises, and leaves both as they were, where it fails.
+
+    One of the library is only put on the model.
+    """
+    started = time.monotonic()
+    if request.source.startswith(LIBRARY_SOURCE):
+        info = session.library.get(request.source.removeprefix(LIBRARY_SOURCE))
+        session.ensure_loaded(info)
+        return _loaded(info, info.max_difference or 0.0, [], started)
+    facts = session.base.facts
+    with incoming(request.source, session.library, control) as found:
+        control.progress("Checking the adapter", force=True)
+        scanned = scan(found.folder, session.layers(), name=found.name)
+        info = _info(request, found, scanned, facts, session.library, reserved)
+        notes = [inspection.base_match(found, facts)[1]]
+        control.check_stop()
+        try:
+            with session.library.receive(info) as folder:
+                notes += _write(session, found, scanned, info, folder)
+                session.load_folder(folder, info.id)
+                difference = saving.verify(session, info.id, folder)
+                info = info.model_copy(update={"max_difference": difference})
+                saving.write_card(session, info, folder)
+                session.library.write_sidecar(folder, info)
+        except BaseException:
+            session.drop(info.id)
+            raise
+    return _loaded(info, difference, [note for note in notes if note], started)
+
+
+def unload(name: str, session: Session) -> Removed:
+    """Take an adapter off the model; it stays in the library."""
+    info = session.library.get(name)
+    if not session.is_loaded(info.id):
+        raise NotFound(f"{info.name!r} is not on the model.", cure="Turn it on to load it.")
+    return _remove(info, session)
+
+
+def delete(name: str, session: Session) -> Removed:
+    """Take an adapter off the model and put its files into the trash."""
+    info = session.library.get(name)
+    session.library.discard(info.id)
+    return _remove(info, session)
+
+
+def restore(name: str, session: Session) -> Renamed:
+    """Bring a deleted adapter back into the library; it is loaded when it is turned on."""
+    return Renamed(adapter=session.library.restore(name))
+
+
+def rename(name: str, new_name: str, library: Library, reserved: set[str]) -> Renamed:
+    """Give an adapter another display name; PEFT knows only its internal id, which stays."""
+    info = library.get(name)
+    if new_name.casefold() != info.name.casefold():
+        library.require_free(new_name, reserved)
+    return Renamed(adapter=library.update(info.model_copy(update={"name": new_name})))
+
+
+def _remove(info: AdapterInfo, session: Session) -> Removed:
+    if session.facts is None:
+        return Removed(name=info.name, active=[], freed_bytes=0)
+    device = session.base.device
+    before = memory.resident(device)
+    session.drop(info.id)
+    freed = max(before - memory.resident(device), 0)
+    return Removed(name=info.name, active=session.active, freed_bytes=freed)
+
+
+def _write(
+    session: Session, found: Incoming, scanned: Scanned, info: AdapterInfo, folder: Path
+) -> list[str]:
+    """Write the adapter in normal form; returns what was done to it."""
+    if scanned.initial:
+        raise Unsupported(
+            f"{found.name} began as {inspection.method_title(scanned)}, which changes the base.",
+            cure="Save it converted to plain LoRA where it was trained.",
+        )
+    adapters.write_folder(folder, scanned.config, scanned.tensors, session.base.model.name_or_path)
+    return []
+
+
+def _info(
+    request: LoadAdapter,
+    found: Incoming,
+    scanned: Scanned,
+    facts: ModelFacts,
+    library: Library,
+    reserved: set[str],
+) -> AdapterInfo:
+    """Describe an adapter that comes from outside; its own side-car is kept as lineage."""
+    ours = inspection.sidecar(found)
+    wanted = request.name or (ours.name if ours else found.name)
+    if request.name:
+        library.require_free(wanted, reserved)
+    made_of = f", there {ours.recipe}" if ours and ours.recipe else ""
+    return AdapterInfo(
+        id=new_adapter_id(),
+        name=library.free_name(wanted, reserved),
+        colour=library.next_colour(),
+        method=inspection.method_title(scanned),
+        rank=max(fit.rank for fit in scanned.fits),
+        parameters=sum(t.numel() for t in scanned.tensors.values()),
+        base_name=facts.name,
+        base_fingerprint=facts.fingerprint,
+        created=time.time(),
+        data=ours.data if ours else "",
+        steps=ours.steps if ours else 0,
+        evaluation_before=ours.evaluation_before if ours else None,
+        evaluation=ours.evaluation if ours else None,
+        origin="added",
+        recipe=f"From {found.origin}{made_of}",
+        strength="on-off" if scanned.config.use_dora else "any",
+        targets=tuple(sorted({fit.layer.rsplit(".", 1)[-1] for fit in scanned.fits})),
+    )
+
+
+def _loaded(
+    info: AdapterInfo, difference: float, notes: list[str], started: float
+) -> LoadedAdapter:
+    return LoadedAdapter(
+        adapter=info,
+        missing_keys=[],
+        unexpected_keys=[],
+        max_difference=difference,
+        notes=notes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _base_weights(session: Session) -> dict[str, torch.Tensor]:
+    """Return the base's own weights by layer, where they are in memory and not too many."""
+    if session.facts is None or session.facts.parameters > WEIGHED_PARAMETERS:
+        return {}
+    return adapters.base_weights(session.base.model, session.layers())

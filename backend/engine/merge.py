@@ -1,0 +1,305 @@
+"""Merging adapters into a base on disk: check, write, prove, and only then put in place.
+
+Never touches the session's model: what answers there goes on answering. The new folder is a base
+like any other.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from backend import checkpoint, merging
+from backend.engine import base_model, generate, memory, merge_stream
+from backend.engine.base_model import DTYPES
+from backend.engine.checks import BOUNDS, require_close
+from backend.engine.control import Control
+from backend.engine.merge_card import card
+from backend.engine.merge_stream import Part, StreamedMerge
+from backend.engine.saving import PROBES
+from backend.engine.session import Session
+from backend.errors import Unsupported
+from backend.library import Library
+from backend.requests import LoadModel, Merge, Variant
+from backend.results import AdapterInfo, Merged, ModelFacts
+from backend.storage import new_folder, remove_partials
+
+TEXTS = (
+    *PROBES,
+    "Where is the cat? The cat is on the mat.",
+    "Once upon a time there was a small house at the edge of the wood.",
+    "Name three colours: red, green and blue.",
+    "def add(a, b):\n    return a + b",
+    "The capital of France is Paris.",
+)
+CPU = torch.device("cpu")
+SPARE_BYTES = 300_000_000
+"""What loading a model and reading a text take beside its weights."""
+STREAM_SHARE = 0.7
+# What belongs to a model beside its weights and config.json.
+COPIED = (
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.*", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+
+
+class Job(NamedTuple):
+    """A merge whose checks are done."""
+
+    base: ModelFacts
+    folder: Path
+    variant: Variant
+    parts: list[Part]
+    compute: str
+    stored: str
+    shard_bytes: int
+
+
+class Written(NamedTuple):
+    """Weights on disk: how they were proved so far, and what answers they have to give."""
+
+    proof: str
+    peak: int
+    notes: list[str]
+    reference: list[float] | None = None
+
+
+class Proof(NamedTuple):
+    """How the written model was verified."""
+
+    verified: str
+    max_difference: float | None
+
+
+def merge(request: Merge, control: Control, *, library: Library, base: ModelFacts) -> Merged:
+    """Write base and adapters as one model; the destination is whole or not there at all."""
+    started = time.monotonic()
+    control.progress("Checking", 0.0, force=True)
+    infos = merging.check(request, base, library)
+    job = _job(request, base, infos, library)
+    destination = Path(request.destination).expanduser().absolute()
+    remove_partials(destination)
+    memory.reset_peak(CPU)
+    with new_folder(destination) as folder:
+        written = _write_weights(job, folder, control, library)
+        _write_surroundings(job, folder)
+        proof = _prove(job, folder, control, library, written)
+        text = card(base, infos, request.variant, precision=job.stored, verified=proof.verified)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        control.check_stop()
+    files = list(destination.iterdir())
+    return Merged(
+        path=str(destination),
+        bytes=sum(file.stat().st_size for file in files if file.is_file()),
+        files=sum(file.suffix == ".safetensors" for file in files),
+        precision=job.stored,
+        max_difference=proof.max_difference,
+        verified=proof.verified,
+        notes=written.notes,
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=written.peak,
+    )
+
+
+def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
+    folder = Path(base.path)
+    config = base_model.check_folder(folder)
+    if config.get("quantization_config"):
+        raise Unsupported(
+            f"The files of {base.name!r} are quantised themselves.",
+            cure="Load the full-precision model and merge into that.",
+        )
+    return Job(
+        base=base,
+        folder=folder,
+        variant=request.variant,
+        parts=[
+            Part(info.id, info.name, library.folder(info.id), strength)
+            for info, (_, strength) in zip(infos, request.variant, strict=True)
+        ],
+        compute=merging.merge_precision(request, base),
+        stored=merging.target_precision(request, base, checkpoint.tensors(folder)),
+        shard_bytes=request.shard_bytes,
+    )
+
+
+def _write_weights(job: Job, folder: Path, control: Control, library: Library) -> Written:
+    """Write the weights tensor by tensor, or where that would not be right, from memory."""
+    streamed = StreamedMerge(job.folder, job.parts)
+    obstacle = streamed.obstacle(job.base.fingerprint, _session_dtype(job.base))
+    if obstacle:
+        del streamed
+        return _write_from_memory(job, folder, control, library, obstacle)
+    shards = merge_stream.plan(streamed.stored, DTYPES[job.stored], job.shard_bytes)
+    changed = merge_stream.write(
+        streamed, folder, shards, compute=DTYPES[job.compute], control=control, share=STREAM_SHARE
+    )
+    peak = memory.peak(CPU)
+    del streamed
+    memory.release(CPU)
+    proof = (
+        f"every number is finite, two rows of each of the {changed} changed weights agree with the "
+        "formula in float64, and all files read back"
+    )
+    return Written(proof, peak, [])
+
+
+def _write_from_memory(
+    job: Job, folder: Path, control: Control, library: Library, obstacle: str
+) -> Written:
+    """Merge with `merge_and_unload` on a freshly loaded base."""
+    memory.require(_answer_bytes(job), CPU, f"Merging {job.base.name} in memory ({obstacle})")
+    session = Session(library)
+    try:
+        control.progress("Loading the base", 0.05, force=True)
+        before = _reference(session, job, control)
+        control.check_stop()
+        control.progress("Merging in memory", 0.4, force=True)
+        _merge_and_save(session, job, folder)
+    finally:
+        session.unload()
+    note = f"Merged in memory and not tensor by tensor, because {obstacle}."
+    return Written("merged by PEFT itself", memory.peak(CPU), [note], before)
+
+
+def _prove(job: Job, folder: Path, control: Control, library: Library, written: Written) -> Proof:
+    """Compare answers of base plus adapters with those of the written model, one after the other.
+
+    Where memory does not hold the model, that is said.
+    """
+    control.check_stop()
+    why = _too_much(job) if written.reference is None else ""
+    if why:
+        return Proof(f"{written.proof}. Comparing answers: not done ({why})", None)
+    control.progress("Comparing answers", STREAM_SHARE, force=True)
+    before = written.reference
+    if before is None:
+        session = Session(library)
+        before = _reference(session, job, control)
+        session.unload()
+    control.check_stop()
+    control.progress("Comparing answers", (1 + STREAM_SHARE) / 2, force=True)
+    difference = _compare(job, before, _answers(job, folder, control))
+    apart = f"differ by at most {difference:.0e}" if difference else "are the same"
+    return Proof(f"log-probabilities of {len(before)} texts {apart}; {written.proof}", difference)
+
+
+def _too_much(job: Job) -> str:
+    """Return why answers cannot be compared here; empty where they can."""
+    if job.base.precision == "fp16":
+        return "the session computes in fp16, which a processor does not"
+    need, free = _answer_bytes(job), memory.available(CPU)
+    if need <= free:
+        return ""
+    return f"it needs {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+
+
+def _answers(job: Job, folder: Path, control: Control) -> list[float]:
+    """Score the texts with the written model, loaded like any base."""
+    precision = "fp32" if job.stored == "fp16" else job.stored  # fp16 is slow on a processor
+    request = LoadModel(source=str(folder), precision=precision, device="cpu")
+    written = base_model.load(request, _quiet(control))
+    scores = [generate.score(written.model, written, text)[0] for text in _texts(job.base)]
+    del written
+    memory.release(CPU)
+    return scores
+
+
+def _compare(job: Job, before: list[float], after: list[float]) -> float:
+    coarsest = max((DTYPES[job.compute], DTYPES[job.stored]), key=lambda dtype: BOUNDS[dtype])
+    return require_close(
+        after,
+        before,
+        dtype=coarsest,
+        what="The merged model was read back",
+        cure="Nothing was kept. Merge in fp32, or lower the strengths.",
+    )
+
+
+def _reference(session: Session, job: Job, control: Control) -> list[float]:
+    """Load the base anew and score the texts with the adapters on it, as a session does it."""
+    _load_base(session, job, _quiet(control))
+    with session.using(job.variant):
+        return [generate.score(session.model, session.base, text)[0] for text in _texts(job.base)]
+
+
+def _merge_and_save(session: Session, job: Job, folder: Path) -> None:
+    ids = session.resolve(job.variant)
+    session.activate(ids)
+    assert session.peft is not None
+    merged: Any = session.peft.merge_and_unload(safe_merge=True, adapter_names=[i for i, _ in ids])
+    session.peft = None
+    merged.to(DTYPES[job.stored])
+    merged.save_pretrained(str(folder), max_shard_size=job.shard_bytes)
+
+
+def _load_base(session: Session, job: Job, control: Control) -> None:
+    """Load the base's files anew; raises Unsupported where they are no longer the same base."""
+    if job.base.precision == "fp16":
+        raise Unsupported(
+            f"{job.base.name!r} can be merged in memory only, which fp16 is too imprecise for.",
+            cure="Load it in bf16 or fp32.",
+        )
+    request = LoadModel(source=str(job.folder), precision=job.compute, device="cpu")
+    facts = session.load_base(request, control)
+    if facts.fingerprint != job.base.fingerprint:
+        raise Unsupported(
+            f"The files of {job.base.name!r} have changed since it was loaded.",
+            cure="Load it again, then merge.",
+        )
+
+
+def _session_dtype(base: ModelFacts) -> torch.dtype:
+    """Return the type that the base's fingerprint was taken in."""
+    return DTYPES.get(base.precision, torch.float32)
+
+
+def _texts(base: ModelFacts) -> list[str]:
+    """Return the texts to compare by; a model that reads little gets their beginnings."""
+    limit = base.context_length or 512
+    return [text[: max(4, limit - 4)] for text in TEXTS]
+
+
+def _answer_bytes(job: Job) -> int:
+    """Return the memory that loading the base with its adapters takes."""
+    item = max(merging.BYTES[job.compute], merging.BYTES[job.stored])
+    adapters = sum(
+        tensor.bytes
+        for part in job.parts
+        for tensor in checkpoint.read_header(part.folder / "adapter_model.safetensors")
+    )
+    return int(1.1 * job.base.parameters * item) + 2 * adapters + SPARE_BYTES
+
+
+def _write_surroundings(job: Job, folder: Path) -> None:
+    """Write the configuration; copy tokenizer, generation settings and chat template."""
+    _write_config(job, folder)
+    for pattern in COPIED:
+        for file in job.folder.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    templates = job.folder / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name)
+
+
+def _write_config(job: Job, folder: Path) -> None:
+    """Write the base's configuration with the type that the weights are stored in now."""
+    config = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))
+    name = str(DTYPES[job.stored]).removeprefix("torch.")
+    for part in (config, *(each for each in config.values() if isinstance(each, dict))):
+        old = part.pop("torch_dtype", None)
+        if part is config or old is not None or "dtype" in part:
+            part["dtype"] = name
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _quiet(control: Control) -> Control:
+    """Return a control for the loading of a model inside, whose words would confuse."""
+    return Control(control.job_id, lambda message: None)

@@ -1,0 +1,61 @@
+"""The model card of a merged model: what it was made of, how it was verified, how to use it."""
+
+import time
+from collections.abc import Sequence
+
+from backend.access import looks_like_path
+from backend.engine.base_model import DTYPES
+from backend.requests import Variant
+from backend.results import AdapterInfo, ModelFacts
+
+
+def card(
+    base: ModelFacts,
+    adapters: Sequence[AdapterInfo],
+    variant: Variant,
+    *,
+    precision: str,
+    verified: str,
+) -> str:
+    """Return the card's text."""
+    dtype = str(DTYPES[precision]).removeprefix("torch.")
+    names = ", ".join(info.name for info in adapters)
+    head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    lines = [
+        *head,
+        "tags: [merge, adapter-workbench]",
+        "---",
+        f"# {base.name} with {names}",
+        "",
+        f"The base model {base.name} with {names} merged into its weights, made on "
+        f"{time.strftime('%Y-%m-%d')} with Adapter Workbench. It needs no PEFT.",
+        "",
+        f"- Base: {base.name} (from {_origin(base)}, fingerprint {base.fingerprint})",
+        *(_adapter(info, strength) for info, (_, strength) in zip(adapters, variant, strict=True)),
+        f"- Stored in: {precision}",
+        f"- Verified: {verified}.",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f'model = AutoModelForCausalLM.from_pretrained("this-folder", dtype="{dtype}")',
+        'tokenizer = AutoTokenizer.from_pretrained("this-folder")',
+        "```",
+        "",
+        "The licences of the base model and of the data that the adapters learned from apply.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _adapter(info: AdapterInfo, strength: float) -> str:
+    made = f", {info.recipe}" if info.recipe else f", learned from {info.data}" if info.data else ""
+    return (
+        f"- Adapter: {info.name} at strength {strength:g} ({info.method}, rank {info.rank}{made})"
+    )
+
+
+def _origin(base: ModelFacts) -> str:
+    """Name where the base came from; a folder of somebody's machine says nothing to others."""
+    if base.source == "starter":
+        return "the bundled starter kit"
+    return "a folder" if looks_like_path(base.source) else base.source

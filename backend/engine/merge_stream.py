@@ -1,0 +1,365 @@
+"""Merging tensor by tensor: each base weight comes by, is changed, is written, and leaves.
+
+The base is a skeleton without weights that PEFT has put its layers on; one weight at a time gets
+into its layer, which then merges as `merge_and_unload` would. So ranks, patterns, scalings, DoRA
+and the order of operations are PEFT's own, and equal to it bit for bit.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear, LoraLayer
+from safetensors import safe_open
+
+from backend import checkpoint
+from backend.checkpoint import FLOATS, StoredTensor
+from backend.engine import adapters, base_model, checks
+from backend.engine.control import Control
+from backend.engine.safetensors_stream import (
+    DTYPES,
+    NAMES,
+    FileWriter,
+    Planned,
+    in_file_order,
+    read,
+    read_samples,
+)
+from backend.errors import ModelError, Unsupported, VerificationFailed
+from backend.merging import shard_sizes
+
+PREFIX = "base_model.model."
+
+
+class Part(NamedTuple):
+    """An adapter to merge: internal id, display name, folder, strength."""
+
+    id: str
+    name: str
+    folder: Path
+    strength: float
+
+
+class Shard(NamedTuple):
+    """One file to write: its name and its tensors in order."""
+
+    name: str
+    tensors: list[Planned]
+
+
+class StreamedMerge:
+    """A base without weights, with the adapters that will change each weight that comes by."""
+
+    def __init__(self, folder: Path, parts: list[Part]) -> None:
+        self.parts = parts
+        self.stored = {tensor.key: tensor for tensor in checkpoint.tensors(folder)}
+        model = base_model.skeleton(folder)
+        self.parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._peft = _put_on(model, parts)
+        self.layers: dict[str, LoraLayer] = {
+            f"{name}.weight": layer
+            for name, layer in adapters_on(model)
+            if any(part.id in layer.lora_A for part in parts)
+        }
+        _require_plain(model, self.layers)
+
+    def obstacle(self, fingerprint: str, dtype: torch.dtype) -> str:
+        """Return why the files are not the model's weights as they stand; empty where they are.
+
+        Transformers 5 renames and fuses weights of some architectures as it loads them. Equal
+        names, shapes and fingerprint prove that it left these alone. `dtype` is the session's.
+        """
+        for name, shape in self.parameters.items():
+            stored = self.stored.get(name)
+            if stored is None:
+                return f"its files do not hold {name} under that name"
+            if stored.shape != shape or stored.dtype not in FLOATS:
+                return f"its files hold {name} in another form"
+        unknown = [t.dtype for t in self.stored.values() if t.dtype not in DTYPES]
+        if unknown:
+            return f"its files hold numbers of the type {unknown[0]}"
+        if self._fingerprint(dtype) != fingerprint:
+            return "its files hold other numbers than the model that was loaded"
+        return ""
+
+    def change(self, key: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return a base weight with the adapters merged in, as PEFT's layer does it."""
+        layer = self.layers[key]
+        holder = layer.get_base_layer()
+        empty = holder.weight
+        holder.weight = torch.nn.Parameter(weight, requires_grad=False)
+        try:
+            layer.merge(adapter_names=[part.id for part in self.parts])
+            return holder.weight.data
+        finally:
+            holder.weight = empty
+            layer.merged_adapters.clear()
+
+    def expected_row(self, key: str, row: torch.Tensor, index: int) -> tuple[torch.Tensor, float]:
+        """Compute one row of a merged weight in float64, by the formula and not by PEFT.
+
+        Returns it with the size of the largest number on the way, which rounding is relative to.
+        """
+        layer = self.layers[key]
+        base = current = row.double()
+        largest = base.abs().max().item()
+        for id in (part.id for part in self.parts if part.id in layer.lora_A):
+            down, up = layer.lora_A[id].weight, layer.lora_B[id].weight
+            delta = up[index].double() @ down.double() * layer.scaling[id]
+            current = current + delta
+            largest = max(largest, delta.abs().max().item(), current.abs().max().item())
+            if id in layer.lora_magnitude_vector:
+                magnitude = layer.lora_magnitude_vector[id].weight[index].double()
+                current = magnitude / (base + delta).norm() * current
+                largest = max(largest, current.abs().max().item())
+        return current, largest
+
+    def _fingerprint(self, dtype: torch.dtype) -> str:
+        """Hash the files as `base_model.fingerprint` hashes the model loaded from them."""
+        digest = hashlib.sha256()
+        for name, shape in sorted(self.parameters.items()):
+            digest.update(f"{name}{shape}".encode())
+            stored = self.stored[name]
+            sample = read_samples(stored, max(1, stored.numel // 64))
+            sample = sample.to(dtype).to(torch.bfloat16)
+            digest.update(sample.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def adapters_on(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:
+    """Return a base's adapted layers with the base's own names for them."""
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
+
+
+def plan(stored: dict[str, StoredTensor], dtype: torch.dtype, shard_bytes: int) -> list[Shard]:
+    """Spread the tensors over files: the base's own names and order, floats in the wanted type."""
+    wanted = in_file_order(
+        [
+            Planned(t.key, NAMES[dtype] if t.dtype in FLOATS else t.dtype, t.shape)
+            for t in stored.values()
+        ]
+    )
+    numbers = shard_sizes([each.bytes for each in wanted], shard_bytes)
+    if len(numbers) == 1:
+        return [Shard(checkpoint.WHOLE, wanted)]
+    return [
+        Shard(f"model-{i:05d}-of-{len(numbers):05d}.safetensors", [wanted[n] for n in shard])
+        for i, shard in enumerate(numbers, 1)
+    ]
+
+
+def write(
+    merge: StreamedMerge,
+    folder: Path,
+    shards: list[Shard],
+    *,
+    compute: torch.dtype,
+    control: Control,
+    share: float = 1.0,
+) -> int:
+    """Write the merged weights into a folder and prove them; returns how many were changed.
+
+    Raises VerificationFailed where a number is not finite, a recomputed row differs, or a file does
+    not read back. `share` is how much of the whole operation this is.
+    """
+    tell = _progress(control, sum(t.bytes for s in shards for t in s.tensors), share)
+    rows: dict[str, tuple[int, torch.Tensor]] = {}
+    with torch.no_grad():
+        for number, shard in enumerate(shards, 1):
+            with FileWriter(folder / shard.name, shard.tensors) as file:
+                for planned in shard.tensors:
+                    control.check_stop()
+                    file.write(_produce(merge, planned, compute, rows))
+                    tell(planned.bytes, f"Writing file {number} of {len(shards)}")
+    if len(shards) > 1:
+        _write_index(folder, shards)
+    _read_back(folder, shards, rows)
+    return len(merge.layers)
+
+
+def _produce(
+    merge: StreamedMerge,
+    planned: Planned,
+    compute: torch.dtype,
+    rows: dict[str, tuple[int, torch.Tensor]],
+) -> torch.Tensor:
+    """Return a tensor as it will be written; of a changed one, a row is recomputed and kept."""
+    stored, wanted = merge.stored[planned.key], DTYPES[planned.dtype]
+    tensor = read(stored)
+    if stored.dtype in FLOATS:
+        tensor = tensor.to(compute)
+    if planned.key not in merge.layers:
+        return _finite(tensor.to(wanted), planned, was=tensor)
+    layer = merge.layers[planned.key]
+    turned = bool(getattr(layer, "fan_in_fan_out", False))
+    middle = (tensor.shape[1] if turned else tensor.shape[0]) // 2
+    samples = {index: _row(tensor, index, turned).clone() for index in (0, middle)}
+    merged = merge.change(planned.key, tensor)
+    for index, row in samples.items():
+        _compare(planned.key, _row(merged, index, turned), *merge.expected_row(
+            planned.key, row, index), parts=len(merge.parts))  # fmt: skip
+    written = _finite(merged.to(wanted), planned)
+    rows[planned.key] = (written.shape[0] // 2, written[written.shape[0] // 2].clone())
+    return written
+
+
+def _row(weight: torch.Tensor, index: int, turned: bool) -> torch.Tensor:
+    return weight[:, index] if turned else weight[index]
+
+
+def _compare(
+    key: str, found: torch.Tensor, expected: torch.Tensor, largest: float, *, parts: int
+) -> None:
+    """Raise VerificationFailed where a merged row is not what the formula gives."""
+    bound = checks.WEIGHT_BOUNDS[found.dtype] * parts * largest
+    difference = (found.double() - expected).abs().max().item()
+    if not difference <= bound:  # also catches NaN
+        raise VerificationFailed(
+            f"A recomputed row of {key} differs by {difference:.1e}, more than {bound:.0e}.",
+            cure="Nothing was kept. Check the adapters with Inspect.",
+        )
+
+
+def _finite(
+    tensor: torch.Tensor, planned: Planned, *, was: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return a tensor; raises VerificationFailed where it is not finite and was so before."""
+    if was is not None and (was.dtype == tensor.dtype or not tensor.is_floating_point()):
+        return tensor  # copied as it is
+    if tensor.numel() and not _all_finite(tensor) and (was is None or _all_finite(was)):
+        raise VerificationFailed(
+            f"{planned.key} holds numbers that are not finite after merging.",
+            cure="Nothing was kept. Lower the strengths"
+            + (", or choose bf16 or fp32." if planned.dtype == "F16" else "."),
+        )
+    return tensor
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether all numbers are finite, without a temporary of the tensor's size."""
+    low, high = tensor.aminmax()
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _write_index(folder: Path, shards: list[Shard]) -> None:
+    total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
+    where = {tensor.key: shard.name for shard in shards for tensor in shard.tensors}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    (folder / checkpoint.INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _read_back(
+    folder: Path, shards: list[Shard], rows: dict[str, tuple[int, torch.Tensor]]
+) -> None:
+    """Raise VerificationFailed where safetensors itself does not read what was to be written."""
+    for shard in shards:
+        planned = {each.key: each for each in shard.tensors}
+        with safe_open(folder / shard.name, framework="pt") as file:
+            same = set(file.keys()) == set(planned)
+            for key, each in planned.items() if same else ():
+                part = file.get_slice(key)
+                same &= tuple(part.get_shape()) == each.shape and part.get_dtype() == each.dtype
+                if same and key in rows:
+                    index, row = rows[key]
+                    same = torch.equal(part[index : index + 1][0], row)
+        if not same:
+            raise VerificationFailed(f"{shard.name} does not read back as it was written.")
+
+
+def _progress(control: Control, total: int, share: float) -> Callable[[int, str], None]:
+    """Return what tells how far the writing is, after each tensor."""
+    started, done = time.monotonic(), 0
+
+    def tell(n_bytes: int, text: str) -> None:
+        nonlocal done
+        done += n_bytes
+        spent = time.monotonic() - started
+        left = spent * (total - done) / done if done and spent > 1 else None
+        control.progress(text, share * done / max(total, 1), left)
+
+    return tell
+
+
+# -- adapters on a skeleton ----------------------------------------------------------------------
+
+
+def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
+    """Let PEFT build its layers without weights, then place each adapter's tensors in them."""
+    peft: PeftModel | None = None
+    for part in parts:
+        config = adapters.read_config(part.folder)
+        peft = _add(model, peft, config, part.id)
+    assert peft is not None
+    layers = dict(adapters_on(model))
+    for part in parts:
+        _place(layers, part)
+        for layer in layers.values():
+            layer.set_scale(part.id, part.strength)
+    peft.requires_grad_(False)
+    peft.base_model.set_adapter([part.id for part in parts], inference_mode=True)
+    return peft.eval()
+
+
+def _add(
+    model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
+) -> PeftModel:
+    if peft is None:
+        return get_peft_model(model, config, adapter_name=adapter_id, low_cpu_mem_usage=True)
+    peft.add_adapter(adapter_id, config, low_cpu_mem_usage=True)
+    return peft
+
+
+def _place(layers: dict[str, LoraLayer], part: Part) -> None:
+    """Put an adapter's stored tensors into its layers, in fp32 as PEFT keeps them.
+
+    Raises ModelError where the file and the configuration do not describe the same adapter: each
+    tensor needs its place and each place its tensor.
+    """
+    places = {
+        f"{PREFIX}{name}.{kind}": getattr(layer, kind)[part.id]
+        for name, layer in layers.items()
+        for kind in ("lora_A", "lora_B", "lora_magnitude_vector")
+        if part.id in getattr(layer, kind)
+    }
+    file = part.folder / adapters.WEIGHTS
+    stored = {t.key.removesuffix(".weight"): t for t in checkpoint.read_header(file)}
+    odd = sorted(stored.keys() ^ places.keys())
+    if odd:
+        raise ModelError(f"{part.name!r} does not fit this base: see {odd[0]}.")
+    for key, module in places.items():
+        tensor = read(stored[key]).float()
+        if tensor.shape != module.weight.shape:
+            raise ModelError(
+                f"{part.name!r} does not fit this base: {key} has shape {tuple(tensor.shape)}."
+            )
+        if not _all_finite(tensor):
+            raise ModelError(
+                f"{part.name!r} holds numbers that are not finite in {key}.", cure="Train it again."
+            )
+        module.weight = torch.nn.Parameter(tensor, requires_grad=False)
+
+
+def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None:
+    """Raise Unsupported where a changed weight serves two layers, or is of an unknown kind.
+
+    PEFT 0.21.2 merges into one of two tied weights and leaves the model wrong.
+    """
+    shared: dict[int, int] = {}
+    for module in model.modules():
+        own = module.weight if "weight" in module._parameters else None
+        if own is not None:
+            shared[id(own)] = shared.get(id(own), 0) + 1
+    for key, layer in layers.items():
+        name = key.removesuffix(".weight")
+        if shared.get(id(layer.get_base_layer().weight), 0) > 1:
+            raise Unsupported(
+                f"An adapter changes {name}, which this base uses twice (tied embeddings).",
+                cure="Leave that adapter out.",
+            )
+        if not isinstance(layer, Linear):
+            raise Unsupported(f"An adapter changes {name}, which is not a linear layer.")

@@ -1,0 +1,71 @@
+"""Putting a scanned adapter on the model by placing its tensors, without asking PEFT to search.
+
+PEFT 0.21.2 walks through every module, the other adapters' included, several times for each adapter
+it adds: the 49th costs ten times the first. Where every layer is adapted already, an adapter is two
+small layers in each, so they are put there directly. `adapters.load_plainly` stays the oracle.
+"""
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from backend.engine.scan import Fit, Scanned
+
+
+def can_place(layers: dict[str, LoraLayer], scanned: Scanned) -> bool:
+    """Tell whether every layer of the adapter is adapted already; DoRA needs PEFT's own set-up."""
+    return not scanned.config.use_dora and all(fit.layer in layers for fit in scanned.fits)
+
+
+def place(peft: PeftModel, layers: dict[str, LoraLayer], scanned: Scanned, adapter_id: str) -> None:
+    """Put an adapter on the model, frozen and not active, or change nothing."""
+    try:
+        for fit in scanned.fits:
+            prefix = f"base_model.model.{fit.layer}.lora_"
+            first = scanned.tensors[prefix + "A.weight"]
+            second = scanned.tensors[prefix + "B.weight"]
+            _place_in_layer(layers[fit.layer], adapter_id, fit, first, second, scanned)
+        peft.peft_config[adapter_id] = scanned.config
+    except BaseException:
+        for fit in scanned.fits:
+            take_out(layers[fit.layer], adapter_id)
+        peft.peft_config.pop(adapter_id, None)
+        raise
+
+
+def take_out(layer: LoraLayer, adapter_id: str) -> None:
+    """Remove what `place` put into a layer; nothing happens where there is nothing."""
+    for name in (*layer.adapter_layer_names, *layer.other_param_names, "lora_variant"):
+        parts = getattr(layer, name, None)
+        if parts is not None and adapter_id in parts:
+            del parts[adapter_id]
+
+
+def _place_in_layer(
+    layer: LoraLayer,
+    adapter_id: str,
+    fit: Fit,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    scanned: Scanned,
+) -> None:
+    device = layer.get_base_layer().weight.device
+    layer.r[adapter_id] = fit.rank
+    layer.lora_alpha[adapter_id] = fit.alpha
+    layer.scaling[adapter_id] = fit.scaling
+    layer.use_rslora[adapter_id] = bool(scanned.config.use_rslora)
+    layer.use_dora[adapter_id] = False
+    layer.lora_bias[adapter_id] = False
+    dropout = scanned.config.lora_dropout
+    layer.lora_dropout[adapter_id] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
+    layer.lora_A[adapter_id] = _frozen_linear(first, device)
+    layer.lora_B[adapter_id] = _frozen_linear(second, device)
+    layer.lora_dropout[adapter_id].eval()
+
+
+def _frozen_linear(weight: torch.Tensor, device: torch.device) -> torch.nn.Linear:
+    """Make a linear layer around a weight, in fp32 as PEFT keeps adapters of half precision."""
+    with torch.device("meta"):
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = torch.nn.Parameter(weight.to(device, torch.float32), requires_grad=False)
+    return linear.eval()

@@ -1,0 +1,204 @@
+"""What merging to disk needs, and what stands in its way, as far as files alone can tell.
+
+The page says this before anything starts; the engine asks again right before it does. Knows no
+torch: headers of weight files and configurations are enough.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from backend import checkpoint
+from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
+from backend.library import Library
+from backend.requests import Merge, Variant
+from backend.results import AdapterInfo, MergeNeeds, ModelFacts
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+MEMORY_PER_TENSOR = 6
+"""A weight as read, as merged and as written, and the change on the way there (DoRA: its norm)."""
+MODULES_BYTES = 16_000_000
+"""What the modules of a model take without their weights."""
+HEADER_BYTES = 1_000_000
+REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga", "kasa")
+"""Ways to begin that change the base: the file alone is not the whole change."""
+
+
+def check(request: Merge, base: ModelFacts, library: Library) -> list[AdapterInfo]:
+    """Return the adapters to merge; raises where the request cannot work, disk space included."""
+    infos = check_variant(request.variant, base, library)
+    check_destination(Path(request.destination).expanduser(), Path(base.path))
+    needs = measure(request, base, library)
+    if needs.disk_bytes > needs.disk_free_bytes:
+        raise DiskFull(
+            f"Merging needs {_size(needs.disk_bytes)} of disk, and "
+            f"{_size(needs.disk_free_bytes)} are free in {request.destination}.",
+            cure="Free some space, name a folder on another disk, or choose bf16.",
+        )
+    return infos
+
+
+def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[AdapterInfo]:
+    """Return the adapters of a variant; raises where one of them cannot be merged right."""
+    infos = [library.get(name) for name, _ in variant]
+    if len({info.id for info in infos}) < len(infos):
+        raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
+    for info, (_, strength) in zip(infos, variant, strict=True):
+        if info.base_fingerprint != base.fingerprint:
+            raise Unsupported(
+                f"{info.name!r} was made for the base {info.base_name!r}, "
+                f"and {base.name!r} is loaded.",
+                cure=f"Load {info.base_name!r} to merge it.",
+            )
+        _check_adapter(info, strength, _config(library.folder(info.id), info.name))
+    return infos
+
+
+def check_destination(destination: Path, base_folder: Path) -> None:
+    """Raise InvalidRequest where a folder is not one to write a new model into."""
+    real, base = destination.resolve(), base_folder.resolve()
+    if real == base or real.is_relative_to(base) or base.is_relative_to(real):
+        raise InvalidRequest(
+            f"{destination} and the base's own folder lie within each other.",
+            cure="Name a new folder elsewhere: the base stays as it is.",
+        )
+    if real.exists() and (not real.is_dir() or any(real.iterdir())):
+        raise InvalidRequest(
+            f"{destination} exists and is not an empty folder.", cure="Name a new folder."
+        )
+
+
+def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
+    """Say how much disk and memory a merge takes, from file headers alone."""
+    stored = checkpoint.tensors(Path(base.path))
+    if not stored:
+        raise ModelError(f"{base.name!r} has no weight files in {base.path} any more.")
+    precision = target_precision(request, base, stored)
+    item, wide = BYTES[precision], max(BYTES[precision], BYTES[merge_precision(request, base)])
+    sizes = [t.numel * item if t.dtype in checkpoint.FLOATS else t.bytes for t in stored]
+    largest = max(t.numel * wide for t in stored)
+    names = {name.casefold() for name, _ in request.variant}
+    adapters = [i for i in library.all() if i.name.casefold() in names]
+    return MergeNeeds(
+        precision=precision,
+        disk_bytes=sum(sizes) + _beside_weights(Path(base.path)) + HEADER_BYTES,
+        disk_free_bytes=shutil.disk_usage(_existing(Path(request.destination))).free,
+        memory_bytes=sum(4 * i.parameters for i in adapters)
+        + MEMORY_PER_TENSOR * largest
+        + MODULES_BYTES,
+        memory_free_bytes=int(psutil.virtual_memory().available),
+        files=len(shard_sizes(sizes, request.shard_bytes)),
+    )
+
+
+def target_precision(
+    request: Merge, base: ModelFacts, stored: list[checkpoint.StoredTensor]
+) -> str:
+    """Return the type that the merged weights are stored in.
+
+    As the base: the type that the session keeps them in, or where that is a quantised one, the
+    type of the full-precision files.
+    """
+    if request.precision != "as-base":
+        return request.precision
+    if base.precision in BYTES and not is_quantised(base):
+        return base.precision
+    floats = [t for t in stored if t.dtype in STORED]
+    return STORED[max(floats, key=lambda t: t.numel).dtype] if floats else "fp32"
+
+
+def merge_precision(request: Merge, base: ModelFacts) -> str:
+    """Return the type that the merge is computed in: the wider of the session's and the wanted one.
+
+    So an fp32 session merged into bf16 files is rounded once, at the end.
+    """
+    kinds = {request.precision, base.precision} & set(BYTES)
+    return kinds.pop() if len(kinds) == 1 and not is_quantised(base) else "fp32"
+
+
+def is_quantised(base: ModelFacts) -> bool:
+    """Tell whether the session keeps the base in fewer bits than its files."""
+    return getattr(base, "quantization", "none") not in (None, "", "none")
+
+
+def shard_sizes(sizes: list[int], limit: int) -> list[list[int]]:
+    """Spread tensors over files of at most `limit` bytes, in order; returns their numbers."""
+    shards: list[list[int]] = [[]]
+    filled = 0
+    for number, size in enumerate(sizes):
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(number)
+        filled += size
+    return shards
+
+
+def _check_adapter(info: AdapterInfo, strength: float, config: dict[str, Any]) -> None:
+    if (info.strength == "on-off" or config.get("use_dora")) and strength != 1.0:
+        raise Unsupported(
+            f"{info.name!r} is a DoRA adapter: it works at strength 1 only, got {strength:g}.",
+            cure="Set its strength to 1 or leave it out.",
+        )
+    reason = _unmergeable(config)
+    if reason:
+        raise Unsupported(
+            f"{info.name!r} cannot be merged tensor by tensor: {reason}.",
+            cure="Convert it to plain LoRA first, or leave it out.",
+        )
+
+
+def _unmergeable(config: dict[str, Any]) -> str:
+    """Return why an adapter's change is not wholly in its low-rank weights; empty where it is."""
+    if config.get("peft_type", "LORA") != "LORA":
+        return f"it is a {config.get('peft_type')} adapter, not LoRA"
+    begin = str(config.get("init_lora_weights", True)).lower()
+    reasons = {
+        "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
+        "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
+        "it changes biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
+        f"it began as {begin}, which changed the base itself": begin.startswith(REBASED),
+        "it repeats layers (layer_replication)": config.get("layer_replication"),
+        "it is active only after an invocation text (aLoRA)": config.get("alora_invocation_tokens"),
+        "it changes whole parameters (target_parameters)": config.get("target_parameters"),
+        "it is of a variant that merging does not know": any(
+            config.get(key)
+            for key in (
+                "use_bdlora",
+                "arrow_config",
+                "kasa_config",
+                "use_qalora",
+                "megatron_config",
+            )
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name!r} has no readable adapter_config.json: {error}.") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _beside_weights(folder: Path) -> int:
+    """Return the bytes of tokenizer, configuration and the like, which are copied."""
+    files = (file for file in folder.iterdir() if file.suffix != ".safetensors" and file.is_file())
+    return sum(file.stat().st_size for file in files)
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder above a path that exists, or itself."""
+    path = Path(os.path.abspath(path.expanduser()))
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

@@ -1,0 +1,47 @@
+"""Learning rates that suit a base, and those that cannot work on it."""
+
+import pytest
+
+from backend import requests as rq
+from backend.learning_rate import rate_warning, usual_rate
+
+STARTER, LARGE = 3_850_000, 135_000_000
+
+
+def test_the_default_suits_small_bases_and_large_ones_get_less() -> None:
+    assert usual_rate(STARTER) == rq.Train(name="x").learning_rate
+    assert usual_rate(LARGE) == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rate"), [(STARTER, 1.0), (STARTER, 0.03), (LARGE, 0.01), (LARGE, 1.0)]
+)
+def test_a_rate_that_breaks_a_model_is_warned_of(parameters: int, rate: float) -> None:
+    warning = rate_warning(rate, parameters)
+
+    assert warning is not None
+    assert f"At a learning rate of {rate:g} the model is likely to forget" in warning.what
+    assert f"Try {usual_rate(parameters):g}" in warning.cure
+
+
+@pytest.mark.parametrize(("parameters", "rate"), [(STARTER, 1e-6), (LARGE, 1e-7)])
+def test_a_rate_that_moves_nothing_is_warned_of(parameters: int, rate: float) -> None:
+    warning = rate_warning(rate, parameters)
+
+    assert warning is not None
+    assert "hardly change" in warning.what
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rate"),
+    [
+        (STARTER, 3e-3),
+        (STARTER, 1e-2),
+        (STARTER, 1e-4),
+        (LARGE, 2e-4),
+        (LARGE, 3e-3),
+        (LARGE, 1e-5),
+    ],
+)
+def test_a_rate_that_may_work_is_not(parameters: int, rate: float) -> None:
+    assert rate_warning(rate, parameters) is None

@@ -1,0 +1,228 @@
+"""The Chat tab on a service without a model: who answers, what is kept, what is marked."""
+
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from backend import Settings, errors
+from backend import requests as rq
+from backend import results as rs
+from tests.ui.fake_service import FakeService
+from tests.ui.test_view import words
+from ui.conversation import answers, differing, perplexity
+from ui.desk import ADAPTER, BASE, ON_NOW, Column, Exchange
+from ui.layout import Page
+from ui.tabs.chat import ChatTab
+
+PIRATE, POLITE = ADAPTER + "pirate", ADAPTER + "polite"
+
+
+@pytest.fixture
+def page(service: FakeService) -> Page:
+    service.add_adapter("pirate")
+    service.add_adapter("polite")
+    with gr.Blocks() as demo:
+        made = Page(service)
+        made.connect(demo)
+    return made
+
+
+@pytest.fixture
+def chat(page: Page) -> ChatTab:
+    return page.chat
+
+
+def ask(chat: ChatTab, prompt: str, **changes: object) -> list[dict]:
+    settings = {name: each.value for name, each in chat.form.inputs.items()}
+    return list(chat.ask(prompt=prompt, **{**settings, **changes}))
+
+
+def columns(chat: ChatTab) -> list[Column]:
+    return chat.desk.columns(chat.bench.service.snapshot())
+
+
+def said(chat: ChatTab) -> list[list[tuple[str, str]]]:
+    return [[(e.question, e.answer.strip()) for e in column.exchanges] for column in columns(chat)]
+
+
+def requests_of(service: FakeService) -> list[rq.SideBySide]:
+    """Let every question be answered by "Aye." and collect what the engine was asked."""
+    asked: list[rq.SideBySide] = []
+    service.script["side-by-side"] = lambda request: (
+        asked.append(request)
+        or rs.SideAnswers(answers=[rs.Answer(text="Aye.", tokens=2, seconds=0.1)], batched=1)
+    )
+    return asked
+
+
+def test_the_newest_adapter_answers_beside_the_base_at_first(chat: ChatTab) -> None:
+    assert [column.title for column in columns(chat)] == ["base", "polite"]
+
+
+def test_all_chosen_answer_the_same_question(chat: ChatTab) -> None:
+    chat.desk.choose([BASE, PIRATE, POLITE])
+    drawn = ask(chat, "Where is the cat?")
+    assert said(chat) == [
+        [("Where is the cat?", "You said: Where is the cat?")],
+        [("Where is the cat?", "Arr, Where is the cat?")],
+        [("Where is the cat?", "Arr, Where is the cat?")],
+    ]
+    assert drawn[0][chat.prompt] == ""
+    assert not drawn[0][chat.send]["interactive"]
+    assert drawn[-1][chat.send] == gr.update(value="Ask all 3", interactive=True)
+
+
+def test_each_column_keeps_a_conversation_of_its_own(chat: ChatTab, service: FakeService) -> None:
+    ask(chat, "one")
+    asked = requests_of(service)
+    ask(chat, "two")
+    base, polite = ([m.content for m in messages] for messages in asked[0].conversations)
+    assert base == ["one", "You said: one", "two"]
+    assert polite == ["one", "Arr, one", "two"]
+
+
+def test_a_column_that_comes_back_remembers(chat: ChatTab) -> None:
+    chat.desk.choose([BASE, PIRATE])
+    ask(chat, "one")
+    chat.desk.choose([BASE])
+    ask(chat, "two")
+    chat.desk.choose([BASE, PIRATE])
+    assert [question for question, _ in said(chat)[1]] == ["one"]
+    assert [question for question, _ in said(chat)[0]] == ["one", "two"]
+
+
+def test_a_strength_goes_into_question_and_heading(chat: ChatTab, service: FakeService) -> None:
+    asked = requests_of(service)
+    chat.desk.choose([BASE, POLITE, PIRATE])
+    chat.set_strength(1, 0.5)  # the second slider is the second adapter's
+    drawn = ask(chat, "hi", same_seed=False)
+    assert asked[0].variants == [[], [("polite", 1.0)], [("pirate", 0.5)]]
+    assert not asked[0].same_seed
+    assert "pirate 0.5" in words(drawn[-1][chat.answers])
+
+
+def test_only_adapters_that_can_be_scaled_have_a_slider(
+    chat: ChatTab, service: FakeService
+) -> None:
+    info = service.add_adapter("heavy")
+    on_off = info.model_copy(update={"strength": "on-off", "method": "DoRA"})
+    service.library.write_sidecar(service.library.folder(info.id), on_off)
+    chat.desk.choose([BASE, ADAPTER + "heavy", PIRATE])
+    chat.desk.set_strength("heavy", 0.5)
+    drawn = chat.show(service.snapshot())
+    shown = [drawn[slider] for slider in chat.strengths if drawn[slider]["visible"]]
+    assert [each["label"] for each in shown] == ["Strength of pirate"]
+    assert columns(chat)[1].variant == [("heavy", 1.0)]
+
+
+def test_several_that_are_on_are_one_choice(chat: ChatTab, service: FakeService) -> None:
+    on = [("pirate", 1.0), ("polite", 0.5)]
+    service.start(rq.SetActive(adapters=on)).result(timeout=10)
+    found = columns(chat)
+    assert [column.key for column in found] == [BASE, ON_NOW]
+    assert found[1].title == "pirate + polite 0.5"
+    assert found[1].variant == on
+    assert len(found[1].colours) == 2
+
+
+def test_at_most_six_answer_and_a_deleted_adapter_leaves(
+    chat: ChatTab, service: FakeService
+) -> None:
+    names = [f"extra {number}" for number in range(7)]
+    infos = [service.add_adapter(name) for name in names]
+    chat.desk.choose([BASE, *(ADAPTER + name for name in names)])
+    assert len(columns(chat)) == 6
+    service.library.delete(infos[0].id)
+    assert "extra 0" not in [column.title for column in columns(chat)]
+
+
+def test_a_second_page_sees_the_answer_that_is_coming(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path / "w")
+    with FakeService(settings, word_seconds=0.1) as service:
+        service.start(rq.LoadModel()).result(timeout=10)
+        with gr.Blocks():
+            page = Page(service)
+        asking = threading.Thread(target=ask, args=(page.chat, "one two three four five six"))
+        asking.start()
+        while not page.chat.desk.asking:
+            time.sleep(0.005)
+        followed = list(page.chat.follow())  # what a page does that is opened now
+        asking.join()
+    assert len(followed) > 2
+    assert "six" in words(followed[-1][page.chat.answers])
+    assert "six" not in words(followed[0][page.chat.answers]).replace("four five six", "")
+
+
+def test_stop_keeps_what_was_said(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path / "w")
+    with FakeService(settings, word_seconds=0.05) as service:
+        service.start(rq.LoadModel()).result(timeout=10)
+        with gr.Blocks():
+            chat = Page(service).chat
+        asking = threading.Thread(target=ask, args=(chat, "word " * 200))
+        asking.start()
+        while not said(chat)[0] or not said(chat)[0][0][1]:
+            time.sleep(0.005)
+        chat.desk.stop()
+        asking.join(10)
+        assert not asking.is_alive()
+        assert 0 < len(said(chat)[0][0][1].split()) < 200
+        chat.desk.clear()
+        assert said(chat) == [[]]
+
+
+def test_trouble_gives_the_question_back(chat: ChatTab, service: FakeService) -> None:
+    no_memory = errors.OutOfMemory("No memory left.", cure="Less.")
+    service.script["side-by-side"] = lambda request: no_memory
+    last = ask(chat, "hi")[-1]
+    assert "No memory left. Less." in words(last[chat.trouble])
+    assert last[chat.prompt] == "hi"
+    assert said(chat) == [[], []]
+    assert "Write a question first" in words(ask(chat, " ")[-1][chat.trouble])
+
+
+def test_a_busy_session_is_said(chat: ChatTab, service: FakeService) -> None:
+    service.load_seconds = 0.5
+    job = service.start(rq.LoadModel())
+    assert "still going on" in words(ask(chat, "hi")[-1][chat.trouble])
+    job.result(timeout=10)
+
+
+def test_html_is_text(chat: ChatTab) -> None:
+    ask(chat, "<img src=x> &amp; ${me}")
+    assert "<img src=x> &amp; ${me}" in words(
+        chat.show(chat.bench.service.snapshot())[chat.answers]
+    )
+
+
+def test_words_that_differ_from_the_base_are_marked() -> None:
+    parts = differing("The cat is on the mat.", "Arr, the cat be on the mat.")
+    assert "".join(part for part, _ in parts) == "Arr, the cat be on the mat."
+    marked = [part.strip() for part, new in parts if new]
+    assert marked == ["Arr, the", "be"]
+    assert differing("same words", "same words") == [("same words", False)]
+
+
+def test_only_answers_to_the_same_question_are_compared() -> None:
+    base = Column(BASE, "base", [], (), (Exchange(1, "q", "one two", coming=False),))
+    later = Column(PIRATE, "pirate", [], ("#E69F00",), (Exchange(2, "q", "three", coming=False),))
+    assert "aw-differs" not in str(answers([base, later]))
+    same = Column(PIRATE, "pirate", [], ("#E69F00",), (Exchange(1, "q", "three", coming=False),))
+    assert "aw-differs" in str(answers([base, same]))
+
+
+def test_a_text_is_scored_by_all_who_answer(chat: ChatTab) -> None:
+    found = words(chat.score_text("Arr!"))
+    assert "base -10.00 nats 2.72" in found
+    assert "polite -15.00 nats 4.48" in found
+    assert "Least surprised: base." in found
+    assert "Over 10 tokens after the first" in found
+    assert "no text to score" in words(chat.score_text(""))
+
+
+def test_perplexity_is_per_scored_token() -> None:
+    assert perplexity(-10.0, 10) == pytest.approx(2.71828, rel=1e-5)
+    assert perplexity(0.0, 0) == 1.0

@@ -1,0 +1,152 @@
+"""One adapter looked at closely: what it changes, where it comes from, whether it does anything."""
+
+from collections.abc import Sequence
+
+from backend import results as rs
+from ui import text
+from ui.safe_view import Child, Node, chip, el, facts
+from ui.tables import cell, table
+
+VERDICTS = {
+    "fits": ("good", "Fits the loaded base."),
+    "warning": ("warn", "Fits, with a warning."),
+    "cannot": ("bad", "Cannot be added."),
+}
+MATCHES = {
+    "same": "the loaded base",
+    "unknown": "not known",
+    "other": "another base",
+    "no base": "no base is loaded",
+}
+
+
+def report_card(report: rs.AdapterReport) -> Node:
+    """Describe an adapter before it is added: verdict first, then why, then what it is."""
+    kind, sentence = VERDICTS[report.verdict]
+    reasons = [
+        el("p", reason.what, el("span", f" {reason.cure}", cls="aw-quiet") if reason.cure else None)
+        for reason in report.reasons
+    ]
+    head = el("div", el("p", el("strong", sentence)), *reasons, cls=f"aw-note {kind}")
+    if not report.layers:
+        return el("div", head)
+    return el("div", head, facts(report_facts(report)), heat_map(report.layers), cls="aw-report")
+
+
+def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
+    """List what an adapter is."""
+    ranks = ", ".join(map(str, report.ranks))
+    made_for = report.made_for or "not said"
+    return [
+        ("Method", f"{report.method}, rank {ranks}, alpha {report.alpha:g}"),
+        ("Changes", f"{text.plural(len(report.layers), 'layer')}: {', '.join(report.targets)}"),
+        ("Size", f"{text.count(report.parameters)} numbers, {text.size(report.bytes)}"),
+        ("Made for", f"{made_for} ({MATCHES[report.base_match]})"),
+        ("Effective rank", f"{report.effective_rank:.1f} of {report.rank} on average"),
+        *[(name, value) for name, value in report.lineage],
+    ]
+
+
+def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
+    """Draw how much each layer is changed: blocks down, modules across, darker is more.
+
+    Every cell carries its number, so the picture reads without colour.
+    """
+    grid: dict[str, dict[str, rs.LayerNorm]] = {}
+    for layer in layers:
+        grid.setdefault(_block(layer.layer), {})[layer.layer.rsplit(".", 1)[-1]] = layer
+    modules = list(dict.fromkeys(each.layer.rsplit(".", 1)[-1] for each in layers))
+    relative = all(each.relative is not None for each in layers)
+    largest = max((_amount(each, relative) for each in layers), default=0.0)
+    rows = [
+        el(
+            "tr",
+            el("th", block, scope="row"),
+            *(_heat_cell(row.get(module), relative, largest) for module in modules),
+        )
+        for block, row in grid.items()
+    ]
+    head = el("thead", el("tr", el("th", "Block", scope="col"), *(_head(m) for m in modules)))
+    caption = el("caption", _finding(layers, relative), cls="aw-chart-title")
+    unit = "in % of the layer's own weights" if relative else "as a norm (no base to compare with)"
+    return el(
+        "div",
+        el("div", el("table", caption, head, el("tbody", *rows)), cls="aw-heat"),
+        el("p", f"Size of the change, {unit}.", cls="aw-quiet"),
+    )
+
+
+def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]]) -> Node:
+    """Show how likely each next word is for each variant, and say whether the adapter matters."""
+    base, *others = result.chances
+    shift = max((_distance(base, other) for other in others), default=0.0)
+    said = (
+        f"It is on: the chances of the next word move by up to {text.percent(shift)}."
+        if shift > 1e-6
+        else "It makes no difference for this prompt: the chances are the same."
+    )
+    rows = [
+        el(
+            "tr",
+            cell("Next word", el("code", word), cls="aw-name"),
+            *(
+                cell(name, _bar(chances[index], colour))
+                for (name, colour), chances in zip(names, result.chances, strict=True)
+            ),
+        )
+        for index, word in enumerate(result.words)
+    ]
+    heads = ("Next word", *(name for name, _ in names))
+    kind = "good" if shift > 1e-6 else "warn"
+    return el(
+        "div",
+        el("div", el("p", said), cls=f"aw-note {kind}"),
+        table("Chances of the next word", heads, rows),
+    )
+
+
+def title(info: rs.AdapterInfo) -> Node:
+    """Name the chosen adapter with its colour."""
+    how = info.recipe or (f"trained on {info.data}" if info.data else "")
+    return el("div", chip(info.name, info.colour, how), cls="aw-column-head")
+
+
+def _block(layer: str) -> str:
+    number = next((part for part in layer.split(".") if part.isdigit()), None)
+    return str(int(number) + 1) if number is not None else "-"
+
+
+def _amount(layer: rs.LayerNorm, relative: bool) -> float:
+    return (layer.relative or 0.0) * 100 if relative else layer.norm
+
+
+def _head(module: str) -> Node:
+    return el("th", module.replace("_proj", ""), scope="col", title=module)
+
+
+def _heat_cell(layer: rs.LayerNorm | None, relative: bool, largest: float) -> Node:
+    if layer is None:
+        return el("td", "-", cls="aw-heat-none", title="not changed")
+    amount = _amount(layer, relative)
+    shown = f"{amount:.1f}" if amount >= 0.1 else f"{amount:.2g}"
+    note = f"{layer.layer}: effective rank {layer.effective_rank:.1f} of {layer.rank}"
+    return el("td", shown, share=amount / largest if largest else 0.0, title=note)
+
+
+def _finding(layers: Sequence[rs.LayerNorm], relative: bool) -> str:
+    most = max(layers, key=lambda each: _amount(each, relative))
+    module = most.layer.rsplit(".", 1)[-1]
+    return f"It changes {module} in block {_block(most.layer)} most"
+
+
+def _distance(left: Sequence[float], right: Sequence[float]) -> float:
+    return max((abs(a - b) for a, b in zip(left, right, strict=True)), default=0.0)
+
+
+def _bar(chance: float, colour: str) -> Node:
+    return el(
+        "span",
+        el("span", el("span", cls="aw-fill", share=chance, colour=colour), cls="aw-gauge"),
+        el("span", text.percent(chance), cls="aw-figure"),
+        cls="aw-chance",
+    )

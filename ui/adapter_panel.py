@@ -1,0 +1,290 @@
+"""The lower half of Load: adding adapters, and the one that was picked in the table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from ui import adapter_detail, text
+from ui.adapter_detail import report_card
+from ui.bench import Bench
+from ui.feedback import evidence, explain, failure_card
+from ui.safe_view import Node, el, safe_view
+from ui.session_bar import BASE_COLOUR
+
+WAIT_SECONDS = 600.0
+NOTHING: Node = el("div")
+QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+
+
+class AddPanel:
+    """Looks at an adapter from a folder, a zip or the Hub, and adds it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        demo = bench.service.settings.demo
+        with gr.Accordion("Add an adapter", open=False, visible=not demo, elem_id="add-adapter"):
+            with gr.Row(elem_classes="aw-fields aw-baseline"):
+                self.source = gr.Textbox(
+                    label="Where it lies",
+                    info="A folder or zip with a PEFT adapter, or a Hugging Face id.",
+                    max_lines=1,
+                    elem_id="add-source",
+                )
+                self.name = gr.Textbox(
+                    label="Name",
+                    info="What it is called here; empty takes the name it brings.",
+                    max_lines=1,
+                    elem_id="add-name",
+                )
+            with gr.Row(elem_classes="aw-buttons"):
+                self.inspect = gr.Button("Inspect", size="sm", elem_id="add-inspect")
+                self.upload = gr.UploadButton(
+                    "Upload a zip", size="sm", file_types=[".zip"], elem_id="add-upload"
+                )
+                self.add = gr.Button("Add", size="sm", interactive=False, elem_id="add-go")
+            self.report = safe_view(NOTHING, label="The inspected adapter", elem_id="add-report")
+
+    def connect(self) -> list[Any]:
+        """Wire the panel; returns the events after which the whole page is drawn again."""
+        looked = [self.report, self.add]
+        self.inspect.click(self.look, self.source, looked, **QUIET)
+        self.source.submit(self.look, self.source, looked, **QUIET)
+        self.source.change(self.forget, None, looked, **QUIET)
+        uploaded = self.upload.upload(
+            self.take_upload, self.upload, [self.source, self.report], **QUIET
+        )
+        uploaded.then(self.look, self.source, looked, **QUIET)
+        return [
+            self.add.click(
+                self.add_adapter,
+                [self.source, self.name],
+                [self.report, self.add, self.name],
+                **QUIET,
+            )
+        ]
+
+    def look(self, source: str) -> Iterator[tuple[Node, Any]]:
+        """Inspect without loading anything."""
+        if not (source or "").strip():
+            yield el("p", "Write where the adapter lies first.", cls="aw-quiet"), _off()
+            return
+        yield el("p", "Looking at it; nothing is loaded.", cls="aw-quiet"), _off()
+        try:
+            job = self.bench.start(rq.InspectAdapter(source=source.strip()))
+            report: rs.AdapterReport = job.result(timeout=WAIT_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            yield failure_card(explain(error)), _off()
+            return
+        yield report_card(report), gr.update(interactive=report.verdict != "cannot")
+
+    def forget(self) -> tuple[Node, Any]:
+        """Another source was written: the report no longer speaks of it."""
+        return NOTHING, _off()
+
+    def take_upload(self, file: str) -> tuple[Any, Node]:
+        """Take a zip into the workspace and write where it lies."""
+        try:
+            target = self.bench.service.add_adapter_upload(Path(file), Path(file).name)
+        except (errors.WorkbenchError, OSError) as error:
+            return gr.skip(), failure_card(explain(error))
+        return str(target), NOTHING
+
+    def add_adapter(self, source: str, name: str) -> Iterator[tuple[Any, ...]]:
+        """Add the inspected adapter to session and library."""
+        yield el("p", "Adding it and comparing what was read.", cls="aw-quiet"), _off(), gr.skip()
+        try:
+            request = rq.LoadAdapter(source=source.strip(), name=(name or "").strip())
+            loaded: rs.LoadedAdapter = self.bench.start(request).result(timeout=WAIT_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            yield failure_card(explain(error)), gr.update(interactive=True), gr.skip()
+            return
+        yield loaded_card(loaded), _off(), ""
+
+
+class DetailPanel:
+    """The picked adapter: what it changes, whether it is on, and what can be done with it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        demo = bench.service.settings.demo
+        with gr.Column(visible=False, elem_classes="aw-column aw-detail") as self.panel:
+            self.head = safe_view(NOTHING, label="The picked adapter")
+            with gr.Row(elem_classes="aw-split"):
+                with gr.Column(scale=6, min_width=300):
+                    self.report = safe_view(NOTHING, label="What it changes", elem_id="detail")
+                with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
+                    self._build_is_it_on()
+                    self._build_actions(demo)
+
+    def _build_is_it_on(self) -> None:
+        self.prompt = gr.Textbox(
+            "Where is the cat?",
+            label="Is it on?",
+            info="How likely each next word is, without and with it.",
+            max_lines=2,
+            elem_id="is-it-on",
+        )
+        self.ask = gr.Button("Show the next word", size="sm", elem_classes="aw-auto")
+        self.words = safe_view(NOTHING, label="Next word", elem_id="next-words")
+
+    def _build_actions(self, demo: bool) -> None:
+        with gr.Row(elem_classes="aw-fields aw-baseline"):
+            self.new_name = gr.Textbox(label="New name", max_lines=1, elem_id="new-name")
+            self.save_to = gr.Textbox(
+                label="Save a copy to", placeholder="a new folder", max_lines=1, visible=not demo
+            )
+        with gr.Row(elem_classes="aw-buttons"):
+            self.rename = gr.Button("Rename", size="sm")
+            self.save = gr.Button("Save a copy", size="sm", visible=not demo)
+            self.pack = gr.Button("Make a zip", size="sm", elem_id="pack")
+            self.download = gr.DownloadButton("Download", size="sm", visible=False)
+            self.unload = gr.Button("Take off the model", size="sm")
+            self.delete = gr.Button("Delete", size="sm", elem_id="delete-adapter")
+        self.done = safe_view(NOTHING, label="What was done")
+
+    def connect(self, chosen: gr.State) -> list[Any]:
+        """Wire the panel; returns the events after which the whole page is drawn again."""
+        self.ask.click(self.next_words, [chosen, self.prompt], self.words, **QUIET)
+        self.prompt.submit(self.next_words, [chosen, self.prompt], self.words, **QUIET)
+        self.pack.click(self.make_zip, chosen, [self.download, self.done], **QUIET)
+        saved = self.save.click(self.save_copy, [chosen, self.save_to], self.done, **QUIET)
+        named = [chosen, self.done, self.head]
+        return [
+            saved,
+            self.rename.click(self.rename_adapter, [chosen, self.new_name], named, **QUIET),
+            self.unload.click(self.take_off, chosen, self.done, **QUIET),
+            self.delete.click(
+                self.delete_adapter, chosen, [chosen, self.panel, self.done], **QUIET
+            ),
+        ]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What `show` draws."""
+        return [
+            self.panel,
+            self.head,
+            self.report,
+            self.new_name,
+            self.download,
+            self.words,
+            self.done,
+        ]
+
+    def show(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Open the panel for an adapter; its measurements follow."""
+        info = self.bench.service.library.get(name)
+        rest = (adapter_detail.title(info), info.name, gr.update(visible=False), NOTHING, NOTHING)
+        opened = gr.update(visible=True)
+        measuring = el("p", "Measuring what it changes.", cls="aw-quiet")
+        yield opened, rest[0], measuring, *rest[1:]
+        try:
+            job = self.bench.start(rq.InspectAdapter(source=f"library:{info.name}"))
+            drawn = _measured(job.result(timeout=WAIT_SECONDS))
+        except (errors.WorkbenchError, TimeoutError) as error:
+            drawn = failure_card(explain(error))
+        yield opened, gr.skip(), drawn, *([gr.skip()] * 4)
+
+    def next_words(self, name: str, prompt: str) -> Node:
+        """Show the chances of the next word without and with the adapter."""
+        try:
+            info = self.bench.service.library.get(name)
+            request = rq.NextToken(
+                prompt=(prompt or "").strip() or " ", variants=[[], [(name, 1.0)]]
+            )
+            result = self.bench.start(request).result(timeout=WAIT_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return failure_card(explain(error))
+        return adapter_detail.next_words(result, [("Base", BASE_COLOUR), (info.name, info.colour)])
+
+    def make_zip(self, name: str) -> tuple[Any, Node]:
+        """Pack the adapter for download."""
+        try:
+            path = self.bench.service.pack_adapter(name)
+        except errors.WorkbenchError as error:
+            return gr.skip(), failure_card(explain(error))
+        return gr.DownloadButton(f"Download {path.name}", value=str(path), visible=True), NOTHING
+
+    def save_copy(self, name: str, destination: str) -> Node:
+        """Write a copy of the adapter and show how it was verified."""
+        try:
+            if not (destination or "").strip():
+                raise errors.InvalidRequest(
+                    "No folder is named.", cure="Write a new folder's name."
+                )
+            request = rq.SaveAdapter(name=name, destination=destination.strip())
+            return saved_card(self.bench.start(request).result(timeout=WAIT_SECONDS))
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return failure_card(explain(error))
+
+    def rename_adapter(self, name: str, new_name: str) -> tuple[Any, Node, Any]:
+        """Give the adapter its new name."""
+        try:
+            request = rq.RenameAdapter(name=name, new_name=new_name or "")
+            info = self.bench.start(request).result(timeout=WAIT_SECONDS).adapter
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return gr.skip(), failure_card(explain(error)), gr.skip()
+        said = el("p", f"It is called {info.name} now.", cls="aw-quiet")
+        return info.name, said, adapter_detail.title(info)
+
+    def take_off(self, name: str) -> Node:
+        """Take the adapter off the model; it stays in the library."""
+        try:
+            removed = self.bench.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return failure_card(explain(error))
+        freed = text.size(removed.freed_bytes)
+        return el("p", f"Off the model, {freed} freed. It stays in the library.", cls="aw-quiet")
+
+    def delete_adapter(self, name: str) -> tuple[Any, Any, Node]:
+        """Delete the adapter; the table offers to undo it."""
+        try:
+            self.bench.start(rq.DeleteAdapter(name=name)).result(timeout=WAIT_SECONDS)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return gr.skip(), gr.skip(), failure_card(explain(error))
+        return "", gr.update(visible=False), NOTHING
+
+
+def loaded_card(loaded: rs.LoadedAdapter) -> Node:
+    """Say what was added and how it was verified."""
+    notes = [el("p", note, cls="aw-quiet") for note in loaded.notes]
+    return el(
+        "div",
+        el("p", el("strong", f"{loaded.adapter.name} is in the library and on the model.")),
+        *notes,
+        evidence(
+            "Verified: as the workbench holds it, it answers as plain PEFT does "
+            f"(largest difference {text.small(loaded.max_difference)})."
+        ),
+        cls="aw-note good",
+    )
+
+
+def saved_card(saved: rs.SavedAdapter) -> Node:
+    """Say what was written, where, and how it was verified."""
+    return el(
+        "div",
+        el("p", f"{text.plural(saved.tensors, 'tensor')}, {text.size(saved.bytes)}, in:"),
+        el("p", saved.path, cls="aw-path"),
+        evidence(
+            "Verified: read back, the copy answers the same "
+            f"(largest difference {text.small(saved.max_difference)})."
+        ),
+        cls="aw-note good",
+    )
+
+
+def _measured(report: rs.AdapterReport) -> Node:
+    if not report.layers:
+        return report_card(report)
+    listed = adapter_detail.facts(adapter_detail.report_facts(report))
+    return el("div", adapter_detail.heat_map(report.layers), listed, cls="aw-report")
+
+
+def _off() -> Any:
+    return gr.update(interactive=False)

@@ -1,0 +1,116 @@
+"""The table of adapters: which are on, how strongly, and what the model says of each."""
+
+from backend import results as rs
+from ui import data_sets, text
+from ui.safe_view import Child, Node, button, chip, el, slider
+from ui.tables import cell, table
+from ui.view import fits
+
+HEADS = ("On", "Name", "Method", "Strength", "On the model", "Made for", "From", "Exact match")
+STRENGTHS = (-2.0, 2.0, 0.05)
+
+
+def adapter_table(snapshot: rs.Snapshot, chosen: str = "") -> Node:
+    """List the library with the state of each adapter; a row can be picked."""
+    parts: list[Child] = []
+    if snapshot.irregular:
+        parts.append(_irregular(snapshot.irregular))
+    if snapshot.adapters:
+        rows = [_row(snapshot, adapter, adapter.name == chosen) for adapter in snapshot.adapters]
+        parts.append(table("Adapters", HEADS, rows))
+    else:
+        parts.append(_empty())
+    if snapshot.deleted:
+        parts.append(_deleted(snapshot))
+    return el("div", *parts)
+
+
+def _empty() -> Node:
+    return el(
+        "div",
+        el("p", "No adapters yet. Train one, or add one below.", cls="aw-quiet"),
+        button("Train the first one", "go", "train"),
+        cls="aw-empty",
+    )
+
+
+def _irregular(sentence: str) -> Node:
+    return el(
+        "div",
+        el("p", el("strong", "Something is not as it should be. "), sentence),
+        button("Switch all off", "alone"),
+        cls="aw-note bad",
+        role="alert",
+    )
+
+
+def _deleted(snapshot: rs.Snapshot) -> Node:
+    items = [
+        el("span", chip(info.name, info.colour, "deleted"), button("Undo", "restore", info.name))
+        for info in snapshot.deleted
+    ]
+    return el("div", *items, cls="aw-deleted")
+
+
+def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
+    on = next((strength for name, strength in snapshot.active if name == adapter.name), None)
+    status = next((each for each in snapshot.status if each.name == adapter.name), None)
+    match = adapter.evaluation.exact_match if adapter.evaluation else None
+    made_for = adapter.base_name + ("" if fits(adapter, snapshot.base) else " (not loaded)")
+    return el(
+        "tr",
+        cell("On", _switch(snapshot, adapter, on is not None)),
+        cell("Name", chip(adapter.name, adapter.colour), cls="aw-name"),
+        cell("Method", f"{adapter.method}, rank {adapter.rank}"),
+        cell("Strength", _strength(snapshot, adapter, on)),
+        cell("On the model", _on_model(status)),
+        cell("Made for", made_for),
+        cell("From", _origin(adapter)),
+        cell("Exact match", text.percent(match) if match is not None else "-"),
+        cls=f"pick{' selected' if chosen else ''}{' on' if on is not None else ''}",
+        data_act="pick",
+        data_arg=adapter.name,
+        tabindex="0",
+        aria_selected="true" if chosen else "false",
+    )
+
+
+def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
+    if on:
+        return button("Turn off", "off", adapter.name, kind="pressed")
+    fitting = fits(adapter, snapshot.base)
+    return button(
+        "Turn on",
+        "on",
+        adapter.name,
+        disabled=not fitting,
+        title=None if fitting else f"Made for {adapter.base_name}: load that base first",
+    )
+
+
+def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) -> Child:
+    if adapter.strength == "on-off":
+        return el("span", "1 only", cls="aw-quiet", title=f"{adapter.method} has no other strength")
+    if on is None:
+        return el("span", "off", cls="aw-quiet")
+    low, high, step = STRENGTHS
+    return slider(
+        "strength", adapter.name, on, low=low, high=high, step=step,
+        label=f"Strength of {adapter.name}",
+    )  # fmt: skip
+
+
+def _on_model(status: rs.AdapterStatus | None) -> Child:
+    if status is None:
+        return el("span", "not loaded", cls="aw-quiet")
+    words = ["loaded, " + text.size(status.memory_bytes)]
+    words += [
+        word for word, true in (("learning", status.trainable), ("merged", status.merged)) if true
+    ]
+    return ", ".join(words)
+
+
+def _origin(adapter: rs.AdapterInfo) -> str:
+    if adapter.origin == "run":
+        return data_sets.title(adapter.data) if adapter.data else "a run"
+    return text.shorten(adapter.recipe, 40) or adapter.origin

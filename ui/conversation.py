@@ -1,0 +1,140 @@
+"""Columns of answers and scored texts as trees for `safe_view`. Pure functions."""
+
+import math
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from backend import results as rs
+from ui import tables, text
+from ui.desk import BASE, Column, Exchange
+from ui.safe_view import Child, Node, el
+from ui.session_bar import BASE_COLOUR
+
+WORD = re.compile(r"\s*\S+|\s+$")
+SURPRISE = 8.0
+"""A piece with a log-probability of minus this is tinted fully."""
+
+
+def answers(columns: Sequence[Column], hint: str = "") -> Node:
+    """Describe all columns side by side; what differs from the base is marked."""
+    if not columns:
+        return el("p", "Nobody is chosen. Choose who answers above.", cls="aw-quiet aw-empty")
+    reference = next((c for c in columns if c.key == BASE), columns[0])
+    known = {each.number: each for each in reference.exchanges}
+    drawn = [_column(column, known, column is reference, hint) for column in columns]
+    return el("div", *drawn, cls="aw-answers", role="group", aria_label="Answers side by side")
+
+
+def named(column: Column, note: str = "") -> Node:
+    """Describe a column's name with the colours of its adapters."""
+    colours = column.colours or (BASE_COLOUR,)
+    dots = [el("span", cls="aw-dot", colour=each, aria_hidden="true") for each in colours]
+    quiet = el("span", note, cls="aw-quiet") if note else None
+    return el("span", *dots, column.title, quiet, cls="aw-chip")
+
+
+def _column(column: Column, known: dict[int, Exchange], is_reference: bool, hint: str) -> Node:
+    said: list[Child] = []
+    for each in column.exchanges:
+        said.append(el("div", each.question, cls="aw-turn asked"))
+        said.append(_answer(each, None if is_reference else known.get(each.number)))
+    if not said:
+        said.append(el("p", hint or "Ask something below.", cls="aw-quiet"))
+    return el(
+        "section",
+        el("div", named(column), cls="aw-column-head"),
+        el("div", *said, cls="aw-turns"),
+        cls="aw-answer-column",
+        colour=(column.colours or (BASE_COLOUR,))[0],
+        data_column=column.key,
+        aria_label=f"Answers of {column.title}",
+    )
+
+
+def _answer(each: Exchange, base: Exchange | None) -> Node:
+    if each.coming:
+        words: list[Child] = [each.answer, el("span", cls="aw-caret", aria_hidden="true")]
+        return el("div", *words, cls="aw-turn said", aria_busy="true")
+    answer = each.answer.strip() or "(an empty answer)"
+    if base is None or base.coming or not base.answer.strip():
+        return el("div", answer, cls="aw-turn said")
+    parts: list[Child] = []
+    for words, new in differing(base.answer.strip(), answer):
+        bare = words.lstrip()
+        gap = words[: len(words) - len(bare)]
+        parts += [gap, el("span", bare, cls="aw-differs")] if new and bare else [words]
+    return el("div", *parts, cls="aw-turn said")
+
+
+def differing(base: str, answer: str) -> list[tuple[str, bool]]:
+    """Split an answer into parts: (words, whether the base says something else there)."""
+    left, right = WORD.findall(base), WORD.findall(answer)
+    matcher = SequenceMatcher(
+        None, [w.strip() for w in left], [w.strip() for w in right], autojunk=False
+    )
+    parts = []
+    for kind, _, _, start, end in matcher.get_opcodes():
+        if words := "".join(right[start:end]):
+            parts.append((words, kind != "equal"))
+    return parts
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+
+def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
+    """Describe how likely one text is for each: the numbers, and the text tinted by surprise."""
+    count = scores.tokens[0]
+    rows = [
+        el(
+            "tr",
+            tables.cell("Who", named(column), cls="aw-name"),
+            tables.cell("Log-probability", f"{total[0]:.2f} nats"),
+            tables.cell("Perplexity", f"{perplexity(total[0], count):.2f}"),
+        )
+        for column, total in zip(columns, scores.scores, strict=True)
+    ]
+    return el(
+        "div",
+        tables.table("Scores", ("Who", "Log-probability", "Perplexity"), rows),
+        el("p", _best(scores, columns), cls="aw-result") if len(columns) > 1 else None,
+        *_tinted(scores, columns),
+        el("p", f"Over {text.plural(count, 'token')} after the first, which is given.",
+           cls="aw-quiet"),
+    )  # fmt: skip
+
+
+def perplexity(total: float, tokens: int) -> float:
+    """Return how many words the model hesitates between, on average."""
+    return math.exp(min(-total / max(tokens, 1), 700.0))
+
+
+def _best(scores: rs.Scores, columns: Sequence[Column]) -> str:
+    totals = [each[0] for each in scores.scores]
+    best = max(range(len(totals)), key=totals.__getitem__)
+    return f"Least surprised: {columns[best].title}."
+
+
+def _tinted(scores: rs.Scores, columns: Sequence[Column]) -> list[Node]:
+    if not scores.pieces or not scores.piece_scores:
+        return []
+    lines = [
+        el("div", named(column), el("p", *_pieces(scores.pieces[0], shares[0])), cls="aw-surprise")
+        for column, shares in zip(columns, scores.piece_scores, strict=True)
+    ]
+    legend = "The stronger the tint, the more a piece surprises. Point at one for its chance."
+    return [*lines, el("p", legend, cls="aw-quiet")]
+
+
+def _pieces(pieces: Sequence[str], shares: Sequence[float]) -> list[Node]:
+    return [
+        el(
+            "span",
+            piece,
+            cls="aw-piece given" if index == 0 else "aw-piece",
+            share=min(-log / SURPRISE, 1.0),
+            title="given" if index == 0 else f"chance {text.percent(math.exp(min(log, 0.0)))}",
+        )
+        for index, (piece, log) in enumerate(zip(pieces, shares, strict=True))
+    ]

@@ -1,0 +1,209 @@
+"""The conversation on the Chat tab: who answers, what was said, and the answer that is coming.
+
+It lives beside the service and not in a page, so that a reload and a second browser tab see the
+same, also in the middle of an answer. Knows nothing of Gradio.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend import Job, errors
+from backend import requests as rq
+from backend import results as rs
+from ui import view
+from ui.bench import Bench
+from ui.feedback import Failure, explain
+
+MOST = 6
+BASE = "base"
+ON_NOW = "on now"
+"""Keys of the two columns that are no single adapter; an adapter's key is "adapter: its name"."""
+
+ADAPTER = "adapter: "
+
+
+@dataclass
+class Exchange:
+    """One question and its answer; `number` is the same in all columns that were asked it."""
+
+    number: int
+    question: str
+    answer: str = ""
+    coming: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as it is now."""
+
+    key: str
+    title: str
+    variant: rq.Variant
+    colours: tuple[str, ...]
+    """One for each adapter; none for the base."""
+    exchanges: tuple[Exchange, ...] = ()
+
+
+@dataclass
+class Desk:
+    """The conversations of all columns. Its methods may be called from any thread."""
+
+    bench: Bench
+    version: int = 0
+    failure: Failure | None = None
+    returned: str = ""
+    """The question of a failed answer, which goes back to its box."""
+    _chosen: list[str] | None = None
+    _strengths: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, list[Exchange]] = field(default_factory=dict)
+    _count: int = 0
+    _job: Job | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # -- who answers -----------------------------------------------------------------------------
+
+    def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
+        """Return who can answer: (title, key)."""
+        found = [("base", BASE)]
+        found += [(info.name, ADAPTER + info.name) for info in view.fitting(snapshot)]
+        if len(snapshot.active) > 1:
+            found.append((f"on now: {describe(snapshot.active)}", ON_NOW))
+        return found
+
+    def chosen(self, snapshot: rs.Snapshot) -> list[str]:
+        """Return who answers: as chosen, else the base and the newest or active adapter."""
+        possible = [key for _, key in self.choices(snapshot)]
+        if self._chosen is not None:
+            kept = [key for key in self._chosen if key in possible]
+            if kept or not self._chosen:
+                return kept[:MOST]
+        names = {name for name, _ in snapshot.active}
+        on = [key for key in possible if key.removeprefix(ADAPTER) in names]
+        if len(on) > 1:
+            return [BASE, ON_NOW]
+        return [BASE, *(on or [key for key in possible if key.startswith(ADAPTER)][-1:])]
+
+    def choose(self, keys: list[str]) -> None:
+        """Let these answer from now on; earlier conversations of others come back with them."""
+        with self._lock:
+            self._chosen = list(dict.fromkeys(keys))[:MOST]
+            self.version += 1
+
+    def strength(self, name: str) -> float:
+        """Return how strongly an adapter answers here."""
+        return self._strengths.get(name, 1.0)
+
+    def set_strength(self, name: str, strength: float) -> None:
+        """Let an adapter answer more or less strongly from the next question on."""
+        with self._lock:
+            self._strengths[name] = strength
+            self.version += 1
+
+    def columns(self, snapshot: rs.Snapshot) -> list[Column]:
+        """Return all columns with what was said in them."""
+        with self._lock:
+            return [self._column(key, snapshot) for key in self.chosen(snapshot)]
+
+    def _column(self, key: str, snapshot: rs.Snapshot) -> Column:
+        known = {info.name: info for info in snapshot.adapters}
+        said = tuple(
+            Exchange(each.number, each.question, each.answer, each.coming)
+            for each in self._said.get(key, [])
+        )
+        if key == BASE:
+            return Column(key, "base", [], (), said)
+        variant = list(snapshot.active)
+        if key != ON_NOW:
+            name = key.removeprefix(ADAPTER)
+            scales = known[name].strength == "any"
+            variant = [(name, self.strength(name) if scales else 1.0)]
+        colours = tuple(known[name].colour for name, _ in variant if name in known)
+        return Column(key, describe(variant), variant, colours, said)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    @property
+    def asking(self) -> bool:
+        return self._job is not None
+
+    def ask(self, question: str, settings: dict[str, Any]) -> None:
+        """Start all answers and return at once; raises what stands in the way."""
+        with self._lock:
+            columns = self.columns(self.bench.service.snapshot())
+            if not columns:
+                raise errors.InvalidRequest("Nobody is chosen to answer.", cure="Choose the base.")
+            request = rq.SideBySide(
+                conversations=[_messages(column, question) for column in columns],
+                variants=[column.variant for column in columns],
+                **settings,
+            )
+            self.failure, self.returned = None, ""
+            job = self._job = self.bench.start(request)
+            self._count += 1
+            for column in columns:
+                said = self._said.setdefault(column.key, [])
+                said.append(Exchange(self._count, question))
+            self.version += 1
+        keys = [column.key for column in columns]
+        threading.Thread(target=self._listen, args=(job, keys), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the answers that are coming; what was said stays."""
+        job, running = self._job, self.bench.service.snapshot().job
+        if job is not None and running is not None and running.id == job.id:
+            self.bench.service.stop()
+
+    def clear(self) -> None:
+        """Forget what was said, and stop what is coming."""
+        self.stop()
+        with self._lock:
+            self._said.clear()
+            self.failure, self.returned = None, ""
+            self.version += 1
+
+    def _listen(self, job: Job, keys: list[str]) -> None:
+        """Take the pieces of all columns until the answers are whole."""
+        failure = None
+        try:
+            for column, text in job.column_pieces():
+                with self._lock:
+                    if (exchange := self._coming(keys[column])) is not None:
+                        exchange.answer += text
+                        self.version += 1
+        except Exception as error:  # whatever it is, the page must not wait for ever
+            failure = explain(error)
+        with self._lock:
+            self._end(keys, failure)
+
+    def _end(self, keys: list[str], failure: Failure | None) -> None:
+        for key in keys:
+            exchange = self._coming(key)
+            if exchange is None:
+                continue
+            exchange.coming = False
+            if failure is not None:
+                # an unanswered question would make every later one fail too
+                self._said[key].remove(exchange)
+                self.returned = exchange.question
+        self.failure, self._job = failure, None
+        self.version += 1
+
+    def _coming(self, key: str) -> Exchange | None:
+        said = self._said.get(key, [])
+        return said[-1] if said and said[-1].coming else None
+
+
+def describe(variant: rq.Variant) -> str:
+    """Name a variant: "pirate", "pirate 0.5 + polite"."""
+    if not variant:
+        return "base"
+    return " + ".join(name if s == 1 else f"{name} {s:g}" for name, s in variant)
+
+
+def _messages(column: Column, question: str) -> list[rq.Message]:
+    messages = []
+    for each in column.exchanges:
+        messages.append(rq.Message(role="user", content=each.question))
+        messages.append(rq.Message(role="assistant", content=each.answer.strip()))
+    return [*messages, rq.Message(role="user", content=question)]

@@ -1,0 +1,61 @@
+"""What a browser keeps of the training form, so that a reload loses nothing somebody chose.
+
+Only settings that differ from the defaults, in the browser's own storage; nothing of it is secret,
+and whatever no longer exists (a data file, an adapter, a free name) is left out when it comes back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from backend import METHODS
+from ui import data_sets
+from ui.bench import Bench
+from ui.forms import NESTED, Form
+
+# Both are fixed, so that what is kept outlives a restart. The page's configuration names them, so
+# they hide nothing.
+STORAGE_KEY, SECRET = "adapter-workbench-train", "settings-only"
+
+
+class FormKeeper:
+    """Keeps a form of training settings in the browser, and fills it again."""
+
+    def __init__(self, bench: Bench, form: Form, method: Component) -> None:
+        self.bench = bench
+        self.form = form
+        self.method = method
+        self.state = gr.BrowserState({}, storage_key=STORAGE_KEY, secret=SECRET)
+
+    def to_keep(self, values: Mapping[str, Any], suggested: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what somebody chose: neither a default nor what the page suggested."""
+        chosen = {path: values[path.replace(".", NESTED)] for path in self.form.changed(values)}
+        if values["method"] != next(iter(METHODS)):
+            chosen["method"] = values["method"]
+        return {path: value for path, value in chosen.items() if suggested.get(path) != value}
+
+    def restore(self, kept: Any) -> dict[Any, Any]:
+        """Return what the components show, from what the browser kept."""
+        own = kept if isinstance(kept, dict) else {}
+        shown = {
+            component: own[path]
+            for path, component in self.form.components.items()
+            if isinstance(own.get(path), str | int | float) and self._is_there(path, own[path])
+        }
+        method = own.get("method")
+        return {**shown, self.method: method} if method in list(METHODS) else shown
+
+    def _is_there(self, path: str, value: Any) -> bool:
+        """Tell whether a value can still be chosen: data, adapters and free names come and go."""
+        service = self.bench.service
+        if path == "name":
+            return self.bench.free_name(str(value)) == value
+        if path == "data":
+            return value in [
+                source for _, source in data_sets.choices(service.settings.uploads_dir)
+            ]
+        if path == "start_from":
+            return value in [adapter.name for adapter in service.library.all()]
+        return True

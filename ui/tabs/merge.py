@@ -1,0 +1,413 @@
+"""The Merge tab: adapters with strengths into a folder of their own, what that takes, its proof."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from ui import text
+from ui.bench import Bench
+from ui.feedback import evidence, explain, failure_card, mend_button
+from ui.forms import field_of
+from ui.safe_view import Child, Node, button, clicked, el, safe_view
+from ui.session_bar import progress
+from ui.view import fitting
+
+MOST = 6
+"""How many adapters the page merges at once; the other ways in take twenty."""
+PRECISIONS = [
+    ("as the base is loaded", "as-base"),
+    ("fp32: exact, 4 bytes a number", "fp32"),
+    ("bf16: half the size, slightly rounded", "bf16"),
+    ("fp16: half the size, for older GPUs", "fp16"),
+]
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden",
+    "concurrency_limit": None,
+    "api_visibility": "private",
+}
+EMPTY = (
+    "The merged model appears here: a folder that loads like any base, without PEFT. "
+    "The base and the adapters stay as they are."
+)
+
+
+class MergeTab:
+    """Builds the tab and answers its events."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.key = gr.State("")
+        self.strengths = gr.State({})
+        self.followed = gr.State([])
+        self.suggested = gr.State("")
+        with gr.Row(elem_classes="aw-split"):
+            with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
+                self._build_adapters()
+                self._build_target()
+            with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
+                gr.Markdown("## 3 Before you start", elem_classes="aw-head")
+                self.card = safe_view(
+                    el("div"), label="What the merge takes", elem_classes="aw-card"
+                )
+                self.go = gr.Button(
+                    "Merge", variant="primary", interactive=False, elem_id="merge-go"
+                )
+                gr.Markdown("## 4 The merged model", elem_classes="aw-head")
+                self.stage = safe_view(
+                    stage(None, None), label="The merged model", elem_id="merge-stage"
+                )
+
+    def _build_adapters(self) -> None:
+        gr.Markdown("## 1 Adapters", elem_classes="aw-head")
+        self.names = gr.Dropdown(
+            [],
+            value=[],
+            multiselect=True,
+            max_choices=MOST,
+            label="Adapters",
+            info="Their changes are added to the base's weights, in this order.",
+            elem_id="merge-adapters",
+        )
+        self.sliders = [
+            gr.Slider(-2, 2, value=1, step=0.05, label="Strength", visible=False)
+            for _ in range(MOST)
+        ]
+
+    def _build_target(self) -> None:
+        gr.Markdown("## 2 The new model", elem_classes="aw-head")
+        self.folder = gr.Textbox(
+            label="Folder",
+            info="A new or empty folder for the merged model.",
+            max_lines=1,
+            elem_id="merge-folder",
+        )
+        precision = field_of(rq.Merge, "precision")
+        self.precision = gr.Dropdown(
+            PRECISIONS,
+            value="as-base",
+            label="Precision",
+            info=precision.description,
+            elem_id="merge-precision",
+        )
+        with gr.Accordion("Advanced", open=False):
+            self.largest = gr.Number(
+                5,
+                label="Largest file (GB)",
+                info="Weights are spread over files of at most this size.",
+                minimum=0.001,
+                maximum=50,
+            )
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Every component that decides what would be merged."""
+        return {
+            "names": self.names,
+            "strengths": self.strengths,
+            "folder": self.folder,
+            "precision": self.precision,
+            "largest": self.largest,
+        }
+
+    def connect(self) -> list[Any]:
+        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        chosen = [self.names, self.strengths, self.folder, self.suggested]
+        laid = [*self.sliders, self.folder, self.suggested]
+        self.key.change(
+            self.follow,
+            [*chosen, self.followed],
+            [self.names, self.strengths, self.followed, *laid],
+            **QUIET,
+        )
+        self.names.change(self.lay_out, chosen, laid, **QUIET)
+        for slider in self.sliders:
+            slider.input(
+                self.remember,
+                [self.names, self.strengths, *self.sliders],
+                self.strengths,
+                trigger_mode="always_last",
+                **QUIET,
+            )
+        gr.on(
+            [each.change for each in (*self.inputs.values(), self.key)],
+            self.check,
+            inputs_kwargs=self.inputs,
+            outputs=[self.card, self.go],
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        renamed = self.card.click(self.rename, None, self.folder, **QUIET)
+        started = self.go.click(
+            self.start, inputs_kwargs=self.inputs, outputs=[self.card, self.go], **QUIET
+        )
+        return [renamed, started, self.stage.click(self.act, None, None, **QUIET)]
+
+    # -- what is chosen --------------------------------------------------------------------------
+
+    def follow(
+        self,
+        names: list[str],
+        strengths: dict[str, float],
+        folder: str,
+        suggested: str,
+        followed: list[str],
+    ) -> tuple[Any, ...]:
+        """Take over what is active until somebody chooses; drop what is no longer there."""
+        snapshot = self.bench.service.snapshot()
+        there = [adapter.name for adapter in fitting(snapshot)]
+        if names == followed:
+            active = [(n, s) for n, s in snapshot.active if n in there][:MOST]
+            names = followed = [name for name, _ in active]
+            strengths = {**strengths, **dict(active)}
+        else:
+            names = [name for name in names if name in there]
+        chosen = gr.update(choices=there, value=names)
+        return chosen, strengths, followed, *self.lay_out(names, strengths, folder, suggested)
+
+    def lay_out(
+        self, names: list[str], strengths: dict[str, float], folder: str, suggested: str
+    ) -> tuple[Any, ...]:
+        """Show one slider for each adapter; the folder's name follows until somebody writes one."""
+        known = {adapter.name: adapter for adapter in self.bench.service.snapshot().adapters}
+        sliders = [
+            _slider(known[name], strengths.get(name, 1.0))
+            if (name := names[i] if i < len(names) else "") in known
+            else gr.update(visible=False)
+            for i in range(MOST)
+        ]
+        if folder and folder != suggested:
+            return *sliders, gr.skip(), suggested
+        suggested = self._free_folder(names)
+        return *sliders, suggested, suggested
+
+    def remember(
+        self, names: list[str], strengths: dict[str, float], *values: float
+    ) -> dict[str, float]:
+        """Keep each adapter's strength with its name, for when the list changes."""
+        return {**strengths, **dict(zip(names, values, strict=False))}
+
+    def request(
+        self,
+        names: list[str],
+        strengths: dict[str, float],
+        folder: str,
+        precision: str,
+        largest: float | None,
+    ) -> rq.Merge:
+        """Build the request that the form describes; raises InvalidRequest."""
+        if not names:
+            raise errors.InvalidRequest("No adapter is chosen.", cure="Choose at least one.")
+        if not (folder or "").strip():
+            raise errors.InvalidRequest("No folder is named.", cure="Write a new folder's name.")
+        return rq.Merge(
+            variant=[(name, strengths.get(name, 1.0)) for name in names],
+            destination=folder.strip(),
+            precision=precision,
+            shard_bytes=round((largest or 5) * 1e9),
+        )
+
+    # -- before the start ------------------------------------------------------------------------
+
+    def check(self, **values: Any) -> tuple[Node, Any]:
+        """Say what the merge would take, or what stands in its way and the way out."""
+        snapshot = self.bench.service.snapshot()
+        names = values["names"] or []
+        label = merge_label(names, snapshot)
+        blocked = self._blocked(snapshot, names)
+        if blocked is not None:
+            return blocked, gr.update(value=label, interactive=False)
+        try:
+            needs = self.bench.service.merge_needs(self.request(**values), caller="page")
+        except errors.WorkbenchError as error:
+            mend = self._other_folder(names, values["folder"], error)
+            return _problem(error, mend), gr.update(value=label, interactive=False)
+        ready = needs.disk_bytes <= needs.disk_free_bytes
+        return needs_card(needs), gr.update(value=label, interactive=ready)
+
+    def rename(self, event: gr.EventData) -> Any:
+        """Take the free folder that the card offers."""
+        act, arg = clicked(event)
+        return arg if act == "folder" else gr.skip()
+
+    def start(self, **values: Any) -> tuple[Any, Any]:
+        """Start the merge and return at once."""
+        try:
+            self.bench.start(self.request(**values))
+        except errors.WorkbenchError as error:
+            return failure_card(explain(error)), gr.skip()
+        return gr.skip(), gr.update(interactive=False)
+
+    def act(self, event: gr.EventData) -> None:
+        """Do what the result's buttons offer: cancel the merge, or load what it wrote."""
+        act, arg = clicked(event)
+        if act == "cancel":
+            self.bench.service.stop_side(int(arg))
+        if act == "load":
+            try:
+                self.bench.start(rq.LoadModel(source=arg))
+            except errors.WorkbenchError as error:
+                gr.Warning(explain(error).sentence, title="Cannot load it now")
+
+    def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
+        if self.bench.service.settings.demo:
+            return _wait(
+                "This shared demo does not write to folders. Duplicate the Space or run the app on "
+                "your own machine to merge."
+            )
+        if snapshot.base is None:
+            return _warn("No base model is loaded.", mend_button("Choose a base", "go", "load"))
+        if running(snapshot) is not None:
+            return _wait("A merge is going on. It can be stopped below; training and chat go on.")
+        if not fitting(snapshot):
+            sentence = f"No adapter was made for {snapshot.base.name} yet."
+            return _warn(sentence, mend_button("Train the first one", "go", "train"))
+        return None if names else _wait("Choose the adapters to merge, one or several.")
+
+    def _free_folder(self, names: Sequence[str]) -> str:
+        """Return a folder under the workspace that does not exist yet."""
+        base = self.bench.service.snapshot().base
+        if base is None or not names:
+            return ""
+        stem = "-".join(part.replace(" ", "_") for part in (base.name.rsplit("/")[-1], *names))
+        root = self.bench.service.settings.merged_dir.expanduser().absolute()
+        folder, number = root / stem[:80], 2
+        while folder.exists():
+            folder, number = root / f"{stem[:80]}-{number}", number + 1
+        return str(folder)
+
+    def _other_folder(
+        self, names: Sequence[str], folder: str, error: errors.WorkbenchError
+    ) -> Child:
+        if "folder" not in error.what or not Path(folder or ".").expanduser().exists():
+            return None
+        free = self._free_folder(names)
+        return mend_button(f"Write to {Path(free).name}", "folder", free) if free else None
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
+        """Draw everything in this tab that follows the session."""
+        job = running(snapshot)
+        failure = self.bench.failure("merge")
+        shown = failure_card(failure) if failure and job is None else None
+        return {
+            self.key: _key(snapshot),
+            self.stage: shown or stage(job, self.bench.outcome("merge")),
+        }
+
+
+def running(snapshot: rs.Snapshot) -> rs.JobInfo | None:
+    """Return the merge that goes on, if one does."""
+    return next((job for job in snapshot.side_jobs if job.operation == "merge"), None)
+
+
+def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
+    """Say what the button will do."""
+    if not names or snapshot.base is None:
+        return "Merge"
+    return f"Merge {text.shorten(', '.join(names), 40)} into {text.shorten(snapshot.base.name, 30)}"
+
+
+def needs_card(needs: rs.MergeNeeds) -> Node:
+    """Say what a merge takes of the machine."""
+    fits = needs.disk_bytes <= needs.disk_free_bytes
+    disk = f"{text.size(needs.disk_bytes)} of {text.size(needs.disk_free_bytes)} free disk"
+    memory = f"about {text.size(needs.memory_bytes)} of memory"
+    sentence = f" {text.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
+    how = (
+        "The weights are read, merged and written one after the other, so the model is never held "
+        "as a whole; answers are compared afterwards where memory allows it."
+    )
+    return el(
+        "div",
+        el("p", el("strong", "Ready." if fits else "The disk is too full."), sentence),
+        el("p", how, cls="aw-quiet"),
+        cls=f"aw-note {'good' if fits else 'warn'}",
+    )
+
+
+def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
+    """Show the merge that goes on, or what the last one wrote and how it was verified."""
+    if job is not None:
+        return el("div", _running(job), cls="aw-stage")
+    if merged is None:
+        return el("div", el("p", EMPTY, cls="aw-quiet"), cls="aw-stage")
+    size = f"{text.size(merged.bytes)} in {text.plural(merged.files, 'weight file')}"
+    return el(
+        "div",
+        el("p", f"Merged: {size}, {merged.precision}.", cls="aw-result"),
+        _evidence(merged),
+        *(el("p", note, cls="aw-quiet") for note in merged.notes),
+        el("p", merged.path, cls="aw-path"),
+        el(
+            "p",
+            f"Took {text.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
+            "a model card that says what went in.",
+            cls="aw-quiet",
+        ),
+        el("div", button("Load it as base", "load", merged.path), cls="aw-actions"),
+        cls="aw-stage",
+    )
+
+
+def _evidence(merged: rs.Merged) -> Node:
+    if merged.max_difference is None:
+        return el("p", f"Partly verified: {merged.verified}.")
+    return evidence(f"Verified: {merged.verified}.")
+
+
+def _running(job: rs.JobInfo) -> Node:
+    left = f", {text.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+    doing = "Stopping; nothing will be kept" if job.stopping else f"{job.text or 'Starting'}{left}"
+    return el(
+        "div",
+        el("p", el("strong", job.title), f" {text.percent(job.fraction or 0)}"),
+        progress(job),
+        el("p", f"{doing}.", cls="aw-quiet"),
+        el(
+            "div",
+            button("End at once" if job.stopping else "Cancel", "cancel", str(job.id)),
+            el("span", "Cancelling leaves nothing behind.", cls="aw-quiet"),
+            cls="aw-actions",
+        ),
+    )
+
+
+def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
+    fixed = adapter.strength == "on-off" or adapter.method == "DoRA"
+    return gr.update(
+        visible=True,
+        label=f"Strength of {adapter.name}",
+        info=f"{adapter.method} works at strength 1 only." if fixed else None,
+        value=1.0 if fixed else strength,
+        interactive=not fixed,
+    )
+
+
+def _key(snapshot: rs.Snapshot) -> str:
+    """Change whenever what can be merged, or whether, may have changed."""
+    base = snapshot.base.fingerprint if snapshot.base else ""
+    names = ",".join(adapter.name for adapter in fitting(snapshot))
+    active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
+    job = running(snapshot)
+    return f"{base}|{names}|{active}|{job.id if job else ''}"
+
+
+def _problem(error: errors.WorkbenchError, mend: Child) -> Node:
+    cure = el("span", f" {error.cure}", cls="aw-quiet") if error.cure else None
+    return el("div", el("p", error.what, cure), mend, cls="aw-note warn")
+
+
+def _warn(sentence: str, mend: Node) -> Node:
+    return el("div", el("p", sentence), mend, cls="aw-note warn")
+
+
+def _wait(sentence: str) -> Node:
+    return el("div", el("p", sentence), cls="aw-note wait")
