@@ -25,6 +25,7 @@ ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
 MEMORY_EVERY_S = 2.0
 REBUILDING = "The session is being rebuilt."
+SLOT_LOST = "The hot-swap slot has to be prepared again."
 
 
 class EngineLink:
@@ -319,12 +320,16 @@ class EngineLink:
                 return
             job = self.current
             was_replaying = job is not None and job is self._replay_job
+            preparing = job is not None and job.operation == "prepare-hotswap"
+            had_slot = self.slot is not None or preparing
             self._runtime, self.base, self.active = None, None, []
             self.status, self.irregular, self.slot = (), "", None
             lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
             if was_replaying:
                 self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
             text = f"{self._death_text(job, reason)} {self._what_follows(was_replaying)}".strip()
+            if had_slot:
+                text = text.replace(REBUILDING, f"{SLOT_LOST} {REBUILDING}")
             for each in lost:
                 self._release(each)
             self._replaying, self._replay_job = [], None

@@ -18,6 +18,7 @@ FIGURES = {
     "chart_updates": "update at 10,000 points",
     "side_by_side": "four in turn / side by side",
     "starter_sets": "pirate: right before and after",
+    "hotswap": "swap / copy_ of the same bytes",
     "merge_model": "time to merge and save, ours / PEFT",
 }
 FIGURES_OF_THE_APP = {

@@ -19,12 +19,13 @@ from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
 from ui.tabs.combine import CombineTab
+from ui.tabs.hotswap import HotswapTab
 from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 
-TABS = ("train", "load", "combine", "merge", "chat", "runs")
+TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 T = TypeVar("T")
 
@@ -58,12 +59,13 @@ class Page:
             self.load = self._tab("Load", LoadTab)
             self.combine = self._tab("Combine", CombineTab)
             self.merge = self._tab("Merge", MergeTab)
+            self.hotswap = self._tab("Hot-swap", HotswapTab)
             self.chat = self._tab("Chat", ChatTab)
             self.runs = self._tab("Runs", RunsTab)
 
     def _tab(self, title: str, kind: Callable[[Bench], T]) -> T:
         """Build a tab; its screen is known by the tab's id."""
-        name = title.lower()
+        name = title.lower().replace("-", "")
         with gr.Tab(title, id=name):
             screen = kind(self.bench)
         self.screens[name] = cast(Screen, screen)
@@ -86,7 +88,8 @@ class Page:
             for event in screen.connect():
                 event.then(self.draw, **drawing)
         self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
-        for part in (self.train.card, self.load.adapters, self.combine.card, self.merge.card):
+        parts = (self.train.card, self.load.adapters, self.combine.card, self.merge.card)
+        for part in (*parts, self.hotswap.note):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions, self.combine.result):
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(

@@ -17,6 +17,7 @@ PHASES: dict[str, str] = {
     "ready": "Ready",
     "training": "Training",
     "combining": "Blending",
+    "swapping": "Hot-swap",
     "chatting": "Answering",
     "merging": "Merging",
     "down": "Restarting",

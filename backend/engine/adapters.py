@@ -43,8 +43,7 @@ def linear_layers(model: torch.nn.Module) -> list[Target]:
     head = find_head() if find_head else None
     found = []
     for name, module in model.named_modules():
-        tuner: Any = module if isinstance(module, BaseTunerLayer) else None
-        plain = module if tuner is None else tuner.get_base_layer()
+        plain = base_layer(module)
         inside_tuner = ".base_layer" in name or ".lora_" in name
         if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
             if isinstance(plain, torch.nn.Linear):  # packed weights do not have the layer's shape
@@ -52,6 +51,13 @@ def linear_layers(model: torch.nn.Module) -> list[Target]:
             else:
                 found.append(Target(name, *plain.weight.shape))
     return found
+
+
+def base_layer(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the base's own layer inside whatever an adapter or a slot put around it."""
+    unwrap: Any = getattr(module, "get_base_layer", None)
+    inner: torch.nn.Module = unwrap() if unwrap is not None else module
+    return inner
 
 
 def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:

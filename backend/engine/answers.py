@@ -150,7 +150,7 @@ def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
     """Sort questions into passes, the largest first; what cannot share one comes last, alone."""
     shared: list[_Group] = []
     alone: list[_Group] = []
-    batchable = batch.can_batch(session.base.model)
+    batchable = session.slot is None and batch.can_batch(session.base.model)
     for number, question in enumerate(questions):
         if not batchable or not _is_single(session, question.variant):
             alone.append(_Group([number], None))
@@ -214,7 +214,7 @@ def _run(
             with session.using_ids([]):
                 batch.answer_rows(session.base, rows, routing, lambda: control.stop_requested)
             return
-        if batch.can_batch(session.base.model):
+        if session.slot is None and batch.can_batch(session.base.model):
             batch.answer_rows(session.base, rows, None, lambda: control.stop_requested)
             return
         started, row = time.monotonic(), rows[0]

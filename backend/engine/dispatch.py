@@ -19,6 +19,8 @@ from backend.engine import (
     answers,
     base_model,
     combine,
+    conversion,
+    hotswap,
     lifecycle,
     memory,
     merge,
@@ -63,6 +65,10 @@ class Engine:
             "delete-adapter": self._delete_adapter,
             "restore-adapter": self._restore_adapter,
             "rename-adapter": self._rename_adapter,
+            "prepare-hotswap": self._prepare_hotswap,
+            "hotswap": self._hotswap,
+            "end-hotswap": self._end_hotswap,
+            "convert-adapter": self._convert_adapter,
             "chat": self._chat,
             "side-by-side": self._side_by_side,
             "compare": self._compare,
@@ -97,6 +103,7 @@ class Engine:
             control.hear(word)
         try:
             request = rq.parse(message["op"], message["request"])
+            hotswap.require_allowed(self.session.slot, request)
             result = self._operations[message["op"]](request, control, message)
             reply = {"type": "result", "result": result.model_dump(mode="json")}
         except Exception as error:
@@ -115,13 +122,14 @@ class Engine:
         self.session.unload()
 
     def _tell_session(self) -> None:
-        facts = self.session.facts
+        facts, slot = self.session.facts, self.session.slot
         status, irregular = self.session.status()
         self.emit(
             {
                 "type": "session",
                 "base": facts.model_dump(mode="json") if facts else None,
-                "active": self.session.active,
+                "active": slot.active if slot else self.session.active,
+                "slot": slot.status().model_dump(mode="json") if slot else None,
                 "status": [each.model_dump(mode="json") for each in status],
                 "irregular": irregular,
             }
@@ -153,7 +161,8 @@ class Engine:
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.library.get(request.name)
-        return saving.save_copy(self.session, info, Path(request.destination).expanduser())
+        save = saving.save_copy if self.session.slot is None else hotswap.save_copy
+        return save(self.session, info, Path(request.destination).expanduser())
 
     def _inspect_adapter(self, request: rq.InspectAdapter, control: Control, message: Any) -> Any:
         facts, layers = self._place_of(message)
@@ -188,6 +197,20 @@ class Engine:
         started = time.monotonic()
         self.session.set_active(request.adapters)
         return rs.ActiveSet(adapters=self.session.active, seconds=time.monotonic() - started)
+
+    def _prepare_hotswap(self, request: rq.PrepareHotswap, control: Control, _: Any) -> rs.Result:
+        return hotswap.prepare(self.session, request, control)
+
+    def _hotswap(self, request: rq.Hotswap, control: Control, _: Any) -> rs.Swapped:
+        assert self.session.slot is not None
+        return self.session.slot.swap(request.adapter)
+
+    def _end_hotswap(self, request: rq.EndHotswap, control: Control, _: Any) -> rs.SlotLeft:
+        return hotswap.leave(self.session)
+
+    def _convert_adapter(self, request: rq.ConvertAdapter, control: Control, _: Any) -> rs.Result:
+        taken = self.runs.reserved_names()
+        return conversion.convert(self.session, request, control, taken=taken)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
         return answers.chat(self.session, request, control)

@@ -193,7 +193,7 @@ def _duration(
     speed = _past_speed(train, around, runs)
     if speed:
         return run_tokens / speed, "past runs on this machine"
-    if not request.measure or around.session is None:
+    if not request.measure or around.session is None or around.session.slot is not None:
         return None, ""
     times = _step_times(train, around.session, packs, timings)
     per_token = times.bf16 if _computes_in_bf16(train, times) else times.fp32

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import safe_open
 
 from backend.engine import adapters, generate
 from backend.engine.adapters import WEIGHTS
@@ -34,22 +35,34 @@ def publish(session: Session, info: AdapterInfo) -> float:
 
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
     """Write a copy of an adapter into a new or empty folder and prove that it reads back."""
+    session.ensure_loaded(info)
+    with new_folder(require_empty(destination)) as folder:
+        _write(session, info, folder)
+        session.library.write_sidecar(folder, info)
+        difference = verify(session, info.id, folder)
+    return describe_copy(destination, max_difference=difference)
+
+
+def require_empty(destination: Path) -> Path:
+    """Return a folder that a copy may be written to; raises InvalidRequest where it is not."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InvalidRequest(
             f"{destination} exists and is not an empty folder.", cure="Name a new folder."
         )
-    session.ensure_loaded(info)
-    with new_folder(destination) as folder:
-        _write(session, info, folder)
-        session.library.write_sidecar(folder, info)
-        difference = verify(session, info.id, folder)
+    return destination
+
+
+def describe_copy(destination: Path, *, max_difference: float) -> SavedAdapter:
+    """Describe a written copy by its files."""
     file = destination / WEIGHTS
+    with safe_open(file, framework="pt") as stored:
+        tensors = len(stored.keys())
     return SavedAdapter(
         path=str(destination),
         fingerprint=_digest(file),
-        tensors=len(adapters.weights(_peft(session), info.id)),
+        tensors=tensors,
         bytes=file.stat().st_size,
-        max_difference=difference,
+        max_difference=max_difference,
     )
 
 

@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend.engine import adapters, base_model, memory, placing, scan
 from backend.engine.control import Control
+from backend.engine.slot import Slot
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Variant
@@ -34,6 +35,7 @@ class Session:
     def __init__(self, library: Library) -> None:
         self.library = library
         self.peft: PeftModel | None = None
+        self.slot: Slot | None = None
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[adapters.Target] | None = None
@@ -54,6 +56,8 @@ class Session:
     @property
     def model(self) -> torch.nn.Module:
         """What computes answers: the base, wrapped once it has adapters."""
+        if self.slot is not None:
+            return self.base.model
         return self.peft if self.peft is not None else self.base.model
 
     @property
@@ -181,6 +185,8 @@ class Session:
 
     def resolve(self, variant: Variant) -> ActiveIds:
         """Turn display names into loaded ids; raises where one is unknown or its strength wrong."""
+        if self.slot is not None:
+            return self.slot.resolve(variant)
         infos = [(self.library.get(name), strength) for name, strength in variant]
         if len({info.id for info, _ in infos}) < len(infos):
             raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
@@ -204,6 +210,10 @@ class Session:
     @contextmanager
     def using_ids(self, wanted: ActiveIds) -> Iterator[None]:
         """Like `using`, by internal id."""
+        if self.slot is not None:
+            with self.slot.using_ids(wanted):
+                yield
+            return
         self.activate(wanted)
         try:
             yield
@@ -239,7 +249,7 @@ class Session:
 
     def status(self) -> tuple[list[AdapterStatus], str]:
         """Return what the model itself says of its adapters, and what is not as it should be."""
-        if self.peft is None:
+        if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
             return [], ""
         told = self.peft.get_model_status()
         merged = told.merged_adapters if isinstance(told.merged_adapters, list) else []

@@ -27,7 +27,7 @@ from backend.results.base import (
     Result,
     Unloaded,
 )
-from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped
+from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
@@ -83,6 +83,7 @@ __all__ = [
     "SlotLeft",
     "SlotStatus",
     "Snapshot",
+    "SwapTimes",
     "Swapped",
     "Unloaded",
 ]

@@ -3,6 +3,20 @@
 from backend.results.base import Result
 
 
+class SwapTimes(Result):
+    """Ways to change the adapter on this machine, each up to the next answer's first token.
+
+    `switch` is PEFT's own switch without compiled code, `reload` reads the adapter from disk again,
+    `recompile` is what a compiled model takes that was not prepared: the first compilation as it
+    was measured here (None without one; less where an earlier preparation left its compiled code).
+    """
+
+    hotswap_seconds: float
+    switch_seconds: float
+    reload_seconds: float
+    recompile_seconds: float | None
+
+
 class SlotStatus(Result):
     """The prepared slot as it is now; `current` is empty while the base alone answers."""
 
@@ -12,13 +26,22 @@ class SlotStatus(Result):
     compiled: bool
     compile_seconds: float
     note: str = ""
+    recompilations: int = 0
+    """Graphs compiled since the slot was ready."""
+    times: SwapTimes | None = None
+    tokens_per_second_eager: float | None = None
+    tokens_per_second_compiled: float | None = None
+    last_swap_seconds: float | None = None
+    last_difference: float | None = None
+    """Of the last swap: how far its log-probabilities were from the adapter's reference."""
 
 
 class PreparedSlot(Result):
     """A slot that is ready.
 
     `references[adapter]` is the total natural-log probability of the reference text, computed
-    eagerly before anything was compiled.
+    eagerly before anything was compiled. `tokens_per_second_eager` is the speed of the session as
+    it was, with the adapter on by PEFT.
     """
 
     adapters: list[str]
@@ -32,6 +55,7 @@ class PreparedSlot(Result):
     tokens_per_second_eager: float | None
     tokens_per_second_compiled: float | None
     notes: list[str]
+    times: SwapTimes | None = None
 
 
 class Swapped(Result):
@@ -44,7 +68,10 @@ class Swapped(Result):
 
 
 class SlotLeft(Result):
-    """The session after the slot was left."""
+    """The session after the slot was left.
+
+    `max_difference` is of log-probabilities of the active set, before the slot and after it.
+    """
 
     active: list[tuple[str, float]]
     max_difference: float

@@ -1,0 +1,98 @@
+"""Compiling what `generate` really calls, warming it up, and counting what was compiled.
+
+`torch.compile(peft_model)` and `peft_model.compile()` compile nothing that `generate` uses (PEFT
+0.21.2, Transformers 5.23): it calls the inner base model. So that one's call is compiled, and the
+number of graphs is counted instead of assumed.
+"""
+
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from backend.engine.base_model import Base
+from backend.engine.rehearsal import answer_tokens
+
+WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)
+"""Prompt lengths: the first compiles, the others show whether lengths alone compile anything."""
+WARM_UP_TOKENS = 4
+NO_COMPILER = (
+    "There is no C++ compiler on this machine (g++ or clang++), so answers are computed without "
+    "compiling. Swapping is just as exact."
+)
+log = logging.getLogger(__name__)
+
+
+def obstacle(device: torch.device) -> str:
+    """Return why compiling cannot work here, or nothing."""
+    if device.type == "cuda":
+        return "" if find_spec("triton") else "Triton is missing, so answers are not compiled."
+    from torch._inductor import config
+
+    names = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else (config.cpp.cxx,)
+    return "" if any(name and _runs(name) for name in names) else NO_COMPILER
+
+
+def graphs() -> int:
+    """Return how many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def install(model: torch.nn.Module) -> None:
+    """Let answers go through compiled code; it is compiled when it is first needed.
+
+    Everything else that calls the model (scores, batches, prompts of one token) goes the plain
+    way: shapes of their own would be compiled for each.
+    """
+    from torch._inductor import config
+
+    config.compile_threads = 1  # no processes of its own that would outlive the worker
+    compiled = torch.compile(model._call_impl, dynamic=True)
+    model._compiled_call_impl = _route(compiled, model._call_impl)
+
+
+def remove(model: torch.nn.Module) -> None:
+    """Go back to computing without compiled code, and forget it."""
+    model._compiled_call_impl = None
+    torch.compiler.reset()
+
+
+def warm_up(base: Base, tell: Callable[[int, int], None]) -> None:
+    """Answer prompts of several lengths, so that no later one has to compile."""
+    limit = base.facts.context_length or WARM_UP_LENGTHS[-1] * 4
+    lengths = [n for n in WARM_UP_LENGTHS if n + WARM_UP_TOKENS <= limit]
+    for number, length in enumerate(lengths):
+        tell(number, len(lengths))
+        answer_tokens(base.model, base, prompt=length, tokens=WARM_UP_TOKENS)
+
+
+def _route(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        return (compiled if _is_an_answer(named) else plain)(*arguments, **named)
+
+    return call
+
+
+def _is_an_answer(named: dict[str, Any]) -> bool:
+    """Tell whether a call is a step of one answer: its prompt, or a token after it."""
+    ids, cache = named.get("input_ids"), named.get("past_key_values")
+    if ids is None or cache is None or torch.is_grad_enabled():
+        return False
+    begun = cache.get_seq_length() > 0
+    return ids.shape[0] == 1 and (ids.shape[1] == 1) == begun
+
+
+def _runs(compiler: str) -> bool:
+    if shutil.which(compiler) is None:
+        return False
+    try:
+        subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True

@@ -1,0 +1,194 @@
+"""Making a plain LoRA adapter of another kind, or of another rank, with its error measured.
+
+PiSSA, OLoRA and rsLoRA become plain LoRA exactly. DoRA changes whole weights: its change W' - W is
+taken apart by SVD and cut off at a rank. PEFT 0.21.2's own `convert_to_lora` drops the magnitudes.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from backend import requests as rq
+from backend import results as rs
+from backend.engine import adapters, plain_lora, saving, scan
+from backend.engine.control import Control
+from backend.engine.plain_lora import Change, Factors
+from backend.engine.session import Session
+from backend.errors import InvalidRequest, Unsupported, VerificationFailed
+from backend.library import new_adapter_id
+from backend.results import AdapterInfo
+
+CHOSEN_ERROR = 0.05
+"""Without a rank, the smallest one that comes this close is taken."""
+EXACT = 1e-5
+
+
+class _Spectrum(NamedTuple):
+    """A layer's change taken apart: left @ diag(values) @ right, the largest values first."""
+
+    left: torch.Tensor
+    values: torch.Tensor
+    right: torch.Tensor
+
+    def cut(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        root = self.values[:rank].sqrt()
+        return root[:, None] * self.right[:rank], self.left[:, :rank] * root
+
+    def lost(self, rank: int) -> float:
+        """The squared size of what is cut off."""
+        return float(self.values[rank:].square().sum())
+
+    @property
+    def size(self) -> float:
+        return self.lost(0)
+
+
+def convert(
+    session: Session,
+    request: rq.ConvertAdapter,
+    control: Control,
+    *,
+    taken: Collection[str] = (),
+) -> rs.Converted:
+    """Put a plain LoRA twin of an adapter into the library, verified, or change nothing."""
+    session.library.require_free(request.new_name, taken)
+    source = session.library.get(request.name)
+    _require_same_base(session, source)
+    folder = session.library.folder(source.id)
+    control.progress("Computing what the adapter changes", force=True)
+    scan.scan(folder, session.layers(), name=source.name)
+    changes = plain_lora.changes_of(folder, session.base.model)
+    _require_possible(request.rank, changes, session.layers())
+    factors, error, per_layer = _approximate(changes, request.rank, control)
+    config, tensors = plain_lora.plain(
+        factors, session.layers(), session.base.facts.source, rank=request.rank
+    )
+    info = _describe(session, source, request.new_name, config.r, tensors, error)
+    control.progress("Saving and reading back", 0.95, force=True)
+    with tempfile.TemporaryDirectory() as place:
+        written = plain_lora.Baked(config, tensors, config.r, error)
+        written.write(Path(place))
+        difference = _publish(session, info, Path(place))
+    return rs.Converted(
+        adapter=info.model_copy(update={"max_difference": difference}),
+        rank=config.r,
+        relative_error=error,
+        relative_error_per_layer=per_layer,
+    )
+
+
+def _approximate(
+    changes: dict[str, Change], rank: int | None, control: Control
+) -> tuple[Factors, float, dict[str, float]]:
+    """Return factors of the wanted rank, and how far they are from the changes."""
+    exact = {n: change.factors for n, change in changes.items() if change.factors is not None}
+    largest = max((len(down) for down, _ in exact.values()), default=0)
+    if len(exact) == len(changes) and (rank is None or rank >= largest):
+        errors = {name: change.error for name, change in changes.items()}
+        return exact, max(errors.values()), errors
+    spectra = {}
+    for number, (name, change) in enumerate(changes.items()):
+        control.check_stop()
+        control.progress(f"Taking apart {name}", 0.9 * number / len(changes))
+        spectra[name] = _take_apart(change)
+    rank = rank or _choose(spectra)
+    lost = {name: spectrum.lost(rank) for name, spectrum in spectra.items()}
+    errors = {n: _ratio(lost[n], spectrum.size) for n, spectrum in spectra.items()}
+    overall = _ratio(sum(lost.values()), sum(each.size for each in spectra.values()))
+    return {name: each.cut(rank) for name, each in spectra.items()}, overall, errors
+
+
+def _take_apart(change: Change) -> _Spectrum:
+    """Return a change's singular values and vectors, from its factors where it has some.
+
+    QR of both factors leaves a small matrix: the same values in a thousandth of the time.
+    """
+    if change.whole is not None:
+        return _Spectrum(*torch.linalg.svd(change.whole.double(), full_matrices=False))
+    assert change.factors is not None
+    down, up = change.factors
+    left, left_rest = torch.linalg.qr(up.double())
+    right, right_rest = torch.linalg.qr(down.double().T)
+    u, values, v = torch.linalg.svd(left_rest @ right_rest.T, full_matrices=False)
+    return _Spectrum(left @ u, values, v @ right.T)
+
+
+def _choose(spectra: dict[str, _Spectrum]) -> int:
+    """Return the smallest rank that loses little enough over all layers."""
+    allowed = CHOSEN_ERROR**2 * sum(each.size for each in spectra.values())
+    longest = max(len(each.values) for each in spectra.values())
+    for rank in range(1, longest):
+        if sum(each.lost(rank) for each in spectra.values()) <= allowed:
+            return rank
+    return longest
+
+
+def _require_possible(
+    rank: int | None, changes: dict[str, Change], layers: list[adapters.Target]
+) -> None:
+    """Raise InvalidRequest for a rank beyond which no layer can hold anything more."""
+    largest = max(min(t.inputs, t.outputs) for t in layers if t.name in changes)
+    if rank is not None and rank > largest:
+        raise InvalidRequest(
+            f"Rank {rank} is more than any of these layers can hold ({largest}).",
+            cure=f"Choose a rank up to {largest}.",
+        )
+
+
+def _ratio(lost: float, size: float) -> float:
+    return math.sqrt(lost / size) if size else 0.0
+
+
+def _publish(session: Session, info: AdapterInfo, folder: Path) -> float:
+    """Load the written twin, compare it bit for bit, and let it be published by the usual way."""
+    try:
+        session.load_folder(folder, info.id)
+        assert session.peft is not None
+        if not adapters.same_weights(session.peft, info.id, folder):
+            raise VerificationFailed("The converted adapter did not read back as it was written.")
+        return saving.publish(session, info)
+    finally:
+        session.drop(info.id)
+
+
+def _describe(
+    session: Session,
+    source: AdapterInfo,
+    name: str,
+    rank: int,
+    tensors: dict[str, torch.Tensor],
+    error: float,
+) -> AdapterInfo:
+    how = "exactly" if error < EXACT else f"{error:.1%} away from it"
+    facts = session.base.facts
+    return AdapterInfo(
+        id=new_adapter_id(),
+        name=name,
+        colour=session.library.next_colour(),
+        method="LoRA",
+        rank=rank,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        base_name=facts.name,
+        base_fingerprint=facts.fingerprint,
+        created=time.time(),
+        data=source.data,
+        steps=source.steps,
+        origin="converted",
+        recipe=f"{source.name} ({source.method}) as plain LoRA of rank {rank}, {how}",
+        targets=tuple(sorted({key.split(".lora_")[0].rsplit(".", 1)[-1] for key in tensors})),
+    )
+
+
+def _require_same_base(session: Session, info: AdapterInfo) -> None:
+    facts = session.base.facts
+    if info.base_fingerprint != facts.fingerprint:
+        raise Unsupported(
+            f"{info.name!r} was made for the base {info.base_name!r}, and {facts.name!r} is "
+            "loaded.",
+            cure=f"Load {info.base_name!r} to convert it.",
+        )

@@ -1,0 +1,310 @@
+"""Preparing the hot-swap slot, and leaving it: the session is as it was before, and that is proven.
+
+While a slot is prepared nothing else changes the model: `require_allowed` refuses it in one place.
+"""
+
+import filecmp
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from backend import requests as rq
+from backend import results as rs
+from backend.engine import adapters, compiling, rehearsal, saving, scan
+from backend.engine.checks import require_close
+from backend.engine.control import Control
+from backend.engine.session import Session
+from backend.engine.slot import BASE, Entry, Slot, Stamp, stamp
+from backend.engine.slot_layers import Block, Part, SlotMemory, read_parts
+from backend.errors import InvalidRequest, OutOfMemory, Stopped, Unsupported, VerificationFailed
+from backend.library import new_adapter_id
+from backend.storage import new_folder
+
+ALLOWED = (
+    rq.Hotswap,
+    rq.EndHotswap,
+    rq.Chat,
+    rq.SideBySide,
+    rq.Compare,
+    rq.Score,
+    rq.NextToken,
+    rq.SaveAdapter,
+    rq.Preflight,
+    rq.PreviewData,
+    rq.InspectAdapter,
+    rq.Similarity,
+)
+"""What the slot answers, and what leaves the model alone."""
+STEADY_ROUNDS = 3
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+log = logging.getLogger(__name__)
+
+
+def require_allowed(slot: Slot | None, request: rq.Request) -> None:
+    """Raise Unsupported for what would change the model under a prepared slot, or needs one."""
+    if slot is None and isinstance(request, rq.Hotswap | rq.EndHotswap):
+        raise Unsupported("No hot-swap slot is prepared.", cure="Prepare one first.")
+    if slot is not None and not isinstance(request, ALLOWED):
+        raise Unsupported(
+            "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
+        )
+
+
+def prepare(session: Session, request: rq.PrepareHotswap, control: Control) -> rs.PreparedSlot:
+    """Build the slot, compile around it, and prove each adapter in it; else change nothing."""
+    infos = [session.library.get(name) for name in request.adapters]
+    if len({info.id for info in infos}) < len(infos):
+        raise InvalidRequest("An adapter is named twice.", cure="Name each one once.")
+    for info in infos:
+        _require_fit(session, info)
+    preparation = _Preparation(session, infos, control)
+    try:
+        return preparation.execute(compile=request.compile)
+    except BaseException:
+        preparation.undo()
+        raise
+
+
+def leave(session: Session) -> rs.SlotLeft:
+    """Take the slot off and prove that the session answers as it did before it."""
+    slot = session.slot
+    assert slot is not None
+    slot.close()
+    session.slot = None
+    session.activate(session.active_ids)
+    difference = require_close(
+        rehearsal.reference(session.model, session.base),
+        slot.before,
+        dtype=session.base.dtype,
+        what="The slot was left and the session compared with what it was",
+        cure="Load the base again.",
+    )
+    return rs.SlotLeft(active=session.active, max_difference=difference)
+
+
+def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.SavedAdapter:
+    """Copy an adapter's own files: what is in the slot is padded and is never saved."""
+    source = session.library.folder(info.id)
+    scan.scan(source, session.layers(), name=info.name)
+    with new_folder(saving.require_empty(destination)) as folder:
+        for path in source.iterdir():
+            if path.suffix in (".json", ".safetensors", ".md") and path.name != "workbench.json":
+                shutil.copyfile(path, folder / path.name)
+                if not filecmp.cmp(path, folder / path.name, shallow=False):
+                    raise VerificationFailed(f"{path.name} was not copied as it is.")
+    return saving.describe_copy(destination, max_difference=0.0)
+
+
+class _Reading(NamedTuple):
+    """An adapter as a plain load has it."""
+
+    info: rs.AdapterInfo
+    parts: dict[str, Part]
+    reference: list[float]
+    stamp: Stamp
+    switch_seconds: float
+    reload_seconds: float
+    tokens_per_second: float
+
+
+class _Preparation:
+    """One preparation, from plain loads to a proven slot."""
+
+    def __init__(self, session: Session, infos: list[rs.AdapterInfo], control: Control) -> None:
+        self.session = session
+        self.base = session.base
+        self.infos = infos
+        self.control = control
+        self.notes: list[str] = []
+        self.recompile_seconds: float | None = None
+        self.slot: Slot | None = None
+
+    def execute(self, *, compile: bool) -> rs.PreparedSlot:
+        """Do the whole preparation; see `prepare`."""
+        session = self.session
+        before = rehearsal.reference(session.model, self.base)
+        with session.using_ids([]):
+            alone = rehearsal.reference(session.model, self.base)
+        readings = [self._read(number, info) for number, info in enumerate(self.infos)]
+        slot = self.slot = self._build(readings, alone)
+        slot.before = before
+        slot.open()
+        started = time.monotonic()
+        if compile:
+            self._compile(slot)
+        compile_seconds = time.monotonic() - started if slot.compiled else 0.0
+        graphs = slot.recompilations
+        slot.start_counting()
+        for number, info in enumerate(self.infos):
+            self._tell(f"Proving {info.name}", 0.9 + 0.1 * number / len(self.infos))
+            slot.swap(info.name)
+        speed = rehearsal.tokens_per_second(self.base.model, self.base) if slot.compiled else None
+        eager = max(reading.tokens_per_second for reading in readings)
+        if speed is not None and speed < eager:
+            self.notes.append(
+                f"Compiled answers are slower than plain ones on this machine: {speed:.0f} against "
+                f"{eager:.0f} tokens/s. Prepared without compiling, swaps are as quick and exact."
+            )
+        times = self._times(slot, readings)
+        slot.swap(self.infos[0].name)
+        slot.facts = slot.facts.model_copy(
+            update={
+                "compile_seconds": compile_seconds,
+                "note": " ".join(self.notes),
+                "times": times,
+                "tokens_per_second_eager": eager,
+                "tokens_per_second_compiled": speed,
+            }
+        )
+        session.slot = slot
+        return rs.PreparedSlot(
+            adapters=slot.facts.adapters,
+            rank=slot.memory.rank,
+            layers=len(slot.memory.shapes),
+            compiled=slot.compiled,
+            compile_seconds=compile_seconds,
+            memory_bytes=slot.memory.bytes * (len(readings) + 2),
+            references={reading.info.name: reading.reference[0] for reading in readings},
+            graphs=graphs,
+            tokens_per_second_eager=eager,
+            tokens_per_second_compiled=speed,
+            notes=self.notes,
+            times=times,
+        )
+
+    def undo(self) -> None:
+        """Bring the session back as it was."""
+        if self.slot is not None:
+            self.slot.close()
+        self.session.slot = None
+        self.session.activate(self.session.active_ids)
+
+    def _tell(self, text: str, fraction: float) -> None:
+        self.control.check_stop()
+        self.control.progress(text, fraction, force=True)
+
+    def _read(self, number: int, info: rs.AdapterInfo) -> _Reading:
+        """Load an adapter plainly from its files, note what it answers, and take it off again."""
+        self._tell(f"Reading {info.name}", 0.2 * number / len(self.infos))
+        session, twin = self.session, new_adapter_id()
+        folder = session.library.folder(info.id)
+        mark = stamp(folder)
+        try:
+            started = time.perf_counter()
+            session.load_folder(folder, twin, plainly=True)
+            loaded = time.perf_counter() - started
+            started = time.perf_counter()
+            with session.using_ids([(twin, 1.0)]):
+                switched = time.perf_counter() - started
+                rehearsal.first_token_seconds(session.model, self.base)
+                first = rehearsal.first_token_seconds(session.model, self.base)
+                reading = _Reading(
+                    info,
+                    read_parts(self.base.model, twin),
+                    rehearsal.reference(session.model, self.base),
+                    mark,
+                    switch_seconds=switched + first,
+                    reload_seconds=loaded + switched + first,
+                    tokens_per_second=(
+                        rehearsal.tokens_per_second(session.model, self.base) if not number else 0.0
+                    ),
+                )
+        finally:
+            session.drop(twin)
+        return reading
+
+    def _build(self, readings: list[_Reading], alone: list[float]) -> Slot:
+        """Lay the slot out over the union of targets, of the largest rank."""
+        targets = {target.name: target for target in self.session.layers()}
+        used = {name for reading in readings for name in reading.parts}
+        shapes = {n: (t.inputs, t.outputs) for n, t in targets.items() if n in used}
+        every = [part for reading in readings for part in reading.parts.values()]
+        rank = max(part.down.shape[0] for part in every)
+        memory = SlotMemory(shapes, rank=rank, like=every[0].down)
+        entries = [
+            Entry(r.info.name, r.info.id, memory.pack(r.parts), r.reference, r.stamp)
+            for r in readings
+        ]
+        empty: Block = memory.pack({})
+        entries.append(Entry(BASE, BASE, empty, alone, ()))
+        return Slot(self.base, self.session.library, memory, entries)
+
+    def _compile(self, slot: Slot) -> None:
+        """Compile and warm up until nothing more is compiled; else go on without, and say so."""
+        obstacle = compiling.obstacle(self.base.device)
+        if obstacle:
+            self.notes.append(obstacle)
+            return
+        try:
+            slot.compiled = True
+            compiling.install(self.base.model)
+            self._tell("Compiling, which takes half a minute or a few", 0.25)
+            self.recompile_seconds = rehearsal.first_token_seconds(self.base.model, self.base)
+            self._warm_up()
+        except (Stopped, OutOfMemory):
+            raise
+        except Exception as error:
+            log.warning("Compiling failed.", exc_info=error)
+            slot.close()
+            slot.open()
+            self.recompile_seconds = None
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            self.notes.append(f"Compiling failed, so answers are computed without: {reason}")
+            return
+        if slot.recompilations == 0:
+            raise VerificationFailed(
+                "Nothing was compiled, although it was asked for.",
+                cure="Prepare the slot without compiling.",
+            )
+
+    def _warm_up(self) -> None:
+        for round in range(STEADY_ROUNDS):
+            count = compiling.graphs()
+            compiling.warm_up(
+                self.base,
+                lambda number, all, round=round: self._tell(  # type: ignore[misc]
+                    f"Warming up, {number + 1} of {all}", 0.3 + 0.6 * min(round + number / all, 1)
+                ),
+            )
+            if compiling.graphs() == count:
+                return
+        self.notes.append("Some lengths of prompts may still have to be compiled.")
+
+    def _times(self, slot: Slot, readings: list[_Reading]) -> rs.SwapTimes:
+        model, base = self.base.model, self.base
+        swapped = slot.swap(BASE).seconds
+        rehearsal.first_token_seconds(model, base)
+        return rs.SwapTimes(
+            hotswap_seconds=swapped + rehearsal.first_token_seconds(model, base),
+            switch_seconds=min(reading.switch_seconds for reading in readings),
+            reload_seconds=min(reading.reload_seconds for reading in readings),
+            recompile_seconds=self.recompile_seconds,
+        )
+
+
+def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
+    """Raise Unsupported where an adapter cannot share a slot, with the way out."""
+    facts = session.base.facts
+    if info.base_fingerprint != facts.fingerprint:
+        raise Unsupported(
+            f"{info.name!r} was made for the base {info.base_name!r}, and {facts.name!r} is "
+            "loaded.",
+            cure=f"Load {info.base_name!r} to use it.",
+        )
+    folder = session.library.folder(info.id)
+    scan.scan(folder, session.layers(), name=info.name)
+    config = adapters.read_config(folder)
+    start = str(config.init_lora_weights).lower()
+    if config.use_dora:
+        what = "is a DoRA adapter, which changes whole weights"
+    elif start.startswith(CHANGES_BASE):
+        what = f"begins with {start}, which changes the base itself"
+    elif config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
+        what = "is more than plain LoRA"
+    else:
+        return
+    raise Unsupported(
+        f"{info.name!r} {what}, so it cannot share a slot.", cure="Convert it to plain LoRA first."
+    )

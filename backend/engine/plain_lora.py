@@ -1,0 +1,213 @@
+"""What an adapter does to the base's weights, written down as plain LoRA; exact where that can be.
+
+PiSSA and OLoRA take a part of each base weight into the adapter when they are loaded. Their change
+of the base is scaling * (B A - B0 A0), with B0 A0 as PEFT itself computes it from the weight: plain
+LoRA of twice the rank. Knows neither session nor library.
+"""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear as PeftLinear
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
+
+from backend.engine import adapters
+from backend.engine.adapters import WEIGHTS, Target
+from backend.errors import ModelError, Unsupported
+
+PREFIX = "base_model.model."
+UNREPEATABLE = ("pissa_niter", "corda", "lora_ga", "loftq", "lora-ga")
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Down (rank x inputs) and up (outputs x rank), at scaling 1."""
+Factors = dict[str, Pair]
+
+
+class Change(NamedTuple):
+    """What an adapter adds to one weight: up @ down, or `whole` where that is not low-rank.
+
+    `error` is how far the factors are from what PEFT computes, relative to the change's size.
+    """
+
+    factors: Pair | None = None
+    whole: torch.Tensor | None = None
+    error: float = 0.0
+
+
+class Baked(NamedTuple):
+    """A plain LoRA adapter that does what another kind did; `error` as in `Change`, the largest."""
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+    rank: int
+    error: float
+
+    def write(self, folder: Path) -> None:
+        """Write it as a plain PEFT folder."""
+        self.config.save_pretrained(str(folder))
+        save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def needs_baking(config: LoraConfig) -> bool:
+    """Tell whether loading such an adapter would change the base itself."""
+    start = str(config.init_lora_weights).lower()
+    return start.startswith(("pissa", "olora", *UNREPEATABLE))
+
+
+def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
+    """Turn a scanned PiSSA or OLoRA folder into plain LoRA that leaves the base alone.
+
+    `base_model` is the base as it was loaded, with or without plain adapters around its layers.
+    Raises Unsupported where what the adapter took out of the base cannot be computed again.
+    """
+    changes = changes_of(folder, base_model)
+    factors = {n: change.factors for n, change in changes.items() if change.factors is not None}
+    if len(factors) < len(changes):
+        raise Unsupported(
+            f"{folder.name} is a DoRA adapter, which is plain LoRA only approximately.",
+            cure="Add it as it is, then convert it at a rank of your choice.",
+        )
+    name = str(adapters.read_config(folder).base_model_name_or_path or "")
+    config, tensors = plain(factors, adapters.linear_layers(base_model), name)
+    return Baked(config, tensors, config.r, max(change.error for change in changes.values()))
+
+
+def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
+    """Compute what an adapter folder adds to each weight of the base, with its scaling inside."""
+    config = adapters.read_config(folder)
+    _require_repeatable(config, folder.name)
+    tensors = load_file(folder / WEIGHTS)
+    changes = {}
+    for key, down in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        stem = key.removesuffix(".lora_A.weight")
+        up, magnitude = tensors.get(f"{stem}.lora_B.weight"), _magnitude(tensors, stem)
+        if up is None:
+            raise ModelError(f"{folder.name} lacks the second half of {stem}.")
+        name = stem.removeprefix(PREFIX)
+        layer = adapters.base_layer(base_model.get_submodule(name))
+        with torch.no_grad():
+            changes[name] = _change(config, name, layer, (down.float(), up.float(), magnitude))
+    return changes
+
+
+def plain(
+    factors: Factors, layers: list[Target], base_name: str, *, rank: int | None = None
+) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """Return configuration and tensors of a plain LoRA adapter of scaling 1 with these factors.
+
+    Smaller ones are padded with zeros: one rank for all layers, without patterns.
+    """
+    rank = max(rank or 1, *(down.shape[0] for down, _ in factors.values()))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=_targets(set(factors), layers),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+        inference_mode=True,
+    )
+    tensors = {}
+    for name, (down, up) in factors.items():
+        missing = rank - down.shape[0]
+        padded = torch.nn.functional.pad(down, (0, 0, 0, missing))
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = padded.cpu().float().contiguous()
+        padded = torch.nn.functional.pad(up, (0, missing))
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = padded.cpu().float().contiguous()
+    return config, tensors
+
+
+def _change(
+    config: LoraConfig,
+    name: str,
+    layer: torch.nn.Module,
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+) -> Change:
+    down, up, magnitude = tensors
+    alpha_key = get_pattern_key(config.alpha_pattern.keys(), name)
+    alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
+    rank = down.shape[0]
+    scaling = alpha / (rank**0.5 if config.use_rslora else rank)
+    if config.use_dora and needs_baking(config):
+        raise Unsupported(f"{name} is DoRA on a changed base, which cannot be converted.")
+    if config.use_dora:
+        if magnitude is None:
+            raise ModelError(f"The magnitudes of {name} are missing.")
+        return Change(whole=_dora_change(layer, down, up * scaling, magnitude.float()))
+    if not needs_baking(config):
+        return Change((down, up * scaling))
+    return _without_start(config, layer, down, up, alpha)
+
+
+def _dora_change(
+    layer: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, magnitude: torch.Tensor
+) -> torch.Tensor:
+    """Return W' - W: DoRA gives each row of W + B A the length that it learned."""
+    weight = base_weight(layer).cpu()
+    moved = weight + up @ down
+    lengths = torch.linalg.norm(moved, dim=1, keepdim=True)
+    return magnitude.view(-1, 1) / lengths * moved - weight
+
+
+def _without_start(
+    config: LoraConfig, layer: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, alpha: float
+) -> Change:
+    """Let PEFT initialise on a copy of the layer, and take its start out of the adapter."""
+    twin = copy.deepcopy(layer).requires_grad_(False)
+    own = copy.deepcopy(config)
+    own.inference_mode = True
+    before = base_weight(twin).clone()
+    started = PeftLinear(
+        twin,
+        "start",
+        own,
+        r=down.shape[0],
+        lora_alpha=alpha,
+        fan_in_fan_out=isinstance(layer, Conv1D),
+        is_target_conv_1d_layer=isinstance(layer, Conv1D),
+    )
+    scaling = float(started.scaling["start"])
+    down0 = started.lora_A["start"].weight.detach().float()
+    up0 = started.lora_B["start"].weight.detach().float()
+    down, up = down.to(down0.device), up.to(up0.device)
+    wanted = base_weight(started.get_base_layer()) - before + scaling * up @ down
+    factors = torch.cat([down, down0]), torch.cat([scaling * up, -scaling * up0], dim=1)
+    error = torch.linalg.norm(factors[1] @ factors[0] - wanted) / torch.linalg.norm(wanted)
+    return Change(factors, error=float(error) if torch.isfinite(error) else 0.0)
+
+
+def base_weight(layer: torch.nn.Module) -> torch.Tensor:
+    """Return a layer's weight, outputs x inputs, as numbers of full precision."""
+    weight = dequantize_module_weight(layer).detach().float()
+    return weight.T if isinstance(layer, Conv1D) else weight
+
+
+def _magnitude(tensors: dict[str, torch.Tensor], stem: str) -> torch.Tensor | None:
+    for ending in (".lora_magnitude_vector", ".lora_magnitude_vector.weight"):
+        if stem + ending in tensors:
+            return tensors[stem + ending]
+    return None
+
+
+def _require_repeatable(config: LoraConfig, name: str) -> None:
+    start = str(config.init_lora_weights).lower()
+    if start.startswith(UNREPEATABLE):
+        raise Unsupported(
+            f"{name} began with {start}, which cannot be computed again from the base.",
+            cure="Export it as plain LoRA where it was trained.",
+        )
+
+
+def _targets(names: set[str], layers: list[Target]) -> list[str]:
+    """Name the layers shortly where that means exactly these, else in full."""
+    short = {name.rsplit(".", 1)[-1] for name in names}
+    meant = {layer.name for layer in layers if layer.name.rsplit(".", 1)[-1] in short}
+    return sorted(short if meant == names else names)

@@ -1,0 +1,105 @@
+"""Short generations of known length: for evidence, for warming up, and for measuring speed.
+
+They go through `generate`, as an answer does: what was never run that way proves nothing about it.
+"""
+
+import time
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+from transformers.generation import LogitsProcessorList
+
+from backend.engine import generate
+from backend.engine.base_model import Base
+
+REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
+GIVEN_TOKENS, DICTATED_TOKENS = 3, 8
+MEASURED_PROMPT, MEASURED_TOKENS, MEASURED_ROUNDS = 12, 24, 3
+
+
+def reference(model: torch.nn.Module, base: Base) -> list[float]:
+    """Return what stands for a variant's answers: log-probabilities of a fixed text.
+
+    First the text's total as `generate.score` has it, then tokens of it one by one, dictated to
+    `generate`, so that both ways of computing are looked at.
+    """
+    return [generate.score(model, base, REFERENCE_TEXT)[0], *_dictated(model, base)]
+
+
+def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: int) -> None:
+    """Answer a made-up prompt of some length with exactly so many tokens."""
+    harmless = _harmless_token(base)
+    ids = torch.full((1, prompt), harmless, device=base.device)
+    _generate(model, ids, _Dictation([harmless] * tokens))
+
+
+def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
+    """Return how long the first token of an answer takes."""
+    started = time.perf_counter()
+    answer_tokens(model, base, prompt=MEASURED_PROMPT, tokens=1)
+    settle(base.device)
+    return time.perf_counter() - started
+
+
+def tokens_per_second(model: torch.nn.Module, base: Base) -> float:
+    """Return the speed of answers, the best of a few."""
+    best = float("inf")
+    for _ in range(MEASURED_ROUNDS):
+        started = time.perf_counter()
+        answer_tokens(model, base, prompt=MEASURED_PROMPT, tokens=MEASURED_TOKENS)
+        settle(base.device)
+        best = min(best, time.perf_counter() - started)
+    return MEASURED_TOKENS / best
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Dictation(LogitsProcessor):
+    """Lets the model say given tokens, and notes how likely it was to say each by itself."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+        self.heard: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        token = self.tokens[len(self.heard)]
+        self.heard.append(scores[0].float().log_softmax(-1)[token].item())
+        forced = torch.full_like(scores, -torch.inf)
+        forced[0, token] = 0.0
+        return forced
+
+
+def _dictated(model: torch.nn.Module, base: Base) -> list[float]:
+    ids = base.tokenizer(REFERENCE_TEXT, return_tensors="pt").input_ids.to(base.device)
+    rest = ids[0, GIVEN_TOKENS:].tolist()[:DICTATED_TOKENS]
+    if not rest:
+        return []
+    dictation = _Dictation(rest)
+    _generate(model, ids[:, :GIVEN_TOKENS], dictation)
+    return dictation.heard
+
+
+def _generate(model: torch.nn.Module, ids: torch.Tensor, dictation: _Dictation) -> None:
+    config = GenerationConfig(
+        max_new_tokens=len(dictation.tokens), do_sample=False, use_cache=True, pad_token_id=0
+    )
+    with torch.inference_mode():
+        model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([dictation]),
+        )
+
+
+def _harmless_token(base: Base) -> int:
+    """Return a token that does not end an answer."""
+    own = getattr(base.model, "generation_config", None)
+    end = getattr(own, "eos_token_id", None)
+    ends = {*(end if isinstance(end, list) else [end]), base.tokenizer.eos_token_id}
+    return next(token for token in range(base.facts.vocabulary) if token not in ends)

@@ -1,0 +1,199 @@
+"""A prepared slot: which adapters are in it, which one answers, and each swap with its proof.
+
+Knows nothing of how it was prepared, nor of the session around it. A swap that does not answer like
+its adapter's reference is undone.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from backend import requests as rq
+from backend import results as rs
+from backend.engine import adapters, compiling, rehearsal, scan
+from backend.engine.base_model import Base
+from backend.engine.checks import require_close
+from backend.engine.slot_layers import Block, SlotMemory
+from backend.errors import InvalidRequest, Unsupported
+from backend.library import Library
+
+BASE = ""
+"""The name under which the base alone is swapped in."""
+Stamp = tuple[tuple[int, int], ...]
+
+
+class Entry(NamedTuple):
+    """An adapter that is ready to be swapped in; the base has an empty name and id."""
+
+    name: str
+    id: str
+    block: Block
+    reference: list[float]
+    """Its answers in numbers (`rehearsal.reference`), computed eagerly from a plain load."""
+    stamp: Stamp
+
+
+class Slot:
+    """Adapters that take turns on a base, one at a time."""
+
+    def __init__(
+        self, base: Base, library: Library, memory: SlotMemory, entries: list[Entry]
+    ) -> None:
+        self.base = base
+        self.library = library
+        self.memory = memory
+        self.current = next(entry for entry in entries if entry.name == BASE)
+        self.strength = 1.0
+        self.compiled = False
+        self.before: list[float] = []
+        self.facts = rs.SlotStatus(
+            adapters=[entry.name for entry in entries if entry.name != BASE],
+            current=BASE,
+            rank=memory.rank,
+            compiled=False,
+            compile_seconds=0.0,
+        )
+        self._entries = {entry.name.casefold(): entry for entry in entries}
+        self._graphs = compiling.graphs()
+
+    def open(self) -> None:
+        """Put the slot into the base, with nothing in it."""
+        self.memory.put(self.current.block)
+        self.memory.install(self.base.model)
+
+    def start_counting(self) -> None:
+        """Count recompilations from here: what was compiled so far was the preparation."""
+        self._graphs = compiling.graphs()
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        if self.compiled:
+            compiling.remove(self.base.model)
+            self.compiled = False
+        self.memory.remove(self.base.model)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def recompilations(self) -> int:
+        return max(compiling.graphs() - self._graphs, 0) if self.compiled else 0
+
+    @property
+    def active(self) -> rq.Variant:
+        """What answers now, as a variant."""
+        return [(self.current.name, self.strength)] if self.current.name else []
+
+    def status(self) -> rs.SlotStatus:
+        """Describe the slot as it is now."""
+        return self.facts.model_copy(
+            update={
+                "current": self.current.name,
+                "compiled": self.compiled,
+                "recompilations": self.recompilations,
+            }
+        )
+
+    # -- swapping --------------------------------------------------------------------------------
+
+    def swap(self, name: str) -> rs.Swapped:
+        """Let a prepared adapter, or the base, answer from now on.
+
+        Raises InvalidRequest or NotFound where it was not prepared, ModelError or Unsupported where
+        its files are not what they were, and VerificationFailed where it would not answer like its
+        reference; the slot then answers as before.
+        """
+        entry = self._entry(name)
+        self._require_unchanged(entry)
+        counted, before = self.recompilations, (self.current, self.strength)
+        seconds = self._put(entry, 1.0)
+        try:
+            difference = self._verify(entry)
+        except BaseException:
+            self._put(*before)
+            raise
+        self.facts = self.facts.model_copy(
+            update={"last_swap_seconds": seconds, "last_difference": difference}
+        )
+        return rs.Swapped(
+            adapter=entry.name,
+            seconds=seconds,
+            recompilations=self.recompilations - counted,
+            max_difference=difference,
+        )
+
+    def resolve(self, variant: rq.Variant) -> list[tuple[str, float]]:
+        """Turn a variant into the one prepared adapter that it names, or into the base."""
+        if len(variant) > 1:
+            raise Unsupported(
+                f"The hot-swap slot holds one adapter at a time, got {len(variant)}.",
+                cure="Ask for one of them, or leave the slot first.",
+            )
+        return [(self._entry(name).id, strength) for name, strength in variant]
+
+    @contextmanager
+    def using_ids(self, wanted: list[tuple[str, float]]) -> Iterator[None]:
+        """Swap to an adapter if it does not answer already; it stays in the slot."""
+        adapter_id, strength = wanted[0] if wanted else (BASE, 1.0)
+        entry = next((each for each in self._entries.values() if each.id == adapter_id), None)
+        if entry is None:
+            raise Unsupported("This adapter is not in the hot-swap slot.", cure="Leave it first.")
+        if entry is not self.current:
+            self.swap(entry.name)
+        if strength != self.strength:
+            self._put(entry, strength)
+        yield
+
+    def _put(self, entry: Entry, strength: float) -> float:
+        started = time.perf_counter()
+        self.memory.put(entry.block, strength)
+        rehearsal.settle(self.base.device)
+        seconds = time.perf_counter() - started
+        self.current, self.strength = entry, strength
+        return seconds
+
+    def _verify(self, entry: Entry) -> float:
+        return require_close(
+            rehearsal.reference(self.base.model, self.base),
+            entry.reference,
+            dtype=self.base.dtype,
+            what=f"{entry.name or 'The base'} was swapped in and compared with its reference",
+            cure="The swap was undone. Leave the slot and prepare it again.",
+        )
+
+    def _entry(self, name: str) -> Entry:
+        found = self._entries.get(name.strip().casefold())
+        if found is not None:
+            return found
+        known = self.library.get(name)
+        raise InvalidRequest(
+            f"{known.name!r} is not in the hot-swap slot.",
+            cure=f"Prepared: {', '.join(self.facts.adapters)}. Leave the slot first to add it.",
+        )
+
+    def _require_unchanged(self, entry: Entry) -> None:
+        if entry.name == BASE:
+            return
+        folder = self.library.folder(self.library.get(entry.name).id)
+        if stamp(folder) == entry.stamp:
+            return
+        scan.scan(
+            folder, [adapters.Target(n, *s) for n, s in self.memory.shapes.items()], name=entry.name
+        )
+        raise Unsupported(
+            f"The files of {entry.name!r} have changed since the slot was prepared.",
+            cure="Leave the slot and prepare it again.",
+        )
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return what tells whether an adapter's files were touched; missing files count as touched."""
+    marks = []
+    for name in ("adapter_config.json", adapters.WEIGHTS):
+        try:
+            status = (folder / name).stat()
+            marks.append((status.st_mtime_ns, status.st_size))
+        except OSError:
+            marks.append((0, 0))
+    return tuple(marks)

@@ -1,0 +1,423 @@
+"""The hot-swap slot: exact after each swap, nothing recompiled, left without a trace."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from backend import Service
+from backend import requests as rq
+from backend import results as rs
+from backend.engine import compiling
+from backend.errors import (
+    InvalidRequest,
+    ModelError,
+    NotFound,
+    Unsupported,
+    VerificationFailed,
+    WorkbenchError,
+)
+from tests.engine.tiny import (
+    enlist,
+    layer_names,
+    lora,
+    plain_scores,
+    scores,
+    start_service,
+    write_base,
+)
+
+ATTENTION = ["q_proj", "v_proj"]
+FIVE = {
+    "en": lora(r=4, lora_alpha=8),
+    "en_formal": lora(r=8, lora_alpha=4, target_modules=ATTENTION),
+    "attn": lora(r=16, lora_alpha=32, use_rslora=True),
+    "layers": lora(r=16, lora_alpha=8, rank_pattern={"q_proj": 5}, alpha_pattern={"down_proj": 40}),
+    "wide": lora(r=32, lora_alpha=16, lora_dropout=0.1),
+}
+HAS_COMPILER = compiling.obstacle(torch.device("cpu")) == ""
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler on this machine")
+
+
+def start(service: Service, request: rq.Request) -> rs.Result:
+    result: rs.Result = service.start(request).result(timeout=900)
+    return result
+
+
+def ask(text: str, variant: rq.Variant) -> rq.Chat:
+    return rq.Chat(
+        messages=[rq.Message(role="user", content=text)], variant=variant, max_new_tokens=6
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service with the five adapters of the issue and a DoRA adapter in its library."""
+    with start_service(tmp_path_factory.mktemp("workspace"), base) as service:
+        for seed, (name, config) in enumerate(FIVE.items()):
+            enlist(service, name, config, seed=seed)
+        enlist(service, "heavy", lora(r=4, use_dora=True), seed=9)
+        yield service
+
+
+@pytest.fixture
+def service(shared: Service) -> Iterator[Service]:
+    """The shared service, out of any slot and with the base alone, before and after."""
+    yield shared
+    if shared.snapshot().slot is not None:
+        start(shared, rq.EndHotswap())
+    start(shared, rq.SetActive(adapters=[]))
+
+
+@pytest.fixture
+def slot(service: Service) -> Service:
+    """The five adapters in a slot that was not compiled."""
+    start(service, rq.PrepareHotswap(adapters=list(FIVE), compile=False))
+    return service
+
+
+def folder(service: Service, name: str) -> Path:
+    return service.library.folder(service.library.get(name).id)
+
+
+# -- compiled ------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_thirty_swaps_among_five_adapters_compile_nothing_and_answer_exactly(
+    service: Service, base: Path
+) -> None:
+    from torch._dynamo.utils import counters
+
+    expected = {name: plain_scores(base, folder(service, name)) for name in FIVE}
+    alone = plain_scores(base, None)
+
+    prepared = start(service, rq.PrepareHotswap(adapters=list(FIVE)))
+    graphs = counters["stats"]["unique_graphs"]
+    told = []
+    for number in range(30):
+        name = list(FIVE)[(number * 2) % 5]
+        told.append(start(service, rq.Hotswap(adapter=name)))
+        start(service, ask("Where is the cat? " * (1 + number % 7), [(name, 1.0)]))
+        assert scores(service, [(name, 1.0)]) == pytest.approx(expected[name], rel=1e-5)
+
+    assert prepared.compiled
+    assert prepared.graphs >= 2  # the prompt's and the next token's: `generate` was compiled
+    assert prepared.rank == 32
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert sum(swap.recompilations for swap in told) == 0
+    assert max(swap.max_difference for swap in told) <= 1e-5
+    assert scores(service, []) == pytest.approx(alone, rel=1e-5)
+    assert prepared.times is not None
+    assert prepared.times.recompile_seconds > prepared.times.hotswap_seconds
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_pytorch_itself_finds_nothing_to_recompile(service: Service) -> None:
+    start(service, rq.PrepareHotswap(adapters=list(FIVE)))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for number, name in enumerate([*FIVE, *FIVE]):
+            start(service, rq.Hotswap(adapter=name))
+            start(service, ask("Where is the cat? " * (1 + number), [(name, 1.0)]))
+
+    assert service.snapshot().slot.recompilations == 0
+
+
+# -- exact ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_a_swapped_adapter_answers_like_a_plain_load(slot: Service, base: Path, name: str) -> None:
+    swapped = start(slot, rq.Hotswap(adapter=name))
+
+    assert swapped.max_difference <= 1e-5
+    assert scores(slot, [(name, 1.0)]) == pytest.approx(
+        plain_scores(base, folder(slot, name)), rel=1e-5
+    )
+
+
+def test_references_are_those_of_plain_loads(slot: Service, base: Path) -> None:
+    start(slot, rq.EndHotswap())
+    prepared = start(slot, rq.PrepareHotswap(adapters=list(FIVE), compile=False))
+
+    text = ("The quick brown fox jumps over the lazy dog.",)
+    for name in FIVE:
+        expected = plain_scores(base, folder(slot, name), text)
+        assert [prepared.references[name]] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_empty_name_swaps_to_the_base(slot: Service, base: Path) -> None:
+    start(slot, rq.Hotswap(adapter="wide"))
+    start(slot, rq.Hotswap(adapter=""))
+
+    assert scores(slot, []) == pytest.approx(plain_scores(base, None), rel=1e-5)
+    assert slot.snapshot().slot.current == ""
+
+
+def test_the_slot_covers_the_union_of_targets_at_the_largest_rank(
+    slot: Service, base: Path
+) -> None:
+    start(slot, rq.EndHotswap())
+    prepared = start(slot, rq.PrepareHotswap(adapters=["en_formal", "en"], compile=False))
+
+    assert (prepared.rank, prepared.layers) == (8, len(layer_names(base)))
+    assert prepared.compiled is False
+    assert prepared.graphs == 0
+
+
+def test_asking_for_a_prepared_adapter_swaps_to_it(slot: Service) -> None:
+    start(slot, ask("Hello!", [("attn", 1.0)]))
+    assert slot.snapshot().slot.current == "attn"
+    assert slot.snapshot().active == [("attn", 1.0)]
+
+    start(slot, ask("Hello!", []))
+    assert slot.snapshot().slot.current == ""
+
+
+def test_a_strength_scales_what_is_in_the_slot(slot: Service, service: Service) -> None:
+    in_slot = scores(slot, [("en", 0.5)])
+    again = scores(slot, [("en", 1.0)])
+    start(slot, rq.EndHotswap())
+
+    assert in_slot == pytest.approx(scores(service, [("en", 0.5)]), rel=1e-5)
+    assert again == pytest.approx(scores(service, [("en", 1.0)]), rel=1e-5)
+
+
+def test_several_adapters_at_once_are_refused(slot: Service) -> None:
+    with pytest.raises(Unsupported, match="one adapter at a time"):
+        start(slot, ask("Hello!", [("en", 1.0), ("attn", 1.0)]))
+
+
+# -- leaving -------------------------------------------------------------------------------------
+
+
+def test_leaving_restores_the_session_bit_for_bit(service: Service) -> None:
+    start(service, rq.SetActive(adapters=[("en_formal", 0.7)]))
+    scores(service, [("wide", 1.0)])  # loaded, and not active
+    before = service.snapshot()
+    answers = {name: scores(service, [(name, 1.0)]) for name in FIVE}
+    active = scores(service, [("en_formal", 0.7)])
+
+    start(service, rq.PrepareHotswap(adapters=["en", "attn", "wide"], compile=False))
+    start(service, rq.Hotswap(adapter="attn"))
+    left = start(service, rq.EndHotswap())
+
+    after = service.snapshot()
+    assert left.max_difference == 0.0
+    assert left.active == [("en_formal", 0.7)]
+    assert (after.active, after.slot, after.base) == (before.active, None, before.base)
+    assert scores(service, [("en_formal", 0.7)]) == active
+    assert {name: scores(service, [(name, 1.0)]) for name in FIVE} == answers
+
+
+def test_preparing_leaves_no_adapter_behind(shared: Service, base: Path, tmp_path: Path) -> None:
+    with start_service(tmp_path / "w", base) as service:
+        for name in ("en", "attn"):
+            enlist(service, name, FIVE[name])
+        session = service.engine._runtime._engine.session  # type: ignore[union-attr]
+        start(service, rq.PrepareHotswap(adapters=["en", "attn"], compile=False))
+        start(service, rq.EndHotswap())
+
+        assert session.peft is None
+        assert not [n for n, _ in session.base.model.named_modules() if "lora" in n]
+
+
+def test_other_work_is_refused_in_one_sentence_and_goes_on_afterwards(
+    slot: Service, base: Path, tmp_path: Path
+) -> None:
+    refused = [
+        rq.Train(name="new", max_steps=1, tokens_per_step=64),
+        rq.LoadModel(source=str(base)),
+        rq.UnloadModel(),
+        rq.SetActive(adapters=[("en", 1.0)]),
+        rq.DeleteAdapter(name="en"),
+        rq.RenameAdapter(name="en", new_name="other"),
+        rq.Combine(name="both", sources=[("en", 1.0), ("attn", 1.0)]),
+        rq.Merge(variant=[("en", 1.0)], destination=str(tmp_path / "m")),
+        rq.ConvertAdapter(name="heavy", new_name="light"),
+        rq.PrepareHotswap(adapters=["en"]),
+    ]
+    for request in refused:
+        with pytest.raises(Unsupported, match="Leave the hot-swap slot first"):
+            start(slot, request)
+    assert scores(slot, [("en", 1.0)])
+
+    start(slot, rq.EndHotswap())
+    start(slot, rq.SetActive(adapters=[("en", 1.0)]))
+    start(slot, rq.Train(name="afterwards", max_steps=1, tokens_per_step=64, precision="fp32"))
+    assert slot.snapshot().active == [("en", 1.0)]
+
+
+def test_a_look_ahead_sees_the_same_layers_in_the_slot(slot: Service, base: Path) -> None:
+    report = start(slot, rq.Preflight(train=rq.Train(name="next", tokens_per_step=64)))
+
+    assert sorted(report.matched_modules) == sorted(layer_names(base))
+
+
+def test_swapping_without_a_slot_is_refused(service: Service) -> None:
+    for request in (rq.Hotswap(adapter="en"), rq.EndHotswap()):
+        with pytest.raises(Unsupported, match="No hot-swap slot"):
+            start(service, request)
+
+
+def test_saving_from_the_slot_copies_the_adapter_and_not_the_padded_slot(
+    slot: Service, base: Path, tmp_path: Path
+) -> None:
+    start(slot, rq.Hotswap(adapter="wide"))
+
+    saved = start(slot, rq.SaveAdapter(name="layers", destination=str(tmp_path / "copy")))
+
+    assert saved.max_difference == 0.0
+    assert plain_scores(base, tmp_path / "copy") == plain_scores(base, folder(slot, "layers"))
+    config = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (16, 8)
+
+
+# -- what cannot share a slot, and faults --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lora(r=4, use_dora=True), "DoRA"),
+        (lora(r=4, init_lora_weights="pissa"), "pissa"),
+        (lora(r=4, init_lora_weights="olora"), "olora"),
+    ],
+)
+def test_another_kind_is_refused_with_the_way_out(
+    base: Path, tmp_path: Path, config: object, reason: str
+) -> None:
+    with start_service(tmp_path / "w", base) as service:
+        enlist(service, "odd", config)  # type: ignore[arg-type]
+        before = scores(service, [])
+
+        with pytest.raises(Unsupported, match=f"{reason}.*Convert"):
+            start(service, rq.PrepareHotswap(adapters=["odd"], compile=False))
+
+        assert scores(service, []) == before
+
+
+def test_an_adapter_of_another_base_is_refused(service: Service) -> None:
+    info = enlist(service, "foreign", lora(r=4))
+    other = info.model_copy(update={"base_fingerprint": "other", "base_name": "elsewhere"})
+    service.library.write_sidecar(service.library.folder(info.id), other)
+
+    with pytest.raises(Unsupported, match="elsewhere"):
+        start(service, rq.PrepareHotswap(adapters=["en", "foreign"], compile=False))
+
+    shutil.rmtree(service.library.folder(info.id))
+    assert service.snapshot().slot is None
+
+
+def breaks(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(b"broken")
+
+
+def changes(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text() + " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "error"),
+    [
+        ("heavy", lambda folder: None, InvalidRequest),
+        ("nobody", lambda folder: None, NotFound),
+        ("en", shutil.rmtree, NotFound),
+        ("en", breaks, ModelError),
+        ("en", changes, Unsupported),
+    ],
+    ids=["not prepared", "unknown", "vanished", "broken", "changed"],
+)
+def test_a_swap_that_cannot_be_leaves_the_slot_answering_as_before(
+    slot: Service, tmp_path: Path, name: str, harm: object, error: type[WorkbenchError]
+) -> None:
+    start(slot, rq.Hotswap(adapter="attn"))
+    before = scores(slot, [("attn", 1.0)])
+    harmed = folder(slot, "en")
+    kept = shutil.copytree(harmed, tmp_path / "kept")
+    try:
+        harm(harmed)  # type: ignore[operator]
+        with pytest.raises(error):
+            start(slot, rq.Hotswap(adapter=name))
+    finally:
+        shutil.rmtree(harmed, ignore_errors=True)
+        shutil.copytree(kept, harmed)
+
+    assert slot.snapshot().slot.current == "attn"
+    assert scores(slot, [("attn", 1.0)]) == before
+
+
+def test_a_swap_that_answers_wrong_is_undone(slot: Service) -> None:
+    start(slot, rq.Hotswap(adapter="attn"))
+    before = scores(slot, [("attn", 1.0)])
+    live = slot.engine._runtime._engine.session.slot  # type: ignore[union-attr]
+    live._entries["en"].block.weights.add_(0.01)
+
+    with pytest.raises(VerificationFailed, match="undone"):
+        start(slot, rq.Hotswap(adapter="en"))
+
+    assert slot.snapshot().slot.current == "attn"
+    assert scores(slot, [("attn", 1.0)]) == before
+
+
+def test_without_a_compiler_the_slot_works_and_says_so(
+    service: Service, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+
+    prepared = start(service, rq.PrepareHotswap(adapters=["en", "attn"]))
+
+    assert not prepared.compiled
+    assert "C++ compiler" in prepared.notes[0]
+    assert service.snapshot().slot.note == prepared.notes[0]
+    start(service, rq.Hotswap(adapter="attn"))
+    assert scores(service, [("attn", 1.0)]) == pytest.approx(
+        plain_scores(base, folder(service, "attn")), rel=1e-5
+    )
+
+
+def test_a_compilation_that_fails_leaves_a_slot_that_works(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("ld: cannot find -lgomp")
+
+    monkeypatch.setattr(compiling, "obstacle", lambda device: "")
+    monkeypatch.setattr(torch, "compile", lambda call, **options: fail)
+
+    prepared = start(service, rq.PrepareHotswap(adapters=["en", "attn"]))
+
+    assert not prepared.compiled
+    assert "cannot find -lgomp" in prepared.notes[0]
+    assert start(service, rq.Hotswap(adapter="attn")).max_difference <= 1e-5
+
+
+def test_a_failed_preparation_changes_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(service, rq.SetActive(adapters=[("attn", 1.0)]))
+    before = scores(service, [("attn", 1.0)])
+
+    def refuse(*arguments: object) -> None:
+        raise VerificationFailed("Not today.")
+
+    monkeypatch.setattr("backend.engine.slot.Slot._verify", refuse)
+    with pytest.raises(VerificationFailed):
+        start(service, rq.PrepareHotswap(adapters=["en", "wide"], compile=False))
+
+    assert service.snapshot().slot is None
+    assert service.snapshot().active == [("attn", 1.0)]
+    assert scores(service, [("attn", 1.0)]) == before

@@ -1,0 +1,227 @@
+"""The Hot-swap tab: who can share a slot, one press, the picture, and the way out."""
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from tests.ui.fake_service import FACTS, FakeService
+from tests.ui.test_page import event, wait
+from tests.ui.test_view import words
+from ui import slot_view
+from ui.layout import Page
+
+TIMES = rs.SwapTimes(
+    hotswap_seconds=0.02, switch_seconds=0.03, reload_seconds=0.2, recompile_seconds=20.0
+)
+SLOT = rs.SlotStatus(
+    adapters=["pirate", "polite"],
+    current="pirate",
+    rank=16,
+    compiled=True,
+    compile_seconds=41.0,
+    times=TIMES,
+    tokens_per_second_eager=100.0,
+    tokens_per_second_compiled=140.0,
+)
+
+
+@pytest.fixture
+def page(service: FakeService) -> Page:
+    with gr.Blocks() as demo:
+        made = Page(service)
+        made.connect(demo)
+    for name in ("pirate", "polite"):
+        service.add_adapter(name)
+    return made
+
+
+def hold(service: FakeService, slot: rs.SlotStatus | None = SLOT) -> rs.Snapshot:
+    with service.engine.lock:
+        service.engine.slot = slot
+        service.engine.version += 1
+    return service.snapshot()
+
+
+def scripted(service: FakeService, operation: str, result: Any) -> list[rq.Request]:
+    """Let an operation come to something; returns what it is asked for."""
+    asked: list[rq.Request] = []
+
+    def answer(request: rq.Request) -> Any:
+        asked.append(request)
+        return result(request) if callable(result) else result
+
+    service.script[operation] = answer
+    return asked
+
+
+def swapped(request: rq.Hotswap) -> rs.Swapped:
+    return rs.Swapped(adapter=request.adapter, seconds=0.003, recompilations=0, max_difference=2e-7)
+
+
+def buttons(node: object) -> list[dict[str, Any]]:
+    if not isinstance(node, list):
+        return []
+    own = [node[1]] if node[0] == "button" else []
+    return own + [each for child in node[2] for each in buttons(child)]
+
+
+def info(service: FakeService, name: str, **changes: object) -> None:
+    adapter = service.add_adapter(name)
+    changed = adapter.model_copy(update=changes)
+    service.library.write_sidecar(service.library.folder(adapter.id), changed)
+
+
+def test_plain_adapters_of_this_base_are_offered(page: Page, service: FakeService) -> None:
+    info(service, "heavy", method="DoRA")
+    service.add_adapter("foreign", fingerprint="other")
+
+    drawn = page.hotswap.show(service.snapshot())
+
+    assert drawn[page.hotswap.names]["value"] == ["pirate", "polite"]
+    assert drawn[page.hotswap.before]["visible"]
+    assert not drawn[page.hotswap.inside]["visible"]
+
+
+def test_others_say_why_not_and_only_what_can_be_converted_has_a_button(
+    page: Page, service: FakeService
+) -> None:
+    info(service, "heavy", method="DoRA")
+    info(service, "odd", method="IA3")
+    service.add_adapter("foreign", fingerprint="other")
+
+    drawn = page.hotswap.show(service.snapshot())[page.hotswap.misfits]
+
+    assert "heavy cannot share a slot: DoRA changes whole weights" in words(drawn)
+    assert "odd cannot share a slot: IA3 is not plain LoRA" in words(drawn)
+    assert "foreign cannot share a slot: made for starter" in words(drawn)
+    assert [each["data-arg"] for each in buttons(drawn)] == ["heavy"]
+
+
+def test_the_way_out_converts_under_a_free_name(page: Page, service: FakeService) -> None:
+    service.add_adapter("heavy plain")
+    adapter = service.add_adapter("heavy", fingerprint=FACTS.fingerprint)
+    done = rs.Converted(
+        adapter=adapter, rank=37, relative_error=0.049, relative_error_per_layer={"q_proj": 0.049}
+    )
+    asked = scripted(service, "convert-adapter", done)
+
+    page.hotswap.convert(event("convert", "heavy"))
+    snapshot = wait(service)
+
+    assert asked == [rq.ConvertAdapter(name="heavy", new_name="heavy plain 2")]
+    note = words(page.hotswap.show(snapshot)[page.hotswap.note])
+    assert "rank 37" in note
+    assert "4.9%" in note
+
+
+def test_the_button_names_what_it_prepares_and_its_cost(page: Page) -> None:
+    both = page.hotswap.name_button(["pirate", "polite"], compile=True)
+    assert both["value"] == "Prepare 2 adapters (compiles once, about 1 min)"
+    assert both["interactive"]
+    plain = page.hotswap.name_button(["pirate"], compile=False)
+    assert plain["value"] == "Prepare pirate (without compiling, a few seconds)"
+    assert not page.hotswap.name_button([], compile=True)["interactive"]
+
+
+def test_preparing_starts_with_the_chosen_ones(page: Page, service: FakeService) -> None:
+    asked = scripted(service, "prepare-hotswap", errors.Unsupported("No.", cure="Convert it."))
+
+    page.hotswap.start(["pirate"], compile=False)
+    snapshot = wait(service)
+
+    assert asked == [rq.PrepareHotswap(adapters=["pirate"], compile=False)]
+    assert "No. Convert it." in words(page.hotswap.show(snapshot)[page.hotswap.note])
+
+
+def test_inside_the_slot_the_choice_gives_way_to_the_buttons(
+    page: Page, service: FakeService
+) -> None:
+    drawn = page.hotswap.show(hold(service))
+
+    assert not drawn[page.hotswap.before]["visible"]
+    assert drawn[page.hotswap.inside]["visible"]
+    marked = {b["data-arg"]: b["aria-pressed"] for b in buttons(drawn[page.hotswap.swaps])}
+    assert marked == {"pirate": "true", "polite": "false", "": "false"}
+    assert "slot of rank 16" in words(drawn[page.hotswap.note])
+
+
+def test_one_press_swaps_and_answers_the_standing_question(
+    page: Page, service: FakeService
+) -> None:
+    hold(service)
+    asked = scripted(service, "hotswap", swapped)
+
+    drawn = [answer for _, answer in page.hotswap.swap(event("swap", "polite"), "Where is it?")]
+
+    assert asked == [rq.Hotswap(adapter="polite")]
+    said = words(drawn[-1])
+    assert "Arr, Where is it?" in said
+    assert "Swapped in 3.0 ms, 0 recompilations" in said
+    assert "2e-07" in said
+
+
+def test_the_base_answers_for_the_empty_name(page: Page, service: FakeService) -> None:
+    hold(service)
+    scripted(service, "hotswap", swapped)
+
+    drawn = [answer for _, answer in page.hotswap.swap(event("swap", ""), "Hello")]
+
+    assert "You said: Hello" in words(drawn[-1])
+
+
+def test_a_swap_that_fails_says_what_to_do(page: Page, service: FakeService) -> None:
+    hold(service)
+    scripted(service, "hotswap", errors.NotFound("It is gone.", cure="Leave the slot."))
+
+    drawn = [answer for _, answer in page.hotswap.swap(event("swap", "polite"), "Hello")]
+
+    assert "It is gone. Leave the slot." in words(drawn[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "title"),
+    [
+        ({}, "A hot-swap answers 1,000 times sooner than recompiling"),
+        ({"recompile_seconds": None}, "A hot-swap answers 10.0 times sooner than a reload"),
+        ({"recompile_seconds": None, "reload_seconds": 0.02}, "A hot-swap answers within 20 ms"),
+    ],
+)
+def test_the_pictures_title_is_its_finding(change: dict[str, Any], title: str) -> None:
+    slot = SLOT.model_copy(update={"times": TIMES.model_copy(update=change)})
+
+    assert title in words(slot_view.times(slot))
+
+
+def test_the_picture_gives_every_time_and_speed_in_words() -> None:
+    said = words(slot_view.times(SLOT))
+
+    for part in ("20 ms", "30 ms", "200 ms", "20 s", "140 tokens/s compiled", "100 tokens/s plain"):
+        assert part in said
+    assert "0 recompilations" in said
+
+
+def test_a_slower_compilation_is_said_and_not_praised() -> None:
+    slot = SLOT.model_copy(update={"note": "Compiled answers are slower than plain ones."})
+
+    assert "slower than plain" in words(slot_view.times(slot))
+
+
+def test_leaving_asks_for_the_end(page: Page, service: FakeService) -> None:
+    hold(service)
+    asked = scripted(service, "end-hotswap", rs.SlotLeft(active=[], max_difference=0.0))
+
+    page.hotswap.end()
+    wait(service)
+
+    assert asked == [rq.EndHotswap()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.0004, "0.4 ms"), (0.042, "42 ms"), (2.94, "2.9 s"), (80, "1 min 20 s")]
+)
+def test_times_have_the_unit_that_fits(seconds: float, said: str) -> None:
+    assert slot_view.short_time(seconds) == said

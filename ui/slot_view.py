@@ -1,0 +1,232 @@
+"""What the Hot-swap tab shows, as pure functions: who can share a slot, the slot, and its times."""
+
+import math
+from typing import NamedTuple
+
+from backend import results as rs
+from ui import text
+from ui.feedback import evidence
+from ui.safe_view import Child, Node, button, chip, el
+from ui.session_bar import BASE_COLOUR
+from ui.view import fits
+
+PLAIN = ("LoRA", "rsLoRA")
+BASE_LABEL = "base"
+SHORTEST = 0.0005
+"""Seconds at which a bar has no length; each tenfold adds the same."""
+
+
+class Misfit(NamedTuple):
+    """Why an adapter cannot share a slot; `convertible` where a button is the way out."""
+
+    reason: str
+    convertible: bool
+
+
+def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None:
+    """Return why an adapter cannot share a slot on this base, or nothing where it can."""
+    if not fits(adapter, base):
+        return Misfit(f"made for {adapter.base_name}, which is not loaded", False)
+    if adapter.method in PLAIN:
+        return None
+    if adapter.method == "DoRA":
+        return Misfit("DoRA changes whole weights, not only a slot beside them", True)
+    if adapter.method in ("PiSSA", "OLoRA"):
+        return Misfit(f"{adapter.method} changes the base itself", True)
+    return Misfit(f"{adapter.method} is not plain LoRA", False)
+
+
+def candidates(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
+    """Return the adapters that can share a slot on the loaded base."""
+    return [each for each in snapshot.adapters if misfit(each, snapshot.base) is None]
+
+
+def misfits(snapshot: rs.Snapshot) -> Node:
+    """List the adapters that cannot share a slot, each with its reason and the way out."""
+    rows = []
+    busy = snapshot.job is not None
+    for adapter in snapshot.adapters:
+        why = misfit(adapter, snapshot.base)
+        if why is None:
+            continue
+        way_out = (
+            button("Convert to plain LoRA", "convert", adapter.name, disabled=busy)
+            if why.convertible
+            else None
+        )
+        words = el("span", f"cannot share a slot: {why.reason}.", cls="aw-quiet")
+        rows.append(el("li", chip(adapter.name, adapter.colour), words, way_out))
+    return el("div", el("ul", *rows, cls="aw-misfits") if rows else None)
+
+
+def prepare_label(names: list[str], base: rs.ModelFacts | None, compile: bool) -> str:
+    """Say what pressing the button does and costs."""
+    if not names:
+        return "Choose adapters for the slot"
+    what = names[0] if len(names) == 1 else text.plural(len(names), "adapter")
+    if not compile or base is None:
+        return f"Prepare {what} (without compiling, a few seconds)"
+    return f"Prepare {what} (compiles once, about {text.duration(compile_seconds(base))})"
+
+
+def compile_seconds(base: rs.ModelFacts) -> float:
+    """Estimate what compiling costs: code is made for every layer, whatever its size."""
+    return 20.0 + 10.0 * base.layers
+
+
+def why_not(snapshot: rs.Snapshot) -> str:
+    """Say why a slot cannot be prepared now, or nothing."""
+    if snapshot.base is None:
+        return "No base model is loaded."
+    if snapshot.job is not None:
+        return f"{snapshot.job.title} is going on."
+    if not candidates(snapshot):
+        return "No adapter here can share a slot yet. Train one, or add one on the Load tab."
+    return ""
+
+
+def swap_buttons(snapshot: rs.Snapshot) -> Node:
+    """Show who can answer; the one in the slot is marked in words and by its frame."""
+    slot = snapshot.slot
+    if slot is None:
+        return el("div")
+    colours = {adapter.name: adapter.colour for adapter in snapshot.adapters}
+    buttons = [
+        _swap_button(name, colours.get(name, BASE_COLOUR), name == slot.current)
+        for name in slot.adapters
+    ]
+    buttons.append(_swap_button("", BASE_COLOUR, not slot.current))
+    return el("div", *buttons, cls="aw-swaps", role="group", aria_label="Who answers")
+
+
+def _swap_button(name: str, colour: str, pressed: bool) -> Node:
+    return el(
+        "button",
+        el("span", cls="aw-dot", colour=colour, aria_hidden="true"),
+        name or BASE_LABEL,
+        el("span", "in the slot" if pressed else "", cls="aw-quiet") if pressed else None,
+        cls="aw-button aw-swap pressed" if pressed else "aw-button aw-swap",
+        data_act="swap",
+        data_arg=name,
+        aria_pressed="true" if pressed else "false",
+    )
+
+
+def answer(who: Node, words: str, swap: rs.Swapped | None) -> Node:
+    """Show an answer and the proof of the swap before it."""
+    line = None
+    if swap is not None:
+        line = evidence(
+            f"Swapped in {short_time(swap.seconds)}, "
+            f"{text.plural(swap.recompilations, 'recompilation')}; answers like a plain load "
+            f"(largest difference {text.small(swap.max_difference)})."
+        )
+    return el("div", el("div", who), el("p", words or "…", cls="aw-answer"), line, cls="aw-said")
+
+
+def times(slot: rs.SlotStatus) -> Node:
+    """Draw the ways to change the adapter, measured here, and what compiling brings."""
+    measured = slot.times
+    if measured is None:
+        return el("div")
+    rows: list[tuple[str, float]] = [
+        ("Hot-swap", measured.hotswap_seconds),
+        ("Plain switch", measured.switch_seconds),
+        ("Reload from disk", measured.reload_seconds),
+    ]
+    if measured.recompile_seconds is not None:
+        rows.append(("Swap and recompile", measured.recompile_seconds))
+    longest = max(seconds for _, seconds in rows)
+    return el(
+        "div",
+        el("h3", finding(slot), cls="aw-chart-title"),
+        el("div", *(_bar(name, seconds, longest) for name, seconds in rows), cls="aw-times"),
+        el(
+            "p",
+            "From the press to the first word of the next answer, measured on this machine when "
+            "the slot was prepared. The scale is logarithmic: a bar of twice the length is many "
+            "times the time.",
+            cls="aw-quiet aw-small",
+        ),
+        _speeds(slot),
+        cls="aw-picture",
+    )
+
+
+def finding(slot: rs.SlotStatus) -> str:
+    """State what the times show: the picture's title."""
+    measured = slot.times
+    if measured is None:
+        return ""
+    if measured.recompile_seconds is not None:
+        factor = measured.recompile_seconds / measured.hotswap_seconds
+        return f"A hot-swap answers {text.count(round(factor))} times sooner than recompiling"
+    ratio = measured.reload_seconds / measured.hotswap_seconds
+    if ratio >= 1.5:
+        return f"A hot-swap answers {ratio:.1f} times sooner than a reload from disk"
+    return f"A hot-swap answers within {short_time(measured.hotswap_seconds)}"
+
+
+def _bar(name: str, seconds: float, longest: float) -> Node:
+    top = math.log10(max(longest, 10 * SHORTEST) / SHORTEST)
+    share = math.log10(max(seconds, SHORTEST) / SHORTEST) / top
+    return el(
+        "div",
+        el("span", name),
+        el("div", el("div", cls="aw-fill", share=share), cls="aw-bar-track", aria_hidden="true"),
+        el("span", short_time(seconds), cls="aw-figure"),
+        cls="aw-time" if name != "Hot-swap" else "aw-time ours",
+    )
+
+
+def _speeds(slot: rs.SlotStatus) -> Child:
+    eager, compiled = slot.tokens_per_second_eager, slot.tokens_per_second_compiled
+    words = []
+    if eager and compiled:
+        words.append(f"Answers: {text.speed(compiled)} compiled, {text.speed(eager)} plain.")
+    elif eager:
+        words.append(f"Answers: {text.speed(eager)}, not compiled.")
+    if slot.compiled:
+        words.append(f"{text.plural(slot.recompilations, 'recompilation')} since it was prepared.")
+        words.append(f"Compiling took {text.duration(slot.compile_seconds)}.")
+    return el(
+        "div",
+        el("p", " ".join(words)),
+        el("p", slot.note, cls="aw-note warn") if slot.note else None,
+    )
+
+
+def converted(result: rs.Converted) -> Node:
+    """Say how close a converted adapter is to its original, layer by layer on request."""
+    if result.relative_error < 1e-4:
+        how = "Exact: it changes the base as the original does."
+    else:
+        how = (
+            f"Its changes differ from the original's by {result.relative_error:.1%}. "
+            "A higher rank is closer."
+        )
+    layers = [
+        el("div", el("dt", name), el("dd", f"{error:.1%}" if error >= 1e-4 else "0"))
+        for name, error in result.relative_error_per_layer.items()
+    ]
+    return el(
+        "div",
+        el("p", f"{result.adapter.name} is plain LoRA of rank {result.rank}. {how}"),
+        evidence("Verified: read back from disk, it answers the same."),
+        el(
+            "details",
+            el("summary", "Difference per layer"),
+            el("dl", *layers, cls="aw-facts"),
+            cls="aw-details",
+        ),
+        cls="aw-note good",
+    )
+
+
+def short_time(seconds: float) -> str:
+    """Write a time in the unit that fits: "0.4 ms", "42 ms", "2.9 s", "1 min 20 s"."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else text.duration(seconds)

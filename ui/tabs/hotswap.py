@@ -1,0 +1,223 @@
+"""The Hot-swap tab: choose adapters, prepare the slot, change the adapter with one press, leave."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from ui import data_sets, slot_view, text
+from ui.bench import Bench
+from ui.feedback import explain, failure_card, mend_button
+from ui.forms import Form
+from ui.safe_view import Node, chip, clicked, el, safe_view
+from ui.session_bar import BASE_COLOUR
+
+REDRAW_SECONDS = 0.06
+SWAP_SECONDS = 300.0
+NOTHING: Node = el("div")
+OPERATIONS = ("prepare-hotswap", "end-hotswap", "convert-adapter")
+
+
+class HotswapTab:
+    """Builds the tab and answers its events."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.form = Form(rq.PrepareHotswap)
+        with gr.Column(elem_classes="aw-column") as self.before:
+            self._build_choice()
+        with gr.Column(visible=False, elem_classes="aw-column") as self.inside:
+            self._build_slot()
+        self.note = safe_view(NOTHING, label="The slot")
+
+    def _build_choice(self) -> None:
+        gr.Markdown("## Adapters that share the slot", elem_classes="aw-head")
+        gr.Markdown(
+            "The model is compiled once, around a slot. Then a press changes the adapter in it, "
+            "and nothing is compiled again. Ranks and targets may differ.",
+            elem_classes="aw-help",
+        )
+        self.names = gr.CheckboxGroup([], show_label=False, label="Adapters", elem_id="slot-names")
+        self.misfits = safe_view(NOTHING, label="Adapters that cannot share a slot")
+        self.form.add("compile", elem_id="slot-compile")
+        self.prepare = gr.Button(
+            slot_view.prepare_label([], None, True),
+            variant="primary",
+            interactive=False,
+            elem_id="slot-prepare",
+        )
+
+    def _build_slot(self) -> None:
+        gr.Markdown("## Who answers", elem_classes="aw-head")
+        self.swaps = safe_view(NOTHING, label="Who answers", elem_id="slot-swaps")
+        self.question = gr.Textbox(
+            label="Standing question",
+            info="Answered anew after each swap.",
+            value=self._first_question(),
+            max_lines=4,
+            elem_id="slot-question",
+        )
+        self.answer = safe_view(NOTHING, label="The answer", elem_id="slot-answer")
+        self.times = safe_view(NOTHING, label="Times", elem_id="slot-times")
+        self.leave = gr.Button("Leave the slot", size="sm", elem_classes="aw-auto")
+
+    def _first_question(self) -> str:
+        return next((s.try_prompt for s in data_sets.bundled() if s.try_prompt), "Where are you?")
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    def connect(self) -> list[Any]:
+        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        choice = {"names": self.names, **self.form.inputs}
+        for part in (self.names, self.form.components["compile"]):
+            part.change(self.name_button, inputs_kwargs=choice, outputs=self.prepare, **quiet)
+        said = [self.swaps, self.answer]
+        return [
+            self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **quiet),
+            self.misfits.click(self.convert, None, self.note, **quiet),
+            self.swaps.click(self.swap, self.question, said, **quiet),
+            self.question.submit(self.ask_again, self.question, said, **quiet),
+            self.leave.click(self.end, None, [self.note, self.answer], **quiet),
+        ]
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def name_button(self, names: list[str], **values: Any) -> Any:
+        """Let the button say what it prepares and what that costs."""
+        snapshot = self.bench.service.snapshot()
+        compile = bool(self.form.read(values)["compile"])
+        label = slot_view.prepare_label(names or [], snapshot.base, compile)
+        ready = bool(names) and not slot_view.why_not(snapshot)
+        return gr.update(value=label, interactive=ready)
+
+    def start(self, names: list[str], **values: Any) -> Node:
+        """Start preparing the slot and return at once."""
+        return self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
+
+    def convert(self, event: gr.EventData) -> Any:
+        """Make a plain LoRA twin of an adapter that cannot share a slot."""
+        act, name = clicked(event)
+        if act != "convert":
+            return gr.skip()
+        wanted = self.bench.free_name(f"{name[:34]} plain")
+        return self._start_with(lambda: rq.ConvertAdapter(name=name, new_name=wanted))
+
+    def end(self) -> tuple[Node, Node]:
+        """Leave the slot."""
+        return self._start_with(rq.EndHotswap), NOTHING
+
+    def swap(self, event: gr.EventData, question: str) -> Iterator[tuple[Any, Any]]:
+        """Swap to the pressed adapter and let it answer the standing question at once."""
+        act, name = clicked(event)
+        if act != "swap":
+            yield gr.skip(), gr.skip()
+            return
+        try:
+            swapped = self.bench.start(rq.Hotswap(adapter=name)).result(timeout=SWAP_SECONDS)
+            yield slot_view.swap_buttons(self.bench.service.snapshot()), gr.skip()
+            for words in self._answer(name, question):
+                yield gr.skip(), slot_view.answer(self._chip(name), words, swapped)
+        except (errors.WorkbenchError, TimeoutError) as error:
+            yield gr.skip(), failure_card(explain(error))
+
+    def ask_again(self, question: str) -> Iterator[tuple[Any, Any]]:
+        """Let whoever is in the slot answer a changed question."""
+        slot = self.bench.service.snapshot().slot
+        if slot is None:
+            yield gr.skip(), gr.skip()
+            return
+        try:
+            for words in self._answer(slot.current, question):
+                yield gr.skip(), slot_view.answer(self._chip(slot.current), words, None)
+        except errors.WorkbenchError as error:
+            yield gr.skip(), failure_card(explain(error))
+
+    def _answer(self, name: str, question: str) -> Iterator[str]:
+        if not (question or "").strip():
+            yield "Write a standing question to see an answer."
+            return
+        message = rq.Message(role="user", content=question.strip())
+        variant: rq.Variant = [(name, 1.0)] if name else []
+        words, drawn = "", 0.0
+        request = rq.Chat(messages=[message], variant=variant)
+        pieces = self.bench.service.chat(request, caller="page")
+        try:
+            for piece in pieces:
+                words += piece
+                if time.monotonic() - drawn > REDRAW_SECONDS:
+                    drawn = time.monotonic()
+                    yield words
+        finally:
+            pieces.close()
+        yield words or "(an empty answer)"
+
+    def _chip(self, name: str) -> Node:
+        colours = {info.name: info.colour for info in self.bench.service.library.all()}
+        return chip(name or slot_view.BASE_LABEL, colours.get(name, BASE_COLOUR))
+
+    def _start_with(self, build: Any) -> Node:
+        try:
+            self.bench.start(build())
+        except errors.WorkbenchError as error:
+            return failure_card(explain(error))
+        return NOTHING
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
+        """Draw everything in this tab that follows the session."""
+        slot = snapshot.slot
+        able = slot_view.candidates(snapshot)
+        names = [info.name for info in able]
+        choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
+        blocked = slot_view.why_not(snapshot)
+        return {
+            self.before: gr.update(visible=slot is None),
+            self.inside: gr.update(visible=slot is not None),
+            self.names: gr.update(choices=choices, value=names),
+            self.misfits: slot_view.misfits(snapshot),
+            self.prepare: gr.update(interactive=not blocked),
+            self.swaps: slot_view.swap_buttons(snapshot),
+            self.times: slot_view.times(slot) if slot else NOTHING,
+            self.leave: gr.update(interactive=snapshot.job is None),
+            self.note: self._note(snapshot, blocked),
+        }
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` draws."""
+        return [
+            self.before, self.inside, self.names, self.misfits, self.prepare, self.swaps,
+            self.times, self.leave, self.note,
+        ]  # fmt: skip
+
+    def _note(self, snapshot: rs.Snapshot, blocked: str) -> Node:
+        job = snapshot.job
+        if job is not None and job.operation in OPERATIONS:
+            return el("p", f"{job.title}: {job.text or 'this takes a moment'}.", cls="aw-quiet")
+        for operation in OPERATIONS:
+            failure = self.bench.failure(operation)
+            if failure is not None:
+                return failure_card(failure)
+        if snapshot.base is None:
+            mend = mend_button("Choose a base model", "go", "load")
+            return el("div", el("p", blocked), mend, cls="aw-note warn")
+        if snapshot.slot is not None:
+            return el("p", _held(snapshot.slot), cls="aw-quiet")
+        last = self.bench.outcome("convert-adapter")
+        if isinstance(last, rs.Converted):
+            return slot_view.converted(last)
+        return el("p", blocked, cls="aw-quiet") if blocked else NOTHING
+
+
+def _held(slot: rs.SlotStatus) -> str:
+    count = text.plural(len(slot.adapters), "adapter")
+    return (
+        f"{count} take turns in a slot of rank {slot.rank}. Training, blending and loading wait "
+        "until you leave it."
+    )
