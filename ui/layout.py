@@ -144,7 +144,7 @@ class Page:
             train.form.components["start_from"],
             load.facts, load.unload, load.load, load.note, load.adapters, load.adapter_note,
             self.merge.key, self.merge.stage,
-            *self.hotswap.outputs,
+            *self.hotswap.drawn,
             *chat.drawn,
             runs.table, runs.actions, runs.facts, runs.chart,
         ]  # fmt: skip
