@@ -28,6 +28,7 @@ class HotswapTab:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.form = Form(rq.PrepareHotswap)
+        self.watched: dict[str, Any] = {}
         with gr.Column(elem_classes="aw-column") as self.before:
             self._build_choice()
         with gr.Column(visible=False, elem_classes="aw-column") as self.inside:
@@ -189,7 +190,7 @@ class HotswapTab:
         }
 
     @property
-    def outputs(self) -> list[Any]:
+    def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
             self.before, self.inside, self.names, self.misfits, self.prepare, self.swaps,
