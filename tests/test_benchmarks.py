@@ -14,6 +14,8 @@ from benchmarks.training_speed import main as training_speed
 FIGURES = {
     "training_speed": "ours / loop",
     "trainer_script": "ours / script",
+    "quantised_training": "nf4: ours / script",
+    "memory_estimate": "5M, 256 tokens",
     "chart_updates": "update at 10,000 points",
     "starter_sets": "pirate: right before and after",
 }
