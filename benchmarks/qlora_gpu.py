@@ -1,4 +1,4 @@
-"""QLoRA of a random 8 B Llama on an NVIDIA GPU: peak memory and speed. Needs about 40 GB of disk."""
+"""QLoRA of a random 8 B Llama on an NVIDIA GPU: memory and speed. Needs about 40 GB of disk."""
 
 import tempfile
 from pathlib import Path
