@@ -52,6 +52,7 @@ class OurTraining:
         settings = Settings(workspace=Path(self._workspace.name), runtime="inline")
         self.service = Service(settings)
         self._number = count(1)
+        self.fields: dict[str, object] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +68,7 @@ class OurTraining:
 
     def run(self, model: Path, train: rq.Train, pack_tokens: list[int]) -> Speed:
         """Train once; `pack_tokens` holds the tokens of each step."""
-        self.service.start(rq.LoadModel(source=str(model))).result(TIMEOUT_S)
+        self.service.start(rq.LoadModel(source=str(model), **self.fields)).result(TIMEOUT_S)
         named = train.model_copy(update={"name": f"benchmark {next(self._number)}"})
         with redirect_stdout(io.StringIO()):  # Trainer prints its steps in this process
             job = self.service.start(named)

@@ -15,6 +15,8 @@ FIGURES = {
     "training_speed": "ours / loop",
     "trainer_script": "ours / script",
     "svd_blend": "PEFT's time / ours",
+    "quantised_training": "nf4: ours / script",
+    "memory_estimate": "5M, 256 tokens",
     "chart_updates": "update at 10,000 points",
     "side_by_side": "four in turn / side by side",
     "starter_sets": "pirate: right before and after",

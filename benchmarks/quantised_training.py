@@ -1,0 +1,107 @@
+"""Training on a quantised base against plain PEFT's own script, and what its layers take."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from backend import requests as rq
+from backend.engine.base_model import load
+from backend.engine.control import Control
+from benchmarks import models, plain_script
+from benchmarks.interleave import interleaved
+from benchmarks.our_training import OurTraining, documents, plan, train_request
+from benchmarks.report import Report, flags, read_flags
+from benchmarks.skewed_data import write_skewed
+from benchmarks.speed import Speed
+
+BAR, MEMORY_BAR = 1.0, 0.15
+CONFIGS: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+class QuantisedTraining(OurTraining):
+    """Our side with a quantised base."""
+
+    def on(self, kind: str, model: Path, train: rq.Train, pack_tokens: list[int]) -> Speed:
+        """Train once on the base quantised to `kind`."""
+        self.fields = {"quantization": kind}
+        return self.run(model, train, pack_tokens)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure both kinds and the memory of the layers."""
+    parser = flags(__doc__, repeats="pairs")
+    parser.add_argument("--rows", type=int, default=120, help="examples in the data (default 120)")
+    chosen, words = read_flags(parser, arguments, pairs=1, rows=16)
+    report = Report("quantised_training", "Training on quantised bases", words)
+    transformers_logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder, QuantisedTraining() as ours:
+        size = models.TINY if chosen.quick else models.LLAMA_32M
+        model = models.random_llama(Path(folder) / "llama", size)
+        data = write_skewed(Path(folder) / "skewed.jsonl", chosen.rows)
+        memory(model, report, judged=not chosen.quick)
+        for kind in CONFIGS:
+            speed(kind, model, data, ours, chosen, report)
+        report.facts = {
+            "model": models.describe(model),
+            "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
+            "script": "prepare_model_for_kbit_training without checkpointing, fp32, batches of 8",
+        }
+    return report.finish(save=chosen.save)
+
+
+def memory(model: Path, report: Report, *, judged: bool) -> None:
+    """Add what nf4 with double quantisation keeps of the layers and of the whole base."""
+    request = rq.LoadModel(source=str(model), quantization="nf4", double_quant=True)
+    facts = load(request, Control(0, lambda message: None)).facts
+    share = facts.quantized_bytes / facts.quantized_full_bytes
+    good = share <= MEMORY_BAR if judged else None
+    report.add(
+        "quantised layers / fp32, nf4 and double quantisation", f"{share:.3f}x", "<= 0.15x", good
+    )
+    whole = facts.memory_measured_bytes / (4 * facts.parameters)
+    report.add("the whole base / fp32", f"{whole:.3f}x")
+
+
+def speed(kind: str, model: Path, data: Path, ours: Any, chosen: Any, report: Report) -> None:
+    """Measure a kind: both sides in turns, after one run of each that is not counted."""
+    train = train_request(data, budget=1024, epochs=1, precision="fp32")
+    examples = documents(train, model)
+    pack_tokens = [sum(len(examples[n]) for n in pack) for pack in plan(train, examples)]
+    plain_script.AutoModelForCausalLM = _Quantising(kind)  # type: ignore[assignment,misc]
+    try:
+        found = interleaved(
+            lambda: ours.on(kind, model, train, pack_tokens),
+            lambda: plain_script.train_plainly(model, train, examples, "fp32"),
+            pairs=chosen.pairs,
+        )
+    finally:
+        plain_script.AutoModelForCausalLM = AutoModelForCausalLM
+    ratio = found.ratios(lambda side: side.steps)
+    good = None if chosen.quick else ratio.median >= BAR
+    report.add(f"{kind}: ours / script", f"{ratio:.2f}", ">= 1.0", good)
+
+
+class _Quantising:
+    """Reads the script's model as plain PEFT's own example does."""
+
+    def __init__(self, kind: str) -> None:
+        self._config = BitsAndBytesConfig(**CONFIGS[kind])
+
+    def from_pretrained(self, folder: Path, **fields: Any) -> Any:
+        """Load, quantise and prepare."""
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=self._config, device_map={"": "cpu"}, **fields
+        )
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
