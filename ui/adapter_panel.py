@@ -13,7 +13,7 @@ from ui import adapter_detail, text
 from ui.adapter_detail import report_card
 from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
-from ui.safe_view import Node, el, safe_view
+from ui.safe_view import Node, el, facts, safe_view
 from ui.session_bar import BASE_COLOUR
 
 WAIT_SECONDS = 600.0
@@ -282,7 +282,7 @@ def saved_card(saved: rs.SavedAdapter) -> Node:
 def _measured(report: rs.AdapterReport) -> Node:
     if not report.layers:
         return report_card(report)
-    listed = adapter_detail.facts(adapter_detail.report_facts(report))
+    listed = facts(adapter_detail.report_facts(report))
     return el("div", adapter_detail.heat_map(report.layers), listed, cls="aw-report")
 
 

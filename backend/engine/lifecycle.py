@@ -1,17 +1,16 @@
 """Adapters come and go: adding, taking off, deleting, restoring, renaming. Whole or not at all."""
 
 import time
-from pathlib import Path
 
 import torch
 
-from backend.engine import adapters, inspection, memory, saving
+from backend.engine import adapters, inspection, memory, plain_lora, saving
 from backend.engine.control import Control
 from backend.engine.incoming import Incoming, incoming
 from backend.engine.inspection import Place
 from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
-from backend.errors import NotFound, Unsupported
+from backend.errors import NotFound
 from backend.library import LIBRARY_SOURCE, Library, new_adapter_id
 from backend.requests import InspectAdapter, LoadAdapter
 from backend.results import (
@@ -61,12 +60,16 @@ def add(
     with incoming(request.source, session.library, control) as found:
         control.progress("Checking the adapter", force=True)
         scanned = scan(found.folder, session.layers(), name=found.name)
-        info = _info(request, found, scanned, facts, session.library, reserved)
         notes = [inspection.base_match(found, facts)[1]]
+        if scanned.initial:
+            scanned, note = _baked(session, found, scanned)
+            notes.append(note)
+        info = _info(request, found, scanned, facts, session.library, reserved)
         control.check_stop()
         try:
             with session.library.receive(info) as folder:
-                notes += _write(session, found, scanned, info, folder)
+                base_name = session.base.model.name_or_path
+                adapters.write_folder(folder, scanned.config, scanned.tensors, base_name)
                 session.load_folder(folder, info.id)
                 difference = saving.verify(session, info.id, folder)
                 info = info.model_copy(update={"max_difference": difference})
@@ -116,17 +119,15 @@ def _remove(info: AdapterInfo, session: Session) -> Removed:
     return Removed(name=info.name, active=session.active, freed_bytes=freed)
 
 
-def _write(
-    session: Session, found: Incoming, scanned: Scanned, info: AdapterInfo, folder: Path
-) -> list[str]:
-    """Write the adapter in normal form; returns what was done to it."""
-    if scanned.initial:
-        raise Unsupported(
-            f"{found.name} began as {inspection.method_title(scanned)}, which changes the base.",
-            cure="Save it converted to plain LoRA where it was trained.",
-        )
-    adapters.write_folder(folder, scanned.config, scanned.tensors, session.base.model.name_or_path)
-    return []
+def _baked(session: Session, found: Incoming, scanned: Scanned) -> tuple[Scanned, str]:
+    """Return a PiSSA or OLoRA adapter as the plain LoRA that does the same, and say so."""
+    baked = plain_lora.bake(found.folder, session.base.model)
+    fits = [fit._replace(rank=baked.rank, alpha=baked.rank, scaling=1.0) for fit in scanned.fits]
+    note = (
+        f"{inspection.method_title(scanned)} changes the base's own weights, so it was turned into "
+        f"plain LoRA of rank {baked.rank}, which does the same (error {baked.error:.0e})."
+    )
+    return Scanned(baked.config, fits, baked.tensors, ""), note
 
 
 def _info(
