@@ -54,7 +54,7 @@ class Page:
             gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         self.screens: dict[str, Screen] = {}
-        with gr.Tabs(elem_id="tabs") as self.tabs:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as self.tabs:
             self.train = self._tab("Train", TrainTab)
             self.load = self._tab("Load", LoadTab)
             self.combine = self._tab("Combine", CombineTab)

@@ -31,8 +31,7 @@ class LoadModel(Request):
         "none",
         label="Quantisation",
         level="basic",
-        help="Keeps the layers in 4 (nf4, fp4) or 8 bits: less memory, slightly different answers. "
-        "nf4 suits trained weights better than fp4.",
+        help="Keeps layers in 4 bits (nf4, fp4) or 8: less memory, slightly different answers.",
     )
     double_quant: bool = knob(
         False,

@@ -31,6 +31,7 @@ def requests_for(path: str) -> list[rq.Request]:
         train,
         rq.Preflight(train=train),
         rq.PreviewData(data=path),
+        rq.QuantizationTable(source=path),
         rq.InspectAdapter(source=path),
         rq.LoadAdapter(source=path),
         rq.SaveAdapter(name="x", destination=path),

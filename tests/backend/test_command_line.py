@@ -55,14 +55,14 @@ def test_a_round_from_an_empty_workspace_to_a_scored_adapter(tmp_path: Path) -> 
     [
         (
             ["train", "--name", "x", "--adapter.rank", "0"],
-            "Error: Rank: input should be greater than or equal to 1, got 0.",
+            "Error: Rank must be at least 1, got 0. Try 8.",
         ),
         (["train"], "Error: Name is missing."),
         (
             ["score", "--texts", "oops", "--variants", "[[]]"],
-            "Error: texts: input should be a valid list, got 'oops'.",
+            "Error: Texts must be a list, got 'oops'.",
         ),
-        (["resume", "--run_id", "../../etc"], "Error: Run: string should match pattern"),
+        (["resume", "--run_id", "../../etc"], "Error: Run cannot be '../../etc'."),
         (["run", "missing.json"], "Error: missing.json cannot be read: "),
     ],
 )

@@ -19,9 +19,8 @@ WRONG: list[Any] = [
     [[["x", "y"]]], [{"role": "nobody"}], ["x"] * 2000, object(),
 ]  # fmt: skip
 FOREIGN = re.compile(
-    r"input should|should be|should have|valid|unable to parse|pydantic|instance|dictionary"
-    r"|surrogate|tuple|\bNone\b|NoneType|<|string",
-    re.IGNORECASE,
+    r"(?i:input should|should be|should have|valid|unable to parse|pydantic|instance|dictionary"
+    r"|surrogate|tuple|<|string)|\bNone\b|NoneType",
 )
 
 

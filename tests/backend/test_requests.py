@@ -23,6 +23,7 @@ SAMPLES: list[rq.Request] = [
     rq.Chat(messages=[rq.Message(role="user", content="Hello")], variant=[("pirate", 1.0)]),
     rq.SideBySide(conversations=[[rq.Message(role="user", content="Hello")]], variants=[[]]),
     rq.NextToken(prompt="Hello", variants=[[]], top=3),
+    rq.QuantizationTable(source="starter"),
     rq.InspectAdapter(source="library:pirate"),
     rq.LoadAdapter(source="someone/adapter", name="theirs"),
     rq.UnloadAdapter(name="pirate"),

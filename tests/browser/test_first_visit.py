@@ -120,10 +120,10 @@ def test_an_adapter_is_turned_on_for_all_tabs(visits: Visits, client: Client, tr
 
 def test_a_copy_is_saved_and_verified(page: Page, app: App, trained: str) -> None:
     page.get_by_role("tab", name="Load").click()
-    page.get_by_role("button", name="Save a copy").first.click()
+    page.locator("#adapters tr", has_text=trained).locator("td").nth(2).click()
     folder = app.workspace / "copies" / "visitor"
-    page.get_by_label("Folder").fill(str(folder))
-    page.get_by_role("button", name="Save a copy").last.click()
+    page.get_by_label("Save a copy to").fill(str(folder))
+    page.get_by_role("button", name="Save a copy").click()
     expect(page.locator(".aw-evidence", has_text="Verified: read back")).to_be_visible()
     assert (folder / "adapter_model.safetensors").is_file()
 
@@ -148,7 +148,7 @@ def test_an_unknown_model_is_a_sentence(page: Page, client: Client) -> None:
     client.predict({"source": "starter"}, api_name="/load_model")
 
 
-@pytest.mark.parametrize("tab", ["Train", "Load", "Chat", "Runs"])
+@pytest.mark.parametrize("tab", ["Train", "Load", "Combine", "Merge", "Hot-swap", "Chat", "Runs"])
 @pytest.mark.parametrize(("look", "width"), [("dark", 1400), ("phone", 390)])
 def test_every_tab_fits_dark_and_on_a_phone(
     visits: Visits, trained: str, tab: str, look: str, width: int
