@@ -78,6 +78,7 @@ CHECKS = (
     ("types", ("mypy",)),
     ("tests", ("pytest",)),
 )
+COMPILER_NAMES = ("g++", "clang++", "c++")
 CHROMIUM_NAMES = (
     "chromium",
     "chromium-browser",
@@ -567,7 +568,7 @@ def need_chromium() -> str:
     """Return a browser for the browser tests, installing Debian's if there is none."""
     found = find_chromium()
     if not found and shutil.which("apt-get"):
-        install_chromium()
+        install_for_tests("chromium", "Chromium", "the browser tests")
         found = find_chromium()
     if not found:
         raise SetupError(
@@ -577,19 +578,32 @@ def need_chromium() -> str:
     return found
 
 
-def install_chromium() -> None:
-    """Install Debian's Chromium; where that needs a password, sudo asks for it."""
+def need_compiler() -> None:
+    """Make sure that there is a C++ compiler, which the tests of compiled models need."""
+    if sys.platform == "win32" or any(map(shutil.which, COMPILER_NAMES)):
+        return
+    if shutil.which("apt-get"):
+        install_for_tests("g++", "A C++ compiler", "the tests of compiled models")
+    if not any(map(shutil.which, COMPILER_NAMES)):
+        raise SetupError(
+            "The tests of compiled models need a C++ compiler (g++ or clang++), and none was found."
+            " Install one, then start again."
+        )
+
+
+def install_for_tests(package: str, title: str, what_for: str) -> None:
+    """Install a package of Debian's; where that needs a password, sudo asks for it."""
     is_root = sys.platform != "win32" and os.geteuid() == 0
     sudo = [] if is_root or not shutil.which("sudo") else ["sudo"]
     wait = ["-o", "DPkg::Lock::Timeout=120"]
-    print("Installing Chromium for the browser tests with apt-get.", flush=True)
+    print(f"Installing {package} for {what_for} with apt-get.", flush=True)
     VENV.mkdir(exist_ok=True)
     with open(LOG, "a", encoding="utf-8") as log:
-        for words in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+        for words in (["update"], ["install", "-y", "--no-install-recommends", package]):
             command = [*sudo, "apt-get", *wait, *words]
             if run_child(command, stdout=log, stderr=log):
                 raise SetupError(
-                    f"Chromium, which the browser tests need, could not be installed: {command[-1]}"
+                    f"{title}, which is for {what_for}, could not be installed: {command[-1]}"
                     f" of apt-get failed. Install it by hand, then start again. Details: {LOG}"
                 )
 
@@ -639,6 +653,7 @@ def carry_out(plan: Plan) -> int:
     environment = {**ENVIRONMENT, **os.environ}
     if plan.test:
         environment["CHROMIUM"] = need_chromium()
+        need_compiler()
     elif not plan.install:
         check_port(plan.rest)
     set_up(tests=plan.test)

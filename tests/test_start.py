@@ -583,6 +583,22 @@ def test_apt_get_that_fails_is_told(programs: Path) -> None:
 
 
 @posix_only
+def test_a_missing_compiler_comes_from_apt_get(programs: Path) -> None:
+    write_program(
+        programs / "apt-get",
+        f'case "$*" in *install*) echo > "{programs}/g++"; /bin/chmod +x "{programs}/g++";; esac',
+    )
+    start.need_compiler()
+    assert (programs / "g++").exists()
+
+
+@posix_only
+def test_no_compiler_and_no_apt_get_ends_with_a_sentence(programs: Path) -> None:
+    with pytest.raises(start.SetupError, match="need a C"):
+        start.need_compiler()
+
+
+@posix_only
 def test_no_browser_and_no_apt_get_ends_with_a_sentence(programs: Path) -> None:
     with pytest.raises(start.SetupError, match="need Chromium or Chrome"):
         start.need_chromium()

@@ -1,19 +1,15 @@
-"""The hot-swap slot: exact after each swap, nothing recompiled, left without a trace."""
+"""The hot-swap slot: exact after each swap, left without a trace, unharmed by faults."""
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from backend import Service
 from backend import requests as rq
-from backend import results as rs
 from backend.engine import compiling
-from backend.engine.dispatch import Engine
 from backend.errors import (
     InvalidRequest,
     ModelError,
@@ -22,6 +18,7 @@ from backend.errors import (
     VerificationFailed,
     WorkbenchError,
 )
+from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import (
     enlist,
     layer_names,
@@ -29,125 +26,7 @@ from tests.engine.tiny import (
     plain_scores,
     scores,
     start_service,
-    write_base,
 )
-
-ATTENTION = ["q_proj", "v_proj"]
-FIVE = {
-    "en": lora(r=4, lora_alpha=8),
-    "en_formal": lora(r=8, lora_alpha=4, target_modules=ATTENTION),
-    "attn": lora(r=16, lora_alpha=32, use_rslora=True),
-    "layers": lora(r=16, lora_alpha=8, rank_pattern={"q_proj": 5}, alpha_pattern={"down_proj": 40}),
-    "wide": lora(r=32, lora_alpha=16, lora_dropout=0.1),
-}
-HAS_COMPILER = compiling.obstacle(torch.device("cpu")) == ""
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler on this machine")
-
-
-def start(service: Service, request: rq.Request) -> rs.Result:
-    result: rs.Result = service.start(request).result(timeout=900)
-    return result
-
-
-def ask(text: str, variant: rq.Variant) -> rq.Chat:
-    return rq.Chat(
-        messages=[rq.Message(role="user", content=text)], variant=variant, max_new_tokens=6
-    )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service with the five adapters of the issue and a DoRA adapter in its library."""
-    with start_service(tmp_path_factory.mktemp("workspace"), base) as service:
-        for seed, (name, config) in enumerate(FIVE.items()):
-            enlist(service, name, config, seed=seed)
-        enlist(service, "heavy", lora(r=4, use_dora=True), seed=9)
-        yield service
-
-
-@pytest.fixture
-def service(shared: Service) -> Iterator[Service]:
-    """The shared service, out of any slot and with the base alone, before and after."""
-    yield shared
-    if shared.snapshot().slot is not None:
-        start(shared, rq.EndHotswap())
-    start(shared, rq.SetActive(adapters=[]))
-
-
-@pytest.fixture
-def slot(service: Service) -> Service:
-    """The five adapters in a slot that was not compiled."""
-    start(service, rq.PrepareHotswap(adapters=list(FIVE), compile=False))
-    return service
-
-
-def folder(service: Service, name: str) -> Path:
-    return service.library.folder(service.library.get(name).id)
-
-
-# -- compiled ------------------------------------------------------------------------------------
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_thirty_swaps_among_five_adapters_compile_nothing_and_answer_exactly(
-    service: Service, base: Path
-) -> None:
-    from torch._dynamo.utils import counters
-
-    expected = {name: plain_scores(base, folder(service, name)) for name in FIVE}
-    alone = plain_scores(base, None)
-
-    prepared = start(service, rq.PrepareHotswap(adapters=list(FIVE)))
-    graphs = counters["stats"]["unique_graphs"]
-    told = []
-    for number in range(30):
-        name = list(FIVE)[(number * 2) % 5]
-        told.append(start(service, rq.Hotswap(adapter=name)))
-        start(service, ask("Where is the cat? " * (1 + number % 7), [(name, 1.0)]))
-        assert scores(service, [(name, 1.0)]) == pytest.approx(expected[name], rel=1e-5)
-
-    assert prepared.compiled
-    assert prepared.graphs >= 2  # the prompt's and the next token's: `generate` was compiled
-    assert prepared.rank == 32
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert sum(swap.recompilations for swap in told) == 0
-    assert max(swap.max_difference for swap in told) <= 1e-5
-    assert scores(service, []) == pytest.approx(alone, rel=1e-5)
-    assert prepared.times is not None
-    assert prepared.times.recompile_seconds > prepared.times.hotswap_seconds
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_pytorch_itself_finds_nothing_to_recompile(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start(service, rq.PrepareHotswap(adapters=list(FIVE)))
-    seen = []
-    handle = Engine.handle
-
-    def strictly(engine: Engine, message: dict[str, Any]) -> None:
-        # on the engine's own thread: torch keeps its settings apart by thread
-        with torch._dynamo.config.patch(error_on_recompile=True):
-            seen.append(torch._dynamo.config.error_on_recompile)
-            handle(engine, message)
-
-    monkeypatch.setattr(Engine, "handle", strictly)
-    for number, name in enumerate([*FIVE, *FIVE]):
-        start(service, rq.Hotswap(adapter=name))
-        start(service, ask("Where is the cat? " * (1 + number), [(name, 1.0)]))
-
-    assert seen == [True] * 20
-    assert service.snapshot().slot.recompilations == 0
-
 
 # -- exact ---------------------------------------------------------------------------------------
 
