@@ -66,7 +66,7 @@ def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanne
     _require_plain_lora(raw, name)
     shapes = _shapes(folder, name)
     names = _layer_names(shapes, name)
-    config = _normal_form(raw, names, name)
+    config = _normal_form(raw, names, layers, name)
     if layers is not None:
         _require_same_layers(config, names, layers, name)
     fits = [_fit(config, layer) for layer in names]
@@ -181,7 +181,9 @@ _REFUSED = {
 _FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 
 
-def _normal_form(raw: dict[str, Any], names: list[str], name: str) -> LoraConfig:
+def _normal_form(
+    raw: dict[str, Any], names: list[str], layers: list[Target] | None, name: str
+) -> LoraConfig:
     """Return a configuration with plain module names that is PEFT's own otherwise.
 
     A regular expression as target is replaced by the layers that the file holds: running a foreign
@@ -193,7 +195,7 @@ def _normal_form(raw: dict[str, Any], names: list[str], name: str) -> LoraConfig
             lora_alpha=_number(raw.get("lora_alpha", 8), "lora_alpha", name),
             lora_dropout=_dropout(raw.get("lora_dropout", 0.0), name),
             **{flag: _flag(raw.get(flag), flag, name) for flag in _FLAGS},
-            target_modules=_plain_targets(raw, names),
+            target_modules=_plain_targets(raw, names, layers),
             rank_pattern=_pattern(raw, "rank_pattern", name),
             alpha_pattern=_pattern(raw, "alpha_pattern", name),
             task_type="CAUSAL_LM",
@@ -203,17 +205,19 @@ def _normal_form(raw: dict[str, Any], names: list[str], name: str) -> LoraConfig
         raise ModelError(f"The {CONFIG} of {name} cannot be used: {error}") from None
 
 
-def _plain_targets(raw: dict[str, Any], names: list[str]) -> list[str]:
+def _plain_targets(raw: dict[str, Any], names: list[str], layers: list[Target] | None) -> list[str]:
     """Return the targets where they are plain names, else the layers of the file.
 
-    Names without a layer in the file are left out: PEFT would put empty adapters where they fit.
+    Names of no layer that LoRA can act on here are left out: PEFT would put an empty adapter on the
+    head.
     """
     targets = raw.get("target_modules")
     odd = raw.get("layers_to_transform") or raw.get("exclude_modules")
     if odd or not isinstance(targets, list) or not all(_is_plain(each) for each in targets):
         return list(names)
-    ends = {part for name in names for part in _suffixes(name)}
-    used = [each for each in targets if each in ends]
+    known = {part for name in names for part in _suffixes(name)}
+    known.update(part for layer in layers or () for part in _suffixes(layer.name))
+    used = [each for each in targets if each in known]
     covered = set(used)
     return used if all(covered & _suffixes(name) for name in names) else list(names)
 
