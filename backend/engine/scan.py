@@ -158,7 +158,7 @@ def _names_transformers(mapping: object) -> bool:
 
 
 _MERGE_ELSEWHERE = "Use an adapter without it, or merge it into its base where it was trained."
-_NOTHING = (None, False, [], {}, "", "none")
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
 _KNOWN = {field.name for field in dataclasses.fields(LoraConfig)}
 _REFUSED = {
     "modules_to_save": "brings whole layers of its own (modules_to_save), which cannot be blended "

@@ -8,7 +8,6 @@ test_quantization (bitsandbytes) and test_batch (hooks).
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -104,15 +103,14 @@ def test_numbers_that_are_not_finite_load_in_silence(base: Path, write: Write) -
 
 
 def test_a_foreign_regular_expression_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`(([a-z0-9_.])+)+!` runs for ever; here it is enough that it would be run."""
+    """`(([a-z0-9_.])+)+!` runs for ever; here it is enough that one would be run."""
     run = []
-    spy = SimpleNamespace(
-        **{name: getattr(re, name) for name in ("match", "search", "compile", "sub")},
-        fullmatch=lambda pattern, text: run.append(pattern),
-    )
-    monkeypatch.setattr(tuners_utils, "re", spy)
-    config = lora(target_modules="(([a-z0-9_.])+)+!")
-    tuners_utils.check_target_module_exists(config, "model.layers.0.self_attn.q_proj")
+
+    def fullmatch(pattern: str, text: str) -> None:
+        run.append(pattern)
+
+    monkeypatch.setattr(re, "fullmatch", fullmatch)
+    tuners_utils.check_target_module_exists(lora(target_modules="a+"), "model.q_proj")
     still(bool(run), "regular expressions as targets", "scan.py (_plain_targets)")
 
 
