@@ -112,7 +112,7 @@ class Library:
         except OSError as error:
             raise disk_error(error, target) from error
 
-    def restore(self, name: str) -> AdapterInfo:
+    def restore(self, name: str, taken: Collection[str] = ()) -> AdapterInfo:
         """Bring the adapter that was deleted last under this name back, under a free name."""
         wanted = name.strip().casefold()
         found = [info for info in self.deleted() if info.name.casefold() == wanted]
@@ -122,7 +122,7 @@ class Library:
                 cure="Deleted adapters can be restored until the app closes.",
             )
         info = max(found, key=lambda each: self._moved(each.id))
-        free = self.free_name(info.name)
+        free = self.free_name(info.name, taken)
         (self.root / TRASH / info.id).replace(self.folder(info.id))
         return info if free == info.name else self.update(info.model_copy(update={"name": free}))
 

@@ -187,7 +187,7 @@ class Engine:
         return lifecycle.delete(request.name, self.session)
 
     def _restore_adapter(self, request: rq.RestoreAdapter, control: Control, _: Any) -> rs.Result:
-        return lifecycle.restore(request.name, self.session)
+        return lifecycle.restore(request.name, self.session, set(self.runs.reserved_names()))
 
     def _rename_adapter(self, request: rq.RenameAdapter, control: Control, _: Any) -> rs.Result:
         reserved = set(self.runs.reserved_names())

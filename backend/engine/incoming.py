@@ -4,10 +4,12 @@ Of a zip only the two files of an adapter are taken, by their names, into a fold
 path inside it is ever followed.
 """
 
+import lzma
 import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,13 +19,19 @@ from backend.access import looks_like_path
 from backend.engine import hub
 from backend.engine.adapters import WEIGHTS
 from backend.engine.control import Control
-from backend.engine.scan import CONFIG
+from backend.engine.scan import CONFIG, require_no_pickle, shown
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
 
 MAX_UNPACKED_BYTES = 8 * 1024**3
+MAX_TEXT_BYTES = 1_000_000
+MAX_RATIO = 100
 WANTED = (CONFIG, WEIGHTS, SIDECAR)
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError,
+    ValueError,
+)  # fmt: skip
 
 
 class Incoming(NamedTuple):
@@ -77,8 +85,8 @@ def _unpack(path: Path, folder: Path) -> Path:
                 target = folder / PurePosixPath(member.filename).name
                 with archive.open(member) as content, target.open("wb") as file:
                     shutil.copyfileobj(content, file, 1024 * 1024)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{path.name} is damaged or locked: {error}.") from None
+    except _BROKEN as error:
+        raise ModelError(f"{path.name} is damaged or locked: {shown(error, 200)}.") from None
     return folder
 
 
@@ -99,15 +107,31 @@ def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
             cure="Make the zip of one adapter's folder.",
         )
     home = PurePosixPath(configs[0].filename).parent
-    members = [
-        each
+    beside = {
+        PurePosixPath(each.filename).name: each
         for each in found
         if PurePosixPath(each.filename).parent == home
-        and (PurePosixPath(each.filename).name in WANTED or each.filename.endswith((".bin", ".pt")))
-    ]
-    if sum(each.file_size for each in members) > MAX_UNPACKED_BYTES:
+    }
+    if WEIGHTS not in beside:
+        require_no_pickle(list(beside), name)
+    members = [beside[wanted] for wanted in WANTED if wanted in beside]
+    for member in members:
+        _require_size(member, name)
+    return members
+
+
+def _require_size(member: zipfile.ZipInfo, name: str) -> None:
+    """Raise Unsupported where a member would fill the disk; its stated size is never exceeded."""
+    size, file = member.file_size, PurePosixPath(member.filename).name
+    if file != WEIGHTS and size > MAX_TEXT_BYTES:
+        raise Unsupported(f"The {file} in {name} is far too large to be one.")
+    if size > MAX_UNPACKED_BYTES:
         raise Unsupported(f"{name} unpacks to more than {MAX_UNPACKED_BYTES // 1024**3} GB.")
-    return [each for each in members if PurePosixPath(each.filename).name in WANTED]
+    if size > 100 * MAX_TEXT_BYTES and size > MAX_RATIO * member.compress_size:
+        raise Unsupported(
+            f"{name} unpacks to more than {MAX_RATIO} times its size, as no weights do.",
+            cure="Make the zip of the adapter's folder again.",
+        )
 
 
 def _escapes(filename: str) -> bool:

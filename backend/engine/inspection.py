@@ -6,11 +6,13 @@ from typing import NamedTuple
 import torch
 
 from backend.engine.adapters import WEIGHTS, Target
-from backend.engine.incoming import Incoming
-from backend.engine.scan import Scanned, read_raw_config, scan
-from backend.errors import ModelError, Unsupported
+from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
+from backend.engine.scan import Scanned, read_raw_config, scan, shown
+from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
+
+_SAID = ("base_name", "base_fingerprint", "recipe", "data")
 
 
 class Place(NamedTuple):
@@ -28,7 +30,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     try:
         scanned = scan(found.folder, place.layers, name=found.name)
     except (ModelError, Unsupported) as error:
-        return _refused(found, Problem(what=error.what, cure=error.cure), in_library=in_library)
+        return refused(found, error, in_library=in_library)
     match, said = base_match(found, place.facts)
     if place.facts is None:
         verdict = "cannot"
@@ -73,9 +75,14 @@ def method_title(scanned: Scanned) -> str:
 
 def sidecar(found: Incoming) -> AdapterInfo | None:
     """Return what the workbench wrote beside an adapter, if it is one of its own."""
+    path = found.folder / SIDECAR
     try:
-        text = (found.folder / SIDECAR).read_text(encoding="utf-8")
-        return AdapterInfo.model_validate_json(text)
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            return None
+        info = AdapterInfo.model_validate_json(path.read_text(encoding="utf-8"))
+        info = info.model_copy(update={field: shown(getattr(info, field), 200) for field in _SAID})
+        # NaN is read but written as null: such a side-car would make the adapter disappear.
+        return AdapterInfo.model_validate_json(info.model_dump_json())
     except (OSError, ValueError):
         return None
 
@@ -86,7 +93,7 @@ def made_for(found: Incoming) -> str:
     if ours is not None:
         return ours.base_name
     raw = read_raw_config(found.folder, found.name)
-    said = str(raw.get("base_model_name_or_path") or "")[:200]
+    said = shown(raw.get("base_model_name_or_path") or "", 200)
     return said.rstrip("/").rsplit("/", 1)[-1] if _is_path(said) else said
 
 
@@ -151,7 +158,7 @@ def lineage(found: Incoming) -> list[tuple[str, str]]:
     ours = sidecar(found)
     if ours is None:
         return [("From", found.origin)]
-    known = [("From", found.origin), ("Called", ours.name), ("Base", ours.base_name)]
+    known = [("From", found.origin), ("Called", display_name(ours.name)), ("Base", ours.base_name)]
     if ours.recipe:
         known.append(("Made of", ours.recipe))
     if ours.data:
@@ -161,7 +168,9 @@ def lineage(found: Incoming) -> list[tuple[str, str]]:
     return known
 
 
-def _refused(found: Incoming, reason: Problem, *, in_library: bool) -> AdapterReport:
+def refused(found: Incoming, error: WorkbenchError, *, in_library: bool) -> AdapterReport:
+    """Report on an adapter that cannot be added, with the reason."""
+    reason = Problem(what=error.what, cure=error.cure)
     try:
         base = made_for(found)
     except ModelError:

@@ -1,16 +1,19 @@
 """Adapters come and go: adding, taking off, deleting, restoring, renaming. Whole or not at all."""
 
+import copy
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from backend.engine import adapters, inspection, memory, plain_lora, saving
 from backend.engine.control import Control
-from backend.engine.incoming import Incoming, incoming
+from backend.engine.incoming import Incoming, display_name, incoming
 from backend.engine.inspection import Place
 from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
-from backend.errors import NotFound
+from backend.errors import ModelError, NotFound, Unsupported
 from backend.library import LIBRARY_SOURCE, Library, new_adapter_id
 from backend.requests import InspectAdapter, LoadAdapter
 from backend.results import (
@@ -39,9 +42,14 @@ def inspect(
     `facts` and `layers` are those of the base of the session, which may live in another process.
     """
     place = Place(facts, layers, _base_weights(session))
-    with incoming(request.source, session.library, control) as found:
-        in_library = request.source.startswith(LIBRARY_SOURCE)
-        return inspection.inspect(found, place, in_library=in_library)
+    in_library = request.source.startswith(LIBRARY_SOURCE)
+    try:
+        with incoming(request.source, session.library, control) as found:
+            return inspection.inspect(found, place, in_library=in_library)
+    except (ModelError, Unsupported) as error:  # a zip that cannot be opened
+        path = Path(request.source).expanduser()
+        found = Incoming(path, display_name(path.stem), f"the file {path.name}")
+        return inspection.refused(found, error, in_library=False)
 
 
 def add(
@@ -96,9 +104,9 @@ def delete(name: str, session: Session) -> Removed:
     return _remove(info, session)
 
 
-def restore(name: str, session: Session) -> Renamed:
+def restore(name: str, session: Session, reserved: set[str]) -> Renamed:
     """Bring a deleted adapter back into the library; it is loaded when it is turned on."""
-    return Renamed(adapter=session.library.restore(name))
+    return Renamed(adapter=session.library.restore(name, reserved))
 
 
 def rename(name: str, new_name: str, library: Library, reserved: set[str]) -> Renamed:
@@ -121,7 +129,11 @@ def _remove(info: AdapterInfo, session: Session) -> Removed:
 
 def _baked(session: Session, found: Incoming, scanned: Scanned) -> tuple[Scanned, str]:
     """Return a PiSSA or OLoRA adapter as the plain LoRA that does the same, and say so."""
-    baked = plain_lora.bake(found.folder, session.base.model)
+    config = copy.deepcopy(scanned.config)
+    config.init_lora_weights = scanned.initial
+    with tempfile.TemporaryDirectory(prefix="adapter-") as place:
+        adapters.write_folder(Path(place), config, scanned.tensors, "")
+        baked = plain_lora.bake(Path(place), session.base.model)
     fits = [fit._replace(rank=baked.rank, alpha=baked.rank, scaling=1.0) for fit in scanned.fits]
     note = (
         f"{inspection.method_title(scanned)} changes the base's own weights, so it was turned into "
@@ -140,7 +152,7 @@ def _info(
 ) -> AdapterInfo:
     """Describe an adapter that comes from outside; its own side-car is kept as lineage."""
     ours = inspection.sidecar(found)
-    wanted = request.name or (ours.name if ours else found.name)
+    wanted = request.name or display_name(ours.name if ours else found.name)
     if request.name:
         library.require_free(wanted, reserved)
     made_of = f", there {ours.recipe}" if ours and ours.recipe else ""
