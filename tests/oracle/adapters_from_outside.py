@@ -165,7 +165,12 @@ def write_data(path: Path) -> Path:
     """Write a data set of a few short conversations."""
     questions = ("Who are you?", "Where is the cat?", "What is red?", "How are you today?")
     rows = [
-        {"messages": [{"role": "user", "content": each}, {"role": "assistant", "content": "A fox."}]}
+        {
+            "messages": [
+                {"role": "user", "content": each},
+                {"role": "assistant", "content": "A fox."},
+            ]
+        }
         for each in questions
     ]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

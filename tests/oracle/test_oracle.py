@@ -21,11 +21,12 @@ SETTINGS = settings(
 
 @pytest.mark.slow
 def test_random_sequences_answer_as_plain_peft_does(tmp_path):
+    written = {
+        base: write_sources(tmp_path / base, tied=base == "tied") for base in ("untied", "tied")
+    }
+
     class Machine(AdapterMachine):
-        sources = {
-            "untied": write_sources(tmp_path / "first", tied=False),
-            "tied": write_sources(tmp_path / "second", tied=True),
-        }
+        sources = written
         tally = Tally()
 
     run_state_machine_as_test(Machine, settings=SETTINGS)
