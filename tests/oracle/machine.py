@@ -6,7 +6,6 @@ on a fresh base (`workbench.compare`); a step that is refused must leave everyth
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -32,11 +31,11 @@ BROKEN += ["hanging", "incomplete"]
 
 
 class AdapterMachine(RuleBasedStateMachine):
-    """Random sequences; a subclass gives `sources` by base and a `tally`, perhaps an end."""
+    """Random sequences; a subclass gives `sources` by base and a `tally`."""
 
     sources: dict[str, Sources]
     tally: Tally
-    over: Callable[[], bool] = staticmethod(lambda: False)
+    before_step: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +48,6 @@ class AdapterMachine(RuleBasedStateMachine):
 
     @initialize(base=st.sampled_from(["untied", "tied"]), data=st.data())
     def open(self, base: str, data: st.DataObject) -> None:
-        if self.over():
-            return
         self.bench = Workbench(Path(tempfile.mkdtemp(prefix="oracle-")), self.sources, self.tally)
         self._load_base(base)
         for kind in data.draw(st.lists(st.sampled_from(sorted(TAKEN)), min_size=2, max_size=3)):
@@ -66,8 +63,6 @@ class AdapterMachine(RuleBasedStateMachine):
     )
     def add(self, kind: str, zipped: bool, name: str) -> None:
         with self._step("add") as bench:
-            if bench is None:
-                return
             if self._taken(name):
                 source = str(bench.own.taken[kind])
                 bench.refuse("add", rq.LoadAdapter(source=source, name=name))
@@ -78,15 +73,13 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(broken=st.sampled_from(BROKEN), zipped=st.booleans())
     def add_what_is_refused(self, broken: str, zipped: bool) -> None:
         with self._step("add, refused") as bench:
-            if bench is None:
-                return
             source = self._source(bench.own.refused[broken], zipped=zipped)
             bench.refuse(f"add {broken}", rq.LoadAdapter(source=source))
 
     @rule(data=st.data())
     def load_from_library(self, data: st.DataObject) -> None:
         with self._step("load") as bench:
-            if bench is None or not bench.adapters:
+            if not bench.adapters:
                 return
             name = data.draw(st.sampled_from(sorted(bench.adapters)))
             request = rq.LoadAdapter(source=f"library:{name}")
@@ -99,8 +92,8 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(["", *NAMES]))
     def add_a_saved_copy(self, data: st.DataObject, name: str) -> None:
         with self._step("add a copy") as bench:
-            copies = [] if bench is None else [c for c in bench.copies if c[1].base == bench.base]
-            if bench is None or not copies or self._taken(name):
+            copies = [c for c in bench.copies if c[1].base == bench.base]
+            if not copies or self._taken(name):
                 return
             folder, known = data.draw(st.sampled_from(copies))
             added = bench.run(rq.LoadAdapter(source=str(folder), name=name)).adapter
@@ -112,16 +105,13 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def activate(self, data: st.DataObject) -> None:
         with self._step("activate") as bench:
-            if bench is not None:
-                variant = self._variant(data, "active")
-                bench.run(rq.SetActive(adapters=variant))
-                bench.active = variant
+            variant = self._variant(data, "active")
+            bench.run(rq.SetActive(adapters=variant))
+            bench.active = variant
 
     @rule(data=st.data(), strength=STRENGTHS)
     def activate_what_is_refused(self, data: st.DataObject, strength: float) -> None:
         with self._step("activate, refused") as bench:
-            if bench is None:
-                return
             good = self._variant(data, "good part")
             wrong = [("nobody", strength), *good[:1] * 2]
             wrong += [(n, 1.0) for n in bench.names(fitting=False)]
@@ -133,8 +123,6 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ask_other_variants(self, data: st.DataObject) -> None:
         with self._step("ask others") as bench:
-            if bench is None:
-                return
             first, second = self._variant(data, "first"), self._variant(data, "second")
             turn = [rq.Message(role="user", content="Who are you?")]
             with bench.untouched():
@@ -157,8 +145,8 @@ class AdapterMachine(RuleBasedStateMachine):
     )
     def combine(self, data: st.DataObject, method: Any, name: str, rank: int | None) -> None:
         with self._step("combine") as bench:
-            sources = [] if bench is None else self._variant(data, "ingredients", any_weight=True)
-            if bench is None or not sources:
+            sources = self._variant(data, "ingredients", any_weight=True)
+            if not sources:
                 return
             request = rq.Combine(name=name, sources=sources, method=method, rank=rank)
             dora = any(bench.adapters[n].strength == "on-off" for n, _ in sources)
@@ -176,7 +164,7 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(NAMES), rank=st.sampled_from([None, 2, 30, 4000]))
     def convert(self, data: st.DataObject, name: str, rank: int | None) -> None:
         with self._step("convert") as bench:
-            if bench is None or not bench.adapters:
+            if not bench.adapters:
                 return
             old = data.draw(st.sampled_from(sorted(bench.adapters)))
             request = rq.ConvertAdapter(name=old, new_name=name, rank=rank)
@@ -194,8 +182,6 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(NAMES), dora=st.booleans(), onwards=st.booleans())
     def train(self, data: st.DataObject, name: str, dora: bool, onwards: bool) -> None:
         with self._step("train") as bench:
-            if bench is None:
-                return
             names = bench.names()
             start = data.draw(st.sampled_from(names)) if onwards and names else None
             request = rq.Train(
@@ -220,8 +206,8 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def merge(self, data: st.DataObject) -> None:
         with self._step("merge") as bench:
-            variant = [] if bench is None else self._variant(data, "to merge")
-            if bench is None or not variant:
+            variant = self._variant(data, "to merge")
+            if not variant:
                 return
             self.costly += 1
             folder = bench.fresh_path("merged")
@@ -241,8 +227,8 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def save(self, data: st.DataObject) -> None:
         with self._step("save") as bench:
-            names = [] if bench is None else bench.names()
-            if bench is None or not names:
+            names = bench.names()
+            if not names:
                 return
             name = data.draw(st.sampled_from(names))
             folder = bench.fresh_path("copy")
@@ -256,7 +242,7 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), new=st.sampled_from(NAMES))
     def rename(self, data: st.DataObject, new: str) -> None:
         with self._step("rename") as bench:
-            if bench is None or not bench.adapters:
+            if not bench.adapters:
                 return
             old = data.draw(st.sampled_from(sorted(bench.adapters)))
             request = rq.RenameAdapter(name=old, new_name=new)
@@ -270,7 +256,7 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def unload(self, data: st.DataObject) -> None:
         with self._step("unload") as bench:
-            if bench is None or not bench.adapters:
+            if not bench.adapters:
                 return
             name = data.draw(st.sampled_from(sorted(bench.adapters)))
             request = rq.UnloadAdapter(name=name)
@@ -284,7 +270,7 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         with self._step("delete") as bench:
-            if bench is None or not bench.adapters:
+            if not bench.adapters:
                 return
             name = data.draw(st.sampled_from(sorted(bench.adapters)))
             bench.run(rq.DeleteAdapter(name=name))
@@ -295,8 +281,6 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def restore(self, data: st.DataObject) -> None:
         with self._step("restore") as bench:
-            if bench is None:
-                return
             bench.refuse("restore", rq.RestoreAdapter(name="nobody"))
             if not bench.deleted:
                 return
@@ -313,8 +297,6 @@ class AdapterMachine(RuleBasedStateMachine):
     @rule(base=st.sampled_from(["untied", "tied", "nothing"]))
     def load_base(self, base: str) -> None:
         with self._step("load base") as bench:
-            if bench is None:
-                return
             if base == "nothing":
                 bench.refuse("load base", rq.LoadModel(source=str(bench.folder / "nothing")))
             else:
@@ -327,8 +309,6 @@ class AdapterMachine(RuleBasedStateMachine):
     )
     def fail_to_verify(self, data: st.DataObject, what: str, late: bool) -> None:
         with self._step("fail") as bench:
-            if bench is None:
-                return
             names = [n for n in bench.names() if bench.adapters[n].strength == "any"]
             if what == "add" or not names:
                 source = data.draw(st.sampled_from(sorted(bench.own.taken.items())))[1]
@@ -395,9 +375,9 @@ class AdapterMachine(RuleBasedStateMachine):
         assert bench is not None
         if not bench.names():
             return []
-        names = data.draw(
-            st.lists(st.sampled_from(bench.names()), max_size=3, unique=True), label=label
-        )
+        size = min(data.draw(st.sampled_from([2, 1, 3, 0])), len(bench.names()))
+        some = st.lists(st.sampled_from(bench.names()), min_size=size, max_size=size, unique=True)
+        names = data.draw(some, label=label)
         graded = [any_weight or bench.adapters[name].strength == "any" for name in names]
         return [
             (name, data.draw(STRENGTHS) if free else 1.0)
@@ -417,24 +397,23 @@ class AdapterMachine(RuleBasedStateMachine):
 
 
 class _Step:
-    """One step: counted, and compared with plain PEFT at its end; no workbench where all is over.
-
-    A step that raises is not compared.
-    """
+    """One step, compared with plain PEFT at its end and counted, if anything was asked in it."""
 
     def __init__(self, machine: AdapterMachine, kind: str) -> None:
         self.machine, self.kind = machine, kind
-        self.started = time.monotonic()
 
-    def __enter__(self) -> Workbench | None:
-        return None if self.machine.over() else self.machine.bench
+    def __enter__(self) -> Workbench:
+        self.machine.before_step()
+        bench = self.machine.bench
+        assert bench is not None
+        bench.asked = False
+        return bench
 
     def __exit__(self, failure: object, *_: object) -> None:
-        bench, tally = self.machine.bench, self.machine.tally
-        if failure is not None or bench is None or self.machine.over():
-            return
-        bench.compare(self.kind)
-        tally.steps[self.kind] += 1
+        bench = self.machine.bench
+        if failure is None and bench is not None and bench.asked:
+            bench.compare(self.kind)
+            self.machine.tally.steps[self.kind] += 1
 
 
 def _fail(*_: Any, **__: Any) -> float:

@@ -10,7 +10,7 @@ from tests.oracle.workbench import Tally
 
 SETTINGS = settings(
     max_examples=6,
-    stateful_step_count=40,
+    stateful_step_count=36,
     deadline=None,
     derandomize=True,
     database=None,

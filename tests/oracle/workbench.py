@@ -66,6 +66,7 @@ class Workbench:
         self.base = ""
         self.base_scores: dict[str, list[float]] = {}
         self.copies: list[tuple[Path, Known]] = []
+        self.asked = False
         self._number = 0
 
     def close(self) -> None:
@@ -79,6 +80,7 @@ class Workbench:
 
     def run(self, request: rq.Request) -> Any:
         """Run an operation to its end."""
+        self.asked = True
         return self.service.start(request).result(timeout=TIMEOUT_S)
 
     # -- what is there ---------------------------------------------------------------------------
