@@ -1,7 +1,9 @@
-"""The oracle: what plain PEFT says of adapters on a base that was loaded for this one question."""
+"""The oracle: what plain PEFT says of adapters on a base that is new for each question."""
 
+import copy
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,18 @@ def scores(base: Path, parts: Parts) -> list[float]:
     """Score the texts on a fresh base with these adapters active, in this order."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return score_texts(wrapped(fresh(base), parts), base)
+        return score_texts(wrapped(copy.deepcopy(loaded(base)), parts), base)
 
 
-def fresh(base: Path) -> Any:
-    """Load a base as plain Transformers does."""
+@lru_cache(maxsize=8)
+def loaded(base: Path) -> Any:
+    """Load a base as plain Transformers does; only copies of it are ever used."""
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+
+
+@lru_cache(maxsize=8)
+def tokenizer_of(base: Path) -> Any:
+    return AutoTokenizer.from_pretrained(base)
 
 
 def wrapped(model: Any, parts: Parts) -> Any:
@@ -47,7 +55,7 @@ def wrapped(model: Any, parts: Parts) -> Any:
 
 def score_texts(model: Any, base: Path) -> list[float]:
     """Return each text's total log-probability."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = tokenizer_of(base)
     found = []
     for text in TEXTS:
         ids = tokenizer(text, return_tensors="pt").input_ids
