@@ -22,6 +22,9 @@ FIGURES = {
     "starter_sets": "pirate: right before and after",
     "hotswap": "swap / copy_ of the same bytes",
     "merge_model": "time to merge and save, ours / PEFT",
+    "switching": "one switch, ours / set_adapter",
+    "loading_adapters": "time for all, ours / load_adapter",
+    "oracle": "steps that agree with plain PEFT",
 }
 FIGURES_OF_THE_APP = {
     "startup": "PyTorch in the page's process",
