@@ -27,12 +27,14 @@ class QuantizationPicker:
         self.bench = bench
         self.form = form
         self.view = safe_view(EMPTY, label="Quantisations of this base", elem_id="quantizations")
+        self.key = gr.State("")
+        """Changes when the table is out of date; see `key_for`."""
 
-    def connect(self, demo: gr.Blocks | None = None) -> None:
-        """Draw the table when the base changes; `demo` draws it when the page opens."""
+    def connect(self) -> None:
+        """Draw the table when the form names another base, and when `key` changes."""
         inputs = [self.form.components[name] for name in FIELDS]
         gr.on(
-            [self.form.components[name].change for name in FIELDS],
+            [self.key.change, *(self.form.components[name].change for name in FIELDS)],
             self.compare,
             inputs,
             self.view,
@@ -42,8 +44,16 @@ class QuantizationPicker:
         self.view.click(
             self.act, inputs, [self.view, self.form.components["quantization"]], **QUIET
         )
-        if demo is not None:
-            demo.load(self.compare, inputs, self.view, **QUIET)
+
+    def key_for(self, snapshot: rs.Snapshot) -> Any:
+        """Return what the table depends on in a session; nothing new while a job is running.
+
+        So the first one is drawn by the idle worker, and no page start pays for a second process.
+        """
+        if snapshot.job is not None or snapshot.phase == "down":
+            return gr.skip()
+        base = snapshot.base
+        return f"{base.fingerprint} {base.quantization}" if base is not None else "no base"
 
     def compare(self, *values: Any) -> Node:
         """Return the table for the base that the form names."""
