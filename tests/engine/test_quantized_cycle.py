@@ -1,4 +1,4 @@
-"""One adapter's whole life on each kind of base: load, train, save, reload, switch, blend, merge."""
+"""Adapters' whole life on each kind of base, from loading it to merging them into it."""
 
 from collections.abc import Iterator
 from pathlib import Path

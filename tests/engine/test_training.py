@@ -277,17 +277,17 @@ def test_a_run_that_runs_out_of_memory_keeps_its_steps_and_can_be_retried(
     base_only: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = scores(base_only, [])
-    real, calls = AdapterTrainer.training_step, iter(range(100))
+    real, calls = AdapterTrainer.compute_loss, iter(range(100))
 
     def exhausted(self: Any, *args: Any, **kwargs: Any) -> Any:
         if next(calls) == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(AdapterTrainer, "training_step", exhausted)
-    request = rq.Train(**{**QUICK, "tokens_per_step": 4096}, name="grew", save_every=100, epochs=9)
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", exhausted)
+    request = rq.Train(**{**QUICK, "tokens_per_step": 4096}, name="grew", save_every=100, epochs=8)
     job = base_only.start(request)
-    with pytest.raises(OutOfMemory, match="The largest cost is .* about .* of ") as caught:
+    with pytest.raises(OutOfMemory, match=r"The largest cost is .* about .* of ") as caught:
         job.result(timeout=300)
     monkeypatch.undo()
 
