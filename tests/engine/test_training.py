@@ -285,7 +285,9 @@ def test_a_run_that_runs_out_of_memory_keeps_its_steps_and_can_be_retried(
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(AdapterTrainer, "compute_loss", exhausted)
-    request = rq.Train(**{**QUICK, "tokens_per_step": 4096}, name="grew", save_every=100, epochs=8)
+    request = rq.Train(
+        **{**QUICK, "tokens_per_step": 1024}, name="grew", save_every=99, max_steps=5
+    )
     job = base_only.start(request)
     with pytest.raises(OutOfMemory, match=r"The largest cost is .* about .* of ") as caught:
         job.result(timeout=300)
