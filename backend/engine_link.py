@@ -16,6 +16,7 @@ from backend.errors import Busy, DiskFull, NotFound, Stopped, WorkbenchError, Wo
 from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.recipe import Recipe
+from backend.replay import REBUILDING, SLOT_LOST, Replay, death_text, what_follows
 from backend.runs import Runs
 from backend.runtime import Message, Runtime, StartRuntime, WorkerProcess, start_runtime
 from backend.settings import Settings
@@ -24,8 +25,6 @@ from backend.storage import remove_partials
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
 MEMORY_EVERY_S = 2.0
-REBUILDING = "The session is being rebuilt."
-SLOT_LOST = "The hot-swap slot has to be prepared again."
 
 
 class EngineLink:
@@ -47,8 +46,7 @@ class EngineLink:
         self._jobs: dict[int, Job] = {}
         self._side_runtimes: dict[int, Runtime | None] = {}
         self._next_id = 1
-        self._replaying: list[rq.Request] = []
-        self._replay_job: Job | None = None
+        self._replay = Replay(self.begin)
         self._memory = (0.0, 0)
         self._closed = False
         self._start = start or start_runtime
@@ -158,7 +156,7 @@ class EngineLink:
         recipe = Recipe.load(self._recipe_file)
         with self.lock:
             self.recipe = recipe if recipe.base else Recipe(base=rq.LoadModel(source="starter"))
-            return self._replay()
+            return self._replay.start(self.recipe)
 
     def close(self) -> None:
         """End the engine: training is stopped and saved first, other jobs end with Stopped."""
@@ -264,14 +262,14 @@ class EngineLink:
         if message["type"] == "error":
             error = from_dict(message["error"])
             self._note_failure(job, error)
-            if job is self._replay_job:  # what fails beside it leaves the rebuilding alone
-                self._replaying.clear()
+            if job is self._replay.job:  # what fails beside it leaves the rebuilding alone
+                self._replay.skip_the_rest()
             job.fail(error)
         else:
-            if job is not self._replay_job:
+            if job is not self._replay.job:
                 self._remember(job.request)
             job.finish(OPERATIONS[type(job.request)].result.model_validate(message["result"]))
-        if job is self._replay_job and self._replay_step() is None:
+        if job is self._replay.job and self._replay.step() is None:
             self._say_it_is_back()
 
     def _release(self, job: Job) -> None:
@@ -298,7 +296,7 @@ class EngineLink:
             self.say("bad", str(error))
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
-        if job is self._replay_job and job.operation == "set-active":
+        if job is self._replay.job and job.operation == "set-active":
             self.say("bad", f"The base is back, but its adapters are not on: {error}")
         elif job.operation in ("train", "resume", "load-model"):
             self.say("bad", str(error))
@@ -319,7 +317,7 @@ class EngineLink:
             if self._closed:
                 return
             job = self.current
-            was_replaying = job is not None and job is self._replay_job
+            was_replaying = job is not None and job is self._replay.job
             preparing = job is not None and job.operation == "prepare-hotswap"
             had_slot = self.slot is not None or preparing
             self._runtime, self.base, self.active = None, None, []
@@ -327,52 +325,17 @@ class EngineLink:
             lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
             if was_replaying:
                 self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
-            text = f"{self._death_text(job, reason)} {self._what_follows(was_replaying)}".strip()
+            said = death_text(job, reason, self.runs)
+            text = f"{said} {what_follows(self.recipe, was_replaying)}".strip()
             if had_slot:
                 text = text.replace(REBUILDING, f"{SLOT_LOST} {REBUILDING}")
             for each in lost:
                 self._release(each)
-            self._replaying, self._replay_job = [], None
+            self._replay.give_up()
             self.say("bad", text)
-            self._replay()
+            self._replay.start(self.recipe)
         for each in lost:
             each.fail(WorkerDied(text))
-
-    def _death_text(self, job: Job | None, reason: str) -> str:
-        if job is not None and job.run_id is not None:
-            run = self.runs.get(job.run_id)
-            if job.stops >= 2:
-                run.interrupt("Ended at once, as asked.", state="stopped")
-                return f"{job.title} was ended at once."
-            run.interrupt(f"The model process is gone: {reason}.")
-            checkpoint = run.latest_checkpoint()
-            step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
-            advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
-            return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
-        during = f" during: {job.title}" if job else ""
-        return f"The model process is gone{during}: {reason}."
-
-    def _what_follows(self, was_replaying: bool) -> str:
-        if was_replaying:
-            return "It died while the session was being rebuilt, so that is given up. Load a base."
-        return REBUILDING if self.recipe.base is not None else ""
-
-    def _replay(self) -> Job | None:
-        """Start rebuilding the session from its recipe; returns the job of its base."""
-        if self.recipe.base is None:
-            return None
-        self._replaying = [self.recipe.base]
-        if self.recipe.active:
-            self._replaying.append(rq.SetActive(adapters=self.recipe.active))
-        return self._replay_step()
-
-    def _replay_step(self) -> Job | None:
-        """Start the next step of the recipe, if one is left."""
-        self._replay_job = None
-        if not self._replaying:
-            return None
-        self._replay_job = self.begin(self._replaying.pop(0))
-        return self._replay_job
 
     def _on_side_exit(self, job: Job, reason: str) -> None:
         with self.lock:

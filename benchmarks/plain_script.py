@@ -5,6 +5,7 @@ Eight examples a batch, padded to the longest of them; prompts masked; the model
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from backend.engine.tokens import Tokens
 from benchmarks.speed import Speed, StepLog
 
 BATCH = 8
+
+
+def read_in_full(folder: Path) -> Any:
+    """Read the model as most scripts do."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 class StepClock(TrainerCallback):
@@ -50,12 +56,14 @@ def train_plainly(
     precision: str,
     *,
     grouped: bool = False,
+    read: Callable[[Path], Any] = read_in_full,
+    batch: int = BATCH,
+    on_gpu: bool = False,
 ) -> Speed:
     """Train once and tell how fast it went, in useful tokens. `grouped`: like lengths together."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     model = get_peft_model(
-        model,
+        read(model_folder),
         LoraConfig(
             r=train.adapter.rank,
             lora_alpha=int(train.adapter.effective_alpha),
@@ -66,14 +74,16 @@ def train_plainly(
     clock = StepClock(precision)
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
 
-    def counted(batch: list[dict[str, list[int]]]) -> Any:
-        clock.log.tokens.append(sum(len(row["input_ids"]) for row in batch))
-        return collate(batch)
+    def counted(rows: list[dict[str, list[int]]]) -> Any:
+        clock.log.tokens.append(sum(len(row["input_ids"]) for row in rows))
+        return collate(rows)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
-            args=script_arguments(folder, train, precision, grouped=grouped),
+            args=script_arguments(
+                folder, train, precision, grouped=grouped, batch=batch, on_gpu=on_gpu
+            ),
             train_dataset=[as_row(example) for example in examples],  # type: ignore[arg-type]
             data_collator=counted,
             callbacks=[clock],
@@ -85,18 +95,20 @@ def train_plainly(
 
 
 def script_arguments(
-    folder: str, train: rq.Train, precision: str, *, grouped: bool
+    folder: str, train: rq.Train, precision: str, *, grouped: bool, batch: int, on_gpu: bool
 ) -> TrainingArguments:
     """Return what such a script sets; the rest stays at Trainer's defaults."""
     return TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch,
         num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        gradient_checkpointing=train.gradient_checkpointing,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
         bf16=precision == "bf16",
         train_sampling_strategy="group_by_length" if grouped else "random",
-        use_cpu=True,
+        use_cpu=not on_gpu,
         dataloader_pin_memory=False,
         save_strategy="no",
         report_to=[],

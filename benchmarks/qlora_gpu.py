@@ -1,16 +1,29 @@
-"""QLoRA of a random 8 B Llama on an NVIDIA GPU: memory and speed. Needs about 40 GB of disk."""
+"""QLoRA of a random 8 B Llama on an NVIDIA GPU beside plain PEFT. Needs about 40 GB of disk."""
 
+import gc
 import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from peft import prepare_model_for_kbit_training
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from backend import requests as rq
 from benchmarks.models import STARTER_MODEL
 from benchmarks.our_training import OurTraining, documents, plan, train_request
+from benchmarks.plain_script import BATCH, train_plainly
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
+from benchmarks.speed import Speed
 
 LENGTH, RANK = 2048, 16
 
@@ -19,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Train a few steps on the GPU and report; without one, say so and stop."""
     parser = flags(__doc__)
     parser.add_argument("--layers", type=int, default=32, help="layers of the model (default 32)")
+    parser.add_argument(
+        "--batch", type=int, default=BATCH, help=f"examples a step of the script (default {BATCH})"
+    )
     chosen, words = read_flags(parser, arguments)
     if not torch.cuda.is_available():
         print("No NVIDIA GPU here: nothing was measured.")
@@ -34,11 +50,50 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         examples = documents(train, model)
         packs = [sum(len(examples[n]) for n in pack) for pack in plan(train, examples)]
-        speed = ours.run(model, train, packs)
-        report.add("tokens a second", f"{speed.steps:,.0f}")
-        report.add("peak memory", f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
-        report.facts = {"device": torch.cuda.get_device_name(0)}
+        mine = measured(report, "ours", lambda: ours.run(model, train, packs))
+        ours.service.start(rq.UnloadModel()).result(60)
+        script = measured(
+            report,
+            "script",
+            lambda: train_plainly(
+                model, train, examples, "bf16", read=read_qlora, batch=chosen.batch, on_gpu=True
+            ),
+        )
+        report.add("ours / script, tokens a second", f"{mine.steps / script.steps:.2f}")
+        report.facts = {
+            "device": torch.cuda.get_device_name(0),
+            "bitsandbytes": version("bitsandbytes"),
+            "model": f"Llama 3 8B in shape, {chosen.layers} layers, random weights",
+            "settings": f"nf4, double quantisation, rank {RANK}, length {LENGTH}, checkpointing",
+            "script": f"PEFT's QLoRA example with Trainer, bf16, batches of {chosen.batch}",
+        }
     return report.finish(save=chosen.save)
+
+
+def measured(report: Report, side: str, train: Callable[[], Speed]) -> Speed:
+    """Train once, and report speed and peak memory of that alone."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    speed = train()
+    report.add(f"{side}: tokens a second", f"{speed.steps:,.0f}")
+    report.add(f"{side}: peak memory", f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    report.add(f"{side}: loss, first and last", f"{speed.first_loss:.3f}, {speed.last_loss:.3f}")
+    return speed
+
+
+def read_qlora(folder: Path) -> Any:
+    """Read the script's model as PEFT's own QLoRA example does."""
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": 0}
+    )
+    return prepare_model_for_kbit_training(model)
 
 
 def random_8b(folder: Path, layers: int) -> Path:

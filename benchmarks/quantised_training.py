@@ -12,9 +12,10 @@ from transformers.utils import logging as transformers_logging
 from backend import requests as rq
 from backend.engine.base_model import load
 from backend.engine.control import Control
-from benchmarks import models, plain_script
+from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.our_training import OurTraining, documents, plan, train_request
+from benchmarks.plain_script import train_plainly
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
 from benchmarks.speed import Speed
@@ -75,32 +76,27 @@ def speed(kind: str, model: Path, data: Path, ours: Any, chosen: Any, report: Re
     train = train_request(data, budget=1024, epochs=1, precision="fp32")
     examples = documents(train, model)
     pack_tokens = [sum(len(examples[n]) for n in pack) for pack in plan(train, examples)]
-    plain_script.AutoModelForCausalLM = _Quantising(kind)  # type: ignore[assignment,misc]
-    try:
-        found = interleaved(
-            lambda: ours.on(kind, model, train, pack_tokens),
-            lambda: plain_script.train_plainly(model, train, examples, "fp32"),
-            pairs=chosen.pairs,
-        )
-    finally:
-        plain_script.AutoModelForCausalLM = AutoModelForCausalLM
+    found = interleaved(
+        lambda: ours.on(kind, model, train, pack_tokens),
+        lambda: train_plainly(
+            model, train, examples, "fp32", read=lambda folder: read_quantised(folder, kind)
+        ),
+        pairs=chosen.pairs,
+    )
     ratio = found.ratios(lambda side: side.steps)
     good = None if chosen.quick else ratio.median >= BAR
     report.add(f"{kind}: ours / script", f"{ratio:.2f}", ">= 1.0", good)
 
 
-class _Quantising:
-    """Reads the script's model as plain PEFT's own example does."""
-
-    def __init__(self, kind: str) -> None:
-        self._config = BitsAndBytesConfig(**CONFIGS[kind])
-
-    def from_pretrained(self, folder: Path, **fields: Any) -> Any:
-        """Load, quantise and prepare."""
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, quantization_config=self._config, device_map={"": "cpu"}, **fields
-        )
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+def read_quantised(folder: Path, kind: str) -> Any:
+    """Read, quantise and prepare the script's model as plain PEFT's own example does."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        quantization_config=BitsAndBytesConfig(**CONFIGS[kind]),
+        device_map={"": "cpu"},
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from ui.forms import Form
 from ui.safe_view import Node, button, clicked, el, safe_view
 
 TABLE_SECONDS = 120.0
-FIELDS = ("source", "precision", "device", "revision")
+FIELDS = ("source", "precision", "device", "revision", "quantization")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+HEADS = ("Keep as", "Memory", "A step takes", "Works", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
 
 
@@ -27,12 +28,14 @@ class QuantizationPicker:
         self.bench = bench
         self.form = form
         self.view = safe_view(EMPTY, label="Quantisations of this base", elem_id="quantizations")
+        self.key = gr.State("")
+        """Changes when the table is out of date; see `key_for`."""
 
-    def connect(self, demo: gr.Blocks | None = None) -> None:
-        """Draw the table when the base changes; `demo` draws it when the page opens."""
+    def connect(self) -> None:
+        """Draw the table when the form names another base, and when `key` changes."""
         inputs = [self.form.components[name] for name in FIELDS]
         gr.on(
-            [self.form.components[name].change for name in FIELDS],
+            [self.key.change, *(self.form.components[name].change for name in FIELDS)],
             self.compare,
             inputs,
             self.view,
@@ -40,22 +43,33 @@ class QuantizationPicker:
             **QUIET,
         )
         self.view.click(
-            self.act, inputs, [self.view, self.form.components["quantization"]], **QUIET
+            self.act,
+            inputs_kwargs={name: self.form.components[name] for name in FIELDS},
+            outputs=[self.view, self.form.components["quantization"]],
+            **QUIET,
         )
-        if demo is not None:
-            demo.load(self.compare, inputs, self.view, **QUIET)
+
+    def key_for(self, snapshot: rs.Snapshot) -> Any:
+        """Return what the table depends on in a session; nothing new while a job is running.
+
+        So the first one is drawn by the idle worker, and no page start pays for a second process.
+        """
+        if snapshot.job is not None or snapshot.phase == "down":
+            return gr.skip()
+        base = snapshot.base
+        return f"{base.fingerprint} {base.quantization}" if base is not None else "no base"
 
     def compare(self, *values: Any) -> Node:
         """Return the table for the base that the form names."""
         return self._table(dict(zip(FIELDS, values, strict=True)), measure=False)
 
-    def act(self, *values: Any, event: gr.EventData) -> tuple[Any, Any]:
+    def act(self, event: gr.EventData, **values: Any) -> tuple[Any, Any]:
         """Choose the clicked quantisation, or measure the speed on this machine."""
         act, argument = clicked(event)
         if act == "choose":
             return gr.skip(), argument
         if act == "measure":
-            table = self._table(dict(zip(FIELDS, values, strict=True)), measure=True)
+            table = self._table(values, measure=True)
             return table, gr.skip()
         return gr.skip(), gr.skip()
 
@@ -74,17 +88,17 @@ class QuantizationPicker:
             table = self.bench.start(request).result(timeout=TABLE_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return el("p", explain(error).sentence, cls="aw-quiet")
-        return quantization_table(table)
+        return quantization_table(table, str(values["quantization"]))
 
 
-def quantization_table(table: rs.QuantizationTable) -> Node:
-    """Describe the table: a row for each quantisation, the recommendation and its reason below."""
-    rows = [_row(choice, table) for choice in table.choices]
-    chosen = next(c for c in table.choices if c.quantization == table.recommended)
+def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
+    """Describe the table: the recommendation with its reason, and a row for each quantisation."""
+    rows = [_row(choice, chosen) for choice in table.choices]
+    best = next(c for c in table.choices if c.quantization == table.recommended)
     return el(
         "div",
-        tables.table("Quantisations", ("Keep as", "Memory", "A step takes", "Works", ""), rows),
-        el("p", el("strong", f"Recommended: {chosen.title}. "), table.reason),
+        el("p", el("strong", f"Recommended: {best.title}. "), table.reason),
+        tables.table("Quantisations", HEADS, rows),
         el(
             "p",
             f"Speed: {table.speed_from}. ",
@@ -95,17 +109,20 @@ def quantization_table(table: rs.QuantizationTable) -> Node:
     )
 
 
-def _row(choice: rs.QuantizationChoice, table: rs.QuantizationTable) -> Node:
+def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
     memory = text.size(choice.memory_bytes)
-    limits = f"not: {choice.cannot}" if choice.cannot else "everything"
+    mine = choice.quantization == chosen
+    limits = f"all but {choice.cannot}" if choice.cannot else "all"
     return el(
         "tr",
         tables.cell("Keep as", choice.title, el("div", choice.summary, cls="aw-quiet")),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
         tables.cell("A step takes", _speed(choice.relative_seconds)),
-        tables.cell("Works", limits, cls="aw-quiet"),
-        tables.cell("", button("Choose", "choose", choice.quantization)),
-        cls="selected" if choice.quantization == table.recommended else None,
+        tables.cell("Works", el("span", limits, title=choice.can), cls="aw-quiet"),
+        tables.cell(
+            "", el("span", "Chosen") if mine else button("Choose", "choose", choice.quantization)
+        ),
+        cls="selected" if mine else None,
     )
 
 

@@ -42,7 +42,8 @@ def _part(name: str, value: Child, tab: str, title: str) -> Node:
 def _base(base: rs.ModelFacts | None) -> Node:
     if base is None:
         return el("span", "none", cls="aw-quiet")
-    size = f"{text.short_count(base.parameters)}, {base.precision}"
+    kept = base.precision if base.quantization == "none" else base.quantization
+    size = f"{text.short_count(base.parameters)}, {kept}"
     return chip(text.shorten(base.name, 32), BASE_COLOUR, size)
 
 

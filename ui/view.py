@@ -117,11 +117,15 @@ def _ready_card(report: rs.PreflightReport) -> Node:
     time = f", {text.about(report.seconds)}" if report.seconds else ""
     if time and report.seconds_from:
         time += f" ({report.seconds_from})"
+    memory = (
+        ""  # the memory card below says it
+        if report.memory_parts
+        else f", {text.size(report.memory_bytes)} of "
+        f"{text.size(report.memory_available_bytes)} free memory"
+    )
     sentence = (
         f"{text.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
-        f"{text.plural(report.steps, 'step')}{time}, "
-        f"{text.size(report.memory_bytes)} of {text.size(report.memory_available_bytes)} "
-        "free memory."
+        f"{text.plural(report.steps, 'step')}{time}{memory}."
     )
     notes = report.notes
     usual = usual_rate(report.total_parameters)

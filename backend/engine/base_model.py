@@ -1,7 +1,5 @@
 """Loading a base model: everything that can be known is checked before a weight is read."""
 
-import hashlib
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -9,31 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
-    __version__,
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.access import looks_like_path
-from backend.checkpoint import title, weight_files
-from backend.engine import estimate, hub, memory, quantization
+from backend.checkpoint import title
+from backend.engine import base_folder, base_size, memory, quantization
 from backend.engine.checks import bound
 from backend.engine.control import Control
-from backend.errors import ModelError, NotFound, Unsupported
+from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel
 from backend.results import ModelFacts
-from backend.settings import STARTER
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-READ_AHEAD = 5  # full-precision layers in memory at once while Transformers 5.23 quantises
 
 
 @dataclass(frozen=True)
@@ -87,14 +78,14 @@ def prepare(request: LoadModel, control: Control) -> Plan:
     """
     device = choose_device(request.device)
     precision, reason = choose_precision(request.precision, device)
-    folder = find(request.source, request.revision, control)
-    config = check_folder(folder)
-    _require_known(folder, config)
+    folder = base_folder.find(request.source, request.revision, control)
+    config = base_folder.check_folder(folder)
+    base_folder.require_known(folder, config)
     quantization.require_possible(request, config, precision, title(folder))
-    parameters, predicted = predict(folder, DTYPES[precision])
+    parameters, predicted = base_size.predict(folder, DTYPES[precision])
     passing = 0
     if request.quantization != "none":
-        predicted, passing = predict_quantized(folder, request, precision, parameters)
+        predicted, passing = base_size.predict_quantized(folder, request, precision, parameters)
     return Plan(
         request=request,
         folder=folder,
@@ -102,7 +93,7 @@ def prepare(request: LoadModel, control: Control) -> Plan:
         device=device,
         precision=precision,
         precision_reason=reason,
-        tokenizer=read_tokenizer(folder),
+        tokenizer=base_folder.read_tokenizer(folder),
         parameters=parameters,
         memory_bytes=predicted,
         passing_bytes=passing,
@@ -127,10 +118,10 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     from_hub = source != "starter" and not looks_like_path(source)
     model.name_or_path = source if from_hub else str(plan.folder)
     memory.release(plan.device)  # what reading and quantising left behind
-    measured = tensor_bytes(model)
+    measured = base_size.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
     facts = ModelFacts(
-        name=display_name(source, plan.folder),
+        name=base_folder.display_name(source, plan.folder),
         source=source,
         path=str(plan.folder),
         architecture=model.config.model_type,
@@ -146,7 +137,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         chat_template=bool(plan.tokenizer.chat_template),
         memory_predicted_bytes=plan.memory_bytes,
         memory_measured_bytes=measured,
-        fingerprint=fingerprint(model, plan.folder),
+        fingerprint=base_size.fingerprint(model, plan.folder),
         seconds=time.monotonic() - started,
         quantization=wanted,
         quantization_note=(
@@ -183,198 +174,6 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     return "fp32", "exact, as it can be on a processor"
 
 
-def find(source: str, revision: str | None, control: Control) -> Path:
-    """Return the folder that a source means, downloading it where it is a Hub id."""
-    if source == "starter":
-        return STARTER / "model"
-    if looks_like_path(source):
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            raise NotFound(
-                f"There is no folder {source!r}.",
-                cure="Check the path; a Hub id looks like HuggingFaceTB/SmolLM2-135M.",
-            )
-        return folder.resolve()
-    return hub.fetch_model(source, revision, control)
-
-
-def display_name(source: str, folder: Path) -> str:
-    """Return what people call this base."""
-    return folder.name if looks_like_path(source) and source != "starter" else source
-
-
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Return the folder's config; raises where it is no model that can be loaded safely."""
-    config_file, name = folder / "config.json", title(folder)
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{name} holds an adapter, not a base model.",
-            cure="Load the base it was made for first, then add the adapter.",
-        )
-    if not config_file.exists():
-        raise ModelError(f"{name} has no config.json, so it is not a model folder.")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{name}/config.json is not a JSON object.")
-    if "auto_map" in config:
-        raise Unsupported(
-            f"{name} brings its own program code, which the workbench never runs.",
-            cure="Choose a model whose architecture is part of Transformers.",
-        )
-    if not weight_files(folder):
-        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt*")
-        )
-        if pickled:
-            raise Unsupported(
-                f"{name} has its weights only as {pickled[0]}, a format that can run code.",
-                cure="Convert it to safetensors first.",
-            )
-        raise ModelError(
-            f"{name} has a config but no weights (no model.safetensors).",
-            cure="Only safetensors are read: choose another base, or convert it first.",
-        )
-    return config
-
-
-def _require_known(folder: Path, config: dict[str, Any]) -> None:
-    """Raise where Transformers does not know the architecture or knows it for another task."""
-    name, kind = title(folder), config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise Unsupported(
-            f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
-            cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
-        )
-    try:
-        known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"{name}/config.json cannot be used: {_short(error)}", details=str(error)
-        ) from error
-    if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise Unsupported(
-            f"{name} is a {kind} model, which does not continue text.",
-            cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
-        )
-
-
-def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
-    """Return the number of parameters and the bytes they will take, from the file headers alone."""
-    count = 0
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    count += _numel(file.get_slice(key).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{path.name} is damaged or cut off ({error}).", cure="Download it again."
-            ) from None
-    return count, count * dtype.itemsize
-
-
-def predict_quantized(
-    folder: Path, request: LoadModel, precision: str, parameters: int
-) -> tuple[int, int]:
-    """Return the bytes that a quantised base will take, and what reading it takes for a moment.
-
-    Raises Unsupported where the model has no layer that can be quantised.
-    """
-    shape = estimate.Shape.of(skeleton(folder), parameters)
-    if not shape.linear:
-        raise Unsupported(
-            f"{title(folder)} has no layers that bitsandbytes can quantise.",
-            cure="Load it with quantisation none.",
-        )
-    setup = estimate.Setup(
-        stored=precision, quantization=request.quantization, double_quant=request.double_quant
-    )
-    return estimate.weight_bytes(shape, setup), READ_AHEAD * 4 * shape.largest
-
-
-def tensor_bytes(model: torch.nn.Module) -> int:
-    """Return the bytes that a model's tensors take, shared ones once.
-
-    The process's resident memory would tell of the allocator's reserves too, and differ each time.
-    """
-    tensors = (*model.parameters(), *model.buffers(), *quantization.state_tensors(model))
-    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
-
-
-def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
-    """Hash the shapes and a sample of the weights, so that an equal name alone proves nothing.
-
-    The sample is rounded to bf16, so that the same model stored in either type is the same base.
-    So is a quantised one: its quantised weights are read from the checkpoint in `folder`.
-    """
-    digest = hashlib.sha256()
-    weights: dict[str, torch.Tensor] = {
-        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" not in name
-    }
-    quantized = {name.replace(".base_layer", "") for name, _ in quantization.layers(model)}
-    if quantized and folder is not None:
-        names = {f"{name.removeprefix('base_model.model.')}.weight" for name in quantized}
-        weights.update(_stored(folder, names))
-    for name, parameter in sorted(weights.items()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        stride = max(1, parameter.numel() // 64)
-        sample = parameter.detach().reshape(-1)[::stride].to("cpu", torch.bfloat16)
-        digest.update(sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return tensors of a checkpoint; they lie in the file until a number of them is read."""
-    found: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                name = _as_named(key, names)
-                if name is not None:
-                    found[name] = file.get_tensor(key)
-    if missing := sorted(names - found.keys()):
-        raise Unsupported(
-            f"{title(folder)} stores {missing[0]} under another name, so that its quantised form "
-            "could not be told from another base.",
-            cure="Load it with quantisation none.",
-        )
-    return found
-
-
-def _as_named(key: str, names: set[str]) -> str | None:
-    """Return the model's name of a stored tensor; some checkpoints lack the outermost part."""
-    if key in names:
-        return key
-    return next((name for name in names if name.endswith("." + key) and "." in key), None)
-
-
-def skeleton(folder: Path) -> torch.nn.Module:
-    """Build the model's modules without memory for weights: enough to match names and count."""
-    check_folder(folder)
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return model
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read a base's tokenizer; raises ModelError where it has none."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:
-        raise ModelError(
-            f"{title(folder)} has no tokenizer that can be read.", details=str(error)
-        ) from error
-    return tokenizer
-
-
 def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     config = quantization.bnb_config(plan.request, plan.device)
     try:
@@ -391,7 +190,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
         )
     except (ValueError, OSError, SafetensorError, KeyError) as error:
         raise ModelError(
-            f"{plan.title} could not be read: {_short(error)}",
+            f"{plan.title} could not be read: {base_folder.first_line(error)}",
             cure="Its files do not fit together: download it again.",
             details=str(error),
         ) from error
@@ -427,11 +226,3 @@ def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str)
             f"{uncounted[0]}.",
             details="\n".join(uncounted),
         )
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
-
-
-def _numel(shape: list[int]) -> int:
-    return int(torch.Size(shape).numel())

@@ -17,7 +17,7 @@ from backend import results as rs
 from backend.engine import (
     adapters,
     answers,
-    base_model,
+    base_folder,
     combine,
     conversion,
     hotswap,
@@ -175,7 +175,7 @@ class Engine:
         if message.get("base") is None:
             return None, None
         facts = rs.ModelFacts.model_validate(message["base"])
-        return facts, adapters.linear_layers(base_model.skeleton(Path(facts.path)))
+        return facts, adapters.linear_layers(base_folder.skeleton(Path(facts.path)))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
         return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))

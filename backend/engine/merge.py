@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from backend import checkpoint, merging
-from backend.engine import base_model, generate, memory, merge_stream
+from backend.engine import base_folder, base_model, generate, memory, merge_stream
 from backend.engine.base_model import DTYPES
 from backend.engine.checks import BOUNDS, require_close
 from backend.engine.control import Control
@@ -107,7 +107,7 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
 
 def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
     folder = Path(base.path)
-    config = base_model.check_folder(folder)
+    config = base_folder.check_folder(folder)
     if config.get("quantization_config"):
         raise Unsupported(
             f"The files of {base.name!r} are quantised themselves.",

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
-from backend.engine import adapters, base_model, checks
+from backend.engine import adapters, base_folder, checks
 from backend.engine.control import Control
 from backend.engine.safetensors_stream import (
     DTYPES,
@@ -58,7 +58,7 @@ class StreamedMerge:
     def __init__(self, folder: Path, parts: list[Part]) -> None:
         self.parts = parts
         self.stored = {tensor.key: tensor for tensor in checkpoint.tensors(folder)}
-        model = base_model.skeleton(folder)
+        model = base_folder.skeleton(folder)
         self.parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._peft = _put_on(model, parts)
         self.layers: dict[str, LoraLayer] = {
@@ -120,7 +120,7 @@ class StreamedMerge:
         return current, largest
 
     def _fingerprint(self, dtype: torch.dtype) -> str:
-        """Hash the files as `base_model.fingerprint` hashes the model loaded from them."""
+        """Hash the files as `base_size.fingerprint` hashes the model loaded from them."""
         digest = hashlib.sha256()
         for name, shape in sorted(self.parameters.items()):
             digest.update(f"{name}{shape}".encode())

@@ -12,6 +12,7 @@ import torch
 from backend.engine import (
     adapters,
     attention,
+    base_folder,
     base_model,
     data,
     estimate,
@@ -140,10 +141,10 @@ def _surroundings(session: Session, base_path: str | None) -> Surroundings:
     if base_path is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
     folder = Path(base_path)
-    model = base_model.skeleton(folder)
+    model = base_folder.skeleton(folder)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
     device = base_model.choose_device("auto")
-    tokenizer = base_model.read_tokenizer(folder)
+    tokenizer = base_folder.read_tokenizer(folder)
     return Surroundings(model, tokenizer, context, folder.name, "", device, None)
 
 

@@ -143,7 +143,7 @@ def _step_seconds(request: LoadModel, control: Control) -> float:
     base = base_model.load(request, control)
     config = adapters.configure(Lora(), adapters.linear_layers(base.model), "starter")
     peft = adapters.apply(base.model, None, config, "ad_probe")
-    ids = np.arange(DOCUMENT) % base.facts.vocabulary
+    ids = (np.arange(DOCUMENT) % base.facts.vocabulary).astype(np.int32)
     document = Tokens(ids, np.ones(DOCUMENT, dtype=bool))
     batch = packing.collate([document] * (TOKENS // DOCUMENT))
     peft.train()

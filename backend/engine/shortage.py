@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from dataclasses import replace
 
 import torch
 
@@ -50,7 +51,9 @@ def out_of_memory(
     """Return the error with its largest cost named, and the settings that would fit, if any do."""
     found = estimate.estimate(shape, setup)
     name, size = found.largest
-    room = round(ROOM * min(free, found.run))
+    # A retry is planned with exact allocation: measured against that, it is smaller than the run.
+    exact = estimate.estimate(shape, replace(setup, exact=True)).run
+    room = round(ROOM * min(free, exact))
     change = estimate.smallest_change(shape, setup, room, longest=longest)
     what = (
         f"The machine ran out of memory. The largest cost is {NAMES[name]}, "

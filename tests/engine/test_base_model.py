@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import base_model, memory
+from backend.engine import base_folder, base_model, base_size, memory
 from backend.engine.control import Control
 from backend.errors import ModelError, NotFound, OutOfMemory, Unsupported, WorkbenchError
 from backend.settings import STARTER
@@ -341,11 +341,11 @@ def test_weights_are_stored_in_the_precision_that_was_asked_for(
 
 
 def test_other_safetensors_in_a_folder_are_not_counted(folder: Path) -> None:
-    before, _ = base_model.predict(folder, torch.float32)
+    before, _ = base_size.predict(folder, torch.float32)
 
     save_file({"x": torch.zeros(1000)}, folder / "consolidated.safetensors")
 
-    assert base_model.predict(folder, torch.float32)[0] == before
+    assert base_size.predict(folder, torch.float32)[0] == before
 
 
 def test_a_base_in_several_files_is_the_same_base(folder: Path) -> None:
@@ -384,8 +384,8 @@ def test_the_fingerprint_of_a_wrapped_base_is_that_of_the_base() -> None:
 
     wrapped = get_peft_model(base.model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
 
-    assert base_model.fingerprint(base.model) == base.facts.fingerprint
-    assert base_model.fingerprint(wrapped) == base.facts.fingerprint
+    assert base_size.fingerprint(base.model) == base.facts.fingerprint
+    assert base_size.fingerprint(wrapped) == base.facts.fingerprint
 
 
 def test_a_model_in_the_hub_cache_is_called_by_its_id(tmp_path: Path) -> None:
@@ -393,4 +393,4 @@ def test_a_model_in_the_hub_cache_is_called_by_its_id(tmp_path: Path) -> None:
     cached.mkdir(parents=True)
 
     with pytest.raises(ModelError, match=r"someone/starter has no config\.json"):
-        base_model.check_folder(cached)
+        base_folder.check_folder(cached)

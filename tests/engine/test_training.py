@@ -273,6 +273,46 @@ def test_running_out_of_memory_names_it_and_changes_nothing(
     assert train(base_only, "too big", max_steps=2).state == "finished"
 
 
+def test_a_run_that_runs_out_of_memory_keeps_its_steps_and_can_be_retried(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = scores(base_only, [])
+    real, calls = AdapterTrainer.compute_loss, iter(range(100))
+
+    def exhausted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", exhausted)
+    request = rq.Train(
+        **{**QUICK, "tokens_per_step": 1024}, name="grew", save_every=99, max_steps=5
+    )
+    job = base_only.start(request)
+    with pytest.raises(OutOfMemory, match=r"The largest cost is .* about .* of ") as caught:
+        job.result(timeout=300)
+    monkeypatch.undo()
+
+    assert job.run_id is not None
+    run = base_only.runs.get(job.run_id)
+    summary = run.summary()
+    assert (summary.state, summary.step, summary.resumable) == ("failed", 3, True)
+    assert [p.name for p in run.checkpoints.iterdir()] == ["checkpoint-3"]
+    assert scores(base_only, []) == before
+    assert caught.value.cure.startswith("Retry with ")
+    assert summary.retry
+    again = rq.Train(**{**request.model_dump(), **summary.retry, "name": "smaller", "max_steps": 4})
+    assert train_is_smaller(again, request)
+    assert base_only.start(again).result(timeout=300).state == "finished"
+    resumed = base_only.start(rq.Resume(run_id=run.id)).result(timeout=300)
+    assert resumed.state == "finished"
+
+
+def train_is_smaller(left: rq.Train, right: rq.Train) -> bool:
+    fewer = left.tokens_per_step < right.tokens_per_step
+    return fewer or (left.gradient_checkpointing and not right.gradient_checkpointing)
+
+
 def test_gradient_checkpointing_changes_no_number(base_only: Service) -> None:
     plain = train(base_only, "plain", max_steps=4)
     frugal = train(base_only, "frugal", max_steps=4, gradient_checkpointing=True)

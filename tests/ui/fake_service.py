@@ -16,6 +16,7 @@ from backend import Service, Settings, errors
 from backend import requests as rq
 from backend import results as rs
 from backend.events import EventWriter
+from backend.quantizations import QUANTIZATIONS, SPEEDS
 from backend.runs import Run
 from backend.settings import STARTER
 
@@ -164,6 +165,32 @@ class FakeEngine:
             memory_available_bytes=20 * 1024**3,
             seconds=steps * self.service.step_seconds,
             seconds_from="one timed step",
+        )
+
+    def _quantization_table(self, request: rq.QuantizationTable, message: Message) -> rs.Result:
+        choices = [
+            rs.QuantizationChoice(
+                quantization=each.id,
+                title=each.title,
+                memory_bytes=FACTS.memory_measured_bytes * each.bits // 32,
+                relative_seconds=SPEEDS[each.id],
+                fits=True,
+                summary=each.summary,
+                can=each.can,
+                cannot=each.cannot,
+            )
+            for each in QUANTIZATIONS.values()
+        ]
+        return rs.QuantizationTable(
+            source=request.source,
+            precision="fp32",
+            device="cpu",
+            parameters=FACTS.parameters,
+            free_bytes=20 * 1024**3,
+            choices=choices,
+            recommended="none",
+            reason="Full precision is exact and fits.",
+            speed_from="measured on this machine" if request.measure else "measured elsewhere",
         )
 
     def _preview_data(self, request: rq.PreviewData, message: Message) -> rs.Result:

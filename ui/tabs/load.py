@@ -95,7 +95,10 @@ class LoadTab:
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
-        return [self.facts, self.unload, self.load, self.note, self.adapters, self.adapter_note]
+        return [
+            self.facts, self.unload, self.load, self.note, self.quantizations.key,
+            self.adapters, self.adapter_note,
+        ]  # fmt: skip
 
     def name_button(self, source: str) -> Any:
         """Let the button say what it will load."""
@@ -146,6 +149,7 @@ class LoadTab:
             self.unload: gr.update(interactive=snapshot.base is not None and not busy),
             self.load: gr.update(interactive=not busy),
             self.note: self._note(snapshot),
+            self.quantizations.key: self.quantizations.key_for(snapshot),
             self.adapters: adapter_table(snapshot, chosen),
             self.adapter_note: self._failure("set-active", "restore-adapter"),
         }

@@ -1,0 +1,127 @@
+"""A base on disk: finding it, checking its folder, its tokenizer, its modules without weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    __version__,
+)
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from backend.access import looks_like_path
+from backend.checkpoint import title, weight_files
+from backend.engine import hub
+from backend.engine.control import Control
+from backend.errors import ModelError, NotFound, Unsupported
+from backend.settings import STARTER
+
+
+def find(source: str, revision: str | None, control: Control) -> Path:
+    """Return the folder that a source means, downloading it where it is a Hub id."""
+    if source == "starter":
+        return STARTER / "model"
+    if looks_like_path(source):
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise NotFound(
+                f"There is no folder {source!r}.",
+                cure="Check the path; a Hub id looks like HuggingFaceTB/SmolLM2-135M.",
+            )
+        return folder.resolve()
+    return hub.fetch_model(source, revision, control)
+
+
+def display_name(source: str, folder: Path) -> str:
+    """Return what people call this base."""
+    return folder.name if looks_like_path(source) and source != "starter" else source
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Return the folder's config; raises where it is no model that can be loaded safely."""
+    config_file, name = folder / "config.json", title(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name} holds an adapter, not a base model.",
+            cure="Load the base it was made for first, then add the adapter.",
+        )
+    if not config_file.exists():
+        raise ModelError(f"{name} has no config.json, so it is not a model folder.")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}/config.json is not a JSON object.")
+    if "auto_map" in config:
+        raise Unsupported(
+            f"{name} brings its own program code, which the workbench never runs.",
+            cure="Choose a model whose architecture is part of Transformers.",
+        )
+    if not weight_files(folder):
+        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+            p.name for p in folder.glob("*.pt*")
+        )
+        if pickled:
+            raise Unsupported(
+                f"{name} has its weights only as {pickled[0]}, a format that can run code.",
+                cure="Convert it to safetensors first.",
+            )
+        raise ModelError(
+            f"{name} has a config but no weights (no model.safetensors).",
+            cure="Only safetensors are read: choose another base, or convert it first.",
+        )
+    return config
+
+
+def require_known(folder: Path, config: dict[str, Any]) -> None:
+    """Raise where Transformers does not know the architecture or knows it for another task."""
+    name, kind = title(folder), config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise Unsupported(
+            f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
+            cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
+        )
+    try:
+        known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{name}/config.json cannot be used: {first_line(error)}", details=str(error)
+        ) from error
+    if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise Unsupported(
+            f"{name} is a {kind} model, which does not continue text.",
+            cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
+        )
+
+
+def skeleton(folder: Path) -> torch.nn.Module:
+    """Build the model's modules without memory for weights: enough to match names and count."""
+    check_folder(folder)
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Read a base's tokenizer; raises ModelError where it has none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise ModelError(
+            f"{title(folder)} has no tokenizer that can be read.", details=str(error)
+        ) from error
+    return tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]

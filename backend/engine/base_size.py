@@ -1,0 +1,111 @@
+"""What a base takes in memory, before it is read and after, and which base it is."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.modeling_utils import PreTrainedModel
+
+from backend.checkpoint import title, weight_files
+from backend.engine import base_folder, estimate, quantization
+from backend.errors import ModelError, Unsupported
+from backend.requests import LoadModel
+
+READ_AHEAD = 5  # full-precision layers in memory at once while Transformers 5.23 quantises
+
+
+def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the number of parameters and the bytes they will take, from the file headers alone."""
+    count = 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    count += _numel(file.get_slice(key).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{path.name} is damaged or cut off ({error}).", cure="Download it again."
+            ) from None
+    return count, count * dtype.itemsize
+
+
+def predict_quantized(
+    folder: Path, request: LoadModel, precision: str, parameters: int
+) -> tuple[int, int]:
+    """Return the bytes that a quantised base will take, and what reading it takes for a moment.
+
+    Raises Unsupported where the model has no layer that can be quantised.
+    """
+    shape = estimate.Shape.of(base_folder.skeleton(folder), parameters)
+    if not shape.linear:
+        raise Unsupported(
+            f"{title(folder)} has no layers that bitsandbytes can quantise.",
+            cure="Load it with quantisation none.",
+        )
+    setup = estimate.Setup(
+        stored=precision, quantization=request.quantization, double_quant=request.double_quant
+    )
+    return estimate.weight_bytes(shape, setup), READ_AHEAD * 4 * shape.largest
+
+
+def tensor_bytes(model: torch.nn.Module) -> int:
+    """Return the bytes that a model's tensors take, shared ones once.
+
+    The process's resident memory would tell of the allocator's reserves too, and differ each time.
+    """
+    tensors = (*model.parameters(), *model.buffers(), *quantization.state_tensors(model))
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
+    """Hash the shapes and a sample of the weights, so that an equal name alone proves nothing.
+
+    The sample is rounded to bf16, so that the same model stored in either type is the same base.
+    So is a quantised one: its quantised weights are read from the checkpoint in `folder`.
+    """
+    digest = hashlib.sha256()
+    weights: dict[str, torch.Tensor] = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    quantized = {name.replace(".base_layer", "") for name, _ in quantization.layers(model)}
+    if quantized and folder is not None:
+        names = {f"{name.removeprefix('base_model.model.')}.weight" for name in quantized}
+        weights.update(_stored(folder, names))
+    for name, parameter in sorted(weights.items()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        stride = max(1, parameter.numel() // 64)
+        sample = parameter.detach().reshape(-1)[::stride].to("cpu", torch.bfloat16)
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
+    """Return tensors of a checkpoint; they lie in the file until a number of them is read."""
+    found: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                name = _as_named(key, names)
+                if name is not None:
+                    found[name] = file.get_tensor(key)
+    if missing := sorted(names - found.keys()):
+        raise Unsupported(
+            f"{title(folder)} stores {missing[0]} under another name, so that its quantised form "
+            "could not be told from another base.",
+            cure="Load it with quantisation none.",
+        )
+    return found
+
+
+def _as_named(key: str, names: set[str]) -> str | None:
+    """Return the model's name of a stored tensor; some checkpoints lack the outermost part."""
+    if key in names:
+        return key
+    return next((name for name in names if name.endswith("." + key) and "." in key), None)
+
+
+def _numel(shape: list[int]) -> int:
+    return int(torch.Size(shape).numel())

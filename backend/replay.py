@@ -1,0 +1,68 @@
+"""Death and return of the engine: what is said of it, and the steps that bring the session back."""
+
+from collections.abc import Callable
+
+from backend import requests as rq
+from backend.jobs import Job
+from backend.recipe import Recipe
+from backend.runs import Runs
+
+REBUILDING = "The session is being rebuilt."
+SLOT_LOST = "The hot-swap slot has to be prepared again."
+
+
+class Replay:
+    """The steps of a recipe that are still to be done, and the job of the one that runs."""
+
+    def __init__(self, begin: Callable[[rq.Request], Job]) -> None:
+        self._begin = begin
+        self._steps: list[rq.Request] = []
+        self.job: Job | None = None
+
+    def start(self, recipe: Recipe) -> Job | None:
+        """Start rebuilding a session from its recipe; returns the job of its base."""
+        if recipe.base is None:
+            return None
+        self._steps = [recipe.base]
+        if recipe.active:
+            self._steps.append(rq.SetActive(adapters=recipe.active))
+        return self.step()
+
+    def step(self) -> Job | None:
+        """Start the next step, if one is left."""
+        self.job = None
+        if not self._steps:
+            return None
+        self.job = self._begin(self._steps.pop(0))
+        return self.job
+
+    def skip_the_rest(self) -> None:
+        """Do no further step; the running one still ends as it ends."""
+        self._steps.clear()
+
+    def give_up(self) -> None:
+        """Forget the steps and the job: its engine is gone."""
+        self._steps, self.job = [], None
+
+
+def death_text(job: Job | None, reason: str, runs: Runs) -> str:
+    """Say what the engine's death broke off; a run of training is closed with it."""
+    if job is not None and job.run_id is not None:
+        run = runs.get(job.run_id)
+        if job.stops >= 2:
+            run.interrupt("Ended at once, as asked.", state="stopped")
+            return f"{job.title} was ended at once."
+        run.interrupt(f"The model process is gone: {reason}.")
+        checkpoint = run.latest_checkpoint()
+        step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
+        advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
+        return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
+    during = f" during: {job.title}" if job else ""
+    return f"The model process is gone{during}: {reason}."
+
+
+def what_follows(recipe: Recipe, was_replaying: bool) -> str:
+    """Say whether the session comes back."""
+    if was_replaying:
+        return "It died while the session was being rebuilt, so that is given up. Load a base."
+    return REBUILDING if recipe.base is not None else ""
