@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 
+from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
 from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
-from backend.engine.scan import Scanned, read_raw_config, scan, shown
+from backend.engine.scan import Scanned, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
