@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from backend import requests as rq
 from backend.engine import saving
-from backend.errors import VerificationFailed
 from tests.oracle import plain_peft
 from tests.oracle.adapters_from_outside import REFUSED, TAKEN, Sources
+from tests.oracle.step import Step, fail_verification
 from tests.oracle.workbench import REFUSALS, Tally, Workbench
 
 STRENGTHS = st.sampled_from([1.0, 0.5, -0.7, 1.6, 0.0])
@@ -320,7 +320,9 @@ class AdapterMachine(RuleBasedStateMachine):
                     "convert": rq.ConvertAdapter(name=name, new_name="lost"),
                     "save": rq.SaveAdapter(name=name, destination=str(bench.fresh_path("lost"))),
                 }[what]
-            failing = mock.patch.object(saving, "require_close" if late else "verify", _fail)
+            failing = mock.patch.object(
+                saving, "require_close" if late else "verify", fail_verification
+            )
             with bench.untouched(), failing:
                 try:
                     bench.run(request)
@@ -330,8 +332,8 @@ class AdapterMachine(RuleBasedStateMachine):
 
     # -- pieces of the above ---------------------------------------------------------------------
 
-    def _step(self, kind: str) -> "_Step":
-        return _Step(self, kind)
+    def _step(self, kind: str) -> Step:
+        return Step(self, kind)
 
     def _load_base(self, base: str) -> None:
         bench = self.bench
@@ -394,27 +396,3 @@ class AdapterMachine(RuleBasedStateMachine):
             self.tally.refused[rq.name_of(request)] += 1
             assert self.bench._everything() == before
             return None
-
-
-class _Step:
-    """One step, compared with plain PEFT at its end and counted, if anything was asked in it."""
-
-    def __init__(self, machine: AdapterMachine, kind: str) -> None:
-        self.machine, self.kind = machine, kind
-
-    def __enter__(self) -> Workbench:
-        self.machine.before_step()
-        bench = self.machine.bench
-        assert bench is not None
-        bench.asked = False
-        return bench
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        bench = self.machine.bench
-        if failure is None and bench is not None and bench.asked:
-            bench.compare(self.kind)
-            self.machine.tally.steps[self.kind] += 1
-
-
-def _fail(*_: Any, **__: Any) -> float:
-    raise VerificationFailed("The answers differ.")

@@ -1,0 +1,293 @@
+"""Every harm with the sentence that refuses it."""
+
+import json
+import struct
+
+import torch
+
+from tests.engine.hostile.harm import (
+    CENTRAL,
+    CONFIG,
+    HANGS,
+    LOCAL,
+    WEIGHTS,
+    Harm,
+    Q,
+    another_ending,
+    both,
+    cut_off,
+    holding,
+    huge_header,
+    moved,
+    no_weights,
+    not_a_zip,
+    patched,
+    pickled,
+    said,
+    with_number,
+    with_tensor,
+    without,
+    written,
+    zipped,
+)
+
+FOLDERS: dict[str, tuple[Harm, str]] = {
+    "pickle only": (
+        pickled,
+        "{name} has its weights only as adapter_model.bin, a format that can run code. Save it "
+        "again as safetensors where it was trained.",
+    ),
+    "no weights": (no_weights, f"{{name}} has no {WEIGHTS}. The folder is not complete."),
+    "no tensors": (without("lora"), "{name} holds no weights at all."),
+    "cut off": (cut_off, "The weights of {name} are damaged or cut off (*"),
+    "huge header": (huge_header, "The weights of {name} are damaged or cut off (*"),
+    "base layer inside": (
+        with_tensor(f"{Q}.base_layer.weight", 64, 64),
+        f"{{name}} holds '{Q}.base_layer.weight', which is not an adapter weight. Such a file "
+        "could overwrite the base; only LoRA weights are accepted.",
+    ),
+    "head inside": (
+        with_tensor("base_model.model.lm_head.weight", 4, 64),
+        "{name} holds 'base_model.model.lm_head.weight', which is not an adapter weight. *",
+    ),
+    "embedding inside": (
+        with_tensor("base_model.model.model.embed_tokens.weight", 4, 64),
+        "{name} holds 'base_model.model.model.embed_tokens.weight', which is not *",
+    ),
+    "bias inside": (
+        with_tensor(f"{Q}.lora_B.bias", 64),
+        f"{{name}} holds '{Q}.lora_B.bias', which is not an adapter weight. *",
+    ),
+    "a tensor without its ending": (
+        with_tensor(f"{Q}.lora_A", 4, 64),
+        f"{{name}} holds '{Q}.lora_A', which is not an adapter weight. *",
+    ),
+    "a tensor of another program": (
+        with_tensor("exec", 1),
+        "{name} holds 'exec', which is not an adapter weight. *",
+    ),
+    "NaN": (
+        with_number(float("nan")),
+        f"{{name}} holds numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
+    ),
+    "infinity": (
+        with_number(float("-inf")),
+        f"{{name}} holds numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
+    ),
+    "whole numbers": (
+        with_tensor(f"{Q}.lora_A.weight", 4, 64, dtype=torch.int64),
+        f"{{name}} stores {Q}.lora_A.weight in a type that adapters do not use.",
+    ),
+    "eight bits": (
+        with_tensor(f"{Q}.lora_A.weight", 4, 64, dtype=torch.uint8),
+        f"{{name}} stores {Q}.lora_A.weight in a type that adapters do not use.",
+    ),
+    "huge rank": (
+        said(r=20_000_000),
+        "{name} has r = 20000000, which cannot be right.",
+    ),
+    "large rank": (said(r=5000), "{name} has rank 5000; whole ranks up to 4096 can be added."),
+    "another rank": (
+        said(r=8),
+        "model.layers.0.self_attn.q_proj of {name} has shapes (4, 64) and (64, 4), which do not "
+        "fit rank 8 on a layer of 64 by 64. *",
+    ),
+    "half a rank": (said(r=4.5), "{name} has rank 4.5; whole ranks up to 4096 can be added."),
+    "no rank": (said(r=0), "{name} has r = 0, which cannot be right."),
+    "rank of words": (said(r="eval(1)"), "{name} has r = eval(1), which cannot be right."),
+    "rank beyond numbers": (
+        said(r=10**400),
+        "{name} has r = 1" + "0" * 39 + ", which cannot be right.",
+    ),
+    "alpha is NaN": (
+        said(lora_alpha=float("nan")),
+        "{name} has lora_alpha = nan, which cannot be right.",
+    ),
+    "alpha below zero": (said(lora_alpha=-8), "{name} has lora_alpha = -8, which cannot be right."),
+    "huge rank in a pattern": (
+        said(rank_pattern={"q_proj": 10**8}),
+        "{name} has rank_pattern = 100000000, which cannot be right.",
+    ),
+    "dropout of words": (
+        said(lora_dropout="much"),
+        "{name} has lora_dropout = much, which cannot be right.",
+    ),
+    "a flag of words": (
+        said(use_dora="false"),
+        "{name} has use_dora = false, which is neither true nor false.",
+    ),
+    "rank pattern that hangs": (
+        said(rank_pattern={HANGS: 4}),
+        "The rank_pattern of {name} has regular expressions, which could hang the app. Write "
+        "plain module names there.",
+    ),
+    "alpha pattern that hangs": (
+        said(alpha_pattern={HANGS: 4}),
+        "The alpha_pattern of {name} has regular expressions, which could hang the app. Write *",
+    ),
+    "endless patterns": (
+        said(alpha_pattern={f"layer{number}": 4 for number in range(20_000)}),
+        "The alpha_pattern of {name} has 20000 entries, which is too many.",
+    ),
+    "another base": (
+        holding(
+            lambda tensors: tensors.update(
+                {key: tensor.repeat_interleave(2, -1) for key, tensor in tensors.items()}
+            )
+        ),
+        "model.layers.0.self_attn.q_proj of {name} has shapes (4, 128) and (64, 8), which do *",
+    ),
+    "shapes of three sides": (
+        with_tensor(f"{Q}.lora_A.weight", 1, 4, 64),
+        "model.layers.0.self_attn.q_proj of {name} has shapes (1, 4, 64) and (64, 4): no matrices.",
+    ),
+    "half a layer": (
+        without("q_proj.lora_B"),
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. Download it again.",
+    ),
+    "too few layers": (
+        without("v_proj"),
+        "{name} lacks weights for 1 of the layers it should change, "
+        "model.layers.0.self_attn.v_proj among them. It was made for a smaller base, or *",
+    ),
+    "too many layers": (
+        moved("layers.0", "layers.7"),
+        "{name} was made for another base: there is no model.layers.7.self_attn.q_proj here. "
+        "Load the base it was made for.",
+    ),
+    "the head": (
+        moved("model.layers.0.self_attn.q_proj", "lm_head"),
+        "{name} changes the output head or the embeddings, which cannot be blended or merged "
+        "safely. Use an adapter of the layers between them.",
+    ),
+    "magnitudes without DoRA": (
+        with_tensor(f"{Q}.lora_magnitude_vector", 64),
+        "{name} brings DoRA magnitudes but says that it is not DoRA.",
+    ),
+    "DoRA without magnitudes": (
+        said(use_dora=True),
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. Download it again.",
+    ),
+    "magnitudes that do not fit": (
+        both(
+            said(use_dora=True),
+            with_tensor(f"{Q}.lora_magnitude_vector", 63),
+            with_tensor(f"{Q.replace('q_proj', 'v_proj')}.lora_magnitude_vector", 32),
+        ),
+        "The DoRA magnitudes of model.layers.0.self_attn.q_proj in {name} do not fit this base.",
+    ),
+    "unknown method": (
+        said(peft_type="FOO\u2028\ud800"),
+        "{name} is a FOO?? adapter. LoRA, rsLoRA and DoRA adapters can be added.",
+    ),
+    "no method": (
+        said(peft_type=None),
+        "{name} is a None adapter. LoRA, rsLoRA and DoRA adapters can be added.",
+    ),
+    "a key of the future": (
+        said(use_superlora=True),
+        "{name} asks for 'use_superlora', which this version of PEFT does not know: it would be "
+        "left out without a word. Use an adapter without it.",
+    ),
+    "broken JSON": (written('{"r": 4,'), f"{{name}} has no readable {CONFIG}: *"),
+    "bottomless JSON": (written("[" * 100_000), f"{{name}} has no readable {CONFIG}: *"),
+    "not an object": (written("[1]"), f"The {CONFIG} of {{name}} is not a JSON object."),
+    "not text": (written("\x00\x01"), f"{{name}} has no readable {CONFIG}: *"),
+    "endless JSON": (
+        written(json.dumps({"r": "4" * 2_000_000})),
+        f"The {CONFIG} of {{name}} is far too large to be one.",
+    ),
+    "modules_to_save": (
+        said(modules_to_save=["lm_head"]),
+        "{name} brings whole layers of its own (modules_to_save), which cannot be blended or "
+        "weighted. Use an adapter without it, or merge it into its base where it was trained.",
+    ),
+    "bias": (
+        said(bias="all"),
+        "{name} changes the base's biases, so that switching it off would not restore the base. *",
+    ),
+    "bias of its own": (
+        said(lora_bias=True),
+        "{name} adds biases, which cannot be merged or blended. *",
+    ),
+    "trainable tokens": (
+        said(trainable_token_indices=[1, 2]),
+        "{name} changes single tokens (trainable_token_indices), which cannot be blended or *",
+    ),
+    "layer_replication": (
+        said(layer_replication=[[0, 1], [0, 1]]),
+        "{name} repeats layers of the base, which PEFT merges wrongly. *",
+    ),
+    "aLoRA": (
+        said(alora_invocation_tokens=[5]),
+        "{name} answers only after a special phrase (aLoRA), and cannot be merged. *",
+    ),
+    "megatron": (
+        said(megatron_config={"a": 1}, megatron_core="os"),
+        "{name} wants program code of its own to be loaded (megatron_config). *",
+    ),
+    "auto_mapping": (
+        said(auto_mapping={"base_model_class": "system", "parent_library": "os"}),
+        "{name} wants program code of its own to be loaded (auto_mapping). *",
+    ),
+    "a start by chance": (
+        said(init_lora_weights="pissa_niter_4"),
+        "{name} was started with 'pissa_niter_4', which changes the base's own weights. "
+        "Convert it to plain LoRA where it was trained.",
+    ),
+    "DoRA on PiSSA": (
+        said(init_lora_weights="pissa", use_dora=True),
+        "{name} is DoRA on a base that pissa changed, which cannot be plain LoRA. *",
+    ),
+    "KaSA": (said(kasa_config={"x": 1}), "{name} is a KaSA adapter, which changes the base's *"),
+}
+
+ESCAPES = "bad.zip holds a path that leaves its folder: {path}. Make the zip of the *"
+ZIPS: dict[str, tuple[Harm, str]] = {
+    "not a zip": (
+        not_a_zip,
+        "bad.zip is not a zip file. Use an adapter's folder, or a zip of it.",
+    ),
+    "another kind of file": (another_ending, "bad.tar is not a zip file. Use an adapter's *"),
+    "a path upwards": (zipped(("../../up.txt", "x")), ESCAPES.format(path="'../../up.txt'")),
+    "an absolute path": (zipped(("/tmp/up.txt", "x")), ESCAPES.format(path="'/tmp/up.txt'")),
+    "backslashes": (zipped(("a\\..\\up.txt", "x")), ESCAPES.format(path=r"'a\\..\\up.txt'")),
+    "a drive": (zipped(("C:\\up.txt", "x")), ESCAPES.format(path=r"'C:\\up.txt'")),
+    "two adapters": (
+        zipped((f"other/{CONFIG}", "{}")),
+        f"bad.zip holds 2 {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
+    "no adapter": (
+        zipped(leave_out=(CONFIG,)),
+        f"bad.zip holds no {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
+    "pickle in a zip": (
+        both(pickled, zipped()),
+        "bad.zip has its weights only as adapter_model.bin, a format that can run code. *",
+    ),
+    "weights elsewhere in the zip": (
+        zipped((f"elsewhere/{WEIGHTS}", "x"), leave_out=(WEIGHTS,)),
+        f"bad has no {WEIGHTS}. The folder is not complete.",
+    ),
+    "a bomb as configuration": (
+        both(written(" " * 3_000_000), zipped()),
+        f"The {CONFIG} in bad.zip is far too large to be one.",
+    ),
+    "a bomb as weights": (
+        zipped((f"adapter/{WEIGHTS}", "\0" * 101_000_000), leave_out=(WEIGHTS,)),
+        "bad.zip unpacks to more than 100 times its size, as no weights do. Make *",
+    ),
+    "gigabytes": (
+        patched(24, struct.pack("<I", 2**32 - 2), CENTRAL),
+        f"The {CONFIG} in bad.zip is far too large to be one.",
+    ),
+    "encrypted": (
+        both(patched(8, b"\x01\x00", CENTRAL)),
+        "bad.zip is damaged or locked: *",
+    ),
+    "unknown compression": (
+        patched(10, b"\x63\x00", CENTRAL),
+        "bad.zip is damaged or locked: *",
+    ),
+    "damaged content": (patched(60, b"\xff" * 9, LOCAL), "bad.zip is damaged or locked: *"),
+}
