@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -85,7 +86,7 @@ def measure(
     )
 
 
-def timed(work) -> float:
+def timed(work: Callable[[], object]) -> float:
     """Return how many seconds something takes."""
     started = time.perf_counter()
     work()

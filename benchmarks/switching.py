@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from backend import Service, Settings
 from backend import requests as rq
+from backend.engine.control import Control
 from backend.engine.session import Session
+from backend.results import AdapterInfo
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.random_adapters import add_random_adapter
@@ -78,7 +81,7 @@ def measure(service: Service, count: int, pairs: int, report: Report, *, judged:
     )
 
 
-def plain_peft(service: Service, infos: list) -> PeftModel:
+def plain_peft(service: Service, infos: list[AdapterInfo]) -> PeftModel:
     """Return a model of PEFT's own with the same adapters."""
     folders = [str(service.library.folder(info.id)) for info in infos]
     model = AutoModelForCausalLM.from_pretrained(models.STARTER_MODEL, dtype=torch.float32)
@@ -88,14 +91,12 @@ def plain_peft(service: Service, infos: list) -> PeftModel:
     return peft.eval()
 
 
-def silent():
+def silent() -> Control:
     """Return a control for an operation that nobody listens to."""
-    from backend.engine.control import Control
-
     return Control(0, lambda message: None)
 
 
-def timed(switch, ids: list[str]) -> float:
+def timed(switch: Callable[[str], object], ids: list[str]) -> float:
     """Return the seconds of one switch, over all adapters in turn."""
     started = time.perf_counter()
     for id in ids:

@@ -20,6 +20,7 @@ SETTINGS = settings(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the steps are many, and machines are busy
 def test_random_sequences_answer_as_plain_peft_does(tmp_path):
     written = {
         base: write_sources(tmp_path / base, tied=base == "tied") for base in ("untied", "tied")
