@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from backend import requests as rq
 from backend.engine import saving
+from backend.errors import VerificationFailed
 from tests.oracle import plain_peft
 from tests.oracle.adapters_from_outside import REFUSED, TAKEN, Sources
 from tests.oracle.step import Step, fail_verification
