@@ -4,6 +4,7 @@ Each operation is a method; whatever it raises is translated once, here.
 """
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class Engine:
         self.session = Session(self.library)
         self._control: Control | None = None
         self._words: dict[int, list[str]] = {}
+        self._lock = threading.Lock()
         self._operations: dict[str, Callable[[Any, Control, dict[str, Any]], rs.Result]] = {
             "load-model": self._load_model,
             "unload-model": self._unload_model,
@@ -90,17 +92,19 @@ class Engine:
     def control(self, message: dict[str, Any]) -> None:
         """Pass a word to the operation it is meant for, also if that has not begun yet."""
         job_id = int(message.get("id", 0))
-        current = self._control
-        if current is not None and job_id in (0, current.job_id):
-            current.hear(message["control"])
-        else:
-            self._words.setdefault(job_id, []).append(message["control"])
+        with self._lock:
+            current = self._control
+            if current is not None and job_id in (0, current.job_id):
+                current.hear(message["control"])
+            else:
+                self._words.setdefault(job_id, []).append(message["control"])
 
     def handle(self, message: dict[str, Any]) -> None:
         """Run one operation and reply with the session's state and a result or an error."""
-        control = self._control = Control(int(message["id"]), self.emit)
-        for word in self._words.pop(control.job_id, []):
-            control.hear(word)
+        with self._lock:  # a word that comes just now goes to the new one, or into the list
+            control = self._control = Control(int(message["id"]), self.emit)
+            for word in self._words.pop(control.job_id, []):
+                control.hear(word)
         try:
             request = rq.parse(message["op"], message["request"])
             hotswap.require_allowed(self.session.slot, request)
