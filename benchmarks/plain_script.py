@@ -103,7 +103,7 @@ def script_arguments(
         per_device_train_batch_size=batch,
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
-        gradient_checkpointing=train.gradient_checkpointing,
+        activation_checkpointing=train.gradient_checkpointing,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
         bf16=precision == "bf16",
