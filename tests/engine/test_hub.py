@@ -134,7 +134,7 @@ def test_a_revision_is_found(service: Service) -> None:
             "someone/nothing",
             None,
             NotFound,
-            "There is no model called 'someone/nothing' on the Hub, or it is private. "
+            "There is nothing called 'someone/nothing' on the Hub, or it is private. "
             "Check the spelling, or run 'hf auth login' once if it is yours.",
         ),
         (

@@ -101,7 +101,7 @@ def test_a_quantised_session_merges_into_the_full_precision_files(tied: Bench) -
     class Quantised(rs.ModelFacts):
         quantization: str = "4bit"
 
-    facts = tied.facts.model_dump() | {"precision": "bf16"}
+    facts = tied.facts.model_dump() | {"precision": "bf16", "quantization": "nf4"}
     tied.facts = Quantised(**facts)
     merged = tied.merge("lora")
 
