@@ -48,11 +48,15 @@ class RunRequest(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """Where a run stands. `pid` and `process_started` name the process that trains it."""
+    """Where a run stands.
+
+    `pid` and `process_started` name the process that trains it; `claimed` is when it began to.
+    """
 
     state: RunState = "queued"
     pid: int = 0
     process_started: float = 0.0
+    claimed: float = 0.0
     heartbeat: float = 0.0
     step: int = 0
     total_steps: int = 0
@@ -112,6 +116,7 @@ class Run:
             state="running",
             pid=process.pid,
             process_started=process.create_time(),
+            claimed=time.time(),
             message="",
             cure="",
             error="",
@@ -172,6 +177,7 @@ class Run:
             method=method_of(request.train.adapter).title,
             rank=request.train.adapter.rank,
             created=request.created,
+            begun=max(request.created, status.claimed),
             step=status.step,
             total_steps=status.total_steps,
             loss=status.loss,

@@ -21,7 +21,6 @@ class Bench:
         self.service = service
         self.opened = time.time()
         self._last: dict[str, Job] = {}
-        self._stage = ""
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
@@ -64,18 +63,14 @@ class Bench:
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()
     ) -> rs.RunSummary | None:
-        """Return the run that Train shows: the one that goes on, else the last one.
+        """Return the run that Train shows: the one that was last started or resumed.
 
         A run that finished before the app was opened is history and stays in Runs.
         """
-        if snapshot.job is not None and snapshot.job.run_id is not None:
-            self._stage = snapshot.job.run_id
-        runs = {run.id: run for run in snapshot.runs}
-        newest = next(iter(snapshot.runs), None)
-        run = runs.get(self._stage, newest)
+        run = max(snapshot.runs, key=lambda each: each.begun, default=None)
         if run is None or run.id in dismissed:
             return None
-        old = run.id != self._stage and run.created < self.opened and run.state == "finished"
+        old = run.begun < self.opened and run.state == "finished"
         return None if old else run
 
     def free_name(self, wanted: str) -> str:

@@ -122,6 +122,8 @@ class RunSummary(Result):
     method: str
     rank: int
     created: float
+    begun: float
+    """When it was last started or resumed."""
     step: int = 0
     total_steps: int = 0
     loss: float | None = None

@@ -226,6 +226,19 @@ def test_a_stopped_run_can_be_resumed(page: Page, service: FakeService) -> None:
     assert wait(service).runs[0].step >= run.step
 
 
+def test_the_stage_shows_the_run_that_began_last_drawn_or_not(
+    page: Page, service: FakeService
+) -> None:
+    page.train.start(**form_of(page, epochs=1))
+    wait(service)
+    draw(page)
+    service.start(rq.Train(name="second", max_steps=1)).result(timeout=60)
+    newest = service.snapshot().runs[0]
+    assert draw(page)[page.train.chart]["run"] == newest.id
+    service.runs.all()[1].claim()
+    assert draw(page)[page.train.chart]["run"] != newest.id
+
+
 def test_divergence_offers_a_quarter_of_the_learning_rate(page: Page, service: FakeService) -> None:
     def diverge(request: rq.Train) -> errors.WorkbenchError:
         run = service.runs.all()[0]

@@ -38,6 +38,7 @@ def run(**changes: object) -> rs.RunSummary:
         method="LoRA",
         rank=8,
         created=0.0,
+        begun=0.0,
         step=118,
         total_steps=118,
         loss=0.3,

@@ -9,7 +9,7 @@ from tests.oracle.machine import AdapterMachine
 from tests.oracle.workbench import Tally
 
 SETTINGS = settings(
-    max_examples=6,
+    max_examples=7,
     stateful_step_count=36,
     deadline=None,
     derandomize=True,
