@@ -9,6 +9,7 @@ from backend.methods import METHODS, Method
 from backend.operations import OPERATIONS, Operation
 from backend.service import Service
 from backend.settings import Settings
+from backend.sizes import size_text
 
 __all__ = [
     "METHODS",
@@ -25,5 +26,6 @@ __all__ = [
     "errors",
     "requests",
     "results",
+    "size_text",
     "usual_rate",
 ]

@@ -14,6 +14,8 @@ from backend.results import AdapterInfo, Problem
 BlendField = Literal["rank", "density", "majority_sign", "seed"]
 PLAIN = frozenset({"lora", "rslora"})
 """Methods whose weight change is nothing but scaling x B x A on the untouched base."""
+CONVERTIBLE = frozenset({"dora", "pissa", "olora"})
+"""Methods that `ConvertAdapter` makes plain LoRA of."""
 CHANGES_THE_BASE = frozenset({"pissa", "olora", "corda", "lora-ga", "kasa", "loftq"})
 
 
@@ -156,13 +158,24 @@ def unfit(info: AdapterInfo) -> Problem | None:
         return Problem(
             what=f"{info.name!r} is a {info.method} adapter: it is right only on the base that it "
             "changed, so its weight change alone cannot be blended.",
-            cure=f"Convert {info.name!r} to plain LoRA first.",
+            cure=_before_blending(info),
         )
     return Problem(
         what=f"{info.name!r} is a {info.method} adapter: its effect is not only the product of "
         "two factors, and a blend would silently lose the rest.",
-        cure=f"Convert {info.name!r} to plain LoRA first.",
+        cure=_before_blending(info),
     )
+
+
+def is_convertible(info: AdapterInfo) -> bool:
+    """Tell whether there is a way to plain LoRA for an adapter."""
+    return info.method.casefold() in CONVERTIBLE
+
+
+def _before_blending(info: AdapterInfo) -> str:
+    if is_convertible(info):
+        return f"Convert {info.name!r} to plain LoRA first."
+    return "Use it alone, or train it again as plain LoRA."
 
 
 def unblendable(sources: Sequence[AdapterInfo]) -> Problem | None:

@@ -17,6 +17,7 @@ from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
 from backend.library import Library
 from backend.requests import Merge, Variant
 from backend.results import AdapterInfo, MergeNeeds, ModelFacts
+from backend.sizes import size_text
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
@@ -36,8 +37,8 @@ def check(request: Merge, base: ModelFacts, library: Library) -> list[AdapterInf
     needs = measure(request, base, library)
     if needs.disk_bytes > needs.disk_free_bytes:
         raise DiskFull(
-            f"Merging needs {_size(needs.disk_bytes)} of disk, and "
-            f"{_size(needs.disk_free_bytes)} are free in {request.destination}.",
+            f"Merging needs {size_text(needs.disk_bytes)} of disk, and "
+            f"{size_text(needs.disk_free_bytes)} are free in {request.destination}.",
             cure="Free some space, name a folder on another disk, or choose bf16.",
         )
     return infos
@@ -198,7 +199,3 @@ def _existing(path: Path) -> Path:
     """Return the nearest folder above a path that exists, or itself."""
     path = Path(os.path.abspath(path.expanduser()))
     return next(each for each in (path, *path.parents) if each.exists())
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

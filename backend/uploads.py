@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backend.errors import InvalidRequest
 from backend.settings import Settings
+from backend.sizes import size_text
 
 LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -29,8 +30,9 @@ def keep_upload(
             f"{Path(name).name} is not {kind}.", cure=f"Use one of {', '.join(suffixes)}."
         )
     if path.stat().st_size > settings.max_upload_bytes:
-        limit = settings.max_upload_bytes // 1024**2
-        raise InvalidRequest(f"{Path(name).name} is larger than {limit} MB.")
+        raise InvalidRequest(
+            f"{Path(name).name} is larger than {size_text(settings.max_upload_bytes)}."
+        )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     target = settings.uploads_dir / digest / _own_name(name, suffix)

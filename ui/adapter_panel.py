@@ -27,7 +27,11 @@ class AddPanel:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         demo = bench.service.settings.demo
-        with gr.Accordion("Add an adapter", open=False, visible=not demo, elem_id="add-adapter"):
+        accordion = gr.Accordion(
+            "Add an adapter", open=False, visible=not demo, elem_id="add-adapter"
+        )
+        bench.keep_for_owner(accordion, visible=True)
+        with accordion:
             with gr.Row(elem_classes="aw-fields aw-baseline"):
                 self.source = gr.Textbox(
                     label="Where it lies",
@@ -145,6 +149,7 @@ class DetailPanel:
             self.download = gr.DownloadButton("Download", size="sm", visible=False)
             self.unload = gr.Button("Take off the model", size="sm")
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-adapter")
+        self.bench.keep_for_owner(self.save_to, self.save, visible=True)
         self.done = safe_view(NOTHING, label="What was done")
 
     def connect(self, chosen: gr.State) -> list[Any]:

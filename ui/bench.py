@@ -7,6 +7,8 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from gradio.blocks import Block
+
 from backend import Caller, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
@@ -21,12 +23,18 @@ class Bench:
         self.service = service
         self.opened = time.time()
         self._last: dict[str, Job] = {}
+        self._for_owner: dict[Block, dict[str, Any]] = {}
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
         job = self.service.start(request, caller=self.caller)
         self._last[job.operation] = job
         return job
+
+    def convert(self, name: str) -> Job:
+        """Start making a plain LoRA twin of an adapter, under a free name."""
+        new_name = self.free_name(f"{name[:34]} plain")
+        return self.start(rq.ConvertAdapter(name=name, new_name=new_name))
 
     @property
     def caller(self) -> Caller:
@@ -37,6 +45,20 @@ class Bench:
     def demo(self) -> bool:
         """Whether the limits of a demo hold for whoever is asking now."""
         return self.service.settings.demo and self.caller != "owner"
+
+    def keep_for_owner(self, *parts: Block, **opened: Any) -> None:
+        """Note what a shared demo shows closed, and how it looks for its signed-in owner."""
+        for part in parts:
+            self._for_owner[part] = opened
+
+    @property
+    def kept_for_owner(self) -> list[Block]:
+        """The components that look otherwise for the owner of a demo."""
+        return list(self._for_owner)
+
+    def open_to_owner(self) -> dict[Block, dict[str, Any]]:
+        """Return the properties that open them, if the owner of a demo is asking."""
+        return {} if self.demo or not self.service.settings.demo else self._for_owner
 
     def last(self, operation: str) -> Job | None:
         """Return the job of the last such operation, if the page asked for one."""

@@ -137,11 +137,18 @@ def method_line(method: rq.BlendMethod, sources: Sequence[rs.AdapterInfo]) -> No
     return el("div", el("p", blends.BLENDS[method].summary, cls="aw-quiet"), blocked)
 
 
-def left_out(adapters: Sequence[rs.AdapterInfo]) -> Node:
-    """Name the adapters that cannot be ingredients, and why."""
+def left_out(adapters: Sequence[rs.AdapterInfo], *, busy: bool) -> Node:
+    """Name the adapters that cannot be ingredients, and why; where it can, a click mends it."""
     out = [(info, problem) for info in adapters if (problem := blends.unfit(info))]
-    lines = [el("p", f"{p.what} {p.cure}", cls="aw-quiet aw-notes") for _, p in out]
-    return el("div", *lines)
+    return el("div", *(_unfit(info, problem, busy) for info, problem in out))
+
+
+def _unfit(info: rs.AdapterInfo, problem: rs.Problem, busy: bool) -> Node:
+    way_out = None
+    if blends.is_convertible(info):
+        way_out = button("Convert to plain LoRA", "convert", info.name, disabled=busy)
+    said = f"{problem.what} {problem.cure} "
+    return el("p", said, way_out, cls="aw-quiet aw-notes")
 
 
 def readiness(

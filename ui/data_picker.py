@@ -41,6 +41,8 @@ class DataPicker:
                 "Upload a file", size="sm", interactive=not demo, elem_id="train-upload"
             )
             self.look = gr.Button("Look at what the model will see", size="sm")
+        bench.keep_for_owner(self.data, allow_custom_value=True)
+        bench.keep_for_owner(self.upload, interactive=True)
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
@@ -71,15 +73,6 @@ class DataPicker:
         self.close.click(self.hide_preview, None, self.preview, **quiet)
         self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
         self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet)
-
-    def open_to_owner(self) -> dict[Any, Any]:
-        """Let the signed-in owner of a demo bring data of their own."""
-        if self.bench.demo or not self.bench.service.settings.demo:
-            return {}
-        return {
-            self.upload: gr.update(interactive=True),
-            self.data: gr.update(allow_custom_value=True),
-        }
 
     def add_upload(self, file: str) -> tuple[Any, Any]:
         """Take an uploaded file into the workspace and choose it."""

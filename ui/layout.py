@@ -95,17 +95,24 @@ class Page:
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
                 self.draw, **drawing
             )
-        demo.load(
-            self.attach, self.train.keeper.state, [self.seen, *self.train.restored], **QUIET
-        ).then(self.draw, **drawing).then(
-            self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
-        )
+        demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
+            self.draw, **drawing
+        ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
     def attach(self, kept: Any) -> dict[Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
-        opened = self.train.picker.open_to_owner()
-        return {self.seen: {}, **opened, **self.train.restore(kept)}
+        filled = {**self.train.restore(kept), **self.load.restore()}
+        for part, opened in self.bench.open_to_owner().items():
+            value = {"value": filled[part]} if part in filled else {}
+            filled[part] = gr.update(**value, **opened)
+        return {self.seen: {}, **filled}
+
+    @property
+    def _attached(self) -> list[Any]:
+        """Every component that `attach` may fill."""
+        parts = [*self.train.restored, *self.load.restored, *self.bench.kept_for_owner]
+        return list(dict.fromkeys(parts))
 
     def draw(self, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""

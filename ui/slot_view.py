@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from backend import blends
 from backend import results as rs
 from ui import text
 from ui.feedback import evidence
@@ -29,11 +30,12 @@ def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None
         return Misfit(f"made for {adapter.base_name}, which is not loaded", False)
     if adapter.method in PLAIN:
         return None
+    convertible = blends.is_convertible(adapter)
     if adapter.method == "DoRA":
-        return Misfit("DoRA changes whole weights, not only a slot beside them", True)
-    if adapter.method in ("PiSSA", "OLoRA"):
-        return Misfit(f"{adapter.method} changes the base itself", True)
-    return Misfit(f"{adapter.method} is not plain LoRA", False)
+        return Misfit("DoRA changes whole weights, not only a slot beside them", convertible)
+    if adapter.method.casefold() in blends.CHANGES_THE_BASE:
+        return Misfit(f"{adapter.method} changes the base itself", convertible)
+    return Misfit(f"{adapter.method} is not plain LoRA", convertible)
 
 
 def candidates(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:

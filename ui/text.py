@@ -2,7 +2,11 @@
 
 import time
 
+from backend import size_text
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
+
+size = size_text
 
 
 def duration(seconds: float) -> str:
@@ -22,15 +26,6 @@ def duration(seconds: float) -> str:
 def about(seconds: float) -> str:
     """Say roughly how long something takes: "about 40 s", "under 1 s"."""
     return duration(seconds) if round(seconds) < 1 else f"about {duration(seconds)}"
-
-
-def size(n_bytes: float) -> str:
-    """Say how much memory something takes: "412 MB", "1.6 GB"."""
-    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
-        if n_bytes >= factor:
-            value = n_bytes / factor
-            return f"{value:.1f} {unit}" if value < 10 and unit == "GB" else f"{value:.0f} {unit}"
-    return f"{n_bytes:.0f} bytes"
 
 
 def count(number: int) -> str:

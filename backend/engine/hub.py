@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from backend.engine.control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.sizes import size_text
 
 # Safetensors only: pickled weights can run code when they are opened.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -111,7 +112,7 @@ def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:
             if self._counts_bytes and self.total:
                 rate = self.format_dict.get("rate") or 0
                 left = (self.total - self.n) / rate if rate else None
-                text = f"Downloading {repo_id}: {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+                text = f"Downloading {repo_id}: {size_text(self.n)} of {size_text(self.total)}"
                 control.progress(text, min(self.n / self.total, 1.0), left)
             return shown
 

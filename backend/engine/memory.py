@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from backend.errors import OutOfMemory
+from backend.sizes import size_text
 
 log = logging.getLogger(__name__)
 _STATUS = Path("/proc/self/status")
@@ -102,7 +103,7 @@ def require(needed: int, device: torch.device, what: str) -> None:
     free = available(device)
     if needed > free:
         raise OutOfMemory(
-            f"{what} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+            f"{what} needs about {size_text(needed)}, and {size_text(free)} are free.",
             cure="Choose a smaller model or bf16, or close other programs.",
         )
 

@@ -26,6 +26,7 @@ from backend.errors import Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Merge, Variant
 from backend.results import AdapterInfo, Merged, ModelFacts
+from backend.sizes import size_text
 from backend.storage import new_folder, remove_partials
 
 TEXTS = (
@@ -195,7 +196,7 @@ def _too_much(job: Job) -> str:
     need, free = _answer_bytes(job), memory.available(CPU)
     if need <= free:
         return ""
-    return f"it needs {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+    return f"it needs {size_text(need)} of memory, and {size_text(free)} are free"
 
 
 def _answers(job: Job, folder: Path, control: Control) -> list[float]:

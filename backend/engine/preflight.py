@@ -31,6 +31,7 @@ from backend.methods import method_of
 from backend.requests import Preflight, PreviewData, Train
 from backend.results import DataPreview, Example, PreflightReport, Problem
 from backend.runs import Runs
+from backend.sizes import size_text
 
 SHOWN_LENGTH = 20_000
 RECENT_RUNS = 50
@@ -305,7 +306,7 @@ def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Pr
         else "Load a smaller base, or this one quantised to 4 bits."
     )
     return Problem(
-        what=f"The run needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+        what=f"The run needs about {size_text(needed)}, and {size_text(free)} are free.",
         cure=cure,
     )
 

@@ -10,6 +10,7 @@ from backend.engine import estimate, memory
 from backend.engine.failures import translate
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
+from backend.sizes import size_text
 
 ROOM = 0.85  # a retry leaves some of the memory that was free, for the estimate is no promise
 NAMES = {
@@ -57,7 +58,7 @@ def out_of_memory(
     change = estimate.smallest_change(shape, setup, room, longest=longest)
     what = (
         f"The machine ran out of memory. The largest cost is {NAMES[name]}, "
-        f"about {_size(size)} of {_size(found.run)}."
+        f"about {size_text(size)} of {size_text(found.run)}."
     )
     cure = (
         f"Retry with {estimate.words(change)}."
@@ -65,7 +66,3 @@ def out_of_memory(
         else "Load a smaller base, or this one quantised to 4 bits."
     )
     return OutOfMemory(what, cure=f"{cure} The session is unharmed.", details=error.details), change
-
-
-def _size(bytes: int) -> str:
-    return f"{bytes / 1e9:.1f} GB" if bytes >= 1e9 else f"{bytes / 1e6:.0f} MB"

@@ -1,12 +1,12 @@
 """The Hot-swap tab: choose adapters, prepare the slot, change the adapter with one press, leave."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
-from backend import errors
+from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, slot_view, text
@@ -105,8 +105,7 @@ class HotswapTab:
         act, name = clicked(event)
         if act != "convert":
             return gr.skip()
-        wanted = self.bench.free_name(f"{name[:34]} plain")
-        return self._start_with(lambda: rq.ConvertAdapter(name=name, new_name=wanted))
+        return self._attempt(lambda: self.bench.convert(name))
 
     def end(self) -> tuple[Node, Node]:
         """Leave the slot."""
@@ -161,9 +160,12 @@ class HotswapTab:
         colours = {info.name: info.colour for info in self.bench.service.library.all()}
         return chip(name or slot_view.BASE_LABEL, colours.get(name, BASE_COLOUR))
 
-    def _start_with(self, build: Any) -> Node:
+    def _start_with(self, build: Callable[[], rq.Request]) -> Node:
+        return self._attempt(lambda: self.bench.start(build()))
+
+    def _attempt(self, start: Callable[[], Job]) -> Node:
         try:
-            self.bench.start(build())
+            start()
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING

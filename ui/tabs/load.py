@@ -57,6 +57,9 @@ class LoadTab:
             elem_id="load-source",
             elem_classes="aw-plain",
         )
+        self.bench.keep_for_owner(
+            self.form.components["source"], choices=QUICK_PICKS, allow_custom_value=True
+        )
         self.form.add("precision")
         self.form.add("quantization", elem_id="load-quantization")
         with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="aw-fields"):
@@ -86,6 +89,19 @@ class LoadTab:
             *self.detail.connect(self.chosen),
             *self.add.connect(),
         ]
+
+    @property
+    def restored(self) -> list[Any]:
+        """The components that follow the loaded base when a page opens."""
+        return [self.form.components[name] for name in ("source", "quantization", "double_quant")]
+
+    def restore(self) -> dict[Any, Any]:
+        """Let the form of a page that opens say what is loaded."""
+        base = self.bench.service.snapshot().base
+        if base is None:
+            return {}
+        shown = (base.source, base.quantization, base.double_quant or base.quantization == "none")
+        return dict(zip(self.restored, shown, strict=True))
 
     @property
     def watched(self) -> dict[str, Any]:

@@ -261,7 +261,7 @@ class MergeTab:
                 gr.Warning(explain(error).sentence, title="Cannot load it now")
 
     def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
-        if self.bench.service.settings.demo:
+        if self.bench.demo:
             return wait(
                 "This shared demo does not write to folders. Duplicate the Space or run the app on "
                 "your own machine to merge."

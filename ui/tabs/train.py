@@ -119,7 +119,7 @@ class TrainTab:
     @property
     def restored(self) -> list[Any]:
         """Every component that a reload may fill."""
-        return [*self.inputs.values(), self.suggested, self.picker.upload]
+        return [*self.inputs.values(), self.suggested]
 
     @property
     def watched(self) -> dict[str, Any]:

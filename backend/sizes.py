@@ -1,0 +1,10 @@
+"""How much memory or disk something takes, in words: page and engine say it alike."""
+
+
+def size_text(n_bytes: float) -> str:
+    """Say an amount of bytes for people: "412 MB", "1.6 GB" (of 1024 each)."""
+    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if n_bytes >= factor:
+            value = n_bytes / factor
+            return f"{value:.1f} {unit}" if value < 10 and unit == "GB" else f"{value:.0f} {unit}"
+    return f"{n_bytes:.0f} bytes"
