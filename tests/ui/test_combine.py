@@ -113,6 +113,21 @@ def test_an_adapter_that_cannot_be_blended_is_left_out_and_why(
     assert "'odd' is a DoRA adapter" in words(drawn[page.combine.left_out])
 
 
+def test_the_way_out_converts_what_was_left_out(page: Page, service: FakeService) -> None:
+    info = service.add_adapter("odd")
+    made = rs.Converted(
+        adapter=info, rank=37, relative_error=0.049, relative_error_per_layer={"q_proj": 0.049}
+    )
+    asked = []
+    service.script["convert-adapter"] = lambda request: (asked.append(request), made)[1]
+
+    page.combine.convert(event("convert", "odd"))
+    wait(service)
+
+    assert asked == [rq.ConvertAdapter(name="odd", new_name="odd plain")]
+    assert "rank 37" in words(shown(page)[page.combine.converted])
+
+
 def test_an_ingredient_that_was_deleted_leaves_the_list(page: Page) -> None:
     drawn = shown(page, ingredients=["pirate", "gone"])
 

@@ -178,18 +178,33 @@ def test_defaults_and_suggestions_are_not_kept(page: Page) -> None:
     assert list(checks(page, "pirate", **values))[-1][-1] == {}
 
 
+def attached(page: Page, kept: object) -> dict:
+    """What an opened page fills in, besides the loaded base."""
+    own = {page.seen, *page.load.restored}
+    return {part: value for part, value in page.attach(kept).items() if part not in own}
+
+
+def test_an_opened_page_shows_the_loaded_base_in_the_load_form(
+    page: Page, service: FakeService
+) -> None:
+    held = {"quantization": "nf4", "double_quant": False}
+    service.engine.base = FACTS.model_copy(update=held)
+
+    shown = page.attach(None)
+
+    assert [shown[part] for part in page.load.restored] == ["starter", "nf4", False]
+
+
 def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:
     service.add_adapter("taken")
     gone = str(service.settings.uploads_dir / "0123456789ab" / "gone.jsonl")
     kept = {"data": gone, "name": "taken", "start_from": "nobody", "method": "magic", "x": 1}
-    shown = page.attach(kept)
-    assert shown == {page.seen: {}, page.train.name: "pirate", page.train.suggested: "pirate"}
+    assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
 
 
 @pytest.mark.parametrize("kept", [None, [], "x", {"adapter.rank": {"a": 1}, "seed": None}])
 def test_a_browser_that_kept_nonsense_gets_the_defaults(page: Page, kept: object) -> None:
-    shown = page.attach(kept)
-    assert shown == {page.seen: {}, page.train.name: "pirate", page.train.suggested: "pirate"}
+    assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
 
 
 def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeService) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -15,7 +16,7 @@ from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
 from ui import visitor
-from ui.layout import build
+from ui.layout import Page, build
 
 SIGNED_IN = "x-signed-in"
 
@@ -70,6 +71,24 @@ def test_the_signed_in_owner_is_not(demo: FakeService) -> None:
     with pytest.raises(AppError, match="The page may not use /etc"):
         client.predict({"source": "/etc"}, api_name="/load_model")
     client.close()
+
+
+def test_the_page_of_a_demo_opens_what_is_its_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(workspace=tmp_path, demo=True)
+    with FakeService(settings, step_seconds=0.002) as service, gr.Blocks():
+        page = Page(service)
+        closed = page.attach(None)
+        service.settings = settings.model_copy(update={"owner": "ann"})
+        monkeypatch.setattr(visitor, "_signed_in_name", lambda: "ann")
+        opened = page.attach(None)
+
+    upload, save = page.train.picker.upload, page.load.detail.save
+    assert not {upload, save} & closed.keys()
+    assert opened[upload]["interactive"]
+    assert opened[save]["visible"]
+    assert opened[page.load.form.components["source"]]["allow_custom_value"]
 
 
 def test_outside_a_request_nobody_is_the_owner(tmp_path: Path) -> None:
