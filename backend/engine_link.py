@@ -187,6 +187,8 @@ class EngineLink:
 
     def phase(self) -> rs.Phase:
         """Return what the session is doing, in one word."""
+        if self._replay.job is not None:
+            return "loading"  # also while the adapters of a rebuilt session are turned on
         phase = OPERATIONS[type(self.current.request)].phase if self.current else None
         if phase is not None:
             return phase

@@ -38,6 +38,7 @@ def test_the_session_comes_back_from_its_recipe(
     engines[1].session(FACTS, [])
     engines[1].answer(FACTS)
     assert engines[1].sent[-1]["request"] == {"adapters": [["pirate", 0.5]]}
+    assert service.snapshot().phase == "loading"
     engines[1].session(FACTS, [("pirate", 0.5)])
     engines[1].answer(rs.ActiveSet(adapters=[("pirate", 0.5)], seconds=0.1))
     back = service.snapshot()
