@@ -21,7 +21,7 @@ from benchmarks.speed import Speed
 
 BAR = 2.0
 PRECISIONS = ("fp32", "bf16")
-SAMPLE = 40
+SAMPLE = 8
 """Examples that tell which precision is the faster one; where bf16 is slow it is ten times so."""
 
 
