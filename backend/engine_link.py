@@ -86,7 +86,7 @@ class EngineLink:
             job = self._new_job(request)
             base = self.base.model_dump(mode="json") if self.base else None
             message = {**_message(job), "base_path": base and base["path"], "base": base}
-            idle = self.current is None and not OPERATIONS[type(request)].beside
+            idle = self.current is None and not OPERATIONS[type(request)].beside(request)
             if idle or self.settings.runtime == "inline":
                 self._send(message)
                 return job
@@ -200,7 +200,9 @@ class EngineLink:
 
     def beside(self) -> list[Job]:
         """Return the work beside the session that is worth showing, oldest first."""
-        return [job for job in self._jobs.values() if OPERATIONS[type(job.request)].beside]
+        return [
+            job for job in self._jobs.values() if OPERATIONS[type(job.request)].beside(job.request)
+        ]
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""
@@ -283,7 +285,9 @@ class EngineLink:
             threading.Thread(target=side.close, name="side-close", daemon=True).start()
 
     def _remember(self, request: rq.Request) -> None:
-        """Keep the recipe in step with the session."""
+        """Keep the recipe in step with the session; a slot is not in it, and gives way to it."""
+        if self.slot is not None:
+            return
         if isinstance(request, rq.LoadModel):
             self.recipe = Recipe(base=request, active=self.active)
         elif isinstance(request, rq.UnloadModel):

@@ -114,6 +114,21 @@ class Library:
 
     def restore(self, name: str, taken: Collection[str] = ()) -> AdapterInfo:
         """Bring the adapter that was deleted last under this name back, under a free name."""
+        info = self.last_deleted(name)
+        if self.by_id(info.id) is not None:
+            raise InvalidRequest(
+                f"{info.name!r} is here again: its run went on after it was deleted.",
+                cure="What was deleted is an older state of it, and goes when the app closes.",
+            )
+        free = self.free_name(info.name, taken)
+        try:
+            (self.root / TRASH / info.id).replace(self.folder(info.id))
+        except OSError as error:
+            raise disk_error(error, self.folder(info.id)) from error
+        return info if free == info.name else self.update(info.model_copy(update={"name": free}))
+
+    def last_deleted(self, name: str) -> AdapterInfo:
+        """Return the adapter that was deleted last under this name; raises NotFound."""
         wanted = name.strip().casefold()
         found = [info for info in self.deleted() if info.name.casefold() == wanted]
         if not found:
@@ -121,10 +136,7 @@ class Library:
                 f"There is no deleted adapter called {name!r}.",
                 cure="Deleted adapters can be restored until the app closes.",
             )
-        info = max(found, key=lambda each: self._moved(each.id))
-        free = self.free_name(info.name, taken)
-        (self.root / TRASH / info.id).replace(self.folder(info.id))
-        return info if free == info.name else self.update(info.model_copy(update={"name": free}))
+        return max(found, key=lambda each: self._moved(each.id))
 
     def purge(self, adapter_ids: Collection[str]) -> None:
         """Remove deleted adapters for good."""

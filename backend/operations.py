@@ -13,7 +13,7 @@ class Operation(NamedTuple):
     result: type[rs.Result]
     phase: rs.Phase | None
     title: Callable[[Any], str]
-    beside: bool = False
+    beside: Callable[[Any], bool] = lambda request: False
     """Whether it runs in a process of its own even while the engine idles, and is worth showing."""
 
 
@@ -46,10 +46,13 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.InspectAdapter: Operation(rs.AdapterReport, None, lambda r: f"Inspecting {r.source}"),
     rq.Similarity: Operation(rs.SimilarityReport, None, lambda r: "Comparing adapters"),
     rq.Merge: Operation(
-        rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=True
+        rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=lambda r: True
     ),
     rq.QuantizationTable: Operation(
-        rs.QuantizationTable, None, lambda r: f"Comparing quantisations of {r.source}"
+        rs.QuantizationTable,
+        None,
+        lambda r: f"Comparing quantisations of {r.source}",
+        beside=lambda r: r.measure,
     ),
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),

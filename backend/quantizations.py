@@ -18,11 +18,7 @@ class Quantization(BaseModel):
     summary: str
     can: str
     cannot: str
-    refused: dict[str, str] = {}
-    """Methods by id that do not work on such a base, each with the reason."""
 
-
-_NEEDS_FULL = "it starts from the singular values of the weights, which a quantised base has not"
 
 QUANTIZATIONS = {
     each.id: each
@@ -40,41 +36,27 @@ QUANTIZATIONS = {
             title="8-bit (int8)",
             bits=8,
             summary="Answers nearly as in full precision.",
-            can="train, switch, blend, chat, save; merge into the full-precision base",
+            can="train, switch, blend, chat, save; merging goes into the full-precision base",
             cannot="PiSSA, OLoRA",
-            refused={"pissa": _NEEDS_FULL, "olora": _NEEDS_FULL},
         ),
         Quantization(
             id="nf4",
             title="4-bit (nf4)",
             bits=4,
             summary="Smallest; answers change a little.",
-            can="train, switch, blend, chat, save; merge into the full-precision base",
-            cannot="PiSSA, VeLoRA",
-            refused={
-                "pissa": _NEEDS_FULL,
-                "velora": "PEFT does not offer it on 4-bit layers",
-            },
+            can="train, switch, blend, chat, save; merging goes into the full-precision base",
+            cannot="PiSSA, OLoRA",
         ),
         Quantization(
             id="fp4",
             title="4-bit (fp4)",
             bits=4,
             summary="As small as nf4 and less exact: for comparison.",
-            can="train, switch, blend, chat, save; merge into the full-precision base",
-            cannot="PiSSA, VeLoRA",
-            refused={
-                "pissa": _NEEDS_FULL,
-                "velora": "PEFT does not offer it on 4-bit layers",
-            },
+            can="train, switch, blend, chat, save; merging goes into the full-precision base",
+            cannot="PiSSA, OLoRA",
         ),
     )
 }
-
-
-def refusal(method: str, quantization: str) -> str:
-    """Return why a method does not work on such a base; empty where it does."""
-    return QUANTIZATIONS[quantization].refused.get(method, "")  # type: ignore[index]
 
 
 SPEEDS = {"none": 1.0, "int8": 1.13, "nf4": 1.10, "fp4": 1.13}

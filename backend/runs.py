@@ -170,6 +170,7 @@ class Run:
         return RunSummary(
             id=self.id,
             name=request.train.name,
+            adapter_id=request.adapter_id,
             state=status.state,
             colour=request.colour,
             data=request.train.data,
@@ -246,9 +247,13 @@ class Runs:
         """Describe all runs, newest first; a run that did not change is not read again."""
         return [summary for run in self.all() if (summary := self._summary(run))]
 
-    def reserved_names(self) -> set[str]:
-        """Return the names of adapters that a run, going on or resumed, may still bring."""
-        return {s.name for s in self.summaries() if s.state in UNDER_WAY or s.resumable}
+    def reserved_names(self, *, but: str = "") -> set[str]:
+        """Return the names of adapters that a run, going on or resumed, may still bring.
+
+        `but` is the id of an adapter whose own run reserves nothing from it.
+        """
+        mine = [s for s in self.summaries() if s.adapter_id != but]
+        return {s.name for s in mine if s.state in UNDER_WAY or s.resumable}
 
     def events(self, run_id: str) -> EventReader:
         """Return the reader of a run's events, kept so that each poll reads only what is new."""

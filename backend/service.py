@@ -17,7 +17,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller
 from backend.engine_link import EngineLink
-from backend.errors import Busy, InvalidRequest, NotFound
+from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
@@ -197,6 +197,10 @@ class Service:
 
     def _checked_merge(self, request: rq.Merge) -> rq.Merge:
         """Raise what keeps a merge from starting; the engine works in a folder of its own."""
+        if self.engine.slot is not None:
+            raise Unsupported(
+                "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
+            )
         wanted = str(Path(request.destination).expanduser().absolute())
         request = request.model_copy(update={"destination": wanted})
         with self.engine.lock:

@@ -15,9 +15,9 @@ from ui.forms import Form
 from ui.safe_view import Node, button, clicked, el, safe_view
 
 TABLE_SECONDS = 120.0
-FIELDS = ("source", "precision", "device", "revision", "quantization")
+FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-HEADS = ("Keep as", "Memory", "A step takes", "Works", "")
+HEADS = ("Keep as", "Memory", "A run adds", "A step takes", "Works", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
 
 
@@ -83,6 +83,7 @@ class QuantizationPicker:
                 precision=values["precision"],
                 device=values["device"],
                 revision=str(values["revision"] or "").strip() or None,
+                double_quant=bool(values["double_quant"]),
                 measure=measure,
             )
             table = self.bench.start(request).result(timeout=TABLE_SECONDS)
@@ -117,6 +118,7 @@ def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
         "tr",
         tables.cell("Keep as", choice.title, el("div", choice.summary, cls="aw-quiet")),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
+        tables.cell("A run adds", text.size(choice.run_bytes)),
         tables.cell("A step takes", _speed(choice.relative_seconds)),
         tables.cell("Works", el("span", limits, title=choice.can), cls="aw-quiet"),
         tables.cell(

@@ -214,9 +214,7 @@ def base_weights(model: torch.nn.Module, layers: list[Target]) -> dict[str, torc
     """Return the base's own weights by layer name; packed ones of a quantised base are left out."""
     found = {}
     for layer in layers:
-        module = model.get_submodule(layer.name)
-        plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        weight = plain.weight
+        weight = base_layer(model.get_submodule(layer.name)).weight
         if isinstance(weight, torch.Tensor) and weight.is_floating_point():
             found[layer.name] = weight.detach()
     return found
@@ -229,6 +227,13 @@ def bytes_in(layer: LoraLayer, adapter_id: str) -> int:
         if adapter_id in parts:
             total += sum(p.numel() * p.element_size() for p in parts[adapter_id].parameters())
     return total
+
+
+def method_title(config: LoraConfig) -> str:
+    """Return what the method of an adapter that leaves the base alone is called."""
+    if config.use_dora:
+        return "DoRA"
+    return "rsLoRA" if config.use_rslora else "LoRA"
 
 
 def read_config(folder: Path) -> LoraConfig:

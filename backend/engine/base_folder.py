@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     __version__,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -53,17 +54,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
     if not config_file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{name}/config.json is not a JSON object.")
-    if "auto_map" in config:
-        raise Unsupported(
-            f"{name} brings its own program code, which the workbench never runs.",
-            cure="Choose a model whose architecture is part of Transformers.",
-        )
+    config = _read_json(config_file, name)
+    _require_no_code(config, name)
     if not weight_files(folder):
         pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
             p.name for p in folder.glob("*.pt*")
@@ -82,14 +74,31 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 def require_known(folder: Path, config: dict[str, Any]) -> None:
     """Raise where Transformers does not know the architecture or knows it for another task."""
-    name, kind = title(folder), config.get("model_type")
+    _known(config, title(folder))
+
+
+def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
+    """Return the configuration in a config.json, or in its content, without any other file.
+
+    Raises ModelError or Unsupported where it is not that of a causal language model.
+    """
+    if isinstance(source, dict):
+        return _known(source, "This configuration")
+    name = title(source.parent)
+    config = _read_json(source, name)
+    _require_no_code(config, name)
+    return _known(config, name)
+
+
+def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
+    kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise Unsupported(
             f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
             cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
         )
     try:
-        known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        known: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:
         raise ModelError(
             f"{name}/config.json cannot be used: {first_line(error)}", details=str(error)
@@ -98,6 +107,25 @@ def require_known(folder: Path, config: dict[str, Any]) -> None:
         raise Unsupported(
             f"{name} is a {kind} model, which does not continue text.",
             cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
+        )
+    return known
+
+
+def _read_json(file: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}/config.json is not a JSON object.")
+    return config
+
+
+def _require_no_code(config: dict[str, Any], name: str) -> None:
+    if "auto_map" in config:
+        raise Unsupported(
+            f"{name} brings its own program code, which the workbench never runs.",
+            cure="Choose a model whose architecture is part of Transformers.",
         )
 
 

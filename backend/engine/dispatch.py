@@ -191,10 +191,13 @@ class Engine:
         return lifecycle.delete(request.name, self.session)
 
     def _restore_adapter(self, request: rq.RestoreAdapter, control: Control, _: Any) -> rs.Result:
-        return lifecycle.restore(request.name, self.session, set(self.runs.reserved_names()))
+        deleted = self.library.last_deleted(request.name)
+        return lifecycle.restore(
+            request.name, self.session, self.runs.reserved_names(but=deleted.id)
+        )
 
     def _rename_adapter(self, request: rq.RenameAdapter, control: Control, _: Any) -> rs.Result:
-        reserved = set(self.runs.reserved_names())
+        reserved = self.runs.reserved_names(but=self.library.get(request.name).id)
         return lifecycle.rename(request.name, request.new_name, self.library, reserved)
 
     def _set_active(self, request: rq.SetActive, control: Control, _: Any) -> rs.ActiveSet:

@@ -23,15 +23,15 @@ The constants were calibrated against the measured peaks of our own training pat
 (`benchmarks/memory_estimate.py`).
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from backend.engine import base_folder
 from backend.engine.adapters import Target, count_trainable, linear_layers, matched
 from backend.requests import Train
 from backend.results import ModelFacts
@@ -80,11 +80,12 @@ class Shape:
 
     @classmethod
     def from_config(cls, source: Path | dict[str, Any]) -> "Shape":
-        """Read the sizes from a config.json or its content; no weight is needed or downloaded."""
-        values = source if isinstance(source, dict) else json.loads(source.read_text("utf-8"))
-        kind = CONFIG_MAPPING[values["model_type"]]
+        """Read the sizes from a config.json or its content; no weight is needed or downloaded.
+
+        Raises ModelError or Unsupported where it is not that of a causal language model.
+        """
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(kind.from_dict(values))
+            model = AutoModelForCausalLM.from_config(base_folder.read_config(source))
         return cls.of(model)
 
     @property

@@ -35,6 +35,7 @@ ALLOWED = (
     rq.PreviewData,
     rq.InspectAdapter,
     rq.Similarity,
+    rq.QuantizationTable,
 )
 """What the slot answers, and what leaves the model alone."""
 STEADY_ROUNDS = 3
@@ -78,6 +79,7 @@ def leave(session: Session) -> rs.SlotLeft:
         rehearsal.reference(session.model, session.base),
         slot.before,
         dtype=session.base.dtype,
+        allowed=session.base.bound,
         what="The slot was left and the session compared with what it was",
         cure="Load the base again.",
     )

@@ -7,6 +7,7 @@ import torch
 
 from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
+from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
 from backend.engine.scan import Scanned, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
@@ -39,7 +40,10 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     elif match != "same":
         verdict = "warning"
         reasons.append(Problem(what=said))
-    if scanned.initial:
+    if scanned.initial and place.facts is not None and place.facts.quantization != "none":
+        verdict = "cannot"
+        reasons.append(_needs_full_precision(scanned))
+    elif scanned.initial:
         verdict = "warning" if verdict == "fits" else verdict
         reasons.append(Problem(what=_initial_note(scanned)))
     layers = layer_norms(scanned, place.weights)
@@ -65,13 +69,20 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     )
 
 
+def _needs_full_precision(scanned: Scanned) -> Problem:
+    return Problem(
+        what=f"{method_title(scanned)} takes a part out of the base's own weights, and this base "
+        "is loaded quantised, so that they are known only roughly.",
+        cure="Load the base without quantisation and add it there: it becomes plain LoRA, which "
+        "fits the quantised base too.",
+    )
+
+
 def method_title(scanned: Scanned) -> str:
     """Return what the method of a scanned adapter is called."""
     if scanned.initial:
         return "PiSSA" if scanned.initial.startswith("pissa") else "OLoRA"
-    if scanned.config.use_dora:
-        return "DoRA"
-    return "rsLoRA" if scanned.config.use_rslora else "LoRA"
+    return method_title_of(scanned.config)
 
 
 def sidecar(found: Incoming) -> AdapterInfo | None:

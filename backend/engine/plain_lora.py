@@ -138,6 +138,8 @@ def _change(
     scaling = alpha / (rank**0.5 if config.use_rslora else rank)
     if config.use_dora and needs_baking(config):
         raise Unsupported(f"{name} is DoRA on a changed base, which cannot be converted.")
+    if config.use_dora or needs_baking(config):
+        _require_full_precision(layer)
     if config.use_dora:
         if magnitude is None:
             raise ModelError(f"The magnitudes of {name} are missing.")
@@ -188,6 +190,21 @@ def base_weight(layer: torch.nn.Module) -> torch.Tensor:
     """Return a layer's weight, outputs x inputs, as numbers of full precision."""
     weight = dequantize_module_weight(layer).detach().float()
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+def _require_full_precision(layer: torch.nn.Module) -> None:
+    """Raise Unsupported where the base's weights are only known roughly.
+
+    What is computed from them would be kept as true of the full-precision base.
+    """
+    weight = layer.weight
+    if not (isinstance(weight, torch.Tensor) and weight.is_floating_point()):
+        raise Unsupported(
+            "Turning this kind of adapter into plain LoRA needs the base's own weights, and this "
+            "base is loaded quantised.",
+            cure="Load the base without quantisation, do it there, and then load it quantised: "
+            "the plain LoRA fits both.",
+        )
 
 
 def _magnitude(tensors: dict[str, torch.Tensor], stem: str) -> torch.Tensor | None:

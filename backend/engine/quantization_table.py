@@ -5,6 +5,7 @@ measured on this machine on demand and kept in the workspace, or else from a com
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from backend.quantizations import (
     SPEEDS_ON_GPU,
     SPEEDS_ON_GPU_FROM,
 )
-from backend.requests import LoadModel, Lora, QuantizationTable
+from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table
 from backend.settings import STARTER, Settings
@@ -41,8 +42,9 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
     shape = estimate.Shape.from_config(config)
     free = memory.available(device)
     speeds, source = _speeds(request, device.type, control, settings)
-    choices = [_choice(id, shape, precision, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
-    recommended, reason = recommend(choices, free)
+    usual = _usual_run(shape, precision, device.type, double_quant=request.double_quant)
+    choices = [_choice(id, shape, usual, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
+    recommended, reason = recommend(choices, free, where="here" if source == HERE else "there")
     return Table(
         source=request.source,
         precision=precision,
@@ -56,28 +58,31 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
     )
 
 
-def recommend(choices: list[QuantizationChoice], free: int) -> tuple[str, str]:
-    """Return which quantisation to take and why."""
+def recommend(
+    choices: list[QuantizationChoice], free: int, *, where: str = "here"
+) -> tuple[str, str]:
+    """Return which quantisation to take and why; `where` its speed was measured."""
     by_id = {choice.quantization: choice for choice in choices}
     full, four = by_id["none"], by_id["nf4"]
     saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f} times"
     if full.memory_bytes * ROOM_FOR_A_RUN <= free:
         return "none", (
             f"Full precision is exact and fits. 4-bit would make the weights {saved} smaller, "
-            f"and steps {_speed_words(four.relative_seconds)}."
+            f"and steps {_speed_words(four.relative_seconds, where)}."
         )
     if four.fits:
         return "nf4", (
             f"Full precision leaves too little room for a run. 4-bit makes the weights {saved} "
-            f"smaller, and steps {_speed_words(four.relative_seconds)}."
+            f"smaller, and steps {_speed_words(four.relative_seconds, where)}."
         )
     return "nf4", "Not even 4-bit fits into the memory that is free: choose a smaller base."
 
 
-def _speed_words(relative: float) -> str:
+def _speed_words(relative: float, where: str) -> str:
+    measured = "here" if where == "here" else "where that was measured"
     if abs(relative - 1) < 0.1:
-        return "about as fast here"
-    return f"{relative:.1f} times as long here" if relative > 1 else "faster here"
+        return f"about as fast {measured}"
+    return f"{relative:.1f} times as long {measured}" if relative > 1 else f"faster {measured}"
 
 
 def _config_file(request: QuantizationTable) -> Path:
@@ -94,15 +99,36 @@ def _config_file(request: QuantizationTable) -> Path:
     return file
 
 
+def _usual_run(
+    shape: estimate.Shape, precision: str, device: str, *, double_quant: bool
+) -> estimate.Setup:
+    """Describe a training run with the settings that nobody changed, on a base of this shape."""
+    train = Train(name="usual")
+    layers = list(shape.linear)
+    config = adapters.configure(train.adapter, layers, "")
+    targets = adapters.matched(config, layers)
+    return estimate.Setup(
+        stored=precision,
+        double_quant=double_quant,
+        computed="fp32" if device == "cpu" and precision == "fp32" else "bf16",
+        device=device,
+        targets=tuple(targets),
+        trainable=adapters.count_trainable(config, targets),
+        tokens=train.tokens_per_step,
+    )
+
+
 def _choice(
-    id: str, shape: estimate.Shape, precision: str, *, free: int, seconds: float
+    id: str, shape: estimate.Shape, usual: estimate.Setup, *, free: int, seconds: float
 ) -> QuantizationChoice:
     known = QUANTIZATIONS[id]  # type: ignore[index]
-    size = estimate.weight_bytes(shape, estimate.Setup(stored=precision, quantization=id))
+    needs = estimate.estimate(shape, replace(usual, quantization=id))
+    size = needs.total - needs.run
     return QuantizationChoice(
         quantization=id,
-        title=known.title if id != "none" else f"full precision ({precision})",
+        title=known.title if id != "none" else f"full precision ({usual.stored})",
         memory_bytes=size,
+        run_bytes=needs.run,
         relative_seconds=seconds,
         fits=size <= free,
         summary=known.summary,

@@ -175,6 +175,16 @@ class Session:
         self.settle()
         memory.release(self.base.device)
 
+    def bring_back(self, active: ActiveIds) -> None:
+        """Turn an earlier active set on again, as far as its adapters still are to be had."""
+        there = [(id, s) for id, s in active if self.library.by_id(id) is not None]
+        for adapter_id, _ in there:
+            info = self.library.by_id(adapter_id)
+            assert info is not None
+            self.ensure_loaded(info)
+        self.activate(there)
+        self._active = there
+
     def settle(self) -> None:
         """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
         self._adapted = adapters.adapted_layers(self.base.model)

@@ -158,6 +158,7 @@ class Slot:
             rehearsal.reference(self.base.model, self.base),
             entry.reference,
             dtype=self.base.dtype,
+            allowed=self.base.bound,
             what=f"{entry.name or 'The base'} was swapped in and compared with its reference",
             cure="The swap was undone. Leave the slot and prepare it again.",
         )

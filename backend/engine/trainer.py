@@ -80,11 +80,8 @@ class AdapterTrainer(Trainer):
             self.broke_between_corrections = True  # the weights are those of the last whole step
             raise
         if not torch.isfinite(loss):
-            raise Diverged(
-                f"The loss became {loss.item()} in step {self.state.global_step + 1}.",
-                cure="The learning rate is too high for this data: try a quarter of it. "
-                "The last checkpoint is from before and is good.",
-            )
+            step = self.state.global_step + 1
+            raise diverged(f"The loss became {loss.item()} in step {step}.", self.args)
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -159,6 +156,15 @@ class RunCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Stop before a correction that is no number: a finite loss can have such gradients."""
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        if grads and not torch.stack(torch._foreach_norm(grads)).isfinite().all():
+            step = state.global_step + 1
+            raise diverged(f"The gradients of step {step} are not finite numbers.", args)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.synchronize(args.device)
         self._seconds = time.perf_counter() - self._began
@@ -175,6 +181,15 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_save(state.global_step)
+
+
+def diverged(what: str, args: TrainingArguments) -> Diverged:
+    """Say that a run blew up, and whether there is something to go back to."""
+    kept = any(Path(str(args.output_dir)).glob("checkpoint-*"))
+    after = " The last checkpoint is from before and is good." if kept else ""
+    return Diverged(
+        what, cure=f"The learning rate is too high for this data: try a quarter of it.{after}"
+    )
 
 
 def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> TrainingArguments:

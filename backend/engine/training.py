@@ -29,7 +29,6 @@ from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import OutOfMemory
-from backend.methods import method_of
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run
@@ -92,6 +91,7 @@ class _Training:
         self.free = memory.available(base.device)
         memory.reset_peak(base.device)
         self._prepare_data()
+        active = list(self.session.active_ids)
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = self._prepare_adapter()
@@ -105,11 +105,13 @@ class _Training:
             difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
+            self.session.bring_back(active)
             if isinstance(known := translate(error), OutOfMemory) and self.needed:
                 raise self._explained(known) from None
             raise
         finally:
             self.session.settle()
+        self.session.bring_back(active)  # a resumed run's own adapter may have been on
         self.log.conclude(state, peak_memory=self.peak)
         return self._result(info, difference)
 
@@ -288,7 +290,7 @@ class _Training:
             id=self.adapter_id,
             name=before.name if before else self.request.name,  # a stopped run's may be renamed
             colour=request.colour,
-            method=method_of(self.request.adapter).title,
+            method=adapters.method_title(config),
             rank=int(config.r),
             strength="on-off" if config.use_dora else "any",
             targets=tuple(sorted({str(name) for name in config.target_modules})),

@@ -88,6 +88,11 @@ class QuantizationTable(Request):
     device: Literal["auto", "cpu", "cuda"] = knob(
         "auto", label="Device", help="Where the model would compute."
     )
+    double_quant: bool = knob(
+        True,
+        label="Double quantisation",
+        help="Whether the scales of 4-bit blocks would be quantised as well.",
+    )
     revision: str | None = knob(
         None,
         label="Revision",

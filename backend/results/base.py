@@ -49,6 +49,8 @@ class QuantizationChoice(Result):
     quantization: str
     title: str
     memory_bytes: int
+    run_bytes: int
+    """What a usual training run would take beside the weights."""
     relative_seconds: float
     fits: bool
     summary: str

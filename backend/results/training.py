@@ -115,6 +115,7 @@ class RunSummary(Result):
 
     id: str
     name: str
+    adapter_id: str
     state: RunState
     colour: str
     data: str

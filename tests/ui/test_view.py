@@ -31,6 +31,7 @@ def run(**changes: object) -> rs.RunSummary:
     plain = rs.RunSummary(
         id="r1",
         name="pirate",
+        adapter_id="ad_1",
         state="finished",
         colour="#E69F00",
         data="starter:pirate",

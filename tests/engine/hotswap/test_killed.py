@@ -9,7 +9,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.errors import WorkerDied
+from backend.errors import Unsupported, WorkerDied
 from tests.engine.hotswap.conftest import FIVE, start
 from tests.engine.tiny import enlist, start_service, write_base
 
@@ -28,6 +28,11 @@ def text_of(service: Service) -> str:
     return job.text if job is not None else ""
 
 
+def engine() -> psutil.Process:
+    children = psutil.Process().children()
+    return next(each for each in children if "backend.engine" in each.cmdline())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path) -> None:
@@ -39,13 +44,11 @@ def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path)
         start(service, rq.SetActive(adapters=mine))
         question = rq.Score(texts=["The cat is on the mat."], variants=[[], mine])
         before = start(service, question)
-        children = psutil.Process().children()
-        worker = next(each for each in children if "backend.engine" in each.cmdline())
 
         job = service.start(rq.PrepareHotswap(adapters=["en", "attn"]))
         wait_until(lambda: "Compiling" in text_of(service))
         time.sleep(2)  # well into it
-        worker.kill()
+        engine().kill()
 
         with pytest.raises(WorkerDied, match="model process is gone"):
             job.result(timeout=30)
@@ -53,5 +56,14 @@ def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path)
         snapshot = service.snapshot()
         assert (snapshot.slot, snapshot.active) == (None, mine)
         assert start(service, question) == before
+
         start(service, rq.PrepareHotswap(adapters=["en", "attn"], compile=False))
-        assert service.snapshot().slot is not None
+        start(service, rq.Hotswap(adapter="attn"))
+        with pytest.raises(Unsupported, match="Leave the hot-swap slot first"):
+            start(service, rq.Merge(variant=[("en", 1.0)], destination=str(tmp_path / "merged")))
+        engine().kill()
+        wait_until(lambda: service.snapshot().phase == "loading")
+        wait_until(lambda: service.snapshot().phase == "ready")
+        snapshot = service.snapshot()
+        assert (snapshot.slot, snapshot.active) == (None, mine)
+        assert start(service, question) == before

@@ -159,6 +159,13 @@ def test_a_look_ahead_sees_the_same_layers_in_the_slot(slot: Service, base: Path
     assert sorted(report.matched_modules) == sorted(layer_names(base))
 
 
+def test_an_adapter_is_inspected_while_the_slot_is_held(slot: Service) -> None:
+    report = start(slot, rq.InspectAdapter(source="library:attn"))
+
+    assert report.layers
+    assert all(layer.relative for layer in report.layers)
+
+
 def test_swapping_without_a_slot_is_refused(service: Service) -> None:
     for request in (rq.Hotswap(adapter="en"), rq.EndHotswap()):
         with pytest.raises(Unsupported, match="No hot-swap slot"):
