@@ -4,12 +4,14 @@ Folders are named by the internal id, which PEFT sees; people see the display na
 A deleted adapter waits in the trash until the app that deleted it closes.
 """
 
+import json
 import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from backend.errors import InvalidRequest, NotFound
 from backend.results import AdapterInfo
@@ -101,6 +103,17 @@ class Library:
         """Write an adapter's changed side-car."""
         self.write_sidecar(self.folder(info.id), info)
         return info
+
+    def lora_settings(self, adapter_id: str) -> dict[str, Any]:
+        """Return the rank, alpha and kind of an adapter, from its configuration file."""
+        text = (self.folder(adapter_id) / "adapter_config.json").read_text(encoding="utf-8")
+        config = json.loads(text)
+        return {
+            "rank": config["r"],
+            "alpha": float(config["lora_alpha"]),
+            "use_rslora": bool(config.get("use_rslora")),
+            "use_dora": bool(config.get("use_dora")),
+        }
 
     def discard(self, adapter_id: str) -> None:
         """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""

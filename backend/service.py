@@ -217,7 +217,10 @@ class Service:
         base, source = self.engine.require_base(), self.engine.recipe.base
         self.library.require_free(train.name, self.runs.reserved_names())
         if train.start_from is not None:
-            self.library.get(train.start_from)
+            start = self.library.get(train.start_from)
+            settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}
+            lora = train.adapter.model_copy(update=settings)  # the form's are not used
+            train = train.model_copy(update={"adapter": lora})
         return self.runs.create(
             train,
             base=(

@@ -244,6 +244,11 @@ def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
 
 def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[str]:
     stats, notes = corpus.stats, []
+    if train.start_from is not None:
+        notes.append(
+            f"It goes on from {train.start_from}: method, rank, alpha and targets are that "
+            "adapter's, whatever the form says."
+        )
     if stats.cut:
         notes.append(f"{stats.cut} examples are longer than {train.longest} tokens and are cut.")
     if stats.dropped:

@@ -229,6 +229,89 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
     assert scores(base_only, []) == before
 
 
+def test_gradients_that_are_not_finite_stop_before_the_correction(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AdapterTrainer.training_step
+
+    def poisoned(self: AdapterTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = original(self, model, *args, **kwargs)
+        if self.state.global_step == 5:
+            next(p for p in model.parameters() if p.grad is not None).grad.fill_(float("inf"))
+        return loss
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", poisoned)
+    job = base_only.start(rq.Train(**{**QUICK, "name": "steep", "save_every": 2}))
+    with pytest.raises(Diverged, match="The gradients of step 6 are not finite") as caught:
+        job.result(timeout=300)
+
+    assert job.run_id is not None
+    checkpoint = base_only.runs.get(job.run_id).latest_checkpoint()
+    assert checkpoint is not None
+    kept = load_file(checkpoint / "adapter_model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+    assert "The last checkpoint is from before and is good." in caught.value.cure
+
+
+def test_without_a_checkpoint_none_is_promised(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AdapterTrainer.compute_loss
+    monkeypatch.setattr(
+        AdapterTrainer, "compute_loss", lambda *a, **k: original(*a, **k) * float("nan")
+    )
+
+    with pytest.raises(Diverged, match="in step 1") as caught:
+        train(base_only, "at once")
+
+    assert "checkpoint" not in caught.value.cure
+
+
+def test_a_resumed_runs_own_adapter_is_on_again_afterwards(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(base_only, patch, step=2)
+        run = train(base_only, "half", max_steps=4)
+    base_only.start(rq.SetActive(adapters=[("half", 0.5)])).result(timeout=60)
+
+    base_only.start(rq.Resume(run_id=run.run_id)).result(timeout=300)
+
+    assert base_only.snapshot().active == [("half", 0.5)]
+    base_only.start(rq.SetActive(adapters=[])).result(timeout=60)
+
+
+def test_going_on_from_an_adapter_keeps_its_method_and_rank(base_only: Service) -> None:
+    train(base_only, "first dora", adapter=rq.Lora(rank=4, use_dora=True), max_steps=1)
+
+    run = train(base_only, "second dora", start_from="first dora", max_steps=1)
+
+    info = base_only.library.get("second dora")
+    assert (info.method, info.rank) == ("DoRA", 4)
+    summary = next(r for r in base_only.snapshot().runs if r.id == run.run_id)
+    assert (summary.method, summary.rank) == ("DoRA", 4)
+    told = base_only.start(
+        rq.Preflight(train=rq.Train(**{**QUICK, "name": "x", "start_from": "first dora"}))
+    ).result(timeout=60)
+    assert any("It goes on from first dora" in note for note in told.notes)
+
+
+def test_undoing_a_deletion_keeps_a_stopped_runs_name(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(base_only, patch, step=1)
+        run = train(base_only, "back again", max_steps=3)
+    base_only.start(rq.DeleteAdapter(name="back again")).result(timeout=60)
+    restored = base_only.start(rq.RestoreAdapter(name="back again")).result(timeout=60)
+    assert restored.adapter.name == "back again"
+
+    base_only.start(rq.DeleteAdapter(name="back again")).result(timeout=60)
+    base_only.start(rq.Resume(run_id=run.run_id)).result(timeout=300)
+    with pytest.raises(InvalidRequest, match="its run went on after it was deleted"):
+        base_only.start(rq.RestoreAdapter(name="back again")).result(timeout=60)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     base_only: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
