@@ -5,7 +5,7 @@ Python and the command line act with the caller's own rights and are not checked
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from backend.errors import InvalidRequest, Unsupported
 from backend.requests import (
@@ -53,6 +53,29 @@ def looks_like_path(source: str) -> bool:
         or not HUB_ID.fullmatch(source)
         or (Path(source).exists())
     )
+
+
+def on_hub(source: str) -> bool:
+    """Tell whether a source is the id of something on the Hugging Face Hub."""
+    return not _is_bundled(source) and not looks_like_path(source)
+
+
+def resolved(request: Request) -> Request:
+    """Return the request with whole paths: the engine works in a folder of its own."""
+    changes: dict[str, Any] = {}
+    for field in ("source", "data"):
+        source = getattr(request, field, "")
+        if source and not _is_bundled(source) and looks_like_path(source):
+            changes[field] = _whole(source)
+    if getattr(request, "destination", ""):
+        changes["destination"] = _whole(request.destination)  # type: ignore[attr-defined]
+    if isinstance(request, Preflight):
+        changes["train"] = resolved(request.train)
+    return request.model_copy(update=changes)
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def require_allowed(path: Path, settings: Settings) -> None:

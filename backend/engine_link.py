@@ -72,7 +72,13 @@ class EngineLink:
         job = self.current = self._new_job(request)
         job.run_id = run_id
         message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
-        self._send({**message, "owner": True} if owner else message)
+        try:
+            self._send({**message, "owner": True} if owner else message)
+        except OSError as error:  # no process can be started: the session must not stay busy
+            self._release(job)
+            raise WorkerDied(
+                f"The model process cannot be started: {error}.", cure="Close other programs."
+            ) from error
         return job
 
     def begin_beside(self, request: rq.Request) -> Job:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
+from backend.access import on_hub
 
 
 class Operation(NamedTuple):
@@ -14,7 +15,10 @@ class Operation(NamedTuple):
     phase: rs.Phase | None
     title: Callable[[Any], str]
     beside: Callable[[Any], bool] = lambda request: False
-    """Whether it runs in a process of its own even while the engine idles, and is worth showing."""
+    """Whether it runs in a process of its own even while the engine idles, and is worth showing.
+
+    So does what may take long: a merge, a measurement, a download.
+    """
 
 
 def _names(variant: rq.Variant) -> str:
@@ -43,7 +47,12 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.Score: Operation(rs.Scores, "chatting", lambda r: "Scoring texts"),
     rq.SideBySide: Operation(rs.SideAnswers, "chatting", lambda r: "Answering side by side"),
     rq.NextToken: Operation(rs.NextTokens, "chatting", lambda r: "Guessing the next word"),
-    rq.InspectAdapter: Operation(rs.AdapterReport, None, lambda r: f"Inspecting {r.source}"),
+    rq.InspectAdapter: Operation(
+        rs.AdapterReport,
+        None,
+        lambda r: f"Inspecting {r.source}",
+        beside=lambda r: on_hub(r.source),
+    ),
     rq.Similarity: Operation(rs.SimilarityReport, None, lambda r: "Comparing adapters"),
     rq.Merge: Operation(
         rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=lambda r: True
@@ -54,6 +63,10 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         lambda r: f"Comparing quantisations of {r.source}",
         beside=lambda r: r.measure,
     ),
-    rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
-    rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
+    rq.Preflight: Operation(
+        rs.PreflightReport, None, lambda r: "Checking a run", beside=lambda r: on_hub(r.train.data)
+    ),
+    rq.PreviewData: Operation(
+        rs.DataPreview, None, lambda r: "Looking at data", beside=lambda r: on_hub(r.data)
+    ),
 }

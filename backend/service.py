@@ -15,7 +15,7 @@ import psutil
 from backend import merging
 from backend import requests as rq
 from backend import results as rs
-from backend.access import Caller, check_caller
+from backend.access import Caller, check_caller, resolved
 from backend.engine_link import EngineLink
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.events import Curve, Event, curve
@@ -68,8 +68,9 @@ class Service:
         cannot work; everything later comes out of `job.result()`.
         """
         check_caller(request, self.settings, caller)
+        request = resolved(request)
         if isinstance(request, rq.Merge):
-            request = self._checked_merge(request)
+            self._check_merge(request)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
@@ -195,14 +196,13 @@ class Service:
             self.engine.require_base()
         return None
 
-    def _checked_merge(self, request: rq.Merge) -> rq.Merge:
-        """Raise what keeps a merge from starting; the engine works in a folder of its own."""
+    def _check_merge(self, request: rq.Merge) -> None:
+        """Raise what keeps a merge from starting."""
         if self.engine.slot is not None:
             raise Unsupported(
                 "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
             )
-        wanted = str(Path(request.destination).expanduser().absolute())
-        request = request.model_copy(update={"destination": wanted})
+        wanted = request.destination
         with self.engine.lock:
             for job in self.engine.beside():
                 if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
@@ -211,7 +211,6 @@ class Service:
                         cure="Wait for it, stop it, or name another folder.",
                     )
         merging.check(request, self.engine.require_base(), self.library)
-        return request
 
     def _new_run(self, train: rq.Train) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base

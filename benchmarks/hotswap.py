@@ -7,6 +7,7 @@ compiles twice, a minute or so each at four layers. The quick run compiles nothi
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen, words = read_flags(parser, arguments, rounds=2, layers=1, width=64, compile=False)
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as place:
+        # compiled code that an earlier process left would make the unprepared side quick
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(place) / "inductor")
         return measure(chosen, words, Path(place))
 
 
@@ -62,6 +65,9 @@ def measure(chosen: argparse.Namespace, words: list[str], place: Path) -> int:
     _from_peft_and_disk(report, session, base, chosen.rounds)
     _next_answer(report, session, chosen.rounds)
     prepared_seconds = _to_first_token(session, chosen.rounds)
+    if chosen.compile:
+        again = _slot(session).recompilations
+        report.add("recompilations in all these swaps and answers", str(again), "0", again == 0)
     _speeds(report, prepared)
     hotswap.leave(session)
     if chosen.compile:
@@ -136,7 +142,7 @@ def _to_first_token(session: Session, rounds: int) -> float:
     slot = _slot(session)
     found = []
     for number in range(max(rounds, 2)):
-        seconds = slot.swap(list(ADAPTERS)[number % len(ADAPTERS)]).seconds
+        seconds = timed(lambda: slot.swap(list(ADAPTERS)[number % len(ADAPTERS)]))  # noqa: B023
         found.append(seconds + rehearsal.first_token_seconds(session.model, session.base))
     return Spread(found).median
 
@@ -157,6 +163,7 @@ def _against_unprepared(
     """Swap with PEFT in a base that was compiled around another rank, and wait for a token."""
     small, large = (session.library.folder(i.id) for i in session.library.all())
     session.unload()
+    torch._dynamo.reset()
     model = PeftModel.from_pretrained(load(base), small).eval()
     model.get_base_model().compile(dynamic=True)
     ids = torch.full((1, rehearsal.MEASURED_PROMPT), 7)
@@ -180,7 +187,7 @@ def _against_unprepared(
     unprepared = timed(swap_and_answer)
     ratio = unprepared / prepared_seconds
     report.add("unprepared / prepared, to the first token", f"{ratio:.0f}", ">= 100", ratio >= 100)
-    report.add("prepared swap and first token", f"{1000 * prepared_seconds:.1f} ms")
+    report.add("prepared swap, its check, and first token", f"{1000 * prepared_seconds:.1f} ms")
     report.add("unprepared swap and first token", f"{unprepared:.1f} s")
 
 

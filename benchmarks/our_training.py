@@ -1,6 +1,7 @@
 """Our side: a training as the service runs it, in this process."""
 
 import io
+import statistics
 import tempfile
 from contextlib import redirect_stdout
 from itertools import count
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import data, packing, tokens
+from benchmarks.plain_script import BATCH
 from benchmarks.speed import Speed, by_the_wall
 
 TIMEOUT_S = 3600.0
@@ -33,6 +35,11 @@ def documents(train: rq.Train, model: Path) -> list[tokens.Tokens]:
     source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
     tokenizer = AutoTokenizer.from_pretrained(model)
     return tokens.tokenise(source, tokenizer, max_length=train.longest).train
+
+
+def as_many_tokens(examples: list[tokens.Tokens]) -> int:
+    """Return a token budget as large as the script's useful batches: both correct as often."""
+    return max(512, round(BATCH * statistics.mean(map(len, examples))))
 
 
 def plan(train: rq.Train, examples: list[tokens.Tokens]) -> list[list[int]]:

@@ -137,7 +137,7 @@ def times(slot: rs.SlotStatus) -> Node:
         ("Reload from disk", measured.reload_seconds),
     ]
     if measured.recompile_seconds is not None:
-        rows.append(("Swap and recompile", measured.recompile_seconds))
+        rows.append(("Compile anew", measured.recompile_seconds))
     longest = max(seconds for _, seconds in rows)
     return el(
         "div",
@@ -145,14 +145,30 @@ def times(slot: rs.SlotStatus) -> Node:
         el("div", *(_bar(name, seconds, longest) for name, seconds in rows), cls="aw-times"),
         el(
             "p",
-            "From the press to the first word of the next answer, measured on this machine when "
-            "the slot was prepared. The scale is logarithmic: a bar of twice the length is many "
-            "times the time.",
+            "Changing the adapter and computing the first word of the next answer, measured on "
+            f"this machine when the slot was prepared.{_besides(measured)} The scale is "
+            "logarithmic: a bar of twice the length is many times the time.",
             cls="aw-quiet aw-small",
         ),
         _speeds(slot),
         cls="aw-picture",
     )
+
+
+def _besides(measured: rs.SwapTimes) -> str:
+    """Say what the bars leave out, or stand for."""
+    said = ""
+    if measured.check_seconds is not None:
+        said += (
+            " Each swap is also compared with the adapter's reference answer, which takes "
+            f"{short_time(measured.check_seconds)} more."
+        )
+    if measured.recompile_seconds is not None:
+        said += (
+            " Compiling anew is what a swap costs in a model that was not prepared: here the "
+            "compilation that preparing took, up to its first word."
+        )
+    return said
 
 
 def finding(slot: rs.SlotStatus) -> str:
@@ -162,7 +178,7 @@ def finding(slot: rs.SlotStatus) -> str:
         return ""
     if measured.recompile_seconds is not None:
         factor = measured.recompile_seconds / measured.hotswap_seconds
-        return f"A hot-swap answers {text.count(round(factor))} times sooner than recompiling"
+        return f"A hot-swap answers {text.count(round(factor))} times sooner than compiling anew"
     ratio = measured.reload_seconds / measured.hotswap_seconds
     if ratio >= 1.5:
         return f"A hot-swap answers {ratio:.1f} times sooner than a reload from disk"

@@ -176,9 +176,9 @@ class Engine:
         """Return facts and layers of the session's base, which may live in another process."""
         if self.session.facts is not None:
             return self.session.facts, self.session.layers()
-        if message.get("base") is None:
+        facts = _facts_of(message)
+        if facts is None:
             return None, None
-        facts = rs.ModelFacts.model_validate(message["base"])
         return facts, adapters.linear_layers(base_folder.skeleton(Path(facts.path)))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
@@ -251,16 +251,25 @@ class Engine:
             request,
             self.session,
             base_path=message["base_path"],
+            facts=_facts_of(message),
             runs=self.runs,
             timings=Timings(self.settings.timings_file),
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
-        return preflight.preview(request, self.session, base_path=message["base_path"])
+        return preflight.preview(
+            request, self.session, base_path=message["base_path"], facts=_facts_of(message)
+        )
 
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
         base = rs.ModelFacts.model_validate(message["base"])
         return merge.merge(request, control, library=self.library, base=base)
+
+
+def _facts_of(message: dict[str, Any]) -> rs.ModelFacts | None:
+    """Return the facts of the session's base, which may live in another process."""
+    base = message.get("base")
+    return rs.ModelFacts.model_validate(base) if base else None
 
 
 def quiet_libraries() -> None:

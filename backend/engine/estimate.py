@@ -187,9 +187,22 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
 
 
 def settle(shape: Shape, setup: Setup, free: int) -> Setup:
-    """Decide whether a run's memory is tight enough for exact allocation, which is slower."""
+    """Decide what a run does about memory that is tight: both ways cost speed.
+
+    Exact allocation where it takes much of what is free; on a quantised base, which is there to
+    save memory, gradient checkpointing where it would not fit without.
+    """
+    if needs_checkpointing(shape, setup, free):
+        setup = replace(setup, checkpointing=True)
     tight = estimate(shape, replace(setup, exact=False)).run > TIGHT_SHARE * free
     return replace(setup, exact=setup.checkpointing or tight)
+
+
+def needs_checkpointing(shape: Shape, setup: Setup, free: int) -> bool:
+    """Tell whether a run on a quantised base would not fit without gradient checkpointing."""
+    if setup.quantization == "none" or setup.checkpointing:
+        return False
+    return estimate(shape, replace(setup, exact=True)).run > free
 
 
 def weight_bytes(shape: Shape, setup: Setup) -> int:

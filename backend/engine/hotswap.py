@@ -276,13 +276,16 @@ class _Preparation:
 
     def _times(self, slot: Slot, readings: list[_Reading]) -> rs.SwapTimes:
         model, base = self.base.model, self.base
+        started = time.perf_counter()
         swapped = slot.swap(BASE).seconds
+        checked = time.perf_counter() - started - swapped
         rehearsal.first_token_seconds(model, base)
         return rs.SwapTimes(
             hotswap_seconds=swapped + rehearsal.first_token_seconds(model, base),
             switch_seconds=min(reading.switch_seconds for reading in readings),
             reload_seconds=min(reading.reload_seconds for reading in readings),
             recompile_seconds=self.recompile_seconds,
+            check_seconds=checked,
         )
 
 

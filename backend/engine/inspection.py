@@ -1,5 +1,6 @@
 """Looking at an adapter before it is added: what it is, what it changes, whether it fits."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,20 +10,33 @@ from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
 from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
+from backend.engine.plain_lora import Change
 from backend.engine.scan import Scanned, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
 
+_ONLY_FACTORS = (
+    "Sizes below are those of its two factors alone: what this kind does to the whole weight shows "
+    "only where the base is in memory in full precision."
+)
 _SAID = ("base_name", "base_fingerprint", "recipe", "data")
 
 
+LARGEST_WHOLE = 1024
+"""Above it the singular values of a whole matrix take too long, and the factors' stand for them."""
+
+
 class Place(NamedTuple):
-    """The base an adapter should fit: its facts, its layers, and their weights where in memory."""
+    """The base an adapter should fit: its facts, its layers, and their weights where in memory.
+
+    `changes_of` computes from those what an adapter's folder adds to each weight.
+    """
 
     facts: ModelFacts | None
     layers: list[Target] | None
     weights: dict[str, torch.Tensor]
+    changes_of: Callable[[Path], dict[str, Change]] | None = None
 
 
 def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport:
@@ -46,7 +60,10 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     elif scanned.initial:
         verdict = "warning" if verdict == "fits" else verdict
         reasons.append(Problem(what=_initial_note(scanned)))
-    layers = layer_norms(scanned, place.weights)
+    changes = _changes(found, scanned, place)
+    if changes is None and (scanned.initial or scanned.config.use_dora):
+        reasons.append(Problem(what=_ONLY_FACTORS))
+    layers = layer_norms(scanned, place.weights, changes or {})
     config = scanned.config
     return AdapterReport(
         source=found.origin,
@@ -127,8 +144,21 @@ def base_match(found: Incoming, facts: ModelFacts | None) -> tuple[str, str]:
     return "unknown", f"{named}; the shapes fit {facts.name}, which is all that can be checked."
 
 
-def layer_norms(scanned: Scanned, weights: dict[str, torch.Tensor]) -> list[LayerNorm]:
-    """Measure each layer's weight change from its small factors.
+def _changes(found: Incoming, scanned: Scanned, place: Place) -> dict[str, Change] | None:
+    """Return the weight changes of an adapter that is more than its factors; None if unknown."""
+    plain = not (scanned.initial or scanned.config.use_dora)
+    if plain or place.changes_of is None:
+        return None
+    try:
+        return place.changes_of(found.folder)
+    except Unsupported:
+        return None
+
+
+def layer_norms(
+    scanned: Scanned, weights: dict[str, torch.Tensor], changes: dict[str, Change]
+) -> list[LayerNorm]:
+    """Measure each layer's weight change, from its small factors where those are all of it.
 
     The singular values of B A are those of R_B R_A^T, where R comes from a QR of each factor.
     """
@@ -141,6 +171,8 @@ def layer_norms(scanned: Scanned, weights: dict[str, torch.Tensor]) -> list[Laye
             torch.linalg.qr(second).R @ torch.linalg.qr(first.T).R.T
         )
         norm = float(values.norm())
+        if (change := changes.get(fit.layer)) is not None:
+            norm, values = _measure(change, values)
         base = weights.get(fit.layer)
         size = float(base.float().norm()) if base is not None else 0.0
         found.append(
@@ -153,6 +185,19 @@ def layer_norms(scanned: Scanned, weights: dict[str, torch.Tensor]) -> list[Laye
             )
         )
     return found
+
+
+def _measure(change: Change, of_factors: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return the norm and the singular values of a change."""
+    if change.factors is not None:
+        down, up = (part.double() for part in change.factors)
+        values = torch.linalg.svdvals(torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
+        return float(values.norm()), values
+    assert change.whole is not None
+    if min(change.whole.shape) > LARGEST_WHOLE:
+        return float(change.whole.norm()), of_factors
+    values = torch.linalg.svdvals(change.whole.double())
+    return float(values.norm()), values
 
 
 def effective_rank(singular_values: torch.Tensor) -> float:

@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,10 @@ def inspect(
 
     `facts` and `layers` are those of the base of the session, which may live in another process.
     """
-    place = Place(facts, layers, _base_weights(session))
+    changes_of = None
+    if session.facts is not None:
+        changes_of = partial(plain_lora.changes_of, base_model=session.base.model)
+    place = Place(facts, layers, _base_weights(session), changes_of)
     in_library = request.source.startswith(LIBRARY_SOURCE)
     try:
         with incoming(request.source, session.library, control) as found:

@@ -29,7 +29,7 @@ from backend.learning_rate import rate_warning, usual_rate
 from backend.library import Library
 from backend.methods import method_of
 from backend.requests import Preflight, PreviewData, Train
-from backend.results import DataPreview, Example, PreflightReport, Problem
+from backend.results import DataPreview, Example, ModelFacts, PreflightReport, Problem
 from backend.runs import Runs
 from backend.sizes import size_text
 
@@ -49,28 +49,35 @@ class Surroundings:
     fingerprint: str
     device: torch.device
     session: Session | None
+    facts: ModelFacts | None
 
     @property
     def quantization(self) -> str:
-        return "none" if self.session is None else self.session.base.facts.quantization
+        return "none" if self.facts is None else self.facts.quantization
 
     @property
     def parameters(self) -> int:
         """The base's own numbers, whatever adapters are on it."""
-        if self.session is not None:
-            return self.session.base.facts.parameters
+        if self.facts is not None:
+            return self.facts.parameters
         return sum(p.numel() for p in self.model.parameters())
 
 
 def check(
-    request: Preflight, session: Session, *, base_path: str | None, runs: Runs, timings: Timings
+    request: Preflight,
+    session: Session,
+    *,
+    base_path: str | None,
+    facts: ModelFacts | None,
+    runs: Runs,
+    timings: Timings,
 ) -> PreflightReport:
     """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
     train = request.train
     problems: list[Problem] = []
     notes: list[str] = []
     _check_name(train, session.library, runs, problems)
-    around = _collect(problems, lambda: _surroundings(session, base_path))
+    around = _collect(problems, lambda: _surroundings(session, base_path, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around))
     config = around and _collect(problems, lambda: _configure(train, around))
     matched = (
@@ -88,6 +95,8 @@ def check(
     free = memory.available(around.device) if around else 0
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
+        if estimate.needs_checkpointing(shape, setup, free):
+            notes = [*notes, "Gradient checkpointing will be on: without it the run does not fit."]
         setup = estimate.settle(shape, setup, free)
         memory_needed = estimate.estimate(shape, setup)
         budget = estimate.largest_budget(shape, setup, free)
@@ -115,9 +124,11 @@ def check(
     )
 
 
-def preview(request: PreviewData, session: Session, *, base_path: str | None) -> DataPreview:
+def preview(
+    request: PreviewData, session: Session, *, base_path: str | None, facts: ModelFacts | None
+) -> DataPreview:
     """Show the first examples as the model would see them, learned tokens marked."""
-    around = _surroundings(session, base_path)
+    around = _surroundings(session, base_path, facts)
     source = data.read(request.data, eval_share=0.0, seed=0)
     shown = source.train[: request.rows]
     stats = None
@@ -132,21 +143,25 @@ def preview(request: PreviewData, session: Session, *, base_path: str | None) ->
     )
 
 
-def _surroundings(session: Session, base_path: str | None) -> Surroundings:
+def _surroundings(
+    session: Session, base_path: str | None, facts: ModelFacts | None
+) -> Surroundings:
+    """Return the base of this process, or what is known of the one in the session's own."""
     if session.facts is not None:
         base, facts = session.base, session.base.facts
         return Surroundings(
             base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
-            base.device, session,
+            base.device, session, facts,
         )  # fmt: skip
     if base_path is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
     folder = Path(base_path)
     model = base_folder.skeleton(folder)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    device = base_model.choose_device("auto")
+    device = torch.device(facts.device) if facts else base_model.choose_device("auto")
     tokenizer = base_folder.read_tokenizer(folder)
-    return Surroundings(model, tokenizer, context, folder.name, "", device, None)
+    mark = facts.fingerprint if facts else ""
+    return Surroundings(model, tokenizer, context, folder.name, mark, device, None, facts)
 
 
 def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:
@@ -273,10 +288,10 @@ def _run_setup(
     config: Any,
     timings: Timings,
 ) -> tuple[estimate.Shape, estimate.Setup]:
-    """Return the sizes that decide about memory; a base that is not loaded counts as fp32."""
+    """Return the sizes that decide about memory; one that nothing is known of is fp32."""
     shape = estimate.Shape.of(around.model, around.parameters)
     targets = tuple(adapters.matched(config, list(shape.linear)))
-    facts = around.session.base.facts if around.session else None
+    facts = around.facts
     stats = corpus.stats
     return shape, estimate.Setup(
         stored=facts.precision if facts else "fp32",
@@ -296,7 +311,7 @@ def _run_setup(
 
 def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
     """Return what steps will compute in, as far as that is known before one was timed."""
-    if around.session is not None and around.session.base.facts.precision != "fp32":
+    if around.facts is not None and around.facts.precision != "fp32":
         return "bf16"
     if train.precision != "auto":
         return train.precision

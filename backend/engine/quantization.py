@@ -171,6 +171,17 @@ def prepared(model: PreTrainedModel) -> Iterator[str]:
             parameter.data = parameter.data.to(dtype)  # from fp32 back: not a bit is lost
 
 
+def about_checkpointing(chosen: bool, *, asked: bool) -> str:
+    """Say in a sentence what is done about gradient checkpointing, and why."""
+    if not chosen:
+        return " Gradient checkpointing stays off: the run fits without, and is faster so."
+    why = "as asked" if asked else "without it the run would not fit into memory"
+    return (
+        f" Gradient checkpointing is on ({why}), non-reentrant and with gradients for the inputs, "
+        "without which a frozen base would pass none on."
+    )
+
+
 class _WeightOnlyState(MatmulLtState):
     """Makes bitsandbytes compute 8-bit layers as it does in training, always."""
 

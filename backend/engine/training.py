@@ -5,6 +5,7 @@ are off meanwhile; the active set from before returns whatever happens.
 """
 
 import time
+from contextlib import suppress
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -28,7 +29,7 @@ from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
-from backend.errors import OutOfMemory
+from backend.errors import OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run
@@ -95,7 +96,8 @@ class _Training:
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = self._prepare_adapter()
-                with steps.step_mode(base, checkpointing=self.request.gradient_checkpointing):
+                checkpointing = self._choose_checkpointing(peft)
+                with steps.step_mode(base, checkpointing=checkpointing):
                     self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
@@ -105,7 +107,8 @@ class _Training:
             difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
-            self.session.bring_back(active)
+            with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):
+                self.session.bring_back(active)
             if isinstance(known := translate(error), OutOfMemory) and self.needed:
                 raise self._explained(known) from None
             raise
@@ -160,7 +163,6 @@ class _Training:
         started = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
         steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
-        self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
         with memory.exact_allocation(self._predict_memory(peft)):
             self._choose_precision(peft)
             self._predict_memory(peft)
@@ -205,6 +207,18 @@ class _Training:
             )
         self.log.precision(self.precision, self.reason)
 
+    def _choose_checkpointing(self, peft: PeftModel) -> bool:
+        """Return whether layers are recomputed; on a quantised base, say so in the preparation."""
+        self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
+        self._predict_memory(peft)
+        assert self.needed is not None
+        chosen = self.needed[1].checkpointing
+        if self.preparation:
+            self.preparation += quantization.about_checkpointing(
+                chosen, asked=self.request.gradient_checkpointing
+            )
+        return chosen
+
     def _predict_memory(self, peft: PeftModel) -> bool:
         """Note what the run will take; returns whether that is tight for this machine."""
         facts = self.session.base.facts
@@ -218,7 +232,7 @@ class _Training:
             largest_pack=max(map(self.packs.tokens, range(len(self.packs)))),
             learned_share=self.learned_share,
             computed=self.precision,
-            attention_apart=attention.in_use(self.session.base.model),
+            attention_apart=attention.could_use(self.session.base.model),
         )
         setup = estimate.settle(shape, setup, self.free)
         self.needed = shape, setup

@@ -15,6 +15,8 @@ class SwapTimes(Result):
     switch_seconds: float
     reload_seconds: float
     recompile_seconds: float | None
+    check_seconds: float | None = None
+    """What comparing with the reference adds to a hot-swap; not in `hotswap_seconds`."""
 
 
 class SlotStatus(Result):

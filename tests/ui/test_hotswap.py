@@ -185,7 +185,7 @@ def test_a_swap_that_fails_says_what_to_do(page: Page, service: FakeService) -> 
 @pytest.mark.parametrize(
     ("change", "title"),
     [
-        ({}, "A hot-swap answers 1,000 times sooner than recompiling"),
+        ({}, "A hot-swap answers 1,000 times sooner than compiling anew"),
         ({"recompile_seconds": None}, "A hot-swap answers 10.0 times sooner than a reload"),
         ({"recompile_seconds": None, "reload_seconds": 0.02}, "A hot-swap answers within 20 ms"),
     ],

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from backend import requests as rq
 from backend.engine import adapters, lifecycle, saving
 from backend.engine.control import Control
+from backend.engine.inspection import effective_rank
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from tests.engine import tiny
 from tests.engine.lifecycle.conftest import WEIGHTS, Bench, do, state
@@ -197,3 +199,23 @@ def test_an_adapter_that_does_not_read_back_is_taken_off_again(
         with pytest.raises(VerificationFailed):
             do(bench, rq.LoadAdapter(source=str(bench.good), name="phoenix"))
     assert state(bench) == before
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_the_size_of_a_change_is_that_of_the_whole_weight(
+    bench: Bench, tmp_path: Path, options: dict[str, object]
+) -> None:
+    config = tiny.lora(r=4, target_modules=["q_proj"], **options)
+    folder = tiny.write_adapter(tmp_path / "odd", bench.base, config, seed=5)
+
+    report = do(bench, rq.InspectAdapter(source=str(folder)))
+
+    before, merged = tiny.fresh(bench.base), tiny.fresh(bench.base)
+    merged = PeftModel.from_pretrained(merged, folder).merge_and_unload()
+    for layer in report.layers:
+        weight = before.get_submodule(layer.layer).weight.detach().double()
+        change = merged.get_submodule(layer.layer).weight.detach().double() - weight
+        assert layer.norm == pytest.approx(float(change.norm()), rel=1e-3)
+        assert layer.relative == pytest.approx(float(change.norm() / weight.norm()), rel=1e-3)
+        values = torch.linalg.svdvals(change)
+        assert layer.effective_rank == pytest.approx(effective_rank(values), rel=1e-2)
