@@ -184,12 +184,10 @@ class ChatTab:
         if number < len(names):
             self.desk.set_strength(names[number], float(strength))
 
-    def try_it(self, name: str) -> str:
+    def try_it(self, adapter: rs.AdapterInfo) -> str:
         """Let an adapter answer beside the base; returns a question that shows what it learned."""
-        self.desk.choose([BASE, ADAPTER + name])
-        adapters = self.bench.service.library.all()
-        data = next((info.data for info in adapters if info.name == name), "")
-        known = data_sets.bundled_set(data)
+        self.desk.choose([BASE, ADAPTER + adapter.name])
+        known = data_sets.bundled_set(adapter.data)
         return known.try_prompt if known else ""
 
     def take_example(self, example: str) -> str:
