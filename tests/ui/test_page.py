@@ -353,12 +353,12 @@ def test_an_adapter_is_turned_on_and_off(page: Page, service: FakeService) -> No
 
 
 def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> None:
-    service.add_adapter("polite")
-    said = words(page.load.detail.save_copy("polite", str(service.settings.workspace / "copy")))
+    polite = service.add_adapter("polite").id
+    said = words(page.load.detail.save_copy(polite, str(service.settings.workspace / "copy")))
     assert "56 tensors" in said
     assert "largest difference 0" in said
-    assert "No folder is named" in words(page.load.detail.save_copy("polite", " "))
-    assert "may not use" in words(page.load.detail.save_copy("polite", "/etc/copy"))
+    assert "No folder is named" in words(page.load.detail.save_copy(polite, " "))
+    assert "may not use" in words(page.load.detail.save_copy(polite, "/etc/copy"))
 
 
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:
