@@ -111,10 +111,15 @@ class AddPanel:
 
 
 class DetailPanel:
-    """The picked adapter: what it changes, whether it is on, and what can be done with it."""
+    """The picked adapter: what it changes, whether it is on, and what can be done with it.
+
+    The Load tab draws `panel` and `head` from what the library has: the panel is closed while the
+    picked adapter is not there, also where another browser tab deleted it.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.opened = gr.State("")
         demo = bench.service.settings.demo
         with gr.Column(visible=False, elem_classes="aw-column aw-detail") as self.panel:
             self.head = safe_view(NOTHING, label="The picked adapter")
@@ -158,101 +163,96 @@ class DetailPanel:
         self.prompt.submit(self.next_words, [chosen, self.prompt], self.words, **QUIET)
         self.pack.click(self.make_zip, chosen, [self.download, self.done], **QUIET)
         saved = self.save.click(self.save_copy, [chosen, self.save_to], self.done, **QUIET)
-        named = [chosen, self.done, self.head]
         return [
             saved,
-            self.rename.click(self.rename_adapter, [chosen, self.new_name], named, **QUIET),
+            self.rename.click(self.rename_adapter, [chosen, self.new_name], self.done, **QUIET),
             self.unload.click(self.take_off, chosen, self.done, **QUIET),
-            self.delete.click(
-                self.delete_adapter, chosen, [chosen, self.panel, self.done], **QUIET
-            ),
+            self.delete.click(self.delete_adapter, chosen, self.done, **QUIET),
         ]
 
     @property
     def shown(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.panel,
-            self.head,
-            self.report,
-            self.new_name,
-            self.download,
-            self.words,
-            self.done,
-        ]
+            self.opened, self.report, self.new_name, self.download, self.words, self.done
+        ]  # fmt: skip
 
-    def show(self, name: str) -> Iterator[tuple[Any, ...]]:
-        """Open the panel for an adapter; its measurements follow."""
-        info = self.bench.service.library.get(name)
-        rest = (adapter_detail.title(info), info.name, gr.update(visible=False), NOTHING, NOTHING)
-        opened = gr.update(visible=True)
+    def show(self, chosen: str, opened: str) -> Iterator[tuple[Any, ...]]:
+        """Fill the panel for a newly picked adapter; its measurements follow."""
+        info = self.bench.adapter(chosen)
+        if info is None or chosen == opened:  # any click in the table comes here, a slider's too
+            yield (gr.skip(),) * len(self.shown)
+            return
         measuring = el("p", "Measuring what it changes.", cls="aw-quiet")
-        yield opened, rest[0], measuring, *rest[1:]
+        yield chosen, measuring, info.name, gr.update(visible=False), NOTHING, NOTHING
         try:
             job = self.bench.start(rq.InspectAdapter(source=f"library:{info.name}"))
             drawn = _measured(job.result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             drawn = failure_card(explain(error))
-        yield opened, gr.skip(), drawn, *([gr.skip()] * 4)
+        yield gr.skip(), drawn, *([gr.skip()] * 4)
 
-    def next_words(self, name: str, prompt: str) -> Node:
+    def next_words(self, chosen: str, prompt: str) -> Node:
         """Show the chances of the next word without and with the adapter."""
         try:
-            info = self.bench.service.library.get(name)
+            info = self.bench.require_adapter(chosen)
             request = rq.NextToken(
-                prompt=(prompt or "").strip() or " ", variants=[[], [(name, 1.0)]]
+                prompt=(prompt or "").strip() or " ", variants=[[], [(info.name, 1.0)]]
             )
             result = self.bench.start(request).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         return adapter_detail.next_words(result, [("Base", BASE_COLOUR), (info.name, info.colour)])
 
-    def make_zip(self, name: str) -> tuple[Any, Node]:
+    def make_zip(self, chosen: str) -> tuple[Any, Node]:
         """Pack the adapter for download."""
         try:
-            path = self.bench.service.pack_adapter(name)
+            path = self.bench.service.pack_adapter(self.bench.require_adapter(chosen).name)
         except errors.WorkbenchError as error:
             return gr.skip(), failure_card(explain(error))
         return gr.DownloadButton(f"Download {path.name}", value=str(path), visible=True), NOTHING
 
-    def save_copy(self, name: str, destination: str) -> Node:
+    def save_copy(self, chosen: str, destination: str) -> Node:
         """Write a copy of the adapter and show how it was verified."""
         try:
             if not (destination or "").strip():
                 raise errors.InvalidRequest(
                     "No folder is named.", cure="Write a new folder's name."
                 )
+            name = self.bench.require_adapter(chosen).name
             request = rq.SaveAdapter(name=name, destination=destination.strip())
             return saved_card(self.bench.start(request).result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
 
-    def rename_adapter(self, name: str, new_name: str) -> tuple[Any, Node, Any]:
+    def rename_adapter(self, chosen: str, new_name: str) -> Node:
         """Give the adapter its new name."""
         try:
+            name = self.bench.require_adapter(chosen).name
             request = rq.RenameAdapter(name=name, new_name=new_name or "")
             info = self.bench.start(request).result(timeout=WAIT_SECONDS).adapter
         except (errors.WorkbenchError, TimeoutError) as error:
-            return gr.skip(), failure_card(explain(error)), gr.skip()
-        said = el("p", f"It is called {info.name} now.", cls="aw-quiet")
-        return info.name, said, adapter_detail.title(info)
+            return failure_card(explain(error))
+        return el("p", f"It is called {info.name} now.", cls="aw-quiet")
 
-    def take_off(self, name: str) -> Node:
+    def take_off(self, chosen: str) -> Node:
         """Take the adapter off the model; it stays in the library."""
         try:
+            name = self.bench.require_adapter(chosen).name
             removed = self.bench.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         freed = text.size(removed.freed_bytes)
         return el("p", f"Off the model, {freed} freed. It stays in the library.", cls="aw-quiet")
 
-    def delete_adapter(self, name: str) -> tuple[Any, Any, Node]:
-        """Delete the adapter; the table offers to undo it."""
+    def delete_adapter(self, chosen: str) -> Node:
+        """Delete the adapter, which closes the panel; the table offers to undo it."""
         try:
+            name = self.bench.require_adapter(chosen).name
             self.bench.start(rq.DeleteAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
-            return gr.skip(), gr.skip(), failure_card(explain(error))
-        return "", gr.update(visible=False), NOTHING
+            return failure_card(explain(error))
+        return NOTHING
 
 
 def loaded_card(loaded: rs.LoadedAdapter) -> Node:

@@ -11,12 +11,12 @@ STRENGTHS = (-2.0, 2.0, 0.05)
 
 
 def adapter_table(snapshot: rs.Snapshot, chosen: str = "") -> Node:
-    """List the library with the state of each adapter; a row can be picked."""
+    """List the library with the state of each adapter; a row can be picked, `chosen` is its id."""
     parts: list[Child] = []
     if snapshot.irregular:
         parts.append(_irregular(snapshot.irregular))
     if snapshot.adapters:
-        rows = [_row(snapshot, adapter, adapter.name == chosen) for adapter in snapshot.adapters]
+        rows = [_row(snapshot, adapter, adapter.id == chosen) for adapter in snapshot.adapters]
         parts.append(table("Adapters", HEADS, rows))
     else:
         parts.append(_empty())
@@ -69,7 +69,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         cell("Exact match", text.percent(match) if match is not None else "-"),
         cls=f"pick{' selected' if chosen else ''}{' on' if on is not None else ''}",
         data_act="pick",
-        data_arg=adapter.name,
+        data_arg=adapter.id,
         tabindex="0",
         aria_selected="true" if chosen else "false",
     )

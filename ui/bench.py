@@ -36,6 +36,23 @@ class Bench:
         new_name = self.free_name(f"{name[:34]} plain")
         return self.start(rq.ConvertAdapter(name=name, new_name=new_name))
 
+    def adapter(self, adapter_id: str) -> rs.AdapterInfo | None:
+        """Return the adapter with this id as it is now, whatever it is called; None if it is gone.
+
+        A name on the screen may have gone to another adapter by the time it is clicked.
+        """
+        return next((a for a in self.service.library.all() if a.id == adapter_id), None)
+
+    def require_adapter(self, adapter_id: str) -> rs.AdapterInfo:
+        """Return the adapter with this id as it is now; raises NotFound."""
+        info = self.adapter(adapter_id)
+        if info is None:
+            raise errors.NotFound(
+                "This adapter is no longer in the library.",
+                cure="Undo on the Load tab brings back what was deleted.",
+            )
+        return info
+
     @property
     def caller(self) -> Caller:
         """In whose name the handler that is running now acts."""

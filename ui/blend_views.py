@@ -235,9 +235,9 @@ def outcome(blend: rs.Blend) -> Node:
         ),
         el(
             "div",
-            button("Try it in Chat", "try", info.name, kind="main"),
+            button("Try it in Chat", "try", info.id, kind="main"),
             button("Keep", "keep", info.id),
-            button("Discard", "discard", info.name),
+            button("Discard", "discard", info.id),
             cls="aw-actions",
         ),
         distances(blend),

@@ -18,7 +18,7 @@ from ui.feedback import Failure, explain
 MOST = 6
 BASE = "base"
 ON_NOW = "on now"
-"""Keys of the two columns that are no single adapter; an adapter's key is "adapter: its name"."""
+"""Keys of the two columns that are no single adapter; an adapter's key is "adapter: its id"."""
 
 ADAPTER = "adapter: "
 
@@ -43,6 +43,11 @@ class Column:
     colours: tuple[str, ...]
     """One for each adapter; none for the base."""
     exchanges: tuple[Exchange, ...] = ()
+    talk: tuple[str, ...] = ()
+    """What its conversation belongs to: the base's fingerprint and the adapters' ids.
+
+    Names will not do: another adapter may get one, and every base is called "base" here.
+    """
 
 
 @dataclass
@@ -56,7 +61,9 @@ class Desk:
     """The question of a failed answer, which goes back to its box."""
     _chosen: list[str] | None = None
     _strengths: dict[str, float] = field(default_factory=dict)
-    _said: dict[str, list[Exchange]] = field(default_factory=dict)
+    """By adapter id."""
+    _said: dict[tuple[str, ...], list[Exchange]] = field(default_factory=dict)
+    """By `Column.talk`."""
     _count: int = 0
     _job: Job | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -66,7 +73,7 @@ class Desk:
     def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
         """Return who can answer: (title, key)."""
         found = [("base", BASE)]
-        found += [(info.name, ADAPTER + info.name) for info in view.fitting(snapshot)]
+        found += [(info.name, ADAPTER + info.id) for info in view.fitting(snapshot)]
         if len(snapshot.active) > 1:
             found.append((f"on now: {describe(snapshot.active)}", ON_NOW))
         return found
@@ -78,8 +85,8 @@ class Desk:
             kept = [key for key in self._chosen if key in possible]
             if kept or not self._chosen:
                 return kept[:MOST]
-        names = {name for name, _ in snapshot.active}
-        on = [key for key in possible if key.removeprefix(ADAPTER) in names]
+        active = {ADAPTER + adapter_id for adapter_id in _ids(snapshot.active, snapshot)}
+        on = [key for key in possible if key in active]
         if len(on) > 1:
             return [BASE, ON_NOW]
         return [BASE, *(on or [key for key in possible if key.startswith(ADAPTER)][-1:])]
@@ -90,14 +97,14 @@ class Desk:
             self._chosen = list(dict.fromkeys(keys))[:MOST]
             self.version += 1
 
-    def strength(self, name: str) -> float:
+    def strength(self, adapter_id: str) -> float:
         """Return how strongly an adapter answers here."""
-        return self._strengths.get(name, 1.0)
+        return self._strengths.get(adapter_id, 1.0)
 
-    def set_strength(self, name: str, strength: float) -> None:
+    def set_strength(self, adapter_id: str, strength: float) -> None:
         """Let an adapter answer more or less strongly from the next question on."""
         with self._lock:
-            self._strengths[name] = strength
+            self._strengths[adapter_id] = strength
             self.version += 1
 
     def columns(self, snapshot: rs.Snapshot) -> list[Column]:
@@ -106,20 +113,24 @@ class Desk:
             return [self._column(key, snapshot) for key in self.chosen(snapshot)]
 
     def _column(self, key: str, snapshot: rs.Snapshot) -> Column:
-        known = {info.name: info for info in snapshot.adapters}
+        variant = self._variant(key, snapshot)
+        fingerprint = snapshot.base.fingerprint if snapshot.base else ""
+        talk = (fingerprint, *([ON_NOW] if key == ON_NOW else []), *_ids(variant, snapshot))
         said = tuple(
             Exchange(each.number, each.question, each.answer, each.coming)
-            for each in self._said.get(key, [])
+            for each in self._said.get(talk, [])
         )
-        if key == BASE:
-            return Column(key, "base", [], (), said)
-        variant = list(snapshot.active)
-        if key != ON_NOW:
-            name = key.removeprefix(ADAPTER)
-            scales = known[name].strength == "any"
-            variant = [(name, self.strength(name) if scales else 1.0)]
+        known = {info.name: info for info in snapshot.adapters}
         colours = tuple(known[name].colour for name, _ in variant if name in known)
-        return Column(key, describe(variant), variant, colours, said)
+        return Column(key, describe(variant), variant, colours, said, talk)
+
+    def _variant(self, key: str, snapshot: rs.Snapshot) -> rq.Variant:
+        if key == BASE:
+            return []
+        if key == ON_NOW:
+            return list(snapshot.active)
+        info = next(info for info in snapshot.adapters if ADAPTER + info.id == key)
+        return [(info.name, self.strength(info.id) if info.strength == "any" else 1.0)]
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -142,11 +153,11 @@ class Desk:
             job = self._job = self.bench.start(request)
             self._count += 1
             for column in columns:
-                said = self._said.setdefault(column.key, [])
+                said = self._said.setdefault(column.talk, [])
                 said.append(Exchange(self._count, question))
             self.version += 1
-        keys = [column.key for column in columns]
-        threading.Thread(target=self._listen, args=(job, keys), daemon=True).start()
+        talks = [column.talk for column in columns]
+        threading.Thread(target=self._listen, args=(job, talks), daemon=True).start()
 
     def stop(self) -> None:
         """Stop the answers that are coming; what was said stays."""
@@ -162,36 +173,41 @@ class Desk:
             self.failure, self.returned = None, ""
             self.version += 1
 
-    def _listen(self, job: Job, keys: list[str]) -> None:
+    def _listen(self, job: Job, talks: list[tuple[str, ...]]) -> None:
         """Take the pieces of all columns until the answers are whole."""
         failure = None
         try:
             for column, text in job.column_pieces():
                 with self._lock:
-                    if (exchange := self._coming(keys[column])) is not None:
+                    if (exchange := self._coming(talks[column])) is not None:
                         exchange.answer += text
                         self.version += 1
         except Exception as error:  # whatever it is, the page must not wait for ever
             failure = explain(error)
         with self._lock:
-            self._end(keys, failure)
+            self._end(talks, failure)
 
-    def _end(self, keys: list[str], failure: Failure | None) -> None:
-        for key in keys:
-            exchange = self._coming(key)
+    def _end(self, talks: list[tuple[str, ...]], failure: Failure | None) -> None:
+        for talk in talks:
+            exchange = self._coming(talk)
             if exchange is None:
                 continue
             exchange.coming = False
             if failure is not None:
                 # an unanswered question would make every later one fail too
-                self._said[key].remove(exchange)
+                self._said[talk].remove(exchange)
                 self.returned = exchange.question
         self.failure, self._job = failure, None
         self.version += 1
 
-    def _coming(self, key: str) -> Exchange | None:
-        said = self._said.get(key, [])
+    def _coming(self, talk: tuple[str, ...]) -> Exchange | None:
+        said = self._said.get(talk, [])
         return said[-1] if said and said[-1].coming else None
+
+
+def _ids(variant: rq.Variant, snapshot: rs.Snapshot) -> list[str]:
+    ids = {info.name: info.id for info in snapshot.adapters}
+    return [ids[name] for name, _ in variant if name in ids]
 
 
 def describe(variant: rq.Variant) -> str:

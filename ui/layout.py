@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar, cast
 
 import gradio as gr
 
-from backend import Service
+from backend import Service, errors
 from backend import results as rs
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
+from ui.feedback import explain
 from ui.pulse import pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
@@ -146,10 +147,15 @@ class Page:
 
     def try_adapter(self, event: gr.EventData) -> tuple[Any, Any]:
         """Open Chat with an adapter and a question that shows what it learned."""
-        act, name = clicked(event)
+        act, adapter_id = clicked(event)
         if act != "try":
             return gr.skip(), gr.skip()
-        return go_to("chat"), self.chat.try_it(name) or gr.skip()
+        try:
+            adapter = self.bench.require_adapter(adapter_id)
+        except errors.WorkbenchError as error:
+            gr.Warning(explain(error).sentence, title="Cannot try it")
+            return gr.skip(), gr.skip()
+        return go_to("chat"), self.chat.try_it(adapter) or gr.skip()
 
 
 def go_to(tab: str) -> Any:

@@ -85,7 +85,7 @@ def serve(
         strict_cors=True,
         ssr_mode=False,
         max_file_size=service.settings.max_upload_bytes,
-        allowed_paths=[],
+        allowed_paths=[str(service.settings.exports_dir.resolve())],  # zips made for download
         blocked_paths=_private(workspace),
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
     )
@@ -94,7 +94,7 @@ def serve(
 
 
 def _private(workspace: Path) -> list[str]:
-    """Return what is never served: everything but the folder in which Gradio keeps uploads."""
+    """Return what is never served: everything but what Gradio keeps and what was packed."""
     names = ("adapters", "runs", "uploads", "session.json", "worker.log", "side.log")
     return [str(workspace / name) for name in names]
 

@@ -99,8 +99,8 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: str) -> Node:
     return el("div", facts(pairs), _settings(train), cls="aw-run-facts")
 
 
-def run_actions(run: rs.RunSummary, has_adapter: bool) -> Node:
-    """Offer what can be done with a run."""
+def run_actions(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> Node:
+    """Offer what can be done with a run and the adapter that it made, if that is still there."""
     note = f"{run.message} {run.cure}".strip()
     return el(
         "div",
@@ -109,7 +109,7 @@ def run_actions(run: rs.RunSummary, has_adapter: bool) -> Node:
         el(
             "div",
             button("Resume", "resume", run.id, kind="main") if run.resumable else None,
-            button("Try it in Chat", "try", run.name) if has_adapter else None,
+            button("Try it in Chat", "try", adapter.id) if adapter else None,
             cls="aw-actions",
         ),
     )

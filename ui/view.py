@@ -275,8 +275,8 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         el("p", run.preparation, cls="aw-quiet") if run.preparation else None,
         el(
             "div",
-            button("Try it in Chat", "try", run.name, kind="main"),
-            button("Start another", "another", run.id),
+            button("Try it in Chat", "try", adapter.id, kind="main") if adapter else None,
+            button("Start another", "another", run.id, kind="" if adapter else "main"),
             cls="aw-actions",
         ),
     ]
@@ -289,7 +289,7 @@ def _ended_early(
     mend = el(
         "div",
         _mend(run, diverged_at),
-        button("Try it in Chat", "try", run.name) if adapter else None,
+        button("Try it in Chat", "try", adapter.id) if adapter else None,
         button("Start another", "another", run.id),
         cls="aw-actions",
     )

@@ -15,16 +15,33 @@ SCORE_CHUNK = 1024
 
 
 def encode_prompt(base: Base, messages: list[Message]) -> torch.Tensor:
-    """Return the prompt's token ids, shape (1, length), ready for an answer."""
+    """Return the prompt's token ids, shape (1, length), ready for an answer.
+
+    Raises InvalidRequest where the base's chat template refuses the conversation.
+    """
     tokenizer = base.tokenizer
-    if tokenizer.chat_template:
-        turns = [message.model_dump() for message in messages]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    else:
-        text = plain_prompt(messages[-1].content)
-        ids = tokenizer(text, return_tensors="pt").input_ids
+    text = prompt_text(tokenizer, messages)
+    special = not tokenizer.chat_template  # a template writes the special tokens itself
+    ids = tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids
     return ids.to(base.device)
+
+
+def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
+    """Return a conversation as the base reads it; without a template, each turn on its own lines.
+
+    The last turn is then what training makes of a prompt. There is no end mark after an answer:
+    to a base that continues text, what stands before one has nothing to do with what follows.
+    """
+    if not tokenizer.chat_template:
+        return "".join(plain_prompt(message.content) for message in messages)
+    turns = [message.model_dump() for message in messages]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template's own raise_exception, and whatever is wrong in it
+        raise InvalidRequest(
+            f"This base's chat template refuses the conversation: {error}.",
+            cure="Some templates want user and assistant in turn, without a system message.",
+        ) from error
 
 
 def plain_prompt(text: str) -> str:

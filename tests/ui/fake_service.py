@@ -16,6 +16,7 @@ from backend import Service, Settings, errors
 from backend import requests as rq
 from backend import results as rs
 from backend.events import EventWriter
+from backend.library import new_adapter_id
 from backend.quantizations import QUANTIZATIONS, SPEEDS
 from backend.runs import Run
 from tests.ui.fake_facts import FACTS, STATS, evaluation
@@ -350,7 +351,7 @@ class FakeService(Service):
         method: str = "LoRA",
     ) -> rs.AdapterInfo:
         """Put an adapter without weights into the library."""
-        adapter_id = run.request.adapter_id if run else f"ad_{len(self.library.all()):06d}"
+        adapter_id = run.request.adapter_id if run else new_adapter_id()
         info = rs.AdapterInfo(
             id=adapter_id,
             name=name,

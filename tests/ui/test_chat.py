@@ -10,14 +10,15 @@ import pytest
 from backend import Settings, errors
 from backend import requests as rq
 from backend import results as rs
-from tests.ui.fake_service import FakeService
+from tests.ui.fake_service import FACTS, FakeService
+from tests.ui.test_page import rename
 from tests.ui.test_view import words
 from ui.conversation import answers, differing, perplexity
 from ui.desk import ADAPTER, BASE, ON_NOW, Column, Exchange
 from ui.layout import Page
 from ui.tabs.chat import ChatTab
 
-PIRATE, POLITE = ADAPTER + "pirate", ADAPTER + "polite"
+PIRATE = ADAPTER + "ad_pirate"
 
 
 @pytest.fixture
@@ -38,6 +39,12 @@ def chat(page: Page) -> ChatTab:
 def ask(chat: ChatTab, prompt: str, **changes: object) -> list[dict]:
     settings = {name: each.value for name, each in chat.form.inputs.items()}
     return list(chat.ask(prompt=prompt, **{**settings, **changes}))
+
+
+def choose(chat: ChatTab, *names: str) -> None:
+    """Let the base and adapters answer."""
+    library = chat.bench.service.library
+    chat.desk.choose([BASE, *(ADAPTER + library.get(name).id for name in names)])
 
 
 def columns(chat: ChatTab) -> list[Column]:
@@ -63,7 +70,7 @@ def test_the_newest_adapter_answers_beside_the_base_at_first(chat: ChatTab) -> N
 
 
 def test_all_chosen_answer_the_same_question(chat: ChatTab) -> None:
-    chat.desk.choose([BASE, PIRATE, POLITE])
+    choose(chat, "pirate", "polite")
     drawn = ask(chat, "Where is the cat?")
     assert said(chat) == [
         [("Where is the cat?", "You said: Where is the cat?")],
@@ -85,18 +92,71 @@ def test_each_column_keeps_a_conversation_of_its_own(chat: ChatTab, service: Fak
 
 
 def test_a_column_that_comes_back_remembers(chat: ChatTab) -> None:
-    chat.desk.choose([BASE, PIRATE])
+    choose(chat, "pirate")
     ask(chat, "one")
-    chat.desk.choose([BASE])
+    choose(chat)
     ask(chat, "two")
-    chat.desk.choose([BASE, PIRATE])
+    choose(chat, "pirate")
     assert [question for question, _ in said(chat)[1]] == ["one"]
     assert [question for question, _ in said(chat)[0]] == ["one", "two"]
 
 
+def test_a_new_adapter_does_not_inherit_the_talk_of_one_with_its_name(
+    chat: ChatTab, service: FakeService
+) -> None:
+    choose(chat, "pirate")
+    chat.set_strength(0, 0.5)
+    ask(chat, "one")
+    old = service.library.get("pirate")
+    service.library.discard(old.id)
+    service.add_adapter("pirate")
+    choose(chat, "pirate")
+    assert said(chat)[1] == []
+    assert columns(chat)[1].variant == [("pirate", 1.0)]
+
+    asked = requests_of(service)
+    ask(chat, "two")
+    assert [[m.content for m in each] for each in asked[0].conversations] == [
+        ["one", "You said: one", "two"],
+        ["two"],
+    ]
+
+
+def test_a_renamed_adapter_goes_on_talking(chat: ChatTab, service: FakeService) -> None:
+    choose(chat, "pirate")
+    ask(chat, "one")
+    rename(service, "pirate", "captain")
+    assert [column.title for column in columns(chat)] == ["base", "captain"]
+    assert said(chat)[1] == [("one", "Arr, one")]
+
+
+def test_another_base_knows_nothing_of_what_the_last_one_said(
+    chat: ChatTab, service: FakeService
+) -> None:
+    choose(chat)
+    ask(chat, "one")
+    starter = service.engine.base
+    service.engine.base = FACTS.model_copy(update={"fingerprint": "other"})
+    choose(chat)
+    assert said(chat) == [[]]
+    service.engine.base = starter
+    assert said(chat) == [[("one", "You said: one")]]
+
+
+def test_what_several_said_together_is_not_what_others_said(
+    chat: ChatTab, service: FakeService
+) -> None:
+    service.start(rq.SetActive(adapters=[("pirate", 1.0), ("polite", 0.5)])).result(timeout=10)
+    ask(chat, "one")
+    service.add_adapter("third")
+    service.start(rq.SetActive(adapters=[("pirate", 1.0), ("third", 0.5)])).result(timeout=10)
+    assert [column.key for column in columns(chat)] == [BASE, ON_NOW]
+    assert [len(each) for each in said(chat)] == [1, 0]
+
+
 def test_a_strength_goes_into_question_and_heading(chat: ChatTab, service: FakeService) -> None:
     asked = requests_of(service)
-    chat.desk.choose([BASE, POLITE, PIRATE])
+    choose(chat, "polite", "pirate")
     chat.set_strength(1, 0.5)  # the second slider is the second adapter's
     drawn = ask(chat, "hi", same_seed=False)
     assert asked[0].variants == [[], [("polite", 1.0)], [("pirate", 0.5)]]
@@ -110,8 +170,8 @@ def test_only_adapters_that_can_be_scaled_have_a_slider(
     info = service.add_adapter("heavy")
     on_off = info.model_copy(update={"strength": "on-off", "method": "DoRA"})
     service.library.write_sidecar(service.library.folder(info.id), on_off)
-    chat.desk.choose([BASE, ADAPTER + "heavy", PIRATE])
-    chat.desk.set_strength("heavy", 0.5)
+    choose(chat, "heavy", "pirate")
+    chat.desk.set_strength(info.id, 0.5)
     drawn = chat.show(service.snapshot())
     shown = [drawn[slider] for slider in chat.strengths if drawn[slider]["visible"]]
     assert [each["label"] for each in shown] == ["Strength of pirate"]
@@ -133,7 +193,7 @@ def test_at_most_six_answer_and_a_deleted_adapter_leaves(
 ) -> None:
     names = [f"extra {number}" for number in range(7)]
     infos = [service.add_adapter(name) for name in names]
-    chat.desk.choose([BASE, *(ADAPTER + name for name in names)])
+    choose(chat, *names)
     assert len(columns(chat)) == 6
     service.library.discard(infos[0].id)
     assert "extra 0" not in [column.title for column in columns(chat)]

@@ -10,7 +10,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FakeService
-from tests.ui.test_page import draw, event, wait
+from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
 from ui import blend_views
 from ui.layout import Page
@@ -299,11 +299,58 @@ def test_discarding_deletes_the_blend(page: Page, service: FakeService) -> None:
     start(page)
     wait(service)
 
-    page.combine.decide([], event("discard", "mix"))
+    page.combine.decide([], event("discard", service.library.get("mix").id))
     wait(service)
 
     assert asked == ["mix"]
     assert not shown(page)[page.combine.stage]["visible"]
+
+
+def test_the_result_is_about_the_blend_whatever_it_is_called(
+    page: Page, service: FakeService
+) -> None:
+    script_combine(service)
+    start(page)
+    wait(service)
+    stale = shown(page)[page.combine.result]
+    rename(service, "mix", "blend")
+    service.add_adapter("mix")
+    rename(service, "pirate", "captain")
+    service.add_adapter("pirate")
+    service.library.discard(service.library.get("polite").id)
+    deleted, compared = [], []
+    service.script["delete-adapter"] = lambda request: (
+        deleted.append(request.name) or rs.Removed(name=request.name, active=[], freed_bytes=0)
+    )
+    service.script["compare"] = lambda request: (
+        compared.extend(request.variants) or rs.Answers(answers=[["Arr."], ["Aye."]])
+    )
+
+    assert "blend is 33 % away" in words(shown(page)[page.combine.result])
+    page.combine.taste_all("Where is the cat?")
+    page.combine.decide([], event("discard", offered(stale, "discard")))
+    wait(service)
+
+    assert compared == [[("captain", 1.0)], [("blend", 1.0)]]
+    assert deleted == ["blend"]
+
+
+def test_a_blend_that_is_gone_is_neither_discarded_nor_asked(
+    page: Page, service: FakeService
+) -> None:
+    script_combine(service)
+    start(page)
+    wait(service)
+    stale = offered(shown(page)[page.combine.result], "discard")
+    service.library.discard(service.library.get("mix").id)
+    service.add_adapter("mix")
+
+    assert not shown(page)[page.combine.stage]["visible"]
+    assert "no longer there" in words(page.combine.taste_all("Where is the cat?"))
+    _, said = page.combine.decide([], event("discard", stale))
+
+    assert "no longer in the library" in words(said)
+    assert service.library.get("mix")
 
 
 def test_a_failure_is_told_until_something_is_changed(page: Page, service: FakeService) -> None:

@@ -215,8 +215,56 @@ def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeServic
     said = words(drawn[page.train.stage])
     assert "base 0 %, now 96 %" in said
     assert "Verified" in said
-    page.try_adapter(event("try", "pirate"))
+    page.try_adapter(event("try", offered(drawn[page.train.stage], "try")))
     assert "pirate" in words(draw(page)[page.chat.answers])
+
+
+def test_try_it_follows_the_adapter_and_not_its_name(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, epochs=1))
+    run = wait(service).runs[0]
+    stage = draw(page)[page.train.stage]
+    rename(service, "pirate", "captain")
+    impostor = service.add_adapter("pirate")
+    for drawn in (stage, draw(page, selected=run.id)[page.runs.actions]):
+        tab, _ = page.try_adapter(event("try", offered(drawn, "try")))
+        assert tab.selected == "chat"
+        assert [column.title for column in columns(page)] == ["base", "captain"]
+        page.chat.desk.choose([])
+    assert impostor.name == "pirate"
+
+
+def test_nothing_is_tried_that_is_gone(page: Page, service: FakeService) -> None:
+    page.train.start(**form_of(page, epochs=1))
+    run = wait(service).runs[0]
+    stale = offered(draw(page)[page.train.stage], "try")
+    service.library.discard(service.library.get("pirate").id)
+    service.add_adapter("pirate")
+
+    drawn = draw(page, selected=run.id)
+
+    assert "Try it" not in words(drawn[page.train.stage])
+    assert "Try it" not in words(drawn[page.runs.actions])
+    with pytest.warns(UserWarning, match="no longer in the library"):
+        assert page.try_adapter(event("try", stale)) == (gr.skip(), gr.skip())
+
+
+def columns(page: Page) -> list:
+    return page.chat.desk.columns(page.bench.service.snapshot())
+
+
+def rename(service: FakeService, name: str, new_name: str) -> rs.AdapterInfo:
+    """Rename an adapter as somebody in another tab would."""
+    info = service.library.get(name).model_copy(update={"name": new_name})
+    return service.library.update(info)
+
+
+def offered(node: object, act: str) -> str:
+    """Return what the button for an act would say it is about."""
+    if not isinstance(node, list):
+        return ""
+    if node[1].get("data-act") == act:
+        return str(node[1]["data-arg"])
+    return next((found for child in node[2] if (found := offered(child, act))), "")
 
 
 def test_start_another_clears_the_stage(page: Page, service: FakeService) -> None:
@@ -305,12 +353,12 @@ def test_an_adapter_is_turned_on_and_off(page: Page, service: FakeService) -> No
 
 
 def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> None:
-    service.add_adapter("polite")
-    said = words(page.load.detail.save_copy("polite", str(service.settings.workspace / "copy")))
+    polite = service.add_adapter("polite").id
+    said = words(page.load.detail.save_copy(polite, str(service.settings.workspace / "copy")))
     assert "56 tensors" in said
     assert "largest difference 0" in said
-    assert "No folder is named" in words(page.load.detail.save_copy("polite", " "))
-    assert "may not use" in words(page.load.detail.save_copy("polite", "/etc/copy"))
+    assert "No folder is named" in words(page.load.detail.save_copy(polite, " "))
+    assert "may not use" in words(page.load.detail.save_copy(polite, "/etc/copy"))
 
 
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:

@@ -180,16 +180,14 @@ class ChatTab:
 
     def set_strength(self, number: int, strength: float) -> None:
         """Let the adapter of one slider answer more or less strongly."""
-        names = self._scaled(self.bench.service.snapshot())
-        if number < len(names):
-            self.desk.set_strength(names[number], float(strength))
+        scaled = self._scaled(self.bench.service.snapshot())
+        if number < len(scaled):
+            self.desk.set_strength(scaled[number].id, float(strength))
 
-    def try_it(self, name: str) -> str:
+    def try_it(self, adapter: rs.AdapterInfo) -> str:
         """Let an adapter answer beside the base; returns a question that shows what it learned."""
-        self.desk.choose([BASE, ADAPTER + name])
-        adapters = self.bench.service.library.all()
-        data = next((info.data for info in adapters if info.name == name), "")
-        known = data_sets.bundled_set(data)
+        self.desk.choose([BASE, ADAPTER + adapter.id])
+        known = data_sets.bundled_set(adapter.data)
         return known.try_prompt if known else ""
 
     def take_example(self, example: str) -> str:
@@ -236,24 +234,23 @@ class ChatTab:
         return conversation.answers(self.desk.columns(snapshot), hint)
 
     def _sliders(self, snapshot: rs.Snapshot, asking: bool) -> dict[Any, Any]:
-        names = self._scaled(snapshot)
+        scaled = self._scaled(snapshot)
         return {
             slider: gr.update(
                 visible=True,
-                label=f"Strength of {names[number]}",
-                value=self.desk.strength(names[number]),
+                label=f"Strength of {scaled[number].name}",
+                value=self.desk.strength(scaled[number].id),
                 interactive=not asking,
             )
-            if number < len(names)
+            if number < len(scaled)
             else gr.update(visible=False)
             for number, slider in enumerate(self.strengths)
         }
 
-    def _scaled(self, snapshot: rs.Snapshot) -> list[str]:
+    def _scaled(self, snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
         """Return the adapters that answer and whose strength can be anything."""
-        scales = {info.name for info in snapshot.adapters if info.strength == "any"}
-        names = [key.removeprefix(ADAPTER) for key in self.desk.chosen(snapshot)]
-        return [name for name in names if name in scales]
+        scales = {ADAPTER + info.id: info for info in snapshot.adapters if info.strength == "any"}
+        return [scales[key] for key in self.desk.chosen(snapshot) if key in scales]
 
 
 def _button(count: int) -> str:

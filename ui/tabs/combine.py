@@ -31,6 +31,8 @@ class CombineTab:
         self.form = Form(rq.Combine)
         self.picked, self.suggested, self.kept = gr.State([]), gr.State(""), gr.State([])
         self.report = gr.State(None)
+        self.made_of: list[str] = []
+        """The ids of the last blend's ingredients; all pages look at the same blend."""
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 self._build_ingredients()
@@ -202,7 +204,9 @@ class CombineTab:
         """Start the blend and return at once."""
         try:
             settings = self._settings(values)
+            ids = [self.bench.service.library.get(name).id for name in names]
             self.bench.start(rq.Combine(sources=mix_of(names, values), **settings))
+            self.made_of = ids
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
@@ -239,19 +243,20 @@ class CombineTab:
             return [*kept, arg], NOTHING
         if act == "discard":
             try:
-                self.bench.start(rq.DeleteAdapter(name=arg))
+                self.bench.start(rq.DeleteAdapter(name=self.bench.require_adapter(arg).name))
             except errors.WorkbenchError as error:
                 return gr.skip(), failure_card(explain(error))
         return gr.skip(), NOTHING
 
     def taste_all(self, prompt: str) -> Node:
-        """Let the ingredients and the blend answer the same question."""
-        blend, job = self._blend(), self.bench.last("combine")
-        if blend is None or not (prompt or "").strip():
+        """Let the blend and those of its ingredients that are still there answer a question."""
+        blend = self._blend()
+        if blend is None:
+            return el("p", "The blend is no longer there.", cls="aw-quiet")
+        if not (prompt or "").strip():
             return el("p", "Write a question first.", cls="aw-quiet")
-        assert job is not None
-        assert isinstance(job.request, rq.Combine)
-        names = [*(name for name, _ in job.request.sources[:5]), blend.adapter.name]
+        there = [info for each in self.made_of[:5] if (info := self.bench.adapter(each))]
+        names = [info.name for info in (*there, blend.adapter)]
         try:
             found = self.bench.start(
                 rq.Compare(
@@ -317,8 +322,7 @@ class CombineTab:
         if failure is not None:
             return blend_views.blend_failure(failure), False
         blend = self._blend()
-        there = blend is not None and any(a.id == blend.adapter.id for a in snapshot.adapters)
-        if blend is None or not there or blend.adapter.id in kept:
+        if blend is None or blend.adapter.id in kept:
             return None, False
         return blend_views.outcome(blend), True
 
@@ -334,12 +338,12 @@ class CombineTab:
         return slot_view.converted(made) if there else NOTHING
 
     def _blend(self) -> rs.Blend | None:
-        """Return what the last blend came to, if it is done and went well."""
-        job = self.bench.last("combine")
-        if job is None or not job.done() or self.bench.failure("combine") is not None:
+        """Return what the last blend came to, under the name that it has now; None if it is gone."""
+        result: rs.Blend | None = self.bench.outcome("combine")
+        adapter = self.bench.adapter(result.adapter.id) if result is not None else None
+        if result is None or adapter is None:
             return None
-        result: rs.Blend = job.result(timeout=0)
-        return result
+        return result.model_copy(update={"adapter": adapter})
 
 
 def _alone() -> Node:

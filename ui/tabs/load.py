@@ -1,6 +1,5 @@
 """The Load tab: the base model and its facts, and the library of adapters."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -8,7 +7,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import tables, text
+from ui import adapter_detail, tables, text
 from ui.adapter_panel import AddPanel, DetailPanel
 from ui.adapter_table import adapter_table
 from ui.bench import Bench
@@ -78,7 +77,13 @@ class LoadTab:
         source.change(self.name_button, source, self.load, **quiet)
         self.quantizations.connect()
         picked = self.adapters.click(self.pick, None, self.chosen, **quiet)
-        picked.then(self.show_chosen, self.chosen, self.detail.shown, **quiet)
+        picked.then(
+            self.detail.show,
+            [self.chosen, self.detail.opened],
+            self.detail.shown,
+            trigger_mode="always_last",  # a pick while the last one is being measured counts
+            **quiet,
+        )
         return [
             self.load.click(
                 self.load_base, inputs_kwargs=self.form.inputs, outputs=self.note, **quiet
@@ -113,7 +118,7 @@ class LoadTab:
         """What `show` draws."""
         return [
             self.facts, self.unload, self.load, self.note, self.quantizations.key,
-            self.adapters, self.adapter_note,
+            self.adapters, self.adapter_note, self.detail.panel, self.detail.head,
         ]  # fmt: skip
 
     def name_button(self, source: str) -> Any:
@@ -134,13 +139,8 @@ class LoadTab:
 
     def pick(self, event: gr.EventData) -> Any:
         """Choose the adapter whose row was clicked."""
-        act, name = clicked(event)
-        return name if act == "pick" else gr.skip()
-
-    def show_chosen(self, name: str) -> Iterator[tuple[Any, ...]]:
-        """Open the panel of the picked adapter."""
-        if name:
-            yield from self.detail.show(name)
+        act, adapter_id = clicked(event)
+        return adapter_id if act == "pick" else gr.skip()
 
     def switch(self, event: gr.EventData) -> Any:
         """Turn adapters on or off, or change how strongly one acts; undo a deletion."""
@@ -160,6 +160,7 @@ class LoadTab:
     def show(self, snapshot: rs.Snapshot, chosen: str) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         busy = snapshot.job is not None
+        picked = next((info for info in snapshot.adapters if info.id == chosen), None)
         return {
             self.facts: tables.base_facts(snapshot.base),
             self.unload: gr.update(interactive=snapshot.base is not None and not busy),
@@ -168,6 +169,8 @@ class LoadTab:
             self.quantizations.key: self.quantizations.key_for(snapshot),
             self.adapters: adapter_table(snapshot, chosen),
             self.adapter_note: self._failure("set-active", "restore-adapter"),
+            self.detail.panel: gr.update(visible=picked is not None),
+            self.detail.head: adapter_detail.title(picked) if picked else NOTHING,
         }
 
     def _note(self, snapshot: rs.Snapshot) -> Node:

@@ -87,10 +87,10 @@ class RunsTab:
             facts = tables.run_facts(run, folder.request.train, str(folder.log))
         except errors.WorkbenchError:
             facts = el("div")
-        has_adapter = any(adapter.run_id == run.id for adapter in snapshot.adapters)
+        adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
         live = run.state in ("queued", "running")
         return {
-            self.actions: tables.run_actions(run, has_adapter),
+            self.actions: tables.run_actions(run, adapter),
             self.facts: facts,
             self.chart: chart_value(run.id, run.colour, live),
         }
