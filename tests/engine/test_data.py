@@ -19,16 +19,25 @@ TURNS = [
     {"role": "user", "content": "Where is the cat?"},
     {"role": "assistant", "content": "On the mat."},
 ]
+SHAREGPT = [
+    {"from": "human", "value": "Where is the cat?"},
+    {"from": "gpt", "value": "On the mat."},
+]
 SHAPES: dict[str, Row] = {
     "messages": {"messages": TURNS},
+    "conversations": {"conversations": SHAREGPT},
     "prompt + completion": {"prompt": "Where is the cat?", "completion": "On the mat."},
     "instruction + output": {"instruction": "Where is the cat?", "output": "On the mat."},
+    "question + answer": {"question": "Where is the cat?", "answer": "On the mat."},
     "text": {"text": "The cat is on the mat."},
 }
 
 
-def read(path: Path, *, eval_share: float = 0.0, seed: int = 0) -> DataSet:
-    return data.read(str(path), eval_share=eval_share, seed=seed)
+def read(path: Path, *, eval_share: float = 0.0, seed: int = 0, **options: Any) -> DataSet:
+    """Read every row at once, which else happens as rows are asked for."""
+    found = data.read(str(path), eval_share=eval_share, seed=seed, **options)
+    assert found.rows >= 0
+    return found
 
 
 def write(path: Path, rows: list[Row]) -> Path:
@@ -40,7 +49,8 @@ def write(path: Path, rows: list[Row]) -> Path:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
             writer.writeheader()
             for row in rows:
                 cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
@@ -51,7 +61,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 # -- shapes and formats --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_read_from_every_format(tmp_path: Path, shape: str, suffix: str) -> None:
     found = read(write(tmp_path / f"data{suffix}", [SHAPES[shape]] * 2))
@@ -72,8 +82,10 @@ def test_the_reason_for_the_shape_is_told(tmp_path: Path) -> None:
 
     assert reasons == {
         "messages": "it has the column messages",
+        "conversations": "it has the column conversations",
         "prompt + completion": "it has the columns prompt and completion",
         "instruction + output": "it has the columns instruction and output",
+        "question + answer": "it has the columns question and answer",
         "text": "it has the column text",
     }
 
@@ -157,8 +169,9 @@ def test_a_long_cell_is_read_whole(tmp_path: Path) -> None:
 # -- what is wrong, in words ---------------------------------------------------------------------
 
 WRONG_COLUMNS = (
-    "are not ones that can be learned from. Name them messages, or prompt and completion, "
-    "or instruction (with input) and output, or text."
+    "are not ones that can be learned from. Choose which column is the question and which the "
+    "answer, or name them messages, conversations, prompt and completion, instruction (with input) "
+    "and output, question and answer, or text."
 )
 
 
@@ -189,7 +202,7 @@ WRONG_COLUMNS = (
         (
             "data.pdf",
             b"%PDF",
-            "data.pdf is not a data file. Use .jsonl, .json, .csv, .parquet.",
+            "data.pdf is not a data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md.",
         ),
         (
             "data.jsonl",
@@ -205,7 +218,7 @@ WRONG_COLUMNS = (
             "list.parquet",
             b'{"text": "a"}\n',
             "list.parquet is text, whatever its name says. "
-            "Use a JSONL, JSON, CSV or Parquet file, each with its own ending.",
+            "Use a JSONL, JSON, CSV, TSV, Parquet or text file, each with its own ending.",
         ),
         (
             "many.json",
@@ -226,8 +239,8 @@ WRONG_COLUMNS = (
         ),
         (
             "data.jsonl",
-            b'{"question": "a", "answer": "b"}\n',
-            f"The columns question, answer {WRONG_COLUMNS}",
+            b'{"frage": "a", "antwort": "b"}\n',
+            f"The columns frage, antwort {WRONG_COLUMNS}",
         ),
         ("data.csv", b"prompt;completion\na;b\n", f"The columns prompt;completion {WRONG_COLUMNS}"),
         (
@@ -250,11 +263,8 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, folder: bool) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    if folder:
-        path.mkdir()
 
     with pytest.raises(NotFound) as caught:
         read(path)
@@ -296,7 +306,8 @@ def test_a_row_that_cannot_be_used_is_named_by_its_number(
     with pytest.raises(DataError) as caught:
         found.require_good()
     assert str(caught.value) == (
-        f"1 of 2 rows cannot be used: row 2: {what}. Mend or remove them and upload the file again."
+        f"1 of 2 rows cannot be used: row 2: {what}. "
+        "Mend or remove them, or choose to leave bad rows out."
     )
 
 
@@ -347,7 +358,8 @@ def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> No
 
     assert str(caught.value) == (
         "5 of 6 rows cannot be used: row 2: text is 0, not text; row 3: text is 1, not text; "
-        "row 4: text is 2, not text and 2 more. Mend or remove them and upload the file again."
+        "row 4: text is 2, not text and 2 more. Mend or remove them, or choose to "
+        "leave bad rows out."
     )
 
 
