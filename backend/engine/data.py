@@ -227,10 +227,9 @@ def _parts(
     parts = [Part(table, _shape_of(first, table, columns, like)) for table, first in filled]
     for part in parts[1:]:
         if part.shape.spec != parts[0].shape.spec:
-            first, other = parts[0], part
             raise DataError(
-                f"The files in {name} are of different shapes: {first.table.name} is "
-                f"{first.shape.name}, {other.table.name} is {other.shape.name}.",
+                f"The files in {name} are of different shapes: {parts[0].table.name} is "
+                f"{parts[0].shape.name}, {part.table.name} is {part.shape.name}.",
                 cure="Put files of one shape into a folder.",
             )
     return parts

@@ -5,6 +5,7 @@ A source is opened as tables of numbered rows, one per file; nothing is read bef
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,7 +42,8 @@ class Table(Protocol):
         """Return what changes whenever the content does."""
 
 
-class FileTable(NamedTuple):
+@dataclass(frozen=True)
+class FileTable:
     """A data file."""
 
     path: Path
@@ -66,7 +68,8 @@ class FileTable(NamedTuple):
             return hashlib.file_digest(file, "sha256").hexdigest() + self.path.suffix.lower()
 
 
-class HubTable(NamedTuple):
+@dataclass(frozen=True)
+class HubTable:
     """The `train` split of a Hub data set, as the Hub's cache holds it on disk."""
 
     id: str
@@ -148,6 +151,12 @@ def _folder(path: Path) -> list[Table]:
         raise DataError(
             f"The folder {path.name} holds no data file.", cure=f"Use {', '.join(READERS)}."
         )
+    for each in found:
+        if not each.resolve().is_relative_to(path.resolve()):
+            raise DataError(
+                f"{each.name} in the folder {path.name} is a link to elsewhere.",
+                cure="Put the file itself into the folder.",
+            )
     if len(found) > MOST_FILES:
         raise DataError(
             f"The folder {path.name} holds {len(found):,} data files, and at most {MOST_FILES:,} "

@@ -96,7 +96,7 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
     if not train:
         if prepared.main.refusal and not len(main):
             _refuse(prepared)
-        raise DataError(_nothing(prepared, stats, max_length), cure=NOTHING_CURE)
+        raise _nothing(prepared, max_length)
     return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
 
 
@@ -210,8 +210,6 @@ def _to_tokens(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> To
 
 # -- refusals and figures ------------------------------------------------------------------------
 
-NOTHING_CURE = "Give the examples answers, or raise the longest example."
-
 
 def _refuse(prepared: Prepared) -> None:
     """Raise DataError where rows cannot be used; a template that shows none is said as such."""
@@ -222,12 +220,16 @@ def _refuse(prepared: Prepared) -> None:
     refuse(problems, prepared.rows)
 
 
-def _nothing(prepared: Prepared, stats: DataStats, max_length: int) -> str:
+def _nothing(prepared: Prepared, max_length: int) -> DataError:
     if prepared.main.learned_within(max_length).any():
-        return "Every example is held out, so none is left to learn."
-    return (
+        return DataError(
+            "Every example is held out, so none is left to learn.",
+            cure="Give it other data to test with.",
+        )
+    return DataError(
         f"None of the {prepared.rows:,} examples has anything to learn: the answers are empty "
-        f"or lie beyond the first {max_length} tokens."
+        f"or lie beyond the first {max_length} tokens.",
+        cure="Give the examples answers, or raise the longest example.",
     )
 
 

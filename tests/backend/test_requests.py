@@ -120,7 +120,7 @@ def test_five_fields_of_training_are_basic() -> None:
         ),
         (
             lambda: rq.Train(name="x", columns={"question": "q"}),
-            "question is not a setting of Train.",
+            "question is not a setting of Columns.",
         ),
         (lambda: rq.Lora(ranc=4), "ranc is not a setting of Lora. Did you mean rank?"),
         (lambda: rq.Train(name="x", colour=4), "colour is not a setting of Train."),
