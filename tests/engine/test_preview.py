@@ -1,4 +1,4 @@
-"""A look at somebody's own rows before anything is trained, and at large data beside the session."""
+"""A look at own rows before anything is trained, and at large data beside the session."""
 
 import json
 from collections.abc import Iterator
