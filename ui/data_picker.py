@@ -124,7 +124,17 @@ class DataPicker:
         """Return the first rows of a run's data, its columns, and whether all are checked fast."""
         return self._ask(preview_of(train).model_copy(update={"every_row": False}))
 
-    def prepared(self, train: rq.Train) -> bool:
+    def wait_for_all(self, check: Check, train: rq.Train) -> Check | None:
+        """Return the check as it stands while large data is read; None where that is done."""
+        if check.look is None or check.look.quick:
+            return None
+        try:
+            done = self._prepared(train)
+        except errors.WorkbenchError as error:
+            return check.model_copy(update={"failure": explain(error), "unprepared": True})
+        return None if done else check.model_copy(update={"preparing": True})
+
+    def _prepared(self, train: rq.Train) -> bool:
         """Tell whether large data was read as a whole, and begin with it where it was not.
 
         Raises what kept the last try from its end: it is not begun again by itself.

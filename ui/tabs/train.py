@@ -233,7 +233,7 @@ class TrainTab:
                 return
             yield check.model_copy(update={"checking": True})
             check = check.model_copy(update={"look": self.picker.first_look(train)})
-            waits = self._wait_for_data(check, train)
+            waits = self.picker.wait_for_all(check, train)
             if waits is not None:
                 yield waits
                 return
@@ -241,16 +241,6 @@ class TrainTab:
             yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
             yield check.model_copy(update={"failure": explain(error)})
-
-    def _wait_for_data(self, check: Check, train: rq.Train) -> Check | None:
-        """Return the check as it stands while large data is read beside the session."""
-        if check.look is None or check.look.quick:
-            return None
-        try:
-            done = self.picker.prepared(train)
-        except errors.WorkbenchError as error:
-            return check.model_copy(update={"failure": explain(error), "unprepared": True})
-        return None if done else check.model_copy(update={"preparing": True})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
         snapshot = self.bench.service.snapshot()
