@@ -160,7 +160,8 @@ def read(
     if held_out:
         own = sources.open_source(held_out)
         # Where columns were chosen, but not for data of another make, its own names decide.
-        apart = _parts(own.name, own.tables, columns, parts[0].shape)
+        tables = [table.named() for table in own.tables]  # rows of the two are told apart
+        apart = _parts(own.name, tables, columns, parts[0].shape)
     return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows)
 
 

@@ -5,7 +5,7 @@ A source is opened as tables of numbered rows, one per file; nothing is read bef
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +41,9 @@ class Table(Protocol):
     def digest(self) -> str:
         """Return what changes whenever the content does."""
 
+    def named(self) -> "Table":
+        """Return the table with its name beside each row's number."""
+
 
 @dataclass(frozen=True)
 class FileTable:
@@ -67,6 +70,9 @@ class FileTable:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() + self.path.suffix.lower()
 
+    def named(self) -> Table:
+        return replace(self, file=self.name)
+
 
 @dataclass(frozen=True)
 class HubTable:
@@ -92,6 +98,9 @@ class HubTable:
 
     def digest(self) -> str:
         return str(self.split._fingerprint)
+
+    def named(self) -> Table:
+        return replace(self, file=self.name)
 
 
 class Source(NamedTuple):

@@ -117,10 +117,9 @@ def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> E
     """Tokenise a table row by row, never holding more of it than a batch of text and its tokens."""
     gathered = _Gathered(part.table.file)
     documents = part.documents(gathered.problems.add)
-    total = part.table.count() if control else 0
+    total = max(part.table.count(), 1) if control else 1
     while batch := list(islice(documents, BATCH)):
-        for document, shown in zip(batch, _tokenised(batch, tokenizer), strict=True):
-            gathered.add(document, shown)
+        gathered.add(batch, list(_tokenised(batch, tokenizer)))
         if control:
             control.check_stop()
             done = min(gathered.rows, total)
@@ -137,12 +136,14 @@ def _encoded(
 
 
 class _Gathered:
-    """The tokens of a table while it is read."""
+    """The tokens of a table while it is read: flat from the first batch on."""
 
     def __init__(self, file: str) -> None:
         self.problems = Problems()
         self._file = file
-        self._tokens: list[Tokens] = []
+        self._ids: list[Any] = []
+        self._learned: list[Any] = []
+        self._lengths: list[int] = []
         self._numbers: list[int] = []
         self._keys: list[int] = []
         self._blank: list[bool] = []
@@ -152,22 +153,29 @@ class _Gathered:
     def rows(self) -> int:
         return len(self._numbers) + self.problems.count
 
-    def add(self, document: Document, shown: Tokens | Unrenderable) -> None:
-        if isinstance(shown, Unrenderable):
-            problem = RowProblem(row=document.row, what=shown.what, file=self._file)
-            self.problems.add(problem)
-            self._refusal = self._refusal or (shown.sentence, shown.cure)
-            return
-        self._tokens.append(shown)
-        self._numbers.append(document.row)
-        self._keys.append(document.fingerprint)
-        self._blank.append(is_blank(document))
+    def add(self, documents: Sequence[Document], shown: Sequence[Tokens | Unrenderable]) -> None:
+        """Take a batch of documents with their tokens."""
+        kept = [each for each in shown if isinstance(each, Tokens)]
+        self._ids.append(_flat([each.ids for each in kept], np.int32))
+        self._learned.append(_flat([each.learned for each in kept], np.bool_))
+        for document, each in zip(documents, shown, strict=True):
+            if isinstance(each, Tokens):
+                self._lengths.append(len(each))
+                self._numbers.append(document.row)
+                self._keys.append(document.fingerprint)
+                self._blank.append(is_blank(document))
+            else:
+                self._refuse(document, each)
+
+    def _refuse(self, document: Document, refusal: Unrenderable) -> None:
+        self.problems.add(RowProblem(row=document.row, what=refusal.what, file=self._file))
+        self._refusal = self._refusal or (refusal.sentence, refusal.cure)
 
     def encoded(self) -> Encoded:
         return Encoded(
-            ids=_flat([each.ids for each in self._tokens], np.int32),
-            learned=_flat([each.learned for each in self._tokens], np.bool_),
-            offsets=np.cumsum([0, *map(len, self._tokens)], dtype=np.int64),
+            ids=_flat(self._ids, np.int32),
+            learned=_flat(self._learned, np.bool_),
+            offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
             numbers=np.array(self._numbers, dtype=np.int64),
             keys=np.array(self._keys, dtype=np.uint64),
             blank=np.array(self._blank, dtype=np.bool_),

@@ -88,3 +88,12 @@ def test_an_empty_held_out_file_is_said(tmp_path: Path) -> None:
         read(learned, held_out=str(tmp_path / "tested.jsonl"))
 
     assert str(caught.value) == "tested.jsonl is empty. It needs at least one example."
+
+
+def test_bad_rows_of_the_two_files_are_told_apart(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.jsonl", [{"text": "a"}, {"text": 1}])
+    tested = write(tmp_path / "tested.jsonl", [{"text": "b"}, {"text": 2}])
+
+    found = read(learned, held_out=str(tested))
+
+    assert [problem.place for problem in found.problems] == ["row 2", "tested.jsonl, row 2"]
