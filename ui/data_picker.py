@@ -50,7 +50,6 @@ class DataPicker:
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
-        self.columns_shown = gr.State(False)
         self.columns = ColumnPicker(form)
         self._build_preview()
 
@@ -87,12 +86,8 @@ class DataPicker:
         self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
         chosen = self.columns.components
         self.data.input(self.columns.cleared, None, chosen, **quiet)
-        self.open_columns.click(
-            self.columns.toggle,
-            self.columns_shown,
-            [self.columns_shown, self.columns.group],
-            **quiet,
-        )
+        opened = [self.columns.opened, self.columns.group]
+        self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **quiet)
         self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet).then(
             self.columns.cleared, None, chosen, **quiet
         )
@@ -118,7 +113,8 @@ class DataPicker:
                 preview = self._ask(preview_of(train))
         except (errors.WorkbenchError, TimeoutError) as error:
             return gr.update(visible=True), failure_card(explain(error)), []
-        return gr.update(visible=True), report(preview, train.longest), highlighted(preview)
+        shown = report(preview, train.longest, left_out=train.drop_bad_rows)
+        return gr.update(visible=True), shown, highlighted(preview)
 
     def first_look(self, train: rq.Train) -> rs.DataPreview:
         """Return the first rows of a run's data, its columns, and whether all are checked fast."""

@@ -5,7 +5,6 @@ from ui import text
 from ui.safe_view import Child, Node, button, el
 
 KINDS: dict[str, tuple[str, str]] = {
-    "bad": ("Cannot be used", "left out, as you chose"),
     "empty": ("Empty", "no answer or text to learn: left out"),
     "nothing": ("Nothing to learn", "the answer lies beyond the longest example: left out"),
     "cut": ("Cut", "longer than the longest example: the end is not learned"),
@@ -14,13 +13,16 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 
 
-def report(preview: rs.DataPreview, longest: int) -> Node:
-    """Describe a data set: what it is, how long its examples are, which rows to know of."""
+def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> Node:
+    """Describe a data set: what it is, how long its examples are, which rows to know of.
+
+    `left_out` tells whether somebody chose to do without bad rows.
+    """
     stats = preview.stats
     return el(
         "div",
         el("p", _what_it_is(preview)),
-        bad_rows(preview),
+        bad_rows(preview, left_out=left_out),
         lengths(stats.histogram, longest) if stats and stats.histogram else None,
         _groups(stats.groups) if stats and stats.groups else None,
         cls="aw-data-report",
@@ -29,6 +31,8 @@ def report(preview: rs.DataPreview, longest: int) -> Node:
 
 def read_as(shape: str, reason: str) -> str:
     """Say what rows were taken for, and why."""
+    if reason.startswith("you chose"):
+        return f"Y{reason[1:]}."
     return f"Read as {shape}, because {reason}." if shape else ""
 
 
@@ -44,22 +48,21 @@ def _what_it_is(preview: rs.DataPreview) -> str:
     return f"{said} The first {shown} are below."
 
 
-def bad_rows(preview: rs.DataPreview) -> Node | None:
+def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
     """List the rows that cannot be used, and offer to do without them; None where all are good."""
     if not preview.problems:
         return None
-    dropped = preview.stats is not None and preview.stats.bad
     more = preview.bad - len(preview.problems)
     items = [_bad_row(problem) for problem in preview.problems]
     listed = el("ul", *items, cls="aw-rows", tabindex="0", aria_label="Rows that cannot be used")
     count = text.plural(preview.bad, "row")
     return el(
         "div",
-        el("p", el("strong", f"{count} cannot be used" + (" and left out." if dropped else "."))),
+        el("p", el("strong", f"{count} cannot be used" + (" and left out." if left_out else "."))),
         listed,
         el("p", f"And {text.count(more)} more.", cls="aw-quiet") if more > 0 else None,
-        None if dropped or preview.bad >= preview.rows else drop_button(preview.bad),
-        cls="aw-note wait" if dropped else "aw-note warn",
+        None if left_out or preview.bad >= preview.rows else drop_button(preview.bad),
+        cls="aw-note wait" if left_out else "aw-note warn",
     )
 
 
@@ -137,6 +140,8 @@ def _bin_words(each: rs.LengthBin) -> str:
 def _groups(groups: tuple[rs.RowGroup, ...]) -> Node:
     rows: list[Child] = []
     for group in groups:
+        if group.kind not in KINDS:  # bad rows are listed one by one
+            continue
         title, meaning = KINDS[group.kind]
         more = group.count - len(group.places)
         places = ", ".join(group.places) + (f" and {text.count(more)} more" if more > 0 else "")

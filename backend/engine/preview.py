@@ -142,9 +142,7 @@ def _first_examples(
 
 
 def _stats(source: DataSet, prepared: tokens.Prepared, request: PreviewData) -> DataStats | None:
-    """Return the figures; None where nothing can be learned, which the groups of rows tell."""
-    if prepared.problems.count and not request.drop_bad_rows:
-        return None
+    """Return the figures of the rows that can be used; None where nothing can be learned."""
     try:
         return tokens.assemble(source, prepared, max_length=request.max_length).stats
     except DataError:

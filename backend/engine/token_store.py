@@ -32,6 +32,7 @@ WORTH_BYTES = 256 * 1024
 ARRAYS = ("ids", "learned", "offsets", "numbers", "keys", "blank")
 MAPPED = ("ids", "learned")
 FACTS = "facts.json"
+_MARKS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 class TokenStore:
@@ -43,7 +44,6 @@ class TokenStore:
         self._folder = folder
         self._limit = limit_bytes
         self._worth = worth_bytes
-        self._marks: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
     def get_or_make(self, part: Part, tokenizer: Any, make: Callable[[], Encoded]) -> Encoded:
         """Return a table's tokens from the disk, or make and keep them."""
@@ -69,20 +69,12 @@ class TokenStore:
             FORMAT,
             part.table.digest(),
             part.shape.spec,
-            self._mark(tokenizer),
+            _mark(tokenizer),
             tokenizer.chat_template,
             [tokenizer.bos_token, tokenizer.eos_token],
             [tokenizers.__version__, transformers.__version__],  # both have changed what they make
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-    def _mark(self, tokenizer: Any) -> str:
-        """Name a tokenizer by its rules; reading them takes a while, so it is done once."""
-        known = self._marks.get(tokenizer)
-        if known is None:
-            rules = tokenizer.backend_tokenizer.to_str().encode()
-            known = self._marks[tokenizer] = hashlib.sha256(rules).hexdigest()
-        return known
 
     def _keep(self, folder: Path, encoded: Encoded) -> None:
         try:
@@ -102,6 +94,15 @@ class TokenStore:
             used += _size(entry)
             if used > self._limit:
                 shutil.rmtree(entry, ignore_errors=True)  # who has it mapped keeps what it maps
+
+
+def _mark(tokenizer: Any) -> str:
+    """Name a tokenizer by its rules; reading them takes a while, so it is done once."""
+    known = _MARKS.get(tokenizer)
+    if known is None:
+        rules = tokenizer.backend_tokenizer.to_str().encode()
+        known = _MARKS[tokenizer] = hashlib.sha256(rules).hexdigest()
+    return known
 
 
 def _size(folder: Path) -> int:

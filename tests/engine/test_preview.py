@@ -82,9 +82,9 @@ def test_bad_rows_are_listed_with_their_values(service: Service, tmp_path: Path)
         ("row 2", "text is 7, not text", "7"),
         ("row 3", "text is missing", ""),
     ]
-    assert shown.stats is None
-    assert without.stats is not None
-    assert (without.stats.examples, without.stats.bad) == (1, 2)
+    assert shown.stats == without.stats
+    assert shown.stats is not None
+    assert (shown.stats.examples, shown.stats.bad) == (1, 2)
 
 
 def test_preflight_offers_to_leave_bad_rows_out(service: Service, tmp_path: Path) -> None:

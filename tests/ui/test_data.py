@@ -142,12 +142,10 @@ def test_bad_rows_are_listed_with_values_and_a_way_out() -> None:
 
 
 def test_rows_that_are_left_out_are_not_offered_again() -> None:
-    stats = STATS.model_copy(update={"bad": 1})
     problem = rs.RowProblem(row=7, what="answer is missing")
+    preview = PREVIEW.model_copy(update={"problems": [problem], "bad": 1})
 
-    shown = words(
-        report(PREVIEW.model_copy(update={"problems": [problem], "bad": 1, "stats": stats}), 512)
-    )
+    shown = words(report(preview, 512, left_out=True))
 
     assert "1 row cannot be used and left out." in shown
     assert "Leave" not in shown
