@@ -142,3 +142,18 @@ def test_large_data_is_first_counted_and_then_prepared(
     assert afterwards.quick
     assert (whole.rows, whole.bad) == (1000, 1)
     assert [each.place for each in whole.problems] == ["row 701"]
+
+
+def test_a_broken_line_far_down_hides_no_first_row(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "good"}\n' * 50 + "{broken\n", encoding="utf-8")
+
+    first = look(service, str(file), every_row=False, rows=2)
+    with pytest.raises(DataError) as caught:
+        service.start(rq.PrepareData(data=str(file))).result(timeout=120)
+
+    assert (first.rows, len(first.examples)) == (51, 2)
+    assert str(caught.value) == (
+        "rows.jsonl, line 51 is not valid JSON: Expecting property name enclosed in double quotes. "
+        "Each line is one JSON object."
+    )
