@@ -14,6 +14,7 @@ from backend.requests import (
     LoadModel,
     Merge,
     Preflight,
+    PrepareData,
     PreviewData,
     QuantizationTable,
     Request,
@@ -96,9 +97,11 @@ def require_allowed(path: Path, settings: Settings) -> None:
 def _sources(request: Request) -> list[str]:
     if isinstance(request, LoadModel | InspectAdapter | LoadAdapter | QuantizationTable):
         return [request.source]
-    if isinstance(request, Train | PreviewData):
-        return [request.data]
-    return [request.train.data] if isinstance(request, Preflight) else []
+    if isinstance(request, Preflight):
+        request = request.train
+    if isinstance(request, Train | PrepareData):
+        return [request.data, *([request.held_out] if request.held_out else [])]
+    return [request.data] if isinstance(request, PreviewData) else []
 
 
 def _is_bundled(source: str) -> bool:

@@ -60,7 +60,9 @@ class Stopped(WorkbenchError):
 
 
 class DataError(WorkbenchError):
-    """The training data cannot be used."""
+    """The training data cannot be used; `droppable` where the rest of it could."""
+
+    droppable = False
 
 
 class ModelError(WorkbenchError):

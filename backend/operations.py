@@ -25,6 +25,10 @@ def _names(variant: rq.Variant) -> str:
     return ", ".join(name for name, _ in variant)
 
 
+def _file_name(source: str) -> str:
+    return source.rstrip("/").rsplit("/", 1)[-1]
+
+
 OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.LoadModel: Operation(rs.ModelFacts, "loading", lambda r: f"Loading {r.source}"),
     rq.UnloadModel: Operation(rs.Unloaded, "loading", lambda r: "Unloading the base"),
@@ -68,5 +72,8 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     ),
     rq.PreviewData: Operation(
         rs.DataPreview, None, lambda r: "Looking at data", beside=lambda r: on_hub(r.data)
+    ),
+    rq.PrepareData: Operation(
+        rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
     ),
 }

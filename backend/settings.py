@@ -53,6 +53,10 @@ class Settings(BaseModel):
         return self.workspace / "timings.json"
 
     @property
+    def tokens_dir(self) -> Path:
+        return self.workspace / "tokens"
+
+    @property
     def exports_dir(self) -> Path:
         return self.workspace / "exports"
 

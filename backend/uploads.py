@@ -9,9 +9,7 @@ from backend.settings import Settings
 from backend.sizes import size_text
 
 LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-
-
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 ADAPTER_SUFFIXES = (".zip",)
 
 

@@ -34,7 +34,7 @@ def documents(train: rq.Train, model: Path) -> list[tokens.Tokens]:
     """Return the tokenised examples of a training, as the engine sees them."""
     source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    return tokens.tokenise(source, tokenizer, max_length=train.longest).train
+    return list(tokens.tokenise(source, tokenizer, max_length=train.longest).train)
 
 
 def as_many_tokens(examples: list[tokens.Tokens]) -> int:

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, view
 from ui.bench import Bench
+from ui.column_picker import ColumnPicker
+from ui.data_report import report
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.safe_view import Node, el, safe_view
+from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
 
 CHECK_SECONDS = 180.0
@@ -41,16 +44,18 @@ class DataPicker:
                 "Upload a file", size="sm", interactive=not demo, elem_id="train-upload"
             )
             self.look = gr.Button("Look at what the model will see", size="sm")
+            self.open_columns = gr.Button("Columns", size="sm", elem_id="train-open-columns")
         bench.keep_for_owner(self.data, allow_custom_value=True)
         bench.keep_for_owner(self.upload, interactive=True)
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
+        self.columns = ColumnPicker(form)
         self._build_preview()
 
     def _build_preview(self) -> None:
         with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
-            self.problems = safe_view(NOTHING, label="Problems in the data")
+            self.problems = safe_view(NOTHING, label="What is in the data", elem_id="data-report")
             self.examples = gr.HighlightedText(
                 label="Examples as the model sees them; tinted is what it learns to say",
                 color_map={LEARNED: "#d9a441"},
@@ -63,16 +68,29 @@ class DataPicker:
             self.close = gr.Button("Close", size="sm", elem_classes="aw-auto")
 
     def connect(
-        self, inputs: dict[str, Any], request_from: Callable[[Mapping[str, Any]], rq.Train]
+        self,
+        inputs: dict[str, Any],
+        request_from: Callable[[Mapping[str, Any]], rq.Train],
+        drop_bad_rows: Component,
     ) -> None:
         """Wire the buttons; `request_from` turns the form's values into a request."""
         self._request_from = request_from
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         shown = [self.preview, self.problems, self.examples]
-        self.look.click(self.look_at_data, inputs_kwargs=inputs, outputs=shown, **quiet)
+        look = {"inputs_kwargs": inputs, "outputs": shown, **quiet}
+        self.look.click(self.look_at_data, **look)
+        self.problems.click(self.leave_bad_rows_out, None, drop_bad_rows, **quiet).then(
+            self.look_at_data, **look
+        )
         self.close.click(self.hide_preview, None, self.preview, **quiet)
         self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
-        self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet)
+        chosen = self.columns.components
+        self.data.input(self.columns.cleared, None, chosen, **quiet)
+        opened = [self.columns.opened, self.columns.group]
+        self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **quiet)
+        self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet).then(
+            self.columns.cleared, None, chosen, **quiet
+        )
 
     def add_upload(self, file: str) -> tuple[Any, Any]:
         """Take an uploaded file into the workspace and choose it."""
@@ -87,18 +105,67 @@ class DataPicker:
         return gr.update(choices=choices, value=str(target)), NOTHING
 
     def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Show the first examples as the model would see them."""
+        """Show the first examples as the model would see them, and what is in all the others."""
         try:
             train = self._request_from({**values, "name": values["name"] or "preview"})
-            request = rq.PreviewData(data=train.data, max_length=train.longest)
-            preview = self.bench.start(request).result(timeout=CHECK_SECONDS)
+            preview = self.first_look(train)
+            if preview.quick and preview.shape:
+                preview = self._ask(preview_of(train))
         except (errors.WorkbenchError, TimeoutError) as error:
             return gr.update(visible=True), failure_card(explain(error)), []
-        return gr.update(visible=True), row_problems(preview), highlighted(preview)
+        shown = report(preview, train.longest, left_out=train.drop_bad_rows)
+        return gr.update(visible=True), shown, highlighted(preview)
+
+    def first_look(self, train: rq.Train) -> rs.DataPreview:
+        """Return the first rows of a run's data, its columns, and whether all are checked fast."""
+        return self._ask(preview_of(train).model_copy(update={"every_row": False}))
+
+    def wait_for_all(self, check: Check, train: rq.Train) -> Check | None:
+        """Return the check as it stands while large data is read; None where that is done."""
+        if check.look is None or check.look.quick:
+            return None
+        try:
+            done = self._prepared(train)
+        except errors.WorkbenchError as error:
+            return check.model_copy(update={"failure": explain(error), "unprepared": True})
+        return None if done else check.model_copy(update={"preparing": True})
+
+    def _prepared(self, train: rq.Train) -> bool:
+        """Tell whether large data was read as a whole, and begin with it where it was not.
+
+        Raises what kept the last try from its end: it is not begun again by itself.
+        """
+        request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
+        job = self.bench.last("prepare-data")
+        if job is None or job.request != request:
+            self.bench.start(request)
+            return False
+        if not job.done():
+            return False
+        job.result(timeout=0)
+        return True
+
+    def leave_bad_rows_out(self, event: gr.EventData) -> Any:
+        """Do without the rows that cannot be used."""
+        return True if clicked(event)[0] == "drop" else gr.skip()
+
+    def _ask(self, request: rq.PreviewData) -> rs.DataPreview:
+        preview: rs.DataPreview = self.bench.start(request).result(timeout=CHECK_SECONDS)
+        return preview
 
     def hide_preview(self) -> Any:
         """Fold the examples away."""
         return gr.update(visible=False)
+
+
+def preview_of(train: rq.Train) -> rq.PreviewData:
+    """Return the request that looks at a run's data."""
+    return rq.PreviewData(
+        data=train.data,
+        columns=train.columns,
+        max_length=train.longest,
+        drop_bad_rows=train.drop_bad_rows,
+    )
 
 
 def data_line(check: Check, source: str) -> Node:
@@ -115,12 +182,3 @@ def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
             pieces.append(("\n\n", None))
         pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
     return pieces
-
-
-def row_problems(preview: rs.DataPreview) -> Node:
-    """List what is wrong with the data, by row."""
-    if not preview.problems:
-        shown = f"The first {len(preview.examples)} of {preview.rows} rows."
-        return el("p", shown, cls="aw-quiet")
-    items = [el("li", el("strong", f"Row {p.row}: "), p.what) for p in preview.problems]
-    return el("div", el("ul", *items), cls="aw-note warn")

@@ -44,6 +44,10 @@ class FormKeeper:
             for path, component in self.form.components.items()
             if isinstance(own.get(path), str | int | float) and self._is_there(path, own[path])
         }
+        if own.get("data") and self.form.components["data"] not in shown:  # columns of other data
+            for path, component in self.form.components.items():
+                if path.startswith("columns."):
+                    shown.pop(component, None)
         method = own.get("method")
         return {**shown, self.method: method} if method in list(METHODS) else shown
 

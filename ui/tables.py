@@ -138,9 +138,13 @@ def _run_row(run: rs.RunSummary, selected: bool) -> Node:
 
 def _settings(train: rq.Train) -> Node:
     rows: list[tuple[str, Child]] = []
-    for prefix, request in (("", train), ("adapter.", train.adapter)):
+    for prefix, request in (
+        ("", train),
+        ("columns.", train.columns),
+        ("adapter.", train.adapter),
+    ):
         for name in type(request).model_fields:
-            if name in ("name", "data", "adapter", "method"):
+            if name in ("name", "data", "columns", "adapter", "method"):
                 continue
             field = field_of(rq.Train, prefix + name)
             value = getattr(request, name)

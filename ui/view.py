@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from backend import Event, usual_rate
 from backend import results as rs
 from ui import text
+from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, evidence, failure_card, mend_button
 from ui.memory_card import measured_line, memory_card, retry_button
 from ui.safe_view import Child, Node, button, el
@@ -43,6 +44,11 @@ class Check(BaseModel):
     report: rs.PreflightReport | None = None
     checking: bool = False
     waiting: bool = False
+    look: rs.DataPreview | None = None
+    preparing: bool = False
+    """Whether the data is large and being read beside the session."""
+    unprepared: bool = False
+    """Whether that ended early, and is begun again only when somebody says so."""
 
 
 class Readiness(NamedTuple):
@@ -84,7 +90,10 @@ def data_line(check: Check, summary: str) -> str:
     """Describe the chosen data in one line."""
     stats = check.report.stats if check.report else None
     if stats is None:
-        return summary
+        look = check.look
+        if look is None or not look.shape:
+            return summary
+        return f"{text.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
     parts = [f"{text.plural(stats.rows, 'row')}, {text.count(stats.examples)} to learn from"]
     if stats.held_out:
         parts.append(f"{text.count(stats.held_out)} held out")
@@ -93,10 +102,16 @@ def data_line(check: Check, summary: str) -> str:
         parts.append(f"{text.count(stats.cut)} cut")
     if stats.dropped:
         parts.append(f"{text.count(stats.dropped)} dropped")
-    return ", ".join(parts) + "." + (f" {summary}" if summary else "")
+    if stats.bad:
+        parts.append(f"{text.count(stats.bad)} bad and left out")
+    said = ", ".join(parts) + "."
+    return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 
 
 def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
+    if check.failure is not None and check.unprepared:
+        mend = mend_button("Check the data again", "recheck")
+        return failure_card(check.failure, mend, "The data is not checked yet")
     if check.failure is not None:
         return _problems([rs.Problem(what=check.failure.what, cure=check.failure.cure)])
     if check.name and check.free_name not in ("", check.name):
@@ -107,6 +122,9 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
         return _no_base(snapshot)
     if snapshot.job is not None:
         return _wait(f"{snapshot.job.title} is going on. Wait for it, or stop it at the top.")
+    if check.preparing:
+        rows = text.plural(check.look.rows, "row") if check.look else "the rows"
+        return _wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
     if check.checking or check.report is None:
         return _wait("Checking these settings against the base and the data.")
     return None if check.report.ready else _problems(check.report.problems)
@@ -169,7 +187,9 @@ def _problems(problems: list[rs.Problem]) -> Node:
         el("li", problem.what, el("span", f" {problem.cure}", cls="aw-quiet"))
         for problem in problems
     ]
-    return el("div", el("p", el("strong", "Not ready yet.")), el("ul", *items), cls="aw-note warn")
+    mend = drop_button() if any(problem.droppable for problem in problems) else None
+    head = el("p", el("strong", "Not ready yet."))
+    return el("div", head, el("ul", *items), mend, cls="aw-note warn")
 
 
 def _wait(sentence: str) -> Node:

@@ -26,6 +26,7 @@ from backend.engine import (
     memory,
     merge,
     preflight,
+    preview,
     quantization_table,
     saving,
     similarity,
@@ -35,6 +36,7 @@ from backend.engine.control import Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
 from backend.engine.session import Session
+from backend.engine.token_store import TokenStore
 from backend.library import Library
 from backend.runs import Runs
 from backend.settings import Settings
@@ -81,6 +83,7 @@ class Engine:
             "quantization-table": self._quantization_table,
             "preflight": self._preflight,
             "preview-data": self._preview_data,
+            "prepare-data": self._prepare_data,
             "merge": self._merge,
         }
         quiet_libraries()
@@ -254,11 +257,26 @@ class Engine:
             facts=_facts_of(message),
             runs=self.runs,
             timings=Timings(self.settings.timings_file),
+            store=TokenStore(self.settings.tokens_dir),
+            control=control,
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
-        return preflight.preview(
-            request, self.session, base_path=message["base_path"], facts=_facts_of(message)
+        return preview.preview(
+            request,
+            self.session,
+            control,
+            base_path=message["base_path"],
+            store=TokenStore(self.settings.tokens_dir),
+        )
+
+    def _prepare_data(self, request: rq.PrepareData, control: Control, message: Any) -> rs.Result:
+        return preview.prepare(
+            request,
+            self.session,
+            control,
+            base_path=message["base_path"],
+            store=TokenStore(self.settings.tokens_dir),
         )
 
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:

@@ -33,6 +33,7 @@ ALLOWED = (
     rq.SaveAdapter,
     rq.Preflight,
     rq.PreviewData,
+    rq.PrepareData,
     rq.InspectAdapter,
     rq.Similarity,
     rq.QuantizationTable,

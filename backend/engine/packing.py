@@ -5,14 +5,15 @@ place by counting. Nothing is padded.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from backend.engine.attention import Layout
-from backend.engine.tokens import Tokens
+from backend.engine.encoded import Tokens, lengths_of
 from backend.requests import Train
 
 
@@ -47,10 +48,10 @@ def fill(lengths: list[int], order: list[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def training_packs(documents: list[Tokens], request: Train) -> "Packs":
+def training_packs(documents: Sequence[Tokens], request: Train) -> "Packs":
     """Return the packs of a whole run, in the order in which they are learned."""
     packs = plan(
-        [len(document) for document in documents],
+        lengths_of(documents),
         budget=request.tokens_per_step,
         epochs=request.epochs,
         seed=request.seed,
@@ -58,9 +59,9 @@ def training_packs(documents: list[Tokens], request: Train) -> "Packs":
     return Packs(documents, packs)
 
 
-def evaluation_packs(documents: list[Tokens], budget: int) -> "Packs":
+def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":
     """Return held-out documents in packs, each once."""
-    lengths = [len(document) for document in documents]
+    lengths = lengths_of(documents)
     return Packs(documents, fill(lengths, list(range(len(documents))), budget))
 
 
@@ -68,8 +69,12 @@ def evaluation_packs(documents: list[Tokens], budget: int) -> "Packs":
 class Packs(torch.utils.data.Dataset[dict[str, Any]]):
     """The packs of a plan as a data set; item i is pack i, ready for the model."""
 
-    documents: list[Tokens]
+    documents: Sequence[Tokens]
     packs: list[list[int]]
+    lengths: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = lengths_of(self.documents)
 
     def __len__(self) -> int:
         return len(self.packs)
@@ -79,7 +84,7 @@ class Packs(torch.utils.data.Dataset[dict[str, Any]]):
 
     def tokens(self, index: int) -> int:
         """Return how many tokens pack `index` has."""
-        return sum(len(self.documents[number]) for number in self.packs[index])
+        return sum(self.lengths[number] for number in self.packs[index])
 
 
 def collate(documents: list[Tokens]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A look ahead: what a run would do, and what the model would see of the data. Changes nothing.
+"""A look ahead: what a run would do. Changes nothing.
 
 Works on the loaded base, or beside a busy one on a skeleton without weights.
 """
@@ -21,19 +21,20 @@ from backend.engine import (
     steps,
     tokens,
 )
+from backend.engine.control import Control
 from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
+from backend.engine.token_store import TokenStore
 from backend.engine.training import total_steps
-from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.learning_rate import rate_warning, usual_rate
 from backend.library import Library
 from backend.methods import method_of
-from backend.requests import Preflight, PreviewData, Train
-from backend.results import DataPreview, Example, ModelFacts, PreflightReport, Problem
+from backend.requests import Preflight, Train
+from backend.results import ModelFacts, PreflightReport, Problem
 from backend.runs import Runs
 from backend.sizes import size_text
 
-SHOWN_LENGTH = 20_000
 RECENT_RUNS = 50
 UNUSUAL = 5  # times the usual learning rate: worth a word, and may still be right
 
@@ -71,6 +72,8 @@ def check(
     facts: ModelFacts | None,
     runs: Runs,
     timings: Timings,
+    store: TokenStore,
+    control: Control | None = None,
 ) -> PreflightReport:
     """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
     train = request.train
@@ -78,7 +81,7 @@ def check(
     notes: list[str] = []
     _check_name(train, session.library, runs, problems)
     around = _collect(problems, lambda: _surroundings(session, base_path, facts))
-    corpus = around and _collect(problems, lambda: _corpus(train, around))
+    corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
     matched = (
         adapters.matched(config, adapters.linear_layers(around.model)) if around and config else []
@@ -124,25 +127,6 @@ def check(
     )
 
 
-def preview(
-    request: PreviewData, session: Session, *, base_path: str | None, facts: ModelFacts | None
-) -> DataPreview:
-    """Show the first examples as the model would see them, learned tokens marked."""
-    around = _surroundings(session, base_path, facts)
-    source = data.read(request.data, eval_share=0.0, seed=0)
-    shown = source.train[: request.rows]
-    stats = None
-    if not source.problems:
-        stats = tokens.tokenise(source, around.tokenizer, max_length=request.max_length).stats
-    encoded = tokens.encode(shown, around.tokenizer, request.max_length)
-    return DataPreview(
-        rows=source.rows,
-        problems=source.problems,
-        stats=stats,
-        examples=[_example(document, around.tokenizer) for document in encoded],
-    )
-
-
 def _surroundings(
     session: Session, base_path: str | None, facts: ModelFacts | None
 ) -> Surroundings:
@@ -177,15 +161,22 @@ def _collect(problems: list[Problem], look: Any) -> Any:
     """Return what `look` finds, or note why it found nothing."""
     try:
         return look()
+    except Stopped:
+        raise
     except WorkbenchError as error:
-        problems.append(Problem(what=error.what, cure=error.cure))
+        droppable = isinstance(error, DataError) and error.droppable
+        problems.append(Problem(what=error.what, cure=error.cure, droppable=droppable))
         return None
 
 
-def _corpus(train: Train, around: Surroundings) -> tokens.Corpus:
-    source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
+def _corpus(
+    train: Train, around: Surroundings, store: TokenStore, control: Control | None
+) -> tokens.Corpus:
     longest = min(train.longest, around.context) if around.context else train.longest
-    return tokens.tokenise(source, around.tokenizer, max_length=longest)
+    source = data.of_run(train)
+    return tokens.tokenise(
+        source, around.tokenizer, max_length=longest, store=store, control=control
+    )
 
 
 def _configure(train: Train, around: Surroundings) -> Any:
@@ -265,9 +256,13 @@ def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[st
             "adapter's, whatever the form says."
         )
     if stats.cut:
-        notes.append(f"{stats.cut} examples are longer than {train.longest} tokens and are cut.")
+        notes.append(f"{stats.cut:,} examples are longer than {train.longest} tokens and are cut.")
     if stats.dropped:
-        notes.append(f"{stats.dropped} examples have nothing to learn and are left out.")
+        notes.append(f"{stats.dropped:,} examples have nothing to learn and are left out.")
+    if stats.bad:
+        notes.append(f"{stats.bad:,} of {stats.rows:,} rows cannot be used and are left out.")
+    if stats.overlap:
+        notes.append(f"{stats.overlap:,} examples are held out, too, and therefore not learned.")
     if not stats.held_out:
         notes.append("No examples are held out, so there will be no test of what was learned.")
     usual = usual_rate(around.parameters)
@@ -329,16 +324,3 @@ def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Pr
         what=f"The run needs about {size_text(needed)}, and {size_text(free)} are free.",
         cure=cure,
     )
-
-
-def _example(document: tokens.Tokens, tokenizer: Any) -> Example:
-    """Join neighbouring tokens that are both learned, or both not, into pieces of text."""
-    pieces: list[tuple[str, bool]] = []
-    start = 0
-    flags = document.learned.tolist()
-    for index in range(1, len(flags) + 1):
-        if index == len(flags) or flags[index] != flags[start]:
-            text = tokenizer.decode(document.ids[start:index].tolist())
-            pieces.append((text[:SHOWN_LENGTH], flags[start]))
-            start = index
-    return Example(pieces=pieces, tokens=len(document), cut=document.cut)

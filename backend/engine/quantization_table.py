@@ -13,7 +13,7 @@ import numpy as np
 from backend.access import looks_like_path
 from backend.engine import adapters, base_model, estimate, hub, memory, packing, steps
 from backend.engine.control import Control
-from backend.engine.tokens import Tokens
+from backend.engine.encoded import Tokens
 from backend.errors import NotFound
 from backend.quantizations import (
     QUANTIZATIONS,

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from backend.engine import attention
 from backend.engine.base_model import Base
 from backend.engine.checks import relative_difference
+from backend.engine.encoded import Tokens
 from backend.engine.packing import Packs, collate
-from backend.engine.tokens import Tokens
 from backend.errors import VerificationFailed
 from backend.results import Evaluation
 

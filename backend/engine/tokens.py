@@ -1,166 +1,252 @@
 """From documents to token ids, with a mask of the tokens that are learned.
 
-In conversations the assistant's turns are learned, each up to and with its end mark. Where they lie
-is found by rendering the conversation turn by turn and comparing, which needs no marks in the chat
-template and is checked for each example. In plain text everything is learned.
+What the tokens of a table are depends on its content, its columns and the base alone, so it is done
+once and kept (`token_store`); what a run's settings change (cutting, splitting) costs nothing then.
 """
 
-import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from backend.engine.data import DataSet, Document
-from backend.engine.generate import plain_prompt
+from backend.engine.control import Control
+from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
+from backend.engine.data_stats import stats_of
+from backend.engine.encoded import Documents, Encoded, Tokens, join
+from backend.engine.rendering import Rendered, Span, Unrenderable, is_blank, render
+from backend.engine.token_store import TokenStore
 from backend.errors import DataError
-from backend.results import DataStats
+from backend.results import DataStats, RowProblem
 
-Span = tuple[int, int]
-BATCH = 256
-
-
-@dataclass
-class Tokens:
-    """One tokenised document. `learned[i]` says whether token i is learned."""
-
-    ids: NDArray[np.int32]
-    learned: NDArray[np.bool_]
-    cut: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids)
+__all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
+BATCH = 512
 
 
 @dataclass
 class Corpus:
     """A data set as the model sees it."""
 
-    train: list[Tokens]
-    held_out: list[Tokens]
+    train: Documents
+    held_out: Documents
     stats: DataStats
 
 
-def tokenise(data: DataSet, tokenizer: Any, *, max_length: int) -> Corpus:
-    """Tokenise a data set; raises DataError where nothing is left to learn."""
-    data.require_good()
-    train, dropped = _usable(encode(data.train, tokenizer, max_length))
-    held_out, dropped_held_out = _usable(encode(data.held_out, tokenizer, max_length))
+@dataclass
+class Prepared:
+    """The tables of a data set, tokenised and not cut: what no setting of a run changes."""
+
+    main: Encoded
+    apart: Encoded
+
+    @property
+    def rows(self) -> int:
+        return self.main.rows + self.apart.rows
+
+    @property
+    def problems(self) -> Problems:
+        both = Problems()
+        both.extend(self.main.problems)
+        both.extend(self.apart.problems)
+        return both
+
+
+def tokenise(
+    data: DataSet,
+    tokenizer: Any,
+    *,
+    max_length: int,
+    store: TokenStore | None = None,
+    control: Control | None = None,
+) -> Corpus:
+    """Tokenise a data set; raises DataError where rows are bad or nothing is left to learn."""
+    prepared = prepare(data, tokenizer, store=store, control=control)
+    if not data.drop_bad_rows:
+        _refuse(prepared)
+    return assemble(data, prepared, max_length=max_length)
+
+
+def prepare(
+    data: DataSet,
+    tokenizer: Any,
+    *,
+    store: TokenStore | None = None,
+    control: Control | None = None,
+) -> Prepared:
+    """Tokenise all tables of a data set, or take them from where they are kept."""
+
+    def encoded(parts: Sequence[Part]) -> Encoded:
+        return join([_encoded(part, tokenizer, store, control) for part in parts])
+
+    return Prepared(encoded(data.parts), encoded(data.held_out_parts))
+
+
+def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
+    """Split and cut what was tokenised; raises DataError where nothing is left to learn."""
+    main, apart = prepared.main, prepared.apart
+    learned, held_out = split(main.keys, data, apart.keys)
+    stats = stats_of(data, prepared.main, apart, learned=learned, longest=max_length)
+    usable = main.learned_within(max_length) > 0
+    train = Documents(main, learned[usable[learned]], max_length)
+    if data.held_out_parts:
+        kept = Documents(apart, np.flatnonzero(apart.learned_within(max_length) > 0), max_length)
+    else:
+        kept = Documents(main, held_out[usable[held_out]], max_length)
     if not train:
-        raise DataError(
-            f"None of the {data.rows} examples has anything to learn: the answers are empty "
-            f"or lie beyond the first {max_length} tokens.",
-            cure="Give the examples answers, or raise the longest example.",
-        )
-    lengths = [len(t) for t in train]
-    everything = [*train, *held_out]
-    stats = DataStats(
-        shape=data.shape,
-        shape_reason=data.shape_reason,
-        rows=data.rows,
-        examples=len(train),
-        held_out=len(held_out),
-        tokens=sum(lengths),
-        learned_tokens=int(sum(t.learned.sum() for t in train)),
-        longest=max(len(t) for t in everything),
-        median=int(statistics.median(lengths)),
-        cut=sum(t.cut for t in everything),
-        dropped=dropped + dropped_held_out,
-    )
-    return Corpus(train, held_out, stats)
+        if prepared.main.refusal and not len(main):
+            _refuse(prepared)
+        raise _nothing(prepared, max_length)
+    return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
 
 
-def encode(documents: list[Document], tokenizer: Any, max_length: int) -> list[Tokens]:
-    """Tokenise documents, in order, cut to `max_length` tokens from the start."""
+def encode(documents: Sequence[Document], tokenizer: Any, max_length: int) -> list[Tokens]:
+    """Tokenise documents, in order, cut to `max_length` tokens; raises DataError."""
     encoded: list[Tokens] = []
     for start in range(0, len(documents), BATCH):
         batch = documents[start : start + BATCH]
-        rendered = [_render(document, tokenizer) for document in batch]
-        output = tokenizer(
-            [text for text, _ in rendered],
-            add_special_tokens=not tokenizer.chat_template or not batch[0].turns,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        for (_, spans), ids, offsets in zip(
-            rendered, output["input_ids"], output["offset_mapping"], strict=True
-        ):
-            encoded.append(_to_tokens(ids, offsets, spans, max_length))
+        for shown in _tokenised(batch, tokenizer):
+            if isinstance(shown, Unrenderable):
+                raise shown.as_error()
+            cut = len(shown) > max_length
+            encoded.append(Tokens(shown.ids[:max_length], shown.learned[:max_length], cut))
     return encoded
 
 
-def _render(document: Document, tokenizer: Any) -> tuple[str, list[Span]]:
-    """Return a document's text and the spans of characters that are learned."""
-    end = tokenizer.eos_token or ""
-    if not document.turns:
-        text = document.text + end
-        return text, [(0, len(text))]
-    if not any(t["role"] == "assistant" and t["content"].strip() for t in document.turns):
-        return tokenizer.bos_token or " ", []  # nothing to learn: dropped and counted
-    if tokenizer.chat_template:
-        return _render_chat(document, tokenizer)
-    if len(document.turns) != 2:
-        raise DataError(
-            f"Row {document.row} is a conversation, and this base has no chat template.",
-            cure="Use a base with a chat template, or data with prompt and completion.",
+def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> Encoded:
+    """Tokenise a table row by row, never holding more of it than a batch of text and its tokens."""
+    gathered = _Gathered(part.table.file)
+    documents = part.documents(gathered.problems.add)
+    total = max(part.table.count(), 1) if control else 1
+    while batch := list(islice(documents, BATCH)):
+        gathered.add(batch, list(_tokenised(batch, tokenizer)))
+        if control:
+            control.check_stop()
+            done = min(gathered.rows, total)
+            control.progress(f"{done:,} of {total:,} rows read", done / total)
+    return gathered.encoded()
+
+
+def _encoded(
+    part: Part, tokenizer: Any, store: TokenStore | None, control: Control | None
+) -> Encoded:
+    if store is None:
+        return encode_part(part, tokenizer, control)
+    return store.get_or_make(part, tokenizer, lambda: encode_part(part, tokenizer, control))
+
+
+class _Gathered:
+    """The tokens of a table while it is read: flat from the first batch on."""
+
+    def __init__(self, file: str) -> None:
+        self.problems = Problems()
+        self._file = file
+        self._ids: list[Any] = []
+        self._learned: list[Any] = []
+        self._lengths: list[int] = []
+        self._numbers: list[int] = []
+        self._keys: list[int] = []
+        self._blank: list[bool] = []
+        self._refusal: tuple[str, str] | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self._numbers) + self.problems.count
+
+    def add(self, documents: Sequence[Document], shown: Sequence[Tokens | Unrenderable]) -> None:
+        """Take a batch of documents with their tokens."""
+        kept = [each for each in shown if isinstance(each, Tokens)]
+        self._ids.append(_flat([each.ids for each in kept], np.int32))
+        self._learned.append(_flat([each.learned for each in kept], np.bool_))
+        for document, each in zip(documents, shown, strict=True):
+            if isinstance(each, Tokens):
+                self._lengths.append(len(each))
+                self._numbers.append(document.row)
+                self._keys.append(document.fingerprint)
+                self._blank.append(is_blank(document))
+            else:
+                self._refuse(document, each)
+
+    def _refuse(self, document: Document, refusal: Unrenderable) -> None:
+        self.problems.add(RowProblem(row=document.row, what=refusal.what, file=self._file))
+        self._refusal = self._refusal or (refusal.sentence, refusal.cure)
+
+    def encoded(self) -> Encoded:
+        return Encoded(
+            ids=_flat(self._ids, np.int32),
+            learned=_flat(self._learned, np.bool_),
+            offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
+            numbers=np.array(self._numbers, dtype=np.int64),
+            keys=np.array(self._keys, dtype=np.uint64),
+            blank=np.array(self._blank, dtype=np.bool_),
+            files=[(0, self._file)],
+            problems=self.problems,
+            refusal=self._refusal,
         )
-    prompt = plain_prompt(document.turns[0]["content"])
-    text = prompt + document.turns[1]["content"] + end
-    return text, [(len(prompt), len(text))]
 
 
-def _render_chat(document: Document, tokenizer: Any) -> tuple[str, list[Span]]:
-    """Render a conversation and find its assistant turns by rendering its beginnings.
-
-    A turn is what the whole text has beyond the prompt that asks for it. A template for which that
-    does not hold cannot be masked right, so the row is refused rather than learned wrong.
-    """
-    turns = document.turns
-    full = _template(tokenizer, turns)
-    spans: list[Span] = []
-    for index, turn in enumerate(turns):
-        if turn["role"] != "assistant":
-            continue
-        before = _template(tokenizer, turns[:index], add_generation_prompt=True)
-        upto = _template(tokenizer, turns[: index + 1]).rstrip()
-        if not (full.startswith(before) and full.startswith(upto) and len(before) < len(upto)):
-            raise DataError(
-                f"Row {document.row}: this base's chat template does not show where the answer "
-                "begins, so the answer alone cannot be learned.",
-                cure="Use a base with another template, or data in the text shape.",
-            )
-        spans.append((len(before), len(upto)))
-    return full, spans
+def _flat(arrays: list[Any], kind: Any) -> Any:
+    return np.concatenate([np.zeros(0, dtype=kind), *arrays], dtype=kind)
 
 
-def _template(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) -> str:
-    if not turns:  # an assistant opens the conversation
-        return str(tokenizer.bos_token or "")
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
-    except Exception as error:
-        raise DataError(
-            f"This base's chat template refuses an example: {error}.",
-            cure="Some templates want user and assistant in turn, without a system message.",
-        ) from error
+def _tokenised(documents: Sequence[Document], tokenizer: Any) -> Iterator[Tokens | Unrenderable]:
+    """Tokenise documents in one call of the tokenizer, which spreads it over the processors."""
+    shown = render(documents, tokenizer)
+    texts = [each.text for each in shown if isinstance(each, Rendered)]
+    if not texts:
+        yield from (each for each in shown if isinstance(each, Unrenderable))
+        return
+    output = tokenizer(
+        texts,
+        add_special_tokens=not tokenizer.chat_template or not documents[0].turns,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    found = iter(zip(output["input_ids"], output["offset_mapping"], strict=True))
+    for each in shown:
+        yield each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each.spans)
 
 
-def _to_tokens(ids: list[int], offsets: list[Span], spans: list[Span], max_length: int) -> Tokens:
+def _to_tokens(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> Tokens:
+    places = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(ids))
+    starts, ends = places[::2], places[1::2]
     learned = np.zeros(len(ids), dtype=bool)
-    starts = np.array([start for start, _ in offsets])
-    ends = np.array([end for _, end in offsets])
     for begin, finish in spans:
         learned |= (starts >= begin) & (ends <= finish) & (ends > starts)
-    cut = len(ids) > max_length
-    return Tokens(np.array(ids[:max_length], dtype=np.int32), learned[:max_length], cut)
+    return Tokens(np.array(ids, dtype=np.int32), learned)
 
 
-def _usable(documents: list[Tokens]) -> tuple[list[Tokens], int]:
-    """Leave out documents of which nothing is learned; a first token has nothing before it."""
-    kept = [d for d in documents if len(d) > 1 and d.learned[1:].any()]
-    return kept, len(documents) - len(kept)
+# -- refusals and figures ------------------------------------------------------------------------
+
+
+def _refuse(prepared: Prepared) -> None:
+    """Raise DataError where rows cannot be used; a template that shows none is said as such."""
+    problems = prepared.problems
+    refusals = [each.refusal for each in (prepared.main, prepared.apart) if each.refusal]
+    if refusals and not len(prepared.main):
+        raise DataError(refusals[0][0], cure=refusals[0][1])
+    refuse(problems, prepared.rows)
+
+
+def _nothing(prepared: Prepared, max_length: int) -> DataError:
+    if prepared.main.learned_within(max_length).any():
+        return DataError(
+            "Every example is held out, so none is left to learn.",
+            cure="Give it other data to test with.",
+        )
+    return DataError(
+        f"None of the {prepared.rows:,} examples has anything to learn: the answers are empty "
+        f"or lie beyond the first {max_length} tokens.",
+        cure="Give the examples answers, or raise the longest example.",
+    )
+
+
+def _sizes(train: Documents, held_out: Documents) -> dict[str, int]:
+    everything = np.concatenate([train.lengths, held_out.lengths])
+    return {
+        "examples": len(train),
+        "held_out": len(held_out),
+        "tokens": int(train.lengths.sum()),
+        "longest": int(everything.max()),
+        "median": int(np.median(train.lengths)),
+    }

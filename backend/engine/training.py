@@ -28,6 +28,7 @@ from backend.engine.precision import Timings
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
+from backend.engine.token_store import TokenStore
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import OutOfMemory, WorkbenchError
 from backend.requests import Train
@@ -122,10 +123,15 @@ class _Training:
 
     def _prepare_data(self) -> None:
         request, base = self.request, self.session.base
-        source = data.read(request.data, eval_share=request.eval_share, seed=request.seed)
         context = base.facts.context_length
         longest = min(request.longest, context) if context else request.longest
-        corpus = tokens.tokenise(source, base.tokenizer, max_length=longest)
+        corpus = tokens.tokenise(
+            data.of_run(request),
+            base.tokenizer,
+            max_length=longest,
+            store=TokenStore(self.settings.tokens_dir),
+            control=self.control,
+        )
         self.packs = packing.training_packs(corpus.train, request)
         self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
         self.held_out = packing.evaluation_packs(

@@ -21,14 +21,16 @@ from backend.requests.adapters import (
 )
 from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
+from backend.requests.data import Columns, PrepareData, PreviewData
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
-from backend.requests.training import Lora, Preflight, PreviewData, Resume, Train
+from backend.requests.training import Lora, Preflight, Resume, Train
 
 __all__ = [
     "BY_NAME",
     "BlendMethod",
     "Chat",
+    "Columns",
     "Combine",
     "Compare",
     "ConvertAdapter",
@@ -44,6 +46,7 @@ __all__ = [
     "ModelRequest",
     "NextToken",
     "Preflight",
+    "PrepareData",
     "PrepareHotswap",
     "PreviewData",
     "QuantizationTable",
@@ -89,7 +92,9 @@ ModelRequest = (
 )
 """Operations on the session's model: one at a time."""
 
-SideRequest = Preflight | PreviewData | InspectAdapter | Similarity | Merge | QuantizationTable
+SideRequest = (
+    Preflight | PreviewData | PrepareData | InspectAdapter | Similarity | Merge | QuantizationTable
+)
 """Operations that never change the session: never Busy."""
 
 BY_NAME: dict[str, type[Request]] = {

@@ -1,4 +1,4 @@
-"""Requests about learning: the adapter's configuration, a run, its checks and its data."""
+"""Requests about learning: the adapter's configuration, a run and its checks."""
 
 import re
 from typing import Any, Literal
@@ -7,6 +7,13 @@ from pydantic import field_validator
 
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.refusals import shown
+from backend.requests.data import (
+    Columns,
+    bad_rows,
+    data_source,
+    held_out_source,
+    longest_example,
+)
 
 
 class Lora(Request):
@@ -81,29 +88,6 @@ class Lora(Request):
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
 
-def _data_source() -> Any:
-    return knob(
-        "starter:pirate",
-        label="Data",
-        min_length=1,
-        max_length=1000,
-        level="basic",
-        help="A bundled set (starter:pirate), a JSONL, JSON, CSV or Parquet file, or a Hub id.",
-    )
-
-
-def _longest_example() -> Any:
-    return knob(
-        512,
-        label="Longest example",
-        unit="tokens",
-        ge=8,
-        le=1_048_576,
-        step=8,
-        help="Longer examples are cut to this many tokens, at most the token budget.",
-    )
-
-
 class Train(Request):
     """Teach the loaded base something new with a fresh adapter."""
 
@@ -112,7 +96,8 @@ class Train(Request):
         level="basic",
         help="What the new adapter is called: letters, digits, spaces, - and _.",
     )
-    data: str = _data_source()
+    data: str = data_source()
+    columns: Columns = Columns()
     adapter: Lora = Lora()
     epochs: float = knob(
         6.0,
@@ -180,7 +165,7 @@ class Train(Request):
         step=0.01,
         help="Pulls the adapter's numbers towards zero a little; fights learning by heart.",
     )
-    max_length: int = _longest_example()
+    max_length: int = longest_example()
     seed: int = knob(
         42,
         label="Seed",
@@ -208,6 +193,8 @@ class Train(Request):
         step=0.01,
         help="Examples kept aside to test what was learned. Bundled sets bring their own.",
     )
+    held_out: str | None = held_out_source()
+    drop_bad_rows: bool = bad_rows()
     save_every: int = knob(
         50,
         label="Checkpoint every",
@@ -241,14 +228,6 @@ class Preflight(Request):
         label="Time a step",
         help="Where no past run on this machine tells the speed, time one real step.",
     )
-
-
-class PreviewData(Request):
-    """Look at training data as the loaded base would see it."""
-
-    data: str = _data_source()
-    max_length: int = _longest_example()
-    rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
 
 
 class Resume(Request):

@@ -83,3 +83,5 @@ class Problem(Result):
 
     what: str
     cure: str = ""
+    droppable: bool = False
+    """Whether it is about rows of the data, and the run can do without them."""

@@ -14,6 +14,38 @@ class RowProblem(Result):
 
     row: int
     what: str
+    value: str = ""
+    """The value that is wrong, shortened."""
+    file: str = ""
+    """The row's file, where the data is a folder of them."""
+
+    @property
+    def place(self) -> str:
+        return place_of(self.row, self.file)
+
+
+def place_of(row: int, file: str = "") -> str:
+    """Name a row as a person finds it."""
+    return f"{file}, row {row}" if file else f"row {row}"
+
+
+RowKind = Literal["bad", "empty", "nothing", "cut", "duplicate", "both"]
+
+
+class RowGroup(Result):
+    """Rows of which one thing is to be said, and where the first of them are."""
+
+    kind: RowKind
+    count: int
+    places: tuple[str, ...]
+
+
+class LengthBin(Result):
+    """Examples of `low` to `high` tokens, both included."""
+
+    low: int
+    high: int
+    examples: int
 
 
 class DataStats(Result):
@@ -30,6 +62,13 @@ class DataStats(Result):
     median: int
     cut: int
     dropped: int
+    bad: int = 0
+    """Rows that cannot be used and were left out, as asked."""
+    overlap: int = 0
+    """Rows that are held out, too, and therefore not learned."""
+    groups: tuple[RowGroup, ...] = ()
+    histogram: tuple[LengthBin, ...] = ()
+    """Lengths of all usable examples before they are cut."""
 
 
 class PreflightReport(Result):
@@ -62,6 +101,7 @@ class Example(Result):
     pieces: list[tuple[str, bool]]
     tokens: int
     cut: bool
+    row: int = 0
 
 
 class DataPreview(Result):
@@ -71,6 +111,23 @@ class DataPreview(Result):
     problems: list[RowProblem]
     stats: DataStats | None
     examples: list[Example]
+    bad: int = 0
+    """How many rows cannot be used; `problems` names the first of them."""
+    shape: str = ""
+    """What the rows are; empty where somebody has to say which column is what."""
+    shape_reason: str = ""
+    columns: tuple[str, ...] = ()
+    quick: bool = True
+    """Whether checking every row is quick: the data is small, or was tokenised before."""
+
+
+class PreparedData(Result):
+    """A data set that lies tokenised on the disk."""
+
+    rows: int
+    bad: int
+    tokens: int
+    seconds: float
 
 
 class Evaluation(Result):

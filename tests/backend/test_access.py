@@ -31,6 +31,10 @@ def requests_for(path: str) -> list[rq.Request]:
         train,
         rq.Preflight(train=train),
         rq.PreviewData(data=path),
+        rq.PrepareData(data=path),
+        rq.PrepareData(data="starter:pirate", held_out=path),
+        rq.Train(name="x", held_out=path),
+        rq.Preflight(train=rq.Train(name="x", held_out=path)),
         rq.QuantizationTable(source=path),
         rq.InspectAdapter(source=path),
         rq.LoadAdapter(source=path),
@@ -40,7 +44,7 @@ def requests_for(path: str) -> list[rq.Request]:
 
 
 def test_every_request_that_names_a_place_is_tried_here() -> None:
-    places = {"source", "data", "destination", "train"}
+    places = {"source", "data", "held_out", "destination", "train"}
     naming = {kind for kind in rq.BY_NAME.values() if places & kind.model_fields.keys()}
 
     assert {type(request) for request in requests_for("x")} == naming

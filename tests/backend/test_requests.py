@@ -8,7 +8,10 @@ from pydantic import BaseModel
 from backend import requests as rq
 from backend.errors import InvalidRequest
 
-FORMS = (rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.Resume, rq.SaveAdapter)
+FORMS = (
+    *(rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.PrepareData, rq.Columns),
+    *(rq.Resume, rq.SaveAdapter),
+)
 SAMPLES: list[rq.Request] = [
     rq.LoadModel(source="someone/model", precision="bf16", revision="v1"),
     rq.UnloadModel(),
@@ -20,6 +23,7 @@ SAMPLES: list[rq.Request] = [
     rq.Score(texts=["Hello"], variants=[[]]),
     rq.Preflight(train=rq.Train(name="pirate"), measure=False),
     rq.PreviewData(data="starter:pirate", rows=3),
+    rq.PrepareData(data="rows.csv", columns=rq.Columns(prompt="q", answer="a")),
     rq.Chat(messages=[rq.Message(role="user", content="Hello")], variant=[("pirate", 1.0)]),
     rq.SideBySide(conversations=[[rq.Message(role="user", content="Hello")]], variants=[[]]),
     rq.NextToken(prompt="Hello", variants=[[]], top=3),
@@ -55,7 +59,7 @@ def test_a_request_survives_json(sample: rq.Request) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_every_field_of_a_form_says_what_a_person_needs(form: type[BaseModel]) -> None:
     for name, field in form.model_fields.items():
-        if name in ("method", "adapter", "train"):
+        if name in ("method", "adapter", "train", "columns"):
             continue
         extra = field.json_schema_extra
         assert isinstance(extra, dict), name
@@ -96,6 +100,27 @@ def test_five_fields_of_training_are_basic() -> None:
         (
             lambda: rq.parse("train", {"name": "x", "adapter": {"rank": 0}}),
             "Rank must be at least 1, got 0. Try 8.",
+        ),
+        (
+            lambda: rq.Columns(prompt="q"),
+            "The column of the question is chosen, and none for the answer. Choose both.",
+        ),
+        (
+            lambda: rq.Columns(answer="a"),
+            "The column of the answer is chosen, and none for the question. Choose both.",
+        ),
+        (
+            lambda: rq.Columns(prompt="q", answer="a", text="t"),
+            "Columns are a question with its answer or plain text, not both. Empty one of them.",
+        ),
+        (
+            lambda: rq.Columns(text="t", system="s"),
+            "A system prompt goes with a question and its answer, or with a conversation. "
+            "Choose their columns, too.",
+        ),
+        (
+            lambda: rq.Train(name="x", columns={"question": "q"}),
+            "question is not a setting of Columns.",
         ),
         (lambda: rq.Lora(ranc=4), "ranc is not a setting of Lora. Did you mean rank?"),
         (lambda: rq.Train(name="x", colour=4), "colour is not a setting of Train."),

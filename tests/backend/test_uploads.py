@@ -58,7 +58,7 @@ def test_an_upload_of_another_type_is_refused(service: Service, tmp_path: Path) 
         service.add_upload(source, "paper.pdf")
 
     assert str(caught.value) == (
-        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .parquet."
+        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .tsv, .parquet, .txt, .md."
     )
 
 

@@ -1,357 +1,12 @@
-"""Training data from its file: every shape and format, and every way to err."""
+"""What is learned of a data set and what is held out of it: never the same example."""
 
-import csv
-import json
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
-from backend.engine import data
-from backend.engine.data import DataSet
-from backend.errors import DataError, NotFound
-from backend.settings import STARTER
-
-Row = dict[str, Any]
-TURNS = [
-    {"role": "user", "content": "Where is the cat?"},
-    {"role": "assistant", "content": "On the mat."},
-]
-SHAPES: dict[str, Row] = {
-    "messages": {"messages": TURNS},
-    "prompt + completion": {"prompt": "Where is the cat?", "completion": "On the mat."},
-    "instruction + output": {"instruction": "Where is the cat?", "output": "On the mat."},
-    "text": {"text": "The cat is on the mat."},
-}
-
-
-def read(path: Path, *, eval_share: float = 0.0, seed: int = 0) -> DataSet:
-    return data.read(str(path), eval_share=eval_share, seed=seed)
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            for row in rows:
-                cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
-                writer.writerow(cells)
-    return path
-
-
-# -- shapes and formats --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_is_read_from_every_format(tmp_path: Path, shape: str, suffix: str) -> None:
-    found = read(write(tmp_path / f"data{suffix}", [SHAPES[shape]] * 2))
-
-    assert (found.shape, found.rows, found.problems) == (shape, 2, [])
-    (document,) = {document.key for document in found.train}
-    if shape == "text":
-        assert document == "The cat is on the mat."
-    else:
-        assert json.loads(document) == TURNS
-
-
-def test_the_reason_for_the_shape_is_told(tmp_path: Path) -> None:
-    reasons = {
-        shape: read(write(tmp_path / "data.jsonl", [row])).shape_reason
-        for shape, row in SHAPES.items()
-    }
-
-    assert reasons == {
-        "messages": "it has the column messages",
-        "prompt + completion": "it has the columns prompt and completion",
-        "instruction + output": "it has the columns instruction and output",
-        "text": "it has the column text",
-    }
-
-
-def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
-    row = {"instruction": "Translate.", "input": "chat", "output": "cat"}
-    without = {**row, "input": ""}
-
-    found = read(write(tmp_path / "data.jsonl", [row, without, {**row, "input": None}]))
-
-    prompts = [document.turns[0]["content"] for document in found.train]
-    assert prompts == ["Translate.\n\nchat", "Translate.", "Translate."]
-
-
-def test_an_upper_case_suffix_and_other_columns_do_no_harm(tmp_path: Path) -> None:
-    path = tmp_path / "DATA.JSONL"
-    path.write_text('{"id": 7, "text": "x", "score": 0.5}\n', encoding="utf-8")
-
-    assert [document.text for document in read(path).train] == ["x"]
-
-
-@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv"])
-def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, [SHAPES["text"]])
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-
-    assert read(path).train[0].text == "The cat is on the mat."
-
-
-def test_windows_line_ends_and_blank_lines_keep_the_line_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(b'{"text": "a"}\r\n\r\n  \r\n{"text": "b"}\r\n')
-
-    assert [(d.row, d.text) for d in read(path).train] == [(1, "a"), (4, "b")]
-
-
-def test_a_line_separator_inside_json_is_no_line_end(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": "one\u2028two\u0085three\x1cfour"}\n', encoding="utf-8")
-
-    with pytest.raises(DataError, match="Invalid control character"):  # JSON forbids \x1c alone
-        read(path)
-    path.write_text('{"text": "one\u2028two\u0085three"}\n', encoding="utf-8")
-    assert read(path).train[0].text == "one\u2028two\u0085three"
-
-
-def test_cells_of_several_lines_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text(
-        'prompt,completion\n"one, two\nthree","say ""yes"""\nplain,answer\n', encoding="utf-8"
-    )
-
-    found = read(path)
-
-    assert [document.turns[0]["content"] for document in found.train] == [
-        "one, two\nthree",
-        "plain",
-    ]
-    assert found.train[0].turns[1]["content"] == 'say "yes"'
-    assert [document.row for document in found.train] == [3, 4]
-
-
-def test_a_line_separator_inside_a_cell_is_no_row_end(tmp_path: Path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("prompt,completion\none\u2028two\x0cthree,\x85yes\n", encoding="utf-8")
-
-    found = read(path)
-
-    assert found.problems == []
-    assert [[t["content"] for t in document.turns] for document in found.train] == [
-        ["one\u2028two\x0cthree", "\x85yes"]
-    ]
-
-
-def test_a_long_cell_is_read_whole(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.csv", [{"text": "word " * 60_000}])
-
-    assert len(read(path).train[0].text) == 300_000
-
-
-# -- what is wrong, in words ---------------------------------------------------------------------
-
-WRONG_COLUMNS = (
-    "are not ones that can be learned from. Name them messages, or prompt and completion, "
-    "or instruction (with input) and output, or text."
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        (
-            "data.jsonl",
-            b'{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n',
-            "data.jsonl, line 3 is not valid JSON: Expecting ',' delimiter. "
-            "Each line is one JSON object.",
-        ),
-        (
-            "data.json",
-            b'[\n{"text": "a"},\n{"text": b}\n]',
-            "data.json, line 3 is not valid JSON: Expecting value. "
-            "The file is one list of objects.",
-        ),
-        (
-            "data.json",
-            b'{"data": []}',
-            "data.json is not a list of examples. Put them into [ ].",
-        ),
-        ("data.jsonl", b"", "data.jsonl is empty. It needs at least one example."),
-        ("data.jsonl", b"\n \n", "data.jsonl is empty. It needs at least one example."),
-        ("data.json", b"[]", "data.json is empty. It needs at least one example."),
-        ("data.csv", b"prompt,completion\n", "data.csv is empty. It needs at least one example."),
-        (
-            "data.pdf",
-            b"%PDF",
-            "data.pdf is not a data file. Use .jsonl, .json, .csv, .parquet.",
-        ),
-        (
-            "data.jsonl",
-            '{"text": "é"}'.encode("latin-1"),
-            "data.jsonl is not UTF-8 text (byte 10). Save it as UTF-8.",
-        ),
-        (
-            "data.csv",
-            "text\nGrüße\n".encode("utf-16"),
-            "data.csv is text in UTF-16, whatever its name says. Save it as UTF-8.",
-        ),
-        (
-            "list.parquet",
-            b'{"text": "a"}\n',
-            "list.parquet is text, whatever its name says. "
-            "Use a JSONL, JSON, CSV or Parquet file, each with its own ending.",
-        ),
-        (
-            "many.json",
-            b'{"text": "a"}\n{"text": "b"}\n',
-            "many.json, line 2 is not valid JSON: Extra data. The file is one list of objects. "
-            "One object a line is JSONL: name it .jsonl then.",
-        ),
-        (
-            "data.csv",
-            b"prompt,completion\na,b\nc,d,e\n",
-            "data.csv, line 3 has more columns than the first line. "
-            "Put quotes around text with commas.",
-        ),
-        (
-            "data.csv",
-            b'prompt,completion\na,"b"c\n',
-            "data.csv, line 2 is not valid CSV: ',' expected after '\"'.",
-        ),
-        (
-            "data.jsonl",
-            b'{"question": "a", "answer": "b"}\n',
-            f"The columns question, answer {WRONG_COLUMNS}",
-        ),
-        ("data.csv", b"prompt;completion\na;b\n", f"The columns prompt;completion {WRONG_COLUMNS}"),
-        (
-            "data.jsonl",
-            b'"a"\n5\n',
-            "The rows are not objects with named columns. "
-            'A row looks like {"prompt": "...", "completion": "..."}.',
-        ),
-    ],
-)
-def test_a_file_that_cannot_be_read_says_where_and_why(
-    tmp_path: Path, name: str, content: bytes, sentence: str
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-
-    with pytest.raises(DataError) as caught:
-        read(path)
-
-    assert str(caught.value) == sentence
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, folder: bool) -> None:
-    path = tmp_path / "data.jsonl"
-    if folder:
-        path.mkdir()
-
-    with pytest.raises(NotFound) as caught:
-        read(path)
-
-    assert str(caught.value) == (
-        f"There is no file {str(path)!r}. Check the path, or upload the file."
-    )
-
-
-@pytest.mark.parametrize("name", ["nothing", "../../backend", "/etc", ""])
-def test_an_unknown_bundled_set_lists_the_known_ones(name: str) -> None:
-    known = sorted(path.parent.name for path in STARTER.glob("data/*/train.jsonl"))
-
-    with pytest.raises(NotFound) as caught:
-        data.read(f"starter:{name}", eval_share=0.1, seed=0)
-
-    assert str(caught.value) == (
-        f"There is no bundled data set {name!r}. Bundled: {', '.join(known)}."
-    )
-
-
-@pytest.mark.parametrize(
-    ("row", "what"),
-    [
-        ({"completion": "b"}, "prompt is missing"),
-        ({"prompt": "a", "completion": None}, "completion is missing"),
-        ({"prompt": "a", "completion": 5}, "completion is 5, not text"),
-        ({"prompt": ["a"], "completion": "b"}, "prompt is ['a'], not text"),
-        (["a", "b"], "it is list, not an object"),
-        ("text", "it is str, not an object"),
-    ],
-)
-def test_a_row_that_cannot_be_used_is_named_by_its_number(
-    tmp_path: Path, row: Any, what: str
-) -> None:
-    found = read(write(tmp_path / "data.jsonl", [SHAPES["prompt + completion"], row]))
-
-    assert [(problem.row, problem.what) for problem in found.problems] == [(2, what)]
-    with pytest.raises(DataError) as caught:
-        found.require_good()
-    assert str(caught.value) == (
-        f"1 of 2 rows cannot be used: row 2: {what}. Mend or remove them and upload the file again."
-    )
-
-
-@pytest.mark.parametrize(
-    ("messages", "what"),
-    [
-        ("not json", "messages is not a JSON list"),
-        ([], "messages is not a list of turns"),
-        ({"role": "user"}, "messages is not a list of turns"),
-        (None, "messages is not a list of turns"),
-        (["hello"], "a turn has no role and content"),
-        ([{"role": "user"}], "a turn has no role and content"),
-        ([{"role": "user", "content": 5}], "a turn has no role and content"),
-        (
-            [{"role": "human", "content": "x"}],
-            "the role 'human' is not system, user or assistant",
-        ),
-        ([{"content": "x"}], "the role None is not system, user or assistant"),
-    ],
-)
-def test_a_conversation_that_cannot_be_used_is_named(
-    tmp_path: Path, messages: Any, what: str
-) -> None:
-    rows = [SHAPES["messages"], {"messages": messages}]
-
-    found = read(write(tmp_path / "data.jsonl", rows))
-
-    assert [(problem.row, problem.what) for problem in found.problems] == [(2, what)]
-
-
-def test_text_that_no_file_can_hold_is_named_by_its_row(tmp_path: Path) -> None:
-    """JSON can spell half a character, which no tokenizer takes."""
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": "good"}\n{"text": "half \\ud83d"}\n', encoding="utf-8")
-
-    found = read(path)
-
-    assert [(problem.row, problem.what) for problem in found.problems] == [
-        (2, "text holds half a character (a lone surrogate)")
-    ]
-
-
-def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    rows = [{"text": "good"}, *({"text": n} for n in range(5))]
-
-    with pytest.raises(DataError) as caught:
-        read(write(tmp_path / "data.jsonl", rows)).require_good()
-
-    assert str(caught.value) == (
-        "5 of 6 rows cannot be used: row 2: text is 0, not text; row 3: text is 1, not text; "
-        "row 4: text is 2, not text and 2 more. Mend or remove them and upload the file again."
-    )
-
-
-# -- the held-out part ---------------------------------------------------------------------------
+from backend.errors import DataError
+from backend.requests import Columns
+from tests.engine.data_files import Row, read, write
 
 
 def numbered(count: int) -> list[Row]:
@@ -389,3 +44,56 @@ def test_too_few_examples_spare_none(
     found = read(write(tmp_path / "data.jsonl", numbered(count)), eval_share=share)
 
     assert (len(found.train), len(found.held_out)) == (count - held_out, held_out)
+
+
+def test_data_of_its_own_is_held_out_instead_of_a_share(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.jsonl", numbered(20))
+    tested = write(tmp_path / "tested.csv", [{"text": "another"}, {"text": "and one more"}])
+
+    found = read(learned, eval_share=0.5, held_out=str(tested))
+
+    assert len(found.train) == 20
+    assert [document.text for document in found.held_out] == ["another", "and one more"]
+
+
+def test_what_is_held_out_of_its_own_file_is_not_learned(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.jsonl", numbered(5) + numbered(2))
+    tested = write(tmp_path / "tested.jsonl", [{"text": "example 1"}, {"text": "unlike"}])
+
+    found = read(learned, held_out=str(tested))
+
+    assert [document.text for document in found.train] == [
+        *("example 0", "example 2", "example 3", "example 4", "example 0")
+    ]
+    assert len(found.held_out) == 2
+
+
+def test_a_held_out_file_may_name_its_columns_otherwise(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.csv", [{"q": "a", "a": "b"}])
+    tested = write(tmp_path / "tested.csv", [{"prompt": "a", "completion": "b"}])
+    alike = write(tmp_path / "alike.csv", [{"a": "b", "q": "a"}])
+    columns = Columns(prompt="q", answer="a")
+
+    for held_out in (tested, alike):
+        found = read(learned, held_out=str(held_out), columns=columns)
+
+        assert (len(found.train), len(found.held_out)) == (0, 1)
+
+
+def test_an_empty_held_out_file_is_said(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.jsonl", numbered(5))
+    (tmp_path / "tested.jsonl").write_bytes(b"")
+
+    with pytest.raises(DataError) as caught:
+        read(learned, held_out=str(tmp_path / "tested.jsonl"))
+
+    assert str(caught.value) == "tested.jsonl is empty. It needs at least one example."
+
+
+def test_bad_rows_of_the_two_files_are_told_apart(tmp_path: Path) -> None:
+    learned = write(tmp_path / "learned.jsonl", [{"text": "a"}, {"text": 1}])
+    tested = write(tmp_path / "tested.jsonl", [{"text": "b"}, {"text": 2}])
+
+    found = read(learned, held_out=str(tested))
+
+    assert [problem.place for problem in found.problems] == ["row 2", "tested.jsonl, row 2"]

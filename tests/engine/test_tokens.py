@@ -168,3 +168,138 @@ def test_a_bundled_set_brings_its_own_held_out_part(tokenizer: Any) -> None:
     assert corpus.stats.held_out > 0
     assert (corpus.stats.cut, corpus.stats.dropped) == (0, 0)
     assert not {d.key for d in found.train} & {d.key for d in found.held_out}
+
+
+# -- bad rows ------------------------------------------------------------------------------------
+
+MIXED = [
+    {"prompt": "Hello.", "completion": "Good day."},
+    {"prompt": "Hello.", "completion": 5},
+    {"prompt": "Hello.", "completion": " "},
+    {"prompt": "Hello.", "completion": "Good day."},
+    {"prompt": "on and " * 60, "completion": "Good day."},
+    {"prompt": "Hello.", "completion": "on and " * 60},
+]
+
+
+def test_bad_rows_are_left_out_when_somebody_says_so(tmp_path: Path, tokenizer: Any) -> None:
+    found = read(tmp_path, MIXED)
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise(found, tokenizer, max_length=32)
+
+    found.drop_bad_rows = True
+    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+
+    assert caught.value.droppable
+    assert (stats.rows, stats.examples, stats.bad) == (6, 3, 1)
+
+
+def test_each_kind_of_row_is_counted_and_placed(tmp_path: Path, tokenizer: Any) -> None:
+    found = read(tmp_path, MIXED)
+    found.drop_bad_rows = True
+
+    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+
+    assert [(group.kind, group.count, group.places) for group in stats.groups] == [
+        ("bad", 1, ("row 2",)),
+        ("empty", 1, ("row 3",)),
+        ("nothing", 1, ("row 5",)),
+        ("cut", 1, ("row 6",)),
+        ("duplicate", 1, ("row 4",)),
+    ]
+    assert (stats.cut, stats.dropped) == (1, 2)
+
+
+def test_lengths_are_those_before_the_cut(tmp_path: Path, tokenizer: Any) -> None:
+    found = read(tmp_path, [{"text": "on and " * count} for count in (1, 1, 5, 40)])
+
+    stats = tokens.tokenise(found, tokenizer, max_length=16).stats
+    whole = [len(t) for t in tokens.encode(found.train, tokenizer, 10_000)]
+
+    assert sum(each.examples for each in stats.histogram) == 4
+    assert stats.histogram[0].low == min(whole)
+    assert stats.histogram[0].examples == 2
+    assert stats.histogram[-1].low <= max(whole) <= stats.histogram[-1].high
+    assert len(stats.histogram) <= 16
+
+
+def test_rows_that_only_the_template_refuses_are_bad_rows(
+    tmp_path: Path, other_template: Any
+) -> None:
+    other_template.chat_template = (
+        "{% if messages[0]['content'] == 'no' %}{{ raise_exception('not this') }}{% endif %}"
+        + other_template.chat_template
+    )
+    rows = [{"prompt": text, "completion": "yes"} for text in ("a", "no", "b")]
+    found = read(tmp_path, rows)
+
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise(found, other_template, max_length=32)
+
+    assert str(caught.value) == (
+        "1 of 3 rows cannot be used: row 2: this base's chat template refuses it: not this. "
+        "Mend or remove them, or choose to leave bad rows out."
+    )
+    found.drop_bad_rows = True
+    corpus = tokens.tokenise(found, other_template, max_length=32)
+    assert (corpus.stats.examples, corpus.stats.bad) == (2, 1)
+
+
+def test_a_template_that_shows_no_row_is_said_once(tmp_path: Path, other_template: Any) -> None:
+    other_template.chat_template = None
+    found = read(tmp_path, [{"messages": TURNS * 2}] * 3)
+
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise(found, other_template, max_length=32)
+
+    assert str(caught.value) == (
+        "Row 1 is a conversation, and this base has no chat template. "
+        "Use a base with a chat template, or data with prompt and completion."
+    )
+    assert not caught.value.droppable
+
+
+def test_an_answer_without_a_question_needs_a_template(other_template: Any) -> None:
+    """A system prompt would be taken for the question."""
+    other_template.chat_template = None
+    turns = [{"role": "system", "content": "Be kind."}, TURNS[1]]
+
+    with pytest.raises(DataError, match="Row 1 is a conversation, and this base has no chat"):
+        tokens.encode([Document(1, turns=turns)], other_template, 512)
+
+
+def test_rendering_many_at_once_is_rendering_each(other_template: Any) -> None:
+    documents = [Document(n, turns=TURNS * (1 + n % 3)) for n in range(20)]
+
+    together = tokens.encode(documents, other_template, 512)
+    alone = [tokens.encode([document], other_template, 512)[0] for document in documents]
+
+    assert [t.ids.tolist() for t in together] == [t.ids.tolist() for t in alone]
+    assert [t.learned.tolist() for t in together] == [t.learned.tolist() for t in alone]
+
+
+def test_what_is_held_out_too_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": "Hello.", "completion": f"Good day {n}."} for n in range(5)]
+    other = tmp_path / "tested.jsonl"
+    other.write_text(json.dumps(rows[3]) + "\n", encoding="utf-8")
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    found = data.read(str(file), eval_share=0.5, seed=0, held_out=str(other))
+    stats = tokens.tokenise(found, tokenizer, max_length=64).stats
+
+    assert (stats.rows, stats.examples, stats.held_out, stats.overlap) == (6, 4, 1, 1)
+
+
+def test_data_that_is_all_held_out_leaves_nothing_to_learn(tmp_path: Path, tokenizer: Any) -> None:
+    read(tmp_path, MIXED[:1])
+    file = str(tmp_path / "data.jsonl")
+
+    found = data.read(file, eval_share=0.0, seed=0, held_out=file)
+
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise(found, tokenizer, max_length=64)
+
+    assert str(caught.value) == (
+        "Every example is held out, so none is left to learn. Give it other data to test with."
+    )

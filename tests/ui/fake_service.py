@@ -163,7 +163,17 @@ class FakeEngine:
             problems=[rs.RowProblem(row=3, what="the answer is <b>empty</b>")],
             stats=STATS,
             examples=[rs.Example(pieces=pieces, tokens=20, cut=False)],
+            bad=1,
+            shape=STATS.shape,
+            shape_reason=STATS.shape_reason,
+            columns=("messages",),
         )
+
+    def _prepare_data(self, request: rq.PrepareData, message: Message) -> rs.Result:
+        self._say(
+            message, type="progress", text="5 of 600 rows read", fraction=0.01, seconds_left=1
+        )
+        return rs.PreparedData(rows=600, bad=0, tokens=33_000, seconds=1.0)
 
     def _train(self, request: rq.Train, message: Message) -> rs.Result:
         return self._run(self.service.runs.get(message["run_id"]), 0, message)

@@ -112,7 +112,7 @@ def test_a_taken_name_is_offered_another(page: Page, service: FakeService) -> No
     _, card, button, *_ = last_check(page)
     assert "Call it pirate 2" in words(card)
     assert not button["interactive"]
-    assert page.train.take_offer(event("rename", "pirate 2"))[0] == "pirate 2"
+    assert page.train.take_offer(event("rename", "pirate 2")) == {page.train.name: "pirate 2"}
 
 
 def test_a_name_nobody_wrote_moves_on_by_itself(page: Page, service: FakeService) -> None:
@@ -154,7 +154,8 @@ def test_a_rate_that_cannot_work_is_warned_of_and_mended(page: Page, service: Fa
     assert "At a learning rate of 1 it forgets. Try 0.003." in words(card)
     assert "Ready." not in words(card)
     assert button["interactive"]
-    assert page.train.take_offer(event("rate", "0.003")) == (gr.skip(), 0.003)
+    rate = page.train.form.components["learning_rate"]
+    assert page.train.take_offer(event("rate", "0.003")) == {rate: 0.003}
 
 
 def test_a_reload_keeps_what_somebody_chose(page: Page, service: FakeService) -> None:

@@ -338,7 +338,7 @@ class CombineTab:
         return slot_view.converted(made) if there else NOTHING
 
     def _blend(self) -> rs.Blend | None:
-        """Return what the last blend came to, under the name that it has now; None if it is gone."""
+        """Return the last blend under the name that it has now; None if it is gone."""
         result: rs.Blend | None = self.bench.outcome("combine")
         adapter = self.bench.adapter(result.adapter.id) if result is not None else None
         if result is None or adapter is None:

@@ -83,11 +83,15 @@ class TrainTab:
         of_method = {"adapter.method", "adapter.use_rslora", "adapter.use_dora"}
         paths = [
             *(f"adapter.{name}" for name in rq.Lora.model_fields),
-            *(name for name in rq.Train.model_fields if name != "adapter"),
+            *(name for name in rq.Train.model_fields if name not in ("adapter", "columns")),
         ]
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
+        if path == "held_out":
+            sets = data_sets.choices(self.bench.service.settings.uploads_dir)
+            choices = [("a share of the examples", ""), *sets]
+            return {"choices": choices, "value": "", "allow_custom_value": True}
         return {"choices": [("a fresh adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
@@ -138,8 +142,9 @@ class TrainTab:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         rate = self.form.components["learning_rate"]
-        checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
-                   self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
+        checked = [self.check, self.card, self.go, self.picker.line, self.advanced,
+                   *self.picker.columns.drawn, self.name, self.suggested, rate,
+                   self.suggested_rate, self.keeper.state]  # fmt: skip
         suggestions = {"suggested": self.suggested, "suggested_rate": self.suggested_rate}
         everything = [each.change for each in self.inputs.values()]
         gr.on(
@@ -156,14 +161,17 @@ class TrainTab:
             [self.name, self.suggested],
             **quiet,
         )
-        self.picker.connect(self.inputs, self.request)
+        drop_bad_rows = self.form.components["drop_bad_rows"]
+        self.picker.connect(self.inputs, self.request, drop_bad_rows)
         started = self.go.click(
             self.start,
             inputs_kwargs=self.inputs,
             outputs=[self.check, self.card, self.dismissed],
             **quiet,
         )
-        mended = self.card.click(self.take_offer, None, [self.name, rate], **quiet)
+        mended = self.card.click(
+            self.take_offer, None, [self.name, rate, drop_bad_rows, self.check_key], **quiet
+        )
         fitted = list(self.form.components.values())
         self.card.click(self.use_change, inputs_kwargs=self.inputs, outputs=fitted, **quiet)
         acted = self.stage.click(
@@ -199,7 +207,8 @@ class TrainTab:
             suggested_rate = usual
         kept = self.keeper.to_keep(values, {"name": suggested, "learning_rate": suggested_rate})
         for check in self._checks(Check(name=name, free_name=free), values):
-            yield *self._checked(check, values), *renamed, *rated, kept
+            columns = self.picker.columns.show(check.look)
+            yield *self._checked(check, values), *columns, *renamed, *rated, kept
 
     def _usual_rate(self, otherwise: float) -> float:
         base = self.bench.service.snapshot().base
@@ -223,6 +232,11 @@ class TrainTab:
                 yield check.model_copy(update={"waiting": True})
                 return
             yield check.model_copy(update={"checking": True})
+            check = check.model_copy(update={"look": self.picker.first_look(train)})
+            waits = self.picker.wait_for_all(check, train)
+            if waits is not None:
+                yield waits
+                return
             report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
             yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
@@ -248,11 +262,19 @@ class TrainTab:
         free = self.bench.free_name(data_sets.suggested_name(source or ""))
         return free, free
 
-    def take_offer(self, event: gr.EventData) -> tuple[Any, Any]:
-        """Take the free name or the usual learning rate that the card offers."""
+    def take_offer(self, event: gr.EventData) -> dict[Any, Any]:
+        """Take what the card offers: a free name, the usual learning rate, the good rows alone."""
         act, arg = clicked(event)
-        name = arg if act == "rename" else gr.skip()
-        return name, float(arg) if act == "rate" else gr.skip()
+        if act == "rename":
+            return {self.name: arg}
+        if act == "rate":
+            return {self.form.components["learning_rate"]: float(arg)}
+        if act == "drop":
+            return {self.form.components["drop_bad_rows"]: True}
+        if act == "recheck":
+            self.bench.forget_failure("prepare-data")
+            return {self.check_key: f"again at {time.time()}"}
+        return {self.name: gr.skip()}
 
     def use_change(self, event: gr.EventData, **values: Any) -> Any:
         """Take over the change of settings that makes the run fit into memory."""
@@ -332,7 +354,10 @@ class TrainTab:
         base = snapshot.base.fingerprint if snapshot.base else ""
         names = ",".join(adapter.name for adapter in snapshot.adapters)
         held = "busy" if check.waiting and snapshot.job is not None else "free"
-        return f"{base}|{names}|{held}"
+        reading = check.preparing and any(
+            job.operation == "prepare-data" for job in snapshot.side_jobs
+        )
+        return f"{base}|{names}|{held}|{reading}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None:

@@ -1,0 +1,98 @@
+"""What becomes of a data set's rows: how many are cut, empty, double, and how long they are."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.engine.data import DataSet
+from backend.engine.encoded import Encoded, Ints
+from backend.results import DataStats, LengthBin, RowGroup, RowKind
+
+SHOWN_PLACES = 10
+BINS = 16
+Flags = NDArray[np.bool_]
+
+
+def stats_of(
+    data: DataSet, main: Encoded, apart: Encoded, *, learned: Ints, longest: int
+) -> DataStats:
+    """Describe a tokenised data set; sizes of what is kept are filled in by who keeps it."""
+    looks = [_Look(main, longest), _Look(apart, longest)]
+    both = np.isin(main.keys, apart.keys)
+    groups = [
+        _bad(main, apart),
+        _group("empty", looks, [look.blank for look in looks]),
+        _group("nothing", looks, [look.nothing for look in looks]),
+        _group("cut", looks, [look.cut for look in looks]),
+        _group("duplicate", looks, [look.double for look in looks]),
+        _group("both", looks[:1], [both]),
+    ]
+    found = {group.kind: group.count for group in groups}
+    kept = learned[looks[0].usable[learned]]
+    return DataStats(
+        shape=data.shape,
+        shape_reason=data.shape_reason,
+        rows=main.rows + apart.rows,
+        examples=0,
+        held_out=0,
+        tokens=0,
+        learned_tokens=int(_learned_tokens(main, kept, longest)),
+        longest=0,
+        median=0,
+        cut=found["cut"],
+        dropped=found["empty"] + found["nothing"],
+        bad=found["bad"],
+        overlap=found["both"],
+        groups=tuple(group for group in groups if group.count),
+        histogram=histogram(np.concatenate([look.lengths for look in looks])),
+    )
+
+
+class _Look:
+    """One side of a data set, row by row."""
+
+    def __init__(self, encoded: Encoded, longest: int) -> None:
+        self.encoded = encoded
+        self.usable: Flags = encoded.learned_within(longest) > 0
+        self.blank = encoded.blank & ~self.usable
+        self.nothing = ~encoded.blank & ~self.usable
+        self.cut = (encoded.lengths > longest) & self.usable
+        self.double = np.ones(len(encoded), dtype=bool)
+        self.double[np.unique(encoded.keys, return_index=True)[1]] = False
+        self.lengths = encoded.lengths[self.usable]
+
+
+def histogram(lengths: Ints) -> tuple[LengthBin, ...]:
+    """Count examples by length, in bins of equal width."""
+    if not len(lengths):
+        return ()
+    low, high = int(lengths.min()), int(lengths.max())
+    width = max(1, -(-(high - low + 1) // BINS))
+    edges = range(low, high + 1, width)
+    counts = np.bincount((lengths - low) // width, minlength=len(edges))
+    return tuple(
+        LengthBin(low=edge, high=edge + width - 1, examples=int(count))
+        for edge, count in zip(edges, counts, strict=True)
+    )
+
+
+def _learned_tokens(main: Encoded, kept: Ints, longest: int) -> int:
+    """Count what is learned; a first token counts as in the mask, though nothing predicts it."""
+    first = main.learned[main.offsets[:-1][kept]] if len(kept) else np.zeros(0, dtype=bool)
+    return int(main.learned_within(longest)[kept].sum() + first.sum())
+
+
+def _group(kind: RowKind, looks: Iterable[_Look], flags: Iterable[Flags]) -> RowGroup:
+    places: list[str] = []
+    count = 0
+    for look, flag in zip(looks, flags, strict=True):
+        count += int(flag.sum())
+        places += [look.encoded.place(row) for row in np.flatnonzero(flag)[:SHOWN_PLACES]]
+    return RowGroup(kind=kind, count=count, places=tuple(places[:SHOWN_PLACES]))
+
+
+def _bad(main: Encoded, apart: Encoded) -> RowGroup:
+    problems = [*main.problems.first, *apart.problems.first]
+    places = tuple(problem.place for problem in problems[:SHOWN_PLACES])
+    return RowGroup(kind="bad", count=main.problems.count + apart.problems.count, places=places)

@@ -1,0 +1,148 @@
+"""Tokenised rows side by side in flat arrays, in memory or mapped from a file.
+
+A hundred thousand examples are a handful of arrays, never as many objects: `Documents` makes each
+one when it is asked for.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.engine.data import Keys, Problems
+from backend.results.training import place_of
+
+Ints = NDArray[np.int64]
+NO_IDS = np.zeros(0, dtype=np.int32)
+NO_INTS = np.zeros(0, dtype=np.int64)
+NO_KEYS = np.zeros(0, dtype=np.uint64)
+NO_FLAGS = np.zeros(0, dtype=np.bool_)
+
+
+@dataclass
+class Tokens:
+    """One tokenised document. `learned[i]` says whether token i is learned."""
+
+    ids: NDArray[np.int32]
+    learned: NDArray[np.bool_]
+    cut: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Encoded:
+    """The usable rows of one table, tokenised and not cut; `problems` are the other rows.
+
+    Row i has the tokens `offsets[i]` to `offsets[i + 1]`. `blank` marks rows without any text to
+    learn.
+    """
+
+    ids: NDArray[np.int32]
+    learned: NDArray[np.bool_]
+    offsets: Ints
+    numbers: Ints
+    keys: Keys
+    blank: NDArray[np.bool_]
+    files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
+    """Where the rows of each file begin, and its name."""
+    problems: Problems = field(default_factory=Problems)
+    refusal: tuple[str, str] | None = None
+    """What the base's template says of the first row that it cannot show, and the cure."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def rows(self) -> int:
+        """All rows of the table, usable or not."""
+        return len(self) + self.problems.count
+
+    @property
+    def lengths(self) -> Ints:
+        lengths: Ints = np.diff(self.offsets)
+        return lengths
+
+    def place(self, row: int) -> str:
+        """Name a row as a person finds it."""
+        file = self.files[bisect_right([start for start, _ in self.files], row) - 1][1]
+        return place_of(int(self.numbers[row]), file)
+
+    def learned_within(self, longest: int) -> Ints:
+        """Count, for each row, the learned tokens of its first `longest`, the very first aside.
+
+        A first token is predicted by no token of its own, so it is never learned.
+        """
+        total = np.concatenate([[0], np.cumsum(self.learned, dtype=np.int64)])
+        starts = self.offsets[:-1]
+        ends = starts + np.minimum(self.lengths, longest)
+        after_first = np.minimum(starts + 1, ends)
+        counted: Ints = total[ends] - total[after_first]
+        return counted
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Return the rows of several tables as one; a single one stays where it lies."""
+    if len(parts) == 1:
+        return parts[0]
+    problems = Problems()
+    for part in parts:
+        problems.extend(part.problems)
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    first_rows = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+    return Encoded(
+        ids=np.concatenate([NO_IDS, *(part.ids for part in parts)], dtype=np.int32),
+        learned=np.concatenate([NO_FLAGS, *(part.learned for part in parts)], dtype=np.bool_),
+        offsets=np.concatenate([*offsets, starts[-1:]], dtype=np.int64),
+        numbers=np.concatenate([NO_INTS, *(part.numbers for part in parts)], dtype=np.int64),
+        keys=np.concatenate([NO_KEYS, *(part.keys for part in parts)], dtype=np.uint64),
+        blank=np.concatenate([NO_FLAGS, *(part.blank for part in parts)], dtype=np.bool_),
+        files=[(row, p.files[0][1]) for row, p in zip(first_rows, parts, strict=False)]
+        or [(0, "")],
+        problems=problems,
+        refusal=next((part.refusal for part in parts if part.refusal), None),
+    )
+
+
+class Documents(Sequence[Tokens]):
+    """Some rows of `Encoded`, in order, each cut to the longest example."""
+
+    def __init__(self, encoded: Encoded, chosen: Ints, longest: int) -> None:
+        self._encoded = encoded
+        self._chosen = chosen
+        self._longest = longest
+        self.lengths: Ints = np.minimum(encoded.lengths[chosen], longest)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Documents": ...
+
+    def __getitem__(self, index: int | slice) -> "Tokens | Documents":
+        if isinstance(index, slice):
+            return Documents(self._encoded, self._chosen[index], self._longest)
+        row = self._chosen[index]
+        begin, end = int(self._encoded.offsets[row]), int(self._encoded.offsets[row + 1])
+        kept = min(end, begin + self._longest)
+        ids, learned = self._encoded.ids[begin:kept], self._encoded.learned[begin:kept]
+        return Tokens(ids, learned, cut=kept < end)
+
+    def __iter__(self) -> Iterator[Tokens]:
+        return (self[index] for index in range(len(self)))
+
+
+def lengths_of(documents: Sequence[Tokens]) -> list[int]:
+    """Return how long each document is, without making any of them."""
+    if isinstance(documents, Documents):
+        lengths: list[int] = documents.lengths.tolist()
+        return lengths
+    return [len(document) for document in documents]

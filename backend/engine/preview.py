@@ -1,0 +1,162 @@
+"""A look at training data as the model would see it, and its preparation where it is large.
+
+Changes nothing of the session. Works with the tokenizer of the loaded base, whose weights may live
+in another process.
+"""
+
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backend.engine import base_folder, data, tokens
+from backend.engine.control import Control
+from backend.engine.data import DataSet, Document
+from backend.engine.encoded import Tokens
+from backend.engine.session import Session
+from backend.engine.shapes import first_row
+from backend.engine.sources import first_rows, open_source
+from backend.engine.token_store import TokenStore
+from backend.errors import DataError, NotFound
+from backend.requests import PrepareData, PreviewData
+from backend.results import DataPreview, DataStats, Example, PreparedData, RowProblem
+
+SHOWN_LENGTH = 20_000
+QUICK_BYTES = 2 * 1024**2
+"""What this machine's slowest relatives check in a few seconds."""
+
+
+def preview(
+    request: PreviewData,
+    session: Session,
+    control: Control,
+    *,
+    base_path: str | None,
+    store: TokenStore,
+) -> DataPreview:
+    """Show the first examples as the model would see them, and what is wrong with which rows.
+
+    Where the columns tell nothing, the preview has no shape: somebody has to say what they are.
+    """
+    tokenizer = _tokenizer(session, base_path)
+    columns = _columns(request.data)
+    try:
+        source = data.read(
+            request.data, eval_share=0.0, seed=0, columns=request.columns,
+            drop_bad_rows=request.drop_bad_rows,
+        )  # fmt: skip
+    except DataError:
+        if request.columns.given or not columns:
+            raise
+        return _unrecognised(request.data, columns)
+    problems, examples = _first_examples(source, tokenizer, request)
+    parts = [*source.parts, *source.held_out_parts]
+    quick = _is_quick(source) or all(store.knows(part, tokenizer) for part in parts)
+    shown = DataPreview(
+        rows=0,
+        problems=problems,
+        stats=None,
+        examples=examples,
+        bad=len(problems),
+        shape=source.shape,
+        shape_reason=source.shape_reason,
+        columns=columns,
+        quick=quick,
+    )
+    if not request.every_row:
+        return shown.model_copy(update={"rows": sum(part.table.count() for part in parts)})
+    prepared = tokens.prepare(source, tokenizer, store=store, control=control)
+    return shown.model_copy(
+        update={
+            "rows": prepared.rows,
+            "problems": prepared.problems.first,
+            "bad": prepared.problems.count,
+            "stats": _stats(source, prepared, request),
+        }
+    )
+
+
+def prepare(
+    request: PrepareData,
+    session: Session,
+    control: Control,
+    *,
+    base_path: str | None,
+    store: TokenStore,
+) -> PreparedData:
+    """Tokenise a data set onto the disk, so that whatever uses it finds it done."""
+    started = time.monotonic()
+    tokenizer = _tokenizer(session, base_path)
+    source = data.read(
+        request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out
+    )
+    prepared = tokens.prepare(source, tokenizer, store=store, control=control)
+    return PreparedData(
+        rows=prepared.rows,
+        bad=prepared.problems.count,
+        tokens=len(prepared.main.ids) + len(prepared.apart.ids),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _tokenizer(session: Session, base_path: str | None) -> Any:
+    if session.facts is not None:
+        return session.base.tokenizer
+    if base_path is None:
+        raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
+    return base_folder.read_tokenizer(Path(base_path))
+
+
+def _columns(source: str) -> tuple[str, ...]:
+    """Return the names of the columns; none where rows have none."""
+    try:
+        return tuple(map(str, first_row(first_rows(open_source(source).tables))))
+    except DataError:
+        return ()
+
+
+def _unrecognised(source: str, columns: tuple[str, ...]) -> DataPreview:
+    rows = sum(table.count() for table in open_source(source).tables)
+    return DataPreview(rows=rows, problems=[], stats=None, examples=[], columns=columns)
+
+
+def _is_quick(source: DataSet) -> bool:
+    parts = [*source.parts, *source.held_out_parts]
+    return sum(part.table.bytes for part in parts) <= QUICK_BYTES
+
+
+def _first_examples(
+    source: DataSet, tokenizer: Any, request: PreviewData
+) -> tuple[list[RowProblem], list[Example]]:
+    """Show the first rows; one that the base's template cannot show is among the problems."""
+    problems: list[RowProblem] = []
+    examples: list[Example] = []
+    documents = (d for part in source.parts for d in part.documents(problems.append))
+    for document in islice(documents, request.rows):
+        try:
+            (shown,) = tokens.encode([document], tokenizer, request.max_length)
+            examples.append(_example(document, shown, tokenizer))
+        except DataError as error:
+            problems.append(RowProblem(row=document.row, what=error.what))
+    return problems, examples
+
+
+def _stats(source: DataSet, prepared: tokens.Prepared, request: PreviewData) -> DataStats | None:
+    """Return the figures of the rows that can be used; None where nothing can be learned."""
+    try:
+        return tokens.assemble(source, prepared, max_length=request.max_length).stats
+    except DataError:
+        return None
+
+
+def _example(document: Document, shown: Tokens, tokenizer: Any) -> Example:
+    """Join neighbouring tokens that are both learned, or both not, into pieces of text."""
+    pieces: list[tuple[str, bool]] = []
+    start = 0
+    flags = shown.learned.tolist()
+    for index in range(1, len(flags) + 1):
+        if index == len(flags) or flags[index] != flags[start]:
+            text = tokenizer.decode(shown.ids[start:index].tolist())
+            pieces.append((text[:SHOWN_LENGTH], flags[start]))
+            start = index
+    return Example(pieces=pieces, tokens=len(shown), cut=shown.cut, row=document.row)

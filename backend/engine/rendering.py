@@ -1,0 +1,169 @@
+"""Conversations as the text a base reads, and which of its characters are learned.
+
+The assistant's turns are learned, each up to and with its end mark. Where they lie is found by
+rendering the conversation's beginnings and comparing, which needs no marks in the chat template and
+is checked for each example. In plain text everything is learned.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from backend.engine.data import Document
+from backend.engine.generate import plain_prompt
+from backend.errors import DataError
+
+Span = tuple[int, int]
+OTHER_BASE = "Use a base with another template, or data in the text shape."
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A document's text and the spans of characters that are learned."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+class Unrenderable(Exception):
+    """A row that the base's template cannot show: `what` of the row, `sentence` on its own."""
+
+    def __init__(self, what: str, sentence: str, cure: str) -> None:
+        super().__init__(what)
+        self.what, self.sentence, self.cure = what, sentence, cure
+
+    def as_error(self) -> DataError:
+        return DataError(self.sentence, cure=self.cure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The first turns of a conversation, with or without the prompt that asks for the next."""
+
+    turns: Sequence[dict[str, str]]
+    asks: bool
+
+
+def render(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
+    """Render documents, in order; what the template cannot show stands where its text would."""
+    if not tokenizer.chat_template:
+        return [_or_refusal(partial(_without_template, d, tokenizer)) for d in documents]
+    shown = iter(_render_chats([d for d in documents if has_answer(d)], tokenizer))
+    return [next(shown) if has_answer(d) else _without_template(d, tokenizer) for d in documents]
+
+
+def has_answer(document: Document) -> bool:
+    """Tell whether a conversation has any word to learn."""
+    return any(t["role"] == "assistant" and t["content"].strip() for t in document.turns)
+
+
+def is_blank(document: Document) -> bool:
+    """Tell whether a document has no text to learn at all."""
+    return not (has_answer(document) if document.turns else document.text.strip())
+
+
+def _without_template(document: Document, tokenizer: Any) -> Rendered:
+    end = tokenizer.eos_token or ""
+    if not document.turns:
+        text = document.text + end
+        return Rendered(text, ((0, len(text)),))
+    if not has_answer(document):
+        return Rendered(tokenizer.bos_token or " ", ())  # nothing to learn: dropped and counted
+    if len(document.turns) != 2 or [t["role"] for t in document.turns] != ["user", "assistant"]:
+        raise Unrenderable(
+            "it is a conversation, and this base has no chat template",
+            f"Row {document.row} is a conversation, and this base has no chat template.",
+            "Use a base with a chat template, or data with prompt and completion.",
+        )
+    prompt = plain_prompt(document.turns[0]["content"])
+    text = prompt + document.turns[1]["content"] + end
+    return Rendered(text, ((len(prompt), len(text)),))
+
+
+def _render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
+    """Render conversations together: one call of the template's machinery for all of them."""
+    wanted = [_beginnings(document) for document in documents]
+    try:
+        texts = _texts([each for group in wanted for each in group], tokenizer)
+    except Unrenderable as refusal:
+        if len(documents) == 1:
+            return [refusal]
+        return [_render_chats([document], tokenizer)[0] for document in documents]
+    rest = iter(texts)
+    owned = [list(islice(rest, len(group))) for group in wanted]
+    return [
+        _or_refusal(partial(_place_answers, document, own))
+        for document, own in zip(documents, owned, strict=True)
+    ]
+
+
+def _beginnings(document: Document) -> list[_Beginning]:
+    """Return what to render of a conversation: all of it, and both ends of each answer."""
+    turns = document.turns
+    wanted = [_Beginning(turns, False)]
+    for index, turn in enumerate(turns):
+        if turn["role"] == "assistant":
+            wanted.append(_Beginning(turns[:index], True))
+            if index + 1 < len(turns):
+                wanted.append(_Beginning(turns[: index + 1], False))
+    return wanted
+
+
+def _place_answers(document: Document, texts: list[str]) -> Rendered:
+    """Find the answers in the whole text, the first of `texts`.
+
+    A turn is what the whole text has beyond the prompt that asks for it. A template for which that
+    does not hold cannot be masked right, so the row is refused rather than learned wrong.
+    """
+    full, *others = texts
+    rest = iter(others)
+    spans: list[Span] = []
+    for index, turn in enumerate(document.turns):
+        if turn["role"] != "assistant":
+            continue
+        before = next(rest)
+        upto = (next(rest) if index + 1 < len(document.turns) else full).rstrip()
+        if not (full.startswith(before) and full.startswith(upto) and len(before) < len(upto)):
+            what = (
+                "this base's chat template does not show where the answer begins, "
+                "so the answer alone cannot be learned"
+            )
+            raise Unrenderable(what, f"Row {document.row}: {what}.", OTHER_BASE)
+        spans.append((len(before), len(upto)))
+    return Rendered(full, tuple(spans))
+
+
+def _texts(wanted: Sequence[_Beginning], tokenizer: Any) -> list[str]:
+    """Apply the chat template; the two kinds of beginning each in one call."""
+    texts = [""] * len(wanted)
+    for asks in (False, True):
+        places = [n for n, each in enumerate(wanted) if each.asks == asks and each.turns]
+        if places:
+            some = _template(tokenizer, [list(wanted[n].turns) for n in places], asks)
+            for place, text in zip(places, some, strict=True):
+                texts[place] = text
+    opening = str(tokenizer.bos_token or "")  # where an assistant opens the conversation
+    return [text if each.turns else opening for text, each in zip(texts, wanted, strict=True)]
+
+
+def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]:
+    try:
+        shown: list[str] = tokenizer.apply_chat_template(
+            conversations, tokenize=False, add_generation_prompt=asks
+        )
+    except Exception as error:
+        raise Unrenderable(
+            f"this base's chat template refuses it: {error}",
+            f"This base's chat template refuses an example: {error}.",
+            "Some templates want user and assistant in turn, without a system message.",
+        ) from error
+    return shown
+
+
+def _or_refusal(show: Callable[[], Rendered]) -> Rendered | Unrenderable:
+    try:
+        return show()
+    except Unrenderable as refusal:
+        return refusal

@@ -1,0 +1,231 @@
+"""What the rows of a data set are: recognised by their columns, or as a person says.
+
+A shape turns one row into the turns of a conversation or into plain text. What is wrong with a row
+is a `BadRow`, with the value that is wrong.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from backend.errors import DataError
+from backend.requests import Columns
+
+Row = dict[str, Any]
+Turns = list[dict[str, str]]
+Content = Turns | str
+ROLES = ("system", "user", "assistant")
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+SYSTEM = "system"
+SHOWN_VALUE = 80
+
+
+class BadRow(ValueError):
+    """A row that cannot be used: what is wrong with it, and the value."""
+
+    def __init__(self, what: str, value: Any = None) -> None:
+        super().__init__(what)
+        self.value = "" if value is None else _shortened(value)
+
+
+class Shape(NamedTuple):
+    """How rows are read, and why so. Two shapes with the same `spec` read every row alike."""
+
+    name: str
+    reason: str
+    spec: str
+    convert: Callable[[Row], Content]
+
+
+class _Known(NamedTuple):
+    columns: tuple[str, ...]
+    convert: Callable[[Row], Content]
+    takes_system: bool
+
+
+def first_row(rows: Iterable[Any]) -> Row:
+    """Return the first row with named columns; raises DataError where there is none."""
+    found = next((row for row in rows if isinstance(row, dict)), None)
+    if found is None:
+        raise DataError(
+            "The rows are not objects with named columns.",
+            cure='A row looks like {"prompt": "...", "completion": "..."}.',
+        )
+    return found
+
+
+def recognise(columns: Iterable[str]) -> Shape | None:
+    """Recognise rows by their columns; None where nothing known is there."""
+    there = set(columns)
+    for name, known in KNOWN.items():
+        if there.issuperset(known.columns):
+            return _known_shape(name, known, SYSTEM in there and known.takes_system)
+    return None
+
+
+def shape_of(columns: Iterable[str], chosen: Columns) -> Shape:
+    """Return the shape that somebody chose, else the one that is recognised; raises DataError."""
+    columns = list(map(str, columns))
+    if chosen.given:
+        return _chosen_shape(chosen, columns)
+    shape = recognise(columns)
+    if shape is None:
+        raise DataError(
+            f"The columns {', '.join(columns)} are not ones that can be learned from.",
+            cure="Choose which column is the question and which the answer, or name them messages, "
+            "conversations, prompt and completion, instruction (with input) and output, "
+            "question and answer, or text.",
+        )
+    return shape
+
+
+def _known_shape(name: str, known: _Known, with_system: bool) -> Shape:
+    words = "the column " if len(known.columns) == 1 else "the columns "
+    reason = f"it has {words}{' and '.join(known.columns)}"
+    if not with_system:
+        return Shape(name, reason, name, known.convert)
+
+    def convert(row: Row) -> Content:
+        return _after_system(row, SYSTEM, known.convert(row))
+
+    return Shape(name, f"{reason}, with the system prompt in {SYSTEM}", f"{name}+system", convert)
+
+
+# -- the shapes ----------------------------------------------------------------------------------
+
+
+def _messages(row: Row) -> Content:
+    return read_turns(row.get("messages"), "messages")
+
+
+def _conversations(row: Row) -> Content:
+    return read_turns(row.get("conversations"), "conversations")
+
+
+def _alpaca(row: Row) -> Content:
+    prompt, answer = _text(row, "instruction"), _text(row, "output")
+    extra = _text(row, "input") if row.get("input") else ""
+    return _asked(f"{prompt}\n\n{extra}" if extra else prompt, answer)
+
+
+def _pair(prompt: str, answer: str) -> Callable[[Row], Content]:
+    return lambda row: _asked(_text(row, prompt), _text(row, answer))
+
+
+def _plain(row: Row) -> Content:
+    return _text(row, "text")
+
+
+KNOWN: dict[str, _Known] = {
+    "messages": _Known(("messages",), _messages, False),
+    "conversations": _Known(("conversations",), _conversations, True),
+    "prompt + completion": _Known(("prompt", "completion"), _pair("prompt", "completion"), True),
+    "instruction + output": _Known(("instruction", "output"), _alpaca, True),
+    "question + answer": _Known(("question", "answer"), _pair("question", "answer"), True),
+    "text": _Known(("text",), _plain, False),
+}
+
+
+def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
+    """Read rows by the columns that somebody chose; numbers there are taken as text."""
+    for label, column in chosen.named():
+        if column not in columns:
+            raise DataError(
+                f"{label}: there is no column {column!r}.", cure=f"There are {', '.join(columns)}."
+            )
+
+    def convert(row: Row) -> Content:
+        if chosen.text:
+            return _cell(row, chosen.text)
+        if chosen.conversation:
+            content: Content = read_turns(row.get(chosen.conversation), chosen.conversation)
+        else:
+            assert chosen.prompt is not None
+            assert chosen.answer is not None
+            content = _asked(_cell(row, chosen.prompt), _cell(row, chosen.answer))
+        return _after_system(row, chosen.system, content) if chosen.system else content
+
+    said = ", ".join(f"{column} as {label.lower()}" for label, column in chosen.named())
+    spec = f"chosen {json.dumps(chosen.model_dump(), sort_keys=True)}"
+    return Shape("chosen columns", f"you chose {said}", spec, convert)
+
+
+def read_turns(value: Any, column: str) -> Turns:
+    """Read a conversation, in the spelling of `messages` or of ShareGPT; raises BadRow."""
+    if isinstance(value, str):  # a CSV cell can only hold the list as JSON text
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadRow(f"{column} is not a JSON list", value) from None
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"{column} is not a list of turns", value)
+    return [_turn(turn) for turn in value]
+
+
+def _turn(turn: Any) -> dict[str, str]:
+    if isinstance(turn, dict) and isinstance(turn.get("from"), str) and "value" in turn:
+        role, content = SHAREGPT_ROLES.get(turn["from"]), turn["value"]
+        if role is None:
+            known = "human, gpt, system, user or assistant"
+            raise BadRow(f"the role {turn['from']!r} is not {known}", turn["from"])
+        if not isinstance(content, str):
+            raise BadRow("a turn has no text as its value", turn)
+        return {"role": role, "content": _whole(content, "a turn")}
+    if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+        raise BadRow("a turn has no role and content", turn)
+    if turn.get("role") not in ROLES:
+        what = f"the role {turn.get('role')!r} is not system, user or assistant"
+        raise BadRow(what, turn.get("role"))
+    return {"role": str(turn["role"]), "content": _whole(turn["content"], "a turn")}
+
+
+def _asked(prompt: str, answer: str) -> Turns:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+def _after_system(row: Row, column: str, content: Content) -> Content:
+    """Put a row's system prompt, where it has one, before its conversation."""
+    if not row.get(column) or isinstance(content, str):
+        return content
+    if content[0]["role"] == "system":
+        raise BadRow(f"it has a system prompt in {column} and another in its turns", row[column])
+    return [{"role": "system", "content": _text(row, column)}, *content]
+
+
+# -- values --------------------------------------------------------------------------------------
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        what = f"{column} is {'missing' if value is None else f'{_shortened(value)}, not text'}"
+        raise BadRow(what, value)
+    return _whole(value, column)
+
+
+def _cell(row: Row, column: str) -> str:
+    """Return a chosen column's text; a number is what a person means by its digits."""
+    value = row.get(column)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _text(row, column)
+
+
+def _whole(text: str, place: str) -> str:
+    """Return the text; raises BadRow for what JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{place} holds half a character (a lone surrogate)") from None
+    return text
+
+
+def _shortened(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= SHOWN_VALUE else f"{said[:SHOWN_VALUE]}..."

@@ -1,0 +1,188 @@
+"""Where training data comes from: a bundled set, a file, a folder of files, or the Hub.
+
+A source is opened as tables of numbered rows, one per file; nothing is read before it is asked for.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+
+from backend.access import looks_like_path
+from backend.engine.rows import READERS, Numbered, count_rows, read_rows
+from backend.errors import DataError, NotFound
+from backend.settings import STARTER
+
+MOST_FILES = 1000
+
+
+class Table(Protocol):
+    """Rows with their numbers. `file` names the table where its source has several."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    def rows(self) -> Iterator[Numbered]:
+        """Yield the rows from the first; raises DataError."""
+
+    def count(self) -> int:
+        """Count the rows without looking into them."""
+
+    def digest(self) -> str:
+        """Return what changes whenever the content does."""
+
+    def named(self) -> "Table":
+        """Return the table with its name beside each row's number."""
+
+
+@dataclass(frozen=True)
+class FileTable:
+    """A data file."""
+
+    path: Path
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def rows(self) -> Iterator[Numbered]:
+        return read_rows(self.path, self.name)
+
+    def count(self) -> int:
+        return count_rows(self.path, self.name)
+
+    def digest(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() + self.path.suffix.lower()
+
+    def named(self) -> Table:
+        return replace(self, file=self.name)
+
+
+@dataclass(frozen=True)
+class HubTable:
+    """The `train` split of a Hub data set, as the Hub's cache holds it on disk."""
+
+    id: str
+    split: Dataset
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+    @property
+    def bytes(self) -> int:
+        return int(self.split.data.nbytes)
+
+    def rows(self) -> Iterator[Numbered]:
+        return enumerate(iter(self.split), 1)
+
+    def count(self) -> int:
+        return len(self.split)
+
+    def digest(self) -> str:
+        return str(self.split._fingerprint)
+
+    def named(self) -> Table:
+        return replace(self, file=self.name)
+
+
+class Source(NamedTuple):
+    """What a source holds: tables to learn from, and those that its maker held out."""
+
+    name: str
+    tables: list[Table]
+    held_out: list[Table]
+
+
+def open_source(source: str) -> Source:
+    """Find a source; raises NotFound, or DataError where it is no data."""
+    if source.startswith("starter:"):
+        return _bundled(source.removeprefix("starter:"))
+    if not looks_like_path(source):
+        return Source(source, [_on_hub(source)], [])
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return Source(path.name, _folder(path), [])
+    return Source(path.name, [_file(path, source)], [])
+
+
+def first_rows(tables: list[Table]) -> Iterator[Any]:
+    """Yield the rows of all tables, one after the other, without their numbers."""
+    for table in tables:
+        for _, row in table.rows():
+            yield row
+
+
+def _bundled(name: str) -> Source:
+    folder = STARTER / "data" / name
+    if "/" in name or not (folder / "train.jsonl").is_file():
+        known = ", ".join(sorted(p.parent.name for p in STARTER.glob("data/*/train.jsonl")))
+        raise NotFound(f"There is no bundled data set {name!r}.", cure=f"Bundled: {known}.")
+    held_out = FileTable(folder / "held_out.jsonl", "held_out.jsonl")
+    return Source(name, [FileTable(folder / "train.jsonl")], [held_out])
+
+
+def _file(path: Path, source: str) -> Table:
+    if not path.is_file():
+        if path.parent.parent.name == "uploads":  # whose folder its owner has never seen
+            raise NotFound(f"The upload {path.name!r} is gone.", cure="Upload the file again.")
+        raise NotFound(f"There is no file {source!r}.", cure="Check the path, or upload the file.")
+    if path.suffix.lower() not in READERS:
+        raise DataError(f"{path.name} is not a data file.", cure=f"Use {', '.join(READERS)}.")
+    return FileTable(path)
+
+
+def _folder(path: Path) -> list[Table]:
+    """Return the data files that lie in a folder, by name; hidden ones and folders are left out."""
+    found = sorted(
+        each
+        for each in path.iterdir()
+        if each.is_file() and each.suffix.lower() in READERS and not each.name.startswith(".")
+    )
+    if not found:
+        raise DataError(
+            f"The folder {path.name} holds no data file.", cure=f"Use {', '.join(READERS)}."
+        )
+    for each in found:
+        if not each.resolve().is_relative_to(path.resolve()):
+            raise DataError(
+                f"{each.name} in the folder {path.name} is a link to elsewhere.",
+                cure="Put the file itself into the folder.",
+            )
+    if len(found) > MOST_FILES:
+        raise DataError(
+            f"The folder {path.name} holds {len(found):,} data files, and at most {MOST_FILES:,} "
+            "are read.",
+            cure="Put the rows into fewer files.",
+        )
+    return [FileTable(each, each.name) for each in found]
+
+
+def _on_hub(source: str) -> Table:
+    try:
+        return HubTable(source, load_dataset(source, split="train"))
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
+        raise NotFound(
+            f"The data set {source!r} is not on this machine, and the Hub does not give it.",
+            cure="Check the spelling and the internet connection, or upload a file.",
+            details=str(error),
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"The data set {source!r} cannot be read: {error}.") from None

@@ -1,0 +1,55 @@
+"""Data files in every shape and format, for the tests that read them."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from backend.engine import data
+from backend.engine.data import DataSet
+
+Row = dict[str, Any]
+TURNS = [
+    {"role": "user", "content": "Where is the cat?"},
+    {"role": "assistant", "content": "On the mat."},
+]
+SHAREGPT = [
+    {"from": "human", "value": "Where is the cat?"},
+    {"from": "gpt", "value": "On the mat."},
+]
+SHAPES: dict[str, Row] = {
+    "messages": {"messages": TURNS},
+    "conversations": {"conversations": SHAREGPT},
+    "prompt + completion": {"prompt": "Where is the cat?", "completion": "On the mat."},
+    "instruction + output": {"instruction": "Where is the cat?", "output": "On the mat."},
+    "question + answer": {"question": "Where is the cat?", "answer": "On the mat."},
+    "text": {"text": "The cat is on the mat."},
+}
+
+
+def read(path: Path, *, eval_share: float = 0.0, seed: int = 0, **options: Any) -> DataSet:
+    """Read every row at once, which else happens as rows are asked for."""
+    found = data.read(str(path), eval_share=eval_share, seed=seed, **options)
+    assert found.rows >= 0
+    return found
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
+            writer.writeheader()
+            for row in rows:
+                cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+                writer.writerow(cells)
+    return path

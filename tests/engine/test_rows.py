@@ -1,0 +1,275 @@
+"""A data file as rows: every format, and every way to err."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.engine.rows import READERS, count_rows, read_rows
+from backend.errors import DataError
+from backend.uploads import DATA_SUFFIXES
+from tests.engine.data_files import SHAPES, TURNS, read, write
+
+# -- formats --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_read_from_every_format(tmp_path: Path, shape: str, suffix: str) -> None:
+    found = read(write(tmp_path / f"data{suffix}", [SHAPES[shape]] * 2))
+
+    assert (found.shape, found.rows, found.problems) == (shape, 2, [])
+    (document,) = {document.key for document in found.train}
+    if shape == "text":
+        assert document == "The cat is on the mat."
+    else:
+        assert json.loads(document) == TURNS
+
+
+def test_an_upper_case_suffix_and_other_columns_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "DATA.JSONL"
+    path.write_text('{"id": 7, "text": "x", "score": 0.5}\n', encoding="utf-8")
+
+    assert [document.text for document in read(path).train] == ["x"]
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [SHAPES["text"]])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    assert read(path).train[0].text == "The cat is on the mat."
+
+
+def test_windows_line_ends_and_blank_lines_keep_the_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "a"}\r\n\r\n  \r\n{"text": "b"}\r\n')
+
+    assert [(d.row, d.text) for d in read(path).train] == [(1, "a"), (4, "b")]
+
+
+def test_a_line_separator_inside_json_is_no_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "one\u2028two\u0085three\x1cfour"}\n', encoding="utf-8")
+
+    with pytest.raises(DataError, match="Invalid control character"):  # JSON forbids \x1c alone
+        read(path)
+    path.write_text('{"text": "one\u2028two\u0085three"}\n', encoding="utf-8")
+    assert read(path).train[0].text == "one\u2028two\u0085three"
+
+
+def test_cells_of_several_lines_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(
+        'prompt,completion\n"one, two\nthree","say ""yes"""\nplain,answer\n', encoding="utf-8"
+    )
+
+    found = read(path)
+
+    assert [document.turns[0]["content"] for document in found.train] == [
+        "one, two\nthree",
+        "plain",
+    ]
+    assert found.train[0].turns[1]["content"] == 'say "yes"'
+    assert [document.row for document in found.train] == [3, 4]
+
+
+def test_a_line_separator_inside_a_cell_is_no_row_end(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("prompt,completion\none\u2028two\x0cthree,\x85yes\n", encoding="utf-8")
+
+    found = read(path)
+
+    assert found.problems == []
+    assert [[t["content"] for t in document.turns] for document in found.train] == [
+        ["one\u2028two\x0cthree", "\x85yes"]
+    ]
+
+
+def test_a_long_cell_is_read_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.csv", [{"text": "word " * 60_000}])
+
+    assert len(read(path).train[0].text) == 300_000
+
+
+# -- what is wrong, in words ---------------------------------------------------------------------
+
+WRONG_COLUMNS = (
+    "are not ones that can be learned from. Choose which column is the question and which the "
+    "answer, or name them messages, conversations, prompt and completion, instruction (with input) "
+    "and output, question and answer, or text."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "data.jsonl",
+            b'{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n',
+            "data.jsonl, line 3 is not valid JSON: Expecting ',' delimiter. "
+            "Each line is one JSON object.",
+        ),
+        (
+            "data.json",
+            b'[\n{"text": "a"},\n{"text": b}\n]',
+            "data.json, line 3 is not valid JSON: Expecting value. "
+            "The file is one list of objects.",
+        ),
+        (
+            "data.json",
+            b'{"data": []}',
+            "data.json is not a list of examples. Put them into [ ].",
+        ),
+        ("data.jsonl", b"", "data.jsonl is empty. It needs at least one example."),
+        ("data.jsonl", b"\n \n", "data.jsonl is empty. It needs at least one example."),
+        ("data.json", b"[]", "data.json is empty. It needs at least one example."),
+        ("data.csv", b"prompt,completion\n", "data.csv is empty. It needs at least one example."),
+        (
+            "data.pdf",
+            b"%PDF",
+            "data.pdf is not a data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md.",
+        ),
+        (
+            "data.jsonl",
+            '{"text": "é"}'.encode("latin-1"),
+            "data.jsonl is not UTF-8 text (byte 10). Save it as UTF-8.",
+        ),
+        (
+            "data.csv",
+            "text\nGrüße\n".encode("utf-16"),
+            "data.csv is text in UTF-16, whatever its name says. Save it as UTF-8.",
+        ),
+        (
+            "list.parquet",
+            b'{"text": "a"}\n',
+            "list.parquet is text, whatever its name says. "
+            "Use a JSONL, JSON, CSV, TSV, Parquet or text file, each with its own ending.",
+        ),
+        (
+            "many.json",
+            b'{"text": "a"}\n{"text": "b"}\n',
+            "many.json, line 2 is not valid JSON: Extra data. The file is one list of objects. "
+            "One object a line is JSONL: name it .jsonl then.",
+        ),
+        (
+            "data.csv",
+            b"prompt,completion\na,b\nc,d,e\n",
+            "data.csv, line 3 has more columns than the first line. "
+            "Put quotes around text with commas.",
+        ),
+        (
+            "data.csv",
+            b'prompt,completion\na,"b"c\n',
+            "data.csv, line 2 is not valid CSV: ',' expected after '\"'.",
+        ),
+        (
+            "data.jsonl",
+            b'{"frage": "a", "antwort": "b"}\n',
+            f"The columns frage, antwort {WRONG_COLUMNS}",
+        ),
+        ("data.csv", b"prompt;completion\na;b\n", f"The columns prompt;completion {WRONG_COLUMNS}"),
+        (
+            "data.jsonl",
+            b'"a"\n5\n',
+            "The rows are not objects with named columns. "
+            'A row looks like {"prompt": "...", "completion": "..."}.',
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_where_and_why(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(DataError) as caught:
+        read(path)
+
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "data.tsv",
+            b"prompt\tcompletion\na\tb\tc\n",
+            "data.tsv, line 2 has more columns than the first line. "
+            "Put quotes around text with tabs.",
+        ),
+        (
+            "data.tsv",
+            b'prompt\tcompletion\na\t"b"c\n',
+            "data.tsv, line 2 is not valid TSV: '\t' expected after '\"'.",
+        ),
+        (
+            "data.csv",
+            b"text,text\na,b\n",
+            "data.csv has two columns called 'text'. Give each its own name.",
+        ),
+        ("data.txt", b" \n\n", "data.txt is empty. It needs at least one example."),
+        (
+            "data.md",
+            b"# Fine\n\n\xff\xfe\n",
+            "data.md is not UTF-8 text (byte 8). Save it as UTF-8.",
+        ),
+        ("deep.json", b"[" * 200_000, None),
+    ],
+)
+def test_a_file_of_a_later_format_says_where_and_why(
+    tmp_path: Path, name: str, content: bytes, sentence: str | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(DataError) as caught:
+        read(path)
+
+    if sentence is None:
+        assert str(caught.value).startswith(f"{name} is not valid JSON: maximum recursion depth")
+    else:
+        assert str(caught.value) == sentence
+
+
+def test_a_wrong_byte_far_into_a_file_is_found(tmp_path: Path) -> None:
+    """The reader decodes piece by piece, and its error knows the place in its piece alone."""
+    path = tmp_path / "data.jsonl"
+    good = '{"text": "é and more"}\n'.encode() * 100_000
+    path.write_bytes(good + b'{"text": "\xe9"}\n')
+
+    with pytest.raises(DataError) as caught:
+        read(path)
+
+    assert str(caught.value) == (
+        f"data.jsonl is not UTF-8 text (byte {len(good) + 10}). Save it as UTF-8."
+    )
+
+
+@pytest.mark.parametrize("name", ["story.txt", "story.md"])
+def test_paragraphs_of_a_text_file_are_the_examples(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf\r\n  One day\r\nit rained.\r\n \r\n\r\nThen the sun came.")
+
+    found = read(path)
+
+    assert found.shape == "text"
+    assert [(d.row, d.text) for d in found.train] == [
+        (2, "  One day\nit rained."),
+        (6, "Then the sun came."),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"])
+def test_rows_are_counted_as_they_are_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".txt":
+        path.write_text("one\n\ntwo\n\n\nthree\n", encoding="utf-8")
+    else:
+        write(path, [{"text": "one\n\ntwo"}, {"text": "three"}, {"text": ""}])
+
+    assert count_rows(path, path.name) == len(list(read_rows(path, path.name))) == 3
+
+
+def test_whatever_can_be_read_can_be_uploaded() -> None:
+    assert tuple(READERS) == DATA_SUFFIXES

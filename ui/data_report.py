@@ -1,0 +1,155 @@
+"""What is in a data set, as trees for `safe_view`: lengths, rows to know of, rows to mend."""
+
+from backend import results as rs
+from ui import text
+from ui.safe_view import Child, Node, button, el
+
+KINDS: dict[str, tuple[str, str]] = {
+    "empty": ("Empty", "no answer or text to learn: left out"),
+    "nothing": ("Nothing to learn", "the answer lies beyond the longest example: left out"),
+    "cut": ("Cut", "longer than the longest example: the end is not learned"),
+    "duplicate": ("Double", "equal to an earlier row: learned as often as they are there"),
+    "both": ("Held out, too", "in the held-out data: not learned"),
+}
+
+
+def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> Node:
+    """Describe a data set: what it is, how long its examples are, which rows to know of.
+
+    `left_out` tells whether somebody chose to do without bad rows.
+    """
+    stats = preview.stats
+    return el(
+        "div",
+        el("p", _what_it_is(preview)),
+        bad_rows(preview, left_out=left_out),
+        lengths(stats.histogram, longest) if stats and stats.histogram else None,
+        _groups(stats.groups) if stats and stats.groups else None,
+        cls="aw-data-report",
+    )
+
+
+def read_as(shape: str, reason: str) -> str:
+    """Say what rows were taken for, and why."""
+    if reason.startswith("you chose"):
+        return f"Y{reason[1:]}."
+    return f"Read as {shape}, because {reason}." if shape else ""
+
+
+def _what_it_is(preview: rs.DataPreview) -> str:
+    rows = f"{text.plural(preview.rows, 'row')}."
+    if not preview.shape:
+        columns = ", ".join(preview.columns)
+        return f"{rows} The columns are {columns}; say which is what under Columns."
+    shown = text.plural(len(preview.examples), "example")
+    said = f"{rows} {read_as(preview.shape, preview.shape_reason)}"
+    if not preview.quick:
+        return f"{said} The first {shown} are below; the others are still to be checked."
+    return f"{said} The first {shown} are below."
+
+
+def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
+    """List the rows that cannot be used, and offer to do without them; None where all are good."""
+    if not preview.problems:
+        return None
+    more = preview.bad - len(preview.problems)
+    items = [_bad_row(problem) for problem in preview.problems]
+    listed = el("ul", *items, cls="aw-rows", tabindex="0", aria_label="Rows that cannot be used")
+    count = text.plural(preview.bad, "row")
+    return el(
+        "div",
+        el("p", el("strong", f"{count} cannot be used" + (" and left out." if left_out else "."))),
+        listed,
+        el("p", f"And {text.count(more)} more.", cls="aw-quiet") if more > 0 else None,
+        None if left_out or preview.bad >= preview.rows else drop_button(preview.bad),
+        cls="aw-note wait" if left_out else "aw-note warn",
+    )
+
+
+def drop_button(count: int = 0) -> Node:
+    """Offer to learn from the rows that can be used."""
+    which = f"the {text.plural(count, 'bad row')}" if count > 1 else "the bad row"
+    return button(f"Leave {which} out" if count else "Leave bad rows out", "drop", kind="mend")
+
+
+def _bad_row(problem: rs.RowProblem) -> Node:
+    place = problem.place[0].upper() + problem.place[1:] if not problem.file else problem.place
+    shown = problem.value and problem.value not in problem.what
+    value = el("code", problem.value, cls="aw-path") if shown else None
+    return el("li", el("strong", f"{place}: "), problem.what, ": " if shown else None, value)
+
+
+# -- lengths -------------------------------------------------------------------------------------
+
+
+def lengths(bins: tuple[rs.LengthBin, ...], longest: int) -> Node:
+    """Draw how long examples are; the same is said in words for whoever does not see it."""
+    most = max(each.examples for each in bins)
+    bars = [
+        el(
+            "div",
+            el("div", cls="aw-hist-bar cut" if each.low > longest else "aw-hist-bar",
+               share=each.examples / most),
+            title=_bin_words(each),
+            cls="aw-hist-slot",
+        )
+        for each in bins
+    ]  # fmt: skip
+    return el(
+        "div",
+        el("p", el("strong", finding(bins, longest)), cls="aw-memory-title"),
+        el("div", *bars, cls="aw-hist", aria_hidden="true"),
+        el(
+            "div",
+            el("span", text.plural(bins[0].low, "token")),
+            el("span", f"tallest bar: {text.plural(most, 'example')}"),
+            el("span", text.plural(bins[-1].high, "token")),
+            cls="aw-hist-axis aw-quiet",
+            aria_hidden="true",
+        ),
+        el("ul", *(el("li", _bin_words(each)) for each in bins), cls="aw-only-read"),
+        cls="aw-memory",
+    )
+
+
+def finding(bins: tuple[rs.LengthBin, ...], longest: int) -> str:
+    """State in one sentence what the lengths show."""
+    total, seen, middle = sum(each.examples for each in bins), 0, bins[0]
+    for middle in bins:
+        seen += middle.examples
+        if 2 * seen >= total:
+            break
+    over = sum(each.examples for each in bins if each.low > longest)
+    half = f"Half of the examples have at most {text.plural(middle.high, 'token')}"
+    if bins[-1].high <= longest:
+        return f"{half}; none is cut."
+    if over:
+        return f"{half}; {text.count(over)} or more are cut at {text.count(longest)}."
+    return f"{half}; few reach the cut at {text.count(longest)}."
+
+
+def _bin_words(each: rs.LengthBin) -> str:
+    span = (
+        text.plural(each.low, "token")
+        if each.low == each.high
+        else f"{text.count(each.low)} to {text.count(each.high)} tokens"
+    )
+    return f"{span}: {text.plural(each.examples, 'example')}"
+
+
+def _groups(groups: tuple[rs.RowGroup, ...]) -> Node:
+    rows: list[Child] = []
+    for group in groups:
+        if group.kind not in KINDS:  # bad rows are listed one by one
+            continue
+        title, meaning = KINDS[group.kind]
+        more = group.count - len(group.places)
+        places = ", ".join(group.places) + (f" and {text.count(more)} more" if more > 0 else "")
+        rows.append(
+            el(
+                "div",
+                el("dt", f"{title}: {text.count(group.count)}"),
+                el("dd", meaning, el("div", places, cls="aw-quiet aw-small")),
+            )
+        )
+    return el("dl", *rows, cls="aw-facts aw-groups")
