@@ -19,12 +19,18 @@ EventType = Literal[
     "step",
     "evaluation",
     "saved",
+    "paused",
+    "unpaused",
     "notice",
     "finished",
     "stopped",
     "failed",
     "interrupted",
 ]
+
+
+MARKED = frozenset({"saved", "paused"})
+"""Events that a chart marks at their step."""
 
 
 class Event(BaseModel):
@@ -119,8 +125,8 @@ def curve(events: list[Event]) -> Curve:
             points.eval_step.append(event.step)
             points.eval_loss.append(event.loss)
             points.exact_match.append(event.exact_match or 0.0)
-        elif event.type == "saved":
-            points.marks.append((event.step, "saved"))
+        elif event.type in MARKED:
+            points.marks.append((event.step, event.type))
         elif event.type == "resumed":
             points = _up_to(points, event.step)
     return points

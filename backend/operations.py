@@ -54,3 +54,6 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
 }
+
+WHILE_PAUSED = (rq.Chat, rq.SideBySide, rq.Compare, rq.Score, rq.NextToken, rq.SaveAdapter)
+"""What may use the model while a run is paused: it changes nothing that the run needs."""

@@ -100,6 +100,21 @@ class RunLog:
         self._events.write("saved", step=step)
         self.write_status(force=True)
 
+    def paused(self) -> None:
+        """Note that the run holds still."""
+        self._events.write("paused", step=self.step)
+        self.write_status(force=True)
+        self.run.update(paused=True)
+
+    def unpaused(self) -> None:
+        """Note that the run no longer holds still."""
+        self._events.write("unpaused", step=self.step)
+        self.run.update(paused=False)
+
+    def notice(self, text: str) -> None:
+        """Note something that the person should know."""
+        self._events.write("notice", step=self.step, text=text)
+
     def conclude(self, state: str, *, peak_memory: int) -> None:
         """Note the end; only now may anybody say that the run is done."""
         finished = state == "finished"

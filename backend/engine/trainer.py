@@ -57,6 +57,11 @@ class AdapterTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # the run's events say it better
 
+    @property
+    def peft(self) -> PeftModel:
+        """The model as PEFT knows it."""
+        return _unwrap(self.model)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -122,6 +127,13 @@ class AdapterTrainer(Trainer):
         self._save_checkpoint(self.model, None)
         return step
 
+    def save_now(self) -> int:
+        """Save between two steps, once for each; returns the step."""
+        step = int(self.state.global_step)
+        if not (Path(str(self.args.output_dir)) / f"checkpoint-{step}").is_dir():
+            self._save_checkpoint(self.model, None)
+        return step
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write this run's adapter; Trainer's own way would write every adapter of the model."""
         folder = Path(output_dir or str(self.args.output_dir))
@@ -145,6 +157,7 @@ class RunCallback(TrainerCallback):
         on_save: Callable[[int], None],
         evaluate_at: set[int],
         on_evaluate: Callable[[int], None],
+        on_pause: Callable[[], None],
         deadline: float | None,
     ) -> None:
         self._ears = control
@@ -152,6 +165,7 @@ class RunCallback(TrainerCallback):
         self._on_save = on_save
         self._evaluate_at = evaluate_at
         self._on_evaluate = on_evaluate
+        self._on_pause = on_pause
         self._deadline = deadline
         self._began = 0.0
         self._seconds = 0.0
@@ -162,16 +176,25 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.synchronize(args.device)
         self._seconds = time.perf_counter() - self._began
-        out_of_time = self._deadline is not None and time.monotonic() > self._deadline
-        if self._ears.stop_requested or out_of_time:
-            control.should_training_stop = True
-            control.should_save = True
+        self._heed(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self._on_step(state.global_step, logs, self._seconds)
             if state.global_step in self._evaluate_at:
                 self._on_evaluate(state.global_step)
+            if self._ears.pause_requested:  # here a stop still ends the run at this very step
+                self._on_pause()
+                self._heed(control)
+
+    def _heed(self, control: Any) -> None:
+        """Do what was asked for meanwhile: a checkpoint, or a saved end."""
+        out_of_time = self._deadline is not None and time.monotonic() > self._deadline
+        if self._ears.stop_requested or out_of_time:
+            control.should_training_stop = True
+            control.should_save = True
+        elif self._ears.take_save():
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_save(state.global_step)

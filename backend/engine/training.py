@@ -16,6 +16,7 @@ from backend.engine import (
     estimate,
     memory,
     packing,
+    pausing,
     quantization,
     saving,
     steps,
@@ -92,10 +93,12 @@ class _Training:
         self.free = memory.available(base.device)
         memory.reset_peak(base.device)
         self._prepare_data()
+        self.norms = quantization.narrow_norms(base.model)
+        checkpointing = self.request.gradient_checkpointing
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = self._prepare_adapter()
-                with steps.step_mode(base, checkpointing=self.request.gradient_checkpointing):
+                with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
@@ -235,15 +238,18 @@ class _Training:
         return explained
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
+        deadline = self.settings.demo_seconds if self.settings.demo else None
+        self.deadline = None if deadline is None else time.monotonic() + deadline
         callback = RunCallback(
             self.control,
             on_step=self._on_step,
             on_save=self.log.saved,
             evaluate_at=self._evaluate_at(),
             on_evaluate=self._evaluate,
-            deadline=time.monotonic() + self.settings.demo_seconds if self.settings.demo else None,
+            on_pause=lambda: self._pause(trainer),
+            deadline=self.deadline,
         )
-        return AdapterTrainer(
+        trainer = AdapterTrainer(
             model=peft,
             base=self.session.base,
             adapter_id=self.adapter_id,
@@ -257,6 +263,18 @@ class _Training:
                 device=self.session.base.device.type,
             ),
             callbacks=[callback],
+        )
+        return trainer
+
+    def _pause(self, trainer: AdapterTrainer) -> None:
+        """Hold still until the run goes on or ends; the model answers meanwhile."""
+        pausing.hold(
+            self.control,
+            self.log,
+            info=self._info(trainer.peft, pausing.HALF_TRAINED),
+            save=trainer.save_now,
+            around=lambda info: pausing.aside(self.session, info, self.mode, self.norms),
+            deadline=self.deadline,
         )
 
     def _evaluate_at(self) -> set[int]:

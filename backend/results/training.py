@@ -116,6 +116,8 @@ class RunSummary(Result):
     id: str
     name: str
     state: RunState
+    paused: bool = False
+    """Whether it holds still until somebody lets it go on."""
     colour: str
     data: str
     base_name: str
