@@ -30,7 +30,6 @@ EventType = Literal[
 
 
 MARKED = frozenset({"saved", "paused"})
-"""Events that a chart marks at their step."""
 
 
 class Event(BaseModel):
@@ -51,6 +50,11 @@ class Event(BaseModel):
     exact_match: float | None = None
     token_accuracy: float | None = None
     text: str | None = None
+
+    @property
+    def is_marked(self) -> bool:
+        """Tell whether a chart marks this event at its step."""
+        return self.type in MARKED and self.step is not None
 
 
 class EventWriter:
@@ -125,7 +129,7 @@ def curve(events: list[Event]) -> Curve:
             points.eval_step.append(event.step)
             points.eval_loss.append(event.loss)
             points.exact_match.append(event.exact_match or 0.0)
-        elif event.type in MARKED:
+        elif event.is_marked:
             points.marks.append((event.step, event.type))
         elif event.type == "resumed":
             points = _up_to(points, event.step)

@@ -66,7 +66,7 @@ class Desk:
     def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
         """Return who can answer: (title, key)."""
         found = [("base", BASE)]
-        found += [(info.name, ADAPTER + info.name) for info in view.fitting(snapshot)]
+        found += [(_title(info), ADAPTER + info.name) for info in view.answering(snapshot)]
         if len(snapshot.active) > 1:
             found.append((f"on now: {describe(snapshot.active)}", ON_NOW))
         return found
@@ -106,7 +106,7 @@ class Desk:
             return [self._column(key, snapshot) for key in self.chosen(snapshot)]
 
     def _column(self, key: str, snapshot: rs.Snapshot) -> Column:
-        known = {info.name: info for info in snapshot.adapters}
+        known = {info.name: info for info in (*snapshot.adapters, *view.answering(snapshot))}
         said = tuple(
             Exchange(each.number, each.question, each.answer, each.coming)
             for each in self._said.get(key, [])
@@ -150,9 +150,8 @@ class Desk:
 
     def stop(self) -> None:
         """Stop the answers that are coming; what was said stays."""
-        job, running = self._job, self.bench.service.snapshot().job
-        if job is not None and running is not None and running.id == job.id:
-            self.bench.service.stop()
+        if (job := self._job) is not None:
+            self.bench.service.stop_answer(job)
 
     def clear(self) -> None:
         """Forget what was said, and stop what is coming."""
@@ -199,6 +198,11 @@ def describe(variant: rq.Variant) -> str:
     if not variant:
         return "base"
     return " + ".join(name if s == 1 else f"{name} {s:g}" for name, s in variant)
+
+
+def _title(info: rs.AdapterInfo) -> str:
+    half = f"half-trained, step {info.steps:,}" if info.state == "half-trained" else ""
+    return f"{info.name} ({half})" if half else info.name
 
 
 def _messages(column: Column, question: str) -> list[rq.Message]:

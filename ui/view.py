@@ -16,6 +16,7 @@ PHASES: dict[str, str] = {
     "loading": "Loading",
     "ready": "Ready",
     "training": "Training",
+    "paused": "Paused",
     "combining": "Blending",
     "swapping": "Hot-swap",
     "chatting": "Answering",
@@ -190,7 +191,7 @@ def stage(
     if run is None:
         return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
     if run.state in ("queued", "running"):
-        return el("div", _numbers(run, live), cls="aw-stage")
+        return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage")
     if run.state == "finished":
         return el("div", *_finished(run, adapter), cls="aw-stage")
     return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
@@ -255,6 +256,20 @@ def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
     )
 
 
+def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
+    """Say what a paused run is good for."""
+    if not run.paused:
+        return None
+    step = text.count(live.step if live else run.step)
+    return el(
+        "div",
+        el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
+        el("p", f"Until then {run.name} answers as far as it has learned.", cls="aw-quiet"),
+        button("Try it half-trained", "try", run.name),
+        cls="aw-note wait aw-paused",
+    )
+
+
 def _number(name: str, value: str) -> Node:
     return el("div", el("span", name, cls="aw-quiet"), el("strong", value))
 
@@ -316,6 +331,26 @@ def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
 def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     """Return the adapters that were made for the loaded base."""
     return [adapter for adapter in snapshot.adapters if fits(adapter, snapshot.base)]
+
+
+def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
+    """Return the adapters that can be asked now: those of the base, and a half-trained one."""
+    half = snapshot.job.half_trained if snapshot.job else None
+    if half is None:
+        return fitting(snapshot)
+    return [*(adapter for adapter in fitting(snapshot) if adapter.id != half.id), half]
+
+
+def can_answer(snapshot: rs.Snapshot) -> bool:
+    """Tell whether the model is free for a question: a paused run leaves it to those who ask."""
+    job = snapshot.job
+    free = job is None or (job.paused and not job.stopping and not job.answering)
+    return snapshot.base is not None and free
+
+
+def state_word(run: rs.RunSummary) -> str:
+    """Name the state that a run is in."""
+    return "Paused" if run.paused else STATES[run.state]
 
 
 def fits(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> bool:

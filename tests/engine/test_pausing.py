@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend import Job, Service, Settings
+from backend import Job, Service
 from backend import requests as rq
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import Busy, DiskFull, WorkerDied

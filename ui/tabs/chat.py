@@ -10,7 +10,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import conversation, data_sets
+from ui import conversation, data_sets, view
 from ui.bench import Bench
 from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
@@ -187,7 +187,7 @@ class ChatTab:
     def try_it(self, name: str) -> str:
         """Let an adapter answer beside the base; returns a question that shows what it learned."""
         self.desk.choose([BASE, ADAPTER + name])
-        adapters = self.bench.service.library.all()
+        adapters = view.answering(self.bench.service.snapshot())
         data = next((info.data for info in adapters if info.name == name), "")
         known = data_sets.bundled_set(data)
         return known.try_prompt if known else ""
@@ -218,7 +218,7 @@ class ChatTab:
     def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
         """Draw everything in this tab that follows session and desk."""
         chosen, asking = self.desk.chosen(snapshot), self.desk.asking
-        busy = snapshot.job is not None or snapshot.base is None
+        busy = not view.can_answer(snapshot)
         failure = self.desk.failure
         return {
             self.who: gr.update(
@@ -251,7 +251,7 @@ class ChatTab:
 
     def _scaled(self, snapshot: rs.Snapshot) -> list[str]:
         """Return the adapters that answer and whose strength can be anything."""
-        scales = {info.name for info in snapshot.adapters if info.strength == "any"}
+        scales = {info.name for info in view.answering(snapshot) if info.strength == "any"}
         names = [key.removeprefix(ADAPTER) for key in self.desk.chosen(snapshot)]
         return [name for name in names if name in scales]
 
