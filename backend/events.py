@@ -21,6 +21,7 @@ EventType = Literal[
     "saved",
     "paused",
     "unpaused",
+    "adjusted",
     "notice",
     "finished",
     "stopped",
@@ -29,7 +30,7 @@ EventType = Literal[
 ]
 
 
-MARKED = frozenset({"saved", "paused"})
+MARKED = frozenset({"saved", "paused", "adjusted"})
 
 
 class Event(BaseModel):

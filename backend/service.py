@@ -124,6 +124,14 @@ class Service:
         """Let the run that goes on write a checkpoint after its step; else nothing happens."""
         self.steering.save_now()
 
+    def adjust(self, request: rq.Adjust) -> None:
+        """Change the run that goes on from its next step on; a resumed run keeps it.
+
+        The learning rate goes on from the new value as the schedule does, to zero at the last step.
+        Raises NotFound where no run goes on, InvalidRequest where it cannot end where it should.
+        """
+        self.steering.adjust(request)
+
     def stop_side(self, job_id: int) -> None:
         """Stop work beside the session, such as a merge; asked again, it ends at once."""
         self.engine.stop_side(job_id)

@@ -1,16 +1,16 @@
-"""What can be said to a run while it goes on: pause, go on, save now.
+"""What can be said to a run while it goes on: pause, go on, save now, other settings.
 
 Words travel to the engine at once and take effect at the end of the step that is being computed.
-Nothing here does anything where no run goes on.
+Where no run goes on, nothing happens, except that there is nothing to adjust.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import Busy
+from backend.errors import Busy, InvalidRequest, NotFound
 from backend.jobs import Job
 from backend.operations import WHILE_PAUSED
-from backend.requests import Request
+from backend.requests import Adjust, Request
 from backend.results import AdapterInfo
 
 if TYPE_CHECKING:
@@ -44,6 +44,22 @@ class Steering:
     def save_now(self) -> None:
         """Let the run write a checkpoint after this step, beside its usual ones."""
         self._with_run(lambda job: self._engine.tell(job, "save"))
+
+    def adjust(self, request: Adjust) -> None:
+        """Change the run that goes on from its next step; raises where that cannot be."""
+        engine = self._engine
+        with engine.lock:
+            job = engine.current
+            if job is None or job.run_id is None or job.stops:
+                raise NotFound("No run goes on that could be changed.", cure="Start one first.")
+            step = engine.runs.get(job.run_id).status().step
+            if request.total_steps is not None and request.total_steps <= step:
+                raise InvalidRequest(
+                    f"The run is at step {step:,}, so it cannot end at step "
+                    f"{request.total_steps:,}.",
+                    cure=f"Give at least {step + 1:,}, or stop the run.",
+                )
+            engine.tell(job, "adjust", changes=request.model_dump(exclude_none=True))
 
     def _with_run(self, act: Callable[[Job], None]) -> None:
         with self._engine.lock:

@@ -119,7 +119,9 @@ class Desk:
             scales = known[name].strength == "any"
             variant = [(name, self.strength(name) if scales else 1.0)]
         colours = tuple(known[name].colour for name, _ in variant if name in known)
-        return Column(key, describe(variant), variant, colours, said)
+        half = any(view.is_half_trained(known[name]) for name, _ in variant if name in known)
+        title = f"{describe(variant)}, half-trained" if half else describe(variant)
+        return Column(key, title, variant, colours, said)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ def describe(variant: rq.Variant) -> str:
 
 
 def _title(info: rs.AdapterInfo) -> str:
-    half = f"half-trained, step {info.steps:,}" if info.state == "half-trained" else ""
+    half = f"half-trained, step {info.steps:,}" if view.is_half_trained(info) else ""
     return f"{info.name} ({half})" if half else info.name
 
 

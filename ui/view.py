@@ -107,7 +107,8 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if snapshot.base is None:
         return _no_base(snapshot)
     if snapshot.job is not None:
-        return _wait(f"{snapshot.job.title} is going on. Wait for it, or stop it at the top.")
+        state = "paused" if snapshot.job.paused else "going on"
+        return _wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
     if check.checking or check.report is None:
         return _wait("Checking these settings against the base and the data.")
     return None if check.report.ready else _problems(check.report.problems)
@@ -339,6 +340,11 @@ def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     if half is None:
         return fitting(snapshot)
     return [*(adapter for adapter in fitting(snapshot) if adapter.id != half.id), half]
+
+
+def is_half_trained(adapter: rs.AdapterInfo) -> bool:
+    """Tell whether an adapter is one of a paused run, as it is now."""
+    return adapter.state == "half-trained"
 
 
 def can_answer(snapshot: rs.Snapshot) -> bool:

@@ -3,6 +3,7 @@
 It hears stop and abort, and a run pause, resume and save too; it tells progress and pieces.
 """
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -30,10 +31,11 @@ class Control:
         self._abort = threading.Event()
         self._pause = threading.Event()
         self._save = threading.Event()
+        self._changes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._told = 0.0
 
-    def hear(self, word: str) -> None:
-        """Take a word from outside; called from another thread."""
+    def hear(self, word: str, content: dict[str, Any] | None = None) -> None:
+        """Take a word from outside, with what belongs to it; called from another thread."""
         if word in ("stop", "abort"):
             self._stop.set()
         if word == "abort":
@@ -44,6 +46,8 @@ class Control:
             self._pause.clear()
         elif word == "save":
             self._save.set()
+        elif word == "adjust" and content:
+            self._changes.put(content["changes"])
 
     @property
     def stop_requested(self) -> bool:
@@ -62,6 +66,18 @@ class Control:
         asked = self._save.is_set()
         self._save.clear()
         return asked
+
+    @property
+    def changes_wait(self) -> bool:
+        """Whether somebody asked for other settings of the run."""
+        return not self._changes.empty()
+
+    def take_changes(self) -> list[dict[str, Any]]:
+        """Return the changes that were asked for since the last call."""
+        taken = []
+        while not self._changes.empty():
+            taken.append(self._changes.get())
+        return taken
 
     def check_stop(self) -> None:
         """Raise Stopped where somebody asked for it: for work that has no half result."""

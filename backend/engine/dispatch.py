@@ -58,7 +58,7 @@ class Engine:
         self.session = Session(self.library)
         self._controls: list[Control] = []
         self._later: list[dict[str, Any] | None] = []
-        self._words: dict[int, list[str]] = {}
+        self._words: dict[int, list[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._operations: dict[str, Callable[[Any, Control, dict[str, Any]], rs.Result]] = {
             "load-model": self._load_model,
@@ -101,11 +101,13 @@ class Engine:
         with self._lock:
             meant = [job_id in (0, each.job_id) for each in self._controls]
             if True not in meant:
-                self._words.setdefault(job_id, []).append(word)
+                self._words.setdefault(job_id, []).append(message)
                 return
             hearing = self._controls[meant.index(True) :]
             for each in hearing if word in ("stop", "abort") else hearing[:1]:
-                each.hear(word)  # a run that is to end takes what it allowed meanwhile along
+                each.hear(
+                    word, message
+                )  # a run that is to end takes what it allowed meanwhile along
 
     def handle(self, message: dict[str, Any]) -> None:
         """Run one operation and reply with the session's state and a result or an error."""
@@ -124,8 +126,8 @@ class Engine:
             if any(each.stop_requested for each in self._controls):
                 control.hear("stop")
             self._controls.append(control)
-            for word in self._words.pop(control.job_id, []):
-                control.hear(word)
+            for early in self._words.pop(control.job_id, []):
+                control.hear(early["control"], early)
         return control
 
     def _close(self, control: Control) -> bool:

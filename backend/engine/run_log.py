@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backend.adjustments import Adjustment
 from backend.engine.control import Control
 from backend.errors import Stopped, WorkbenchError
 from backend.events import EventWriter
@@ -110,6 +111,15 @@ class RunLog:
         """Note that the run no longer holds still."""
         self._events.write("unpaused", step=self.step)
         self.run.update(paused=False)
+
+    def adjusted(self, change: Adjustment, *, total_steps: int, text: str) -> None:
+        """Note that the run goes on with other settings from here."""
+        self.total_steps = total_steps
+        rate = change.learning_rate
+        self._events.write(
+            "adjusted", step=change.step, total_steps=total_steps, learning_rate=rate, text=text
+        )
+        self.run.update(total_steps=total_steps)
 
     def notice(self, text: str) -> None:
         """Note something that the person should know."""

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from backend import adjustments
+from backend.adjustments import Adjustment
 from backend.engine import adapters, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
@@ -41,11 +43,16 @@ class AdapterTrainer(Trainer):
         control: Control,
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
+        total_steps: int,
+        changes: list[Adjustment],
     ) -> None:
         self._base = base
         self._adapter_id = adapter_id
         self._precision = precision
         self._ears = control
+        self._planned_steps = int(arguments.max_steps)
+        self._changes = changes
+        arguments.max_steps = total_steps
         self._staging: Path | None = None
         self.broke_between_corrections = False
         super().__init__(
@@ -97,6 +104,35 @@ class AdapterTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch["labels"]) for batch in batch_samples)
+
+    # The learning rate: as planned, and from each change on as changed.
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Any = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        scheduler: Any = super().create_scheduler(self._planned_steps, optimizer)
+        if self._changes:
+            first, peak = scheduler.lr_lambdas[0], float(self.args.learning_rate)
+            plan = adjustments.Plan(
+                rate=lambda step: peak * first(step),
+                scheduler=str(self.args.lr_scheduler_type.value),
+                peak=peak,
+                warmup_steps=self.args.get_warmup_steps(self._planned_steps),
+                total_steps=self._planned_steps,
+            )
+            rate = adjustments.rates(plan, self._changes)
+            scheduler.lr_lambdas = [lambda step: rate(step) / peak for _ in scheduler.lr_lambdas]
+        return scheduler  # type: ignore[no-any-return]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._changes and checkpoint is not None:  # it holds the next rate as it was to be
+            scheduler: Any = self.lr_scheduler
+            pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            rates = [base * rate(scheduler.last_epoch) for base, rate in pairs]
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = rates
 
     # Checkpoints: this run's adapter alone, written beside the old ones and then renamed.
 
@@ -190,8 +226,8 @@ class RunCallback(TrainerCallback):
     def _heed(self, control: Any) -> None:
         """Do what was asked for meanwhile: a checkpoint, or a saved end."""
         out_of_time = self._deadline is not None and time.monotonic() > self._deadline
-        if self._ears.stop_requested or out_of_time:
-            control.should_training_stop = True
+        if self._ears.stop_requested or out_of_time or self._ears.changes_wait:
+            control.should_training_stop = True  # after a change the run goes on from here
             control.should_save = True
         elif self._ears.take_save():
             control.should_save = True

@@ -9,6 +9,7 @@ import time
 import torch
 from peft import LoraConfig, PeftModel
 
+from backend import adjustments
 from backend.engine import (
     adapters,
     attention,
@@ -129,7 +130,14 @@ class _Training:
         self.held_out = packing.evaluation_packs(
             corpus.held_out[:EVALUATED_EXAMPLES], request.tokens_per_step
         )
-        self.total_steps = total_steps(request, len(self.packs))
+        self.planned_steps = total_steps(request, len(self.packs))
+        self._plan_steps(adjustments.read(self.run.folder))
+
+    def _plan_steps(self, changes: list[adjustments.Adjustment]) -> None:
+        """Plan as many steps as the run makes with these changes, and the packs for them."""
+        self.changes = changes
+        self.total_steps = adjustments.total_steps(self.planned_steps, changes)
+        self.packs = packing.enough(self.packs, self.request, self.total_steps)
 
     def _prepare_adapter(self) -> PeftModel:
         """Put the run's adapter on the model, not active yet."""
@@ -182,10 +190,27 @@ class _Training:
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
-        trainer = self._trainer(peft)
-        self._run_trainer(trainer)
+        seconds = self.settings.demo_seconds if self.settings.demo else None
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self._run_trainer(self._trainer(peft))
+        while self._adjusted():
+            self.checkpoint = self.run.latest_checkpoint()
+            self._run_trainer(self._trainer(peft))
         if self.log.step not in self._evaluate_at():
             self._evaluate(self.log.step)
+
+    def _adjusted(self) -> bool:
+        """Take over what was changed while the run went on; tells whether it is to go on with it.
+
+        It goes on from the checkpoint of this very step, as a resumed run would.
+        """
+        asked = self.control.take_changes()
+        for wanted in asked:
+            change = adjustments.Adjustment(step=self.log.step, **wanted)
+            self._plan_steps(adjustments.add(self.run.folder, change))
+            text = adjustments.words(change, self.request.scheduler, self.total_steps)
+            self.log.adjusted(change, total_steps=self.total_steps, text=text)
+        return bool(asked) and not self.control.stop_requested
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
         checkpoint = self.checkpoint
@@ -238,8 +263,6 @@ class _Training:
         return explained
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
-        deadline = self.settings.demo_seconds if self.settings.demo else None
-        self.deadline = None if deadline is None else time.monotonic() + deadline
         callback = RunCallback(
             self.control,
             on_step=self._on_step,
@@ -259,10 +282,12 @@ class _Training:
             arguments=arguments(
                 self.request,
                 folder=self.run.checkpoints,
-                total_steps=self.total_steps,
+                total_steps=self.planned_steps,
                 device=self.session.base.device.type,
             ),
             callbacks=[callback],
+            total_steps=self.total_steps,
+            changes=self.changes,
         )
         return trainer
 
