@@ -25,6 +25,12 @@ class Adjustment(BaseModel):
     step: int
     learning_rate: float | None = None
     total_steps: int | None = None
+    watch: list[str] | None = None
+
+    @property
+    def changes_rate(self) -> bool:
+        """Whether the learning rate of a later step is another one now."""
+        return self.learning_rate is not None or self.total_steps is not None
 
 
 _LIST = TypeAdapter(list[Adjustment])
@@ -51,8 +57,17 @@ def total_steps(planned: int, changes: list[Adjustment]) -> int:
     return max(wanted[-1].total_steps or 0, wanted[-1].step) if wanted else planned
 
 
+def watched(prompts: list[str], changes: list[Adjustment]) -> list[str]:
+    """Return the prompts that a run watches which began with these."""
+    wanted = [each.watch for each in changes if each.watch is not None]
+    return wanted[-1] if wanted else prompts
+
+
 class Plan(NamedTuple):
-    """The schedule that a run began with; `rate` gives the learning rate of a step, from 0."""
+    """The schedule that a run began with; `rate` gives the learning rate of a step, from 0.
+
+    Rates may be in any unit: of a run's own peak, say, which is 1 then.
+    """
 
     rate: Rate
     scheduler: str
@@ -69,7 +84,7 @@ def rates(plan: Plan, changes: list[Adjustment]) -> Rate:
     """
     rate, total = plan.rate, plan.total_steps
     start, value = plan.warmup_steps, plan.peak
-    for change in changes:
+    for change in (each for each in changes if each.changes_rate):
         total = total_steps(total, [change])
         if change.learning_rate is not None:
             start, value = change.step, change.learning_rate
@@ -77,8 +92,20 @@ def rates(plan: Plan, changes: list[Adjustment]) -> Rate:
     return rate
 
 
+def relative(changes: list[Adjustment], peak: float) -> list[Adjustment]:
+    """Return the changes with their learning rates as parts of a peak."""
+    return [
+        each
+        if each.learning_rate is None
+        else each.model_copy(update={"learning_rate": each.learning_rate / peak})
+        for each in changes
+    ]
+
+
 def words(change: Adjustment, scheduler: str, total: int) -> str:
     """Say what a change does, and how the learning rate goes on."""
+    if not change.changes_rate:
+        return "Other prompts are watched."
     if change.learning_rate is None:
         return f"The run ends at step {total:,}, with the learning rate as if planned so."
     return (

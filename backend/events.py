@@ -22,6 +22,7 @@ EventType = Literal[
     "paused",
     "unpaused",
     "adjusted",
+    "answer",
     "notice",
     "finished",
     "stopped",
@@ -51,6 +52,8 @@ class Event(BaseModel):
     exact_match: float | None = None
     token_accuracy: float | None = None
     text: str | None = None
+    prompt: str | None = None
+    """What an answer's `text` answers; at step 0 it is the base's."""
 
     @property
     def is_marked(self) -> bool:

@@ -121,6 +121,10 @@ class RunLog:
         )
         self.run.update(total_steps=total_steps)
 
+    def answered(self, step: int, prompt: str, text: str) -> None:
+        """Note what a watched prompt is answered; the answer at step 0 is the base's."""
+        self._events.write("answer", step=step, prompt=prompt, text=text)
+
     def notice(self, text: str) -> None:
         """Note something that the person should know."""
         self._events.write("notice", step=self.step, text=text)

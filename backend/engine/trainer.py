@@ -112,17 +112,17 @@ class AdapterTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         scheduler: Any = super().create_scheduler(self._planned_steps, optimizer)
         if self._changes:
-            first, peak = scheduler.lr_lambdas[0], float(self.args.learning_rate)
             plan = adjustments.Plan(
-                rate=lambda step: peak * first(step),
+                rate=scheduler.lr_lambdas[0],
                 scheduler=str(self.args.lr_scheduler_type.value),
-                peak=peak,
+                peak=1.0,
                 warmup_steps=self.args.get_warmup_steps(self._planned_steps),
                 total_steps=self._planned_steps,
             )
-            rate = adjustments.rates(plan, self._changes)
-            scheduler.lr_lambdas = [lambda step: rate(step) / peak for _ in scheduler.lr_lambdas]
-        return scheduler  # type: ignore[no-any-return]
+            changes = adjustments.relative(self._changes, float(self.args.learning_rate))
+            rate = adjustments.rates(plan, changes)
+            scheduler.lr_lambdas = [lambda step: rate(step) for _ in scheduler.lr_lambdas]
+        return scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -22,6 +22,7 @@ from backend.engine import (
     saving,
     steps,
     tokens,
+    watching,
 )
 from backend.engine.control import Control
 from backend.engine.failures import translate
@@ -136,6 +137,8 @@ class _Training:
     def _plan_steps(self, changes: list[adjustments.Adjustment]) -> None:
         """Plan as many steps as the run makes with these changes, and the packs for them."""
         self.changes = changes
+        own = watching.own_prompts(self.request.data) if self.request.watch is None else []
+        self.prompts = adjustments.watched(self.request.watch or own, changes)
         self.total_steps = adjustments.total_steps(self.planned_steps, changes)
         self.packs = packing.enough(self.packs, self.request, self.total_steps)
 
@@ -190,6 +193,8 @@ class _Training:
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
+        self.watch = self._watch(peft)
+        self.watch.choose(self.prompts)
         seconds = self.settings.demo_seconds if self.settings.demo else None
         self.deadline = None if seconds is None else time.monotonic() + seconds
         self._run_trainer(self._trainer(peft))
@@ -197,7 +202,17 @@ class _Training:
             self.checkpoint = self.run.latest_checkpoint()
             self._run_trainer(self._trainer(peft))
         if self.log.step not in self._evaluate_at():
-            self._evaluate(self.log.step)
+            self._look(self.log.step)
+
+    def _watch(self, peft: PeftModel) -> watching.Watch:
+        info = self._info(peft, pausing.HALF_TRAINED)
+        return watching.Watch(
+            self.session,
+            self.log,
+            self.control,
+            adapter_id=self.adapter_id,
+            around=lambda: pausing.aside(self.session, info, self.mode, self.norms),
+        )
 
     def _adjusted(self) -> bool:
         """Take over what was changed while the run went on; tells whether it is to go on with it.
@@ -210,7 +225,11 @@ class _Training:
             self._plan_steps(adjustments.add(self.run.folder, change))
             text = adjustments.words(change, self.request.scheduler, self.total_steps)
             self.log.adjusted(change, total_steps=self.total_steps, text=text)
-        return bool(asked) and not self.control.stop_requested
+            if change.watch is not None:
+                self.watch.choose(change.watch)
+                self.watch.look(self.log.step)
+        goes_on = self.log.step < self.total_steps and not self.control.stop_requested
+        return bool(asked) and goes_on
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
         checkpoint = self.checkpoint
@@ -268,7 +287,7 @@ class _Training:
             on_step=self._on_step,
             on_save=self.log.saved,
             evaluate_at=self._evaluate_at(),
-            on_evaluate=self._evaluate,
+            on_evaluate=self._look,
             on_pause=lambda: self._pause(trainer),
             deadline=self.deadline,
         )
@@ -306,6 +325,11 @@ class _Training:
         """Spread a handful of evaluations evenly over the run, the last at its end."""
         every = max(1, self.total_steps // EVALUATIONS)
         return {*range(every, self.total_steps - every // 2, every), self.total_steps}
+
+    def _look(self, step: int) -> None:
+        """Test what was learned, and let it answer what is watched."""
+        self._evaluate(step)
+        self.watch.look(step)
 
     def _evaluate(self, step: int) -> None:
         if len(self.held_out):

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from backend.fields import Request, knob
+from backend.requests.watching import Prompts, watch_prompts
 
 
 class Adjust(Request):
@@ -24,6 +25,9 @@ class Adjust(Request):
         ge=1,
         le=10_000_000,
         help="Where the run ends, counted from its start. More steps see the data more often.",
+    )
+    watch: Prompts | None = watch_prompts(
+        "Questions that base and adapter answer now and at each test from here on.",
     )
 
     @model_validator(mode="after")

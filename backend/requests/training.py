@@ -7,6 +7,7 @@ from pydantic import field_validator
 
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.refusals import shown
+from backend.requests.watching import Prompts, watch_prompts
 
 
 class Lora(Request):
@@ -216,6 +217,10 @@ class Train(Request):
         le=1_000_000,
         step=1,
         help="How often the run is saved, so that it can be resumed after a crash.",
+    )
+    watch: Prompts | None = watch_prompts(
+        "Questions that base and adapter answer at each test. "
+        "Empty takes the one a bundled set brings.",
     )
     start_from: str | None = knob(
         None,

@@ -40,7 +40,9 @@ class FakeEngine:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        if message.get("control") in ("pause", "resume", "save"):
+        if message.get("control") == "adjust":
+            self.service.adjusted.append(message["changes"])
+        elif message.get("control") in ("pause", "resume", "save"):
             self.wishes.append(message["control"])
         elif "control" in message:
             self.stopped.set()
@@ -346,6 +348,7 @@ class FakeService(Service):
         self.step_seconds = step_seconds
         self.load_seconds = load_seconds
         self.word_seconds = word_seconds
+        self.adjusted: list[dict[str, Any]] = []
         self.script: dict[str, Callable[[Any], rs.Result | errors.WorkbenchError]] = {}
         inline = settings.model_copy(update={"runtime": "inline"})
         super().__init__(inline, start_engine=self._fake_engine)
