@@ -23,7 +23,9 @@ EventType = Literal[
     "unpaused",
     "adjusted",
     "answer",
+    "sample",
     "notice",
+    "warning",
     "finished",
     "stopped",
     "failed",
@@ -54,6 +56,9 @@ class Event(BaseModel):
     text: str | None = None
     prompt: str | None = None
     """What an answer's `text` answers; at step 0 it is the base's."""
+    reference: str | None = None
+    base: str | None = None
+    """Of a sample: what the held-out example says, and what the base alone says."""
 
     @property
     def is_marked(self) -> bool:

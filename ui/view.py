@@ -285,6 +285,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
     )
     return [
         el("p", exact_match(before, after), cls="aw-result"),
+        el("p", run.message) if run.message != f"Finished after {run.step:,} steps." else None,
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
         measured_line(run),

@@ -43,7 +43,7 @@ def hold(
     run_log.paused()
     control.tell("paused", adapter=info.model_dump(mode="json"))
     _save(run_log, save)
-    while control.pause_requested and not control.stop_requested and not _is_over(deadline):
+    while control.pause_requested and not control.stop_requested and not is_over(deadline):
         if control.take_save():
             _save(run_log, save)
         control.serve(lambda: around(info), LISTEN_S)
@@ -107,5 +107,6 @@ def _save(run_log: RunLog, save: Callable[[], int]) -> None:
         run_log.notice(f"It could not be saved at this step: {error}")
 
 
-def _is_over(deadline: float | None) -> bool:
+def is_over(deadline: float | None) -> bool:
+    """Tell whether the time that a run may take is over."""
     return deadline is not None and time.monotonic() > deadline

@@ -55,6 +55,8 @@ class AdapterTrainer(Trainer):
         arguments.max_steps = total_steps
         self._staging: Path | None = None
         self.broke_between_corrections = False
+        self.good_until: int | None = None
+        """The last step before the loss went far off: the checkpoint before it is kept, too."""
         super().__init__(
             model=model,
             args=arguments,
@@ -153,7 +155,7 @@ class AdapterTrainer(Trainer):
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
-        _keep_newest(folder)
+        _keep_newest(folder, self.good_until)
 
     def save_last_step(self) -> int:
         """Save after a step broke off, as of the last whole one; returns that step, or 0."""
@@ -194,7 +196,7 @@ class RunCallback(TrainerCallback):
         evaluate_at: set[int],
         on_evaluate: Callable[[int], None],
         on_pause: Callable[[], None],
-        deadline: float | None,
+        is_over: Callable[[], bool],
     ) -> None:
         self._ears = control
         self._on_step = on_step
@@ -202,7 +204,7 @@ class RunCallback(TrainerCallback):
         self._evaluate_at = evaluate_at
         self._on_evaluate = on_evaluate
         self._on_pause = on_pause
-        self._deadline = deadline
+        self._is_over = is_over
         self._began = 0.0
         self._seconds = 0.0
 
@@ -219,14 +221,14 @@ class RunCallback(TrainerCallback):
             self._on_step(state.global_step, logs, self._seconds)
             if state.global_step in self._evaluate_at:
                 self._on_evaluate(state.global_step)
+                self._heed(control)
             if self._ears.pause_requested:  # here a stop still ends the run at this very step
                 self._on_pause()
                 self._heed(control)
 
     def _heed(self, control: Any) -> None:
         """Do what was asked for meanwhile: a checkpoint, or a saved end."""
-        out_of_time = self._deadline is not None and time.monotonic() > self._deadline
-        if self._ears.stop_requested or out_of_time or self._ears.changes_wait:
+        if self._ears.stop_requested or self._is_over() or self._ears.changes_wait:
             control.should_training_stop = True  # after a change the run goes on from here
             control.should_save = True
         elif self._ears.take_save():
@@ -279,7 +281,10 @@ def _unwrap(model: Any) -> PeftModel:
     return inner
 
 
-def _keep_newest(folder: Path) -> None:
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    for old in found[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old, ignore_errors=True)
+def _keep_newest(folder: Path, good_until: int | None) -> None:
+    found = {int(p.name.rsplit("-", 1)[1]): p for p in folder.glob("checkpoint-*")}
+    kept = sorted(found)[-KEPT_CHECKPOINTS:]
+    if good_until is not None:
+        kept += [max((step for step in found if step <= good_until), default=0)]
+    for old in found.keys() - set(kept):
+        shutil.rmtree(found[old], ignore_errors=True)

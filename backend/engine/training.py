@@ -5,6 +5,7 @@ are off meanwhile; the active set from before returns whatever happens.
 """
 
 import time
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -15,10 +16,13 @@ from backend.engine import (
     attention,
     data,
     estimate,
+    guards,
     memory,
+    outcome,
     packing,
     pausing,
     quantization,
+    samples,
     saving,
     steps,
     tokens,
@@ -31,14 +35,12 @@ from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
-from backend.errors import OutOfMemory
-from backend.methods import method_of
+from backend.errors import Diverged, OutOfMemory
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run
 from backend.settings import Settings
 
-EVALUATIONS = 8
 EVALUATED_EXAMPLES = 200
 
 
@@ -105,8 +107,11 @@ class _Training:
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
-            state = "finished" if self.log.step >= self.total_steps else "stopped"
+            at_end = self.log.step >= self.total_steps or bool(self.guards.verdict)
+            state = "finished" if at_end else "stopped"
+            self._take_best(peft)
             info = self._info(peft, state)
+            samples.note(self.session, self.log, self.held_out.documents, self.control)
             difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
@@ -115,7 +120,9 @@ class _Training:
             raise
         finally:
             self.session.settle()
-        self.log.conclude(state, peak_memory=self.peak)
+        self.log.conclude(
+            state, peak_memory=self.peak, early=self.guards.verdict, kept=self.guards.kept
+        )
         return self._result(info, difference)
 
     # -- preparation -----------------------------------------------------------------------------
@@ -193,7 +200,14 @@ class _Training:
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
-        self.watch = self._watch(peft)
+        self.guards = guards.Guards(
+            self.request, self.log, lambda folder: adapters.write(peft, self.adapter_id, folder)
+        )
+        info = self._info(peft, pausing.HALF_TRAINED)
+        around = partial(pausing.aside, self.session, info, self.mode, self.norms)
+        self.watch = watching.Watch(
+            self.session, self.log, self.control, adapter_id=self.adapter_id, around=around
+        )
         self.watch.choose(self.prompts)
         seconds = self.settings.demo_seconds if self.settings.demo else None
         self.deadline = None if seconds is None else time.monotonic() + seconds
@@ -201,18 +215,8 @@ class _Training:
         while self._adjusted():
             self.checkpoint = self.run.latest_checkpoint()
             self._run_trainer(self._trainer(peft))
-        if self.log.step not in self._evaluate_at():
+        if self.log.step not in guards.tests_at(self.total_steps):
             self._look(self.log.step)
-
-    def _watch(self, peft: PeftModel) -> watching.Watch:
-        info = self._info(peft, pausing.HALF_TRAINED)
-        return watching.Watch(
-            self.session,
-            self.log,
-            self.control,
-            adapter_id=self.adapter_id,
-            around=lambda: pausing.aside(self.session, info, self.mode, self.norms),
-        )
 
     def _adjusted(self) -> bool:
         """Take over what was changed while the run went on; tells whether it is to go on with it.
@@ -229,7 +233,7 @@ class _Training:
                 self.watch.choose(change.watch)
                 self.watch.look(self.log.step)
         goes_on = self.log.step < self.total_steps and not self.control.stop_requested
-        return bool(asked) and goes_on
+        return bool(asked) and goes_on and not self.guards.verdict
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
         checkpoint = self.checkpoint
@@ -286,12 +290,12 @@ class _Training:
             self.control,
             on_step=self._on_step,
             on_save=self.log.saved,
-            evaluate_at=self._evaluate_at(),
+            evaluate_at=guards.tests_at(self.total_steps),
             on_evaluate=self._look,
             on_pause=lambda: self._pause(trainer),
-            deadline=self.deadline,
+            is_over=lambda: bool(self.guards.verdict) or pausing.is_over(self.deadline),
         )
-        trainer = AdapterTrainer(
+        trainer = self.trainer = AdapterTrainer(
             model=peft,
             base=self.session.base,
             adapter_id=self.adapter_id,
@@ -321,14 +325,11 @@ class _Training:
             deadline=self.deadline,
         )
 
-    def _evaluate_at(self) -> set[int]:
-        """Spread a handful of evaluations evenly over the run, the last at its end."""
-        every = max(1, self.total_steps // EVALUATIONS)
-        return {*range(every, self.total_steps - every // 2, every), self.total_steps}
-
     def _look(self, step: int) -> None:
         """Test what was learned, and let it answer what is watched."""
         self._evaluate(step)
+        if self.evaluation is not None:
+            self.guards.tested(step, self.evaluation)
         self.watch.look(step)
 
     def _evaluate(self, step: int) -> None:
@@ -343,32 +344,30 @@ class _Training:
         last = min(step * self.request.accumulation, len(self.packs))
         count = sum(self.packs.tokens(index) for index in range(first, last))
         self.log.stepped(step, logs, tokens=count, seconds=seconds)
+        try:
+            self.guards.stepped(step, logs["loss"])
+        except Diverged:
+            guards.drop_after(self.run.checkpoints, self.guards.good_until or 0)
+            raise
+        self.trainer.good_until = self.guards.good_until
 
     # -- the end ---------------------------------------------------------------------------------
 
+    def _take_best(self, peft: PeftModel) -> None:
+        """Put the best state into the place of the last one, if that is wanted."""
+        self.step = self.log.step
+        if (best := self.guards.take_best(peft, self.adapter_id)) is not None:
+            self.step, self.evaluation = best.step, best.evaluation
+            self.log.kept(best.evaluation)
+
     def _info(self, peft: PeftModel, state: str) -> AdapterInfo:
-        facts, request = self.session.base.facts, self.run.request
-        weights = adapters.weights(peft, self.adapter_id).values()
-        config = peft.peft_config[self.adapter_id]
-        before = self.session.library.by_id(self.adapter_id)
-        return AdapterInfo(
-            id=self.adapter_id,
-            name=before.name if before else self.request.name,  # a stopped run's may be renamed
-            colour=request.colour,
-            method=method_of(self.request.adapter).title,
-            rank=int(config.r),
-            strength="on-off" if config.use_dora else "any",
-            targets=tuple(sorted({str(name) for name in config.target_modules})),
-            parameters=sum(tensor.numel() for tensor in weights),
-            base_name=facts.name,
-            base_fingerprint=facts.fingerprint,
-            created=request.created,
-            run_id=self.run.id,
-            data=self.request.data,
+        return outcome.adapter_info(
+            self.session,
+            self.run,
+            peft,
             state=state,
-            steps=self.log.step,
-            evaluation_before=self.evaluation_before,
-            evaluation=self.evaluation,
+            steps=self.log.step if state == pausing.HALF_TRAINED else self.step,
+            evaluations=(self.evaluation_before, self.evaluation),
         )
 
     def _result(self, info: AdapterInfo, difference: float) -> RunResult:
@@ -378,6 +377,7 @@ class _Training:
             adapter=info.name,
             state="finished" if info.state == "finished" else "stopped",
             steps=self.log.step,
+            adapter_step=self.step,
             total_steps=self.total_steps,
             first_loss=losses[0] if losses else None,
             final_loss=losses[-1] if losses else None,

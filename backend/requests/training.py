@@ -218,6 +218,19 @@ class Train(Request):
         step=1,
         help="How often the run is saved, so that it can be resumed after a crash.",
     )
+    patience: int | None = knob(
+        None,
+        label="End early after",
+        unit="tests",
+        ge=1,
+        le=100,
+        help="Ends once held-out loss was no better in so many tests; empty never does.",
+    )
+    keep_best: bool = knob(
+        False,
+        label="Keep the best",
+        help="Takes the state with the lowest held-out loss as the adapter, and not the last.",
+    )
     watch: Prompts | None = watch_prompts(
         "Questions that base and adapter answer at each test. "
         "Empty takes the one a bundled set brings.",

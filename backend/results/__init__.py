@@ -40,6 +40,7 @@ from backend.results.training import (
     RunResult,
     RunState,
     RunSummary,
+    Sample,
 )
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "RunResult",
     "RunState",
     "RunSummary",
+    "Sample",
     "SavedAdapter",
     "Scores",
     "SideAnswers",

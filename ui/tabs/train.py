@@ -14,6 +14,7 @@ from ui import data_sets, view
 from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
+from ui.evaluation_view import evaluation_view
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
@@ -21,7 +22,7 @@ from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
-from ui.watch_strip import strip
+from ui.watch_strip import strip, warning
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
@@ -354,7 +355,9 @@ class TrainTab:
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
         stage = view.stage(run, live, adapter, diverged_at=rate if diverged else None)
-        return el("div", stage, strip(events, run.colour))
+        before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
+        figures = evaluation_view(before, after, events) if run.state == "finished" else None
+        return el("div", stage, warning(events), figures, strip(events, run.colour))
 
 
 def resume_run(bench: Bench, run_id: str) -> None:
