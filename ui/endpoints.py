@@ -92,6 +92,16 @@ class Endpoints:
         self.service.resume()
         return self.snapshot()
 
+    def adjust(self, request: dict) -> dict:
+        """Change the run that goes on from its next step: learning_rate, total_steps, watch."""
+        try:
+            if not isinstance(request, dict):
+                raise errors.InvalidRequest("A request is an object with fields.")
+            self.service.adjust(rq.Adjust(**request))
+        except errors.WorkbenchError as error:
+            raise for_api(error) from None
+        return self.snapshot()
+
     def save_now(self) -> dict:
         """Let the run that goes on write a checkpoint after its step."""
         self.service.save_now()
@@ -155,6 +165,6 @@ def add_endpoints(service: Service) -> None:
     endpoints = Endpoints(service)
     operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
     looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events, endpoints.stop)
-    steering = (endpoints.pause, endpoints.unpause, endpoints.save_now)
+    steering = (endpoints.pause, endpoints.unpause, endpoints.save_now, endpoints.adjust)
     for endpoint in (*operations, *looks, *steering):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

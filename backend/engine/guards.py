@@ -28,8 +28,6 @@ FIRST = 3
 BAD_STEPS = 15
 """A loss that far off for so many steps does not come back."""
 FAR, FURTHER = 1.5, 0.5
-
-
 TESTS = 8
 
 
@@ -80,7 +78,7 @@ class Guards:
         tests = dict(zip(past.eval_step, past.eval_loss, strict=True))
         for at, loss in zip(past.step, past.loss, strict=True):
             self._losses.append(loss)
-            if at in tests:
+            if at in tests and at in tests_at(self._log.total_steps):
                 self._add_point(at, tests[at])
         self.best = read_best(self.folder)
         if self.best is not None and self.best.step > step:  # of steps that are taken anew
@@ -144,16 +142,20 @@ class Guards:
 
     # -- each test -------------------------------------------------------------------------------
 
-    def tested(self, step: int, evaluation: Evaluation) -> None:
-        """Keep the adapter if it is the best so far; see whether it is time to end or to warn."""
+    def tested(self, step: int, evaluation: Evaluation, *, planned: bool) -> None:
+        """Keep the adapter if it is the best so far; see whether it is time to end or to warn.
+
+        A test that was not `planned`, as of a run that is stopped, takes no patience.
+        """
         if self.best is None or evaluation.loss < self.best.evaluation.loss:
             self.best = Best(step=step, evaluation=evaluation)
             with new_folder(self.folder) as folder:
                 self._write(folder)
                 (folder / NOTE).write_text(self.best.model_dump_json(), encoding="utf-8")
-        self._add_point(step, evaluation.loss)
-        self._end_early(step)
-        self._warn(step)
+        if planned:
+            self._add_point(step, evaluation.loss)
+            self._end_early(step)
+            self._warn(step)
 
     def _add_point(self, step: int, loss: float) -> None:
         since = step - (self._points[-1].step if self._points else 0)

@@ -8,9 +8,11 @@ import torch
 
 from backend.engine import answers
 from backend.engine.control import Control
+from backend.engine.failures import translate
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.tokens import Tokens
+from backend.errors import WorkbenchError
 from backend.results import Sample
 
 MOST = 3
@@ -39,7 +41,11 @@ def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control
         for each in asked
     ]
     settings = answers.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
-    found, _ = answers.answer(session, questions, settings, control, lambda number, text: None)
+    try:
+        found, _ = answers.answer(session, questions, settings, control, lambda number, text: None)
+    except (WorkbenchError, RuntimeError, MemoryError) as error:
+        run_log.notice(f"The held-out examples were not answered: {translate(error)}")
+        return  # a run does not fail for them
     if control.stop_requested:
         return
     of_base, of_adapter = found[: len(asked)], found[len(asked) :]

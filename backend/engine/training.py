@@ -107,8 +107,8 @@ class _Training:
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
-            at_end = self.log.step >= self.total_steps or bool(self.guards.verdict)
-            state = "finished" if at_end else "stopped"
+            at_end = self.log.step >= self.total_steps
+            state = "finished" if at_end or self.early else "stopped"
             self._take_best(peft)
             info = self._info(peft, state)
             samples.note(self.session, self.log, self.held_out.documents, self.control)
@@ -120,9 +120,7 @@ class _Training:
             raise
         finally:
             self.session.settle()
-        self.log.conclude(
-            state, peak_memory=self.peak, early=self.guards.verdict, kept=self.guards.kept
-        )
+        self.log.conclude(state, peak_memory=self.peak, early=self.early, kept=self.guards.kept)
         return self._result(info, difference)
 
     # -- preparation -----------------------------------------------------------------------------
@@ -215,6 +213,8 @@ class _Training:
         while self._adjusted():
             self.checkpoint = self.run.latest_checkpoint()
             self._run_trainer(self._trainer(peft))
+        in_time = self.log.step >= self.total_steps or self.control.stop_requested
+        self.early = "" if in_time else self.guards.verdict
         if self.log.step not in guards.tests_at(self.total_steps):
             self._look(self.log.step)
 
@@ -329,7 +329,8 @@ class _Training:
         """Test what was learned, and let it answer what is watched."""
         self._evaluate(step)
         if self.evaluation is not None:
-            self.guards.tested(step, self.evaluation)
+            planned = step in guards.tests_at(self.total_steps)
+            self.guards.tested(step, self.evaluation, planned=planned)
         self.watch.look(step)
 
     def _evaluate(self, step: int) -> None:

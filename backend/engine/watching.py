@@ -11,8 +11,10 @@ from pathlib import Path
 
 from backend.engine import answers
 from backend.engine.control import Control
+from backend.engine.failures import translate
 from backend.engine.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
+from backend.errors import WorkbenchError
 from backend.events import EventReader
 from backend.requests import Message
 from backend.settings import STARTER
@@ -74,10 +76,14 @@ class Watch:
             for prompt in prompts
         ]
         settings = answers.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
-        with self._around():
-            found, _ = answers.answer(
-                self._session, questions, settings, self._control, lambda number, text: None
-            )
+        try:
+            with self._around():
+                found, _ = answers.answer(
+                    self._session, questions, settings, self._control, lambda number, text: None
+                )
+        except (WorkbenchError, RuntimeError, MemoryError) as error:
+            self._log.notice(f"The watched prompts were not answered: {translate(error)}")
+            return  # a run does not end for them
         if self._control.stop_requested:  # cut short: half an answer is none
             return
         for prompt, answer in zip(prompts, found, strict=True):

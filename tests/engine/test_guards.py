@@ -129,11 +129,31 @@ def test_a_resumed_run_loses_patience_where_it_would_have(
     stopped = start(service, "stopped in between", patience=3).result(timeout=120)
     held_out([4.2, 4.3])
 
-    resumed = service.start(rq.Resume(run_id=stopped.run_id))
-    steps.evaluate(None, None, None, None)  # the base is not tested again
-    run = resumed.result(timeout=120)
+    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+    run = service.start(rq.Resume(run_id=stopped.run_id)).result(timeout=120)
 
     assert (stopped.steps, run.steps, run.state) == (3, 5, "finished")
+
+
+def test_a_run_that_is_stopped_while_it_loses_patience_can_go_on(
+    service: Service, at_step: Callable[..., None], held_out: Callable[[list[float]], None]
+) -> None:
+    held_out([5.0, 4.0, 4.5])
+    at_step(3, service.stop)
+
+    stopped = start(service, "stopped impatient", patience=1).result(timeout=120)
+
+    assert (stopped.state, stopped.steps) == ("stopped", 3)
+
+
+def test_a_run_that_gets_no_better_in_its_last_test_is_not_called_early(
+    service: Service, held_out: Callable[[list[float]], None]
+) -> None:
+    held_out([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 2.5])
+
+    run = start(service, "to the end", patience=1).result(timeout=120)
+
+    assert service.runs.get(run.run_id).status().message == "Finished after 8 steps."
 
 
 # -- learning by heart ---------------------------------------------------------------------------
@@ -205,6 +225,7 @@ class _FakeLog:
     """A run's log without a run."""
 
     step = 0
+    total_steps = 100
 
     class run:
         checkpoints = Path("nowhere")

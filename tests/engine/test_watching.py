@@ -84,6 +84,16 @@ def test_a_resumed_run_watches_on_and_asks_the_base_once(
     assert steps[-1] == 8
 
 
+def test_a_prompt_that_cannot_be_answered_ends_no_run(service: Service) -> None:
+    run = start(service, "asked too much", watch=["\u20ac" * 400]).result(timeout=120)
+
+    told = [event.text for event in service.events(run.run_id) if event.type == "notice"]
+    assert run.state == "finished"
+    assert answers(service, run.run_id) == []
+    assert told[0] is not None
+    assert told[0].startswith("The watched prompts were not answered: This text has ")
+
+
 def test_a_bundled_set_brings_its_own_prompt_and_others_bring_none(tmp_path: Path) -> None:
     catalogue = tmp_path / "catalogue.json"
     entries = {"pirate": {"try_prompt": "Where is the cat?"}, "mute": {}}
