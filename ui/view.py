@@ -285,7 +285,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
     )
     return [
         el("p", exact_match(before, after), cls="aw-result"),
-        el("p", run.message) if run.message != f"Finished after {run.step:,} steps." else None,
+        _ending(run),
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
         measured_line(run),
@@ -297,6 +297,12 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
             cls="aw-actions",
         ),
     ]
+
+
+def _ending(run: rs.RunSummary) -> Node | None:
+    """Say how a run ended where that is not just at its last step."""
+    plain = ("", f"Finished after {run.step:,} steps.")
+    return None if run.message in plain else el("p", run.message)
 
 
 def _ended_early(
