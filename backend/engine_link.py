@@ -12,7 +12,8 @@ from typing import Literal
 
 from backend import requests as rq
 from backend import results as rs
-from backend.errors import Busy, DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
+from backend import steering
+from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
 from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.recipe import Recipe
@@ -36,6 +37,8 @@ class EngineLink:
         self.lock = threading.RLock()
         self.version = 0
         self.current: Job | None = None
+        self.guest: Job | None = None
+        """What uses the model while the current run is paused."""
         self.base: rs.ModelFacts | None = None
         self.active: rq.Variant = []
         self.status: tuple[rs.AdapterStatus, ...] = ()
@@ -54,12 +57,11 @@ class EngineLink:
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    def require_free(self) -> None:
-        """Raise Busy where a model job runs, Stopped where the workbench is closed."""
+    def require_free(self, request: rq.Request | None = None) -> None:
+        """Raise Busy where the model is not free for this, Stopped where all is closed."""
         if self._closed:
             raise Stopped("The workbench is closed.")
-        if self.current is not None:
-            raise Busy(f"{self.current.title} is still going on.", cure="Wait for it or stop it.")
+        steering.require_open(self.current, self.guest, request)
 
     def require_base(self) -> rs.ModelFacts:
         """Return the loaded base; raises NotFound where there is none."""
@@ -69,8 +71,12 @@ class EngineLink:
 
     def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
         """Start a model job; the caller holds the lock and has made sure that it is free."""
-        job = self.current = self._new_job(request)
+        job = self._new_job(request)
         job.run_id = run_id
+        if self.current is None:
+            self.current = job
+        else:
+            self.guest = job
         message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
         try:
             self._send({**message, "owner": True} if owner else message)
@@ -150,12 +156,22 @@ class EngineLink:
             if job.stops > 1 and runtime is not self._runtime:
                 runtime.kill()
 
-    def stop_job(self, job: Job) -> None:
+    def stop_job(self, job: Job, *, wait: bool = True) -> None:
         """Stop this job if it runs, and wait until the model is free for the next one."""
         with self.lock:
             if self.current is job:
                 self.stop()
-        job.wait(CLOSE_GRACE_S)
+            elif self.guest is job:
+                job.stops += 1
+                self.tell(job, "stop")
+        if wait:
+            job.wait(CLOSE_GRACE_S)
+
+    def tell(self, job: Job, word: str, **content: object) -> None:
+        """Say something to a running job."""
+        self.version += 1
+        if self._runtime is not None:
+            self._runtime.send({"control": word, "id": job.id, **content})
 
     def restore(self) -> Job | None:
         """Build the saved session again, or load the starter model where none was saved."""
@@ -195,6 +211,8 @@ class EngineLink:
         """Return what the session is doing, in one word."""
         if self._replay.job is not None:
             return "loading"  # also while the adapters of a rebuilt session are turned on
+        if self.current is not None and self.current.paused:
+            return "paused"
         phase = OPERATIONS[type(self.current.request)].phase if self.current else None
         if phase is not None:
             return phase
@@ -203,6 +221,11 @@ class EngineLink:
         if self.current is None and self.base is not None and (beside := self.beside()):
             return OPERATIONS[type(beside[0].request)].phase or "ready"
         return "ready" if self.base is not None else "empty"
+
+    def current_info(self) -> rs.JobInfo | None:
+        """Describe the model job that runs."""
+        guest = self.guest.title if self.guest else ""
+        return self.current.info(answering=guest) if self.current else None
 
     def beside(self) -> list[Job]:
         """Return the work beside the session that is worth showing, oldest first."""
@@ -248,6 +271,8 @@ class EngineLink:
                 job.progress(message["text"], message["fraction"], message["seconds_left"])
             elif kind == "piece":
                 job.add_piece(message["text"], message.get("column", 0))
+            elif kind in ("paused", "unpaused"):
+                steering.hear(job, message)
             elif kind in ("result", "error"):
                 self._finish(job, message)
 
@@ -286,6 +311,8 @@ class EngineLink:
         self._jobs.pop(job.id, None)
         if self.current is job:
             self.current = None
+        if self.guest is job:
+            self.guest = None
         side = self._side_runtimes.pop(job.id, None)
         if side is not None:
             threading.Thread(target=side.close, name="side-close", daemon=True).start()

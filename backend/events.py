@@ -19,12 +19,21 @@ EventType = Literal[
     "step",
     "evaluation",
     "saved",
+    "paused",
+    "unpaused",
+    "adjusted",
+    "answer",
+    "sample",
     "notice",
+    "warning",
     "finished",
     "stopped",
     "failed",
     "interrupted",
 ]
+
+
+MARKED = frozenset({"saved", "paused", "adjusted"})
 
 
 class Event(BaseModel):
@@ -45,6 +54,16 @@ class Event(BaseModel):
     exact_match: float | None = None
     token_accuracy: float | None = None
     text: str | None = None
+    prompt: str | None = None
+    """What an answer's `text` answers; at step 0 it is the base's."""
+    reference: str | None = None
+    base: str | None = None
+    """Of a sample: what the held-out example says, and what the base alone says."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Tell whether a chart marks this event at its step."""
+        return self.type in MARKED and self.step is not None
 
 
 class EventWriter:
@@ -119,8 +138,8 @@ def curve(events: list[Event]) -> Curve:
             points.eval_step.append(event.step)
             points.eval_loss.append(event.loss)
             points.exact_match.append(event.exact_match or 0.0)
-        elif event.type == "saved":
-            points.marks.append((event.step, "saved"))
+        elif event.is_marked:
+            points.marks.append((event.step, event.type))
         elif event.type == "resumed":
             points = _up_to(points, event.step)
     return points

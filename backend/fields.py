@@ -28,10 +28,16 @@ def knob(
     unit: str = "",
     level: Level = "advanced",
     step: float | None = None,
+    lines: int | None = None,
     **bounds: Any,
 ) -> Any:
-    """Declare a field together with what a person needs to know about it."""
-    extra: dict[str, Any] = {"label": label, "unit": unit, "level": level, "step": step}
+    """Declare a field together with what a person needs to know about it.
+
+    `lines` is how many lines a text may have on the screen; a list is written one a line then.
+    """
+    extra: dict[str, Any] = {
+        "label": label, "unit": unit, "level": level, "step": step, "lines": lines
+    }  # fmt: skip
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 

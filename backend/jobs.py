@@ -4,11 +4,11 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from backend.errors import WorkbenchError
 from backend.requests import Request
-from backend.results import JobInfo, Result
+from backend.results import AdapterInfo, JobInfo, Result
 
 
 class Job:
@@ -21,6 +21,10 @@ class Job:
         self.operation = operation
         self.run_id: str | None = None
         self.stops = 0
+        self.wish: Literal["", "pause", "resume"] = ""
+        """What a run was asked for last and has not done yet."""
+        self.half_trained: AdapterInfo | None = None
+        """The adapter of a run that is paused."""
         self.started = time.monotonic()
         self._text = ""
         self._fraction: float | None = None
@@ -72,7 +76,11 @@ class Job:
         self._error = error
         self._end()
 
-    def info(self) -> JobInfo:
+    @property
+    def paused(self) -> bool:
+        return self.half_trained is not None
+
+    def info(self, *, answering: str = "") -> JobInfo:
         return JobInfo(
             id=self.id,
             title=self.title,
@@ -82,6 +90,10 @@ class Job:
             fraction=self._fraction,
             seconds_left=self._seconds_left,
             stopping=self.stops > 0,
+            paused=self.paused,
+            pausing=self.wish == "pause",
+            answering=answering,
+            half_trained=self.half_trained,
         )
 
     def _end(self) -> None:

@@ -77,3 +77,6 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
     ),
 }
+
+WHILE_PAUSED = (rq.Chat, rq.SideBySide, rq.Compare, rq.Score, rq.NextToken, rq.SaveAdapter)
+"""What may use the model while a run is paused: it changes nothing that the run needs."""

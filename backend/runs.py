@@ -54,6 +54,7 @@ class RunStatus(BaseModel):
     """
 
     state: RunState = "queued"
+    paused: bool = False
     pid: int = 0
     process_started: float = 0.0
     claimed: float = 0.0
@@ -114,6 +115,7 @@ class Run:
         process = psutil.Process()
         self.update(
             state="running",
+            paused=False,
             pid=process.pid,
             process_started=process.create_time(),
             claimed=time.time(),
@@ -172,6 +174,7 @@ class Run:
             name=request.train.name,
             adapter_id=request.adapter_id,
             state=status.state,
+            paused=status.paused and status.state == "running",
             colour=request.colour,
             data=request.train.data,
             base_name=request.base_name,

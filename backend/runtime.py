@@ -172,7 +172,7 @@ class InlineRuntime:
         from backend.engine.dispatch import Engine
 
         try:
-            self._engine = Engine(self._settings, self._on_message)
+            self._engine = Engine(self._settings, self._on_message, self._inbox)
         finally:
             self._ready.set()
         self._on_message({"type": "ready", "pid": os.getpid()})

@@ -24,6 +24,7 @@ from backend.library import Library, new_adapter_id
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
+from backend.steering import Steering
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
@@ -45,6 +46,7 @@ class Service:
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
+        self.steering = Steering(self.engine)
         self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
         self._deleted_before = {info.id for info in self.library.deleted()}
 
@@ -74,7 +76,7 @@ class Service:
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
-            self.engine.require_free()
+            self.engine.require_free(request)
             run_id = self._prepare(request)
             self.engine.notice = None  # whoever goes on has read it
             job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
@@ -101,6 +103,35 @@ class Service:
     def stop(self) -> None:
         """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
         self.engine.stop()
+
+    def stop_answer(self, job: Job) -> None:
+        """Ask this job to end well if it still runs, also while a run is paused."""
+        if not job.done():
+            self.engine.stop_job(job, wait=False)
+
+    def pause(self) -> None:
+        """Let the run that goes on hold still after its step; its model answers meanwhile.
+
+        Chat, side by side, Compare, Score, NextToken and SaveAdapter work then, also with the
+        half-trained adapter under its name. Where no run goes on, nothing happens.
+        """
+        self.steering.pause()
+
+    def resume(self) -> None:
+        """Let a paused run go on as if it had never paused, bit for bit; else nothing happens."""
+        self.steering.resume()
+
+    def save_now(self) -> None:
+        """Let the run that goes on write a checkpoint after its step; else nothing happens."""
+        self.steering.save_now()
+
+    def adjust(self, request: rq.Adjust) -> None:
+        """Change the run that goes on from its next step on; a resumed run keeps it.
+
+        The learning rate goes on from the new value as the schedule does, to zero at the last step.
+        Raises NotFound where no run goes on, InvalidRequest where it cannot end where it should.
+        """
+        self.steering.adjust(request)
 
     def stop_side(self, job_id: int) -> None:
         """Stop work beside the session, such as a merge; asked again, it ends at once."""
@@ -138,7 +169,7 @@ class Service:
                 active=engine.active,
                 adapters=adapters,
                 runs=runs,
-                job=engine.current.info() if engine.current else None,
+                job=engine.current_info(),
                 notice=engine.notice,
                 status=engine.status,
                 irregular=engine.irregular,

@@ -73,7 +73,7 @@ class Desk:
     def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
         """Return who can answer: (title, key)."""
         found = [("base", BASE)]
-        found += [(info.name, ADAPTER + info.id) for info in view.fitting(snapshot)]
+        found += [(_title(info), ADAPTER + info.id) for info in view.answering(snapshot)]
         if len(snapshot.active) > 1:
             found.append((f"on now: {describe(snapshot.active)}", ON_NOW))
         return found
@@ -120,16 +120,18 @@ class Desk:
             Exchange(each.number, each.question, each.answer, each.coming)
             for each in self._said.get(talk, [])
         )
-        known = {info.name: info for info in snapshot.adapters}
+        known = {info.name: info for info in (*snapshot.adapters, *view.answering(snapshot))}
         colours = tuple(known[name].colour for name, _ in variant if name in known)
-        return Column(key, describe(variant), variant, colours, said, talk)
+        half = any(view.is_half_trained(known[name]) for name, _ in variant if name in known)
+        title = f"{describe(variant)}, half-trained" if half else describe(variant)
+        return Column(key, title, variant, colours, said, talk)
 
     def _variant(self, key: str, snapshot: rs.Snapshot) -> rq.Variant:
         if key == BASE:
             return []
         if key == ON_NOW:
             return list(snapshot.active)
-        info = next(info for info in snapshot.adapters if ADAPTER + info.id == key)
+        info = next(info for info in view.answering(snapshot) if ADAPTER + info.id == key)
         return [(info.name, self.strength(info.id) if info.strength == "any" else 1.0)]
 
     # -- asking ----------------------------------------------------------------------------------
@@ -161,9 +163,8 @@ class Desk:
 
     def stop(self) -> None:
         """Stop the answers that are coming; what was said stays."""
-        job, running = self._job, self.bench.service.snapshot().job
-        if job is not None and running is not None and running.id == job.id:
-            self.bench.service.stop()
+        if (job := self._job) is not None:
+            self.bench.service.stop_answer(job)
 
     def clear(self) -> None:
         """Forget what was said, and stop what is coming."""
@@ -215,6 +216,11 @@ def describe(variant: rq.Variant) -> str:
     if not variant:
         return "base"
     return " + ".join(name if s == 1 else f"{name} {s:g}" for name, s in variant)
+
+
+def _title(info: rs.AdapterInfo) -> str:
+    half = f"half-trained, step {info.steps:,}" if view.is_half_trained(info) else ""
+    return f"{info.name} ({half})" if half else info.name
 
 
 def _messages(column: Column, question: str) -> list[rq.Message]:

@@ -82,6 +82,31 @@ class Endpoints:
         self.service.stop()
         return self.snapshot()
 
+    def pause(self) -> dict:
+        """Let the run that goes on hold still after its step; its model answers meanwhile."""
+        self.service.pause()
+        return self.snapshot()
+
+    def unpause(self) -> dict:
+        """Let a paused run go on as if it had never paused."""
+        self.service.resume()
+        return self.snapshot()
+
+    def adjust(self, request: dict) -> dict:
+        """Change the run that goes on from its next step: learning_rate, total_steps, watch."""
+        try:
+            if not isinstance(request, dict):
+                raise errors.InvalidRequest("A request is an object with fields.")
+            self.service.adjust(rq.Adjust(**request))
+        except errors.WorkbenchError as error:
+            raise for_api(error) from None
+        return self.snapshot()
+
+    def save_now(self) -> dict:
+        """Let the run that goes on write a checkpoint after its step."""
+        self.service.save_now()
+        return self.snapshot()
+
     def _whole(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
             return _plain(self._start(name, request).result(timeout=WAIT_SECONDS))
@@ -140,5 +165,6 @@ def add_endpoints(service: Service) -> None:
     endpoints = Endpoints(service)
     operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
     looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events, endpoints.stop)
-    for endpoint in (*operations, *looks):
+    steering = (endpoints.pause, endpoints.unpause, endpoints.save_now, endpoints.adjust)
+    for endpoint in (*operations, *looks, *steering):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

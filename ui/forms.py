@@ -50,7 +50,7 @@ class Form:
     def show(self, request: rq.Request) -> dict[Component, Any]:
         """Return the updates that make the components show a request."""
         return {
-            component: gr.update(value=shown(_get(request, path)))
+            component: gr.update(value=_shown(field_of(self.model, path), _get(request, path)))
             for path, component in self.components.items()
         }
 
@@ -86,6 +86,13 @@ def shown(value: Any) -> Any:
     return "" if value is None else value
 
 
+def _shown(field: FieldInfo, value: Any) -> Any:
+    """Like `shown`, with a list one a line where the field has lines."""
+    if isinstance(value, list | tuple) and _extra(field).get("lines"):
+        return "\n".join(str(each) for each in value)
+    return shown(value)
+
+
 def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
     default = None if field.is_required() else field.get_default()
     common = {
@@ -110,7 +117,8 @@ def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
     if default is None:
         common["placeholder"] = "empty" if NoneType in kinds else ""
         common["value"] = common["value"] or ""
-    return gr.Textbox(max_lines=1, **common)
+    lines = _extra(field).get("lines")
+    return gr.Textbox(**({"lines": 2, "max_lines": lines} if lines else {"max_lines": 1}), **common)
 
 
 def _read(field: FieldInfo, value: Any) -> Any:

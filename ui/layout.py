@@ -28,6 +28,9 @@ from ui.tabs.train import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+STEERING = {
+    "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -132,10 +135,12 @@ class Page:
         return {self.seen: {"key": key, **marks}, **fresh}
 
     def use_bar(self, event: gr.EventData) -> Any:
-        """Stop what runs, or go to the tab that changes what was clicked."""
+        """Steer or stop what runs, or go to the tab that changes what was clicked."""
         act, arg = clicked(event)
         if act == "stop":
             self.bench.service.stop()
+        if act in STEERING:
+            STEERING[act](self.bench.service)
         if act == "stop-side":
             self.bench.service.stop_side(int(arg))
         return go_to(arg) if act == "go" else gr.skip()

@@ -107,7 +107,7 @@ def news(fresh: Sequence[Event]) -> Curve:
         learning_rate=[e.learning_rate or 0.0 for e in steps],
         eval_step=[e.step for e in tests],
         eval_loss=[e.loss for e in tests],
-        marks=[(e.step, "saved") for e in fresh if e.type == "saved" and e.step is not None],
+        marks=[(e.step, e.type) for e in fresh if e.is_marked and e.step is not None],
     )
 
 
@@ -128,7 +128,7 @@ def is_over(events: Sequence[Event]) -> bool:
 
 def _is_too_much(fresh: Sequence[Event]) -> bool:
     steps = sum(1 for event in fresh if event.type == "step")
-    others = sum(1 for event in fresh if event.type in ("evaluation", "saved"))
+    others = sum(1 for event in fresh if event.type == "evaluation" or event.is_marked)
     return steps > SLEPT or others > MOST_OTHERS or any(event.type == "resumed" for event in fresh)
 
 

@@ -111,12 +111,32 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
         progress(job),
         el("span", text.percent(job.fraction or 0) if known else "", cls="aw-figure"),
         el("span", _what_now(job, left), cls="aw-quiet"),
-        button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
+        el(
+            "span",
+            *_steering(job),
+            button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
+            cls="aw-job-buttons",
+        ),
         cls="aw-job",
     )
+
+
+def _steering(job: rs.JobInfo) -> list[Node]:
+    """Offer what can be asked of a run that goes on."""
+    if job.run_id is None or job.stopping:
+        return []
+    waits = job.paused or job.pausing
+    return [
+        button("Go on", "unpause") if waits else button("Pause", "pause"),
+        button("Save now", "save-now"),
+    ]
 
 
 def _what_now(job: rs.JobInfo, left: str | None) -> str:
     if job.stopping:
         return "Stopping: finishing the step, then saving" if job.run_id else "Stopping"
+    if job.paused:
+        return f"Paused. {job.answering}" if job.answering else "Paused: Chat can ask it meanwhile"
+    if job.pausing:
+        return "Pausing: finishing the step"
     return left or job.text

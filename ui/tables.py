@@ -7,7 +7,7 @@ from backend import results as rs
 from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
 from ui.safe_view import Child, Node, button, chip, el, facts
-from ui.view import STATES
+from ui.view import state_word
 
 MARKS = {
     "queued": "wait",
@@ -104,7 +104,7 @@ def run_actions(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> Node:
     note = f"{run.message} {run.cure}".strip()
     return el(
         "div",
-        el("h3", chip(run.name, run.colour, STATES[run.state].lower())),
+        el("h3", chip(run.name, run.colour, state_word(run).lower())),
         el("p", note, cls="aw-quiet") if note else None,
         el(
             "div",
@@ -116,7 +116,7 @@ def run_actions(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> Node:
 
 
 def _run_row(run: rs.RunSummary, selected: bool) -> Node:
-    mark = el("span", STATES[run.state], cls=f"aw-state {MARKS[run.state]}")
+    mark = el("span", state_word(run), cls=f"aw-state {MARKS[run.state]}")
     match = text.percent(run.exact_match) if run.exact_match is not None else "-"
     return el(
         "tr",

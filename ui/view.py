@@ -17,6 +17,7 @@ PHASES: dict[str, str] = {
     "loading": "Loading",
     "ready": "Ready",
     "training": "Training",
+    "paused": "Paused",
     "combining": "Blending",
     "swapping": "Hot-swap",
     "chatting": "Answering",
@@ -121,7 +122,8 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if snapshot.base is None:
         return _no_base(snapshot)
     if snapshot.job is not None:
-        return _wait(f"{snapshot.job.title} is going on. Wait for it, or stop it at the top.")
+        state = "paused" if snapshot.job.paused else "going on"
+        return _wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
     if check.preparing:
         rows = text.plural(check.look.rows, "row") if check.look else "the rows"
         return _wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
@@ -210,7 +212,7 @@ def stage(
     if run is None:
         return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
     if run.state in ("queued", "running"):
-        return el("div", _numbers(run, live), cls="aw-stage")
+        return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage")
     if run.state == "finished":
         return el("div", *_finished(run, adapter), cls="aw-stage")
     return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
@@ -275,6 +277,20 @@ def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
     )
 
 
+def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
+    """Say what a paused run is good for."""
+    if not run.paused:
+        return None
+    step = text.count(live.step if live else run.step)
+    return el(
+        "div",
+        el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
+        el("p", f"Until then {run.name} answers as far as it has learned.", cls="aw-quiet"),
+        button("Try it half-trained", "try", run.name),
+        cls="aw-note wait aw-paused",
+    )
+
+
 def _number(name: str, value: str) -> Node:
     return el("div", el("span", name, cls="aw-quiet"), el("strong", value))
 
@@ -289,6 +305,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
     )
     return [
         el("p", exact_match(before, after), cls="aw-result"),
+        _ending(run),
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
         measured_line(run),
@@ -300,6 +317,12 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
             cls="aw-actions",
         ),
     ]
+
+
+def _ending(run: rs.RunSummary) -> Node | None:
+    """Say how a run ended where that is not just at its last step."""
+    plain = ("", f"Finished after {run.step:,} steps.")
+    return None if run.message in plain else el("p", run.message)
 
 
 def _ended_early(
@@ -336,6 +359,31 @@ def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
 def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     """Return the adapters that were made for the loaded base."""
     return [adapter for adapter in snapshot.adapters if fits(adapter, snapshot.base)]
+
+
+def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
+    """Return the adapters that can be asked now: those of the base, and a half-trained one."""
+    half = snapshot.job.half_trained if snapshot.job else None
+    if half is None:
+        return fitting(snapshot)
+    return [*(adapter for adapter in fitting(snapshot) if adapter.id != half.id), half]
+
+
+def is_half_trained(adapter: rs.AdapterInfo) -> bool:
+    """Tell whether an adapter is one of a paused run, as it is now."""
+    return adapter.state == "half-trained"
+
+
+def can_answer(snapshot: rs.Snapshot) -> bool:
+    """Tell whether the model is free for a question: a paused run leaves it to those who ask."""
+    job = snapshot.job
+    free = job is None or (job.paused and not job.stopping and not job.answering)
+    return snapshot.base is not None and free
+
+
+def state_word(run: rs.RunSummary) -> str:
+    """Name the state that a run is in."""
+    return "Paused" if run.paused else STATES[run.state]
 
 
 def fits(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> bool:

@@ -6,7 +6,6 @@ the input ends, the app is gone and the worker goes too.
 
 import json
 import os
-import queue
 import sys
 import threading
 from typing import Any, BinaryIO
@@ -22,11 +21,10 @@ def main() -> None:
     from backend.engine.dispatch import Engine
 
     engine = Engine(settings, _Sender(channel))
-    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(engine, inbox), daemon=True).start()
+    threading.Thread(target=_read, args=(engine,), daemon=True).start()
     engine.emit({"type": "ready", "pid": os.getpid()})
-    while True:
-        engine.handle(inbox.get())
+    while (message := engine.inbox.get()) is not None:
+        engine.handle(message)
 
 
 class _Sender:
@@ -49,7 +47,7 @@ def _claim_stdout() -> BinaryIO:
     return channel
 
 
-def _read(engine: Any, inbox: "queue.SimpleQueue[dict[str, Any]]") -> None:
+def _read(engine: Any) -> None:
     for line in sys.stdin.buffer:
         message = json.loads(line)
         if message.get("control") == "exit":
@@ -57,7 +55,7 @@ def _read(engine: Any, inbox: "queue.SimpleQueue[dict[str, Any]]") -> None:
         if "control" in message:
             engine.control(message)
         else:
-            inbox.put(message)
+            engine.inbox.put(message)
     os._exit(0)  # an operation in full flight must not keep a worker without an app alive
 
 

@@ -183,6 +183,11 @@ def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
     inner.rmdir()
 
 
+def read_weights(peft: PeftModel, adapter_id: str, folder: Path) -> None:
+    """Give an adapter on the model the weights of a folder that was written from it."""
+    set_peft_model_state_dict(peft, load_file(folder / WEIGHTS), adapter_name=adapter_id)
+
+
 def write_folder(
     folder: Path, config: LoraConfig, tensors: dict[str, torch.Tensor], base_name: str
 ) -> None:

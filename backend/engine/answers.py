@@ -36,6 +36,8 @@ class Question:
     messages: list[rq.Message]
     variant: ActiveIds
     seed: int
+    prompt: list[int] | None = None
+    """The prompt as token ids, where it is no conversation."""
 
 
 @dataclass
@@ -124,7 +126,7 @@ def answer(
     `on_text` gets a question's number and whole words as they come. Raises InvalidRequest before
     anything is computed where a conversation leaves no room in the model's context.
     """
-    prompts = [generate.encode_prompt(session.base, each.messages) for each in questions]
+    prompts = [_prompt(session, each) for each in questions]
     rooms = [
         generate.room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts
     ]
@@ -144,6 +146,12 @@ def answer(
             found[number] = rs.Answer(text=text, tokens=len(row.tokens), seconds=row.seconds)
     nothing = rs.Answer(text="", tokens=0, seconds=0.0)
     return [found.get(number, nothing) for number in range(len(questions))], batched
+
+
+def _prompt(session: Session, question: Question) -> torch.Tensor:
+    if question.prompt is not None:
+        return torch.tensor([question.prompt], device=session.base.device)
+    return generate.encode_prompt(session.base, question.messages)
 
 
 def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:

@@ -4,6 +4,7 @@ Each operation is a method; whatever it raises is translated once, here.
 """
 
 import logging
+import queue
 import threading
 import time
 import warnings
@@ -32,29 +33,34 @@ from backend.engine import (
     similarity,
     training,
 )
-from backend.engine.control import Control, Emit
+from backend.engine.control import Around, Control, Emit
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
 from backend.library import Library
+from backend.operations import WHILE_PAUSED
 from backend.runs import Runs
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
+Inbox = queue.SimpleQueue[dict[str, Any] | None]
+"""Operations that wait for their turn; None means that the engine is to end."""
 
 
 class Engine:
     """One session and the operations on it."""
 
-    def __init__(self, settings: Settings, emit: Emit) -> None:
+    def __init__(self, settings: Settings, emit: Emit, inbox: Inbox | None = None) -> None:
         self.settings = settings
         self.emit = emit
+        self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.library = Library(settings.adapters_dir)
         self.runs = Runs(settings.runs_dir)
         self.session = Session(self.library)
-        self._control: Control | None = None
-        self._words: dict[int, list[str]] = {}
+        self._controls: list[Control] = []
+        self._later: list[dict[str, Any] | None] = []
+        self._words: dict[int, list[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._operations: dict[str, Callable[[Any, Control, dict[str, Any]], rs.Result]] = {
             "load-model": self._load_model,
@@ -94,35 +100,73 @@ class Engine:
 
     def control(self, message: dict[str, Any]) -> None:
         """Pass a word to the operation it is meant for, also if that has not begun yet."""
-        job_id = int(message.get("id", 0))
+        job_id, word = int(message.get("id", 0)), message["control"]
         with self._lock:
-            current = self._control
-            if current is not None and job_id in (0, current.job_id):
-                current.hear(message["control"])
-            else:
-                self._words.setdefault(job_id, []).append(message["control"])
+            meant = [job_id in (0, each.job_id) for each in self._controls]
+            if True not in meant:
+                self._words.setdefault(job_id, []).append(message)
+                return
+            hearing = self._controls[meant.index(True) :]
+            for each in hearing if word in ("stop", "abort") else hearing[:1]:
+                each.hear(
+                    word, message
+                )  # a run that is to end takes what it allowed meanwhile along
 
     def handle(self, message: dict[str, Any]) -> None:
         """Run one operation and reply with the session's state and a result or an error."""
+        control = self._open(message)
+        reply = self._reply(message, control)
+        if reply["type"] == "error":
+            self.session.release()
+        guest = self._close(control)
+        if not guest:  # a paused run's adapters are its own business
+            self._tell_session()
+        self.emit({**reply, "id": control.job_id})
+
+    def _open(self, message: dict[str, Any]) -> Control:
         with self._lock:  # a word that comes just now goes to the new one, or into the list
-            control = self._control = Control(int(message["id"]), self.emit)
-            for word in self._words.pop(control.job_id, []):
-                control.hear(word)
+            control = Control(int(message["id"]), self.emit, self._serve_while_paused)
+            if any(each.stop_requested for each in self._controls):
+                control.hear("stop")
+            self._controls.append(control)
+            for early in self._words.pop(control.job_id, []):
+                control.hear(early["control"], early)
+        return control
+
+    def _close(self, control: Control) -> bool:
+        """Let go of an operation; tells whether it ran while another one is paused."""
+        with self._lock:
+            self._controls.remove(control)
+            guest = bool(self._controls)
+        while not guest and self._later:
+            self.inbox.put(self._later.pop(0))
+        return guest
+
+    def _reply(self, message: dict[str, Any], control: Control) -> dict[str, Any]:
         try:
             request = rq.parse(message["op"], message["request"])
             hotswap.require_allowed(self.session.slot, request)
             result = self._operations[message["op"]](request, control, message)
-            reply = {"type": "result", "result": result.model_dump(mode="json")}
+            return {"type": "result", "result": result.model_dump(mode="json")}
         except Exception as error:
             known = translate(error)
             log.info("%s failed: %s", message["op"], known, exc_info=error)
-            reply = {"type": "error", "error": known.to_dict()}
             del error  # its traceback keeps tensors alive
-        if reply["type"] == "error":
-            self.session.release()
-        self._control = None
-        self._tell_session()
-        self.emit({**reply, "id": control.job_id})
+            return {"type": "error", "error": known.to_dict()}
+
+    def _serve_while_paused(self, around: Around, wait: float) -> bool:
+        """Run one operation that a paused run allows; what it does not allow waits for its end."""
+        try:
+            message = self.inbox.get(timeout=wait) if wait else self.inbox.get_nowait()
+        except queue.Empty:
+            return False
+        kind = rq.BY_NAME.get(message["op"]) if message else None
+        if message is None or kind not in WHILE_PAUSED:
+            self._later.append(message)
+        else:
+            with around():
+                self.handle(message)
+        return True
 
     def close(self) -> None:
         """Let the model go."""
@@ -167,7 +211,7 @@ class Engine:
         )
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
-        info = self.library.get(request.name)
+        info = self.session.find(request.name)
         save = saving.save_copy if self.session.slot is None else hotswap.save_copy
         return save(self.session, info, Path(request.destination).expanduser())
 

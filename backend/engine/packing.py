@@ -4,6 +4,7 @@ A run's packs are a pure function of lengths, budget, epochs and seed, so a resu
 place by counting. Nothing is padded.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,15 @@ def training_packs(documents: Sequence[Tokens], request: Train) -> "Packs":
         seed=request.seed,
     )
     return Packs(documents, packs)
+
+
+def enough(packs: "Packs", request: Train, steps: int) -> "Packs":
+    """Return a run's packs, continued by further epochs where it makes more steps than planned."""
+    epochs, wanted = request.epochs, steps * request.accumulation
+    while len(packs) < wanted - request.accumulation + 1:
+        epochs = math.ceil(epochs * max(wanted / len(packs), 1 + 1 / epochs))
+        packs = training_packs(packs.documents, request.model_copy(update={"epochs": epochs}))
+    return packs
 
 
 def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":

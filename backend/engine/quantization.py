@@ -152,12 +152,7 @@ def prepared(model: PreTrainedModel) -> Iterator[str]:
         yield ""
         return
     model.requires_grad_(False)
-    cast = [
-        (parameter, parameter.dtype)
-        for parameter in model.parameters()
-        if parameter.ndim == 1 and parameter.is_floating_point()
-        and parameter.dtype != torch.float32
-    ]  # fmt: skip
+    cast = narrow_norms(model)
     try:
         for parameter, _ in cast:
             parameter.data = parameter.data.float()
@@ -180,6 +175,33 @@ def about_checkpointing(chosen: bool, *, asked: bool) -> str:
         f" Gradient checkpointing is on ({why}), non-reentrant and with gradients for the inputs, "
         "without which a frozen base would pass none on."
     )
+
+
+Norms = list[tuple[torch.nn.Parameter, torch.dtype]]
+
+
+def narrow_norms(model: PreTrainedModel) -> Norms:
+    """Return the norms of a quantised base that `prepared` widens to fp32, with their own types."""
+    if not layers(model):
+        return []
+    return [
+        (parameter, parameter.dtype)
+        for parameter in model.parameters()
+        if parameter.ndim == 1 and parameter.is_floating_point()
+        and parameter.dtype != torch.float32
+    ]  # fmt: skip
+
+
+@contextmanager
+def narrowed(norms: Norms) -> Iterator[None]:
+    """Let widened norms be as they were loaded for a while; not a bit is lost either way."""
+    for parameter, dtype in norms:
+        parameter.data = parameter.data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, _ in norms:
+            parameter.data = parameter.data.float()
 
 
 class _WeightOnlyState(MatmulLtState):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backend.adjustments import Adjustment
 from backend.engine.control import Control
 from backend.errors import Stopped, WorkbenchError
 from backend.events import EventWriter
-from backend.results import Evaluation
+from backend.results import Evaluation, Sample
 from backend.runs import Run
 
 log = logging.getLogger(__name__)
@@ -100,14 +101,65 @@ class RunLog:
         self._events.write("saved", step=step)
         self.write_status(force=True)
 
-    def conclude(self, state: str, *, peak_memory: int) -> None:
-        """Note the end; only now may anybody say that the run is done."""
+    def paused(self) -> None:
+        """Note that the run holds still."""
+        self._events.write("paused", step=self.step)
+        self.write_status(force=True)
+        self.run.update(paused=True)
+
+    def unpaused(self) -> None:
+        """Note that the run no longer holds still."""
+        self._events.write("unpaused", step=self.step)
+        self.run.update(paused=False)
+
+    def adjusted(self, change: Adjustment, *, total_steps: int, text: str) -> None:
+        """Note that the run goes on with other settings from here."""
+        self.total_steps = total_steps
+        rate = change.learning_rate
+        self._events.write(
+            "adjusted", step=change.step, total_steps=total_steps, learning_rate=rate, text=text
+        )
+        self.run.update(total_steps=total_steps)
+
+    def answered(self, step: int, prompt: str, text: str) -> None:
+        """Note what a watched prompt is answered; the answer at step 0 is the base's."""
+        self._events.write("answer", step=step, prompt=prompt, text=text)
+
+    def sampled(self, sample: Sample) -> None:
+        """Note how a held-out example is answered at the end."""
+        self._events.write(
+            "sample",
+            step=self.step,
+            prompt=sample.prompt,
+            reference=sample.reference,
+            base=sample.base,
+            text=sample.adapter,
+        )
+
+    def notice(self, text: str) -> None:
+        """Note something that the person should know."""
+        self._events.write("notice", step=self.step, text=text)
+
+    def kept(self, evaluation: Evaluation) -> None:
+        """Note what the adapter is worth where it is not the last state."""
+        self.run.update(eval_loss=evaluation.loss, exact_match=evaluation.exact_match)
+
+    def warned(self, text: str) -> None:
+        """Note something that the person had better know."""
+        self._events.write("warning", step=self.step, text=text)
+
+    def conclude(self, state: str, *, peak_memory: int, early: str = "", kept: str = "") -> None:
+        """Note the end; only now may anybody say that the run is done.
+
+        `early` is why it ended before its last step, `kept` which of its states the adapter is.
+        """
         finished = state == "finished"
-        text = (
+        text = early or (
             f"Finished after {self.step:,} steps."
             if finished
             else f"Stopped after step {self.step:,} of {self.total_steps:,}; everything is saved."
         )
+        text = f"{text} {kept}".strip()
         self.write_status(force=True)
         self._events.write("finished" if finished else "stopped", step=self.step, text=text)
         self.run.update(

@@ -36,6 +36,8 @@ class Session:
         self.library = library
         self.peft: PeftModel | None = None
         self.slot: Slot | None = None
+        self.learning: AdapterInfo | None = None
+        """The adapter of a paused run, which is in no library yet."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[adapters.Target] | None = None
@@ -121,8 +123,18 @@ class Session:
 
     def name_of(self, adapter_id: str) -> str:
         """Return an adapter's display name, or its id where the library does not know it."""
+        learning = self.learning
+        if learning is not None and learning.id == adapter_id:
+            return learning.name
         info = self.library.by_id(adapter_id)
         return info.name if info else adapter_id
+
+    def find(self, name: str) -> AdapterInfo:
+        """Return an adapter by its display name, also one that is half-trained; raises NotFound."""
+        learning = self.learning
+        if learning is not None and learning.name.casefold() == name.strip().casefold():
+            return learning
+        return self.library.get(name)
 
     def add(self, adapter_id: str, config: LoraConfig) -> PeftModel:
         """Put a fresh adapter on the model, not active."""
@@ -197,7 +209,7 @@ class Session:
         """Turn display names into loaded ids; raises where one is unknown or its strength wrong."""
         if self.slot is not None:
             return self.slot.resolve(variant)
-        infos = [(self.library.get(name), strength) for name, strength in variant]
+        infos = [(self.find(name), strength) for name, strength in variant]
         if len({info.id for info, _ in infos}) < len(infos):
             raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
         for info, strength in infos:

@@ -6,7 +6,7 @@ what runs.
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -67,22 +67,50 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return nullcontext()
 
 
-@contextmanager
-def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[None]:
-    """Put the base into the mode that steps need, and back."""
-    model, use_cache = base.model, base.model.config.use_cache
-    apart = attention.documents_apart(model) if _documents_apart_works(base) else nullcontext()
-    with apart:
-        if checkpointing:
+class StepMode:
+    """The mode that steps need: packed documents apart, gradient checkpointing where wanted."""
+
+    def __init__(self, base: Base, *, checkpointing: bool) -> None:
+        self._base = base
+        self._checkpointing = checkpointing
+        self._apart = _documents_apart_works(base)
+        self._open = ExitStack()
+
+    def enter(self) -> None:
+        """Put the base into the mode."""
+        model = self._base.model
+        self._open.callback(setattr, model.config, "use_cache", model.config.use_cache)
+        if self._apart:
+            self._open.enter_context(attention.documents_apart(model))
+        if self._checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
+            self._open.callback(model.disable_input_require_grads)
+            self._open.callback(model.activation_checkpointing_disable)
+
+    def leave(self) -> None:
+        """Put the base back as it was."""
+        self._open.close()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let the base answer for a while, in the middle of a run."""
+        self.leave()
         try:
             yield
         finally:
-            if checkpointing:
-                model.activation_checkpointing_disable()
-                model.disable_input_require_grads()
-            model.config.use_cache = use_cache
+            self.enter()
+
+
+@contextmanager
+def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[StepMode]:
+    """Put the base into the mode that steps need, and back."""
+    mode = StepMode(base, checkpointing=checkpointing)
+    try:
+        mode.enter()
+        yield mode
+    finally:
+        mode.leave()
 
 
 def require_isolation(base: Base, documents: list[Tokens]) -> None:

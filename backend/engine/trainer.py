@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from backend import adjustments
+from backend.adjustments import Adjustment
 from backend.engine import adapters, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
@@ -41,13 +43,20 @@ class AdapterTrainer(Trainer):
         control: Control,
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
+        total_steps: int,
+        changes: list[Adjustment],
     ) -> None:
         self._base = base
         self._adapter_id = adapter_id
         self._precision = precision
         self._ears = control
+        self._planned_steps = int(arguments.max_steps)
+        self._changes = changes
+        arguments.max_steps = total_steps
         self._staging: Path | None = None
         self.broke_between_corrections = False
+        self.good_until: int | None = None
+        """The last step before the loss went far off: the checkpoint before it is kept, too."""
         super().__init__(
             model=model,
             args=arguments,
@@ -56,6 +65,11 @@ class AdapterTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # the run's events say it better
+
+    @property
+    def peft(self) -> PeftModel:
+        """The model as PEFT knows it."""
+        return _unwrap(self.model)
 
     def compute_loss(
         self,
@@ -90,6 +104,35 @@ class AdapterTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch["labels"]) for batch in batch_samples)
 
+    # The learning rate: as planned, and from each change on as changed.
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Any = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        scheduler: Any = super().create_scheduler(self._planned_steps, optimizer)
+        if self._changes:
+            plan = adjustments.Plan(
+                rate=scheduler.lr_lambdas[0],
+                scheduler=str(self.args.lr_scheduler_type.value),
+                peak=1.0,
+                warmup_steps=self.args.get_warmup_steps(self._planned_steps),
+                total_steps=self._planned_steps,
+            )
+            changes = adjustments.relative(self._changes, float(self.args.learning_rate))
+            rate = adjustments.rates(plan, changes)
+            scheduler.lr_lambdas = [lambda step: rate(step) for _ in scheduler.lr_lambdas]
+        return scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._changes and checkpoint is not None:  # it holds the next rate as it was to be
+            scheduler: Any = self.lr_scheduler
+            pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            rates = [base * rate(scheduler.last_epoch) for base, rate in pairs]
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = rates
+
     # Checkpoints: this run's adapter alone, written beside the old ones and then renamed.
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -109,7 +152,7 @@ class AdapterTrainer(Trainer):
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
-        _keep_newest(folder)
+        _keep_newest(folder, self.good_until)
 
     def save_last_step(self) -> int:
         """Save after a step broke off, as of the last whole one; returns that step, or 0."""
@@ -117,6 +160,13 @@ class AdapterTrainer(Trainer):
         if not self.broke_between_corrections or step == 0:
             return 0
         self._save_checkpoint(self.model, None)
+        return step
+
+    def save_now(self) -> int:
+        """Save between two steps, once for each; returns the step."""
+        step = int(self.state.global_step)
+        if not (Path(str(self.args.output_dir)) / f"checkpoint-{step}").is_dir():
+            self._save_checkpoint(self.model, None)
         return step
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -142,14 +192,16 @@ class RunCallback(TrainerCallback):
         on_save: Callable[[int], None],
         evaluate_at: set[int],
         on_evaluate: Callable[[int], None],
-        deadline: float | None,
+        on_pause: Callable[[], None],
+        is_over: Callable[[], bool],
     ) -> None:
         self._ears = control
         self._on_step = on_step
         self._on_save = on_save
         self._evaluate_at = evaluate_at
         self._on_evaluate = on_evaluate
-        self._deadline = deadline
+        self._on_pause = on_pause
+        self._is_over = is_over
         self._began = 0.0
         self._seconds = 0.0
 
@@ -168,16 +220,25 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.synchronize(args.device)
         self._seconds = time.perf_counter() - self._began
-        out_of_time = self._deadline is not None and time.monotonic() > self._deadline
-        if self._ears.stop_requested or out_of_time:
-            control.should_training_stop = True
-            control.should_save = True
+        self._heed(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self._on_step(state.global_step, logs, self._seconds)
             if state.global_step in self._evaluate_at:
                 self._on_evaluate(state.global_step)
+                self._heed(control)
+            if self._ears.pause_requested:  # here a stop still ends the run at this very step
+                self._on_pause()
+                self._heed(control)
+
+    def _heed(self, control: Any) -> None:
+        """Do what was asked for meanwhile: a checkpoint, or a saved end."""
+        if self._ears.stop_requested or self._is_over() or self._ears.changes_wait:
+            control.should_training_stop = True  # after a change the run goes on from here
+            control.should_save = True
+        elif self._ears.take_save():
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_save(state.global_step)
@@ -235,7 +296,10 @@ def _unwrap(model: Any) -> PeftModel:
     return inner
 
 
-def _keep_newest(folder: Path) -> None:
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    for old in found[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old, ignore_errors=True)
+def _keep_newest(folder: Path, good_until: int | None) -> None:
+    found = {int(p.name.rsplit("-", 1)[1]): p for p in folder.glob("checkpoint-*")}
+    kept = sorted(found)[-KEPT_CHECKPOINTS:]
+    if good_until is not None:
+        kept += [max((step for step in found if step <= good_until), default=0)]
+    for old in found.keys() - set(kept):
+        shutil.rmtree(found[old], ignore_errors=True)

@@ -6,21 +6,28 @@ are off meanwhile; the active set from before returns whatever happens.
 
 import time
 from contextlib import suppress
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel
 
+from backend import adjustments
 from backend.engine import (
     adapters,
     attention,
     data,
     estimate,
+    guards,
     memory,
+    outcome,
     packing,
+    pausing,
     quantization,
+    samples,
     saving,
     steps,
     tokens,
+    watching,
 )
 from backend.engine.control import Control
 from backend.engine.failures import translate
@@ -30,13 +37,12 @@ from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
 from backend.engine.token_store import TokenStore
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
-from backend.errors import OutOfMemory, WorkbenchError
+from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run
 from backend.settings import Settings
 
-EVALUATIONS = 8
 EVALUATED_EXAMPLES = 200
 
 
@@ -94,17 +100,21 @@ class _Training:
         memory.reset_peak(base.device)
         self._prepare_data()
         active = list(self.session.active_ids)
+        self.norms = quantization.narrow_norms(base.model)
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = self._prepare_adapter()
                 checkpointing = self._choose_checkpointing(peft)
-                with steps.step_mode(base, checkpointing=checkpointing):
+                with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
             self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
-            state = "finished" if self.log.step >= self.total_steps else "stopped"
+            at_end = self.log.step >= self.total_steps
+            state = "finished" if at_end or self.early else "stopped"
+            self._take_best(peft)
             info = self._info(peft, state)
+            samples.note(self.session, self.log, self.held_out.documents, self.control)
             difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
@@ -116,7 +126,7 @@ class _Training:
         finally:
             self.session.settle()
         self.session.bring_back(active)  # a resumed run's own adapter may have been on
-        self.log.conclude(state, peak_memory=self.peak)
+        self.log.conclude(state, peak_memory=self.peak, early=self.early, kept=self.guards.kept)
         return self._result(info, difference)
 
     # -- preparation -----------------------------------------------------------------------------
@@ -137,7 +147,16 @@ class _Training:
         self.held_out = packing.evaluation_packs(
             corpus.held_out[:EVALUATED_EXAMPLES], request.tokens_per_step
         )
-        self.total_steps = total_steps(request, len(self.packs))
+        self.planned_steps = total_steps(request, len(self.packs))
+        self._plan_steps(adjustments.read(self.run.folder))
+
+    def _plan_steps(self, changes: list[adjustments.Adjustment]) -> None:
+        """Plan as many steps as the run makes with these changes, and the packs for them."""
+        self.changes = changes
+        own = watching.own_prompts(self.request.data) if self.request.watch is None else []
+        self.prompts = adjustments.watched(self.request.watch or own, changes)
+        self.total_steps = adjustments.total_steps(self.planned_steps, changes)
+        self.packs = packing.enough(self.packs, self.request, self.total_steps)
 
     def _prepare_adapter(self) -> PeftModel:
         """Put the run's adapter on the model, not active yet."""
@@ -189,10 +208,42 @@ class _Training:
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
-        trainer = self._trainer(peft)
-        self._run_trainer(trainer)
-        if self.log.step not in self._evaluate_at():
-            self._evaluate(self.log.step)
+        self.guards = guards.Guards(
+            self.request, self.log, lambda folder: adapters.write(peft, self.adapter_id, folder)
+        )
+        info = self._info(peft, pausing.HALF_TRAINED)
+        around = partial(pausing.aside, self.session, info, self.mode, self.norms)
+        self.watch = watching.Watch(
+            self.session, self.log, self.control, adapter_id=self.adapter_id, around=around
+        )
+        self.watch.choose(self.prompts)
+        seconds = self.settings.demo_seconds if self.settings.demo else None
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self._run_trainer(self._trainer(peft))
+        while self._adjusted():
+            self.checkpoint = self.run.latest_checkpoint()
+            self._run_trainer(self._trainer(peft))
+        in_time = self.log.step >= self.total_steps or self.control.stop_requested
+        self.early = "" if in_time else self.guards.verdict
+        if self.log.step not in guards.tests_at(self.total_steps):
+            self._look(self.log.step)
+
+    def _adjusted(self) -> bool:
+        """Take over what was changed while the run went on; tells whether it is to go on with it.
+
+        It goes on from the checkpoint of this very step, as a resumed run would.
+        """
+        asked = self.control.take_changes()
+        for wanted in asked:
+            change = adjustments.Adjustment(step=self.log.step, **wanted)
+            self._plan_steps(adjustments.add(self.run.folder, change))
+            text = adjustments.words(change, self.request.scheduler, self.total_steps)
+            self.log.adjusted(change, total_steps=self.total_steps, text=text)
+            if change.watch is not None:
+                self.watch.choose(change.watch)
+                self.watch.look(self.log.step)
+        goes_on = self.log.step < self.total_steps and not self.control.stop_requested
+        return bool(asked) and goes_on and not self.guards.verdict
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
         checkpoint = self.checkpoint
@@ -261,11 +312,12 @@ class _Training:
             self.control,
             on_step=self._on_step,
             on_save=self.log.saved,
-            evaluate_at=self._evaluate_at(),
-            on_evaluate=self._evaluate,
-            deadline=time.monotonic() + self.settings.demo_seconds if self.settings.demo else None,
+            evaluate_at=guards.tests_at(self.total_steps),
+            on_evaluate=self._look,
+            on_pause=lambda: self._pause(trainer),
+            is_over=lambda: bool(self.guards.verdict) or pausing.is_over(self.deadline),
         )
-        return AdapterTrainer(
+        trainer = self.trainer = AdapterTrainer(
             model=peft,
             base=self.session.base,
             adapter_id=self.adapter_id,
@@ -275,16 +327,33 @@ class _Training:
             arguments=arguments(
                 self.request,
                 folder=self.run.checkpoints,
-                total_steps=self.total_steps,
+                total_steps=self.planned_steps,
                 device=self.session.base.device.type,
             ),
             callbacks=[callback],
+            total_steps=self.total_steps,
+            changes=self.changes,
+        )
+        return trainer
+
+    def _pause(self, trainer: AdapterTrainer) -> None:
+        """Hold still until the run goes on or ends; the model answers meanwhile."""
+        pausing.hold(
+            self.control,
+            self.log,
+            info=self._info(trainer.peft, pausing.HALF_TRAINED),
+            save=trainer.save_now,
+            around=lambda info: pausing.aside(self.session, info, self.mode, self.norms),
+            deadline=self.deadline,
         )
 
-    def _evaluate_at(self) -> set[int]:
-        """Spread a handful of evaluations evenly over the run, the last at its end."""
-        every = max(1, self.total_steps // EVALUATIONS)
-        return {*range(every, self.total_steps - every // 2, every), self.total_steps}
+    def _look(self, step: int) -> None:
+        """Test what was learned, and let it answer what is watched."""
+        self._evaluate(step)
+        if self.evaluation is not None:
+            planned = step in guards.tests_at(self.total_steps)
+            self.guards.tested(step, self.evaluation, planned=planned)
+        self.watch.look(step)
 
     def _evaluate(self, step: int) -> None:
         if len(self.held_out):
@@ -298,32 +367,30 @@ class _Training:
         last = min(step * self.request.accumulation, len(self.packs))
         count = sum(self.packs.tokens(index) for index in range(first, last))
         self.log.stepped(step, logs, tokens=count, seconds=seconds)
+        try:
+            self.guards.stepped(step, logs["loss"])
+        except Diverged:
+            guards.drop_after(self.run.checkpoints, self.guards.good_until or 0)
+            raise
+        self.trainer.good_until = self.guards.good_until
 
     # -- the end ---------------------------------------------------------------------------------
 
+    def _take_best(self, peft: PeftModel) -> None:
+        """Put the best state into the place of the last one, if that is wanted."""
+        self.step = self.log.step
+        if (best := self.guards.take_best(peft, self.adapter_id)) is not None:
+            self.step, self.evaluation = best.step, best.evaluation
+            self.log.kept(best.evaluation)
+
     def _info(self, peft: PeftModel, state: str) -> AdapterInfo:
-        facts, request = self.session.base.facts, self.run.request
-        weights = adapters.weights(peft, self.adapter_id).values()
-        config = peft.peft_config[self.adapter_id]
-        before = self.session.library.by_id(self.adapter_id)
-        return AdapterInfo(
-            id=self.adapter_id,
-            name=before.name if before else self.request.name,  # a stopped run's may be renamed
-            colour=request.colour,
-            method=adapters.method_title(config),
-            rank=int(config.r),
-            strength="on-off" if config.use_dora else "any",
-            targets=tuple(sorted({str(name) for name in config.target_modules})),
-            parameters=sum(tensor.numel() for tensor in weights),
-            base_name=facts.name,
-            base_fingerprint=facts.fingerprint,
-            created=request.created,
-            run_id=self.run.id,
-            data=self.request.data,
+        return outcome.adapter_info(
+            self.session,
+            self.run,
+            peft,
             state=state,
-            steps=self.log.step,
-            evaluation_before=self.evaluation_before,
-            evaluation=self.evaluation,
+            steps=self.log.step if state == pausing.HALF_TRAINED else self.step,
+            evaluations=(self.evaluation_before, self.evaluation),
         )
 
     def _result(self, info: AdapterInfo, difference: float) -> RunResult:
@@ -333,6 +400,7 @@ class _Training:
             adapter=info.name,
             state="finished" if info.state == "finished" else "stopped",
             steps=self.log.step,
+            adapter_step=self.step,
             total_steps=self.total_steps,
             first_loss=losses[0] if losses else None,
             final_loss=losses[-1] if losses else None,

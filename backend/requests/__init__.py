@@ -23,11 +23,13 @@ from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
 from backend.requests.data import Columns, PrepareData, PreviewData
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
+from backend.requests.steering import Adjust
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
 from backend.requests.training import Lora, Preflight, Resume, Train
 
 __all__ = [
     "BY_NAME",
+    "Adjust",
     "BlendMethod",
     "Chat",
     "Columns",

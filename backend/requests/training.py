@@ -14,6 +14,7 @@ from backend.requests.data import (
     held_out_source,
     longest_example,
 )
+from backend.requests.watching import Prompts, watch_prompts
 
 
 class Lora(Request):
@@ -203,6 +204,23 @@ class Train(Request):
         le=1_000_000,
         step=1,
         help="How often the run is saved, so that it can be resumed after a crash.",
+    )
+    patience: int | None = knob(
+        None,
+        label="End early after",
+        unit="tests",
+        ge=1,
+        le=100,
+        help="Ends once held-out loss was no better in so many tests; empty never does.",
+    )
+    keep_best: bool = knob(
+        False,
+        label="Keep the best",
+        help="Takes the state with the lowest held-out loss as the adapter, and not the last.",
+    )
+    watch: Prompts | None = watch_prompts(
+        "Questions that base and adapter answer at each test. "
+        "Empty takes the one a bundled set brings.",
     )
     start_from: str | None = knob(
         None,

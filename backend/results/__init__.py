@@ -44,6 +44,7 @@ from backend.results.training import (
     RunResult,
     RunState,
     RunSummary,
+    Sample,
 )
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "RunResult",
     "RunState",
     "RunSummary",
+    "Sample",
     "SavedAdapter",
     "Scores",
     "SideAnswers",

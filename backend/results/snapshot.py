@@ -32,6 +32,13 @@ class JobInfo(Result):
     fraction: float | None
     seconds_left: float | None
     stopping: bool
+    paused: bool = False
+    pausing: bool = False
+    """A run was asked to pause, and finishes its step first."""
+    answering: str = ""
+    """The title of what uses the model while the run is paused; empty where it is free."""
+    half_trained: AdapterInfo | None = None
+    """The adapter of a paused run as it is now; it can be asked under its name."""
 
 
 class Notice(Result):

@@ -1,11 +1,14 @@
 """What learning comes to: a run before, while and after it goes on, and its data."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from backend.results.base import Problem, Result
 
+MOST_NATS = 700.0
+"""exp of more is no float any more."""
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted"]
 
 
@@ -143,6 +146,20 @@ class Evaluation(Result):
     examples: int
     tokens: int
 
+    @property
+    def perplexity(self) -> float:
+        """Among how many equally likely tokens the model chooses: exp of the loss."""
+        return math.exp(min(self.loss, MOST_NATS))
+
+
+class Sample(Result):
+    """A held-out example answered at the end of a run, beside the answer that it has."""
+
+    prompt: str
+    reference: str
+    base: str
+    adapter: str
+
 
 class RunResult(Result):
     """What a training run came to."""
@@ -151,6 +168,8 @@ class RunResult(Result):
     adapter: str
     state: RunState
     steps: int
+    adapter_step: int = 0
+    """The step whose state the adapter is: the last, or the best."""
     total_steps: int
     first_loss: float | None
     final_loss: float | None
@@ -174,6 +193,8 @@ class RunSummary(Result):
     name: str
     adapter_id: str
     state: RunState
+    paused: bool = False
+    """Whether it holds still until somebody lets it go on."""
     colour: str
     data: str
     base_name: str

@@ -19,6 +19,7 @@ from backend.events import EventWriter
 from backend.library import new_adapter_id
 from backend.quantizations import QUANTIZATIONS, SPEEDS
 from backend.runs import Run
+from tests.ui import fake_pause
 from tests.ui.fake_facts import FACTS, STATS, evaluation
 
 Message = dict[str, Any]
@@ -34,19 +35,24 @@ class FakeEngine:
         self.active: list[tuple[str, float]] = []
         self.stopped = threading.Event()
         self.died = False
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.wishes: list[str] = []
+        self.inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        if "control" in message:
+        if message.get("control") == "adjust":
+            self.service.adjusted.append(message["changes"])
+        elif message.get("control") in ("pause", "resume", "save"):
+            self.wishes.append(message["control"])
+        elif "control" in message:
             self.stopped.set()
         else:
-            self._inbox.put(message)
+            self.inbox.put(message)
 
     def close(self) -> None:
         self.stopped.set()
-        self._inbox.put(None)
+        self.inbox.put(None)
         self._thread.join(10)
 
     def kill(self) -> bool:
@@ -58,22 +64,22 @@ class FakeEngine:
         return 412 * 1024**2
 
     def _loop(self) -> None:
-        while (message := self._inbox.get()) is not None and not self.died:
+        while (message := self.inbox.get()) is not None and not self.died:
             request = rq.parse(message["op"], message["request"])
             try:
-                result = self._handle(request, message)
+                result = self.answer(request, message)
             except errors.WorkbenchError as error:
                 self.stopped.clear()
-                self._say(message, type="error", error=error.to_dict())
+                self.say(message, type="error", error=error.to_dict())
             else:
                 if self.died:
                     break
                 self.stopped.clear()
-                self._say(message, type="result", result=result.model_dump(mode="json"))
+                self.say(message, type="result", result=result.model_dump(mode="json"))
         if self.died:
             self.service.engine._on_worker_exit("it was killed")
 
-    def _handle(self, request: rq.Request, message: Message) -> rs.Result:
+    def answer(self, request: rq.Request, message: Message) -> rs.Result:
         scripted = self.service.script.get(message["op"])
         if scripted is not None:
             outcome = scripted(request)
@@ -83,7 +89,7 @@ class FakeEngine:
         handler: Callable[..., rs.Result] = getattr(self, "_" + message["op"].replace("-", "_"))
         return handler(request, message)
 
-    def _say(self, message: Message, **reply: Any) -> None:
+    def say(self, message: Message, **reply: Any) -> None:
         self.service.engine._on_message({"id": message["id"], **reply})
 
     def _session(self) -> None:
@@ -93,7 +99,7 @@ class FakeEngine:
     # -- operations ------------------------------------------------------------------------------
 
     def _load_model(self, request: rq.LoadModel, message: Message) -> rs.Result:
-        self._say(message, type="progress", text="reading weights", fraction=0.5, seconds_left=None)
+        self.say(message, type="progress", text="reading weights", fraction=0.5, seconds_left=None)
         time.sleep(self.service.load_seconds)
         self.base = FACTS.model_copy(update={"name": request.source, "source": request.source})
         self.active = []
@@ -210,11 +216,21 @@ class FakeEngine:
                 self._save(run, events, step)
                 events.write("evaluation", step=step, loss=loss + 0.05, exact_match=step / total)
             run.update(step=step, loss=loss, tokens_per_second=1020.0, trained_seconds=step * 0.3)
-            self._say(message, type="progress", text="", fraction=step / total, seconds_left=left)
+            self.say(message, type="progress", text="", fraction=step / total, seconds_left=left)
+            self._heed(run, events, step, message)
         if self.died:
             events.close()
             return rs.Unloaded(freed_bytes=0)
         return self._conclude(run, events, step, total)
+
+    def _heed(self, run: Run, events: EventWriter, step: int, message: Message) -> None:
+        """Save or pause, as asked; while paused, whoever asks something is answered."""
+        while self.wishes:
+            word = self.wishes.pop(0)
+            if word != "resume":
+                self._save(run, events, step)
+            if word == "pause":
+                fake_pause.hold(self, run, events, step, message)
 
     def _save(self, run: Run, events: EventWriter, step: int) -> None:
         (run.checkpoints / f"checkpoint-{step}").mkdir(exist_ok=True)
@@ -266,7 +282,7 @@ class FakeEngine:
         for word in answer.split(" "):
             if self.stopped.is_set():
                 break
-            self._say(message, type="piece", text=word + " ")
+            self.say(message, type="piece", text=word + " ")
             time.sleep(self.service.word_seconds)
         return rs.Answer(text=answer, tokens=len(answer), seconds=0.1)
 
@@ -283,7 +299,7 @@ class FakeEngine:
             for column, each in enumerate(words):
                 if number < len(each):
                     piece = each[number] + " "
-                    self._say(message, type="piece", text=piece, column=column)
+                    self.say(message, type="piece", text=piece, column=column)
             time.sleep(self.service.word_seconds)
         whole = [rs.Answer(text=text, tokens=len(text), seconds=0.1) for text in texts]
         return rs.SideAnswers(answers=whole, batched=len(whole))
@@ -298,7 +314,7 @@ class FakeEngine:
                 raise errors.Stopped("Stopped, as asked. Nothing was changed.")
             text = f"Writing file {1 + number // 6} of 2"
             left = (10 - number) * self.service.step_seconds
-            self._say(message, type="progress", text=text, fraction=number / 10, seconds_left=left)
+            self.say(message, type="progress", text=text, fraction=number / 10, seconds_left=left)
         return rs.Merged(
             path=request.destination,
             bytes=15_397_181,
@@ -344,6 +360,7 @@ class FakeService(Service):
         self.step_seconds = step_seconds
         self.load_seconds = load_seconds
         self.word_seconds = word_seconds
+        self.adjusted: list[dict[str, Any]] = []
         self.script: dict[str, Callable[[Any], rs.Result | errors.WorkbenchError]] = {}
         inline = settings.model_copy(update={"runtime": "inline"})
         super().__init__(inline, start_engine=self._fake_engine)

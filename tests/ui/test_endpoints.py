@@ -17,7 +17,7 @@ PUBLIC = {
     *("/delete_adapter", "/restore_adapter", "/rename_adapter", "/convert_adapter"),
     *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
     *("/compare", "/score", "/next_token", "/chat", "/quantization_table"),
-    *("/snapshot", "/runs", "/events", "/stop"),
+    *("/snapshot", "/runs", "/events", "/stop", "/pause", "/unpause", "/save_now", "/adjust"),
 }
 
 

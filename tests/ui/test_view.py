@@ -207,7 +207,7 @@ def test_the_chart_title_states_the_finding(
 def test_the_bar_shows_progress_and_how_to_stop() -> None:
     said = words(bar(snapshot(phase="training", job=job())))
     assert "Training pirate" in said
-    assert "63 % 25 s left Stop" in said
+    assert "63 % 25 s left Pause Save now Stop" in said
     assert "412 MB of 24 GB" in said
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, errors, usual_rate
+from backend import METHODS, Event, errors, usual_rate
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, view
+from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
+from ui.evaluation_view import evaluation_view
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
@@ -20,6 +22,7 @@ from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
+from ui.watch_strip import strip, warning
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
@@ -112,6 +115,7 @@ class TrainTab:
             empty="The loss curve appears here once a run has started.",
         )
         self.stage = safe_view(view.stage(None, None, None), label="The run")
+        self.adjust = AdjustPanel(self.bench)
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -135,7 +139,7 @@ class TrainTab:
         """What `show` draws."""
         return [
             self.card, self.go, self.check_key, self.chart, self.stage,
-            self.form.components["start_from"],
+            self.form.components["start_from"], *self.adjust.drawn,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
@@ -180,7 +184,7 @@ class TrainTab:
             [self.dismissed, self.method, *self.form.components.values()],
             **quiet,
         )
-        return [started, mended, acted]
+        return [started, mended, acted, *self.adjust.connect(quiet)]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -334,6 +338,7 @@ class TrainTab:
     def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = self.bench.on_stage(snapshot, dismissed)
+        events = self.bench.service.events(run.id) if run else []
         ready = view.readiness(snapshot, check)
         bases = [("a fresh adapter", ""), *((a.name, a.name) for a in view.fitting(snapshot))]
         return {
@@ -346,7 +351,8 @@ class TrainTab:
             self.check_key: self._check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
             self.chart: self._chart(run),
-            self.stage: self._stage(snapshot, run),
+            self.stage: self._stage(snapshot, run, events),
+            **self.adjust.show(snapshot, run, events),
         }
 
     def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
@@ -364,16 +370,19 @@ class TrainTab:
             return chart_value(None)
         return chart_value(run.id, run.colour, run.state in ("queued", "running"))
 
-    def _stage(self, snapshot: rs.Snapshot, run: rs.RunSummary | None) -> Node:
+    def _stage(self, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]) -> Node:
         if run is None:
             return view.stage(None, None, None)
         adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
         live = None
         if run.state in ("queued", "running"):
-            live = view.live_numbers(run, self.bench.service.events(run.id))
+            live = view.live_numbers(run, events)
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
-        return view.stage(run, live, adapter, diverged_at=rate if diverged else None)
+        stage = view.stage(run, live, adapter, diverged_at=rate if diverged else None)
+        before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
+        figures = evaluation_view(before, after, events) if run.state == "finished" else None
+        return el("div", stage, warning(events), figures, strip(events, run.colour))
 
 
 def resume_run(bench: Bench, run_id: str) -> None:

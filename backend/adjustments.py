@@ -1,0 +1,141 @@
+"""What was changed in a run while it went on, kept in its folder, so that a resumed run keeps it.
+
+A run's learning rate is a pure function of its step, the settings it began with, and these changes:
+a run that is resumed from before a change makes it again at the same step.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from backend.storage import write_text
+
+FILE = "adjustments.json"
+Rate = Callable[[int], float]
+
+
+class Adjustment(BaseModel):
+    """A change that holds for the steps after `step`; `total_steps` counts from the start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    learning_rate: float | None = None
+    total_steps: int | None = None
+    watch: list[str] | None = None
+
+    @property
+    def changes_rate(self) -> bool:
+        """Whether the learning rate of a later step is another one now."""
+        return self.learning_rate is not None or self.total_steps is not None
+
+
+_LIST = TypeAdapter(list[Adjustment])
+
+
+def read(folder: Path) -> list[Adjustment]:
+    """Return the changes of the run in this folder, in order."""
+    try:
+        return _LIST.validate_json((folder / FILE).read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+def add(folder: Path, change: Adjustment) -> list[Adjustment]:
+    """Note one more change; of several after the same step, what was said last holds."""
+    changes = [*(each for each in read(folder) if each.step <= change.step), change]
+    write_text(folder / FILE, _LIST.dump_json(changes, indent=1).decode())
+    return changes
+
+
+def total_steps(planned: int, changes: list[Adjustment]) -> int:
+    """Return how many steps a run makes that was planned for so many."""
+    wanted = [each for each in changes if each.total_steps is not None]
+    return max(wanted[-1].total_steps or 0, wanted[-1].step) if wanted else planned
+
+
+def watched(prompts: list[str], changes: list[Adjustment]) -> list[str]:
+    """Return the prompts that a run watches which began with these."""
+    wanted = [each.watch for each in changes if each.watch is not None]
+    return wanted[-1] if wanted else prompts
+
+
+class Plan(NamedTuple):
+    """The schedule that a run began with; `rate` gives the learning rate of a step, from 0.
+
+    Rates may be in any unit: of a run's own peak, say, which is 1 then.
+    """
+
+    rate: Rate
+    scheduler: str
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+
+def rates(plan: Plan, changes: list[Adjustment]) -> Rate:
+    """Return the learning rate of each step, counted from 0, as the changes make it.
+
+    A new rate starts the schedule anew: from it to zero at the last step. Another number of steps
+    stretches what is under way, as if it had been planned so.
+    """
+    rate, total = plan.rate, plan.total_steps
+    start, value = plan.warmup_steps, plan.peak
+    for change in (each for each in changes if each.changes_rate):
+        total = total_steps(total, [change])
+        if change.learning_rate is not None:
+            start, value = change.step, change.learning_rate
+        rate = _from(change.step, rate, _leg(plan, start=start, value=value, end=total))
+    return rate
+
+
+def relative(changes: list[Adjustment], peak: float) -> list[Adjustment]:
+    """Return the changes with their learning rates as parts of a peak."""
+    return [
+        each
+        if each.learning_rate is None
+        else each.model_copy(update={"learning_rate": each.learning_rate / peak})
+        for each in changes
+    ]
+
+
+def words(change: Adjustment, scheduler: str, total: int) -> str:
+    """Say what a change does, and how the learning rate goes on."""
+    if not change.changes_rate:
+        return "Other prompts are watched."
+    if change.learning_rate is None:
+        return f"The run ends at step {total:,}, with the learning rate as if planned so."
+    return (
+        f"Learning rate {change.learning_rate:g} from step {change.step + 1:,} on, "
+        f"{_GOES_ON[scheduler]} step {total:,}."
+    )
+
+
+def _from(step: int, before: Rate, after: Rate) -> Rate:
+    return lambda now: before(now) if now < step else after(now)
+
+
+def _leg(plan: Plan, *, start: int, value: float, end: int) -> Rate:
+    shape, length = _SHAPES[plan.scheduler], max(end - start, 1)
+
+    def rate(now: int) -> float:
+        if now < start:  # still in the warm-up
+            return plan.rate(now)
+        return value * shape(min((now - start) / length, 1.0))
+
+    return rate
+
+
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+    "constant": lambda done: 1.0,
+}
+_GOES_ON = {
+    "linear": "falling evenly to zero at",
+    "cosine": "falling gently to zero at",
+    "constant": "the same until",
+}

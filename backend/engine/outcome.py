@@ -1,0 +1,43 @@
+"""What a run comes to: how its adapter is described."""
+
+from peft import PeftModel
+
+from backend.engine import adapters
+from backend.engine.session import Session
+from backend.results import AdapterInfo, Evaluation
+from backend.runs import Run
+
+
+def adapter_info(
+    session: Session,
+    run: Run,
+    peft: PeftModel,
+    *,
+    state: str,
+    steps: int,
+    evaluations: tuple[Evaluation | None, Evaluation | None],
+) -> AdapterInfo:
+    """Describe a run's adapter; `evaluations` are the base's and its own."""
+    base, request = session.base.facts, run.request
+    train, adapter_id = request.train, request.adapter_id
+    config = peft.peft_config[adapter_id]
+    before = session.library.by_id(adapter_id)
+    return AdapterInfo(
+        id=adapter_id,
+        name=before.name if before else train.name,  # a stopped run's may be renamed
+        colour=request.colour,
+        method=adapters.method_title(config),
+        rank=int(config.r),
+        strength="on-off" if config.use_dora else "any",
+        targets=tuple(sorted({str(name) for name in config.target_modules})),
+        parameters=sum(tensor.numel() for tensor in adapters.weights(peft, adapter_id).values()),
+        base_name=base.name,
+        base_fingerprint=base.fingerprint,
+        created=request.created,
+        run_id=run.id,
+        data=train.data,
+        state=state,
+        steps=steps,
+        evaluation_before=evaluations[0],
+        evaluation=evaluations[1],
+    )

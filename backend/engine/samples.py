@@ -1,0 +1,76 @@
+"""A few held-out examples answered by base and adapter, beside the answers that they have."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from backend.engine import answers
+from backend.engine.control import Control
+from backend.engine.failures import translate
+from backend.engine.run_log import RunLog
+from backend.engine.session import Session
+from backend.engine.tokens import Tokens
+from backend.errors import WorkbenchError
+from backend.results import Sample
+
+MOST = 3
+LONGEST_ANSWER = 64
+
+
+class _Asked(NamedTuple):
+    """The beginning of a held-out example, and its first answer, as token ids."""
+
+    prompt: list[int]
+    reference: list[int]
+
+
+def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control: Control) -> None:
+    """Note what is answered to the first few examples that ask something, in the likeliest words.
+
+    A run that is stopped ends without: it is to end soon.
+    """
+    asked = [found for found in map(_asked, documents) if found is not None][:MOST]
+    if not asked or control.stop_requested:
+        return
+    adapter_id = run_log.run.request.adapter_id
+    questions = [
+        answers.Question([], variant, seed=0, prompt=each.prompt)
+        for variant in ([], [(adapter_id, 1.0)])
+        for each in asked
+    ]
+    settings = answers.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
+    try:
+        found, _ = answers.answer(session, questions, settings, control, lambda number, text: None)
+    except (WorkbenchError, RuntimeError, MemoryError) as error:
+        run_log.notice(f"The held-out examples were not answered: {translate(error)}")
+        return  # a run does not fail for them
+    if control.stop_requested:
+        return
+    of_base, of_adapter = found[: len(asked)], found[len(asked) :]
+    for each, base, adapter in zip(asked, of_base, of_adapter, strict=True):
+        run_log.sampled(
+            Sample(
+                prompt=_text(session, each.prompt),
+                reference=_text(session, each.reference),
+                base=base.text,
+                adapter=adapter.text,
+            )
+        )
+
+
+def _asked(document: Tokens) -> _Asked | None:
+    """Cut a document before its first answer; None where it is plain text, or was cut short."""
+    learned = np.flatnonzero(document.learned)
+    if document.cut or not len(learned) or learned[0] < 2:
+        return None
+    start = int(learned[0])
+    rest = np.flatnonzero(~document.learned[start:])
+    end = start + int(rest[0]) if len(rest) else len(document)
+    return _Asked(document.ids[:start].tolist(), document.ids[start:end].tolist())
+
+
+def _text(session: Session, ids: list[int]) -> str:
+    text: str = session.base.tokenizer.decode(torch.tensor(ids), skip_special_tokens=True)
+    return text.strip()

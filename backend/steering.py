@@ -1,0 +1,91 @@
+"""What can be said to a run while it goes on: pause, go on, save now, other settings.
+
+Words travel to the engine at once and take effect at the end of the step that is being computed.
+Where no run goes on, nothing happens, except that there is nothing to adjust.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import Busy, InvalidRequest, NotFound
+from backend.jobs import Job
+from backend.operations import WHILE_PAUSED
+from backend.requests import Adjust, Request
+from backend.results import AdapterInfo
+
+if TYPE_CHECKING:
+    from backend.engine_link import EngineLink
+
+
+class Steering:
+    """The wheel of the run that goes on, if one does."""
+
+    def __init__(self, engine: "EngineLink") -> None:
+        self._engine = engine
+
+    def pause(self) -> None:
+        """Let the run hold still after this step; its memory is kept and its model answers."""
+
+        def ask(job: Job) -> None:
+            job.wish = "" if job.paused else "pause"
+            self._engine.tell(job, "pause")
+
+        self._with_run(ask)
+
+    def resume(self) -> None:
+        """Let a paused run go on, exactly as if it had never paused."""
+
+        def ask(job: Job) -> None:
+            job.wish = "resume"  # also where the engine is just about to say that it paused
+            self._engine.tell(job, "resume")
+
+        self._with_run(ask)
+
+    def save_now(self) -> None:
+        """Let the run write a checkpoint after this step, beside its usual ones."""
+        self._with_run(lambda job: self._engine.tell(job, "save"))
+
+    def adjust(self, request: Adjust) -> None:
+        """Change the run that goes on from its next step; raises where that cannot be."""
+        engine = self._engine
+        with engine.lock:
+            job = engine.current
+            if job is None or job.run_id is None or job.stops:
+                raise NotFound("No run goes on that could be changed.", cure="Start one first.")
+            step = engine.runs.get(job.run_id).status().step
+            if request.total_steps is not None and request.total_steps <= step:
+                raise InvalidRequest(
+                    f"The run is at step {step:,}, so it cannot end at step "
+                    f"{request.total_steps:,}.",
+                    cure=f"Give at least {step + 1:,}, or stop the run.",
+                )
+            engine.tell(job, "adjust", changes=request.model_dump(exclude_none=True))
+
+    def _with_run(self, act: Callable[[Job], None]) -> None:
+        with self._engine.lock:
+            job = self._engine.current
+            if job is not None and job.run_id is not None and not job.stops:
+                act(job)
+
+
+def require_open(current: Job | None, guest: Job | None, request: Request | None) -> None:
+    """Raise Busy where the model is not free: a paused run leaves it to who only asks something."""
+    if current is None:
+        return
+    is_open = current.paused and current.wish != "resume" and not current.stops
+    if guest is not None or not is_open:
+        title = (guest or current).title
+        raise Busy(f"{title} is still going on.", cure="Wait for it or stop it.")
+    if not isinstance(request, WHILE_PAUSED):
+        raise Busy(
+            f"{current.title} is paused, and the model only answers meanwhile.",
+            cure="Let it go on and wait for it, or stop it.",
+        )
+
+
+def hear(job: Job, message: dict[str, Any]) -> None:
+    """Take over what the engine says of a run: that it holds still, or that it goes on."""
+    paused = message["type"] == "paused"
+    job.half_trained = AdapterInfo.model_validate(message["adapter"]) if paused else None
+    if job.wish == ("pause" if paused else "resume"):
+        job.wish = ""

@@ -1,0 +1,61 @@
+"""What was learned, in figures and in examples: the base's beside the adapter's."""
+
+from collections.abc import Sequence
+
+from backend import Event
+from backend import results as rs
+from ui import text
+from ui.safe_view import Node, el
+from ui.tables import cell, table
+
+
+def evaluation_view(
+    before: rs.Evaluation | None, after: rs.Evaluation | None, events: Sequence[Event]
+) -> Node | None:
+    """Show how well held-out examples are answered; nothing where none were held out."""
+    if before is None or after is None:
+        return None
+    return el("div", _figures(before, after), _samples(events), cls="aw-evaluation")
+
+
+def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
+    rows = [
+        _row("Loss (nats per token)", f"{before.loss:.3f}", f"{after.loss:.3f}"),
+        _row("Perplexity", _perplexity(before), _perplexity(after)),
+        _row(
+            "Right tokens", text.percent(before.token_accuracy), text.percent(after.token_accuracy)
+        ),
+        _row("Exact match", text.percent(before.exact_match), text.percent(after.exact_match)),
+    ]
+    title = f"On {text.plural(after.examples, 'held-out example')}"
+    return el("div", el("h3", title), table(title, ("", "Base", "Adapter"), rows))
+
+
+def _row(name: str, base: str, adapter: str) -> Node:
+    return el("tr", cell("", name), cell("Base", base), cell("Adapter", el("strong", adapter)))
+
+
+def _perplexity(evaluation: rs.Evaluation) -> str:
+    value = evaluation.perplexity
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def _samples(events: Sequence[Event]) -> Node | None:
+    """Show the examples of the run's end; a resumed run has them of its last end only."""
+    last = max((event.step or 0 for event in events if event.type == "sample"), default=0)
+    found = [event for event in events if event.type == "sample" and (event.step or 0) == last]
+    if not found:
+        return None
+    rows = [
+        el(
+            "tr",
+            cell("Asked", event.prompt or ""),
+            cell("Held out", event.reference or ""),
+            cell("Base", event.base or ""),
+            cell("Adapter", el("strong", event.text or "")),
+        )
+        for event in found
+    ]
+    title = "What they say to held-out examples"
+    heads = ("Asked", "Held out", "Base", "Adapter")
+    return el("div", el("h3", title), table(title, heads, rows))

@@ -1,0 +1,103 @@
+"""What a run says now: the answers to its watched prompts over time, as a tree for `safe_view`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from backend import Event
+from ui import text
+from ui.safe_view import Node, el
+from ui.session_bar import BASE_COLOUR
+
+NEWEST = 2
+"""Answers that are shown at once; earlier ones open on request."""
+
+
+class Said(NamedTuple):
+    """One answer, and the tests at which it was the same."""
+
+    first: int
+    last: int
+    answer: str
+
+
+class Watched(NamedTuple):
+    """One prompt with the base's answer and the adapter's, in order."""
+
+    prompt: str
+    base: str | None
+    said: tuple[Said, ...]
+
+
+def watched(events: Sequence[Event]) -> list[Watched]:
+    """Collect the answers of a run; what a resume made void is left out."""
+    answers: list[tuple[str, int, str]] = []
+    for event in events:
+        if event.type == "resumed":
+            answers = [each for each in answers if each[1] <= (event.step or 0)]
+        elif event.type == "answer" and event.prompt is not None:
+            answers.append((event.prompt, event.step or 0, event.text or ""))
+    prompts = dict.fromkeys(prompt for prompt, _, _ in answers)
+    return [_watched(prompt, answers) for prompt in prompts]
+
+
+def _watched(prompt: str, answers: list[tuple[str, int, str]]) -> Watched:
+    mine = [(step, answer) for each, step, answer in answers if each == prompt]
+    base = next((answer for step, answer in mine if step == 0), None)
+    said: list[Said] = []
+    for step, answer in (each for each in mine if each[0] > 0):
+        if said and said[-1].answer == answer:
+            said[-1] = said[-1]._replace(last=step)
+        else:
+            said.append(Said(step, step, answer))
+    return Watched(prompt, base, tuple(said))
+
+
+def strip(events: Sequence[Event], colour: str) -> Node | None:
+    """Draw what the watched prompts were answered: the base, then the adapter as it learned."""
+    found = watched(events)
+    if not found:
+        return None
+    return el(
+        "div",
+        el("h3", "What it says now"),
+        *(_prompt(each, colour) for each in found),
+        cls="aw-watch",
+    )
+
+
+def warning(events: Sequence[Event]) -> Node | None:
+    """Show the last thing that a run warned of in the steps that count."""
+    text = None
+    for event in events:
+        if event.type in ("warning", "resumed", "started"):
+            text = event.text if event.type == "warning" else None
+    return el("div", el("p", text), cls="aw-note warn aw-warned", role="status") if text else None
+
+
+def _prompt(each: Watched, colour: str) -> Node:
+    newest, earlier = each.said[-NEWEST:], each.said[:-NEWEST]
+    base = [] if each.base is None else [_row("base", each.base, BASE_COLOUR)]
+    return el(
+        "div",
+        el("p", f"\u201c{each.prompt}\u201d", cls="aw-watch-prompt"),
+        el("dl", *base, *(_row(_when(said), said.answer, colour) for said in newest)),
+        _earlier(earlier, colour) if earlier else None,
+        cls="aw-watch-one",
+    )
+
+
+def _earlier(said: Sequence[Said], colour: str) -> Node:
+    rows = [_row(_when(each), each.answer, colour) for each in said]
+    title = text.plural(len(said), "earlier answer")
+    return el("details", el("summary", title), el("dl", *rows), cls="aw-details")
+
+
+def _row(when: str, answer: str, colour: str) -> Node:
+    dot = el("span", cls="aw-dot", colour=colour, aria_hidden="true")
+    return el("div", el("dt", dot, when), el("dd", answer or "(nothing)"))
+
+
+def _when(said: Said) -> str:
+    if said.first == said.last:
+        return f"step {text.count(said.first)}"
+    return f"steps {text.count(said.first)} to {text.count(said.last)}"
