@@ -52,5 +52,6 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         rs.QuantizationTable, None, lambda r: f"Comparing quantisations of {r.source}"
     ),
     rq.Preflight: Operation(rs.PreflightReport, None, lambda r: "Checking a run"),
+    rq.ExportRun: Operation(rs.ExportedRun, None, lambda r: "Exporting a run"),
     rq.PreviewData: Operation(rs.DataPreview, None, lambda r: "Looking at data"),
 }

@@ -21,6 +21,8 @@ from backend.errors import Busy, InvalidRequest, NotFound
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
+from backend.plain_script import script_of
+from backend.run_commands import commands_of
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
@@ -70,6 +72,8 @@ class Service:
         check_caller(request, self.settings, caller)
         if isinstance(request, rq.Merge):
             request = self._checked_merge(request)
+        if isinstance(request, rq.ExportRun):
+            check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
@@ -166,6 +170,28 @@ class Service:
         merging.check_variant(request.variant, base, self.library)
         merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
         return merging.measure(request, base, self.library)
+
+    def run_commands(self, run_id: str) -> rs.RunCommands:
+        """Return the lines that repeat a run from the command line; raises NotFound."""
+        run = self.runs.get(run_id)
+        return commands_of(run, self.settings, free=self.free_name(run.request.train.name))
+
+    def run_script(self, run_id: str) -> str:
+        """Return a run as a script of plain PEFT; raises where none can repeat it."""
+        run, base = self.runs.get(run_id), self.engine.base
+        same = base is not None and base.fingerprint == run.request.base_fingerprint
+        return script_of(run, self.library, base.path if base is not None and same else "")
+
+    # -- tidying ---------------------------------------------------------------------------------
+
+    def annotate(self, run_id: str, text: str) -> None:
+        """Keep a note on a run, in its folder; raises InvalidRequest or NotFound."""
+        self.runs.get(run_id).write_note(text)
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run's folder for good; its adapter stays. Raises Busy or NotFound."""
+        with self.engine.lock:
+            self.runs.delete(run_id)
 
     def add_upload(self, path: Path, name: str) -> Path:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""

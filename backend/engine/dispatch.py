@@ -21,6 +21,7 @@ from backend.engine import (
     base_folder,
     combine,
     conversion,
+    exporting,
     hotswap,
     lifecycle,
     memory,
@@ -82,6 +83,7 @@ class Engine:
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "merge": self._merge,
+            "export-run": self._export_run,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -258,6 +260,11 @@ class Engine:
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
         base = rs.ModelFacts.model_validate(message["base"])
         return merge.merge(request, control, library=self.library, base=base)
+
+    def _export_run(self, request: rq.ExportRun, control: Control, message: Any) -> rs.Result:
+        base = message["base"] and rs.ModelFacts.model_validate(message["base"])
+        run = self.runs.get(request.run_id)
+        return exporting.export(request, control, run=run, library=self.library, base=base)
 
 
 def quiet_libraries() -> None:

@@ -223,6 +223,7 @@ class _Training:
         self.run.update(
             predicted_memory_bytes=estimate.estimate(shape, setup).run,
             quantization=facts.quantization,
+            stored_precision=facts.precision,
         )
         return setup.exact and setup.device == "cpu"
 

@@ -23,7 +23,7 @@ from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
-from backend.requests.training import Lora, Preflight, PreviewData, Resume, Train
+from backend.requests.training import ExportRun, Lora, Preflight, PreviewData, Resume, Train
 
 __all__ = [
     "BY_NAME",
@@ -34,6 +34,7 @@ __all__ = [
     "ConvertAdapter",
     "DeleteAdapter",
     "EndHotswap",
+    "ExportRun",
     "Hotswap",
     "InspectAdapter",
     "LoadAdapter",
@@ -89,7 +90,9 @@ ModelRequest = (
 )
 """Operations on the session's model: one at a time."""
 
-SideRequest = Preflight | PreviewData | InspectAdapter | Similarity | Merge | QuantizationTable
+SideRequest = (
+    Preflight | PreviewData | InspectAdapter | Similarity | Merge | QuantizationTable | ExportRun
+)
 """Operations that never change the session: never Busy."""
 
 BY_NAME: dict[str, type[Request]] = {

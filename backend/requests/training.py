@@ -251,9 +251,25 @@ class PreviewData(Request):
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
 
 
+def _run_id() -> Any:
+    return knob(
+        label="Run", max_length=100, pattern=r"^[A-Za-z0-9_-]+$", help="The run's id, from Runs."
+    )
+
+
 class Resume(Request):
     """Go on with a stopped or interrupted run from its last checkpoint."""
 
-    run_id: str = knob(
-        label="Run", max_length=100, pattern=r"^[A-Za-z0-9_-]+$", help="The run's id, from Runs."
+    run_id: str = _run_id()
+
+
+class ExportRun(Request):
+    """Write a run into a folder that stands alone, with a script that repeats it."""
+
+    run_id: str = _run_id()
+    destination: str = knob(
+        label="Folder",
+        min_length=1,
+        max_length=1000,
+        help="A new folder: request, events, log, adapter and script are written to it.",
     )

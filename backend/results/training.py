@@ -110,6 +110,27 @@ class RunResult(Result):
     preparation: str = ""
 
 
+class ExportedRun(Result):
+    """A run that was written into a folder; `notes` say what could not be part of it."""
+
+    path: str
+    files: list[str]
+    bytes: int
+    notes: list[str]
+
+
+class RunCommands(Result):
+    """How a run is repeated from the command line."""
+
+    base: str
+    """Loads the base that the run was on."""
+    fields: str
+    """The run with its settings as options."""
+    file: str
+    """The run from the request in its folder; the same."""
+    note: str
+
+
 class RunSummary(Result):
     """One run as its folder tells it."""
 
@@ -131,6 +152,8 @@ class RunSummary(Result):
     exact_match: float | None = None
     tokens_per_second: float | None = None
     seconds: float = 0.0
+    predicted_seconds: float | None = None
+    """Training time as predicted after the first steps."""
     message: str = ""
     cure: str = ""
     error: str = ""
@@ -142,3 +165,5 @@ class RunSummary(Result):
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
     resumable: bool = False
+    note: str = ""
+    """What somebody wrote about it."""

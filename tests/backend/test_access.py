@@ -36,6 +36,7 @@ def requests_for(path: str) -> list[rq.Request]:
         rq.LoadAdapter(source=path),
         rq.SaveAdapter(name="x", destination=path),
         rq.Merge(variant=[("x", 1.0)], destination=path),
+        rq.ExportRun(run_id="x", destination=path),
     ]
 
 
