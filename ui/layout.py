@@ -95,6 +95,8 @@ class Page:
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
                 self.draw, **drawing
             )
+        form = [self.train.method, *self.train.form.components.values()]
+        self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
         demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
             self.draw, **drawing
         ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
@@ -150,6 +152,13 @@ class Page:
         if act != "try":
             return gr.skip(), gr.skip()
         return go_to("chat"), self.chat.try_it(name) or gr.skip()
+
+    def start_again(self, event: gr.EventData) -> dict[Any, Any]:
+        """Fill the form with a run's settings and go there."""
+        act, run_id = clicked(event)
+        if act != "again":
+            return {self.tabs: gr.skip()}
+        return {self.tabs: go_to("train"), **self.train.refill(run_id)}
 
 
 def go_to(tab: str) -> Any:

@@ -5,7 +5,6 @@ from pathlib import Path
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
-from ui.feedback import folded
 from ui.forms import field_of, label_of, shown
 from ui.safe_view import Child, Node, button, chip, el, facts
 from ui.view import STATES
@@ -117,7 +116,13 @@ def _log(file: Path) -> Node:
             said = stream.read().decode("utf-8", errors="replace").strip()
     except OSError:
         said = ""
-    return folded("Log", said or "Nothing was printed.")
+    return el(
+        "details",
+        el("summary", "Log"),
+        el("p", str(file), cls="aw-path"),
+        el("pre", said or "Nothing was printed."),
+        cls="aw-details",
+    )
 
 
 def _settings(train: rq.Train) -> Node:

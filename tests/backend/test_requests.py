@@ -8,7 +8,16 @@ from pydantic import BaseModel
 from backend import requests as rq
 from backend.errors import InvalidRequest
 
-FORMS = (rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.Resume, rq.ExportRun, rq.SaveAdapter)
+FORMS = (
+    rq.Lora,
+    rq.LoadModel,
+    rq.Train,
+    rq.Preflight,
+    rq.PreviewData,
+    rq.Resume,
+    rq.ExportRun,
+    rq.SaveAdapter,
+)
 SAMPLES: list[rq.Request] = [
     rq.LoadModel(source="someone/model", precision="bf16", revision="v1"),
     rq.UnloadModel(),

@@ -285,7 +285,7 @@ class TrainTab:
         if act == "retry":
             return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
         if act in ("again", "slower"):
-            return {self.dismissed: [*dismissed, run_id], **self._refill(run_id, act)}
+            return {self.dismissed: [*dismissed, run_id], **self.refill(run_id, act)}
         return {self.dismissed: gr.skip()}
 
     def _retry(self, run_id: str) -> dict[Any, Any]:
@@ -299,7 +299,8 @@ class TrainTab:
             gr.Warning(explain(error).sentence, title="Cannot retry")
         return {self.method: method_id(train.adapter), **self.form.show(train)}
 
-    def _refill(self, run_id: str, act: str) -> dict[Any, Any]:
+    def refill(self, run_id: str, act: str = "again") -> dict[Any, Any]:
+        """Return what fills the form with a run's settings, under a free name."""
         train = self._train_of(run_id)
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
         changes = {"name": self.bench.free_name(train.name), "learning_rate": rate}

@@ -1,0 +1,180 @@
+"""The part of Runs about the one that was picked: curve, facts, note, and what to do with it."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from ui import run_detail
+from ui.bench import Bench
+from ui.feedback import evidence, explain, failure_card
+from ui.loss_chart import chart_value, loss_chart
+from ui.safe_view import Node, clicked, el, safe_view
+from ui.tabs.train import resume_run
+
+EXPORT_SECONDS = 600.0
+NOTHING: Node = el("div")
+UNPICKED: Node = el("p", "Pick a run above to see its curve and settings.", cls="aw-quiet aw-empty")
+QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+
+
+class RunPanel:
+    """Shows the run that is picked, and does what its buttons offer."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.deleting = gr.State("")
+        with gr.Row(elem_classes="aw-split aw-one-run"):
+            with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
+                self.actions = safe_view(UNPICKED, label="The run", elem_id="run-actions")
+                self.facts = safe_view(NOTHING, label="Facts about the run")
+            with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
+                self.chart = loss_chart(
+                    bench.service, elem_id="runs-chart", empty="The run's curve appears here."
+                )
+                with gr.Column(visible=False) as self.more:
+                    self._build_more()
+
+    def _build_more(self) -> None:
+        self.note = gr.Textbox(
+            label="Notes",
+            info="Kept in the run's folder; the filter above finds words in them.",
+            lines=2,
+            max_lines=12,
+            elem_id="run-note",
+        )
+        self.keep = gr.Button("Keep the note", size="sm", elem_classes="aw-auto")
+        self.kept = safe_view(NOTHING, label="The note")
+        self.lines_title = safe_view(NOTHING, label="What the lines below are")
+        self.lines = gr.Code(
+            visible=False, interactive=False, show_label=False, max_lines=24, elem_id="run-lines"
+        )
+        demo = self.bench.service.settings.demo
+        with gr.Accordion("Export", open=False, visible=not demo) as self.export_fold:
+            self.folder = gr.Textbox(
+                label="Folder",
+                info="A new folder: request, events, log, adapter and script are written to it.",
+                max_lines=1,
+                elem_id="run-export-folder",
+            )
+            self.export = gr.Button("Export the run", size="sm", elem_classes="aw-auto")
+            self.exported = safe_view(NOTHING, label="The exported run", elem_id="run-exported")
+        self.bench.keep_for_owner(self.export_fold, visible=True)
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.actions, self.facts, self.chart, self.more, self.note]
+
+    def connect(self, selected: gr.State) -> list[Any]:
+        """Wire the panel; returns the events after which the whole page is drawn again."""
+        lines = [self.lines_title, self.lines]
+        selected.change(self.forget, selected, [*lines, self.kept, self.exported, self.folder],
+                        **QUIET)  # fmt: skip
+        self.actions.click(self.show_lines, None, lines, **QUIET)
+        self.export.click(self.export_run, [selected, self.folder], self.exported, **QUIET)
+        return [
+            self.actions.click(self.act, None, self.deleting, **QUIET),
+            self.keep.click(self.keep_note, [selected, self.note], self.kept, **QUIET),
+        ]
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def act(self, event: gr.EventData) -> Any:
+        """Resume a run, or delete it once somebody said so twice."""
+        act, run_id = clicked(event)
+        if act == "resume":
+            resume_run(self.bench, run_id)
+        if act == "delete-now":
+            self._delete(run_id)
+        if act in ("delete", "delete-now", "keep"):
+            return run_id if act == "delete" else ""
+        return gr.skip()
+
+    def _delete(self, run_id: str) -> None:
+        try:
+            self.bench.service.delete_run(run_id)
+        except errors.WorkbenchError as error:
+            gr.Warning(explain(error).sentence, title="Not deleted")
+
+    def keep_note(self, run_id: str, note: str) -> Node:
+        """Write the note into the run's folder."""
+        try:
+            self.bench.service.annotate(run_id, note or "")
+        except errors.WorkbenchError as error:
+            return failure_card(explain(error))
+        return evidence("Kept in the run's folder.")
+
+    def show_lines(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Show the run as commands or as a script."""
+        act, run_id = clicked(event)
+        if act not in ("command", "script"):
+            return gr.skip(), gr.skip()
+        try:
+            return self._commands(run_id) if act == "command" else self._script(run_id)
+        except errors.WorkbenchError as error:
+            return failure_card(explain(error)), gr.update(visible=False)
+
+    def _commands(self, run_id: str) -> tuple[Node, Any]:
+        said = run_detail.commands(self.bench.service.run_commands(run_id))
+        title = "These lines repeat the run, with the Python of this app, in its folder."
+        return el("p", title, cls="aw-quiet"), gr.update(value=said, language="shell", visible=True)
+
+    def _script(self, run_id: str) -> tuple[Node, Any]:
+        said = self.bench.service.run_script(run_id)
+        title = (
+            "This script repeats the run without this app and prints the same losses. It reads "
+            "examples.jsonl beside it: Export writes both."
+        )
+        return el("p", title, cls="aw-quiet"), gr.update(
+            value=said, language="python", visible=True
+        )
+
+    def export_run(self, run_id: str, folder: str) -> Node:
+        """Write the run into a folder."""
+        if not (folder or "").strip():
+            return el("p", "Name a folder first.", cls="aw-quiet")
+        try:
+            request = rq.ExportRun(run_id=run_id, destination=folder.strip())
+            return run_detail.exported(self.bench.start(request).result(timeout=EXPORT_SECONDS))
+        except (errors.WorkbenchError, TimeoutError) as error:
+            return failure_card(explain(error))
+
+    def forget(self, run_id: str) -> tuple[Any, ...]:
+        """Another run was picked: what was shown of the last one goes."""
+        folder = self.bench.service.settings.exports_dir / run_id
+        return NOTHING, gr.update(visible=False), NOTHING, NOTHING, str(folder)
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    def show(
+        self, snapshot: rs.Snapshot, run: rs.RunSummary | None, deleting: str
+    ) -> dict[Any, Any]:
+        """Draw everything about the run that is picked."""
+        if run is None:
+            return {
+                self.actions: UNPICKED,
+                self.facts: NOTHING,
+                self.chart: chart_value(None),
+                self.more: gr.update(visible=False),
+                self.note: "",
+            }
+        has_adapter = any(adapter.run_id == run.id for adapter in snapshot.adapters)
+        live = run.state in ("queued", "running")
+        return {
+            self.actions: run_detail.run_actions(run, has_adapter, deleting=deleting == run.id),
+            self.facts: self._facts(run),
+            self.chart: chart_value(run.id, run.colour, live),
+            self.more: gr.update(visible=True),
+            self.note: run.note,
+        }
+
+    def _facts(self, run: rs.RunSummary) -> Node:
+        try:
+            folder = self.bench.service.runs.get(run.id)
+            return run_detail.run_facts(run, folder.request.train, Path(folder.log))
+        except errors.WorkbenchError:
+            return NOTHING
