@@ -5,6 +5,7 @@
 
 import json
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,15 @@ def value_of(text: str) -> Any:
         return text
 
 
-def command_of(request: Request, settings: Settings) -> str:
-    """Return the line that does a request again; what it leaves out is at its default."""
+def command_of(request: Request, settings: Settings, *, always: Collection[str] = ()) -> str:
+    """Return the line that does a request again.
+
+    Beside the fields of `always` it names those that are not at their defaults.
+    """
     words = [name_of(request)]
     for path, field in fields_of(type(request)):
         value = _at(request, path)
-        if field.is_required() or value != field.get_default():
+        if path in always or field.is_required() or value != field.get_default():
             words += [f"--{path}", _word(value, is_text=field.annotation in (str, str | None))]
     return _line(settings, words)
 

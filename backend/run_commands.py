@@ -17,7 +17,7 @@ def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
         f"add --name {free!r} to have both."
     )
     return RunCommands(
-        base=command_of(_base_of(run), settings),
+        base=command_of(_base_of(run), settings, always=["source"]),
         fields=command_of(train, settings),
         file=command_of_file(run.folder / "request.json", settings),
         note=note,

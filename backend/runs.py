@@ -67,6 +67,7 @@ class RunStatus(BaseModel):
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
     predicted_seconds: float | None = None
+    extra_epochs: list[float] = []
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""
@@ -281,7 +282,7 @@ class Runs:
     def delete(self, run_id: str) -> None:
         """Remove a run's folder; raises Busy where it is going on."""
         run = self.get(run_id)
-        if run.status().state in UNDER_WAY and run.is_alive():
+        if run.status().state in UNDER_WAY:
             raise Busy(f"{run.request.train.name} is being trained.", cure="Stop it first.")
         shutil.rmtree(run.folder)
         self._readers.pop(run_id, None)

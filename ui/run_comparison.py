@@ -39,7 +39,7 @@ def comparison(compared: Sequence[Compared]) -> Node:
         "div",
         el("h3", "What came out"),
         results([each.run for each in compared]),
-        el("h3", "Settings that differ", cls="aw-block"),
+        el("h3", "Settings that differ"),
         settings(compared),
         cls="aw-comparison",
     )

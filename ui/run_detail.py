@@ -56,7 +56,7 @@ def measured(value: str, predicted: tuple[str, float] | None) -> str:
     if predicted is None:
         return value
     said, off = predicted
-    return f"{value} measured, {said} predicted ({off:+.0%})"
+    return f"{value} measured; {said} ({off:+.0%})"
 
 
 def commands(found: rs.RunCommands) -> str:
@@ -98,14 +98,14 @@ def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
     if run.predicted_seconds is None or run.seconds <= 0 or run.step < run.total_steps:
         return None
     off = run.predicted_seconds / run.seconds - 1
-    return f"{text.duration(run.predicted_seconds)} after ten steps", off
+    return f"{text.duration(run.predicted_seconds)} predicted after ten steps", off
 
 
 def _memory(run: rs.RunSummary) -> str:
     peak, predicted = run.peak_memory_bytes, run.predicted_memory_bytes
     if not peak:
         return f"{text.size(predicted)} predicted" if predicted else "not measured"
-    known = (text.size(predicted), predicted / peak - 1) if predicted else None
+    known = (f"{text.size(predicted)} predicted", predicted / peak - 1) if predicted else None
     return measured(text.size(peak), known)
 
 

@@ -11,6 +11,7 @@ from backend import results as rs
 from ui import run_detail
 from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
+from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.tabs.train import resume_run
@@ -27,6 +28,7 @@ class RunPanel:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.deleting = gr.State("")
+        self.form = Form(rq.Resume)
         with gr.Row(elem_classes="aw-split aw-one-run"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 self.actions = safe_view(UNPICKED, label="The run", elem_id="run-actions")
@@ -37,8 +39,20 @@ class RunPanel:
                 )
                 with gr.Column(visible=False) as self.more:
                     self._build_more()
+        self._build_lines()
+
+    def _build_lines(self) -> None:
+        self.lines_title = safe_view(NOTHING, label="What the lines below are")
+        self.lines = gr.Code(
+            visible=False, interactive=False, show_label=False, max_lines=24, elem_id="run-lines"
+        )
 
     def _build_more(self) -> None:
+        with gr.Row(visible=False, elem_classes="aw-ask") as self.extension:
+            self.epochs = self.form.add(
+                "extra_epochs", value=1, minimum=0, min_width=150, elem_id="run-extra-epochs"
+            )
+            self.extend = gr.Button("Extend", elem_id="run-extend")
         self.note = gr.Textbox(
             label="Notes",
             info="Kept in the run's folder; the filter above finds words in them.",
@@ -48,10 +62,6 @@ class RunPanel:
         )
         self.keep = gr.Button("Keep the note", size="sm", elem_classes="aw-auto")
         self.kept = safe_view(NOTHING, label="The note")
-        self.lines_title = safe_view(NOTHING, label="What the lines below are")
-        self.lines = gr.Code(
-            visible=False, interactive=False, show_label=False, max_lines=24, elem_id="run-lines"
-        )
         demo = self.bench.service.settings.demo
         with gr.Accordion("Export", open=False, visible=not demo) as self.export_fold:
             self.folder = gr.Textbox(
@@ -67,7 +77,9 @@ class RunPanel:
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
-        return [self.actions, self.facts, self.chart, self.more, self.note]
+        return [
+            self.actions, self.facts, self.chart, self.more, self.note, self.extension, self.extend
+        ]  # fmt: skip
 
     def connect(self, selected: gr.State) -> list[Any]:
         """Wire the panel; returns the events after which the whole page is drawn again."""
@@ -79,6 +91,7 @@ class RunPanel:
         return [
             self.actions.click(self.act, None, self.deleting, **QUIET),
             self.keep.click(self.keep_note, [selected, self.note], self.kept, **QUIET),
+            self.extend.click(self.extend_run, [selected, self.epochs], None, **QUIET),
         ]
 
     # -- acting ----------------------------------------------------------------------------------
@@ -99,6 +112,15 @@ class RunPanel:
             self.bench.service.delete_run(run_id)
         except errors.WorkbenchError as error:
             gr.Warning(explain(error).sentence, title="Not deleted")
+
+    def extend_run(self, run_id: str, epochs: float | None) -> None:
+        """Let a finished run go on by some epochs."""
+        try:
+            if not epochs:
+                raise errors.InvalidRequest("Extend by is empty.", cure="Try 1.")
+            self.bench.start(rq.Resume(run_id=run_id, extra_epochs=epochs))
+        except errors.WorkbenchError as error:
+            gr.Warning(explain(error).sentence, title="Cannot extend")
 
     def keep_note(self, run_id: str, note: str) -> Node:
         """Write the note into the run's folder."""
@@ -161,6 +183,8 @@ class RunPanel:
                 self.chart: chart_value(None),
                 self.more: gr.update(visible=False),
                 self.note: "",
+                self.extension: gr.update(visible=False),
+                self.extend: gr.update(interactive=False),
             }
         has_adapter = any(adapter.run_id == run.id for adapter in snapshot.adapters)
         live = run.state in ("queued", "running")
@@ -170,6 +194,8 @@ class RunPanel:
             self.chart: chart_value(run.id, run.colour, live),
             self.more: gr.update(visible=True),
             self.note: run.note,
+            self.extension: gr.update(visible=run.state == "finished"),
+            self.extend: gr.update(interactive=snapshot.job is None),
         }
 
     def _facts(self, run: rs.RunSummary) -> Node:

@@ -112,6 +112,33 @@ def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
     )
 
 
+def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
+    """List what waits its turn, first come first; nothing where nothing waits."""
+    if not queue:
+        return el("div")
+    rows = [_queued_row(number, each) for number, each in enumerate(queue, 1)]
+    return el(
+        "div",
+        el("h3", f"{text.plural(len(queue), 'run')} waiting"),
+        table("Waiting their turn", ("Turn", "Name", "Data", "Method", "Since", ""), rows),
+        cls="aw-queue",
+    )
+
+
+def _queued_row(number: int, each: rs.QueuedRun) -> Node:
+    waits = f"waits for {each.waits_for}" if each.waits_for else ""
+    return el(
+        "tr",
+        cell("Turn", str(number)),
+        cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"),
+             cls="aw-name"),
+        cell("Data", data_sets.title(each.data)),
+        cell("Method", f"{each.method}, rank {each.rank}"),
+        cell("Since", text.when(each.added)),
+        cell("", button("Remove", "unqueue", each.id, aria_label=f"Remove {each.name}")),
+    )  # fmt: skip
+
+
 def _tick(run: rs.RunSummary, ticked: bool) -> Node:
     return button(
         "",

@@ -72,12 +72,32 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
     report = check.report
     if report is not None and report.ready and report.seconds:
         label += f", {text.about(report.seconds)}"
+    if check.name and check.failure is None and is_training(snapshot):
+        return _its_turn(snapshot, check)
     blocked = _blocked(snapshot, check)
     if blocked is not None:
         too_big = report if report is not None and report.smallest_change else None
         return Readiness(el("div", blocked, memory_card(too_big)), label, False)
     assert report is not None
     return Readiness(el("div", _ready_card(report), memory_card(report)), label, True)
+
+
+def is_training(snapshot: rs.Snapshot) -> bool:
+    """Tell whether a training is going on, behind which another may wait its turn."""
+    job = snapshot.job
+    return job is not None and job.run_id is not None and snapshot.base is not None
+
+
+def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
+    """Offer to let the run wait behind the one that is going on."""
+    assert snapshot.job is not None
+    label = f"Add {check.name} to the queue"
+    if check.free_name not in ("", check.name):
+        return Readiness(_name_taken(check), label, False)
+    waiting = len(snapshot.queue)
+    before = f" and {text.plural(waiting, 'run')} that wait" if waiting else ""
+    sentence = f"{snapshot.job.title} is going on. {check.name} would start by itself after it"
+    return Readiness(_wait(f"{sentence}{before}; Runs lists what waits."), label, True)
 
 
 def data_line(check: Check, summary: str) -> str:

@@ -155,7 +155,14 @@ class Engine:
 
     def _resume(self, request: rq.Resume, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self._limits(message), resume=True)
+        return training.train(
+            self.session,
+            run,
+            control,
+            self._limits(message),
+            resume=True,
+            extra_epochs=request.extra_epochs,
+        )
 
     def _limits(self, message: Any) -> Settings:
         """Return the settings as they hold for whoever asked: a demo's owner has no time limit."""

@@ -54,6 +54,10 @@ class RunLog:
         self._events.write("precision", text=f"Computing in {precision}: {reason}.")
         self.run.update(precision=precision)
 
+    def notice(self, text: str) -> None:
+        """Note something that whoever reads the run should know."""
+        self._events.write("notice", text=text)
+
     def prepared(self, text: str) -> None:
         """Note what was done to the base for this run, and why."""
         self._events.write("notice", text=text)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from backend.engine import adapters, steps
+from backend.engine import adapters, extending, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
+from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
 from backend.errors import Diverged
 from backend.requests import Train
@@ -37,6 +38,8 @@ class AdapterTrainer(Trainer):
         base: Base,
         adapter_id: str,
         packs: Packs,
+        request: Train,
+        stretches: list[Stretch],
         precision: str,
         control: Control,
         arguments: TrainingArguments,
@@ -45,6 +48,8 @@ class AdapterTrainer(Trainer):
         self._base = base
         self._adapter_id = adapter_id
         self._precision = precision
+        self._request = request
+        self._stretches = stretches
         self._ears = control
         self._staging: Path | None = None
         self.broke_between_corrections = False
@@ -92,6 +97,21 @@ class AdapterTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch["labels"]) for batch in batch_samples)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Let the schedule run once more over the steps of each extension."""
+        if len(self._stretches) > 1 and self.lr_scheduler is None:
+            wanted = optimizer or self.optimizer
+            self.lr_scheduler = extending.schedule(self._request, wanted, self._stretches)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read both back; an extension begins at its own rate, not where the run's ended."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if len(self._stretches) > 1:
+            factor = self.lr_scheduler.lr_lambdas[0](self.lr_scheduler.last_epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
 
     # Checkpoints: this run's adapter alone, written beside the old ones and then renamed.
 

@@ -14,6 +14,7 @@ from backend.engine import (
     attention,
     data,
     estimate,
+    extending,
     memory,
     packing,
     quantization,
@@ -40,13 +41,22 @@ EVALUATED_EXAMPLES = 200
 
 
 def train(
-    session: Session, run: Run, control: Control, settings: Settings, *, resume: bool = False
+    session: Session,
+    run: Run,
+    control: Control,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    extra_epochs: float = 0.0,
 ) -> RunResult:
     """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
 
-    A failure leaves the session as it was and the run `failed` with its reason.
+    `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
+    `failed` with its reason.
     """
     run.claim()
+    if extra_epochs:
+        run.update(extra_epochs=[*run.status().extra_epochs, extra_epochs])
     log = RunLog(run, control)
     try:
         with output_to(run.log):
@@ -60,8 +70,7 @@ def train(
 
 def total_steps(request: Train, packs: int) -> int:
     """Return how many corrections a run makes."""
-    whole = -(-packs // request.accumulation)
-    return min(whole, request.max_steps) if request.max_steps else whole
+    return extending.steps_for(packs, request, limit=request.max_steps)
 
 
 class _Training:
@@ -121,12 +130,12 @@ class _Training:
         context = base.facts.context_length
         longest = min(request.longest, context) if context else request.longest
         corpus = tokens.tokenise(source, base.tokenizer, max_length=longest)
-        self.packs = packing.training_packs(corpus.train, request)
+        self.plan = extending.plan(corpus.train, request, self.before.extra_epochs)
+        self.packs, self.total_steps = self.plan.packs, self.plan.total_steps
         self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
         self.held_out = packing.evaluation_packs(
             corpus.held_out[:EVALUATED_EXAMPLES], request.tokens_per_step
         )
-        self.total_steps = total_steps(request, len(self.packs))
 
     def _prepare_adapter(self) -> PeftModel:
         """Put the run's adapter on the model, not active yet."""
@@ -172,6 +181,9 @@ class _Training:
             seconds=self.before.trained_seconds if checkpoint else 0.0,
             resumed=checkpoint is not None,
         )
+        extended = self.before.extra_epochs
+        if extended and started == self.plan.stretches[-1].start:
+            self.log.notice(extending.words(self.plan.stretches[-1], extended[-1]))
         if self.preparation:
             self.log.prepared(self.preparation)
         if checkpoint is None:
@@ -249,6 +261,8 @@ class _Training:
             base=self.session.base,
             adapter_id=self.adapter_id,
             packs=self.packs,
+            request=self.request,
+            stretches=self.plan.stretches,
             precision=self.precision,
             control=self.control,
             arguments=arguments(

@@ -258,9 +258,22 @@ def _run_id() -> Any:
 
 
 class Resume(Request):
-    """Go on with a stopped or interrupted run from its last checkpoint."""
+    """Go on with a stopped or interrupted run from its last checkpoint, or extend a finished one.
+
+    An extension keeps the curve and the optimiser's memory; the schedule of the learning rate runs
+    once more over the added steps.
+    """
 
     run_id: str = _run_id()
+    extra_epochs: float = knob(
+        0.0,
+        label="Extend by",
+        unit="passes",
+        ge=0,
+        le=1000,
+        step=1,
+        help="How often every example is seen again once a run is finished; 0 only resumes.",
+    )
 
 
 class ExportRun(Request):

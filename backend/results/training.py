@@ -110,6 +110,18 @@ class RunResult(Result):
     preparation: str = ""
 
 
+class QueuedRun(Result):
+    """A training that waits its turn; `waits_for` names what else is missing."""
+
+    id: str
+    name: str
+    data: str
+    method: str
+    rank: int
+    added: float
+    waits_for: str = ""
+
+
 class ExportedRun(Result):
     """A run that was written into a folder; `notes` say what could not be part of it."""
 

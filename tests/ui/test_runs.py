@@ -1,5 +1,6 @@
 """The Runs tab: comparing, notes, commands, scripts, exports, deleting, starting again."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.events import Curve
 from tests.ui.fake_service import FakeService
-from tests.ui.test_page import draw, event, wait
+from tests.ui.test_page import checks, draw, event, form_of, wait
 from tests.ui.test_view import words
 from ui import overlay_chart, run_comparison, run_detail, tables
 from ui.layout import Page
@@ -157,8 +158,8 @@ def test_predictions_stand_beside_what_was_measured(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "output.log").write_text("a warning of a library")
     said = words(run_detail.run_facts(run, rq.Train(name="x"), tmp_path / "output.log"))
-    assert "40 s measured, 38 s after ten steps predicted (-5%)" in said
-    assert "100 MB measured, 110 MB predicted (+10%)" in said
+    assert "40 s measured; 38 s predicted after ten steps (-5%)" in said
+    assert "100 MB measured; 110 MB predicted (+10%)" in said
     assert "a warning of a library" in said
     stopped = summary(predicted_seconds=38.0, total_steps=20)
     assert "predicted" not in words(
@@ -228,3 +229,57 @@ def test_starting_again_fills_the_form_and_goes_there(page: Page, service: FakeS
     assert filled[parts["adapter.rank"]]["value"] == 4
     assert filled[page.train.name]["value"] == "pirate 2"
     assert page.start_again(event("resume", run.id)) == {page.tabs: gr.skip()}
+
+
+def test_a_finished_run_is_extended_from_the_page(page: Page, service: FakeService) -> None:
+    run = train(service, "pirate")
+    drawn = draw(page, selected=run.id)
+    assert drawn[page.runs.panel.extension]["visible"]
+    assert drawn[page.runs.panel.extend]["interactive"]
+    page.runs.panel.extend_run(run.id, 2)
+    wait(service)
+    assert service.engine.current is None
+    assert page.bench.last("resume").request.extra_epochs == 2
+
+
+def test_a_run_that_is_not_finished_offers_no_extension(page: Page, service: FakeService) -> None:
+    run = train(service, "pirate")
+    service.runs.get(run.id).update(state="stopped")
+    assert not draw(page, selected=run.id)[page.runs.panel.extension]["visible"]
+
+
+def test_a_second_training_waits_its_turn_and_can_be_removed(
+    page: Page, service: FakeService
+) -> None:
+    service.start(rq.Train(name="long", max_steps=5000, epochs=1000))
+    *_, checked = checks(page, **form_of(page, name="second"))
+    assert checked[2]["value"] == "Add second to the queue"
+    assert checked[2]["interactive"]
+    assert "second would start by itself after it" in words(checked[1])
+    page.train.start(**form_of(page, name="second"))
+    page.train.start(**form_of(page, name="third"))
+    drawn = draw(page)
+    said = words(drawn[page.runs.queue])
+    assert "2 runs waiting" in said
+    assert said.index("second") < said.index("third")
+    second = service.snapshot().queue[0]
+    page.runs.unqueue(event("unqueue", second.id))
+    assert [each.name for each in service.snapshot().queue] == ["third"]
+    *_, checked = checks(page, **form_of(page, name="third"))
+    assert not checked[2]["interactive"]
+    page.runs.unqueue(event("unqueue", service.snapshot().queue[0].id))
+    assert "waiting" not in words(draw(page)[page.runs.queue])
+    service.stop()
+    wait(service)
+
+
+def test_what_waits_starts_by_itself(page: Page, service: FakeService) -> None:
+    job = service.start(rq.Train(name="first", max_steps=500, epochs=1000))
+    page.train.start(**form_of(page, name="second", epochs=1))
+    service.stop()
+    job.wait(20)
+    for _ in range(500):
+        if any(run.name == "second" and run.state == "finished" for run in service.snapshot().runs):
+            break
+        time.sleep(0.02)
+    assert {adapter.name for adapter in service.snapshot().adapters} == {"first", "second"}

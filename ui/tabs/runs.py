@@ -4,12 +4,14 @@ from typing import Any
 
 import gradio as gr
 
+from backend import errors
 from backend import results as rs
 from ui import tables, view
 from ui.bench import Bench
 from ui.compare_panel import ComparePanel
+from ui.feedback import explain
 from ui.run_panel import RunPanel
-from ui.safe_view import clicked, safe_view
+from ui.safe_view import clicked, el, safe_view
 
 MOST_TICKED = 8
 QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
@@ -30,6 +32,7 @@ class RunsTab:
             self.state = gr.Dropdown(
                 states, value="", label="State", info="Only runs in this state."
             )
+        self.queue = safe_view(el("div"), label="Waiting their turn", elem_id="runs-queue")
         self.table = safe_view(tables.run_table([], ""), label="Runs", elem_id="runs-table")
         self.comparison = ComparePanel(bench)
         self.panel = RunPanel(bench)
@@ -46,7 +49,7 @@ class RunsTab:
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
-        return [self.table, *self.comparison.drawn, *self.panel.drawn]
+        return [self.queue, self.table, *self.comparison.drawn, *self.panel.drawn]
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
@@ -54,6 +57,7 @@ class RunsTab:
         return [
             self.words.change(self.no_change, None, None, **QUIET),
             self.state.change(self.no_change, None, None, **QUIET),
+            self.queue.click(self.unqueue, None, None, **QUIET),
             self.table.click(self.pick, self.ticked, [self.selected, self.ticked], **QUIET),
             *self.panel.connect(self.selected),
         ]
@@ -72,6 +76,16 @@ class RunsTab:
             return gr.skip(), [each for each in ticked if each != run_id]
         return gr.skip(), [*ticked, run_id][-MOST_TICKED:]
 
+    def unqueue(self, event: gr.EventData) -> None:
+        """Take a training out of the queue."""
+        act, id = clicked(event)
+        if act != "unqueue":
+            return
+        try:
+            self.bench.service.unqueue(id)
+        except errors.WorkbenchError as error:
+            gr.Warning(explain(error).sentence, title="Not removed")
+
     def show(
         self,
         snapshot: rs.Snapshot,
@@ -85,6 +99,7 @@ class RunsTab:
         runs = tables.filtered(snapshot.runs, words or "", state or "")
         run = next((each for each in snapshot.runs if each.id == selected), None)
         return {
+            self.queue: tables.queue_list(snapshot.queue),
             self.table: tables.run_table(runs, selected, ticked),
             **self.comparison.show(snapshot, ticked),
             **self.panel.show(snapshot, run, deleting),

@@ -264,9 +264,13 @@ class TrainTab:
     # -- the run ---------------------------------------------------------------------------------
 
     def start(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Start the training and return at once."""
+        """Start the training, or let it wait its turn behind another, and return at once."""
         try:
-            self.bench.start(self.request(values))
+            train = self.request(values)
+            if view.is_training(self.bench.service.snapshot()):
+                self.bench.enqueue(train)
+            else:
+                self.bench.start(train)
         except errors.WorkbenchError as error:
             check = Check(name=str(values["name"] or ""), failure=explain(error))
             return check, failure_card(explain(error)), gr.skip()
@@ -331,7 +335,7 @@ class TrainTab:
     def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
         """Change whenever the settings have to be checked again."""
         base = snapshot.base.fingerprint if snapshot.base else ""
-        names = ",".join(adapter.name for adapter in snapshot.adapters)
+        names = ",".join(each.name for each in (*snapshot.adapters, *snapshot.queue))
         held = "busy" if check.waiting and snapshot.job is not None else "free"
         return f"{base}|{names}|{held}"
 
