@@ -51,6 +51,15 @@ def command_of(request: Request, settings: Settings, *, always: Collection[str] 
     return _line(settings, words)
 
 
+def changed_fields(request: Request) -> list[str]:
+    """Return the fields that have a default and another value."""
+    return [
+        path
+        for path, field in fields_of(type(request))
+        if not field.is_required() and _at(request, path) != field.get_default()
+    ]
+
+
 def command_of_file(file: Path, settings: Settings) -> str:
     """Return the line that does the request in a file again."""
     return _line(settings, ["run", str(file)])

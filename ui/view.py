@@ -156,8 +156,24 @@ def _ready_card(report: rs.PreflightReport) -> Node:
         button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
         el("p", el("strong", "It can start." if report.warnings else "Ready."), f" {sentence}"),
         listed if notes else None,
+        el("p", _settings_and_disk(report), cls="aw-quiet"),
         cls="aw-note warn" if report.warnings else "aw-note good",
     )
+
+
+def _settings_and_disk(report: rs.PreflightReport) -> str:
+    """Say how far the settings are from the defaults, and what the run writes."""
+    changed = report.changed_settings
+    verb = "differs" if changed == 1 else "differ"
+    settings = (
+        f"{text.plural(changed, 'setting')} {verb} from the defaults."
+        if changed
+        else "All settings are at their defaults."
+    )
+    if not report.disk_bytes:
+        return settings
+    need, free = text.size(report.disk_bytes), text.size(report.disk_free_bytes)
+    return f"{settings} Disk: {need} needed, {free} free."
 
 
 def _warning(warning: rs.Problem) -> Node:

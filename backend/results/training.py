@@ -49,6 +49,11 @@ class PreflightReport(Result):
     memory_available_bytes: int
     seconds: float | None
     seconds_from: str
+    disk_bytes: int = 0
+    """What checkpoints, adapter and events take at their peak."""
+    disk_free_bytes: int = 0
+    changed_settings: int = 0
+    """How many settings differ from their defaults; name and data do not count."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0

@@ -53,7 +53,7 @@ def test_an_extension_sees_what_a_longer_run_would_have_seen() -> None:
 
 
 def test_no_step_mixes_the_run_with_its_extension() -> None:
-    lengths = [5, 9, 3, 7, 8, 2, 6]
+    lengths = [5, 9, 3, 7, 8, 2, 6, 7]
     request = rq.Train(name="x", epochs=1, tokens_per_step=16, accumulation=3, seed=3)
     alone = extending.plan(documents(lengths), request, []).packs.packs
 
