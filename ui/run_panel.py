@@ -50,9 +50,15 @@ class RunPanel:
     def _build_more(self) -> None:
         with gr.Row(visible=False, elem_classes="aw-ask") as self.extension:
             self.epochs = self.form.add(
-                "extra_epochs", value=1, minimum=0, min_width=150, elem_id="run-extra-epochs"
+                "extra_epochs",
+                value=1,
+                info="More passes over the examples, in the same curve. The schedule of the "
+                "learning rate runs once more over them.",
+                scale=4,
+                min_width=150,
+                elem_id="run-extra-epochs",
             )
-            self.extend = gr.Button("Extend", elem_id="run-extend")
+            self.extend = gr.Button("Extend", scale=1, min_width=90, elem_id="run-extend")
         self.note = gr.Textbox(
             label="Notes",
             info="Kept in the run's folder; the filter above finds words in them.",

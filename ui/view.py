@@ -92,12 +92,15 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
     """Offer to let the run wait behind the one that is going on."""
     assert snapshot.job is not None
     label = f"Add {check.name} to the queue"
+    names = [each.name for each in snapshot.queue]
+    if check.name in names:
+        said = f"{check.name} waits its turn, as number {names.index(check.name) + 1}."
+        return Readiness(_wait(f"{said} Runs lists what waits."), label, False)
     if check.free_name not in ("", check.name):
         return Readiness(_name_taken(check), label, False)
-    waiting = len(snapshot.queue)
-    before = f" and {text.plural(waiting, 'run')} that wait" if waiting else ""
-    sentence = f"{snapshot.job.title} is going on. {check.name} would start by itself after it"
-    return Readiness(_wait(f"{sentence}{before}; Runs lists what waits."), label, True)
+    behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
+    sentence = f"{check.name} would start by itself afterwards{behind}."
+    return Readiness(_wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
 
 
 def data_line(check: Check, summary: str) -> str:
