@@ -71,6 +71,7 @@ def main() -> int:
                      open_browser=browser, on_space=ON_SPACE)  # fmt: skip
         print(f"Adapter Workbench is open on {page.local_url}", flush=True)
         service.restore()
+        service.run_queue()
         ended.wait()
         print("Closing: the model process ends first.", flush=True)
         page.close(verbose=False)

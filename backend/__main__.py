@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from backend import requests as rq
+from backend.command_line import PROGRAM, fields_of, value_of
 from backend.errors import InvalidRequest, WorkbenchError
 from backend.jobs import Job
 from backend.runs import Runs
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m backend",
+        prog=PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,24 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, kind in rq.BY_NAME.items():
         command = commands.add_parser(name, help=(kind.__doc__ or "").splitlines()[0])
-        for path, field in _fields(kind):
+        for path, field in fields_of(kind):
             command.add_argument(f"--{path}", dest=path, help=_help(field), metavar="VALUE")
     from_file = commands.add_parser("run", help="Run a request from a JSON file.")
     from_file.add_argument("file", type=Path)
     commands.add_parser("runs", help="List all runs.")
     return parser
-
-
-def _fields(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
-    """Return a request's fields by dotted path; nested requests are opened."""
-    found: list[tuple[str, FieldInfo]] = []
-    for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found.extend(_fields(inner, f"{prefix}{name}."))
-        else:
-            found.append((f"{prefix}{name}", field))
-    return found
 
 
 def _help(field: FieldInfo) -> str:
@@ -84,16 +72,18 @@ def _request(options: argparse.Namespace) -> rq.Request:
     """Build the request from a file or from the options that were given."""
     if options.command == "run":
         content = _load(options.file)
+        if "run_id" in content and "train" in content:  # the record in a run's folder
+            content = {"request": "train", **content["train"]}
         return rq.parse(str(content.pop("request", "")), content)
     data: dict[str, Any] = {}
-    for path, field in _fields(rq.BY_NAME[options.command]):
+    for path, field in fields_of(rq.BY_NAME[options.command]):
         value = getattr(options, path)
         if value is not None:
             *parents, leaf = path.split(".")
             inner = data
             for parent in parents:
                 inner = inner.setdefault(parent, {})
-            inner[leaf] = value if field.annotation in (str, str | None) else _value(value)
+            inner[leaf] = value if field.annotation in (str, str | None) else value_of(value)
     return rq.parse(options.command, data)
 
 
@@ -107,14 +97,6 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} is not a JSON object.", cure='Begin: {"request": "train", ...}'
         )
     return content
-
-
-def _value(text: str) -> Any:
-    """Read lists, objects, numbers and true/false as JSON; everything else is text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _run(request: rq.Request, settings: Settings) -> int:

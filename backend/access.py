@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from backend.errors import InvalidRequest, Unsupported
 from backend.requests import (
+    ExportRun,
     InspectAdapter,
     LoadAdapter,
     LoadModel,
@@ -41,7 +42,7 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
             )
         if not _is_bundled(source) and looks_like_path(source):
             require_allowed(Path(source), settings)
-    if isinstance(request, SaveAdapter | Merge):
+    if isinstance(request, SaveAdapter | Merge | ExportRun):
         if demo:
             raise Unsupported("This shared demo does not write to folders.")
         require_allowed(Path(request.destination), settings)

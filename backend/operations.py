@@ -76,6 +76,7 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.PrepareData: Operation(
         rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
     ),
+    rq.ExportRun: Operation(rs.ExportedRun, None, lambda r: "Exporting a run"),
 }
 
 WHILE_PAUSED = (rq.Chat, rq.SideBySide, rq.Compare, rq.Score, rq.NextToken, rq.SaveAdapter)

@@ -18,7 +18,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from backend.errors import DiskFull, InvalidRequest, NotFound
+from backend.errors import Busy, DiskFull, InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
 from backend.methods import method_of
 from backend.requests import Train
@@ -28,6 +28,7 @@ from backend.storage import write_text
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 UNDER_WAY = ("running", "queued")
 log = logging.getLogger(__name__)
+LONGEST_NOTE = 10_000
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -66,11 +67,14 @@ class RunStatus(BaseModel):
     exact_match: float | None = None
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
+    predicted_seconds: float | None = None
+    extra_epochs: list[float] = []
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""
     preparation: str = ""
     quantization: str = "none"
+    stored_precision: str = ""
     retry: dict[str, int | bool] = {}
     trained_on: str = ""
     evaluation_before: Evaluation | None = None
@@ -88,6 +92,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self.log = folder / "output.log"
         self.events_file = folder / "events.jsonl"
+        self.note_file = folder / "note.txt"
         self._status_file = folder / "status.json"
         self._request: RunRequest | None = None
 
@@ -109,6 +114,22 @@ class Run:
         )
         write_text(self._status_file, status.model_dump_json(indent=1))
         return status
+
+    def note(self) -> str:
+        """Return what somebody noted about the run; empty where nobody did."""
+        try:
+            return self.note_file.read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def write_note(self, text: str) -> None:
+        """Replace the note; raises InvalidRequest where it is too long, DiskFull."""
+        if len(text) > LONGEST_NOTE:
+            raise InvalidRequest(
+                f"A note has at most {LONGEST_NOTE:,} characters, got {len(text):,}.",
+                cure="Shorten it.",
+            )
+        write_text(self.note_file, text.strip())
 
     def claim(self) -> None:
         """Note that this process trains the run from now on."""
@@ -189,6 +210,7 @@ class Run:
             exact_match=status.exact_match,
             tokens_per_second=status.tokens_per_second,
             seconds=status.trained_seconds,
+            predicted_seconds=status.predicted_seconds,
             message=status.message,
             cure=status.cure,
             error=status.error,
@@ -197,6 +219,7 @@ class Run:
             preparation=status.preparation,
             retry=status.retry,
             resumable=done and self.latest_checkpoint() is not None,
+            note=self.note(),
         )
 
 
@@ -205,7 +228,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._summaries: dict[str, tuple[tuple[int, int, int], RunSummary]] = {}
+        self._summaries: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
         self._readers: dict[str, EventReader] = {}
 
     def create(
@@ -265,8 +288,11 @@ class Runs:
         return self._readers[run_id]
 
     def delete(self, run_id: str) -> None:
-        """Remove a run's folder."""
-        shutil.rmtree(self.get(run_id).folder)
+        """Remove a run's folder; raises Busy where it is going on."""
+        run = self.get(run_id)
+        if run.status().state in UNDER_WAY:
+            raise Busy(f"{run.request.train.name} is being trained.", cure="Stop it first.")
+        shutil.rmtree(run.folder)
         self._readers.pop(run_id, None)
 
     def sweep(self, message: str) -> list[Run]:
@@ -282,14 +308,22 @@ class Runs:
 
     def _summary(self, run: Run) -> RunSummary | None:
         try:
-            stat = (run.folder / "status.json").stat()
-            key = (stat.st_mtime_ns, stat.st_ino, stat.st_size)  # clocks of files are coarse
+            key = (*_mark(run.folder / "status.json"), *_mark_if_there(run.note_file))
             known = self._summaries.get(run.id)
             if known is None or known[0] != key:
                 known = self._summaries[run.id] = (key, run.summary())
         except (OSError, ValueError):
             return None  # deleted under our hands, or written by something else
         return known[1]
+
+
+def _mark(file: Path) -> tuple[int, ...]:
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size  # clocks of files are coarse
+
+
+def _mark_if_there(file: Path) -> tuple[int, ...]:
+    return _mark(file) if file.exists() else ()
 
 
 def installed_versions() -> dict[str, str]:

@@ -12,19 +12,22 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import merging
+from backend import adjustments, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
 from backend.engine_link import EngineLink
-from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
+from backend.errors import Busy, InvalidRequest, NotFound, Unsupported, WorkbenchError
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
+from backend.plain_script import script_of
+from backend.run_commands import commands_of
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
 from backend.steering import Steering
+from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
@@ -47,6 +50,8 @@ class Service:
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
         self.steering = Steering(self.engine)
+        self.queue = TrainingQueue(self.settings.queue_file)
+        self._queue_runner: QueueRunner | None = None
         self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
         self._deleted_before = {info.id for info in self.library.deleted()}
 
@@ -73,6 +78,8 @@ class Service:
         request = resolved(request)
         if isinstance(request, rq.Merge):
             self._check_merge(request)
+        if isinstance(request, rq.ExportRun):
+            check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
         with self.engine.lock:
@@ -81,7 +88,8 @@ class Service:
             self.engine.notice = None  # whoever goes on has read it
             job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
             if isinstance(request, rq.Resume):
-                job.title = f"Resuming {self.runs.get(request.run_id).request.train.name}"
+                doing = "Extending" if request.extra_epochs else "Resuming"
+                job.title = f"{doing} {self.runs.get(request.run_id).request.train.name}"
             return job
 
     def chat(self, request: rq.Chat, *, caller: Caller = "local") -> Generator[str, None, None]:
@@ -146,9 +154,54 @@ class Service:
 
         What was deleted while this service ran is gone for good afterwards.
         """
+        if self._queue_runner is not None:
+            self._queue_runner.close()
         self.engine.close()
         self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
+
+    # -- the queue -------------------------------------------------------------------------------
+
+    def enqueue(self, train: rq.Train, *, caller: Caller = "local") -> rs.QueuedRun:
+        """Let a training wait its turn on the loaded base; it starts by itself.
+
+        Raises what would keep it from starting now, save that something else is going on.
+        """
+        check_caller(train, self.settings, caller)
+        with self.engine.lock:
+            base = self.engine.require_base()
+            self._check_new(train)
+            item = self.queue.add(train, base, caller)
+            self.engine.version += 1
+        self.run_queue()
+        return item.describe(base)
+
+    def unqueue(self, id: str) -> None:
+        """Take a training out of the queue; raises NotFound where it does not wait any more."""
+        with self.engine.lock:
+            if not self.queue.remove(id):
+                raise NotFound("This training does not wait any more.", cure="Look under Runs.")
+            self.engine.version += 1
+
+    def run_queue(self) -> None:
+        """Work the queue off from now on, also what an earlier app left in it."""
+        with self.engine.lock:
+            self._queue_runner = self._queue_runner or QueueRunner(self._start_next)
+
+    def _start_next(self) -> None:
+        """Start what waits first for the loaded base, if nothing else is going on."""
+        engine = self.engine
+        with engine.lock:
+            if engine.base is None or engine.current is not None or engine.slot is not None:
+                return
+            item = self.queue.next_for(engine.base)
+            if item is None:
+                return
+            self.queue.remove(item.id)
+            try:
+                self.start(item.train, caller=item.caller)
+            except WorkbenchError as error:
+                engine.say("bad", f"{item.train.name} had its turn but did not start: {error}")
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -175,6 +228,7 @@ class Service:
                 irregular=engine.irregular,
                 deleted=tuple(deleted),
                 side_jobs=tuple(job.info() for job in engine.beside()),
+                queue=self.queue.describe(engine.base),
                 slot=engine.slot,
                 memory_bytes=memory,
                 memory_total_bytes=psutil.virtual_memory().total,
@@ -199,6 +253,28 @@ class Service:
         merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
         return merging.measure(request, base, self.library)
 
+    def run_commands(self, run_id: str) -> rs.RunCommands:
+        """Return the lines that repeat a run from the command line; raises NotFound."""
+        run = self.runs.get(run_id)
+        return commands_of(run, self.settings, free=self.free_name(run.request.train.name))
+
+    def run_script(self, run_id: str) -> str:
+        """Return a run as a script of plain PEFT; raises where none can repeat it."""
+        run, base = self.runs.get(run_id), self.engine.base
+        same = base is not None and base.fingerprint == run.request.base_fingerprint
+        return script_of(run, self.library, base.path if base is not None and same else "")
+
+    # -- tidying ---------------------------------------------------------------------------------
+
+    def annotate(self, run_id: str, text: str) -> None:
+        """Keep a note on a run, in its folder; raises InvalidRequest or NotFound."""
+        self.runs.get(run_id).write_note(text)
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run's folder for good; its adapter stays. Raises Busy or NotFound."""
+        with self.engine.lock:
+            self.runs.delete(run_id)
+
     def add_upload(self, path: Path, name: str) -> Path:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""
         return keep_upload(path, name, self.settings)
@@ -213,7 +289,7 @@ class Service:
 
     def free_name(self, wanted: str) -> str:
         """Return a name that no adapter has or may yet get, the wanted one where possible."""
-        return self.library.free_name(wanted, self.runs.reserved_names())
+        return self.library.free_name(wanted, self._reserved_names())
 
     # -- preparing -------------------------------------------------------------------------------
 
@@ -245,7 +321,7 @@ class Service:
 
     def _new_run(self, train: rq.Train) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base
-        self.library.require_free(train.name, self.runs.reserved_names())
+        self._check_new(train)
         if train.start_from is not None:
             start = self.library.get(train.start_from)
             settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}
@@ -262,11 +338,33 @@ class Service:
             colour=self.library.next_colour(),
         )
 
+    def _check_new(self, train: rq.Train) -> None:
+        self.library.require_free(train.name, self._reserved_names())
+        if train.start_from is not None:
+            self.library.get(train.start_from)
+
+    def _reserved_names(self) -> set[str]:
+        """Return the names of adapters that are still to come."""
+        return self.runs.reserved_names() | self.queue.names()
+
     def _resumable(self, request: rq.Resume) -> Run:
         base, run = self.engine.require_base(), self.runs.get(request.run_id)
-        if run.status().state == "finished":
+        train, finished = run.request.train, run.status().state == "finished"
+        if finished and not request.extra_epochs:
             raise InvalidRequest(
-                f"The run {run.request.train.name!r} is finished: nothing is left to resume."
+                f"The run {train.name!r} is finished: nothing is left to resume.",
+                cure="Extend it by some epochs to go on.",
+            )
+        if request.extra_epochs and not finished:
+            raise InvalidRequest(
+                f"The run {train.name!r} is not finished, so it cannot be extended.",
+                cure="Resume it first, to its end.",
+            )
+        if request.extra_epochs and not ended_as_planned(run):
+            raise Unsupported(
+                f"The run {train.name!r} ended at another step than it was planned for, so that "
+                "its order of examples cannot be continued.",
+                cure="Start a new run from its adapter (Start from, under Advanced).",
             )
         if run.latest_checkpoint() is None:
             raise NotFound("This run has no checkpoint to go on from.", cure="Start it again.")
@@ -276,6 +374,8 @@ class Service:
                 f"but {base.name!r} is loaded.",
                 cure=f"Load {run.request.base_name!r} first.",
             )
+        if finished and self.library.by_id(run.request.adapter_id) is None:
+            self.library.require_free(train.name, self._reserved_names())
         return run
 
     def _stream(self, job: Job, pieces: Iterator[Piece]) -> Generator[Piece | None, None, None]:
@@ -285,3 +385,9 @@ class Service:
         finally:
             if not job.done():
                 self.engine.stop_job(job)
+
+
+def ended_as_planned(run: Run) -> bool:
+    """Tell whether a finished run made the steps it began with: no early end, no changed length."""
+    status, changes = run.status(), adjustments.read(run.folder)
+    return status.step >= status.total_steps and not any(each.changes_rate for each in changes)

@@ -49,6 +49,10 @@ class Settings(BaseModel):
         return self.workspace / "merged"
 
     @property
+    def queue_file(self) -> Path:
+        return self.workspace / "queue.json"
+
+    @property
     def timings_file(self) -> Path:
         return self.workspace / "timings.json"
 

@@ -31,6 +31,10 @@ class Bench:
         self._last[job.operation] = job
         return job
 
+    def enqueue(self, train: rq.Train) -> rs.QueuedRun:
+        """Let a training wait its turn."""
+        return self.service.enqueue(train, caller=self.caller)
+
     def convert(self, name: str) -> Job:
         """Start making a plain LoRA twin of an adapter, under a free name."""
         new_name = self.free_name(f"{name[:34]} plain")

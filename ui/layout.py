@@ -12,6 +12,7 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
+from ui import view
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
 from ui.feedback import explain
@@ -99,6 +100,8 @@ class Page:
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
                 self.draw, **drawing
             )
+        form = [self.train.method, *self.train.form.components.values()]
+        self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
         demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
             self.draw, **drawing
         ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
@@ -155,12 +158,21 @@ class Page:
         act, adapter_id = clicked(event)
         if act != "try":
             return gr.skip(), gr.skip()
+        answering = view.answering(self.bench.service.snapshot())
         try:
-            adapter = self.bench.require_adapter(adapter_id)
+            adapter = next((a for a in answering if a.id == adapter_id), None)
+            adapter = adapter or self.bench.require_adapter(adapter_id)
         except errors.WorkbenchError as error:
             gr.Warning(explain(error).sentence, title="Cannot try it")
             return gr.skip(), gr.skip()
         return go_to("chat"), self.chat.try_it(adapter) or gr.skip()
+
+    def start_again(self, event: gr.EventData) -> dict[Any, Any]:
+        """Fill the form with a run's settings and go there."""
+        act, run_id = clicked(event)
+        if act != "again":
+            return {self.tabs: gr.skip()}
+        return {self.tabs: go_to("train"), **self.train.refill(run_id)}
 
 
 def go_to(tab: str) -> Any:

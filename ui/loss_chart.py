@@ -17,6 +17,7 @@ import gradio as gr
 from backend import Curve, Event, Service, errors
 from ui.view import finding
 
+BASE = Path(__file__).with_name("chart_base.js").read_text(encoding="utf-8")
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """
 <figure class="aw-chart">
@@ -43,7 +44,7 @@ def loss_chart(service: Service, *, elem_id: str, empty: str) -> gr.HTML:
     return gr.HTML(
         chart_value(None),
         html_template=TEMPLATE,
-        js_on_load=_script(plotly=str(plotly_script()), empty=empty),
+        js_on_load=with_constants(SCRIPT, plotly=str(plotly_script()), empty=empty),
         server_functions=[points_reader(service)],
         apply_default_css=False,
         elem_id=elem_id,
@@ -137,10 +138,10 @@ def columns(points: Curve, most: int) -> dict[str, list[Any]]:
     kept = thin(points.loss, most)
     return {
         "s": [points.step[i] for i in kept],
-        "l": [_digits(points.loss[i]) for i in kept],
-        "r": [_digits(points.learning_rate[i], 3) for i in kept],
+        "l": [digits(points.loss[i]) for i in kept],
+        "r": [digits(points.learning_rate[i], 3) for i in kept],
         "es": points.eval_step,
-        "el": [_digits(value) for value in points.eval_loss],
+        "el": [digits(value) for value in points.eval_loss],
         "ms": [step for step, _ in points.marks],
         "mk": [kind for _, kind in points.marks],
     }
@@ -160,13 +161,16 @@ def thin(values: Sequence[float], most: int) -> list[int]:
     return sorted(kept)
 
 
-def _script(**constants: str) -> str:
-    script = SCRIPT
+def with_constants(script: str, **constants: str) -> str:
+    """Return a chart's script after what all charts share, with its constants in place."""
+    script = BASE + script
     for name, value in constants.items():
         script = script.replace(f"__{name.upper()}__", json.dumps(value))
     return script
 
 
-def _digits(value: float, digits: int = 4) -> float | None:
+def digits(value: float, significant: int = 4) -> float | None:
     """Round to what can be seen; JSON knows no NaN, and a gap is what it should look like."""
-    return float(f"{value:.{digits}g}") if value == value and abs(value) != float("inf") else None
+    return (
+        float(f"{value:.{significant}g}") if value == value and abs(value) != float("inf") else None
+    )

@@ -95,7 +95,7 @@ def serve(
 
 def _private(workspace: Path) -> list[str]:
     """Return what is never served: everything but what Gradio keeps and what was packed."""
-    names = ("adapters", "runs", "uploads", "session.json", "worker.log", "side.log")
+    names = ("adapters", "runs", "uploads", "session.json", "queue.json", "worker.log", "side.log")
     return [str(workspace / name) for name in names]
 
 

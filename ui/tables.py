@@ -1,11 +1,9 @@
 """The tables of adapters and runs and one run's facts, as trees for `safe_view`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
-from ui.forms import field_of, label_of, shown
 from ui.safe_view import Child, Node, button, chip, el, facts
 from ui.view import state_word
 
@@ -60,14 +58,18 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
 
 # -- runs ----------------------------------------------------------------------------------------
 
-RUN_HEADS = ("State", "Name", "Data", "Method", "Loss", "Exact match", "Speed", "When")
+RUN_HEADS = ("Compare", "State", "Name", "Data", "Method", "Loss", "Exact match", "Speed", "When")
 
 
-def run_table(runs: Sequence[rs.RunSummary], selected: str) -> Node:
-    """List runs, newest first; a row can be picked."""
+def run_table(runs: Sequence[rs.RunSummary], selected: str, ticked: Collection[str] = ()) -> Node:
+    """List runs, newest first; a row can be picked, and ticked to be compared."""
     if not runs:
         return el("p", "No runs here.", cls="aw-quiet aw-empty")
-    return table("Runs", RUN_HEADS, [_run_row(run, run.id == selected) for run in runs])
+    return table(
+        "Runs",
+        RUN_HEADS,
+        [_run_row(run, selected=run.id == selected, ticked=run.id in ticked) for run in runs],
+    )
 
 
 def filtered(runs: Sequence[rs.RunSummary], words: str, state: str) -> list[rs.RunSummary]:
@@ -78,49 +80,23 @@ def filtered(runs: Sequence[rs.RunSummary], words: str, state: str) -> list[rs.R
         for run in runs
         if (state in ("", run.state))
         and all(
-            word in f"{run.name} {run.data} {run.method} {run.base_name}".casefold()
+            word in f"{run.name} {run.data} {run.method} {run.base_name} {run.note}".casefold()
             for word in wanted
         )
     ]
 
 
-def run_facts(run: rs.RunSummary, train: rq.Train, log: str) -> Node:
-    """Describe one run: where it stands and the settings that are not the defaults."""
-    match = text.percent(run.exact_match) if run.exact_match is not None else "not tested"
-    pairs: list[tuple[str, Child]] = [
-        ("Steps", f"{text.count(run.step)} of {text.count(run.total_steps)}"),
-        ("Loss", f"{text.loss(run.loss)} training, {text.loss(run.eval_loss)} held out"),
-        ("Exact match", match),
-        ("Time", f"{text.duration(run.seconds)}, {text.speed(run.tokens_per_second)}"),
-        ("Base", run.base_name),
-        ("Data", data_sets.title(run.data)),
-        ("Log", el("span", log, cls="aw-path")),
-    ]
-    return el("div", facts(pairs), _settings(train), cls="aw-run-facts")
+def run_state(run: rs.RunSummary) -> Node:
+    """Say a run's state, with a mark that is not only a colour."""
+    return el("span", state_word(run), cls=f"aw-state {MARKS[run.state]}")
 
 
-def run_actions(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> Node:
-    """Offer what can be done with a run and the adapter that it made, if that is still there."""
-    note = f"{run.message} {run.cure}".strip()
-    return el(
-        "div",
-        el("h3", chip(run.name, run.colour, state_word(run).lower())),
-        el("p", note, cls="aw-quiet") if note else None,
-        el(
-            "div",
-            button("Resume", "resume", run.id, kind="main") if run.resumable else None,
-            button("Try it in Chat", "try", adapter.id) if adapter else None,
-            cls="aw-actions",
-        ),
-    )
-
-
-def _run_row(run: rs.RunSummary, selected: bool) -> Node:
-    mark = el("span", state_word(run), cls=f"aw-state {MARKS[run.state]}")
+def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
     match = text.percent(run.exact_match) if run.exact_match is not None else "-"
     return el(
         "tr",
-        cell("State", mark),
+        cell("Compare", _tick(run, ticked)),
+        cell("State", run_state(run)),
         cell("Name", chip(run.name, run.colour), cls="aw-name"),
         cell("Data", data_sets.title(run.data)),
         cell("Method", f"{run.method}, rank {run.rank}"),
@@ -136,24 +112,40 @@ def _run_row(run: rs.RunSummary, selected: bool) -> Node:
     )
 
 
-def _settings(train: rq.Train) -> Node:
-    rows: list[tuple[str, Child]] = []
-    for prefix, request in (
-        ("", train),
-        ("columns.", train.columns),
-        ("adapter.", train.adapter),
-    ):
-        for name in type(request).model_fields:
-            if name in ("name", "data", "columns", "adapter", "method"):
-                continue
-            field = field_of(rq.Train, prefix + name)
-            value = getattr(request, name)
-            changed = value != field.get_default()
-            said = "empty" if value is None else str(shown(value))
-            rows.append((label_of(field), el("strong", said) if changed else said))
+def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
+    """List what waits its turn, first come first; nothing where nothing waits."""
+    if not queue:
+        return el("div")
+    rows = [_queued_row(number, each) for number, each in enumerate(queue, 1)]
     return el(
-        "details",
-        el("summary", "Settings; what differs from the defaults is bold"),
-        facts(rows),
-        cls="aw-details",
+        "div",
+        el("h3", f"{text.plural(len(queue), 'run')} waiting"),
+        table("Waiting their turn", ("Turn", "Name", "Data", "Method", "Since", ""), rows),
+        cls="aw-queue",
+    )
+
+
+def _queued_row(number: int, each: rs.QueuedRun) -> Node:
+    waits = f"waits for {each.waits_for}" if each.waits_for else ""
+    return el(
+        "tr",
+        cell("Turn", str(number)),
+        cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"),
+             cls="aw-name"),
+        cell("Data", data_sets.title(each.data)),
+        cell("Method", f"{each.method}, rank {each.rank}"),
+        cell("Since", text.when(each.added)),
+        cell("", button("Remove", "unqueue", each.id, aria_label=f"Remove {each.name}")),
+    )  # fmt: skip
+
+
+def _tick(run: rs.RunSummary, ticked: bool) -> Node:
+    return button(
+        "",
+        "tick",
+        run.id,
+        kind="aw-tick",
+        role="checkbox",
+        aria_checked="true" if ticked else "false",
+        aria_label=f"Compare {run.name} of {text.when(run.created)}",
     )

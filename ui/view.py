@@ -79,12 +79,35 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
     report = check.report
     if report is not None and report.ready and report.seconds:
         label += f", {text.about(report.seconds)}"
+    if check.name and check.failure is None and is_training(snapshot):
+        return _its_turn(snapshot, check)
     blocked = _blocked(snapshot, check)
     if blocked is not None:
         too_big = report if report is not None and report.smallest_change else None
         return Readiness(el("div", blocked, memory_card(too_big)), label, False)
     assert report is not None
     return Readiness(el("div", _ready_card(report), memory_card(report)), label, True)
+
+
+def is_training(snapshot: rs.Snapshot) -> bool:
+    """Tell whether a training is going on, behind which another may wait its turn."""
+    job = snapshot.job
+    return job is not None and job.run_id is not None and snapshot.base is not None
+
+
+def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
+    """Offer to let the run wait behind the one that is going on."""
+    assert snapshot.job is not None
+    label = f"Add {check.name} to the queue"
+    names = [each.name for each in snapshot.queue]
+    if check.name in names:
+        said = f"{check.name} waits its turn, as number {names.index(check.name) + 1}."
+        return Readiness(_wait(f"{said} Runs lists what waits."), label, False)
+    if check.free_name not in ("", check.name):
+        return Readiness(_name_taken(check), label, False)
+    behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
+    sentence = f"{check.name} would start by itself afterwards{behind}."
+    return Readiness(_wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
 
 
 def data_line(check: Check, summary: str) -> str:
@@ -156,8 +179,24 @@ def _ready_card(report: rs.PreflightReport) -> Node:
         button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
         el("p", el("strong", "It can start." if report.warnings else "Ready."), f" {sentence}"),
         listed if notes else None,
+        el("p", _settings_and_disk(report), cls="aw-quiet"),
         cls="aw-note warn" if report.warnings else "aw-note good",
     )
+
+
+def _settings_and_disk(report: rs.PreflightReport) -> str:
+    """Say how far the settings are from the defaults, and what the run writes."""
+    changed = report.changed_settings
+    verb = "differs" if changed == 1 else "differ"
+    settings = (
+        f"{text.plural(changed, 'setting')} {verb} from the defaults."
+        if changed
+        else "All settings are at their defaults."
+    )
+    if not report.disk_bytes:
+        return settings
+    need, free = text.size(report.disk_bytes), text.size(report.disk_free_bytes)
+    return f"{settings} Disk: {need} needed, {free} free."
 
 
 def _warning(warning: rs.Problem) -> Node:
@@ -286,7 +325,7 @@ def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
         "div",
         el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
         el("p", f"Until then {run.name} answers as far as it has learned.", cls="aw-quiet"),
-        button("Try it half-trained", "try", run.name),
+        button("Try it half-trained", "try", run.adapter_id),
         cls="aw-note wait aw-paused",
     )
 

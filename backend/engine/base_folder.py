@@ -138,6 +138,12 @@ def skeleton(folder: Path) -> torch.nn.Module:
     return model
 
 
+def context_length(folder: Path) -> int:
+    """Return how many tokens a base can look at; 0 where its config does not say."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return int(getattr(config, "max_position_embeddings", 0) or 0)
+
+
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Read a base's tokenizer; raises ModelError where it has none."""
     try:

@@ -22,6 +22,7 @@ from backend.engine import (
     base_folder,
     combine,
     conversion,
+    exporting,
     hotswap,
     lifecycle,
     memory,
@@ -91,6 +92,7 @@ class Engine:
             "preview-data": self._preview_data,
             "prepare-data": self._prepare_data,
             "merge": self._merge,
+            "export-run": self._export_run,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -200,7 +202,14 @@ class Engine:
 
     def _resume(self, request: rq.Resume, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self._limits(message), resume=True)
+        return training.train(
+            self.session,
+            run,
+            control,
+            self._limits(message),
+            resume=True,
+            extra_epochs=request.extra_epochs,
+        )
 
     def _limits(self, message: Any) -> Settings:
         """Return the settings as they hold for whoever asked: a demo's owner has no time limit."""
@@ -326,6 +335,11 @@ class Engine:
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
         base = rs.ModelFacts.model_validate(message["base"])
         return merge.merge(request, control, library=self.library, base=base)
+
+    def _export_run(self, request: rq.ExportRun, control: Control, message: Any) -> rs.Result:
+        base = message["base"] and rs.ModelFacts.model_validate(message["base"])
+        run = self.runs.get(request.run_id)
+        return exporting.export(request, control, run=run, library=self.library, base=base)
 
 
 def _facts_of(message: dict[str, Any]) -> rs.ModelFacts | None:

@@ -19,11 +19,22 @@ from backend.requests import Train
 
 
 def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
-    """Return the packs of a whole run: lists of document numbers, each within the token budget.
+    """Return the packs of a whole run: lists of document numbers, each within the token budget."""
+    return sittings(lengths, budget=budget, epochs=[epochs], seed=seed)[0]
 
-    Every epoch sees each document once in a fresh order; a fractional epoch sees its share.
-    """
+
+def sittings(
+    lengths: list[int], *, budget: int, epochs: list[float], seed: int
+) -> list[list[list[int]]]:
+    """Return the packs of a run and of each of its extensions, drawn one after the other."""
     generator = random.Random(seed)
+    return [_passes(lengths, budget, each, generator) for each in epochs]
+
+
+def _passes(
+    lengths: list[int], budget: int, epochs: float, generator: random.Random
+) -> list[list[int]]:
+    """Every epoch sees each document once in a fresh order; a fractional epoch sees its share."""
     packs: list[list[int]] = []
     remaining = epochs
     while remaining > 0:

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from backend.command_line import changed_fields
 from backend.engine import (
     adapters,
     attention,
     base_folder,
     base_model,
     data,
+    disk,
     estimate,
     memory,
     packing,
@@ -107,6 +109,10 @@ def check(
             change = estimate.smallest_change(shape, setup, free, longest=corpus.stats.longest)
             problems.append(_too_big(memory_needed.run, free, change))
     needed = memory_needed.run if memory_needed else 0
+    steps_to_do = total_steps(train, len(packs) if packs else 0)
+    disk_needed, disk_free = disk.needed(trainable, steps_to_do), disk.free(runs.root)
+    if full := disk.problem(disk_needed, disk_free):
+        problems.append(full)
     return PreflightReport(
         ready=not problems,
         problems=problems,
@@ -116,11 +122,14 @@ def check(
         trainable_parameters=trainable,
         total_parameters=around.parameters if around else 0,
         stats=corpus.stats if corpus else None,
-        steps=total_steps(train, len(packs) if packs else 0),
+        steps=steps_to_do,
         memory_bytes=needed,
         memory_available_bytes=free,
         seconds=seconds,
         seconds_from=source,
+        disk_bytes=disk_needed,
+        disk_free_bytes=disk_free,
+        changed_settings=len({*changed_fields(train)} - {"data"}),
         memory_parts=list(memory_needed.parts) if memory_needed else [],
         largest_token_budget=budget,
         smallest_change=change,

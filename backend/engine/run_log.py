@@ -17,6 +17,8 @@ from backend.runs import Run
 
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0
+PREDICTED_AFTER = 10
+"""Steps after which a run's duration is predicted, to be compared with the real one."""
 
 
 class RunLog:
@@ -92,6 +94,8 @@ class RunLog:
             tokens_per_second=self.tokens_per_second,
             seconds_left=left,
         )
+        if len(self.losses) == PREDICTED_AFTER:
+            self.run.update(predicted_seconds=self.trained_seconds + left)
         text = f"step {step:,} of {self.total_steps:,}, {self.tokens_per_second:,.0f} tokens/s"
         self._control.progress(text, step / self.total_steps, left)
         self.write_status()

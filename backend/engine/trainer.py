@@ -18,9 +18,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
-from backend.engine import adapters, steps
+from backend.engine import adapters, extending, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
+from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
 from backend.errors import Diverged
 from backend.requests import Train
@@ -39,6 +40,8 @@ class AdapterTrainer(Trainer):
         base: Base,
         adapter_id: str,
         packs: Packs,
+        request: Train,
+        stretches: list[Stretch],
         precision: str,
         control: Control,
         arguments: TrainingArguments,
@@ -49,6 +52,8 @@ class AdapterTrainer(Trainer):
         self._base = base
         self._adapter_id = adapter_id
         self._precision = precision
+        self._request = request
+        self._stretches = stretches
         self._ears = control
         self._planned_steps = int(arguments.max_steps)
         self._changes = changes
@@ -104,18 +109,23 @@ class AdapterTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch["labels"]) for batch in batch_samples)
 
-    # The learning rate: as planned, and from each change on as changed.
+    # The learning rate: as planned, once more for each extension, and as changed from then on.
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: Any = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
+        known = getattr(self, "lr_scheduler", None)
+        if len(self._stretches) > 1 and known is None:
+            wanted = optimizer or self.optimizer
+            self.lr_scheduler = extending.schedule(self._request, wanted, self._stretches)
         scheduler: Any = super().create_scheduler(self._planned_steps, optimizer)
         if self._changes:
+            last = self._stretches[-1]
             plan = adjustments.Plan(
                 rate=scheduler.lr_lambdas[0],
                 scheduler=str(self.args.lr_scheduler_type.value),
                 peak=1.0,
-                warmup_steps=self.args.get_warmup_steps(self._planned_steps),
+                warmup_steps=last.start + round(self._request.warmup * last.steps),
                 total_steps=self._planned_steps,
             )
             changes = adjustments.relative(self._changes, float(self.args.learning_rate))
@@ -124,8 +134,9 @@ class AdapterTrainer(Trainer):
         return scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read both back; the next rate is the one of now, not as the checkpoint had it."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self._changes and checkpoint is not None:  # it holds the next rate as it was to be
+        if checkpoint is not None and (self._changes or len(self._stretches) > 1):
             scheduler: Any = self.lr_scheduler
             pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             rates = [base * rate(scheduler.last_epoch) for base, rate in pairs]

@@ -17,6 +17,7 @@ from backend.engine import (
     attention,
     data,
     estimate,
+    extending,
     guards,
     memory,
     outcome,
@@ -47,13 +48,22 @@ EVALUATED_EXAMPLES = 200
 
 
 def train(
-    session: Session, run: Run, control: Control, settings: Settings, *, resume: bool = False
+    session: Session,
+    run: Run,
+    control: Control,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    extra_epochs: float = 0.0,
 ) -> RunResult:
     """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
 
-    A failure leaves the session as it was and the run `failed` with its reason.
+    `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
+    `failed` with its reason.
     """
     run.claim()
+    if extra_epochs:
+        run.update(extra_epochs=[*run.status().extra_epochs, extra_epochs])
     log = RunLog(run, control)
     try:
         with output_to(run.log):
@@ -67,8 +77,7 @@ def train(
 
 def total_steps(request: Train, packs: int) -> int:
     """Return how many corrections a run makes."""
-    whole = -(-packs // request.accumulation)
-    return min(whole, request.max_steps) if request.max_steps else whole
+    return extending.steps_for(packs, request, limit=request.max_steps)
 
 
 class _Training:
@@ -142,12 +151,12 @@ class _Training:
             store=TokenStore(self.settings.tokens_dir),
             control=self.control,
         )
-        self.packs = packing.training_packs(corpus.train, request)
+        self.plan = extending.plan(corpus.train, request, self.before.extra_epochs)
+        self.planned_steps = self.plan.total_steps
         self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
         self.held_out = packing.evaluation_packs(
             corpus.held_out[:EVALUATED_EXAMPLES], request.tokens_per_step
         )
-        self.planned_steps = total_steps(request, len(self.packs))
         self._plan_steps(adjustments.read(self.run.folder))
 
     def _plan_steps(self, changes: list[adjustments.Adjustment]) -> None:
@@ -156,7 +165,9 @@ class _Training:
         own = watching.own_prompts(self.request.data) if self.request.watch is None else []
         self.prompts = adjustments.watched(self.request.watch or own, changes)
         self.total_steps = adjustments.total_steps(self.planned_steps, changes)
-        self.packs = packing.enough(self.packs, self.request, self.total_steps)
+        self.packs = extending.enough(
+            self.plan, self.request, self.before.extra_epochs, self.total_steps
+        )
 
     def _prepare_adapter(self) -> PeftModel:
         """Put the run's adapter on the model, not active yet."""
@@ -201,6 +212,9 @@ class _Training:
             seconds=self.before.trained_seconds if checkpoint else 0.0,
             resumed=checkpoint is not None,
         )
+        extended = self.before.extra_epochs
+        if extended and started == self.plan.stretches[-1].start:
+            self.log.notice(extending.words(self.plan.stretches[-1], extended[-1]))
         if self.preparation:
             self.log.prepared(self.preparation)
         if checkpoint is None:
@@ -296,6 +310,7 @@ class _Training:
         self.run.update(
             predicted_memory_bytes=estimate.estimate(shape, setup).run,
             quantization=facts.quantization,
+            stored_precision=facts.precision,
         )
         return setup.exact and setup.device == "cpu"
 
@@ -322,6 +337,8 @@ class _Training:
             base=self.session.base,
             adapter_id=self.adapter_id,
             packs=self.packs,
+            request=self.request,
+            stretches=self.plan.stretches,
             precision=self.precision,
             control=self.control,
             arguments=arguments(

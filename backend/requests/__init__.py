@@ -25,7 +25,7 @@ from backend.requests.data import Columns, PrepareData, PreviewData
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.steering import Adjust
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
-from backend.requests.training import Lora, Preflight, Resume, Train
+from backend.requests.training import ExportRun, Lora, Preflight, Resume, Train
 
 __all__ = [
     "BY_NAME",
@@ -38,6 +38,7 @@ __all__ = [
     "ConvertAdapter",
     "DeleteAdapter",
     "EndHotswap",
+    "ExportRun",
     "Hotswap",
     "InspectAdapter",
     "LoadAdapter",
@@ -95,7 +96,14 @@ ModelRequest = (
 """Operations on the session's model: one at a time."""
 
 SideRequest = (
-    Preflight | PreviewData | PrepareData | InspectAdapter | Similarity | Merge | QuantizationTable
+    Preflight
+    | PreviewData
+    | PrepareData
+    | InspectAdapter
+    | Similarity
+    | Merge
+    | QuantizationTable
+    | ExportRun
 )
 """Operations that never change the session: never Busy."""
 

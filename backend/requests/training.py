@@ -248,9 +248,38 @@ class Preflight(Request):
     )
 
 
-class Resume(Request):
-    """Go on with a stopped or interrupted run from its last checkpoint."""
-
-    run_id: str = knob(
+def _run_id() -> Any:
+    return knob(
         label="Run", max_length=100, pattern=r"^[A-Za-z0-9_-]+$", help="The run's id, from Runs."
+    )
+
+
+class Resume(Request):
+    """Go on with a stopped or interrupted run from its last checkpoint, or extend a finished one.
+
+    An extension keeps the curve and the optimiser's memory; the schedule of the learning rate runs
+    once more over the added steps.
+    """
+
+    run_id: str = _run_id()
+    extra_epochs: float = knob(
+        0.0,
+        label="Extend by",
+        unit="passes",
+        ge=0,
+        le=1000,
+        step=1,
+        help="How often every example is seen again once a run is finished; 0 only resumes.",
+    )
+
+
+class ExportRun(Request):
+    """Write a run into a folder that stands alone, with a script that repeats it."""
+
+    run_id: str = _run_id()
+    destination: str = knob(
+        label="Folder",
+        min_length=1,
+        max_length=1000,
+        help="A new folder: request, events, log, adapter and script are written to it.",
     )

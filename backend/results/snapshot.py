@@ -5,7 +5,7 @@ from typing import Literal
 from backend.results.adapters import AdapterInfo, AdapterStatus
 from backend.results.base import ModelFacts, Result
 from backend.results.hotswap import SlotStatus
-from backend.results.training import RunSummary
+from backend.results.training import QueuedRun, RunSummary
 
 Phase = Literal[
     "empty",
@@ -68,6 +68,8 @@ class Snapshot(Result):
     """Adapters that can still be restored."""
     side_jobs: tuple[JobInfo, ...] = ()
     """Work beside the session that is worth showing, such as a merge."""
+    queue: tuple[QueuedRun, ...] = ()
+    """Trainings that wait their turn, in their order."""
     slot: SlotStatus | None = None
     """The hot-swap slot, while one is prepared."""
     memory_bytes: int

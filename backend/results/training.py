@@ -91,6 +91,11 @@ class PreflightReport(Result):
     memory_available_bytes: int
     seconds: float | None
     seconds_from: str
+    disk_bytes: int = 0
+    """What checkpoints, adapter and events take at their peak."""
+    disk_free_bytes: int = 0
+    changed_settings: int = 0
+    """How many settings differ from their defaults; name and data do not count."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0
@@ -186,6 +191,39 @@ class RunResult(Result):
     preparation: str = ""
 
 
+class QueuedRun(Result):
+    """A training that waits its turn; `waits_for` names what else is missing."""
+
+    id: str
+    name: str
+    data: str
+    method: str
+    rank: int
+    added: float
+    waits_for: str = ""
+
+
+class ExportedRun(Result):
+    """A run that was written into a folder; `notes` say what could not be part of it."""
+
+    path: str
+    files: list[str]
+    bytes: int
+    notes: list[str]
+
+
+class RunCommands(Result):
+    """How a run is repeated from the command line."""
+
+    base: str
+    """Loads the base that the run was on."""
+    fields: str
+    """The run with its settings as options."""
+    file: str
+    """The run from the request in its folder; the same."""
+    note: str
+
+
 class RunSummary(Result):
     """One run as its folder tells it."""
 
@@ -210,6 +248,8 @@ class RunSummary(Result):
     exact_match: float | None = None
     tokens_per_second: float | None = None
     seconds: float = 0.0
+    predicted_seconds: float | None = None
+    """Training time as predicted after the first steps."""
     message: str = ""
     cure: str = ""
     error: str = ""
@@ -221,3 +261,5 @@ class RunSummary(Result):
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
     resumable: bool = False
+    note: str = ""
+    """What somebody wrote about it."""

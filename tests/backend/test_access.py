@@ -40,6 +40,7 @@ def requests_for(path: str) -> list[rq.Request]:
         rq.LoadAdapter(source=path),
         rq.SaveAdapter(name="x", destination=path),
         rq.Merge(variant=[("x", 1.0)], destination=path),
+        rq.ExportRun(run_id="x", destination=path),
     ]
 
 
@@ -133,10 +134,10 @@ def test_a_demo_works_with_the_starter_kit_only(home: Path, settings: Settings) 
     check_caller(rq.LoadModel(source="starter"), demo)
     check_caller(rq.Train(name="x", data="starter:pirate"), demo)
     for source in ("someone/model", str(home / "models"), str(demo.workspace / "uploads" / "x")):
-        for request in requests_for(source)[:-2]:
+        for request in requests_for(source)[:-3]:
             with pytest.raises(Unsupported, match="bundled models and data only"):
                 check_caller(request, demo)
-    for request in requests_for(str(demo.workspace / "copy"))[-2:]:
+    for request in requests_for(str(demo.workspace / "copy"))[-3:]:
         with pytest.raises(Unsupported, match="does not write to folders"):
             check_caller(request, demo)
 

@@ -10,13 +10,14 @@ from backend.errors import InvalidRequest
 
 FORMS = (
     *(rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.PrepareData, rq.Columns),
-    *(rq.Resume, rq.SaveAdapter),
+    *(rq.Resume, rq.ExportRun, rq.SaveAdapter),
 )
 SAMPLES: list[rq.Request] = [
     rq.LoadModel(source="someone/model", precision="bf16", revision="v1"),
     rq.UnloadModel(),
     rq.Train(name="pirate", adapter=rq.Lora(rank=4, targets=["q_proj"]), start_from="older"),
     rq.Resume(run_id="20250101-120000-pirate-ab12"),
+    rq.ExportRun(run_id="20250101-120000-pirate-ab12", destination="copies/run"),
     rq.SaveAdapter(name="pirate", destination="copies/pirate"),
     rq.SetActive(adapters=[("pirate", 0.5)]),
     rq.Compare(prompts=["Hello"], variants=[[], [("pirate", 1.0)]]),

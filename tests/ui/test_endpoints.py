@@ -16,7 +16,7 @@ PUBLIC = {
     *("/inspect_adapter", "/load_adapter", "/unload_adapter", "/save_adapter", "/set_active"),
     *("/delete_adapter", "/restore_adapter", "/rename_adapter", "/convert_adapter"),
     *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
-    *("/compare", "/score", "/next_token", "/chat", "/quantization_table"),
+    *("/compare", "/score", "/next_token", "/chat", "/quantization_table", "/export_run"),
     *("/snapshot", "/runs", "/events", "/stop", "/pause", "/unpause", "/save_now", "/adjust"),
 }
 

@@ -365,7 +365,7 @@ def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> No
 def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> None:
     page.train.start(**form_of(page, epochs=1, seed=7))
     run = wait(service).runs[0]
-    assert page.runs.pick(event("pick", run.id)) == run.id
+    assert page.runs.pick([], event("pick", run.id)) == (run.id, gr.skip())
     drawn = draw(page, selected=run.id)
     assert drawn[page.runs.chart]["run"] == run.id
     assert "output.log" in words(drawn[page.runs.facts])

@@ -124,7 +124,8 @@ def test_a_ready_run_says_what_will_happen() -> None:
         ({"base": None, "phase": "loading", "job": job(title="Loading starter")}, {}, "loading"),
         ({"base": None, "phase": "empty"}, {}, "No base model is loaded"),
         ({"base": None, "phase": "down"}, {}, "restarted"),
-        ({"job": job()}, {}, "Training pirate is going on"),
+        ({"job": job(title="Answering", run_id=None)}, {}, "Answering is going on"),
+        ({"job": job()}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
         ({}, {"checking": True}, "Checking"),
         ({}, {"report": None}, "Checking"),
         ({}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
@@ -243,3 +244,19 @@ def test_hostile_names_stay_text() -> None:
     assert "<img" in words(tree)
     tags = json.dumps(tree).count('["img"')
     assert tags == 0
+
+
+def test_the_card_counts_changed_settings_and_says_the_disk_needed() -> None:
+    said = words(view.readiness(snapshot(), checked()).card)
+    assert "All settings are at their defaults." in said
+    changed = report(changed_settings=1, disk_bytes=3 * 1024**2, disk_free_bytes=20 * 1024**3)
+    said = words(view.readiness(snapshot(), checked(report=changed)).card)
+    assert "1 setting differs from the defaults. Disk: 3 MB needed, 20 GB free." in said
+
+
+def test_behind_a_training_another_may_wait_its_turn() -> None:
+    ready = view.readiness(snapshot(job=job()), checked())
+    assert (ready.label, ready.can_start) == ("Add pirate to the queue", True)
+    assert "Training pirate is going on." in words(ready.card)
+    bad = checked(failure=view.Failure("Rank: too low.", "Try 8."))
+    assert not view.readiness(snapshot(job=job()), bad).can_start

@@ -290,9 +290,13 @@ class TrainTab:
     # -- the run ---------------------------------------------------------------------------------
 
     def start(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Start the training and return at once."""
+        """Start the training, or let it wait its turn behind another, and return at once."""
         try:
-            self.bench.start(self.request(values))
+            train = self.request(values)
+            if view.is_training(self.bench.service.snapshot()):
+                self.bench.enqueue(train)
+            else:
+                self.bench.start(train)
         except errors.WorkbenchError as error:
             check = Check(name=str(values["name"] or ""), failure=explain(error))
             return check, failure_card(explain(error)), gr.skip()
@@ -311,7 +315,7 @@ class TrainTab:
         if act == "retry":
             return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
         if act in ("again", "slower"):
-            return {self.dismissed: [*dismissed, run_id], **self._refill(run_id, act)}
+            return {self.dismissed: [*dismissed, run_id], **self.refill(run_id, act)}
         return {self.dismissed: gr.skip()}
 
     def _retry(self, run_id: str) -> dict[Any, Any]:
@@ -325,7 +329,8 @@ class TrainTab:
             gr.Warning(explain(error).sentence, title="Cannot retry")
         return {self.method: method_id(train.adapter), **self.form.show(train)}
 
-    def _refill(self, run_id: str, act: str) -> dict[Any, Any]:
+    def refill(self, run_id: str, act: str = "again") -> dict[Any, Any]:
+        """Return what fills the form with a run's settings, under a free name."""
         train = self._train_of(run_id)
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
         changes = {"name": self.bench.free_name(train.name), "learning_rate": rate}
@@ -358,7 +363,8 @@ class TrainTab:
     def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
         """Change whenever the settings have to be checked again."""
         base = snapshot.base.fingerprint if snapshot.base else ""
-        names = ",".join(adapter.name for adapter in snapshot.adapters)
+        taken = [each.name for each in snapshot.adapters] + [each.name for each in snapshot.queue]
+        names = ",".join(taken)
         held = "busy" if check.waiting and snapshot.job is not None else "free"
         reading = check.preparing and any(
             job.operation == "prepare-data" for job in snapshot.side_jobs

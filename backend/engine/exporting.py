@@ -1,0 +1,115 @@
+"""A run as a folder that stands alone: what was asked, what happened, its adapter, its script.
+
+The script needs the examples as the run saw them, so they are tokenised here once more; for that
+the base's tokenizer is enough, whichever base is loaded.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from backend.engine import base_folder, data, saving, tokens
+from backend.engine.control import Control
+from backend.errors import DataError, ModelError, NotFound, Unsupported
+from backend.library import Library
+from backend.plain_script import EXAMPLES, SCRIPT, START, script_of
+from backend.requests import ExportRun, Train
+from backend.results import ExportedRun, ModelFacts
+from backend.runs import Run
+from backend.storage import disk_error, new_folder
+
+RECORDS = ("events.jsonl", "output.log", "note.txt", "status.json")
+
+
+def export(
+    request: ExportRun,
+    control: Control,
+    *,
+    run: Run,
+    library: Library,
+    base: ModelFacts | None,
+) -> ExportedRun:
+    """Write a run into a new folder, whole or not at all."""
+    destination = Path(request.destination).expanduser().absolute()
+    saving.require_empty(destination)
+    notes: list[str] = []
+    with new_folder(destination) as folder:
+        _records(run, folder)
+        _adapter(run, library, folder, notes)
+        control.progress("Writing the examples as the model sees them", force=True)
+        _script(run, library, base, folder, control, notes)
+        control.check_stop()
+    files = sorted(path for path in destination.rglob("*") if path.is_file())
+    return ExportedRun(
+        path=str(destination),
+        files=[str(path.relative_to(destination)) for path in files],
+        bytes=sum(path.stat().st_size for path in files),
+        notes=notes,
+    )
+
+
+def _records(run: Run, folder: Path) -> None:
+    """Copy what the run wrote; its request becomes one that `python -m backend run` takes."""
+    asked = {"request": "train", **run.request.train.model_dump(mode="json")}
+    (folder / "request.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    shutil.copyfile(run.folder / "request.json", folder / "run.json")
+    for name in RECORDS:
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, folder / name)
+
+
+def _adapter(run: Run, library: Library, folder: Path, notes: list[str]) -> None:
+    info = library.by_id(run.request.adapter_id)
+    if info is None:
+        notes.append("Its adapter is not in the library, so the folder has none.")
+        return
+    shutil.copytree(library.folder(info.id), folder / "adapter")
+
+
+def _script(
+    run: Run,
+    library: Library,
+    base: ModelFacts | None,
+    folder: Path,
+    control: Control,
+    notes: list[str],
+) -> None:
+    """Write script and examples; a run that no script can repeat is exported without."""
+    train = run.request.train
+    try:
+        place = _base_folder(run, base, control)
+        (folder / SCRIPT).write_text(script_of(run, library, str(place)), encoding="utf-8")
+        if train.start_from is not None:
+            start = library.get(train.start_from)
+            shutil.copytree(library.folder(start.id), folder / START)
+        write_examples(examples(train, place), folder / EXAMPLES)
+    except (DataError, ModelError, NotFound, Unsupported) as error:
+        notes.append(f"It has no script: {error}")
+        for name in (SCRIPT, EXAMPLES):
+            (folder / name).unlink(missing_ok=True)
+
+
+def examples(train: Train, base: Path) -> Sequence[tokens.Tokens]:
+    """Return what a run learns from, as its base sees it."""
+    context = base_folder.context_length(base)
+    longest = min(train.longest, context) if context else train.longest
+    source = data.of_run(train)
+    return tokens.tokenise(source, base_folder.read_tokenizer(base), max_length=longest).train
+
+
+def write_examples(documents: Sequence[tokens.Tokens], file: Path) -> None:
+    """Write one example a line: its tokens, and which of them are learned."""
+    try:
+        with file.open("w", encoding="utf-8") as lines:
+            for each in documents:
+                row = {"ids": each.ids.tolist(), "learned": each.learned.astype(int).tolist()}
+                lines.write(json.dumps(row, separators=(",", ":")) + "\n")
+    except OSError as error:
+        raise disk_error(error, file) from error
+
+
+def _base_folder(run: Run, base: ModelFacts | None, control: Control) -> Path:
+    if base is not None and base.fingerprint == run.request.base_fingerprint:
+        return Path(base.path)
+    return base_folder.find(run.request.base_source, None, control)

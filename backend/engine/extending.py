@@ -1,0 +1,103 @@
+"""A finished run that goes on: the packs of its further epochs and their learning rate.
+
+A run has one stretch of steps, and one more for each extension. All of them draw the order of the
+examples from one generator, so an extension sees what a longer run would have seen. The schedule of
+the learning rate runs once more over the steps of each stretch: warm-up, then its fall.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from backend.engine import packing
+from backend.engine.packing import Packs
+from backend.engine.tokens import Tokens
+from backend.requests import Train
+
+
+class Stretch(NamedTuple):
+    """Some steps of a run: the first of them comes after step `start`."""
+
+    start: int
+    steps: int
+
+
+class Plan(NamedTuple):
+    """What a run learns from, in order, and the stretches that it is learned in."""
+
+    packs: Packs
+    stretches: list[Stretch]
+
+    @property
+    def total_steps(self) -> int:
+        return self.stretches[-1].start + self.stretches[-1].steps
+
+
+def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float]) -> Plan:
+    """Return the plan of a run with its extensions; a pure function, so a resumed run finds it.
+
+    Each stretch begins with a step of its own: a pack is repeated where accumulation would
+    otherwise mix the two. Nobody learns from that one, the steps before an extension are over.
+    """
+    sittings = packing.sittings(
+        [len(document) for document in documents],
+        budget=request.tokens_per_step,
+        epochs=[request.epochs, *extra_epochs],
+        seed=request.seed,
+    )
+    packs: list[list[int]] = []
+    stretches: list[Stretch] = []
+    for number, sitting in enumerate(sittings):
+        limit = request.max_steps if number == 0 else None
+        steps = steps_for(len(sitting), request, limit=limit)
+        start = stretches[-1].start + stretches[-1].steps if stretches else 0
+        packs += packs[-1:] * (start * request.accumulation - len(packs))
+        packs += sitting[: steps * request.accumulation] if extra_epochs else sitting
+        stretches.append(Stretch(start, steps))
+    return Plan(Packs(documents, packs), stretches)
+
+
+def enough(planned: Plan, request: Train, extra_epochs: list[float], steps: int) -> Packs:
+    """Return a run's packs, continued by further epochs where it makes more steps than planned."""
+    if not extra_epochs:
+        return packing.enough(planned.packs, request, steps)
+    documents, epochs, packs = planned.packs.documents, list(extra_epochs), planned.packs
+    while len(packs) < (steps - 1) * request.accumulation + 1:
+        epochs[-1] = math.ceil(2 * epochs[-1])
+        packs = plan(documents, request, epochs).packs
+    return packs
+
+
+def steps_for(packs: int, request: Train, *, limit: int | None) -> int:
+    """Return how many corrections so many packs make, at most `limit`."""
+    whole = -(-packs // request.accumulation)
+    return min(whole, limit) if limit else whole
+
+
+def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> LambdaLR:
+    """Return the learning rate of all stretches: the same schedule, once for each."""
+    factors = [
+        get_scheduler(
+            request.scheduler, optimizer, round(request.warmup * each.steps), each.steps
+        ).lr_lambdas[0]
+        for each in stretches
+    ]
+
+    def factor(step: int) -> float:
+        number = max(i for i, each in enumerate(stretches) if each.start <= step)
+        return float(factors[number](step - stretches[number].start))
+
+    return LambdaLR(optimizer, factor)
+
+
+def words(stretch: Stretch, epochs: float) -> str:
+    """Say what an extension adds, and what becomes of the learning rate."""
+    last = stretch.start + stretch.steps
+    return (
+        f"Extended by {epochs:g} epochs: steps {stretch.start + 1:,} to {last:,}. "
+        "The schedule of the learning rate runs once more over these steps."
+    )

@@ -1,0 +1,225 @@
+"""Repeats one training run with plain PEFT: the same data in the same order, the same losses.
+
+This needs PyTorch, Transformers, PEFT, and `examples.jsonl` beside it; nothing of the program that
+wrote it. Each line of `examples.jsonl` is one example after tokenising: `ids` are its tokens,
+`learned` says for each of them whether it is learned (1) or only read (0).
+
+    python train_again.py                       prints the loss of each step, saves `adapter_again`
+    python train_again.py --base FOLDER-OR-ID   where the base model lies elsewhere
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, get_scheduler, set_seed
+
+# <settings>
+BASE = "starter/model"
+BASE_DTYPE = "float32"
+COMPUTE_PRECISION = "fp32"
+START_FROM = ""
+TARGET_MODULES = ["q_proj", "v_proj"]
+RANK = 8
+ALPHA = 16.0
+DROPOUT = 0.0
+USE_RSLORA = False
+USE_DORA = False
+SITTINGS = [2.0]
+MAX_STEPS: int | None = None
+TOKENS_PER_STEP = 512
+ACCUMULATION = 1
+LEARNING_RATE = 3e-3
+SCHEDULER = "cosine"
+WARMUP = 0.05
+WEIGHT_DECAY = 0.0
+GRADIENT_CHECKPOINTING = False
+SEED = 42
+# </settings>
+
+HERE = Path(__file__).resolve().parent
+Example = tuple[list[int], list[int]]
+Pack = dict[str, torch.Tensor]
+
+
+# -- the order of the data -------------------------------------------------------------------------
+
+
+def read_examples() -> list[Example]:
+    lines = (HERE / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(row["ids"], row["learned"]) for row in map(json.loads, lines)]
+
+
+def passes(lengths: list[int], epochs: float, generator: random.Random) -> list[list[int]]:
+    """Every epoch sees each example once in a fresh order; a fractional epoch sees its share.
+
+    Examples are filled into packs in that order; a pack closes when the next one does not fit.
+    """
+    packs: list[list[int]] = []
+    while epochs > 0:
+        order = list(range(len(lengths)))
+        generator.shuffle(order)
+        room = 0
+        for number in order[: max(1, round(len(order) * min(epochs, 1.0)))]:
+            if lengths[number] > room:
+                packs.append([])
+                room = TOKENS_PER_STEP
+            packs[-1].append(number)
+            room -= lengths[number]
+        epochs -= 1
+    return packs
+
+
+def steps_of(packs: list[list[int]]) -> list[list[list[int]]]:
+    """A step learns from as many packs as are accumulated; the last one takes what is left."""
+    return [packs[i : i + ACCUMULATION] for i in range(0, len(packs), ACCUMULATION)]
+
+
+def lay_out(examples: list[Example]) -> Pack:
+    """Lay the examples of a pack side by side in one row, the longest first.
+
+    Positions start at 0 again with each example. Without an attention mask and without a cache,
+    Transformers takes that as the sign that they must not see each other, so the row gives the
+    same loss as the examples one by one. An example's first token is predicted by nothing.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    learned: list[int] = []
+    for tokens, flags in sorted(examples, key=lambda example: len(example[0]), reverse=True):
+        ids += tokens
+        positions += range(len(tokens))
+        learned += [0, *flags[1:]]
+    targets = torch.tensor(learned).nonzero().reshape(-1)
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "logits_to_keep": targets - 1,
+        "labels": torch.tensor(ids)[targets],
+    }
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def load_model(base: str, device: torch.device) -> PeftModel:
+    """Load the base and put the adapter on it. The seed decides what a fresh one begins with."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=BASE_DTYPE).to(device)
+    torch.manual_seed(SEED)
+    if START_FROM:
+        peft = PeftModel.from_pretrained(model, str(HERE / START_FROM), is_trainable=True)
+    else:
+        config = LoraConfig(
+            r=RANK,
+            lora_alpha=ALPHA,  # type: ignore[arg-type, unused-ignore]
+            lora_dropout=DROPOUT,
+            target_modules=TARGET_MODULES,
+            use_rslora=USE_RSLORA,
+            use_dora=USE_DORA,
+            task_type="CAUSAL_LM",
+        )
+        peft = get_peft_model(model, config)
+    if GRADIENT_CHECKPOINTING:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    peft.train()
+    return peft
+
+
+def compute_precision(device: torch.device) -> AbstractContextManager[Any]:
+    if COMPUTE_PRECISION == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
+    """Return the summed loss of the learned tokens; logits are computed only where there is one."""
+    inputs = {name: tensor.to(model.device) for name, tensor in pack.items()}
+    labels = inputs.pop("labels")
+    with compute_precision(model.device):
+        logits = model(**inputs, use_cache=False).logits[0]
+    return cross_entropy(logits.float(), labels, reduction="sum")
+
+
+# -- the learning rate -----------------------------------------------------------------------------
+
+
+def schedule(optimizer: torch.optim.Optimizer, lengths: list[int]) -> LambdaLR:
+    """One schedule for the run, and the same once more for the steps of each extension."""
+    factors = [
+        get_scheduler(SCHEDULER, optimizer, round(WARMUP * steps), steps).lr_lambdas[0]
+        for steps in lengths
+    ]
+
+    def factor(step: int) -> float:
+        for number, steps in enumerate(lengths):
+            if step < steps or number == len(lengths) - 1:
+                return float(factors[number](step))
+            step -= steps
+        raise AssertionError("The last schedule takes every step that is left.")
+
+    return LambdaLR(optimizer, factor)
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+def plan(examples: list[Example]) -> list[list[list[list[int]]]]:
+    """Return the steps of each sitting; all of them draw their order from one generator."""
+    generator = random.Random(SEED)
+    lengths = [len(tokens) for tokens, _ in examples]
+    sittings = [steps_of(passes(lengths, epochs, generator)) for epochs in SITTINGS]
+    sittings[0] = sittings[0][:MAX_STEPS]
+    return sittings
+
+
+def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
+    """Train, and yield the loss of each step: a mean over all tokens that are learned in it."""
+    sittings = plan(examples)
+    steps = [step for sitting in sittings for step in sitting]
+    packs = [lay_out([examples[n] for n in pack]) for step in steps for pack in step]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-8, fused=True
+    )
+    rate = schedule(optimizer, [len(sitting) for sitting in sittings])
+    set_seed(SEED)  # what dropout leaves out
+    stream = iter(DataLoader(packs, batch_size=None, shuffle=False))
+    for step in steps:
+        batch = [next(stream) for _ in step]
+        learned = sum(len(pack["labels"]) for pack in batch)
+        total = 0.0
+        for pack in batch:
+            loss = loss_sum(model, pack) / learned
+            loss.backward()
+            total += loss.item()
+        clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        yield total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Repeat a training run with plain PEFT.")
+    parser.add_argument("--base", default=BASE, help="folder or Hub id of the base model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    model = load_model(options.base, torch.device(options.device))
+    for step, loss in enumerate(train(model, read_examples()), 1):
+        print(f"step {step} loss {loss:.8g}", flush=True)
+    model.save_pretrained(str(HERE / "adapter_again"), save_embedding_layers=False)
+    print(f"Saved {HERE / 'adapter_again'}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A run as a stand-alone Python script that does it again with plain PEFT.
+
+The script is a file of its own, `engine/plain_peft_script.py`: readable, checked and tested as it
+is. Here its settings are replaced by those of a run. What it cannot repeat is refused in words.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from backend import adjustments
+from backend.access import looks_like_path
+from backend.errors import NotFound, Unsupported
+from backend.library import Library
+from backend.runs import Run
+from backend.settings import STARTER
+
+TEMPLATE = Path(__file__).parent / "engine" / "plain_peft_script.py"
+SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
+SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def script_of(run: Run, library: Library, base_path: str = "") -> str:
+    """Return the script; raises NotFound or Unsupported where the run cannot be repeated by one.
+
+    `base_path` is where the base lies, if that is known.
+    """
+    values = settings_of(run, library, base_path)
+    lines = "".join(f"{name} = {_literal(value)}\n" for name, value in values.items())
+    text = TEMPLATE.read_text(encoding="utf-8")
+    written, count = SETTINGS.subn(lambda _: lines, text)
+    assert count == 1
+    return re.sub(r"  # type: ignore\[.*?\]", "", written)
+
+
+def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
+    """Return what the script must know of a run."""
+    train, status = run.request.train, run.status()
+    if status.quantization != "none":
+        raise Unsupported(
+            f"This run was trained on a base in {status.quantization}, and the plain script only "
+            "repeats runs on a base in full precision."
+        )
+    if any(change.changes_rate for change in adjustments.read(run.folder)):
+        raise Unsupported(
+            "The learning rate or length of this run was changed while it went on, which the plain "
+            "script does not repeat."
+        )
+    adapter = _adapter_config(run, library)
+    return {
+        "BASE": _base(run, base_path),
+        "BASE_DTYPE": DTYPES[status.stored_precision or "fp32"],
+        "COMPUTE_PRECISION": status.precision or "fp32",
+        "START_FROM": START if train.start_from is not None else "",
+        "TARGET_MODULES": sorted(adapter["target_modules"]),
+        "RANK": adapter["r"],
+        "ALPHA": adapter["lora_alpha"],
+        "DROPOUT": adapter["lora_dropout"],
+        "USE_RSLORA": adapter["use_rslora"],
+        "USE_DORA": adapter["use_dora"],
+        "SITTINGS": [train.epochs, *status.extra_epochs],
+        "MAX_STEPS": train.max_steps,
+        "TOKENS_PER_STEP": train.tokens_per_step,
+        "ACCUMULATION": train.accumulation,
+        "LEARNING_RATE": train.learning_rate,
+        "SCHEDULER": train.scheduler,
+        "WARMUP": train.warmup,
+        "WEIGHT_DECAY": train.weight_decay,
+        "GRADIENT_CHECKPOINTING": train.gradient_checkpointing,
+        "SEED": train.seed,
+    }
+
+
+def _adapter_config(run: Run, library: Library) -> dict[str, Any]:
+    """Return the PEFT configuration that the run trained, from its checkpoint or its adapter."""
+    folders = (run.latest_checkpoint(), library.folder(run.request.adapter_id))
+    for folder in folders:
+        file = folder / "adapter_config.json" if folder is not None else None
+        if file is not None and file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return found
+    raise NotFound(
+        "This run has saved nothing yet, so which layers it trains is not on disk.",
+        cure="Wait for its first checkpoint, or show it as a command.",
+    )
+
+
+def _base(run: Run, base_path: str) -> str:
+    source = run.request.base_source
+    if source == "starter":
+        return str(STARTER / "model")
+    return base_path or source if looks_like_path(source) else source
+
+
+def _literal(value: Any) -> str:
+    """Write a value as Python does, with double quotes as in the rest of the script."""
+    return json.dumps(value) if isinstance(value, str | list) else repr(value)

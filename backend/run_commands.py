@@ -1,0 +1,33 @@
+"""A run as the lines of the command line that do it again."""
+
+from backend.command_line import command_of, command_of_file
+from backend.requests import LoadModel
+from backend.results import RunCommands
+from backend.runs import Run
+from backend.settings import Settings
+
+
+def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
+    """Return the lines; `free` is the run's name where no adapter has it, else one that is free."""
+    train = run.request.train
+    note = (
+        ""
+        if free == train.name
+        else f"There is an adapter called {train.name} here already: "
+        f"add --name {free!r} to have both."
+    )
+    return RunCommands(
+        base=command_of(_base_of(run), settings, always=["source"]),
+        fields=command_of(train, settings),
+        file=command_of_file(run.folder / "request.json", settings),
+        note=note,
+    )
+
+
+def _base_of(run: Run) -> LoadModel:
+    """Return the request that loads the run's base as it was."""
+    status, source = run.status(), run.request.base_source
+    stored = {"precision": status.stored_precision} if status.stored_precision else {}
+    if status.quantization != "none":
+        stored["quantization"] = status.quantization
+    return LoadModel(source=source, **stored)

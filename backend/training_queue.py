@@ -1,0 +1,128 @@
+"""Trainings that wait their turn: kept in the workspace, started one after the other.
+
+The queue is a file, so it outlives the app. Only a service that was told to works it off: a command
+line that opens the same workspace for a moment leaves it alone.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from backend.access import Caller
+from backend.methods import method_of
+from backend.requests import Train
+from backend.results import ModelFacts, QueuedRun
+from backend.storage import write_text
+
+LOOK_EVERY_S = 0.5
+log = logging.getLogger(__name__)
+
+
+class Waiting(BaseModel):
+    """One training that waits, for the base that was loaded when it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    added: float
+    train: Train
+    base_name: str
+    base_fingerprint: str
+    caller: Caller
+
+    def describe(self, base: ModelFacts | None) -> QueuedRun:
+        """Describe it for lists, and say what it waits for beside its turn."""
+        fits = base is not None and base.fingerprint == self.base_fingerprint
+        return QueuedRun(
+            id=self.id,
+            name=self.train.name,
+            data=self.train.data,
+            method=method_of(self.train.adapter).title,
+            rank=self.train.adapter.rank,
+            added=self.added,
+            waits_for="" if fits else f"the base {self.base_name}, which is not loaded",
+        )
+
+
+_LIST = TypeAdapter(list[Waiting])
+
+
+class TrainingQueue:
+    """What waits, first come first served. Whoever changes it holds the service's lock."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._waiting = self._load()
+
+    def add(self, train: Train, base: ModelFacts, caller: Caller) -> Waiting:
+        """Put a training at the end; raises DiskFull."""
+        item = Waiting(
+            id=uuid.uuid4().hex[:8],
+            added=time.time(),
+            train=train,
+            base_name=base.name,
+            base_fingerprint=base.fingerprint,
+            caller=caller,
+        )
+        self._replace([*self._waiting, item])
+        return item
+
+    def remove(self, id: str) -> bool:
+        """Take a training out; False where it does not wait any more."""
+        kept = [item for item in self._waiting if item.id != id]
+        found = len(kept) < len(self._waiting)
+        if found:
+            self._replace(kept)
+        return found
+
+    def next_for(self, base: ModelFacts) -> Waiting | None:
+        """Return the first that waits for this base."""
+        return next((i for i in self._waiting if i.base_fingerprint == base.fingerprint), None)
+
+    def names(self) -> set[str]:
+        """Return the names of the adapters that these will bring."""
+        return {item.train.name for item in self._waiting}
+
+    def describe(self, base: ModelFacts | None) -> tuple[QueuedRun, ...]:
+        """Describe all, in their order."""
+        return tuple(item.describe(base) for item in self._waiting)
+
+    def _replace(self, waiting: list[Waiting]) -> None:
+        write_text(self._file, _LIST.dump_json(waiting, indent=1).decode())
+        self._waiting = waiting
+
+    def _load(self) -> list[Waiting]:
+        try:
+            return _LIST.validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            log.warning("The queue in %s cannot be read: %s", self._file, error)
+            return []
+
+
+class QueueRunner:
+    """Calls `start_next` again and again until it is closed."""
+
+    def __init__(self, start_next: Callable[[], None]) -> None:
+        self._start_next = start_next
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="queue", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Start nothing from now on."""
+        self._closed.set()
+        self._thread.join(10)
+
+    def _loop(self) -> None:
+        while not self._closed.wait(LOOK_EVERY_S):
+            try:
+                self._start_next()
+            except Exception as error:  # one bad entry must not end the queue
+                log.error("The queue could not go on.", exc_info=error)

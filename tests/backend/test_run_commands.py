@@ -1,0 +1,88 @@
+"""A run as a command: the line, read by the command line's own parser, is the same request."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from backend import Settings
+from backend import requests as rq
+from backend.__main__ import _parser, _request
+from backend.command_line import command_of
+from backend.run_commands import commands_of
+from backend.runs import Run, Runs
+from backend.settings import default_workspace
+
+TRAINS = [
+    rq.Train(name="plain"),
+    rq.Train(
+        name="my adapter 2",
+        data="/data of mine/it's \"quoted\" $HOME.jsonl",
+        adapter=rq.Lora(rank=16, alpha=8.5, dropout=0.05, targets=["q_proj", "self_attn.v_proj"],
+                        use_rslora=True),
+        epochs=0.5,
+        max_steps=12,
+        learning_rate=1e-5,
+        scheduler="linear",
+        precision="fp32",
+        gradient_checkpointing=True,
+        start_from="123",
+    ),
+    rq.Train(name="7", data="42", adapter=rq.Lora(targets="attention", use_dora=True)),
+]  # fmt: skip
+
+
+def read(line: str) -> rq.Request:
+    """Read a line as a shell and the command line do."""
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "backend"]
+    return _request(_parser().parse_args(words[3:]))
+
+
+def make_run(root: Path, train: rq.Train) -> Run:
+    return Runs(root).create(
+        train, base=("starter", "starter", "f"), adapter_id="ad_000001", colour="#009E73"
+    )
+
+
+@pytest.mark.parametrize("train", TRAINS, ids=lambda train: train.name)
+def test_the_line_is_the_same_request(tmp_path: Path, train: rq.Train) -> None:
+    settings = Settings(workspace=tmp_path / "my workspace")
+    found = commands_of(make_run(settings.runs_dir, train), settings, free=train.name)
+
+    assert read(found.fields) == train
+    assert read(found.file) == train
+    assert found.note == ""
+
+
+def test_the_line_names_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    train = rq.Train(name="pirate", seed=7)
+
+    assert command_of(train, Settings(workspace=default_workspace())) == (
+        "python -m backend train --name pirate --seed 7"
+    )
+    assert command_of(train, Settings(workspace=tmp_path)) == (
+        f"python -m backend --workspace {tmp_path} train --name pirate --seed 7"
+    )
+
+
+def test_the_base_is_loaded_as_it_was(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path)
+    run = make_run(settings.runs_dir, TRAINS[0])
+    run.update(quantization="nf4", stored_precision="bf16")
+
+    found = commands_of(run, settings, free="plain 2")
+
+    wanted = rq.LoadModel(source="starter", precision="bf16", quantization="nf4")
+    assert read(found.base) == wanted
+    assert found.note == (
+        "There is an adapter called plain here already: add --name 'plain 2' to have both."
+    )
+
+
+def test_an_exported_request_is_read_too(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"request": "train", **TRAINS[1].model_dump(mode="json")}))
+
+    assert read(f"python -m backend run {file}") == TRAINS[1]

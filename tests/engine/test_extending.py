@@ -1,0 +1,163 @@
+"""A finished run that is extended: its order, its learning rate, its curve, its bits."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backend import Service
+from backend import requests as rq
+from backend.engine import extending, packing
+from backend.engine.tokens import Tokens
+from backend.errors import InvalidRequest
+from backend.results import RunResult
+from tests.engine.test_exporting import export, losses_of_script
+
+QUICK: dict[str, Any] = {"data": "starter:pirate", "tokens_per_step": 256, "precision": "fp32"}
+
+
+def documents(lengths: list[int]) -> list[Tokens]:
+    return [Tokens(np.arange(n, dtype=np.int32), np.ones(n, dtype=bool)) for n in lengths]
+
+
+def train(service: Service, name: str, **fields: Any) -> RunResult:
+    request = rq.Train(**{**QUICK, "name": service.free_name(name), "max_steps": 6, **fields})
+    result: RunResult = service.start(request).result(timeout=300)
+    return result
+
+
+def extend(service: Service, run_id: str, epochs: float) -> RunResult:
+    request = rq.Resume(run_id=run_id, extra_epochs=epochs)
+    result: RunResult = service.start(request).result(timeout=300)
+    return result
+
+
+def weights(run: RunResult) -> dict[str, torch.Tensor]:
+    return load_file(Path(run.adapter_path) / "adapter_model.safetensors")
+
+
+def test_an_extension_sees_what_a_longer_run_would_have_seen() -> None:
+    lengths = [5, 9, 3, 7, 8, 2, 6]
+    request = rq.Train(name="x", epochs=2, tokens_per_step=16, seed=3)
+    longer = packing.plan(lengths, budget=16, epochs=3, seed=3)
+
+    plan = extending.plan(documents(lengths), request, [1.0])
+
+    assert plan.packs.packs == longer
+    assert plan.total_steps == len(longer)
+    assert plan.stretches[0].steps == plan.stretches[1].start
+
+
+def test_no_step_mixes_the_run_with_its_extension() -> None:
+    lengths = [5, 9, 3, 7, 8, 2, 6, 7]
+    request = rq.Train(name="x", epochs=1, tokens_per_step=16, accumulation=3, seed=3)
+    alone = extending.plan(documents(lengths), request, []).packs.packs
+
+    plan = extending.plan(documents(lengths), request, [0.5, 1.0])
+
+    assert len(alone) % 3
+    assert plan.packs.packs[: len(alone)] == alone
+    for stretch in plan.stretches[1:]:
+        assert stretch.start * 3 <= len(plan.packs)
+    first, second = plan.packs.packs[plan.stretches[1].start * 3 :][:1], plan.stretches[2]
+    drawn = packing.sittings(lengths, budget=16, epochs=[1, 0.5, 1.0], seed=3)
+    assert first == drawn[1][:1]
+    assert plan.packs.packs[second.start * 3 :] == drawn[2]
+
+
+def test_an_extension_starts_after_the_steps_that_a_limit_left() -> None:
+    request = rq.Train(name="x", epochs=4, tokens_per_step=16, max_steps=2, accumulation=2)
+
+    plan = extending.plan(documents([8] * 10), request, [1.0])
+
+    assert plan.stretches == [(0, 2), (2, 3)]
+    assert len(plan.packs) == 4 + 5
+
+
+def test_the_schedule_runs_once_more() -> None:
+    request = rq.Train(name="x", scheduler="linear", warmup=0.25, learning_rate=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    rate = extending.schedule(
+        request, optimizer, [extending.Stretch(0, 4), extending.Stretch(4, 8)]
+    )
+    seen = []
+    for _ in range(12):
+        seen.append(rate.get_last_lr()[0])
+        optimizer.step()
+        rate.step()
+
+    assert seen[:5] == pytest.approx([0, 0.1, 0.2 / 3, 0.1 / 3, 0])
+    assert seen[4:8] == pytest.approx([0, 0.05, 0.1, 0.1 * 5 / 6])
+
+
+def test_an_extended_run_goes_on_in_the_same_curve_and_adapter(base_only: Service) -> None:
+    run = train(base_only, "extended")
+    before = base_only.curve(run.run_id)
+
+    longer = extend(base_only, run.run_id, 0.25)
+
+    curve = base_only.curve(run.run_id)
+    assert (longer.state, longer.steps) == ("finished", longer.total_steps)
+    assert longer.total_steps > 6
+    assert curve.step == list(range(1, longer.total_steps + 1))
+    assert curve.loss[:6] == before.loss
+    assert (6, "resumed") in curve.marks
+    assert curve.learning_rate[5] < max(curve.learning_rate[6:])
+    assert longer.adapter_path == run.adapter_path
+    assert base_only.library.get(longer.adapter).steps == longer.total_steps
+    notices = [e.text for e in base_only.events(run.run_id) if e.type == "notice"]
+    assert notices == [
+        f"Extended by 0.25 epochs: steps 7 to {longer.total_steps}. "
+        "The schedule of the learning rate runs once more over these steps."
+    ]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_plain_script_repeats_an_extended_run(
+    base_only: Service, tmp_path: Path, accumulation: int
+) -> None:
+    run = train(
+        base_only, "extended script", accumulation=accumulation, warmup=0.0, epochs=0.1,
+        max_steps=None, adapter=rq.Lora(dropout=0.1),
+    )  # fmt: skip
+    extend(base_only, run.run_id, 0.1)
+    longer = extend(base_only, run.run_id, 0.07)
+    export(base_only, run.run_id, tmp_path / "out")
+
+    losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
+
+    assert len(losses) == longer.total_steps
+    assert losses == pytest.approx(base_only.curve(run.run_id).loss, rel=1e-5)
+
+
+def test_an_extension_that_was_stopped_and_resumed_ends_with_the_same_bits(
+    base_only: Service,
+) -> None:
+    fields = {"adapter": rq.Lora(rank=4, dropout=0.1), "save_every": 5}
+    whole = extend(base_only, train(base_only, "whole", **fields).run_id, 0.25)
+    broken = train(base_only, "broken", **fields)
+
+    job = base_only.start(rq.Resume(run_id=broken.run_id, extra_epochs=0.25))
+    while len(base_only.curve(broken.run_id).step) < 8:
+        time.sleep(0.02)
+    base_only.stop()
+    stopped = job.result(timeout=120)
+    resumed = base_only.start(rq.Resume(run_id=broken.run_id)).result(timeout=300)
+
+    assert stopped.state == "stopped"
+    assert 6 < stopped.steps < resumed.steps
+    assert resumed.steps == whole.steps
+    left, right = weights(whole), weights(resumed)
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_only_a_finished_run_is_extended(base_only: Service) -> None:
+    run = train(base_only, "half", max_steps=2)
+    base_only.runs.get(run.run_id).update(state="stopped")
+
+    with pytest.raises(InvalidRequest, match=r"is not finished, so it cannot be extended\. Resume"):
+        extend(base_only, run.run_id, 1.0)

@@ -1,0 +1,150 @@
+"""One run as trees for `safe_view`: where it stands, what was predicted, settings, log, ways on."""
+
+from pathlib import Path
+
+from backend import requests as rq
+from backend import results as rs
+from ui import data_sets, text
+from ui.forms import field_of, label_of, shown
+from ui.safe_view import Child, Node, button, chip, el, facts
+from ui.view import state_word
+
+LOG_BYTES = 8000
+
+
+def run_facts(run: rs.RunSummary, train: rq.Train, log: Path) -> Node:
+    """Describe one run: where it stands, and the settings that are not the defaults."""
+    match = text.percent(run.exact_match) if run.exact_match is not None else "not tested"
+    pairs: list[tuple[str, Child]] = [
+        ("Steps", f"{text.count(run.step)} of {text.count(run.total_steps)}"),
+        ("Loss", f"{text.loss(run.loss)} training, {text.loss(run.eval_loss)} held out"),
+        ("Exact match", match),
+        ("Speed", text.speed(run.tokens_per_second)),
+        ("Time", measured(text.duration(run.seconds), _predicted_time(run))),
+        ("Memory", _memory(run)),
+        ("Base", run.base_name),
+        ("Data", data_sets.title(run.data)),
+        ("Began", text.when(run.created)),
+    ]
+    return el("div", facts(pairs), _settings(train), _log(log), cls="aw-run-facts")
+
+
+def run_actions(
+    run: rs.RunSummary, adapter: rs.AdapterInfo | None, *, deleting: bool = False
+) -> Node:
+    """Offer what can be done with a run and the adapter that it made, if that is still there."""
+    note = f"{run.message} {run.cure}".strip()
+    going_on = run.state in ("queued", "running")
+    return el(
+        "div",
+        el("h3", chip(run.name, run.colour, state_word(run).lower())),
+        el("p", note, cls="aw-quiet") if note else None,
+        el(
+            "div",
+            button("Resume", "resume", run.id, kind="main") if run.resumable else None,
+            button("Try it in Chat", "try", adapter.id) if adapter else None,
+            button("Start again from this", "again", run.id),
+            button("Show as command", "command", run.id),
+            button("Show as a plain PEFT script", "script", run.id),
+            None if going_on or deleting else button("Delete", "delete", run.id),
+            cls="aw-actions",
+        ),
+        _sure(run, adapter is not None) if deleting else None,
+    )
+
+
+def measured(value: str, predicted: tuple[str, float] | None) -> str:
+    """Say a measured value, and how far the prediction was off."""
+    if predicted is None:
+        return value
+    said, off = predicted
+    return f"{value} measured; {said} ({off:+.0%})"
+
+
+def commands(found: rs.RunCommands) -> str:
+    """Write the commands that repeat a run, with what each is for."""
+    note = f"# {found.note}\n" if found.note else ""
+    return (
+        f"# The base that the run was on:\n{found.base}\n\n"
+        f"# The run:\n{note}{found.fields}\n\n"
+        f"# The same, from the request in the run's folder:\n{found.file}"
+    )
+
+
+def exported(found: rs.ExportedRun) -> Node:
+    """Say what was written and how it is repeated."""
+    listed = f"{text.plural(len(found.files), 'file')}, {text.size(found.bytes)}"
+    return el(
+        "div",
+        el("p", f"Written to {found.path}: {listed}.", cls="aw-evidence"),
+        *(el("p", note, cls="aw-quiet") for note in found.notes),
+    )
+
+
+def _sure(run: rs.RunSummary, has_adapter: bool) -> Node:
+    adapter = " Its adapter stays in the library." if has_adapter else ""
+    return el(
+        "div",
+        el("p", f"Curve, log and checkpoints of {run.name} will be gone for good.{adapter}"),
+        el(
+            "div",
+            button("Delete the run", "delete-now", run.id, kind="mend"),
+            button("Keep it", "keep", run.id),
+            cls="aw-actions",
+        ),
+        cls="aw-note warn",
+    )
+
+
+def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
+    if run.predicted_seconds is None or run.seconds <= 0 or run.step < run.total_steps:
+        return None
+    off = run.predicted_seconds / run.seconds - 1
+    return f"{text.duration(run.predicted_seconds)} predicted after ten steps", off
+
+
+def _memory(run: rs.RunSummary) -> str:
+    peak, predicted = run.peak_memory_bytes, run.predicted_memory_bytes
+    if not peak:
+        return f"{text.size(predicted)} predicted" if predicted else "not measured"
+    known = (f"{text.size(predicted)} predicted", predicted / peak - 1) if predicted else None
+    return measured(text.size(peak), known)
+
+
+def _log(file: Path) -> Node:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - LOG_BYTES))
+            said = stream.read().decode("utf-8", errors="replace").strip()
+    except OSError:
+        said = ""
+    return el(
+        "details",
+        el("summary", "Log"),
+        el("p", str(file), cls="aw-path"),
+        el("pre", said or "Nothing was printed."),
+        cls="aw-details",
+    )
+
+
+def _settings(train: rq.Train) -> Node:
+    rows: list[tuple[str, Child]] = []
+    for prefix, request in (
+        ("", train),
+        ("columns.", train.columns),
+        ("adapter.", train.adapter),
+    ):
+        for name in type(request).model_fields:
+            if name in ("name", "data", "columns", "adapter", "method"):
+                continue
+            field = field_of(rq.Train, prefix + name)
+            value = getattr(request, name)
+            changed = value != field.get_default()
+            said = "empty" if value is None else str(shown(value))
+            rows.append((label_of(field), el("strong", said) if changed else said))
+    return el(
+        "details",
+        el("summary", "Settings; what differs from the defaults is bold"),
+        facts(rows),
+        cls="aw-details",
+    )
