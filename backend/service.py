@@ -12,7 +12,7 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import merging
+from backend import launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller
@@ -118,6 +118,20 @@ class Service:
         self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
 
+    def prepare_launch(
+        self, train: rq.Train, machines: int = 1, *, caller: Caller = "local"
+    ) -> rs.Launch:
+        """Make the folder of a run that is to be launched by hand, and return what to type.
+
+        The run waits for its launch and is then shown like any other. Its workspace must lie where
+        every machine finds it under the same path. Raises as `start` does.
+        """
+        check_caller(train, self.settings, caller)
+        launching.require_shares(train.processes, machines)
+        with self.engine.lock:
+            run = self._new_run(train, launched=True)
+        return launching.describe(run.folder.absolute(), train.processes, machines)
+
     # -- looking ---------------------------------------------------------------------------------
 
     def snapshot(self) -> rs.Snapshot:
@@ -209,7 +223,7 @@ class Service:
         merging.check(request, self.engine.require_base(), self.library)
         return request
 
-    def _new_run(self, train: rq.Train) -> Run:
+    def _new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base
         self.library.require_free(train.name, self.runs.reserved_names())
         if train.start_from is not None:
@@ -223,6 +237,8 @@ class Service:
             ),
             adapter_id=new_adapter_id(),
             colour=self.library.next_colour(),
+            loaded=source,
+            launched=launched,
         )
 
     def _resumable(self, request: rq.Resume) -> Run:

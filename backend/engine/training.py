@@ -24,6 +24,7 @@ from backend.engine import (
 from backend.engine.control import Control
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
+from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
@@ -40,19 +41,29 @@ EVALUATED_EXAMPLES = 200
 
 
 def train(
-    session: Session, run: Run, control: Control, settings: Settings, *, resume: bool = False
+    session: Session,
+    run: Run,
+    control: Control,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
 
-    A failure leaves the session as it was and the run `failed` with its reason.
+    A failure leaves the session as it was and the run `failed` with its reason. Each of several
+    processes calls this with its own `ranks`; the first one writes for all.
     """
-    run.claim()
+    run.claim(launched=ranks.launched)
     log = RunLog(run, control)
     try:
         with output_to(run.log):
-            return _Training(session, log, control, settings, resume=resume).execute()
+            return _Training(session, log, control, settings, ranks, resume=resume).execute()
     except BaseException as error:
-        log.failed(translate(error))
+        known = ranks.explained(error, run)
+        log.failed(translate(known))
+        if known is not error:
+            raise known from error
         raise
     finally:
         log.close()
@@ -68,7 +79,14 @@ class _Training:
     """One sitting of a run: from its start, or from a checkpoint, to its end."""
 
     def __init__(
-        self, session: Session, log: RunLog, control: Control, settings: Settings, *, resume: bool
+        self,
+        session: Session,
+        log: RunLog,
+        control: Control,
+        settings: Settings,
+        ranks: Ranks,
+        *,
+        resume: bool,
     ) -> None:
         self.session = session
         self.log = log
@@ -77,6 +95,7 @@ class _Training:
         self.adapter_id = self.run.request.adapter_id
         self.control = control
         self.settings = settings
+        self.ranks = ranks
         self.timings = Timings(settings.timings_file)
         self.before = self.run.status()
         self.checkpoint = self.run.latest_checkpoint() if resume else None
@@ -102,7 +121,7 @@ class _Training:
             self.control.progress("Saving and reading back", 1.0, force=True)
             state = "finished" if self.log.step >= self.total_steps else "stopped"
             info = self._info(peft, state)
-            difference = saving.publish(self.session, info)
+            difference = saving.publish(self.session, info) if self.ranks.leads else 0.0
         except BaseException as error:
             self.session.drop(self.adapter_id)
             if isinstance(known := translate(error), OutOfMemory) and self.needed:
@@ -189,19 +208,20 @@ class _Training:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (RuntimeError, MemoryError) as error:
-            if saved := rescue(trainer, error, self.session.base.device):
+            lost = self.ranks.lost(error)
+            if saved := rescue(trainer, error, self.session.base.device, lost=lost):
                 self.log.saved(saved)
             raise
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""
-        if self.checkpoint is not None and self.before.precision:
-            self.precision, self.reason = self.before.precision, "as this run began"
-        else:
-            self.precision, self.reason = self.timings.choose(
-                self.request, self.session.base, peft, self.packs
-            )
+        self.precision, self.reason = self.ranks.agree(lambda: self._suitable_precision(peft))
         self.log.precision(self.precision, self.reason)
+
+    def _suitable_precision(self, peft: PeftModel) -> tuple[str, str]:
+        if self.checkpoint is not None and self.before.precision:
+            return self.before.precision, "as this run began"
+        return self.timings.choose(self.request, self.session.base, peft, self.packs)
 
     def _predict_memory(self, peft: PeftModel) -> bool:
         """Note what the run will take; returns whether that is tight for this machine."""
@@ -242,6 +262,7 @@ class _Training:
             evaluate_at=self._evaluate_at(),
             on_evaluate=self._evaluate,
             deadline=time.monotonic() + self.settings.demo_seconds if self.settings.demo else None,
+            ranks=self.ranks,
         )
         return AdapterTrainer(
             model=peft,
@@ -257,6 +278,7 @@ class _Training:
                 device=self.session.base.device.type,
             ),
             callbacks=[callback],
+            ranks=self.ranks,
         )
 
     def _evaluate_at(self) -> set[int]:
@@ -265,7 +287,7 @@ class _Training:
         return {*range(every, self.total_steps - every // 2, every), self.total_steps}
 
     def _evaluate(self, step: int) -> None:
-        if len(self.held_out):
+        if len(self.held_out) and self.ranks.leads:
             self.evaluation = steps.evaluate(
                 self.session.model, self.held_out, self.session.base.device, self.precision
             )
