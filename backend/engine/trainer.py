@@ -233,7 +233,6 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
         remove_unused_columns=False,
         use_cpu=device == "cpu",
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
         dataloader_pin_memory=device != "cpu",
     )
 
@@ -256,7 +255,7 @@ def _unwrap(model: Any) -> PeftModel:
 def _leave_frozen_alone(model: PeftModel) -> None:
     """Keep DistributedDataParallel from sending the base around: every process has loaded it."""
     frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
-    buffers = [name for name, _ in model.named_buffers()]
+    buffers = [name for name, _ in model.named_buffers()]  # none is changed by a step
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)
 
 
