@@ -12,12 +12,12 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import launching, merging
+from backend import launched_run, launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller
 from backend.engine_link import EngineLink
-from backend.errors import Busy, InvalidRequest, NotFound
+from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library, new_adapter_id
@@ -72,6 +72,8 @@ class Service:
             request = self._checked_merge(request)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
+        if self._processes(request) > 1:
+            return self._launch(request, caller)
         with self.engine.lock:
             self.engine.require_free()
             run_id = self._prepare(request)
@@ -127,6 +129,7 @@ class Service:
         every machine finds it under the same path. Raises as `start` does.
         """
         check_caller(train, self.settings, caller)
+        self._require_own_machine(caller)
         launching.require_shares(train.processes, machines)
         with self.engine.lock:
             run = self._new_run(train, launched=True)
@@ -137,6 +140,7 @@ class Service:
     def snapshot(self) -> rs.Snapshot:
         """Return the state of everything; the same version means nothing changed."""
         runs = self.runs.summaries()
+        launched_run.adopt(self.engine, self.runs, runs)
         adapters, deleted = self.library.all(), self.library.deleted()
         engine = self.engine
         with engine.lock:
@@ -208,6 +212,32 @@ class Service:
         if not isinstance(request, _WITHOUT_BASE):
             self.engine.require_base()
         return None
+
+    def _processes(self, request: rq.Request) -> int:
+        """Return how many processes a request's run has; 1 for all that is no run."""
+        if isinstance(request, rq.Resume):
+            return self.runs.get(request.run_id).request.train.processes
+        return request.processes if isinstance(request, rq.Train) else 1
+
+    def _launch(self, request: rq.Request, caller: Caller) -> Job:
+        """Start a run with processes of its own, beside the session, whose model stays free."""
+        self._require_own_machine(caller)
+        with self.engine.lock:
+            if going := [job for job in self.engine.jobs() if job.run_id is not None]:
+                raise Busy(f"{going[0].title} is still going on.", cure="Wait for it or stop it.")
+            launching.require_places(self._processes(request), self.engine.require_base())
+            run_id = self._prepare(request)
+            assert run_id is not None
+            job = launched_run.begin(self.engine, request, self.runs.get(run_id))
+            job.title = f"Training {self.runs.get(run_id).request.train.name}"
+            return job
+
+    def _require_own_machine(self, caller: Caller) -> None:
+        if self.settings.demo and caller == "page":
+            raise Unsupported(
+                "This shared demo trains in one process.",
+                cure="Duplicate this Space or run the app on your own machine for more.",
+            )
 
     def _checked_merge(self, request: rq.Merge) -> rq.Merge:
         """Raise what keeps a merge from starting; the engine works in a folder of its own."""

@@ -26,7 +26,7 @@ from backend.engine.failures import translate
 from backend.engine.ranks import FollowingRun, Ranks
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
-from backend.errors import Busy, InvalidRequest, NotFound, Unsupported, WorkbenchError
+from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
 from backend.library import Library
 from backend.requests import LoadModel
 from backend.results import RunResult
@@ -167,7 +167,9 @@ def _limit_memory(settings: Settings) -> None:
     """Let each process of this machine have its share of the memory, and no more."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = int(psutil.virtual_memory().available) - settings.memory_reserve_bytes
-    memory.limit_data(reserve=settings.memory_reserve_bytes, limit=max(free // beside, 256 * 1024**2))
+    memory.limit_data(
+        reserve=settings.memory_reserve_bytes, limit=max(free // beside, 256 * 1024**2)
+    )
 
 
 # -- what it hears and tells ---------------------------------------------------------------------

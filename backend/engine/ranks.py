@@ -103,6 +103,12 @@ class Ranks:
         if self.several:
             torch.manual_seed((seed * 1_000_003 + step) * self.world + self.rank)
 
+    def describe(self) -> str:
+        """Say in one sentence how many share the run."""
+        machines = len({member.host for member in self.members})
+        where = f" on {machines} machines" if machines > 1 else ""
+        return f"{self.world} processes{where} share the packs of each step."
+
     # -- when one of them is gone ----------------------------------------------------------------
 
     def lost(self, error: BaseException) -> bool:
@@ -180,9 +186,8 @@ def require_world(asked: int, started: int, command: str) -> None:
     if asked != started:
         verb = "was" if started == 1 else "were"
         want = "1 process" if asked == 1 else f"{asked} processes"
-        raise InvalidRequest(
-            f"This run asks for {want}, and {started} {verb} started.", cure=f"Start it so: {command}"
-        )
+        what = f"This run asks for {want}, and {started} {verb} started."
+        raise InvalidRequest(what, cure=f"Start it so: {command}")
 
 
 @contextmanager
@@ -197,6 +202,8 @@ def joined(device: str) -> Iterator[Ranks]:
         backend = "nccl"
         _take_accelerator(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend)
+    if dist.get_world_size() != world:
+        raise InvalidRequest(f"{world} processes were asked for, {dist.get_world_size()} met.")
     group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
     members: list[Any] = [None] * world
     dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=group)

@@ -193,6 +193,8 @@ class _Training:
         )
         if self.preparation:
             self.log.prepared(self.preparation)
+        if self.ranks.several:
+            self.log.noted(self.ranks.describe())
         if checkpoint is None:
             self.session.activate([])  # what the base alone makes of the held-out examples
             self._evaluate(0)
