@@ -320,9 +320,7 @@ def test_more_processes_than_places_are_refused(service: Service) -> None:
     train = rq.Train(**{**LEARNS, "name": "many", "processes": many, "accumulation": many})
 
     with pytest.raises(Unsupported) as caught:
-        service.start(
-            rq.Train(**{**LEARNS, "name": "many", "processes": many, "accumulation": many})
-        )
+        service.start(train)
 
     assert str(caught.value).startswith(f"{many} processes were asked for, and this machine has ")
     assert "many" not in [run.name for run in service.snapshot().runs]
