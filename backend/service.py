@@ -135,6 +135,13 @@ class Service:
             run = self._new_run(train, launched=True)
         return launching.describe(run.folder.absolute(), train.processes, machines)
 
+    def discard(self, run_id: str) -> None:
+        """Forget a run that waits to be launched; raises Busy where it has begun."""
+        status = self.runs.get(run_id).status()
+        if not (status.launched and status.state == "queued"):
+            raise Busy("This run does not wait any more.", cure="Stop it instead.")
+        self.runs.delete(run_id)
+
     # -- looking ---------------------------------------------------------------------------------
 
     def snapshot(self) -> rs.Snapshot:

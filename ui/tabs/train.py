@@ -16,6 +16,7 @@ from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
+from ui.launch_panel import LaunchPanel, discard, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
@@ -45,6 +46,7 @@ class TrainTab:
                 self.picker = DataPicker(bench, self.form)
                 self._build_method()
                 self._build_settings()
+                self.launch = LaunchPanel(bench, self.form)
                 self.keeper = FormKeeper(bench, self.form, self.method)
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self._build_start()
@@ -69,7 +71,7 @@ class TrainTab:
             self.name = self.form.add("name", min_width=150, elem_id="train-name")
             for path in BASIC:
                 self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
-        self.hidden = [*BASIC, "name", "data"]
+        self.hidden = [*BASIC, "name", "data", "processes"]
         with (
             gr.Accordion(
                 self._advanced_label(0), open=False, elem_id="train-advanced"
@@ -131,7 +133,7 @@ class TrainTab:
         """What `show` draws."""
         return [
             self.card, self.go, self.check_key, self.chart, self.stage,
-            self.form.components["start_from"],
+            self.form.components["start_from"], self.launch.line,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
@@ -172,7 +174,8 @@ class TrainTab:
             [self.dismissed, self.method, *self.form.components.values()],
             **quiet,
         )
-        return [started, mended, acted]
+        written = self.launch.connect(self.inputs, self.request)
+        return [started, mended, acted, written]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -278,6 +281,8 @@ class TrainTab:
         if act == "resume":
             resume_run(self.bench, run_id)
             return {self.dismissed: gr.skip()}
+        if act == "discard":
+            discard(self.bench, run_id)
         if act == "another":
             train = self._train_of(run_id)
             name = self.bench.free_name(data_sets.suggested_name(train.data))
@@ -323,6 +328,7 @@ class TrainTab:
             ),
             self.check_key: self._check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
+            self.launch.line: room(snapshot.base),
             self.chart: self._chart(run),
             self.stage: self._stage(snapshot, run),
         }
