@@ -36,6 +36,7 @@ class LaunchedRun:
         self._on_message = on_message
         self._before = run.status().claimed
         self._killed = False
+        self._said: Message = {}
         self._let_go = threading.Event()
         self._process = self._launch() if start else None
         self._thread = threading.Thread(target=self._follow, name="run-follower", daemon=True)
@@ -148,7 +149,9 @@ class LaunchedRun:
                 "fraction": status.step / status.total_steps,
                 "seconds_left": self._seconds_left(),
             }
-        self._on_message(message)
+        if message != self._said:
+            self._said = message
+            self._on_message(message)
 
     def _seconds_left(self) -> float | None:
         status = self.run.status()

@@ -31,6 +31,13 @@ def require_places(processes: int, base: ModelFacts) -> None:
         )
 
 
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere all there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def arguments(folder: Path, processes: int) -> list[str]:
     """Return the command that starts a run's processes on this machine."""
     return [
@@ -45,7 +52,7 @@ def environment(processes: int) -> dict[str, str]:
     torchrun gives each process one thread where nothing else is said.
     """
     return {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
+        "OMP_NUM_THREADS": str(max(1, cores() // processes)),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_S),
     }
 

@@ -1,6 +1,5 @@
 """Loading a base model: everything that can be known is checked before a weight is read."""
 
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from backend import launching
 from backend.access import looks_like_path
 from backend.checkpoint import title
 from backend.engine import base_folder, base_size, memory, quantization
@@ -167,7 +167,7 @@ def choose_device(wanted: str) -> torch.device:
 
 def _places(device: torch.device) -> int:
     """Return how many processes of a run have a GPU, or at least a core, of their own here."""
-    return torch.cuda.device_count() if device.type == "cuda" else len(os.sched_getaffinity(0))
+    return torch.cuda.device_count() if device.type == "cuda" else launching.cores()
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:

@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
     folder = parser.parse_args(argv).folder.expanduser().absolute()
     quiet_libraries()
     try:
+        _require_plain_launch()
         run, place = _find(folder), ranks.asked_for()
         _require_world(run, place)
         result = _take_part(run)
@@ -100,6 +101,16 @@ def _take_part(run: Run) -> RunResult:
         return result
 
 
+def _require_plain_launch() -> None:
+    """Raise Unsupported where accelerate's configuration would split the model itself."""
+    for kind in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise Unsupported(
+                f"This launch is set up for {kind}, but here each process holds the whole base.",
+                cure="Launch it with torchrun, or with another configuration of accelerate.",
+            )
+
+
 def _base_request(run: Run) -> LoadModel:
     return run.request.base or LoadModel(source=run.request.base_source)
 
@@ -115,6 +126,7 @@ def _must_resume(run: Run) -> bool:
     if status.state == "running" and run.is_alive():
         raise Busy(f"The run {run.id!r} is going on: process {status.pid} trains it.")
     ranks.forget_failures(run)
+    _forget_old_words(run, _begun())
     (run.folder / "result.json").unlink(missing_ok=True)
     return run.latest_checkpoint() is not None
 
@@ -193,6 +205,19 @@ def _listen_to_signals(control: Control) -> None:
 def _listen_to_folder(run: Run, control: Control) -> None:
     """Hear what the page or another program writes into the run's folder."""
     threading.Thread(target=_read_words, args=(run, control), daemon=True).start()
+
+
+def _begun() -> float:
+    """Return when this launch began: with torchrun, whose child each process is, or with us."""
+    started = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    return float(psutil.Process(started).create_time())
+
+
+def _forget_old_words(run: Run, begun: float) -> None:
+    """Let go of a stop that was meant for an earlier sitting; clocks may differ by a moment."""
+    said = run.folder / "control"
+    if said.is_file() and said.stat().st_mtime < begun - 1.0:
+        run.forget_words()
 
 
 def _read_words(run: Run, control: Control) -> None:

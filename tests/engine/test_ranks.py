@@ -15,13 +15,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend import Service, launching
+from backend import Service, Settings, launching
 from backend import requests as rq
+from backend.engine import launched
 from backend.engine.packing import Packs
 from backend.engine.ranks import FollowingRun, Ranks
 from backend.engine.run_log import RunLog
 from backend.engine.tokens import Tokens
-from backend.errors import Busy, InvalidRequest, Stopped, Unsupported, WorkbenchError, WorkerDied
+from backend.errors import (
+    Busy,
+    InvalidRequest,
+    NotFound,
+    Stopped,
+    Unsupported,
+    WorkbenchError,
+    WorkerDied,
+)
 from backend.results import RunResult
 from backend.runs import Run
 from backend.runtime import ENVIRONMENT
@@ -354,6 +363,39 @@ def test_only_the_leader_writes(service: Service) -> None:
     after = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     assert after.pop(run.folder / "output-2.log")
     assert after == before
+
+
+def test_a_stop_of_an_earlier_sitting_is_forgotten(service: Service) -> None:
+    launch = service.prepare_launch(rq.Train(**{**LEARNS, "name": "told before"}))
+    run = service.runs.get(launch.run_id)
+    run.tell("stop")
+
+    launched._forget_old_words(run, begun=time.time() - 60)
+    assert run.told() == "stop"
+    launched._forget_old_words(run, begun=time.time() + 60)
+    assert run.told() == ""
+
+
+def test_a_run_that_waits_can_be_discarded(service: Service) -> None:
+    launch = service.prepare_launch(rq.Train(**{**LEARNS, "name": "never mind"}))
+
+    with pytest.raises(InvalidRequest, match="already"):
+        service.start(rq.Train(**{**LEARNS, "name": "never mind"}))
+    service.discard(launch.run_id)
+
+    assert "never mind" not in [run.name for run in service.snapshot().runs]
+    with pytest.raises(NotFound):
+        service.discard(launch.run_id)
+
+
+def test_a_demo_trains_in_one_process(tmp_path: Path) -> None:
+    with Service(Settings(workspace=tmp_path, runtime="inline", demo=True)) as service:
+        train = rq.Train(**{**LEARNS, "name": "shared"})
+
+        with pytest.raises(Unsupported, match="This shared demo trains in one process"):
+            service.start(train, caller="page")
+        with pytest.raises(Unsupported, match="This shared demo trains in one process"):
+            service.prepare_launch(train, caller="page")
 
 
 def test_a_lost_connection_is_told_from_other_errors() -> None:
