@@ -24,6 +24,7 @@ from backend.library import Library, new_adapter_id
 from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
+from backend.storage import write_text
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
@@ -133,7 +134,17 @@ class Service:
         launching.require_shares(train.processes, machines)
         with self.engine.lock:
             run = self._new_run(train, launched=True)
-        return launching.describe(run.folder.absolute(), train.processes, machines)
+        launch = launching.describe(run.folder.absolute(), train.processes, machines)
+        write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
+        return launch
+
+    def launch_of(self, run_id: str) -> rs.Launch:
+        """Return what starts a run that waits to be launched; raises NotFound."""
+        try:
+            text = (self.runs.get(run_id).folder / "launch.json").read_text(encoding="utf-8")
+            return rs.Launch.model_validate_json(text)
+        except (OSError, ValueError):
+            raise NotFound(f"Nothing says how to launch the run {run_id!r}.") from None
 
     def discard(self, run_id: str) -> None:
         """Forget a run that waits to be launched; raises Busy where it has begun."""

@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import text
 from ui.bench import Bench
-from ui.feedback import explain, failure_card
+from ui.feedback import explain, failure_card, folded
 from ui.forms import Form
 from ui.safe_view import Node, button, el, safe_view
 
@@ -84,7 +84,7 @@ def room(base: rs.ModelFacts | None) -> Node:
     kind = "core" if base.device == "cpu" else "GPU"
     have = f"This machine has {text.plural(base.places, kind)}"
     more = (
-        f", so the page can start up to {text.plural(base.places, 'process')} by itself"
+        f", so the page can start up to {text.count(base.places)} processes by itself"
         if base.places > 1
         else ""
     )
@@ -117,15 +117,32 @@ def how_to_launch(launch: rs.Launch) -> Node:
     )
 
 
-def waiting_stage(run: rs.RunSummary) -> Node:
-    """Show a run that waits for somebody to launch it."""
+def waiting_stage(run: rs.RunSummary, launch: rs.Launch | None) -> Node:
+    """Show a run that waits for somebody to launch it, and its command."""
+    where = "on this machine" if launch is None or launch.machines == 1 else "on every machine"
     return el(
         "div",
         el("div", f"{run.name}: waits to be launched", cls="aw-card-title"),
-        el("p", "Its command is under Several processes or machines; it begins when that is run."),
+        el("p", f"It begins when its command is run {where}."),
+        folded("Its command", launch.command) if launch else None,
         el("div", button("Discard it", "discard", run.id), cls="aw-actions"),
         cls="aw-note wait",
     )
+
+
+def launch_of(bench: Bench, run: rs.RunSummary) -> rs.Launch | None:
+    """Return how a waiting run is launched, where its folder tells."""
+    if not is_waiting(run):
+        return None
+    try:
+        return bench.service.launch_of(run.id)
+    except errors.NotFound:
+        return None
+
+
+def is_waiting(run: rs.RunSummary) -> bool:
+    """Tell whether a run waits for somebody to launch it."""
+    return run.launched and run.state == "queued"
 
 
 def discard(bench: Bench, run_id: str) -> None:

@@ -226,7 +226,6 @@ class Train(Request):
     processes: int = knob(
         1,
         label="Processes",
-        unit="processes",
         ge=1,
         le=1024,
         step=1,

@@ -16,7 +16,7 @@ from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
-from ui.launch_panel import LaunchPanel, discard, room
+from ui.launch_panel import LaunchPanel, discard, is_waiting, launch_of, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
@@ -338,10 +338,11 @@ class TrainTab:
         base = snapshot.base.fingerprint if snapshot.base else ""
         names = ",".join(adapter.name for adapter in snapshot.adapters)
         held = "busy" if check.waiting and snapshot.job is not None else "free"
-        return f"{base}|{names}|{held}"
+        waiting = ",".join(run.id for run in snapshot.runs if is_waiting(run))  # its name is taken
+        return f"{base}|{names}|{held}|{waiting}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
-        if run is None:
+        if run is None or is_waiting(run):
             return chart_value(None)
         return chart_value(run.id, run.colour, run.state in ("queued", "running"))
 
@@ -354,7 +355,13 @@ class TrainTab:
             live = view.live_numbers(run, self.bench.service.events(run.id))
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
-        return view.stage(run, live, adapter, diverged_at=rate if diverged else None)
+        return view.stage(
+            run,
+            live,
+            adapter,
+            diverged_at=rate if diverged else None,
+            launch=launch_of(self.bench, run),
+        )
 
 
 def resume_run(bench: Bench, run_id: str) -> None:
