@@ -9,6 +9,8 @@ import logging
 import os
 import subprocess
 import threading
+import time
+from pathlib import Path
 
 import psutil
 
@@ -24,6 +26,7 @@ from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3
 STOP_GRACE_S = 20.0
+RESULT_GRACE_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -172,11 +175,18 @@ class LaunchedRun:
         if status.state in UNDER_WAY or self._never_began():
             return {"type": "error", "error": self._broken_off().to_dict()}
         result = self.run.folder / "result.json"
-        if status.state in ("finished", "stopped") and result.is_file():
+        if status.state in ("finished", "stopped") and not status.error:
+            self._wait_for(result)
             found = RunResult.model_validate_json(result.read_text(encoding="utf-8"))
             return {"type": "result", "result": found.model_dump(mode="json")}
         told = {"kind": status.error, "what": status.message, "cure": status.cure}
         return {"type": "error", "error": from_dict(told).to_dict()}
+
+    def _wait_for(self, file: Path) -> None:
+        """Wait a moment for what the leader writes last, when the run has ended already."""
+        until = time.monotonic() + RESULT_GRACE_S
+        while not file.is_file() and time.monotonic() < until:
+            time.sleep(0.1)
 
     def _broken_off(self) -> WorkbenchError:
         """Write down that the leading process is gone."""

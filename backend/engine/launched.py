@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import torch
@@ -162,7 +162,7 @@ def _train(
     return training.train(session, run, control, settings, resume=resume, ranks=crew)
 
 
-def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> None:
+def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:
     """Say why, and go without the farewell that would wait for processes that may be gone."""
     known = translate(error)
     if not crew.leads:
