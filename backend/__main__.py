@@ -4,6 +4,7 @@
     python -m backend train --name pirate --data starter:pirate --adapter.rank 8 --epochs 2
     python -m backend chat --messages '[{"role": "user", "content": "Where is the cat?"}]'
     python -m backend run request.json
+    python -m backend launch --name far --processes 8 --accumulation 8 --machines 2
     python -m backend runs
 
 The session's recipe lies in the workspace, so one command goes on where the last one ended.
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from backend import requests as rq
@@ -36,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "runs":
             return _list_runs(settings)
+        if options.command == "launch":
+            return _launch(_request(options), options.machines, settings)
         return _run(_request(options), settings)
     except WorkbenchError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -54,13 +58,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workspace", type=Path, help="Folder of adapters and runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, kind in rq.BY_NAME.items():
-        command = commands.add_parser(name, help=(kind.__doc__ or "").splitlines()[0])
-        for path, field in fields_of(kind):
-            command.add_argument(f"--{path}", dest=path, help=_help(field), metavar="VALUE")
+        _add_fields(commands.add_parser(name, help=(kind.__doc__ or "").splitlines()[0]), kind)
+    launch = commands.add_parser(
+        "launch", help="Write down a run of several processes, and show what starts it."
+    )
+    launch.add_argument("--machines", type=int, default=1, help="Machines that share it evenly.")
+    _add_fields(launch, rq.Train)
     from_file = commands.add_parser("run", help="Run a request from a JSON file.")
     from_file.add_argument("file", type=Path)
     commands.add_parser("runs", help="List all runs.")
     return parser
+
+
+def _add_fields(command: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
+    for path, field in fields_of(kind):
+        command.add_argument(f"--{path}", dest=path, help=_help(field), metavar="VALUE")
 
 
 def _help(field: FieldInfo) -> str:
@@ -75,8 +87,9 @@ def _request(options: argparse.Namespace) -> rq.Request:
         if "run_id" in content and "train" in content:  # the record in a run's folder
             content = {"request": "train", **content["train"]}
         return rq.parse(str(content.pop("request", "")), content)
+    name = "train" if options.command == "launch" else options.command
     data: dict[str, Any] = {}
-    for path, field in fields_of(rq.BY_NAME[options.command]):
+    for path, field in fields_of(rq.BY_NAME[name]):
         value = getattr(options, path)
         if value is not None:
             *parents, leaf = path.split(".")
@@ -84,7 +97,7 @@ def _request(options: argparse.Namespace) -> rq.Request:
             for parent in parents:
                 inner = inner.setdefault(parent, {})
             inner[leaf] = value if field.annotation in (str, str | None) else value_of(value)
-    return rq.parse(options.command, data)
+    return rq.parse(name, data)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -111,6 +124,15 @@ def _run(request: rq.Request, settings: Settings) -> int:
         job = service.start(request)
         _follow(service, job)
         print(job.result().model_dump_json(indent=1))
+    return 0
+
+
+def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
+    """Write down a run and print the command that starts its processes."""
+    assert isinstance(request, rq.Train)
+    with Service(settings) as service:
+        _restore(service)
+        print(service.prepare_launch(request, machines).command)
     return 0
 
 

@@ -7,6 +7,7 @@ operations mean; every change bumps `version`.
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from backend.operations import OPERATIONS
 from backend.recipe import Recipe
 from backend.replay import REBUILDING, SLOT_LOST, Replay, death_text, what_follows
 from backend.runs import Runs
-from backend.runtime import Message, Runtime, StartRuntime, WorkerProcess, start_runtime
+from backend.runtime import Message, OnMessage, Runtime, StartRuntime, WorkerProcess, start_runtime
 from backend.settings import Settings
 from backend.storage import remove_partials
 
@@ -120,10 +121,30 @@ class EngineLink:
             side.send(message)
         return job
 
+    def begin_apart(
+        self, request: rq.Request, run_id: str, begin: Callable[[int, OnMessage], Runtime]
+    ) -> Job:
+        """Start, or follow, a run that has processes of its own; it is shown beside the session."""
+        with self.lock:
+            if self._closed:
+                raise Stopped("The workbench is closed.")
+            job = self._new_job(request)
+            job.run_id, job.beside = run_id, True
+            try:
+                self._side_runtimes[job.id] = begin(job.id, self._on_side_message)
+            except Exception:
+                self._release(job)
+                raise
+            return job
+
+    def jobs(self) -> list[Job]:
+        """Return all that goes on, oldest first."""
+        return list(self._jobs.values())
+
     def _new_job(self, request: rq.Request) -> Job:
-        job = Job(
-            self._next_id, request, OPERATIONS[type(request)].title(request), rq.name_of(request)
-        )
+        operation = OPERATIONS[type(request)]
+        job = Job(self._next_id, request, operation.title(request), rq.name_of(request))
+        job.beside = operation.beside(request)
         self._next_id += 1
         self.version += 1
         self._jobs[job.id] = job
@@ -229,9 +250,7 @@ class EngineLink:
 
     def beside(self) -> list[Job]:
         """Return the work beside the session that is worth showing, oldest first."""
-        return [
-            job for job in self._jobs.values() if OPERATIONS[type(job.request)].beside(job.request)
-        ]
+        return [job for job in self._jobs.values() if job.beside]
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""

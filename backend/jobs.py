@@ -20,6 +20,8 @@ class Job:
         self.title = title
         self.operation = operation
         self.run_id: str | None = None
+        self.beside = False
+        """Whether it is work beside the session that is worth showing."""
         self.stops = 0
         self.wish: Literal["", "pause", "resume"] = ""
         """What a run was asked for last and has not done yet."""

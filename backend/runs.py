@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -21,12 +22,13 @@ from pydantic import BaseModel, ConfigDict
 from backend.errors import Busy, DiskFull, InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
 from backend.methods import method_of
-from backend.requests import Train
+from backend.requests import LoadModel, Train
 from backend.results import Evaluation, RunState, RunSummary
 from backend.storage import write_text
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 UNDER_WAY = ("running", "queued")
+SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
 log = logging.getLogger(__name__)
 LONGEST_NOTE = 10_000
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -46,16 +48,22 @@ class RunRequest(BaseModel):
     base_fingerprint: str
     train: Train
     versions: dict[str, str]
+    base: LoadModel | None = None
+    """How the base was loaded; runs of older versions know its source alone."""
 
 
 class RunStatus(BaseModel):
     """Where a run stands.
 
     `pid` and `process_started` name the process that trains it; `claimed` is when it began to.
+    `launched` means that it has processes of its own, which may be on other machines and listen to
+    its folder; one that is queued waits for somebody to launch it.
     """
 
     state: RunState = "queued"
     paused: bool = False
+    launched: bool = False
+    host: str = ""
     pid: int = 0
     process_started: float = 0.0
     claimed: float = 0.0
@@ -131,12 +139,14 @@ class Run:
             )
         write_text(self.note_file, text.strip())
 
-    def claim(self) -> None:
+    def claim(self, *, launched: bool = False) -> None:
         """Note that this process trains the run from now on."""
         process = psutil.Process()
         self.update(
             state="running",
             paused=False,
+            launched=launched,
+            host=socket.gethostname(),
             pid=process.pid,
             process_started=process.create_time(),
             claimed=time.time(),
@@ -151,13 +161,32 @@ class Run:
         return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
     def is_alive(self) -> bool:
-        """Tell whether the process that trains this run still exists."""
+        """Tell whether the process that trains this run still exists, or is still to come."""
         status = self.status()
+        if status.launched and status.state == "queued":
+            return True
+        if status.launched and status.host != socket.gethostname():
+            return time.time() - status.heartbeat < SILENT_S
         try:
             started = psutil.Process(status.pid).create_time()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
         return bool(abs(started - status.process_started) < 1.0)
+
+    def tell(self, word: Literal["stop", "abort"]) -> None:
+        """Say a word to a run with processes of its own, wherever they are."""
+        write_text(self.folder / "control", word)
+
+    def told(self) -> str:
+        """Return the last word that was said to this run, if any."""
+        try:
+            return (self.folder / "control").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def forget_words(self) -> None:
+        """Remove what was said to an earlier sitting."""
+        (self.folder / "control").unlink(missing_ok=True)
 
     def interrupt(
         self, message: str, *, state: Literal["interrupted", "stopped"] = "interrupted"
@@ -218,6 +247,7 @@ class Run:
             predicted_memory_bytes=status.predicted_memory_bytes,
             preparation=status.preparation,
             retry=status.retry,
+            launched=status.launched,
             resumable=done and self.latest_checkpoint() is not None,
             note=self.note(),
         )
@@ -232,7 +262,14 @@ class Runs:
         self._readers: dict[str, EventReader] = {}
 
     def create(
-        self, train: Train, *, base: tuple[str, str, str], adapter_id: str, colour: str
+        self,
+        train: Train,
+        *,
+        base: tuple[str, str, str],
+        adapter_id: str,
+        colour: str,
+        loaded: LoadModel | None = None,
+        launched: bool = False,
     ) -> Run:
         """Make the folder of a new run. `base`: source, name and fingerprint of the base."""
         created = time.time()
@@ -250,8 +287,10 @@ class Runs:
             base_fingerprint=base[2],
             train=train,
             versions=installed_versions(),
+            base=loaded,
         )
-        write_text(run.folder / "status.json", RunStatus(pid=os.getpid()).model_dump_json())
+        status = RunStatus(pid=os.getpid(), launched=launched)
+        write_text(run.folder / "status.json", status.model_dump_json())
         write_text(run.folder / "request.json", request.model_dump_json(indent=1))
         return run
 

@@ -12,7 +12,7 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import adjustments, merging
+from backend import adjustments, launched_run, launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
@@ -27,6 +27,7 @@ from backend.runs import Run, Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
 from backend.steering import Steering
+from backend.storage import write_text
 from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
@@ -82,6 +83,8 @@ class Service:
             check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
+        if self._processes(request) > 1:
+            return self._launch(request, caller)
         with self.engine.lock:
             self.engine.require_free(request)
             run_id = self._prepare(request)
@@ -160,6 +163,38 @@ class Service:
         self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
 
+    def prepare_launch(
+        self, train: rq.Train, machines: int = 1, *, caller: Caller = "local"
+    ) -> rs.Launch:
+        """Make the folder of a run that is to be launched by hand, and return what to type.
+
+        The run waits for its launch and is then shown like any other. Its workspace must lie where
+        every machine finds it under the same path. Raises as `start` does.
+        """
+        check_caller(train, self.settings, caller)
+        self._require_own_machine(caller)
+        launching.require_shares(train.processes, machines)
+        with self.engine.lock:
+            run = self._new_run(train, launched=True)
+        launch = launching.describe(run.folder.absolute(), train.processes, machines)
+        write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
+        return launch
+
+    def launch_of(self, run_id: str) -> rs.Launch:
+        """Return what starts a run that waits to be launched; raises NotFound."""
+        try:
+            text = (self.runs.get(run_id).folder / "launch.json").read_text(encoding="utf-8")
+            return rs.Launch.model_validate_json(text)
+        except (OSError, ValueError):
+            raise NotFound(f"Nothing says how to launch the run {run_id!r}.") from None
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run that waits to be launched; raises Busy where it has begun."""
+        status = self.runs.get(run_id).status()
+        if not (status.launched and status.state == "queued"):
+            raise Busy("This run does not wait any more.", cure="Stop it instead.")
+        self.runs.delete(run_id)
+
     # -- the queue -------------------------------------------------------------------------------
 
     def enqueue(self, train: rq.Train, *, caller: Caller = "local") -> rs.QueuedRun:
@@ -194,6 +229,8 @@ class Service:
         with engine.lock:
             if engine.base is None or engine.current is not None or engine.slot is not None:
                 return
+            if any(job.run_id is not None for job in engine.jobs()):
+                return  # a run with processes of its own
             item = self.queue.next_for(engine.base)
             if item is None:
                 return
@@ -208,6 +245,7 @@ class Service:
     def snapshot(self) -> rs.Snapshot:
         """Return the state of everything; the same version means nothing changed."""
         runs = self.runs.summaries()
+        launched_run.adopt(self.engine, self.runs, runs)
         adapters, deleted = self.library.all(), self.library.deleted()
         engine = self.engine
         with engine.lock:
@@ -303,6 +341,32 @@ class Service:
             self.engine.require_base()
         return None
 
+    def _processes(self, request: rq.Request) -> int:
+        """Return how many processes a request's run has; 1 for all that is no run."""
+        if isinstance(request, rq.Resume):
+            return self.runs.get(request.run_id).request.train.processes
+        return request.processes if isinstance(request, rq.Train) else 1
+
+    def _launch(self, request: rq.Request, caller: Caller) -> Job:
+        """Start a run with processes of its own, beside the session, whose model stays free."""
+        self._require_own_machine(caller)
+        with self.engine.lock:
+            if going := [job for job in self.engine.jobs() if job.run_id is not None]:
+                raise Busy(f"{going[0].title} is still going on.", cure="Wait for it or stop it.")
+            launching.require_places(self._processes(request), self.engine.require_base())
+            run_id = self._prepare(request)
+            assert run_id is not None
+            job = launched_run.begin(self.engine, request, self.runs.get(run_id))
+            job.title = f"Training {self.runs.get(run_id).request.train.name}"
+            return job
+
+    def _require_own_machine(self, caller: Caller) -> None:
+        if self.settings.demo and caller == "page":
+            raise Unsupported(
+                "This shared demo trains in one process.",
+                cure="Duplicate this Space or run the app on your own machine for more.",
+            )
+
     def _check_merge(self, request: rq.Merge) -> None:
         """Raise what keeps a merge from starting."""
         if self.engine.slot is not None:
@@ -319,7 +383,7 @@ class Service:
                     )
         merging.check(request, self.engine.require_base(), self.library)
 
-    def _new_run(self, train: rq.Train) -> Run:
+    def _new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
         base, source = self.engine.require_base(), self.engine.recipe.base
         self._check_new(train)
         if train.start_from is not None:
@@ -336,6 +400,8 @@ class Service:
             ),
             adapter_id=new_adapter_id(),
             colour=self.library.next_colour(),
+            loaded=source,
+            launched=launched,
         )
 
     def _check_new(self, train: rq.Train) -> None:
@@ -359,6 +425,12 @@ class Service:
             raise InvalidRequest(
                 f"The run {train.name!r} is not finished, so it cannot be extended.",
                 cure="Resume it first, to its end.",
+            )
+        if request.extra_epochs and train.processes > 1:
+            raise Unsupported(
+                f"The run {train.name!r} had {train.processes} processes, and only runs in one "
+                "process are extended.",
+                cure="Start a new run from its adapter (Start from, under Advanced).",
             )
         if request.extra_epochs and not ended_as_planned(run):
             raise Unsupported(

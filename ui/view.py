@@ -9,6 +9,7 @@ from backend import results as rs
 from ui import text
 from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, evidence, failure_card, mend_button
+from ui.launch_panel import is_waiting, waiting_stage
 from ui.memory_card import measured_line, memory_card, retry_button
 from ui.safe_view import Child, Node, button, el
 
@@ -246,10 +247,13 @@ def stage(
     adapter: rs.AdapterInfo | None,
     *,
     diverged_at: float | None = None,
+    launch: rs.Launch | None = None,
 ) -> Node:
     """Show where a run stands: its numbers while it runs, the evidence and next step afterwards."""
     if run is None:
         return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
+    if is_waiting(run):
+        return el("div", waiting_stage(run, launch), cls="aw-stage")
     if run.state in ("queued", "running"):
         return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage")
     if run.state == "finished":

@@ -1,5 +1,7 @@
 """The worker process: JSON lines in on standard input, replies and events out on standard output.
 
+`python -m backend.engine run FOLDER` is a process of a run instead (see `launched.py`).
+
 The main thread runs operations one after the other; a reader thread hears controls meanwhile. When
 the input ends, the app is gone and the worker goes too.
 """
@@ -60,4 +62,8 @@ def _read(engine: Any) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["run"]:
+        from backend.engine import launched
+
+        sys.exit(launched.main(sys.argv[2:]))
     main()

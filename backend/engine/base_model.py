@@ -14,6 +14,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from backend import launching
 from backend.access import looks_like_path
 from backend.checkpoint import title
 from backend.engine import base_folder, base_size, memory, quantization
@@ -148,6 +149,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         bytes_saved=full * dtype.itemsize // 4 - now,
         quantized_bytes=now,
         quantized_full_bytes=full,
+        places=_places(plan.device),
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
@@ -158,7 +160,14 @@ def choose_device(wanted: str) -> torch.device:
         raise Unsupported("This machine has no NVIDIA GPU that PyTorch can use.", cure="Use cpu.")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted, 0) if wanted == "cuda" else torch.device(wanted)
+    if wanted == "cuda":  # the one that a process of a run with several has taken, else the first
+        return torch.device(wanted, torch.cuda.current_device())
+    return torch.device(wanted)
+
+
+def _places(device: torch.device) -> int:
+    """Return how many processes of a run have a GPU, or at least a core, of their own here."""
+    return torch.cuda.device_count() if device.type == "cuda" else launching.cores()
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def training_packs(documents: Sequence[Tokens], request: Train) -> "Packs":
         epochs=request.epochs,
         seed=request.seed,
     )
-    return Packs(documents, packs)
+    return Packs(documents, packs, shared_by=request.processes)
 
 
 def enough(packs: "Packs", request: Train, steps: int) -> "Packs":
@@ -88,24 +88,38 @@ def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":
 
 @dataclass
 class Packs(torch.utils.data.Dataset[dict[str, Any]]):
-    """The packs of a plan as a data set; item i is pack i, ready for the model."""
+    """The packs of a plan as a data set; item i is pack i, ready for the model.
+
+    Several processes take packs in turn, so there are as many items as they can share evenly: those
+    beyond the last pack have nothing to learn.
+    """
 
     documents: Sequence[Tokens]
     packs: list[list[int]]
+    shared_by: int = 1
     lengths: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.lengths = lengths_of(self.documents)
 
     def __len__(self) -> int:
-        return len(self.packs)
+        return -(-len(self.packs) // self.shared_by) * self.shared_by
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self.packs):
+            return _nothing_to_learn(self.documents[self.packs[0][0]])
         return collate([self.documents[number] for number in self.packs[index]])
 
     def tokens(self, index: int) -> int:
         """Return how many tokens pack `index` has."""
+        if index >= len(self.packs):
+            return 0
         return sum(self.lengths[number] for number in self.packs[index])
+
+
+def _nothing_to_learn(document: Tokens) -> dict[str, Any]:
+    """Return a pack whose loss is zero, with a gradient of zeros for every learned number."""
+    return collate([Tokens(document.ids, np.zeros(len(document), dtype=bool))])
 
 
 def collate(documents: list[Tokens]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from backend.engine import (
     estimate,
     memory,
     packing,
+    sharing,
     steps,
     tokens,
 )
@@ -82,6 +83,7 @@ def check(
     problems: list[Problem] = []
     notes: list[str] = []
     _check_name(train, session.library, runs, problems)
+    problems.extend(sharing.problems(train, facts))
     around = _collect(problems, lambda: _surroundings(session, base_path, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
@@ -93,10 +95,10 @@ def check(
     seconds, source, warned = None, "", None
     if around and packs and config and not problems:
         seconds, source = _duration(request, around, packs, runs, timings)
-        notes = _notes(train, corpus, around)
+        notes = [*sharing.notes(train), *_notes(train, corpus, around)]
         warned = rate_warning(train.learning_rate, around.parameters)
     memory_needed: estimate.Estimate | None = None
-    budget, change = 0, None
+    budget, needed, change = 0, 0, None
     free = memory.available(around.device) if around else 0
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
@@ -105,10 +107,12 @@ def check(
         setup = estimate.settle(shape, setup, free)
         memory_needed = estimate.estimate(shape, setup)
         budget = estimate.largest_budget(shape, setup, free)
-        if memory_needed.run > free:
+        needed = sharing.memory_bytes(train, around.device.type, memory_needed)
+        if needed > free and train.processes > 1:
+            problems.append(sharing.too_big(train, needed, free))
+        elif needed > free:
             change = estimate.smallest_change(shape, setup, free, longest=corpus.stats.longest)
-            problems.append(_too_big(memory_needed.run, free, change))
-    needed = memory_needed.run if memory_needed else 0
+            problems.append(_too_big(needed, free, change))
     steps_to_do = total_steps(train, len(packs) if packs else 0)
     disk_needed, disk_free = disk.needed(trainable, steps_to_do), disk.free(runs.root)
     if full := disk.problem(disk_needed, disk_free):
@@ -130,7 +134,7 @@ def check(
         disk_bytes=disk_needed,
         disk_free_bytes=disk_free,
         changed_settings=len({*changed_fields(train)} - {"data"}),
-        memory_parts=list(memory_needed.parts) if memory_needed else [],
+        memory_parts=list(memory_needed.parts) if memory_needed and train.processes == 1 else [],
         largest_token_budget=budget,
         smallest_change=change,
     )
@@ -224,6 +228,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
         same = (
             request.base_fingerprint == around.fingerprint
             and status.quantization == around.quantization
+            and request.train.processes == train.processes
             and method_of(request.train.adapter) is method_of(train.adapter)
             and request.train.gradient_checkpointing == train.gradient_checkpointing
             and abs(request.train.tokens_per_step - train.tokens_per_step)

@@ -60,6 +60,10 @@ class RunLog:
         self._events.write("notice", text=text)
         self.run.update(preparation=text)
 
+    def noted(self, text: str) -> None:
+        """Note something worth knowing about how the run is done."""
+        self._events.write("notice", text=text)
+
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """Note a test on the held-out examples; the one at step 0 is the base's."""
         self._events.write(

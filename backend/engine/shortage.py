@@ -24,13 +24,17 @@ NAMES = {
 log = logging.getLogger(__name__)
 
 
-def rescue(trainer: AdapterTrainer, error: BaseException, device: torch.device) -> int:
+def rescue(
+    trainer: AdapterTrainer, error: BaseException, device: torch.device, *, lost: bool = False
+) -> int:
     """Save what a run that ran out of memory had learned; returns the saved step, or 0.
 
-    A step that broke off changed no weight, so the state of the step before is whole.
+    A step that broke off changed no weight, so the state of the step before is whole. `lost` says
+    that another process of the run is gone: processes only meet between corrections.
     """
-    if not isinstance(translate(error), OutOfMemory):
+    if not lost and not isinstance(translate(error), OutOfMemory):
         return 0
+    trainer.broke_between_corrections |= lost
     traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
     trainer.model.zero_grad(set_to_none=True)
     memory.release(device)

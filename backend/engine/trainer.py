@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,6 +24,7 @@ from backend.engine.base_model import Base
 from backend.engine.control import Control
 from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
+from backend.engine.ranks import ALONE, Ranks
 from backend.errors import Diverged
 from backend.requests import Train
 from backend.storage import disk_error
@@ -48,6 +50,7 @@ class AdapterTrainer(Trainer):
         callbacks: list[TrainerCallback],
         total_steps: int,
         changes: list[Adjustment],
+        ranks: Ranks = ALONE,
     ) -> None:
         self._base = base
         self._adapter_id = adapter_id
@@ -58,7 +61,9 @@ class AdapterTrainer(Trainer):
         self._planned_steps = int(arguments.max_steps)
         self._changes = changes
         arguments.max_steps = total_steps
+        self._ranks = ranks
         self._staging: Path | None = None
+        self._unseen = torch.zeros((), device=base.device)
         self.broke_between_corrections = False
         self.good_until: int | None = None
         """The last step before the loss went far off: the checkpoint before it is kept, too."""
@@ -70,6 +75,8 @@ class AdapterTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # the run's events say it better
+        if ranks.several:
+            _leave_frozen_alone(model)
 
     @property
     def peft(self) -> PeftModel:
@@ -98,16 +105,30 @@ class AdapterTrainer(Trainer):
         except (RuntimeError, MemoryError):
             self.broke_between_corrections = True  # the weights are those of the last whole step
             raise
-        if not torch.isfinite(loss):
+        seen = self._seen_by_all(loss)
+        if not torch.isfinite(seen):
             step = self.state.global_step + 1
-            raise diverged(f"The loss became {loss.item()} in step {step}.", self.args)
+            raise diverged(f"The loss became {seen.item()} in step {step}.", self.args)
         return loss
+
+    def _seen_by_all(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return a loss that is not finite for anybody if it is so for one: all end, or none."""
+        if not self._ranks.several:
+            return loss
+        self._unseen = self._unseen + loss.detach()
+        if not self.accelerator.sync_gradients:
+            return self._unseen.new_zeros(())
+        seen, self._unseen = self._ranks.mean(self._unseen), torch.zeros((), device=loss.device)
+        return seen
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        return sum(len(batch["labels"]) for batch in batch_samples)
+        return self._ranks.sum(sum(len(batch["labels"]) for batch in batch_samples))
+
+    def store_flos(self) -> None:
+        """Count no operations: Trainer asks every process for them, also when one is gone."""
 
     # The learning rate: as planned, once more for each extension, and as changed from then on.
 
@@ -150,6 +171,8 @@ class AdapterTrainer(Trainer):
         return str(self._staging or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self._ranks.leads:
+            return
         folder = Path(str(self.args.output_dir))
         self._staging = folder / ".partial"
         try:
@@ -186,6 +209,11 @@ class AdapterTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         adapters.write(_unwrap(self.model), self._adapter_id, folder)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take up the random state again; several processes draw theirs anew for each step."""
+        if not self._ranks.several:
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read this run's adapter back; Trainer's own way would bring other adapters along."""
         tensors = load_file(Path(resume_from_checkpoint) / adapters.WEIGHTS)
@@ -205,8 +233,10 @@ class RunCallback(TrainerCallback):
         on_evaluate: Callable[[int], None],
         on_pause: Callable[[], None],
         is_over: Callable[[], bool],
+        ranks: Ranks = ALONE,
     ) -> None:
         self._ears = control
+        self._ranks = ranks
         self._on_step = on_step
         self._on_save = on_save
         self._evaluate_at = evaluate_at
@@ -218,6 +248,7 @@ class RunCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
+        self._ranks.seed_step(args.seed, state.global_step)
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
@@ -245,7 +276,8 @@ class RunCallback(TrainerCallback):
 
     def _heed(self, control: Any) -> None:
         """Do what was asked for meanwhile: a checkpoint, or a saved end."""
-        if self._ears.stop_requested or self._is_over() or self._ears.changes_wait:
+        ends = self._ears.stop_requested or self._is_over() or self._ears.changes_wait
+        if self._ranks.any(ends):
             control.should_training_stop = True  # after a change the run goes on from here
             control.should_save = True
         elif self._ears.take_save():
@@ -269,7 +301,7 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=train.accumulation,
+        gradient_accumulation_steps=train.accumulation // train.processes,
         max_steps=total_steps,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
@@ -288,6 +320,7 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=device == "cpu",
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=device != "cpu",
     )
 
@@ -305,6 +338,13 @@ def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
 def _unwrap(model: Any) -> PeftModel:
     inner: PeftModel = getattr(model, "module", model)
     return inner
+
+
+def _leave_frozen_alone(model: PeftModel) -> None:
+    """Keep DistributedDataParallel from sending the base around: every process has loaded it."""
+    frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
+    buffers = [name for name, _ in model.named_buffers()]  # none is changed by a step
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)
 
 
 def _keep_newest(folder: Path, good_until: int | None) -> None:

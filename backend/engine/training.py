@@ -33,6 +33,7 @@ from backend.engine import (
 from backend.engine.control import Control
 from backend.engine.failures import translate
 from backend.engine.precision import Timings
+from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
 from backend.engine.shortage import out_of_memory, rescue
@@ -55,21 +56,26 @@ def train(
     *,
     resume: bool = False,
     extra_epochs: float = 0.0,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
 
     `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
-    `failed` with its reason.
+    `failed` with its reason. Each of several processes calls this with its own `ranks`; the first
+    one writes for all.
     """
-    run.claim()
+    run.claim(launched=ranks.launched)
     if extra_epochs:
         run.update(extra_epochs=[*run.status().extra_epochs, extra_epochs])
     log = RunLog(run, control)
     try:
         with output_to(run.log):
-            return _Training(session, log, control, settings, resume=resume).execute()
+            return _Training(session, log, control, settings, ranks, resume=resume).execute()
     except BaseException as error:
-        log.failed(translate(error))
+        known = ranks.explained(error, run)
+        log.failed(translate(known))
+        if known is not error:
+            raise known from error
         raise
     finally:
         log.close()
@@ -84,7 +90,14 @@ class _Training:
     """One sitting of a run: from its start, or from a checkpoint, to its end."""
 
     def __init__(
-        self, session: Session, log: RunLog, control: Control, settings: Settings, *, resume: bool
+        self,
+        session: Session,
+        log: RunLog,
+        control: Control,
+        settings: Settings,
+        ranks: Ranks,
+        *,
+        resume: bool,
     ) -> None:
         self.session = session
         self.log = log
@@ -93,6 +106,7 @@ class _Training:
         self.adapter_id = self.run.request.adapter_id
         self.control = control
         self.settings = settings
+        self.ranks = ranks
         self.timings = Timings(settings.timings_file)
         self.before = self.run.status()
         self.checkpoint = self.run.latest_checkpoint() if resume else None
@@ -123,8 +137,11 @@ class _Training:
             state = "finished" if at_end or self.early else "stopped"
             self._take_best(peft)
             info = self._info(peft, state)
-            samples.note(self.session, self.log, self.held_out.documents, self.control)
-            difference = saving.publish(self.session, info)
+            difference = 0.0
+            if self.ranks.leads:
+                documents = self.held_out.documents
+                samples.note(self.session, self.log, documents, self.control)
+                difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
             with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):
@@ -217,6 +234,8 @@ class _Training:
             self.log.notice(extending.words(self.plan.stretches[-1], extended[-1]))
         if self.preparation:
             self.log.prepared(self.preparation)
+        if self.ranks.several:
+            self.log.noted(self.ranks.describe())
         if checkpoint is None:
             self.session.activate([])  # what the base alone makes of the held-out examples
             self._evaluate(0)
@@ -264,18 +283,14 @@ class _Training:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (RuntimeError, MemoryError) as error:
-            if saved := rescue(trainer, error, self.session.base.device):
+            lost = self.ranks.lost(error)
+            if saved := rescue(trainer, error, self.session.base.device, lost=lost):
                 self.log.saved(saved)
             raise
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""
-        if self.checkpoint is not None and self.before.precision:
-            self.precision, self.reason = self.before.precision, "as this run began"
-        else:
-            self.precision, self.reason = self.timings.choose(
-                self.request, self.session.base, peft, self.packs
-            )
+        self.precision, self.reason = self.ranks.agree(lambda: self._suitable_precision(peft))
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
@@ -283,12 +298,17 @@ class _Training:
         self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
         self._predict_memory(peft)
         assert self.needed is not None
-        chosen = self.needed[1].checkpointing
+        chosen = self.ranks.agree(lambda: self.needed is not None and self.needed[1].checkpointing)
         if self.preparation:
             self.preparation += quantization.about_checkpointing(
                 chosen, asked=self.request.gradient_checkpointing
             )
         return chosen
+
+    def _suitable_precision(self, peft: PeftModel) -> tuple[str, str]:
+        if self.checkpoint is not None and self.before.precision:
+            return self.before.precision, "as this run began"
+        return self.timings.choose(self.request, self.session.base, peft, self.packs)
 
     def _predict_memory(self, peft: PeftModel) -> bool:
         """Note what the run will take; returns whether that is tight for this machine."""
@@ -331,6 +351,7 @@ class _Training:
             on_evaluate=self._look,
             on_pause=lambda: self._pause(trainer),
             is_over=lambda: bool(self.guards.verdict) or pausing.is_over(self.deadline),
+            ranks=self.ranks,
         )
         trainer = self.trainer = AdapterTrainer(
             model=peft,
@@ -350,6 +371,7 @@ class _Training:
             callbacks=[callback],
             total_steps=self.total_steps,
             changes=self.changes,
+            ranks=self.ranks,
         )
         return trainer
 
@@ -370,10 +392,11 @@ class _Training:
         if self.evaluation is not None:
             planned = step in guards.tests_at(self.total_steps)
             self.guards.tested(step, self.evaluation, planned=planned)
-        self.watch.look(step)
+        if self.ranks.leads:
+            self.watch.look(step)
 
     def _evaluate(self, step: int) -> None:
-        if len(self.held_out):
+        if len(self.held_out) and self.ranks.leads:
             self.evaluation = steps.evaluate(
                 self.session.model, self.held_out, self.session.base.device, self.precision
             )
@@ -387,7 +410,8 @@ class _Training:
         try:
             self.guards.stepped(step, logs["loss"])
         except Diverged:
-            guards.drop_after(self.run.checkpoints, self.guards.good_until or 0)
+            if self.ranks.leads:
+                guards.drop_after(self.run.checkpoints, self.guards.good_until or 0)
             raise
         self.trainer.good_until = self.guards.good_until
 

@@ -1,9 +1,9 @@
 """Requests about learning: the adapter's configuration, a run and its checks."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.refusals import shown
@@ -228,6 +228,25 @@ class Train(Request):
         max_length=NAME_LENGTH,
         help="An adapter of this base to go on from; empty starts a fresh one.",
     )
+    processes: int = knob(
+        1,
+        label="Processes",
+        ge=1,
+        le=1024,
+        step=1,
+        help="How many share the packs of each step, one per GPU, each with the base in memory.",
+    )
+
+    @model_validator(mode="after")
+    def _shares_evenly(self) -> Self:
+        if self.accumulation % self.processes:
+            packs = "1 pack" if self.accumulation == 1 else f"{self.accumulation} packs"
+            enough = -(-self.accumulation // self.processes) * self.processes
+            raise ValueError(
+                f"Each step has {packs}, which {self.processes} processes cannot share evenly. "
+                f"Set Accumulation to a multiple of {self.processes}, such as {enough}."
+            )
+        return self
 
     _name = field_validator("name")(check_display_name)
 

@@ -41,6 +41,8 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """The quantised layers as they are, and as they would be in fp32."""
+    places: int = 1
+    """How many processes of a run this machine has room for: its GPUs, or its cores."""
 
 
 class QuantizationChoice(Result):

@@ -224,6 +224,17 @@ class RunCommands(Result):
     note: str
 
 
+class Launch(Result):
+    """What to type to start a run's processes: once on this machine, or on each of several."""
+
+    run_id: str
+    folder: str
+    command: str
+    machines: int
+    each: int
+    """Processes on each machine."""
+
+
 class RunSummary(Result):
     """One run as its folder tells it."""
 
@@ -260,6 +271,8 @@ class RunSummary(Result):
     """What was done to a quantised base for the run, and why."""
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
+    launched: bool = False
+    """Whether it has processes of its own, which listen to its folder."""
     resumable: bool = False
     note: str = ""
     """What somebody wrote about it."""

@@ -18,6 +18,7 @@ from ui.evaluation_view import evaluation_view
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
+from ui.launch_panel import LaunchPanel, discard, is_waiting, launch_of, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
@@ -48,6 +49,7 @@ class TrainTab:
                 self.picker = DataPicker(bench, self.form)
                 self._build_method()
                 self._build_settings()
+                self.launch = LaunchPanel(bench, self.form)
                 self.keeper = FormKeeper(bench, self.form, self.method)
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self._build_start()
@@ -72,7 +74,7 @@ class TrainTab:
             self.name = self.form.add("name", min_width=150, elem_id="train-name")
             for path in BASIC:
                 self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
-        self.hidden = [*BASIC, "name", "data"]
+        self.hidden = [*BASIC, "name", "data", "processes"]
         with (
             gr.Accordion(
                 self._advanced_label(0), open=False, elem_id="train-advanced"
@@ -139,7 +141,7 @@ class TrainTab:
         """What `show` draws."""
         return [
             self.card, self.go, self.check_key, self.chart, self.stage,
-            self.form.components["start_from"], *self.adjust.drawn,
+            self.form.components["start_from"], *self.adjust.drawn, self.launch.line,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
@@ -184,7 +186,8 @@ class TrainTab:
             [self.dismissed, self.method, *self.form.components.values()],
             **quiet,
         )
-        return [started, mended, acted, *self.adjust.connect(quiet)]
+        written = self.launch.connect(self.inputs, self.request)
+        return [started, mended, acted, written, *self.adjust.connect(quiet)]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -308,6 +311,8 @@ class TrainTab:
         if act == "resume":
             resume_run(self.bench, run_id)
             return {self.dismissed: gr.skip()}
+        if act == "discard":
+            discard(self.bench, run_id)
         if act == "another":
             train = self._train_of(run_id)
             name = self.bench.free_name(data_sets.suggested_name(train.data))
@@ -355,6 +360,7 @@ class TrainTab:
             ),
             self.check_key: self._check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
+            self.launch.line: room(snapshot.base),
             self.chart: self._chart(run),
             self.stage: self._stage(snapshot, run, events),
             **self.adjust.show(snapshot, run, events),
@@ -369,10 +375,11 @@ class TrainTab:
         reading = check.preparing and any(
             job.operation == "prepare-data" for job in snapshot.side_jobs
         )
-        return f"{base}|{names}|{held}|{reading}"
+        waiting = ",".join(run.id for run in snapshot.runs if is_waiting(run))  # its name is taken
+        return f"{base}|{names}|{held}|{reading}|{waiting}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
-        if run is None:
+        if run is None or is_waiting(run):
             return chart_value(None)
         return chart_value(run.id, run.colour, run.state in ("queued", "running"))
 
@@ -385,7 +392,13 @@ class TrainTab:
             live = view.live_numbers(run, events)
         diverged = run.error == errors.Diverged.__name__
         rate = self._train_of(run.id).learning_rate
-        stage = view.stage(run, live, adapter, diverged_at=rate if diverged else None)
+        stage = view.stage(
+            run,
+            live,
+            adapter,
+            diverged_at=rate if diverged else None,
+            launch=launch_of(self.bench, run),
+        )
         before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
         figures = evaluation_view(before, after, events) if run.state == "finished" else None
         return el("div", stage, warning(events), figures, strip(events, run.colour))

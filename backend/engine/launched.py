@@ -1,0 +1,245 @@
+"""One process of a run that has its processes to itself: `python -m backend.engine run FOLDER`.
+
+torchrun or `accelerate launch` starts as many as the run asks for. Each loads the base and trains
+its share of every step; the first one leads and is the only one that writes into the workspace.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import psutil
+import torch
+
+from backend import launching
+from backend.engine import memory, ranks, training
+from backend.engine.control import Control
+from backend.engine.dispatch import quiet_libraries
+from backend.engine.failures import translate
+from backend.engine.ranks import FollowingRun, Ranks
+from backend.engine.run_log import RunLog
+from backend.engine.session import Session
+from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
+from backend.library import Library
+from backend.requests import LoadModel
+from backend.results import RunResult
+from backend.runs import Run, Runs
+from backend.settings import Settings
+from backend.storage import write_text
+
+LISTEN_EVERY_S = 0.2
+TOLD_EVERY_S = 2.0
+# A terminal and a launcher may both pass on one press of Ctrl-C.
+ONE_PRESS_S = 3.0
+
+
+def main(argv: list[str]) -> int:
+    """Take part in the run of a folder; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m backend.engine run", description=__doc__)
+    parser.add_argument("folder", type=Path, help="The run's folder in the workspace.")
+    folder = parser.parse_args(argv).folder.expanduser().absolute()
+    quiet_libraries()
+    try:
+        _require_plain_launch()
+        run, place = _find(folder), ranks.asked_for()
+        _require_world(run, place)
+        result = _take_part(run)
+    except WorkbenchError as error:
+        if ranks.asked_for()[0] == 0:
+            print(f"Error: {error}", file=sys.stderr, flush=True)
+        return 1
+    if ranks.asked_for()[0] == 0:
+        print(f"{result.state}: {result.steps} of {result.total_steps} steps.", file=sys.stderr)
+    return 0
+
+
+def _find(folder: Path) -> Run:
+    runs = Runs(folder.parent)
+    if folder.parent.name != "runs":
+        raise InvalidRequest(
+            f"{folder} is not a run's folder.", cure="Runs lie in the folder runs of a workspace."
+        )
+    return runs.get(folder.name)
+
+
+def _require_world(run: Run, place: tuple[int, int]) -> None:
+    """Raise where another number of processes was started; a waiting run then failed."""
+    rank, started = place
+    asked = run.request.train.processes
+    try:
+        ranks.require_world(asked, started, launching.command(run.folder, asked))
+    except InvalidRequest as error:
+        if rank == 0 and run.status().state == "queued":
+            run.update(state="failed", message=error.what, cure=error.cure, error="InvalidRequest")
+        raise
+
+
+def _take_part(run: Run) -> RunResult:
+    request = _base_request(run)
+    settings = Settings(workspace=run.folder.parent.parent)
+    on_gpu = request.device != "cpu" and torch.cuda.is_available()
+    with ranks.joined("cuda" if on_gpu else "cpu") as crew:
+        control = Control(0, _narrator(crew))
+        _listen_to_signals(control)
+        resume = crew.agree(lambda: _must_resume(run))
+        if not crew.leads:
+            run = FollowingRun(run.folder, crew.rank)
+        _limit_memory(settings)
+        try:
+            result = _train(run, request, control, settings, crew, resume=resume)
+        except BaseException as error:
+            _end_at_once(run, crew, error)
+        if crew.leads:
+            write_text(run.folder / "result.json", result.model_dump_json(indent=1))
+        return result
+
+
+def _require_plain_launch() -> None:
+    """Raise Unsupported where accelerate's configuration would split the model itself."""
+    for kind in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise Unsupported(
+                f"This launch is set up for {kind}, but here each process holds the whole base.",
+                cure="Launch it with torchrun, or with another configuration of accelerate.",
+            )
+
+
+def _base_request(run: Run) -> LoadModel:
+    return run.request.base or LoadModel(source=run.request.base_source)
+
+
+def _must_resume(run: Run) -> bool:
+    """Tell whether the run goes on from a checkpoint; raises where there is nothing to do.
+
+    The leader decides, before it writes anything: then what an earlier sitting left is forgotten.
+    """
+    status = run.status()
+    if status.state == "finished":
+        raise InvalidRequest(f"The run {run.id!r} is finished: nothing is left to do.")
+    if status.state == "running" and run.is_alive():
+        raise Busy(f"The run {run.id!r} is going on: process {status.pid} trains it.")
+    ranks.forget_failures(run)
+    _forget_old_words(run, _begun())
+    (run.folder / "result.json").unlink(missing_ok=True)
+    return run.latest_checkpoint() is not None
+
+
+def _train(
+    run: Run,
+    request: LoadModel,
+    control: Control,
+    settings: Settings,
+    crew: Ranks,
+    *,
+    resume: bool,
+) -> RunResult:
+    run.claim(launched=True)
+    if crew.leads:
+        _listen_to_folder(run, control)
+    session = Session(Library(settings.adapters_dir))
+    try:
+        facts = session.load_base(request, control)
+        if facts.fingerprint != run.request.base_fingerprint:
+            raise Unsupported(
+                f"This run belongs to the base {run.request.base_name!r}, and what was found at "
+                f"{request.source!r} is another.",
+                cure="Put the same base where every machine finds it.",
+            )
+        crew.sum(1)  # everybody has it; else the reason of whoever has not is told here
+    except BaseException as error:
+        known = translate(crew.explained(error, run))
+        log = RunLog(run, control)
+        log.failed(known)
+        log.close()
+        raise known from error
+    return training.train(session, run, control, settings, resume=resume, ranks=crew)
+
+
+def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:
+    """Say why, and go without the farewell that would wait for processes that may be gone."""
+    known = translate(error)
+    if not crew.leads:
+        ranks.write_failure(run, crew.rank, known)
+    who = f"Process {crew.rank + 1} of {crew.world}: " if crew.several else "Error: "
+    print(f"{who}{known}", file=sys.stderr, flush=True)
+    if not crew.several:
+        raise known from error
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _limit_memory(settings: Settings) -> None:
+    """Let each process of this machine have its share of the memory, and no more."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = int(psutil.virtual_memory().available) - settings.memory_reserve_bytes
+    memory.limit_data(
+        reserve=settings.memory_reserve_bytes, limit=max(free // beside, 256 * 1024**2)
+    )
+
+
+# -- what it hears and tells ---------------------------------------------------------------------
+
+
+def _listen_to_signals(control: Control) -> None:
+    """Let the launcher's stop end the run well; a second one, a while later, at once."""
+    heard: list[float] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if heard and now - heard[-1] < ONE_PRESS_S:
+            return
+        heard.append(now)
+        control.hear("stop" if len(heard) == 1 else "abort")
+
+    signal.signal(signal.SIGTERM, hear)
+    signal.signal(signal.SIGINT, hear)
+
+
+def _listen_to_folder(run: Run, control: Control) -> None:
+    """Hear what the page or another program writes into the run's folder."""
+    threading.Thread(target=_read_words, args=(run, control), daemon=True).start()
+
+
+def _begun() -> float:
+    """Return when this launch began: with torchrun, whose child each process is, or with us."""
+    started = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    return float(psutil.Process(started).create_time())
+
+
+def _forget_old_words(run: Run, begun: float) -> None:
+    """Let go of a stop that was meant for an earlier sitting; clocks may differ by a moment."""
+    said = run.folder / "control"
+    if said.is_file() and said.stat().st_mtime < begun - 1.0:
+        run.forget_words()
+
+
+def _read_words(run: Run, control: Control) -> None:
+    heard = ""
+    while True:
+        word = run.told()
+        if word in ("stop", "abort") and word != heard:
+            heard = word
+            control.hear(word)
+        time.sleep(LISTEN_EVERY_S)
+
+
+def _narrator(crew: Ranks) -> Callable[[dict[str, Any]], None]:
+    """Tell a terminal how far the run is: the leader only, and now and then."""
+    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")  # fd 2 goes to the run's log meanwhile
+    told = [0.0]
+
+    def narrate(message: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if not crew.leads or now - told[0] < TOLD_EVERY_S:
+            return
+        told[0] = now
+        print(message.get("text", ""), file=terminal, flush=True)
+
+    return narrate

@@ -1,0 +1,260 @@
+"""The processes of one run, the ranks: who leads, what they agree on, and which of them is gone.
+
+Rank 0 leads: it alone writes events, status, checkpoints and the adapter, and its word holds where
+all must do the same. Knows nothing of training; `ALONE` is a run in one process, where every call
+answers at once.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from backend.errors import InvalidRequest, Unsupported, WorkbenchError, WorkerDied, from_dict
+from backend.runs import Run
+
+T = TypeVar("T")
+# How long to look for the reason of a lost connection: a process that fails writes it down first.
+LAST_WORDS_S = 3.0
+_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+
+
+class Member(NamedTuple):
+    """One process of a run."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those that train a run together."""
+
+    rank: int = 0
+    world: int = 1
+    members: tuple[Member, ...] = ()
+    group: Any = None
+    """Connects processors, whatever computes: words between processes must not wait for a GPU."""
+    launched: bool = False
+    """Whether the run has these processes to itself, and its folder says when to stop."""
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        return self.world > 1
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """Return what the leader decides; the others do not decide at all.
+
+        Where the leader refuses with a WorkbenchError, all do.
+        """
+        if not self.several:
+            return decide()
+        box: list[Any] = [None, None]
+        if self.leads:
+            try:
+                box[0] = decide()
+            except WorkbenchError as error:
+                box[1] = error.to_dict()
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        if box[1] is not None:
+            raise from_dict(box[1])
+        agreed: T = box[0]
+        return agreed
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether any process says so; all hear the same answer."""
+        return self.sum(int(flag)) > 0
+
+    def sum(self, number: int) -> int:
+        """Return the sum of everybody's number."""
+        if not self.several:
+            return number
+        total = torch.tensor([number], dtype=torch.int64)
+        dist.all_reduce(total, group=self.group)
+        return int(total.item())
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of everybody's value; one that is not finite makes it so for all."""
+        if not self.several:
+            return value
+        total = value.detach().to("cpu", torch.float64).reshape(1)
+        dist.all_reduce(total, group=self.group)
+        return total[0] / self.world
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Let a step's random numbers follow from seed, step and rank.
+
+        So a resumed run draws them again without the random state of every process, of which a
+        killed one leaves nothing. A run in one process keeps its own state in its checkpoints.
+        """
+        if self.several:
+            torch.manual_seed((seed * 1_000_003 + step) * self.world + self.rank)
+
+    def describe(self) -> str:
+        """Say in one sentence how many share the run."""
+        machines = len({member.host for member in self.members})
+        where = f" on {machines} machines" if machines > 1 else ""
+        return f"{self.world} processes{where} share the packs of each step."
+
+    # -- when one of them is gone ----------------------------------------------------------------
+
+    def lost(self, error: BaseException) -> bool:
+        """Tell whether an error means that the connection to another process broke."""
+        if not self.several or isinstance(error, WorkbenchError):
+            return False
+        text = str(error).lower()
+        return isinstance(error, dist.DistError) or (
+            isinstance(error, RuntimeError) and any(sign in text for sign in _LOST)
+        )
+
+    def explained(self, error: BaseException, run: Run) -> BaseException:
+        """Return which process is gone and why, where that is what an error means."""
+        if not self.lost(error):
+            return error
+        gone, reason = self._last_words(run)
+        who = "Another process" if gone is None else f"Process {gone + 1} of {self.world}"
+        cure = (
+            "Resume goes on from the last checkpoint."
+            if run.latest_checkpoint() is not None
+            else "There was no checkpoint yet: start it again."
+        )
+        if reason is not None:
+            return WorkerDied(
+                f"{who} ended: {reason.what}",
+                cure=f"{reason.cure} {cure}".strip(),
+                details=reason.details,
+            )
+        return WorkerDied(
+            f"{who} is gone: it was killed, by someone or because its machine ran out of memory.",
+            cure=cure,
+            details=str(error),
+        )
+
+    def _last_words(self, run: Run) -> tuple[int | None, WorkbenchError | None]:
+        """Wait a moment for the reason that a failing process writes down, or for its end."""
+        gone: int | None = None
+        until = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < until:
+            for rank in range(self.world):
+                if rank != self.rank and (said := read_failure(run, rank)) is not None:
+                    return rank, said
+            if gone is not None:  # gone, and a whole round later without a word
+                break
+            gone = next((rank for rank in range(self.world) if self._is_gone(rank)), None)
+            time.sleep(0.25)
+        return gone, None
+
+    def _is_gone(self, rank: int) -> bool:
+        """Tell whether a process of this machine has ended; of another machine nobody knows."""
+        if rank >= len(self.members) or rank == self.rank:
+            return False
+        member = self.members[rank]
+        if member.host != socket.gethostname():
+            return False
+        try:
+            return bool(psutil.Process(member.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+ALONE = Ranks()
+
+
+def asked_for() -> tuple[int, int]:
+    """Return this process's rank and how many were started, as torchrun told it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_world(asked: int, started: int, command: str) -> None:
+    """Raise InvalidRequest unless as many processes were started as the run asks for.
+
+    `accelerate launch --cpu --num_processes 2` starts one without a word (accelerate 1.15).
+    """
+    if asked != started:
+        verb = "was" if started == 1 else "were"
+        want = "1 process" if asked == 1 else f"{asked} processes"
+        what = f"This run asks for {want}, and {started} {verb} started."
+        raise InvalidRequest(what, cure=f"Start it so: {command}")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Connect the processes that torchrun started; on the way out they part."""
+    rank, world = asked_for()
+    if world == 1:
+        yield Ranks(launched=True)
+        return
+    backend = "gloo"
+    if device == "cuda":
+        backend = "nccl"
+        _take_accelerator(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(backend)
+    if dist.get_world_size() != world:
+        raise InvalidRequest(f"{world} processes were asked for, {dist.get_world_size()} met.")
+    group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+    members: list[Any] = [None] * world
+    dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=group)
+    yield Ranks(rank, world, tuple(Member(*each) for each in members), group, launched=True)
+    dist.destroy_process_group()  # after an error the process ends at once instead
+
+
+def _take_accelerator(number: int) -> None:
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise Unsupported(
+            f"This machine has {count} GPUs, and process {number + 1} on it would need another.",
+            cure="Start as many processes on each machine as it has GPUs.",
+        )
+    torch.cuda.set_device(number)
+
+
+# -- last words ----------------------------------------------------------------------------------
+
+
+class FollowingRun(Run):
+    """A run as the processes that do not lead see it: they write nothing but a log of their own."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        super().__init__(folder)
+        self.log = folder / f"output-{rank + 1}.log"
+        self.events_file = Path(os.devnull)
+
+    def update(self, **changes: object) -> Any:
+        """Leave the status to the leader."""
+        return self.status()
+
+
+def write_failure(run: Run, rank: int, error: WorkbenchError) -> None:
+    """Note why a process ends, for the leader to tell."""
+    _failure_file(run, rank).write_text(json.dumps(error.to_dict()), encoding="utf-8")
+
+
+def read_failure(run: Run, rank: int) -> WorkbenchError | None:
+    """Return why a process ended, if it said so."""
+    try:
+        return from_dict(json.loads(_failure_file(run, rank).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def forget_failures(run: Run) -> None:
+    """Remove what processes of an earlier sitting left."""
+    for file in run.folder.glob("failed-*.json"):
+        file.unlink(missing_ok=True)
+
+
+def _failure_file(run: Run, rank: int) -> Path:
+    return run.folder / f"failed-{rank + 1}.json"

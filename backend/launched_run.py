@@ -1,0 +1,242 @@
+"""A run with processes of its own, as the service sees it: started here, or found going on.
+
+It stands where an engine does (`Runtime`), says the same messages about its one job, and knows of
+the run only what lies in its folder. So a run that somebody launched by hand, on this machine or on
+several, looks and stops like one that the page started.
+"""
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from backend import launching
+from backend.engine_link import EngineLink
+from backend.errors import Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.jobs import Job
+from backend.requests import Request
+from backend.results import RunResult, RunSummary
+from backend.runs import UNDER_WAY, Run, Runs
+from backend.runtime import ENVIRONMENT, Message, OnMessage
+from backend.settings import PROJECT
+
+LOOK_EVERY_S = 0.3
+STOP_GRACE_S = 20.0
+RESULT_GRACE_S = 10.0
+log = logging.getLogger(__name__)
+
+
+class LaunchedRun:
+    """Follows one run until it has ended, and speaks for it. `start` launches its processes."""
+
+    def __init__(self, run: Run, job_id: int, on_message: OnMessage, *, start: bool) -> None:
+        self.run = run
+        self._job_id = job_id
+        self._on_message = on_message
+        self._before = run.status().claimed
+        self._killed = False
+        self._said: Message = {}
+        self._let_go = threading.Event()
+        self._process = self._launch() if start else None
+        self._thread = threading.Thread(target=self._follow, name="run-follower", daemon=True)
+        self._thread.start()
+
+    # -- what an engine can be told --------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Pass on a stop; a run has no other ears."""
+        if message.get("control") in ("stop", "abort"):
+            self.run.tell("stop" if message["control"] == "stop" else "abort")
+
+    def kill(self) -> bool:
+        """End all its processes on this machine; those elsewhere notice."""
+        self._killed = True
+        self.run.tell("abort")
+        for process in self._processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                log.debug("Process %s had ended already.", process.pid)
+        return True
+
+    def close(self) -> None:
+        """Let a run that was found going on be; one that was started here is stopped and saved."""
+        if self._process is not None and self._process.poll() is None:
+            self.run.tell("stop")
+            try:
+                self._process.wait(STOP_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        elif self._process is None:
+            self._let_go.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(STOP_GRACE_S)
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of its processes on this machine."""
+        total = 0
+        for process in self._processes():
+            try:
+                total += int(process.memory_info().rss)
+            except psutil.Error:
+                continue
+        return total
+
+    # -- its processes ---------------------------------------------------------------------------
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        run, processes = self.run, self.run.request.train.processes
+        run.forget_words()
+        with (run.folder / "launch.log").open("ab") as output:
+            return subprocess.Popen(
+                launching.arguments(run.folder.absolute(), processes),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=PROJECT,
+                env={**ENVIRONMENT, **launching.environment(processes), **os.environ},
+                start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
+            )
+
+    def _processes(self) -> list[psutil.Process]:
+        """Return the launcher and what it started, or the process that leads a found run."""
+        status = self.run.status()
+        first = self._process.pid if self._process is not None else status.pid
+        if self._process is None and not (status.state == "running" and self.run.is_alive()):
+            return []
+        try:
+            parent = psutil.Process(first)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _is_over(self) -> bool:
+        """Tell whether nobody trains the run any more."""
+        status = self.run.status()
+        if self._process is not None and self._process.poll() is None:
+            return False
+        return not (status.state == "running" and self.run.is_alive())
+
+    # -- what it says ----------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Look again and again until it is over, or until nobody wants to know."""
+        while not self._let_go.is_set():
+            try:
+                over = self._is_over()
+                if over:
+                    break
+                self._say_how_far()
+            except (OSError, ValueError, WorkbenchError) as error:
+                if not self.run.folder.exists():
+                    break
+                log.info("The run %s could not be read just now: %s", self.run.id, error)
+            self._let_go.wait(LOOK_EVERY_S)
+        if not self._let_go.is_set():
+            self._say_end()
+
+    def _say_how_far(self) -> None:
+        status = self.run.status()
+        message: Message = {"type": "progress", "id": self._job_id, "seconds_left": None}
+        if self._never_began():
+            message |= {"text": "Starting the processes", "fraction": None}
+        elif not status.step or not status.total_steps:
+            message |= {"text": "Getting ready", "fraction": None}
+        else:
+            message |= {
+                "text": f"step {status.step:,} of {status.total_steps:,}",
+                "fraction": status.step / status.total_steps,
+                "seconds_left": self._seconds_left(),
+            }
+        if message != self._said:
+            self._said = message
+            self._on_message(message)
+
+    def _seconds_left(self) -> float | None:
+        status = self.run.status()
+        seconds, steps = status.trained_seconds, status.step
+        return (status.total_steps - steps) * seconds / steps if steps and seconds else None
+
+    def _say_end(self) -> None:
+        try:
+            message = self._ending()
+        except (OSError, ValueError, WorkbenchError) as error:
+            known = WorkbenchError("The run's folder cannot be read.", details=str(error))
+            message = {"type": "error", "error": known.to_dict()}
+        self._on_message({**message, "id": self._job_id})
+
+    def _ending(self) -> Message:
+        """Return the result or error that the run's folder tells, closing it where nobody did."""
+        status = self.run.status()
+        if status.state in UNDER_WAY or self._never_began():
+            return {"type": "error", "error": self._broken_off().to_dict()}
+        result = self.run.folder / "result.json"
+        if status.state in ("finished", "stopped") and not status.error:
+            self._wait_for(result)
+            found = RunResult.model_validate_json(result.read_text(encoding="utf-8"))
+            return {"type": "result", "result": found.model_dump(mode="json")}
+        told = {"kind": status.error, "what": status.message, "cure": status.cure}
+        return {"type": "error", "error": from_dict(told).to_dict()}
+
+    def _wait_for(self, file: Path) -> None:
+        """Wait a moment for what the leader writes last, when the run has ended already."""
+        until = time.monotonic() + RESULT_GRACE_S
+        while not file.is_file() and time.monotonic() < until:
+            time.sleep(0.1)
+
+    def _broken_off(self) -> WorkbenchError:
+        """Write down that the leading process is gone."""
+        name = self.run.request.train.name
+        if self._killed:
+            self.run.interrupt("Ended at once, as asked.", state="stopped")
+            return Stopped(f"Training {name} was ended at once.")
+        if self._never_began():
+            reason = "Its processes could not be started."
+            self.run.interrupt(reason)
+            return WorkerDied(f"Training {name} broke off: {reason}", details=self._last_lines())
+        reason = "its leading process is gone: killed, by someone or for want of memory"
+        self.run.interrupt(f"The run broke off: {reason}.")
+        cure = self.run.status().cure
+        return WorkerDied(f"Training {name} broke off: {reason}.", cure=cure)
+
+    def _never_began(self) -> bool:
+        """Tell whether the processes started here have not taken the run up, yet or at all."""
+        return self._process is not None and self.run.status().claimed == self._before
+
+    def _last_lines(self) -> str:
+        try:
+            return (self.run.folder / "launch.log").read_text(encoding="utf-8")[-4000:]
+        except OSError:
+            return ""
+
+
+def begin(engine: EngineLink, request: Request, run: Run) -> Job:
+    """Start a run's processes on this machine; raises WorkerDied where that cannot be done."""
+    try:
+        return _follow(engine, request, run, start=True)
+    except OSError as error:
+        reason = f"Its processes could not be started: {error.strerror or error}."
+        run.interrupt(reason)
+        raise WorkerDied(reason) from error
+
+
+def adopt(engine: EngineLink, runs: Runs, summaries: list[RunSummary]) -> None:
+    """Follow the runs that somebody launched by hand and that nobody follows yet."""
+    going = [s.id for s in summaries if s.launched and s.state == "running"]
+    if not going:
+        return
+    with engine.lock:
+        for run_id in set(going) - {job.run_id for job in engine.jobs()}:
+            run = runs.get(run_id)
+            if run.status().state == "running":
+                _follow(engine, run.request.train, run, start=False)
+
+
+def _follow(engine: EngineLink, request: Request, run: Run, *, start: bool) -> Job:
+    return engine.begin_apart(
+        request, run.id, lambda job_id, said: LaunchedRun(run, job_id, said, start=start)
+    )
