@@ -14,7 +14,7 @@ from backend.engine import generate
 from backend.engine.base_model import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
-GIVEN_TOKENS, DICTATED_TOKENS = 3, 8
+GIVEN_TOKENS, DICTATED_TOKENS = 3, 4
 MEASURED_PROMPT, MEASURED_TOKENS, MEASURED_ROUNDS = 12, 24, 3
 
 
