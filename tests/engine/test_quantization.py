@@ -25,6 +25,7 @@ from backend.engine.quantization import _forward_8bit
 from backend.errors import InvalidRequest, Unsupported
 from backend.results import ModelFacts, RunResult
 from backend.settings import STARTER
+from tests.engine.upstream.still import still
 
 SILENT = Control(0, lambda message: None)
 TEXTS = ["Where is the cat?", "The cat is on the mat.", "Arr, the cat be on the mat!"]
@@ -312,7 +313,6 @@ def test_guard_is_set_on_every_4_bit_layer() -> None:
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="This processor has no AVX512-BF16.")
 def test_bitsandbytes_still_spoils_gradients_after_an_answer() -> None:
-    """bitsandbytes 0.50.2. When this fails, upstream is mended and the guard may go."""
     loaded = base("nf4")
     for _, module in quantization.layers(loaded.model):
         module.support_avx512bf16_for_cpu = True
@@ -323,7 +323,7 @@ def test_bitsandbytes_still_spoils_gradients_after_an_answer() -> None:
     with pytest.warns(UserWarning, match="autograd kernel"):
         after = gradient(peft, loaded)
 
-    assert cosine(before, after) < 0.9
+    still(cosine(before, after) < 0.9, "packed gradients", "quantization.py (guard)", bnb)
 
 
 def plain_int8() -> Any:
@@ -334,18 +334,16 @@ def plain_int8() -> Any:
 
 
 def test_bitsandbytes_still_computes_8_bit_answers_unlike_its_training() -> None:
-    """bitsandbytes 0.50.2. When this fails, `_WeightOnlyState` may go."""
     model, ids = plain_int8(), torch.arange(5, 25)[None]
     with torch.inference_mode():
         answering = model.eval()(ids).logits
         training = model.train()(ids).logits
 
-    assert not torch.allclose(answering, training, atol=1e-4)
+    wrong = not torch.allclose(answering, training, atol=1e-4)
+    still(wrong, "8-bit answers", "quantization.py (_WeightOnlyState)", bnb)
 
 
 def test_bitsandbytes_still_keeps_the_input_of_8_bit_layers() -> None:
-    """bitsandbytes 0.50.2. When this fails, `_forward_keeping_nothing` may go."""
-
     class Context:
         needs_input_grad = (True, False)
 
@@ -354,7 +352,8 @@ def test_bitsandbytes_still_keeps_the_input_of_8_bit_layers() -> None:
     context: Any = Context()
     _forward_8bit(context, torch.ones(2, 4), state.CB, None, None, state)
 
-    assert context.A is not None
+    wrong = context.A is not None
+    still(wrong, "inputs of 8-bit layers", "quantization.py (_forward_keeping_nothing)", bnb)
 
 
 PLAIN_PEFT = """
