@@ -1,5 +1,6 @@
 """Faults of the real worker with the real model: nothing is lost, and each says what to do."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import DiskFull, OutOfMemory, Stopped, WorkerDied
+from backend.events import Curve, EventReader, curve
 from backend.jobs import Job
 from backend.runs import Run, Runs
 from backend.settings import PROJECT
@@ -27,6 +29,21 @@ QUICK: dict[str, Any] = {"data": "starter:pirate", "tokens_per_step": 128, "prec
 LONG = {"epochs": 1000, "max_steps": 100_000, "save_every": 5}
 LOADING_S = 120  # generous: other work may share the machine
 
+USE_AN_ADAPTER_AND_TRAIN_ANOTHER = """
+import json, sys, time
+from backend import Service, Settings, requests as rq
+service = Service(Settings(workspace=sys.argv[1]))
+quick = json.loads(sys.argv[2])
+def do(request):
+    return service.start(request).result(timeout=240)
+do(rq.LoadModel(source="starter"))
+do(rq.Train(**quick, name="kept", max_steps=3))
+do(rq.SetActive(adapters=[("kept", 0.5)]))
+scores = do(rq.Score(texts=json.loads(sys.argv[3]), variants=[[], [("kept", 0.5)]])).scores
+job = service.start(rq.Train(**quick, name="cut off", max_steps=60, save_every=5))
+print(json.dumps([job.run_id, scores]), flush=True)
+time.sleep(600)
+"""
 KEEP_TRAINING = """
 import sys, time
 from backend import Service, Settings, requests as rq
@@ -64,6 +81,11 @@ def scores(service: Service, variant: rq.Variant) -> list[float]:
 def run_of(service: Service, job: Job) -> Run:
     assert job.run_id is not None
     return service.runs.get(job.run_id)
+
+
+def curve_of(run: Run) -> Curve:
+    """Return what the disk tells, as another process sees it."""
+    return curve(EventReader(run.events_file).poll())
 
 
 def is_ready(service: Service) -> bool:
@@ -239,6 +261,51 @@ def test_a_killed_app_takes_its_worker_along_and_the_next_one_knows(
     assert summary.cure == "Resume goes on from the last checkpoint."
     points = service.curve(run.id).step
     assert points == list(range(1, len(points) + 1))
+
+
+@pytest.mark.timeout(600)
+def test_after_a_killed_app_the_next_one_has_the_session_and_goes_on(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", USE_AN_ADAPTER_AND_TRAIN_ANOTHER]
+    app = subprocess.Popen(
+        [*script, str(tmp_path), json.dumps(QUICK), json.dumps(TEXTS)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert app.stdout is not None
+        run_id, (bare, kept) = json.loads(app.stdout.readline())
+        run = Runs(tmp_path / "runs").get(run_id)
+        wait_until(lambda: len(curve_of(run).step) >= 12, 240)
+        worker = psutil.Process(run.status().pid)
+    finally:
+        app.kill()
+        app.communicate()
+    worker.wait(timeout=60)
+    before = curve_of(run)
+    assert 12 <= before.step[-1] < 60  # in the middle of it
+
+    with Service(Settings(workspace=tmp_path)) as service:
+        service.restore()
+        wait_until(lambda: is_ready(service), LOADING_S)
+        assert service.snapshot().active == [("kept", 0.5)]
+        assert [scores(service, []), scores(service, [("kept", 0.5)])] == [bare, kept]
+
+        checkpoint = run.latest_checkpoint()
+        assert checkpoint is not None
+        step = int(checkpoint.name.removeprefix("checkpoint-"))
+        summary = next(each for each in service.snapshot().runs if each.id == run_id)
+        assert (summary.state, summary.resumable) == ("interrupted", True)
+        resumed = service.start(rq.Resume(run_id=run_id)).result(timeout=240)
+
+        assert (resumed.state, resumed.steps) == ("finished", 60)
+        points = service.curve(run_id)
+        assert points.step == list(range(1, 61))
+        assert points.loss[:step] == before.loss[:step]
+        assert (step, "resumed") in points.marks
+        assert service.snapshot().active == [("kept", 0.5)]
+        assert scores(service, [("kept", 0.5)]) == kept
+        assert scores(service, [("cut off", 1.0)]) != bare
 
 
 def test_a_worker_that_dies_of_its_own_recipe_is_not_started_for_ever(service: Service) -> None:

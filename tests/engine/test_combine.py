@@ -12,6 +12,7 @@ from backend import results as rs
 from backend.engine import saving
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine import made_adapters as made
+from tests.engine.upstream.still import still
 
 METHODS = get_args(rq.BlendMethod)
 EXACT = ("cat", "svd")
@@ -355,10 +356,11 @@ def test_a_failed_blend_leaves_nothing_and_its_name_free(
 
 
 def test_peft_still_scales_a_blend_of_rslora_too_far(service: Service) -> None:
-    """Should this fail, PEFT has mended it: rsLoRA can join the oracle's rows."""
+    """Once it is mended, rsLoRA can join the oracle's rows."""
     sources = [("rs", 1.0), ("pirate", 0.5)]
 
     expected = exact(service, sources)
     found = by_peft(service, sources, "cat")
 
-    assert made.distance(found, expected) == pytest.approx(8**0.5 - 1, rel=1e-3)
+    wrong = made.distance(found, expected) == pytest.approx(8**0.5 - 1, rel=1e-3)
+    still(wrong, "blends of rsLoRA (issue 3761)", "factors.py (scaling_of)")

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from backend import requests as rq
 from backend.engine import saving
 from backend.errors import VerificationFailed
-from tests.oracle import plain_peft
+from tests.oracle import oracle
 from tests.oracle.adapters_from_outside import REFUSED, TAKEN, Sources
 from tests.oracle.step import Step, fail_verification
-from tests.oracle.workbench import REFUSALS, Tally, Workbench
+from tests.oracle.workbench import CLOSE, CLOSE_BLENDS, REFUSALS, Tally, Workbench
 
 STRENGTHS = st.sampled_from([1.0, 0.5, -0.7, 1.6, 0.0])
 BLENDS = st.sampled_from(sorted(get_args(rq.BlendMethod)))
@@ -159,8 +159,7 @@ class AdapterMachine(RuleBasedStateMachine):
                 bench.keep(blend.adapter, "blend")
                 ours = bench.scores([(name, 1.0)])[0]
                 bench.close_to(f"combine {method}", ours, bench.truth([(name, 1.0)]))
-                if method == "cat":
-                    bench.close_to("cat against the sum", ours, bench.truth(sources))
+                bench.compare_blend(request, ours)
 
     @rule(data=st.data(), name=st.sampled_from(NAMES), rank=st.sampled_from([None, 2, 30, 4000]))
     def convert(self, data: st.DataObject, name: str, rank: int | None) -> None:
@@ -176,8 +175,12 @@ class AdapterMachine(RuleBasedStateMachine):
             bench.keep(made.adapter, "converted")
             ours = bench.scores([(name, 1.0)])[0]
             bench.close_to("convert", ours, bench.truth([(name, 1.0)]))
-            if made.relative_error < 1e-6:
+            exact = made.relative_error < 1e-6
+            if exact:
                 bench.close_to("convert, exactly", ours, bench.truth([(old, 1.0)]))
+            cut = oracle.compressed(bench.own.base, bench.adapters[old].folder, made.rank)
+            bound = CLOSE if exact else CLOSE_BLENDS
+            bench.close_to("convert against an SVD of the merge", ours, cut, bound=bound)
 
     @precondition(lambda self: self.costly < COSTLY)
     @rule(data=st.data(), name=st.sampled_from(NAMES), dora=st.booleans(), onwards=st.booleans())
@@ -219,7 +222,7 @@ class AdapterMachine(RuleBasedStateMachine):
                 return
             with bench.untouched():
                 bench.run(request)
-            merged = plain_peft.scores(folder, [])
+            merged = oracle.scores(folder, [])
             bench.close_to("merge", merged, bench.truth(variant))
             bench.refuse("merge", request)
 
@@ -236,7 +239,7 @@ class AdapterMachine(RuleBasedStateMachine):
             request = rq.SaveAdapter(name=name, destination=str(folder))
             bench.run(request)
             bench.copies.append((folder, bench.adapters[name]))
-            written = plain_peft.scores(bench.own.base, [(folder, 1.0)])
+            written = oracle.scores(bench.own.base, [(folder, 1.0)])
             bench.close_to("save", written, bench.truth([(name, 1.0)]))
             bench.refuse("save", request)
 

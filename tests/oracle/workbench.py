@@ -12,11 +12,13 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import DataError, InvalidRequest, ModelError, NotFound, Unsupported
-from tests.oracle import plain_peft
+from tests.oracle import oracle
 from tests.oracle.adapters_from_outside import REWRITES_BASE, Sources
-from tests.oracle.plain_peft import TEXTS, distance
+from tests.oracle.texts import TEXTS, distance
 
 CLOSE = 1e-5
+CLOSE_BLENDS = 1e-4
+"""For blends by an SVD, which PEFT computes in single precision."""
 TIMEOUT_S = 120
 REFUSALS = (DataError, InvalidRequest, ModelError, NotFound, Unsupported)
 """What an operation may say; anything else, a failed verification too, is a fault."""
@@ -113,7 +115,7 @@ class Workbench:
         """
         parts = [(self.adapters[name], strength) for name, strength in variant]
         alone = len(parts) == 1 and parts[0][1] == 1.0
-        return plain_peft.scores(
+        return oracle.scores(
             self.own.base,
             [
                 (known.folder if alone or known.kind not in REWRITES_BASE else known.kept, strength)
@@ -145,11 +147,29 @@ class Workbench:
         before = self.base_scores.setdefault(self.base, alone)
         assert alone == before, "the base itself has changed"
 
-    def close_to(self, kind: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    def close_to(
+        self, kind: str, ours: Sequence[float], theirs: Sequence[float], *, bound: float = CLOSE
+    ) -> None:
         """Hold two lists of scores together."""
         difference = distance(ours, theirs)
         self.tally.saw(kind, difference)
-        assert difference <= CLOSE, f"{kind}: {ours} and {theirs} differ by {difference:.1e}"
+        assert difference <= bound, f"{kind}: {ours} and {theirs} differ by {difference:.1e}"
+
+    def compare_blend(self, request: rq.Combine, ours: list[float]) -> None:
+        """Hold a blend against the exact sum, or against PEFT's own blend where that is right."""
+        sources, method, rank = request.sources, request.method, request.rank
+        copied = len(sources) == 1 and not (method == "svd" and rank)
+        if method == "cat" or copied:
+            self.close_to(f"{method} against the sum", ours, self.truth(sources))
+        parts = [(self.adapters[name].folder, weight) for name, weight in sources]
+        if not oracle.blends_right(self.own.base, [folder for folder, _ in parts], rank):
+            return
+        more: dict[str, Any] = {"svd_rank": rank} if method.endswith("svd") else {}
+        theirs = oracle.blended(
+            self.own.base, parts, method, seed=request.seed, density=request.density, **more
+        )
+        bound = CLOSE_BLENDS if method.endswith("svd") else CLOSE
+        self.close_to(f"{method} against PEFT's own", ours, theirs, bound=bound)
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

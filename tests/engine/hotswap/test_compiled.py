@@ -1,19 +1,22 @@
 """A compiled slot: swaps recompile nothing, and answer exactly. Needs a C++ compiler."""
 
+import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoTokenizer
 
 from backend import Service
 from backend import requests as rq
+from backend.engine import rehearsal
 from backend.engine.dispatch import Engine
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
-from tests.engine.tiny import (
-    plain_scores,
-    scores,
-)
+from tests.engine.tiny import fresh, plain_scores, scores
 
 
 @pytest.mark.slow
@@ -67,4 +70,71 @@ def test_pytorch_itself_finds_nothing_to_recompile(
         start(service, ask("Where is the cat? " * (1 + number), [(name, 1.0)]))
 
     assert seen == [True] * 20
+    assert service.snapshot().slot.recompilations == 0
+
+
+def dictated_plainly(base: Path, adapter: Path | None) -> list[float]:
+    """Return what `rehearsal` dictates, token by token, as a fresh model of plain PEFT has it."""
+    model = fresh(base)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    ids = AutoTokenizer.from_pretrained(base)(
+        rehearsal.REFERENCE_TEXT, return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        chances = model(ids, use_cache=False).logits[0].log_softmax(-1)
+    given, end = rehearsal.GIVEN_TOKENS, rehearsal.GIVEN_TOKENS + rehearsal.DICTATED_TOKENS
+    return [chances[place - 1, token].item() for place, token in enumerate(ids[0])][given:end]
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows with each run of a graph that Inductor has compiled."""
+    from torch._inductor.compile_fx import compile_fx
+
+    runs: list[str] = []
+    torch_compile = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        compiled: Any = compile_fx(graph, inputs)
+
+        @functools.wraps(compiled)
+        def run(*arguments: Any) -> Any:
+            runs.append("graph")
+            return compiled(*arguments)
+
+        return run
+
+    monkeypatch.setattr(
+        torch, "compile", lambda call, **named: torch_compile(call, backend=backend, **named)
+    )
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_what_compiled_code_answers_is_what_fresh_plain_loads_answer(
+    service: Service, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores go the plain way, so this listens to `generate`, in the engine's check of a swap."""
+    runs, heard = count_runs(monkeypatch), []
+    reference = rehearsal.reference
+
+    def listen(*arguments: Any) -> list[float]:
+        heard.append(reference(*arguments))
+        return heard[-1]
+
+    prepared = start(service, rq.PrepareHotswap(adapters=list(FIVE)))
+    assert prepared.compiled
+    monkeypatch.setattr(rehearsal, "reference", listen)
+    wanted = []
+    for name in (*FIVE, ""):
+        before = len(runs)
+        start(service, rq.Hotswap(adapter=name))
+        assert len(runs) - before >= rehearsal.DICTATED_TOKENS  # every step ran compiled code
+        wanted.append(dictated_plainly(base, folder(service, name) if name else None))
+        assert heard[-1][1:] == pytest.approx(wanted[-1], rel=1e-5)
+
+    assert len(heard) == len(wanted) == 6
+    assert len(wanted[0]) == rehearsal.DICTATED_TOKENS
+    assert min(abs(a[0] - b[0]) for a, b in itertools.combinations(wanted, 2)) > 1e-3
     assert service.snapshot().slot.recompilations == 0
