@@ -118,7 +118,7 @@ class Page:
     def draw(self, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        key = _mark([snapshot.version, self.chat.desk.version, watched])
+        key = _mark([snapshot.version, self.bench.version, self.chat.desk.version, watched])
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
         wanted = {self.bar: bar(snapshot)}
