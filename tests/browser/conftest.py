@@ -96,8 +96,13 @@ def wait_for(check: Callable[[], object], complaint: str, seconds: float = 120) 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One app for all browser tests; each leaves it idle."""
-    with opened_app(tmp_path_factory.mktemp("app") / "workspace") as app:
+    """One app for all browser tests; each leaves it idle.
+
+    Its workspace lies outside its temporary folder, as a person's does: Gradio serves the latter.
+    """
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "temporary").mkdir()
+    with opened_app(folder / "workspace", TMPDIR=str(folder / "temporary")) as app:
         yield app
 
 
