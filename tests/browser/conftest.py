@@ -170,6 +170,14 @@ def client(app: App) -> Iterator[Client]:
     client.close()
 
 
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long something took; `benchmarks/page_latency.py` holds it to a bar."""
+    began = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - began:.2f} s")
+
+
 def idle(client: Client, seconds: float = 300) -> dict:
     """Wait until no job runs and the base is there; returns the snapshot."""
     state: dict = {}
