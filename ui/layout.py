@@ -96,6 +96,8 @@ class Page:
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
                 self.draw, **drawing
             )
+        # An opened page is drawn at once and not by the pulse; first its form is as it was left,
+        # else the check that the drawing sets off would speak of the defaults and keep them.
         demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
             self.draw, **drawing
         ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
