@@ -177,7 +177,7 @@ def test_a_failed_preparation_is_not_told_of_another_choice(
     scripted(service, "prepare-hotswap", errors.Unsupported("No."))
     page.hotswap.start(["pirate"], compile=False)
     wait(service)
-    page.hotswap.choose()
+    assert page.hotswap.choose(BOTH) == BOTH
 
     assert "No." not in words(page.hotswap.show(service.snapshot())[page.hotswap.note])
 
@@ -195,6 +195,10 @@ def test_the_button_names_what_it_prepares_and_its_cost(page: Page, service: Fak
     plain = button(["pirate"], compile=False)
     assert plain["value"] == "Prepare pirate (without compiling, a few seconds)"
     assert not button([])["interactive"]
+
+
+def test_a_tick_that_left_the_choices_does_not_stop_the_drawing(page: Page) -> None:
+    assert page.hotswap.names not in page.hotswap.watched.values()
 
 
 def test_a_job_that_ends_does_not_offer_to_prepare_nothing(

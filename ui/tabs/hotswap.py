@@ -29,6 +29,9 @@ class HotswapTab:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.form = Form(rq.PrepareHotswap)
+        self.ticked = gr.State([])
+        """What `names` shows. It is watched in its place: Gradio 6.31 refuses every drawing that is
+        asked for with a tick that has just left the choices."""
         self.offered = gr.State([])
         """The adapters that this page has offered; one that comes later is ticked by itself."""
         with gr.Column(elem_classes="aw-column") as self.before:
@@ -78,7 +81,7 @@ class HotswapTab:
     def watched(self) -> dict[str, Any]:
         """What decides what the button prepares."""
         return {
-            "slot_names": self.names,
+            "slot_names": self.ticked,
             "slot_offered": self.offered,
             "slot_compile": self.form.components["compile"],
         }
@@ -86,12 +89,14 @@ class HotswapTab:
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        choice = {"names": self.names, **self.form.inputs}
+        choice = {"names": self.ticked, **self.form.inputs}
         said = [self.swaps, self.answer]
         return [
             self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **quiet),
-            self.names.input(self.choose, None, None, **quiet),
-            self.form.components["compile"].input(self.choose, None, None, **quiet),
+            self.names.input(
+                self.choose, self.names, self.ticked, trigger_mode="always_last", **quiet
+            ),
+            self.form.components["compile"].input(self.forget_failure, None, None, **quiet),
             self.misfits.click(self.converter.convert, self.converter.rank, None, **quiet),
             self.swaps.click(self.swap, self.question, said, **quiet),
             self.question.submit(self.ask_again, self.question, said, **quiet),
@@ -100,7 +105,12 @@ class HotswapTab:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def choose(self) -> None:
+    def choose(self, names: list[str]) -> list[str]:
+        """Take over the ticks."""
+        self.forget_failure()
+        return names
+
+    def forget_failure(self) -> None:
         """Something else is to be prepared: an earlier failure says nothing about it."""
         self.bench.forget_failure("prepare-hotswap")
 
@@ -184,10 +194,12 @@ class HotswapTab:
         names = [info.name for info in slot_view.candidates(snapshot)]
         unticked = set(slot_offered or []) - set(slot_names or [])
         ticked = [name for name in names if name not in unticked]
+        moved = names != (slot_offered or [])
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
-            self.names: self._choice(snapshot, ticked, slot_offered or []),
+            self.names: self._choice(snapshot, ticked if moved else None),
+            self.ticked: ticked if moved else gr.skip(),
             self.offered: names,
             self.misfits: slot_view.misfits(snapshot),
             **self.converter.show(snapshot, needed=slot_view.can_convert(snapshot)),
@@ -201,14 +213,14 @@ class HotswapTab:
             self.note: self._note(snapshot, blocked),
         }
 
-    def _choice(self, snapshot: rs.Snapshot, ticked: list[str], offered: list[str]) -> Any:
+    def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None) -> Any:
         """Offer who can share the slot; ticks are sent only with another offer.
 
         Else they would undo what somebody ticks while they are on their way.
         """
         able = slot_view.candidates(snapshot)
         choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
-        if [info.name for info in able] == offered:
+        if ticked is None:
             return gr.update(choices=choices)
         return gr.update(choices=choices, value=ticked)
 
@@ -216,7 +228,7 @@ class HotswapTab:
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.before, self.inside, self.names, self.offered, self.misfits,
+            self.before, self.inside, self.names, self.ticked, self.offered, self.misfits,
             *self.converter.drawn, self.prepare, self.swaps, self.times, self.leave, self.note,
         ]  # fmt: skip
 
