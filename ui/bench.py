@@ -22,6 +22,8 @@ class Bench:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.opened = time.time()
+        self.version = 0
+        """Counts what the page must draw though nothing happened in the session."""
         self._last: dict[str, Job] = {}
         self._for_owner: dict[Block, dict[str, Any]] = {}
 
@@ -35,10 +37,10 @@ class Bench:
         """Let a training wait its turn."""
         return self.service.enqueue(train, caller=self.caller)
 
-    def convert(self, name: str) -> Job:
+    def convert(self, name: str, rank: int | None = None) -> Job:
         """Start making a plain LoRA twin of an adapter, under a free name."""
         new_name = self.free_name(f"{name[:34]} plain")
-        return self.start(rq.ConvertAdapter(name=name, new_name=new_name))
+        return self.start(rq.ConvertAdapter(name=name, new_name=new_name, rank=rank))
 
     def adapter(self, adapter_id: str) -> rs.AdapterInfo | None:
         """Return the adapter with this id as it is now, whatever it is called; None if it is gone.
@@ -81,10 +83,6 @@ class Bench:
         """Return the properties that open them, if the owner of a demo is asking."""
         return {} if self.demo or not self.service.settings.demo else self._for_owner
 
-    def last(self, operation: str) -> Job | None:
-        """Return the job of the last such operation, if the page asked for one."""
-        return self._last.get(operation)
-
     def forget_failure(self, operation: str) -> None:
         """Let go of a job that failed, so that it is no longer shown."""
         if self.failure(operation) is not None:
@@ -95,6 +93,12 @@ class Bench:
         job = self._last.get(operation)
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
+
+    def last_failure(self, *operations: str) -> Failure | None:
+        """Return why the last of several operations failed, if it was the one that did."""
+        jobs = [job for each in operations if (job := self._last.get(each))]
+        newest = max(jobs, key=lambda job: job.id, default=None)
+        return self.failure(newest.operation) if newest is not None else None
 
     def outcome(self, operation: str) -> Any:
         """Return what the last such operation came to, if it ended well."""

@@ -143,6 +143,11 @@ def left_out(adapters: Sequence[rs.AdapterInfo], *, busy: bool) -> Node:
     return el("div", *(_unfit(info, problem, busy) for info, problem in out))
 
 
+def can_convert(adapters: Sequence[rs.AdapterInfo]) -> bool:
+    """Tell whether any adapter that cannot be an ingredient has a plain LoRA twin."""
+    return any(blends.unfit(info) and blends.is_convertible(info) for info in adapters)
+
+
 def _unfit(info: rs.AdapterInfo, problem: rs.Problem, busy: bool) -> Node:
     way_out = None
     if blends.is_convertible(info):

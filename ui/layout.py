@@ -102,6 +102,8 @@ class Page:
             )
         form = [self.train.method, *self.train.form.components.values()]
         self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
+        # An opened page is drawn at once and not by the pulse; first its form is as it was left,
+        # else the check that the drawing sets off would speak of the defaults and keep them.
         demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
             self.draw, **drawing
         ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
@@ -124,7 +126,7 @@ class Page:
     def draw(self, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
         """Send what changed since this browser tab was last drawn."""
         snapshot = self.bench.service.snapshot()
-        key = _mark([snapshot.version, self.chat.desk.version, watched])
+        key = _mark([snapshot.version, self.bench.version, self.chat.desk.version, watched])
         if seen.get("key") == key:
             return {self.seen: gr.skip()}
         wanted = {self.bar: bar(snapshot)}

@@ -43,6 +43,12 @@ def candidates(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     return [each for each in snapshot.adapters if misfit(each, snapshot.base) is None]
 
 
+def can_convert(snapshot: rs.Snapshot) -> bool:
+    """Tell whether any adapter that cannot share a slot has a plain LoRA twin."""
+    found = (misfit(each, snapshot.base) for each in snapshot.adapters)
+    return any(why is not None and why.convertible for why in found)
+
+
 def misfits(snapshot: rs.Snapshot) -> Node:
     """List the adapters that cannot share a slot, each with its reason and the way out."""
     rows = []

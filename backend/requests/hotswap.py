@@ -50,7 +50,7 @@ class ConvertAdapter(Request):
         ge=1,
         le=4096,
         step=1,
-        help="How much the plain adapter can hold; empty chooses. More is closer to the original.",
+        help="How much it can hold. Empty takes the smallest that loses at most 5 %.",
     )
 
     _new = field_validator("new_name")(check_display_name)

@@ -96,8 +96,13 @@ def wait_for(check: Callable[[], object], complaint: str, seconds: float = 120) 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One app for all browser tests; each leaves it idle."""
-    with opened_app(tmp_path_factory.mktemp("app") / "workspace") as app:
+    """One app for all browser tests; each leaves it idle.
+
+    Its workspace lies outside its temporary folder, as a person's does: Gradio serves the latter.
+    """
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "temporary").mkdir()
+    with opened_app(folder / "workspace", TMPDIR=str(folder / "temporary")) as app:
         yield app
 
 
@@ -163,6 +168,14 @@ def client(app: App) -> Iterator[Client]:
     client = app.client()
     yield client
     client.close()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long something took; `benchmarks/page_latency.py` holds it to a bar."""
+    began = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - began:.2f} s")
 
 
 def idle(client: Client, seconds: float = 300) -> dict:

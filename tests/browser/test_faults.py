@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import PATIENCE_MS, App, Client, idle, save_picture, wait_for
+from tests.browser.conftest import PATIENCE_MS, App, Client, idle, save_picture, timed, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 LONG = {"epochs": 900, "save_every": 2}
@@ -57,7 +57,8 @@ def test_a_killed_worker_is_said_and_the_run_resumes_without_gap_or_repeat(
     run_id = started(client, "killed one")
     expect(page.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
     app.worker().kill()
-    expect(page.locator(".aw-stage .aw-note.bad")).to_contain_text("The model process is gone")
+    with timed("killed worker until the page says so"):
+        expect(page.locator(".aw-stage .aw-note.bad")).to_contain_text("The model process is gone")
     save_picture(page, "train-interrupted", full=False)
     idle(client)
     expect(page.get_by_role("button", name="Base starter")).to_be_visible()

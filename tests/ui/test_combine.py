@@ -121,11 +121,11 @@ def test_the_way_out_converts_what_was_left_out(page: Page, service: FakeService
     asked = []
     service.script["convert-adapter"] = lambda request: (asked.append(request), made)[1]
 
-    page.combine.convert(event("convert", "odd"))
+    page.combine.converter.convert("", event("convert", "odd"))
     wait(service)
 
     assert asked == [rq.ConvertAdapter(name="odd", new_name="odd plain")]
-    assert "rank 37" in words(shown(page)[page.combine.converted])
+    assert "rank 37" in words(shown(page)[page.combine.converter.news])
 
 
 def test_an_ingredient_that_was_deleted_leaves_the_list(page: Page) -> None:

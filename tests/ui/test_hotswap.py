@@ -9,7 +9,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService
-from tests.ui.test_page import event, wait
+from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
 from ui import slot_view
 from ui.layout import Page
@@ -109,22 +109,118 @@ def test_the_way_out_converts_under_a_free_name(page: Page, service: FakeService
     )
     asked = scripted(service, "convert-adapter", done)
 
-    page.hotswap.convert(event("convert", "heavy"))
+    page.hotswap.converter.convert("", event("convert", "heavy"))
     snapshot = wait(service)
 
     assert asked == [rq.ConvertAdapter(name="heavy", new_name="heavy plain 2")]
-    note = words(page.hotswap.show(snapshot)[page.hotswap.note])
-    assert "rank 37" in note
-    assert "4.9%" in note
+    news = words(page.hotswap.show(snapshot)[page.hotswap.converter.news])
+    assert "rank 37" in news
+    assert "4.9%" in news
 
 
-def test_the_button_names_what_it_prepares_and_its_cost(page: Page) -> None:
-    both = page.hotswap.name_button(["pirate", "polite"], compile=True)
-    assert both["value"] == "Prepare 2 adapters (compiles once, about 1 min)"
-    assert both["interactive"]
-    plain = page.hotswap.name_button(["pirate"], compile=False)
+def test_a_rank_can_be_chosen_where_something_can_be_converted(
+    page: Page, service: FakeService
+) -> None:
+    for tab in (page.hotswap, page.combine):
+        assert not tab.show(service.snapshot())[tab.converter.rank]["visible"]
+    info(service, "heavy", method="DoRA", strength="on-off")
+    asked = scripted(service, "convert-adapter", errors.Unsupported("No."))
+
+    for tab in (page.hotswap, page.combine):
+        assert tab.show(service.snapshot())[tab.converter.rank]["visible"]
+        tab.converter.convert("12", event("convert", "heavy"))
+        wait(service)
+
+    assert [request.rank for request in asked] == [12, 12]
+
+
+def test_a_rank_that_is_none_is_told_before_anything_starts(
+    page: Page, service: FakeService
+) -> None:
+    info(service, "heavy", method="DoRA")
+    before = draw(page)
+
+    page.hotswap.converter.convert("many", event("convert", "heavy"))
+    drawn = draw(page, before[page.seen])
+
+    assert "Rank" in words(drawn[page.hotswap.converter.news])
+    assert page.combine.converter.news not in drawn
+
+
+def test_a_conversion_that_failed_is_told_where_it_was_begun_and_not_for_ever(
+    page: Page, service: FakeService
+) -> None:
+    scripted(service, "convert-adapter", errors.Unsupported("It is too odd."))
+    page.combine.converter.convert("", event("convert", "pirate"))
+    wait(service)
+    held = page.hotswap.show(hold(service))
+
+    assert "too odd" not in words(held[page.hotswap.note])
+    assert "too odd" not in words(held[page.hotswap.converter.news])
+    assert "slot of rank 16" in words(held[page.hotswap.note])
+    combine = page.combine
+    assert "too odd" in words(combine.show(service.snapshot())[combine.converter.news])
+
+    page.hotswap.converter.convert("", event("convert", "pirate"))
+    wait(service)
+    assert "too odd" in words(page.hotswap.show(hold(service, None))[page.hotswap.converter.news])
+    scripted(service, "prepare-hotswap", errors.Unsupported("No."))
+    page.hotswap.start(["pirate"], compile=False)
+    drawn = page.hotswap.show(wait(service))
+    assert "too odd" not in words(drawn[page.hotswap.converter.news])
+    assert "No." in words(drawn[page.hotswap.note])
+
+
+def test_a_failed_preparation_is_not_told_of_another_choice(
+    page: Page, service: FakeService
+) -> None:
+    scripted(service, "prepare-hotswap", errors.Unsupported("No."))
+    page.hotswap.start(["pirate"], compile=False)
+    wait(service)
+    assert page.hotswap.choose(BOTH) == BOTH
+
+    assert "No." not in words(page.hotswap.show(service.snapshot())[page.hotswap.note])
+
+
+BOTH = ["pirate", "polite"]
+
+
+def test_the_button_names_what_it_prepares_and_its_cost(page: Page, service: FakeService) -> None:
+    def button(names: list[str], compile: bool = True) -> dict[str, Any]:
+        drawn = page.hotswap.show(service.snapshot(), names, BOTH, compile)
+        return drawn[page.hotswap.prepare]
+
+    assert button(BOTH)["value"] == "Prepare 2 adapters (compiles once, about 1 min)"
+    assert button(BOTH)["interactive"]
+    plain = button(["pirate"], compile=False)
     assert plain["value"] == "Prepare pirate (without compiling, a few seconds)"
-    assert not page.hotswap.name_button([], compile=True)["interactive"]
+    assert not button([])["interactive"]
+
+
+def test_a_tick_that_left_the_choices_does_not_stop_the_drawing(page: Page) -> None:
+    assert page.hotswap.names not in page.hotswap.watched.values()
+
+
+def test_a_job_that_ends_does_not_offer_to_prepare_nothing(
+    page: Page, service: FakeService
+) -> None:
+    drawn = draw(page, slot_names=[], slot_offered=BOTH)
+
+    assert not drawn[page.hotswap.prepare]["interactive"]
+    assert "value" not in drawn[page.hotswap.names]
+
+
+def test_a_new_adapter_is_ticked_and_what_was_unticked_stays_so(
+    page: Page, service: FakeService
+) -> None:
+    service.add_adapter("third")
+    service.library.discard(service.library.get("polite").id)
+
+    drawn = draw(page, slot_names=["polite"], slot_offered=BOTH)
+
+    assert drawn[page.hotswap.names]["value"] == ["third"]
+    assert drawn[page.hotswap.offered] == ["pirate", "third"]
+    assert drawn[page.hotswap.prepare]["value"].startswith("Prepare third (")
 
 
 def test_preparing_starts_with_the_chosen_ones(page: Page, service: FakeService) -> None:

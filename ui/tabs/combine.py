@@ -7,8 +7,9 @@ import gradio as gr
 from backend import blends, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import blend_views, slot_view, view
+from ui import blend_views, view
 from ui.bench import Bench
+from ui.converter import Converter
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
@@ -67,7 +68,7 @@ class CombineTab:
             for number in range(MOST)
         ]
         self.left_out = safe_view(NOTHING, label="Adapters left out")
-        self.converted = safe_view(NOTHING, label="Converted")
+        self.converter = Converter(self.bench, "combine")
 
     def _build_method(self) -> None:
         gr.Markdown("## Method", elem_classes="aw-head")
@@ -120,7 +121,7 @@ class CombineTab:
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.ingredients, self.left_out, self.converted, self.method_line, *self.fields,
+            self.ingredients, self.left_out, *self.converter.drawn, self.method_line, *self.fields,
             self.card, self.go, self.stage, self.result, self.taste,
         ]  # fmt: skip
 
@@ -143,7 +144,7 @@ class CombineTab:
         self.taste.click(self.taste_all, self.live.prompt, self.answers, **QUIET)
         return [
             picked,
-            self.left_out.click(self.convert, None, None, **QUIET),
+            self.left_out.click(self.converter.convert, self.converter.rank, None, **QUIET),
             self.method.change(self.forget_failure, None, None, **QUIET),
             self.name.change(self.forget_failure, None, None, **QUIET),
             self.card.click(self.mend, None, [self.method, self.name], **QUIET),
@@ -207,6 +208,7 @@ class CombineTab:
             ids = [self.bench.service.library.get(name).id for name in names]
             self.bench.start(rq.Combine(sources=mix_of(names, values), **settings))
             self.made_of = ids
+            self.converter.forget()
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
@@ -221,16 +223,6 @@ class CombineTab:
         """Take the way out that the card offers."""
         act, arg = clicked(event)
         return arg if act == "method" else gr.skip(), arg if act == "rename" else gr.skip()
-
-    def convert(self, event: gr.EventData) -> None:
-        """Make a plain LoRA twin of an adapter that cannot be an ingredient."""
-        act, name = clicked(event)
-        if act != "convert":
-            return
-        try:
-            self.bench.convert(name)
-        except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Cannot convert it now")
 
     def forget_failure(self) -> None:
         """Something was changed: an earlier failure says nothing about it."""
@@ -298,7 +290,7 @@ class CombineTab:
         return {
             self.ingredients: gr.update(choices=list(able), **gone),
             self.left_out: blend_views.left_out(fitting, busy=snapshot.job is not None),
-            self.converted: self._conversion(snapshot),
+            **self.converter.show(snapshot, needed=blend_views.can_convert(fitting)),
             self.method_line: blend_views.method_line(mix_method, sources),
             **{
                 field: gr.update(visible=path in used)
@@ -325,17 +317,6 @@ class CombineTab:
         if blend is None or blend.adapter.id in kept:
             return None, False
         return blend_views.outcome(blend), True
-
-    def _conversion(self, snapshot: rs.Snapshot) -> Node:
-        job = snapshot.job
-        if job is not None and job.operation == "convert-adapter":
-            return el("p", f"{job.title}: {job.text or 'this takes a moment'}.", cls="aw-quiet")
-        failure = self.bench.failure("convert-adapter")
-        if failure is not None:
-            return failure_card(failure, title="It was not converted")
-        made = self.bench.outcome("convert-adapter")
-        there = made is not None and any(a.id == made.adapter.id for a in snapshot.adapters)
-        return slot_view.converted(made) if there else NOTHING
 
     def _blend(self) -> rs.Blend | None:
         """Return the last blend under the name that it has now; None if it is gone."""

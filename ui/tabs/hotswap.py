@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from backend import Job, errors
+from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, slot_view, text
 from ui.bench import Bench
+from ui.converter import Converter
 from ui.feedback import explain, failure_card, mend_button
 from ui.forms import Form
 from ui.safe_view import Node, chip, clicked, el, safe_view
@@ -19,7 +20,7 @@ from ui.session_bar import BASE_COLOUR
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0
 NOTHING: Node = el("div")
-OPERATIONS = ("prepare-hotswap", "end-hotswap", "convert-adapter")
+OPERATIONS = ("prepare-hotswap", "end-hotswap")
 
 
 class HotswapTab:
@@ -28,7 +29,11 @@ class HotswapTab:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.form = Form(rq.PrepareHotswap)
-        self.watched: dict[str, Any] = {}
+        self.ticked = gr.State([])
+        """What `names` shows. It is watched in its place: Gradio 6.31 refuses every drawing that is
+        asked for with a tick that has just left the choices."""
+        self.offered = gr.State([])
+        """The adapters that this page has offered; one that comes later is ticked by itself."""
         with gr.Column(elem_classes="aw-column") as self.before:
             self._build_choice()
         with gr.Column(visible=False, elem_classes="aw-column") as self.inside:
@@ -44,6 +49,7 @@ class HotswapTab:
         )
         self.names = gr.CheckboxGroup([], show_label=False, label="Adapters", elem_id="slot-names")
         self.misfits = safe_view(NOTHING, label="Adapters that cannot share a slot")
+        self.converter = Converter(self.bench, "slot")
         self.form.add("compile", elem_id="slot-compile")
         self.prepare = gr.Button(
             slot_view.prepare_label([], None, True),
@@ -71,16 +77,27 @@ class HotswapTab:
 
     # -- wiring ----------------------------------------------------------------------------------
 
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What decides what the button prepares."""
+        return {
+            "slot_names": self.ticked,
+            "slot_offered": self.offered,
+            "slot_compile": self.form.components["compile"],
+        }
+
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        choice = {"names": self.names, **self.form.inputs}
-        for part in (self.names, self.form.components["compile"]):
-            part.change(self.name_button, inputs_kwargs=choice, outputs=self.prepare, **quiet)
+        choice = {"names": self.ticked, **self.form.inputs}
         said = [self.swaps, self.answer]
         return [
             self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **quiet),
-            self.misfits.click(self.convert, None, self.note, **quiet),
+            self.names.input(
+                self.choose, self.names, self.ticked, trigger_mode="always_last", **quiet
+            ),
+            self.form.components["compile"].input(self.forget_failure, None, None, **quiet),
+            self.misfits.click(self.converter.convert, self.converter.rank, None, **quiet),
             self.swaps.click(self.swap, self.question, said, **quiet),
             self.question.submit(self.ask_again, self.question, said, **quiet),
             self.leave.click(self.end, None, [self.note, self.answer], **quiet),
@@ -88,24 +105,19 @@ class HotswapTab:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def name_button(self, names: list[str], **values: Any) -> Any:
-        """Let the button say what it prepares and what that costs."""
-        snapshot = self.bench.service.snapshot()
-        compile = bool(self.form.read(values)["compile"])
-        label = slot_view.prepare_label(names or [], snapshot.base, compile)
-        ready = bool(names) and not slot_view.why_not(snapshot)
-        return gr.update(value=label, interactive=ready)
+    def choose(self, names: list[str]) -> list[str]:
+        """Take over the ticks."""
+        self.forget_failure()
+        return names
+
+    def forget_failure(self) -> None:
+        """Something else is to be prepared: an earlier failure says nothing about it."""
+        self.bench.forget_failure("prepare-hotswap")
 
     def start(self, names: list[str], **values: Any) -> Node:
         """Start preparing the slot and return at once."""
+        self.converter.forget()
         return self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
-
-    def convert(self, event: gr.EventData) -> Any:
-        """Make a plain LoRA twin of an adapter that cannot share a slot."""
-        act, name = clicked(event)
-        if act != "convert":
-            return gr.skip()
-        return self._attempt(lambda: self.bench.convert(name))
 
     def end(self) -> tuple[Node, Node]:
         """Leave the slot."""
@@ -161,60 +173,77 @@ class HotswapTab:
         return chip(name or slot_view.BASE_LABEL, colours.get(name, BASE_COLOUR))
 
     def _start_with(self, build: Callable[[], rq.Request]) -> Node:
-        return self._attempt(lambda: self.bench.start(build()))
-
-    def _attempt(self, start: Callable[[], Job]) -> Node:
         try:
-            start()
+            self.bench.start(build())
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
 
     # -- drawing ---------------------------------------------------------------------------------
 
-    def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
+    def show(
+        self,
+        snapshot: rs.Snapshot,
+        slot_names: list[str] | None = None,
+        slot_offered: list[str] | None = None,
+        slot_compile: bool = True,
+    ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         slot = snapshot.slot
-        able = slot_view.candidates(snapshot)
-        names = [info.name for info in able]
-        choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
         blocked = slot_view.why_not(snapshot)
+        names = [info.name for info in slot_view.candidates(snapshot)]
+        unticked = set(slot_offered or []) - set(slot_names or [])
+        ticked = [name for name in names if name not in unticked]
+        moved = names != (slot_offered or [])
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
-            self.names: gr.update(choices=choices, value=names),
+            self.names: self._choice(snapshot, ticked if moved else None),
+            self.ticked: ticked if moved else gr.skip(),
+            self.offered: names,
             self.misfits: slot_view.misfits(snapshot),
-            self.prepare: gr.update(interactive=not blocked),
+            **self.converter.show(snapshot, needed=slot_view.can_convert(snapshot)),
+            self.prepare: gr.update(
+                value=slot_view.prepare_label(ticked, snapshot.base, slot_compile),
+                interactive=bool(ticked) and not blocked,
+            ),
             self.swaps: slot_view.swap_buttons(snapshot),
             self.times: slot_view.times(slot) if slot else NOTHING,
             self.leave: gr.update(interactive=snapshot.job is None),
             self.note: self._note(snapshot, blocked),
         }
 
+    def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None) -> Any:
+        """Offer who can share the slot; ticks are sent only with another offer.
+
+        Else they would undo what somebody ticks while they are on their way.
+        """
+        able = slot_view.candidates(snapshot)
+        choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
+        if ticked is None:
+            return gr.update(choices=choices)
+        return gr.update(choices=choices, value=ticked)
+
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.before, self.inside, self.names, self.misfits, self.prepare, self.swaps,
-            self.times, self.leave, self.note,
+            self.before, self.inside, self.names, self.ticked, self.offered, self.misfits,
+            *self.converter.drawn, self.prepare, self.swaps, self.times, self.leave, self.note,
         ]  # fmt: skip
 
     def _note(self, snapshot: rs.Snapshot, blocked: str) -> Node:
         job = snapshot.job
         if job is not None and job.operation in OPERATIONS:
             return el("p", f"{job.title}: {job.text or 'this takes a moment'}.", cls="aw-quiet")
-        for operation in OPERATIONS:
-            failure = self.bench.failure(operation)
-            if failure is not None:
-                return failure_card(failure)
+        failure = self.bench.last_failure(*OPERATIONS)
+        if failure is not None:
+            return failure_card(failure)
         if snapshot.base is None:
             mend = mend_button("Choose a base model", "go", "load")
             return el("div", el("p", blocked), mend, cls="aw-note warn")
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
-        last = self.bench.outcome("convert-adapter")
-        if isinstance(last, rs.Converted):
-            return slot_view.converted(last)
         return el("p", blocked, cls="aw-quiet") if blocked else NOTHING
 
 

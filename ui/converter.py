@@ -1,0 +1,86 @@
+"""Making a plain LoRA twin of an adapter: the choice of its rank, and what came of it.
+
+Hot-swap and Combine each have one, for what cannot be used there as it is. Each speaks only of the
+conversions that it started itself.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from backend import Job, errors
+from backend import requests as rq
+from backend import results as rs
+from ui import slot_view
+from ui.bench import Bench, error_of
+from ui.feedback import Failure, explain, failure_card
+from ui.forms import Form
+from ui.safe_view import Node, clicked, el, safe_view
+
+NOTHING: Node = el("div")
+
+
+class Converter:
+    """A rank, shown where something can be converted, and the last conversion's news."""
+
+    def __init__(self, bench: Bench, place: str) -> None:
+        self.bench = bench
+        self.form = Form(rq.ConvertAdapter)
+        self.job: Job | None = None
+        self.refused: Failure | None = None
+        self.rank = self.form.add(
+            "rank",
+            label="Rank of a converted adapter",
+            visible=False,
+            elem_id=f"{place}-convert-rank",
+        )
+        self.news = safe_view(NOTHING, label="Converted", elem_id=f"{place}-converted")
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.rank, self.news]
+
+    def convert(self, rank: str, event: gr.EventData) -> None:
+        """Start converting the adapter whose button was clicked, and return at once."""
+        act, name = clicked(event)
+        if act != "convert":
+            return
+        self.forget()
+        try:
+            self.job = self.bench.convert(name, **self.form.read({"rank": rank}))
+        except errors.WorkbenchError as error:
+            self.refused = explain(error)
+            self.bench.version += 1
+
+    def forget(self) -> None:
+        """Something else was begun: what came of the last conversion is no longer news."""
+        self.job, self.refused = None, None
+        self.bench.version += 1
+
+    def show(self, snapshot: rs.Snapshot, *, needed: bool) -> dict[Any, Any]:
+        """Draw the choice while something can be converted, and the news."""
+        return {self.rank: gr.update(visible=needed), self.news: self._news(snapshot)}
+
+    def _news(self, snapshot: rs.Snapshot) -> Node:
+        running = snapshot.job
+        if running is not None and self.job is not None and running.id == self.job.id:
+            doing = running.text or "this takes a moment"
+            return el("p", f"{running.title}: {doing}.", cls="aw-quiet")
+        failure = self.refused or self._failure()
+        if failure is not None:
+            return failure_card(failure, title="It was not converted")
+        made = self._made(snapshot)
+        return slot_view.converted(made) if made is not None else NOTHING
+
+    def _failure(self) -> Failure | None:
+        error = error_of(self.job) if self.job is not None else None
+        return explain(error) if error is not None else None
+
+    def _made(self, snapshot: rs.Snapshot) -> rs.Converted | None:
+        """Return what came of it, under its name of now; None where there is nothing or no more."""
+        if self.job is None or not self.job.done():
+            return None
+        made: rs.Converted = self.job.result(timeout=0)
+        adapter = next((a for a in snapshot.adapters if a.id == made.adapter.id), None)
+        return made.model_copy(update={"adapter": adapter}) if adapter is not None else None
