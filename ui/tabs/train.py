@@ -352,10 +352,9 @@ class TrainTab:
         base = snapshot.base.fingerprint if snapshot.base else ""
         names = ",".join(adapter.name for adapter in snapshot.adapters)
         held = "busy" if check.waiting and snapshot.job is not None else "free"
-        reading = check.preparing and any(
-            job.operation == "prepare-data" for job in snapshot.side_jobs
-        )
-        return f"{base}|{names}|{held}|{reading}"
+        reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
+        data = ("reading" if reading else "read") if check.preparing else ""
+        return f"{base}|{names}|{held}|{data}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None:
