@@ -145,6 +145,10 @@ class DataPicker:
         job.result(timeout=0)
         return True
 
+    def show_columns(self, check: Check) -> list[Any]:
+        """Offer the columns that the last check found."""
+        return self.columns.show(check.look)
+
     def leave_bad_rows_out(self, event: gr.EventData) -> Any:
         """Do without the rows that cannot be used."""
         return True if clicked(event)[0] == "drop" else gr.skip()

@@ -53,8 +53,9 @@ def last_check(page: Page, **changes: object) -> dict[Any, Any]:
     """Check the settings, and return what each component shows afterwards."""
     outputs = list(checks(page, **form_of(page, **changes)))[-1]
     parts = [page.train.check, page.train.card, page.train.go, page.train.picker.line]
-    parts += [page.train.advanced, *page.train.picker.columns.drawn]
-    return dict(zip(parts, outputs, strict=False))
+    shown = dict(zip(parts, outputs, strict=False))
+    columns = page.train.picker.show_columns(outputs[0])
+    return {**shown, **dict(zip(page.train.picker.columns.drawn, columns, strict=True))}
 
 
 # -- columns -------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from ui.forms import Form, field_of, label_of
 
 TRAIN_PATHS = [
     *(f"adapter.{name}" for name in rq.Lora.model_fields if name != "method"),
-    *(name for name in rq.Train.model_fields if name != "adapter"),
+    *(f"columns.{name}" for name in rq.Columns.model_fields),
+    *(name for name in rq.Train.model_fields if name not in ("adapter", "columns")),
 ]
 
 
@@ -38,6 +39,9 @@ def test_a_full_request_survives_the_way_through_the_form(form: Form) -> None:
         learning_rate=1e-4,
         scheduler="linear",
         gradient_checkpointing=True,
+        columns=rq.Columns(prompt="question text", answer="reply"),
+        held_out="tested.csv",
+        drop_bad_rows=True,
         start_from="a",
     )
     shown = {component: update["value"] for component, update in form.show(train).items()}

@@ -148,9 +148,8 @@ class TrainTab:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
         quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         rate = self.form.components["learning_rate"]
-        checked = [self.check, self.card, self.go, self.picker.line, self.advanced,
-                   *self.picker.columns.drawn, self.name, self.suggested, rate,
-                   self.suggested_rate, self.keeper.state]  # fmt: skip
+        checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
+                   self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
         suggestions = {"suggested": self.suggested, "suggested_rate": self.suggested_rate}
         everything = [each.change for each in self.inputs.values()]
         gr.on(
@@ -160,7 +159,7 @@ class TrainTab:
             outputs=checked,
             trigger_mode="always_last",
             **quiet,
-        )
+        ).then(self.picker.show_columns, self.check, self.picker.columns.drawn, **quiet)
         self.picker.data.change(
             self.suggest_name,
             [self.picker.data, self.name, self.suggested],
@@ -214,8 +213,7 @@ class TrainTab:
             suggested_rate = usual
         kept = self.keeper.to_keep(values, {"name": suggested, "learning_rate": suggested_rate})
         for check in self._checks(Check(name=name, free_name=free), values):
-            columns = self.picker.columns.show(check.look)
-            yield *self._checked(check, values), *columns, *renamed, *rated, kept
+            yield *self._checked(check, values), *renamed, *rated, kept
 
     def _usual_rate(self, otherwise: float) -> float:
         base = self.bench.service.snapshot().base
@@ -372,11 +370,10 @@ class TrainTab:
         taken = [each.name for each in snapshot.adapters] + [each.name for each in snapshot.queue]
         names = ",".join(taken)
         held = "busy" if check.waiting and snapshot.job is not None else "free"
-        reading = check.preparing and any(
-            job.operation == "prepare-data" for job in snapshot.side_jobs
-        )
+        reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
+        data = ("reading" if reading else "read") if check.preparing else ""
         waiting = ",".join(run.id for run in snapshot.runs if is_waiting(run))  # its name is taken
-        return f"{base}|{names}|{held}|{reading}|{waiting}"
+        return f"{base}|{names}|{held}|{data}|{waiting}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None or is_waiting(run):
