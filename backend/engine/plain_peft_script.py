@@ -92,7 +92,9 @@ def lay_out(examples: list[Example]) -> Pack:
     Transformers takes that as the sign that they must not see each other, so the row gives the
     same loss as the examples one by one. An example's first token is predicted by nothing.
     """
-    ids, positions, learned = [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    learned: list[int] = []
     for tokens, flags in sorted(examples, key=lambda example: len(example[0]), reverse=True):
         ids += tokens
         positions += range(len(tokens))
@@ -191,14 +193,14 @@ def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
     )
     rate = schedule(optimizer, [len(sitting) for sitting in sittings])
     set_seed(SEED)  # what dropout leaves out
-    stream = iter(DataLoader(packs, batch_size=None, shuffle=False))  # type: ignore[arg-type]
+    stream = iter(DataLoader(packs, batch_size=None, shuffle=False))
     for step in steps:
         batch = [next(stream) for _ in step]
         learned = sum(len(pack["labels"]) for pack in batch)
         total = 0.0
         for pack in batch:
             loss = loss_sum(model, pack) / learned
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         clip_grad_norm_(weights, 1.0)
         optimizer.step()
