@@ -100,7 +100,7 @@ class AdapterTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Let the schedule run once more over the steps of each extension."""
-        if len(self._stretches) > 1 and self.lr_scheduler is None:
+        if len(self._stretches) > 1 and getattr(self, "lr_scheduler", None) is None:
             wanted = optimizer or self.optimizer
             self.lr_scheduler = extending.schedule(self._request, wanted, self._stretches)
         return super().create_scheduler(num_training_steps, optimizer)

@@ -335,7 +335,7 @@ class TrainTab:
     def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
         """Change whenever the settings have to be checked again."""
         base = snapshot.base.fingerprint if snapshot.base else ""
-        names = ",".join(each.name for each in (*snapshot.adapters, *snapshot.queue))
+        names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
         held = "busy" if check.waiting and snapshot.job is not None else "free"
         return f"{base}|{names}|{held}"
 
