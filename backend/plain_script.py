@@ -28,7 +28,9 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
     `base_path` is where the base lies, if that is known.
     """
     values = settings_of(run, library, base_path)
-    lines = "".join(f"{name} = {_literal(value)}\n" for name, value in values.items())
+    lines = f"# What the run {run.id} was asked for.\n" + "".join(
+        f"{name} = {_literal(value)}\n" for name, value in values.items()
+    )
     text = TEMPLATE.read_text(encoding="utf-8")
     written, count = SETTINGS.subn(lambda _: lines, text)
     assert count == 1

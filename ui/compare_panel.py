@@ -88,28 +88,33 @@ class ComparePanel:
     def show(self, snapshot: rs.Snapshot, ticked: Sequence[str]) -> dict[Any, Any]:
         """Draw what follows the session and the ticks."""
         runs = self._runs(ticked, snapshot)
-        visible = len(runs) > 1
+        chart, tables = self._pictures(runs)
         able = run_comparison.answerers(runs, snapshot)
         busy = snapshot.job is not None
         return {
             self.hint: _hint(len(runs), len(snapshot.runs)),
-            self.panel: gr.update(visible=visible),
-            self.chart: self._curves(runs) if visible else overlay_value([]),
-            self.tables: run_comparison.comparison(self._compared(runs)) if visible else NOTHING,
+            self.panel: gr.update(visible=len(runs) > 1),
+            self.chart: chart,
+            self.tables: tables,
             self.ask: gr.update(interactive=bool(able.adapters) and not busy),
             self.who: _who(able, busy),
         }
 
     def _runs(self, ticked: Sequence[str], snapshot: rs.Snapshot) -> list[rs.RunSummary]:
         known = {run.id: run for run in snapshot.runs}
-        return [known[run_id] for run_id in ticked if run_id in known]
+        return run_comparison.told_apart([known[run_id] for run_id in ticked if run_id in known])
 
-    def _curves(self, runs: Sequence[rs.RunSummary]) -> dict[str, Any]:
-        return overlay_value([(run, self.bench.service.curve(run.id)) for run in runs])
-
-    def _compared(self, runs: Sequence[rs.RunSummary]) -> list[Compared]:
-        folders = self.bench.service.runs
-        return [Compared(run, folders.get(run.id).request.train) for run in runs]
+    def _pictures(self, runs: Sequence[rs.RunSummary]) -> tuple[dict[str, Any], Node]:
+        """Return curves and tables; nothing where too few are ticked, or one was just deleted."""
+        if len(runs) < 2:
+            return overlay_value([]), NOTHING
+        service = self.bench.service
+        try:
+            curves = [(run, service.curve(run.id)) for run in runs]
+            asked = [Compared(run, service.runs.get(run.id).request.train) for run in runs]
+        except (errors.WorkbenchError, OSError):
+            return overlay_value([]), NOTHING
+        return overlay_value(curves), run_comparison.comparison(asked)
 
 
 def _hint(ticked: int, there: int) -> Node:

@@ -77,6 +77,22 @@ class Endpoints:
             raise for_api(error) from None
         return [event.model_dump(mode="json", exclude_none=True) for event in found]
 
+    def enqueue(self, request: dict) -> dict:
+        """Let a training wait its turn, fields of Train; the snapshot lists the queue."""
+        try:
+            train = self._parse("train", request)
+            return _plain(self.service.enqueue(train, caller=caller(self.service.settings)))
+        except errors.WorkbenchError as error:
+            raise for_api(error) from None
+
+    def unqueue(self, id: str) -> dict:
+        """Take a training out of the queue, by the id that snapshot tells."""
+        try:
+            self.service.unqueue(id)
+        except errors.WorkbenchError as error:
+            raise for_api(error) from None
+        return self.snapshot()
+
     def stop(self) -> dict:
         """Ask the running job to end well; asked again, it ends at once."""
         self.service.stop()
@@ -164,7 +180,8 @@ def add_endpoints(service: Service) -> None:
     """Register all endpoints with the page that is being built."""
     endpoints = Endpoints(service)
     operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
-    looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events, endpoints.stop)
+    looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events)
+    queue = (endpoints.enqueue, endpoints.unqueue, endpoints.stop)
     steering = (endpoints.pause, endpoints.unpause, endpoints.save_now, endpoints.adjust)
-    for endpoint in (*operations, *looks, *steering):
+    for endpoint in (*operations, *looks, *queue, *steering):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

@@ -6,9 +6,9 @@ let waiting = false;
 function traces(runs) {
   return runs.flatMap((run) => {
     const colour = shade(run.colour);
-    const held = { name: `${run.name}, held out`, x: run.es, y: run.el, mode: 'lines+markers', legendgroup: run.name, showlegend: false,
+    const held = { name: `${run.name}, held out`, x: run.es, y: run.el, mode: 'lines+markers', legendgroup: run.id, showlegend: false,
       line: { color: colour, width: 1, dash: 'dot' }, marker: { color: colour, size: 6, symbol: 'circle-open' }, hovertemplate: '%{y:.3f}' };
-    return [{ name: run.name, x: run.s, y: run.l, mode: 'lines', legendgroup: run.name, hovertemplate: '%{y:.3f}',
+    return [{ name: run.name, x: run.s, y: run.l, mode: 'lines', legendgroup: run.id, hovertemplate: '%{y:.3f}',
       line: { color: colour, width: 1.8, dash: run.dash } }, held];
   });
 }
@@ -21,7 +21,7 @@ async function draw() {
   waiting = !plot.offsetParent;  // a hidden chart has no size to draw in
   if (waiting || !runs.length) return;
   const Plotly = await plotly();
-  await Plotly.react(plot, traces(runs), layout({ uirevision: runs.map((run) => run.name).join() }), CONFIG);
+  await Plotly.react(plot, traces(runs), layout({ uirevision: runs.map((run) => run.id).join() }), CONFIG);
   figure.classList.add('aw-has-points');
   figure.dataset.runs = runs.length;
 }

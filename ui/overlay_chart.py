@@ -46,7 +46,7 @@ def overlay_value(pairs: Sequence[Pair]) -> dict[str, Any]:
         "title": finding([run for run, _ in pairs]),
         "said": " ".join(_sentence(run, curve) for run, curve in pairs),
         "runs": [
-            {"name": run.name, "colour": run.colour, "dash": dash, **_columns(curve)}
+            {"id": run.id, "name": run.name, "colour": run.colour, "dash": dash, **_columns(curve)}
             for (run, curve), dash in zip(pairs, styles, strict=True)
         ],
     }

@@ -33,6 +33,17 @@ class Answerers(NamedTuple):
     left_out: list[str]
 
 
+def told_apart(runs: Sequence[rs.RunSummary]) -> list[rs.RunSummary]:
+    """Return the runs with names that differ: those of one name get the time they began."""
+    names = [run.name for run in runs]
+    return [
+        run.model_copy(update={"name": f"{run.name} ({text.when(run.created)})"})
+        if names.count(run.name) > 1
+        else run
+        for run in runs
+    ]
+
+
 def comparison(compared: Sequence[Compared]) -> Node:
     """Show what came out, and only those settings that differ."""
     return el(

@@ -97,7 +97,8 @@ def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> 
 def words(stretch: Stretch, epochs: float) -> str:
     """Say what an extension adds, and what becomes of the learning rate."""
     last = stretch.start + stretch.steps
+    added = f"{epochs:g} epoch" if epochs == 1 else f"{epochs:g} epochs"
     return (
-        f"Extended by {epochs:g} epochs: steps {stretch.start + 1:,} to {last:,}. "
+        f"Extended by {added}: steps {stretch.start + 1:,} to {last:,}. "
         "The schedule of the learning rate runs once more over these steps."
     )

@@ -1,4 +1,4 @@
-"""Repeats one training run with plain PEFT: the same data in the same order, the same losses.
+"""Repeats one training run with plain PEFT: same data, same order, same losses up to rounding.
 
 This needs PyTorch, Transformers, PEFT, and `examples.jsonl` beside it; nothing of the program that
 wrote it. Each line of `examples.jsonl` is one example after tokenising: `ids` are its tokens,

@@ -1,6 +1,8 @@
 """A finished run that is extended: its order, its learning rate, its curve, its bits."""
 
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,22 @@ from backend.engine.tokens import Tokens
 from backend.errors import InvalidRequest
 from backend.results import RunResult
 from tests.engine.test_exporting import export, losses_of_script
+from tests.engine.tiny import start_service, write_base
 
-QUICK: dict[str, Any] = {"data": "starter:pirate", "tokens_per_step": 256, "precision": "fp32"}
+QUICK: dict[str, Any] = {"tokens_per_step": 128, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on a tiny base, where a step takes a moment, and a few rows beside it."""
+    folder = tmp_path_factory.mktemp("small")
+    rows = [
+        {"prompt": f"Where is the {n}?", "completion": f"It is {n} steps away."} for n in range(60)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
+    with start_service(folder / "w", write_base(folder / "base", layers=2)) as service:
+        yield service
 
 
 def documents(lengths: list[int]) -> list[Tokens]:
@@ -25,7 +41,9 @@ def documents(lengths: list[int]) -> list[Tokens]:
 
 
 def train(service: Service, name: str, **fields: Any) -> RunResult:
-    request = rq.Train(**{**QUICK, "name": service.free_name(name), "max_steps": 6, **fields})
+    data = str(service.settings.workspace.parent / "rows.jsonl")
+    chosen = {"name": service.free_name(name), "data": data, "max_steps": 6, **fields}
+    request = rq.Train(**{**QUICK, **chosen})
     result: RunResult = service.start(request).result(timeout=300)
     return result
 
@@ -94,13 +112,13 @@ def test_the_schedule_runs_once_more() -> None:
     assert seen[4:8] == pytest.approx([0, 0.05, 0.1, 0.1 * 5 / 6])
 
 
-def test_an_extended_run_goes_on_in_the_same_curve_and_adapter(base_only: Service) -> None:
-    run = train(base_only, "extended")
-    before = base_only.curve(run.run_id)
+def test_an_extended_run_goes_on_in_the_same_curve_and_adapter(small: Service) -> None:
+    run = train(small, "extended")
+    before = small.curve(run.run_id)
 
-    longer = extend(base_only, run.run_id, 0.25)
+    longer = extend(small, run.run_id, 1)
 
-    curve = base_only.curve(run.run_id)
+    curve = small.curve(run.run_id)
     assert (longer.state, longer.steps) == ("finished", longer.total_steps)
     assert longer.total_steps > 6
     assert curve.step == list(range(1, longer.total_steps + 1))
@@ -108,45 +126,45 @@ def test_an_extended_run_goes_on_in_the_same_curve_and_adapter(base_only: Servic
     assert (6, "resumed") in curve.marks
     assert curve.learning_rate[5] < max(curve.learning_rate[6:])
     assert longer.adapter_path == run.adapter_path
-    assert base_only.library.get(longer.adapter).steps == longer.total_steps
-    notices = [e.text for e in base_only.events(run.run_id) if e.type == "notice"]
+    assert small.library.get(longer.adapter).steps == longer.total_steps
+    notices = [e.text for e in small.events(run.run_id) if e.type == "notice"]
     assert notices == [
-        f"Extended by 0.25 epochs: steps 7 to {longer.total_steps}. "
+        f"Extended by 1 epoch: steps 7 to {longer.total_steps}. "
         "The schedule of the learning rate runs once more over these steps."
     ]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_plain_script_repeats_an_extended_run(
-    base_only: Service, tmp_path: Path, accumulation: int
+    small: Service, tmp_path: Path, accumulation: int
 ) -> None:
     run = train(
-        base_only, "extended script", accumulation=accumulation, warmup=0.0, epochs=0.1,
+        small, "extended script", accumulation=accumulation, warmup=0.0, epochs=0.6,
         max_steps=None, adapter=rq.Lora(dropout=0.1),
     )  # fmt: skip
-    extend(base_only, run.run_id, 0.1)
-    longer = extend(base_only, run.run_id, 0.07)
-    export(base_only, run.run_id, tmp_path / "out")
+    extend(small, run.run_id, 1)
+    longer = extend(small, run.run_id, 0.5)
+    export(small, run.run_id, tmp_path / "out")
 
     losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
 
     assert len(losses) == longer.total_steps
-    assert losses == pytest.approx(base_only.curve(run.run_id).loss, rel=1e-5)
+    assert losses == pytest.approx(small.curve(run.run_id).loss, rel=1e-5)
 
 
 def test_an_extension_that_was_stopped_and_resumed_ends_with_the_same_bits(
-    base_only: Service,
+    small: Service,
 ) -> None:
     fields = {"adapter": rq.Lora(rank=4, dropout=0.1), "save_every": 5}
-    whole = extend(base_only, train(base_only, "whole", **fields).run_id, 0.25)
-    broken = train(base_only, "broken", **fields)
+    whole = extend(small, train(small, "whole", **fields).run_id, 12)
+    broken = train(small, "broken", **fields)
 
-    job = base_only.start(rq.Resume(run_id=broken.run_id, extra_epochs=0.25))
-    while len(base_only.curve(broken.run_id).step) < 8:
+    job = small.start(rq.Resume(run_id=broken.run_id, extra_epochs=12))
+    while len(small.curve(broken.run_id).step) < 8:
         time.sleep(0.02)
-    base_only.stop()
+    small.stop()
     stopped = job.result(timeout=120)
-    resumed = base_only.start(rq.Resume(run_id=broken.run_id)).result(timeout=300)
+    resumed = small.start(rq.Resume(run_id=broken.run_id)).result(timeout=300)
 
     assert stopped.state == "stopped"
     assert 6 < stopped.steps < resumed.steps
@@ -155,9 +173,9 @@ def test_an_extension_that_was_stopped_and_resumed_ends_with_the_same_bits(
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-def test_only_a_finished_run_is_extended(base_only: Service) -> None:
-    run = train(base_only, "half", max_steps=2)
-    base_only.runs.get(run.run_id).update(state="stopped")
+def test_only_a_finished_run_is_extended(small: Service) -> None:
+    run = train(small, "half", max_steps=2)
+    small.runs.get(run.run_id).update(state="stopped")
 
     with pytest.raises(InvalidRequest, match=r"is not finished, so it cannot be extended\. Resume"):
-        extend(base_only, run.run_id, 1.0)
+        extend(small, run.run_id, 1.0)

@@ -19,6 +19,7 @@ PUBLIC = {
     *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
     *("/compare", "/score", "/next_token", "/chat", "/quantization_table", "/export_run"),
     *("/snapshot", "/runs", "/events", "/stop", "/pause", "/unpause", "/save_now", "/adjust"),
+    *("/enqueue", "/unqueue"),
 }
 
 
@@ -187,3 +188,17 @@ def test_a_file_can_be_uploaded_into_the_workspace(served: FakeService) -> None:
     )
     assert answer.status_code == 200
     assert answer.json()[0].startswith(str(served.settings.workspace))
+
+
+def test_a_training_waits_its_turn_and_is_taken_out(client: Client, served: FakeService) -> None:
+    client.predict({"name": "endless", "max_steps": 5000, "epochs": 1000}, api_name="/train")
+    waiting = client.predict({"name": "patient", "max_steps": 1}, api_name="/enqueue")
+    queue = client.predict(api_name="/snapshot")["queue"]
+    assert [each["id"] for each in queue] == [waiting["id"]]
+    assert client.predict(waiting["id"], api_name="/unqueue")["queue"] == []
+    with pytest.raises(AppError, match="does not wait any more"):
+        client.predict(waiting["id"], api_name="/unqueue")
+    with pytest.raises(AppError, match="Rank must be at least 1"):
+        client.predict({"name": "x", "adapter": {"rank": 0}}, api_name="/enqueue")
+    client.predict(api_name="/stop")
+    wait_until_idle(client)

@@ -89,6 +89,14 @@ def test_an_overlay_has_a_text_twin_and_tells_runs_of_one_colour_apart() -> None
     )
 
 
+def test_runs_of_one_name_are_told_apart_by_their_time() -> None:
+    first, second = summary("a", created=0.0), summary("a", created=86_400.0)
+    names = [run.name for run in run_comparison.told_apart([first, second, summary("b")])]
+    assert len(set(names)) == 3
+    assert names[0].startswith("a (")
+    assert names[2] == "b"
+
+
 def test_only_settings_that_differ_are_listed() -> None:
     first = Compared(summary("a"), rq.Train(name="a", adapter=rq.Lora(rank=4)))
     second = Compared(summary("b", base_name="other"), rq.Train(name="b", max_steps=9))
