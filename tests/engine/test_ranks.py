@@ -31,7 +31,7 @@ from backend.errors import (
     WorkbenchError,
     WorkerDied,
 )
-from backend.results import RunResult
+from backend.results import PreflightReport, RunResult
 from backend.runs import Run
 from backend.runtime import ENVIRONMENT
 from backend.settings import PROJECT
@@ -333,6 +333,27 @@ def test_more_processes_than_places_are_refused(service: Service) -> None:
 
     assert str(caught.value).startswith(f"{many} processes were asked for, and this machine has ")
     assert "many" not in [run.name for run in service.snapshot().runs]
+
+
+def test_the_check_before_a_run_counts_every_process(service: Service) -> None:
+    base = service.snapshot().base
+    assert base is not None
+
+    def check(processes: int) -> PreflightReport:
+        train = rq.Train(
+            **{**LEARNS, "name": "ahead", "processes": processes, "accumulation": processes}
+        )
+        job = service.start(rq.Preflight(train=train, measure=False))
+        report: PreflightReport = job.result(timeout=LONG)
+        return report
+
+    alone, many = check(1), check(base.places + 1)
+
+    assert alone.ready
+    assert not many.ready
+    assert "processes were asked for, and this machine has" in many.problems[0].what
+    each = alone.memory_bytes + dict(alone.memory_parts)["weights"]
+    assert many.memory_bytes == pytest.approx((base.places + 1) * each, rel=0.01)
 
 
 def test_a_launch_on_several_machines_is_written_out(service: Service) -> None:
