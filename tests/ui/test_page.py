@@ -200,24 +200,12 @@ def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:
     service.add_adapter("taken")
     gone = str(service.settings.uploads_dir / "0123456789ab" / "gone.jsonl")
     kept = {"data": gone, "name": "taken", "start_from": "nobody", "method": "magic", "x": 1}
-<<<<<<< HEAD
     assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
-=======
-    shown = page.attach(kept)
-    suggested = {page.train.name: "pirate", page.train.suggested: "pirate"}
-    assert shown == {page.seen: {}, **suggested, **page.load.restore()}
->>>>>>> runs
 
 
 @pytest.mark.parametrize("kept", [None, [], "x", {"adapter.rank": {"a": 1}, "seed": None}])
 def test_a_browser_that_kept_nonsense_gets_the_defaults(page: Page, kept: object) -> None:
-<<<<<<< HEAD
     assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
-=======
-    shown = page.attach(kept)
-    suggested = {page.train.name: "pirate", page.train.suggested: "pirate"}
-    assert shown == {page.seen: {}, **suggested, **page.load.restore()}
->>>>>>> runs
 
 
 def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeService) -> None:

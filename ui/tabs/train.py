@@ -367,12 +367,7 @@ class TrainTab:
     def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
         """Change whenever the settings have to be checked again."""
         base = snapshot.base.fingerprint if snapshot.base else ""
-<<<<<<< HEAD
-        taken = [each.name for each in snapshot.adapters] + [each.name for each in snapshot.queue]
-        names = ",".join(taken)
-=======
         names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
->>>>>>> runs
         held = "busy" if check.waiting and snapshot.job is not None else "free"
         reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
         data = ("reading" if reading else "read") if check.preparing else ""
