@@ -65,8 +65,8 @@ def on_hub(source: str) -> bool:
 def resolved(request: Request) -> Request:
     """Return the request with whole paths: the engine works in a folder of its own."""
     changes: dict[str, Any] = {}
-    for field in ("source", "data"):
-        source = getattr(request, field, "")
+    for field in ("source", "data", "held_out"):
+        source = getattr(request, field, None)
         if source and not _is_bundled(source) and looks_like_path(source):
             changes[field] = _whole(source)
     if getattr(request, "destination", ""):

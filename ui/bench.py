@@ -25,12 +25,14 @@ class Bench:
         self.version = 0
         """Counts what the page must draw though nothing happened in the session."""
         self._last: dict[str, Job] = {}
+        self._asked: dict[str, rq.Request] = {}
         self._for_owner: dict[Block, dict[str, Any]] = {}
 
     def start(self, request: rq.Request) -> Job:
         """Start an operation for the page and remember its job."""
         job = self.service.start(request, caller=self.caller)
         self._last[job.operation] = job
+        self._asked[job.operation] = request
         return job
 
     def enqueue(self, train: rq.Train) -> rs.QueuedRun:
@@ -82,6 +84,11 @@ class Bench:
     def open_to_owner(self) -> dict[Block, dict[str, Any]]:
         """Return the properties that open them, if the owner of a demo is asking."""
         return {} if self.demo or not self.service.settings.demo else self._for_owner
+
+    def last(self, request: rq.Request) -> Job | None:
+        """Return the job that was last started for this very request, if one was."""
+        operation = rq.name_of(request)
+        return self._last.get(operation) if self._asked.get(operation) == request else None
 
     def forget_failure(self, operation: str) -> None:
         """Let go of a job that failed, so that it is no longer shown."""

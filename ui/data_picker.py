@@ -136,8 +136,8 @@ class DataPicker:
         Raises what kept the last try from its end: it is not begun again by itself.
         """
         request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
-        job = self.bench.last("prepare-data")
-        if job is None or job.request != request:
+        job = self.bench.last(request)
+        if job is None:
             self.bench.start(request)
             return False
         if not job.done():
