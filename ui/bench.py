@@ -85,10 +85,10 @@ class Bench:
         """Return the properties that open them, if the owner of a demo is asking."""
         return {} if self.demo or not self.service.settings.demo else self._for_owner
 
-    def last(self, request: rq.Request) -> Job | None:
-        """Return the job that was last started for this very request, if one was."""
-        operation = rq.name_of(request)
-        return self._last.get(operation) if self._asked.get(operation) == request else None
+    def last(self, operation: str, request: rq.Request | None = None) -> Job | None:
+        """Return the job of the last such operation; only if it is of this request, where given."""
+        wanted = request is None or self._asked.get(operation) == request
+        return self._last.get(operation) if wanted else None
 
     def forget_failure(self, operation: str) -> None:
         """Let go of a job that failed, so that it is no longer shown."""

@@ -136,7 +136,7 @@ class DataPicker:
         Raises what kept the last try from its end: it is not begun again by itself.
         """
         request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
-        job = self.bench.last(request)
+        job = self.bench.last("prepare-data", request)
         if job is None:
             self.bench.start(request)
             return False
