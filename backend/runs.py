@@ -328,8 +328,9 @@ class Runs:
 
     def delete(self, run_id: str) -> None:
         """Remove a run's folder; raises Busy where it is going on."""
-        run = self.get(run_id)
-        if run.status().state in UNDER_WAY:
+        run, status = self.get(run_id), self.get(run_id).status()
+        waits = status.launched and status.state == "queued"  # for a launch by hand
+        if status.state in UNDER_WAY and not waits:
             raise Busy(f"{run.request.train.name} is being trained.", cure="Stop it first.")
         shutil.rmtree(run.folder)
         self._readers.pop(run_id, None)

@@ -12,26 +12,26 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import adjustments, launched_run, launching, merging
+from backend import launched_run, launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
 from backend.engine_link import EngineLink
-from backend.errors import Busy, InvalidRequest, NotFound, Unsupported, WorkbenchError
+from backend.errors import Busy, NotFound, WorkbenchError
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
-from backend.library import Library, new_adapter_id
+from backend.library import Library
 from backend.plain_script import script_of
 from backend.run_commands import commands_of
-from backend.runs import Run, Runs
+from backend.runs import Runs
 from backend.runtime import StartRuntime
 from backend.settings import Settings
+from backend.starting import Starts
 from backend.steering import Steering
 from backend.storage import write_text
 from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 
-_WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
 Piece = TypeVar("Piece")
 
 
@@ -52,6 +52,7 @@ class Service:
         self.engine = EngineLink(self.settings, self.runs, start_engine)
         self.steering = Steering(self.engine)
         self.queue = TrainingQueue(self.settings.queue_file)
+        self.starts = Starts(self.settings, self.engine, self.runs, self.library, self.queue)
         self._queue_runner: QueueRunner | None = None
         self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
         self._deleted_before = {info.id for info in self.library.deleted()}
@@ -78,16 +79,16 @@ class Service:
         check_caller(request, self.settings, caller)
         request = resolved(request)
         if isinstance(request, rq.Merge):
-            self._check_merge(request)
+            self.starts.check_merge(request)
         if isinstance(request, rq.ExportRun):
             check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.begin_beside(request)
-        if self._processes(request) > 1:
+        if self.starts.processes(request) > 1:
             return self._launch(request, caller)
         with self.engine.lock:
             self.engine.require_free(request)
-            run_id = self._prepare(request)
+            run_id = self.starts.prepare(request)
             self.engine.notice = None  # whoever goes on has read it
             job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
             if isinstance(request, rq.Resume):
@@ -172,10 +173,10 @@ class Service:
         every machine finds it under the same path. Raises as `start` does.
         """
         check_caller(train, self.settings, caller)
-        self._require_own_machine(caller)
+        self.starts.require_own_machine(caller)
         launching.require_shares(train.processes, machines)
         with self.engine.lock:
-            run = self._new_run(train, launched=True)
+            run = self.starts.new_run(train, launched=True)
         launch = launching.describe(run.folder.absolute(), train.processes, machines)
         write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
         return launch
@@ -205,7 +206,7 @@ class Service:
         check_caller(train, self.settings, caller)
         with self.engine.lock:
             base = self.engine.require_base()
-            self._check_new(train)
+            self.starts.check_new(train)
             item = self.queue.add(train, base, caller)
             self.engine.version += 1
         self.run_queue()
@@ -327,128 +328,20 @@ class Service:
 
     def free_name(self, wanted: str) -> str:
         """Return a name that no adapter has or may yet get, the wanted one where possible."""
-        return self.library.free_name(wanted, self._reserved_names())
-
-    # -- preparing -------------------------------------------------------------------------------
-
-    def _prepare(self, request: rq.Request) -> str | None:
-        """Return the id of the run that a request is about; what cannot work raises."""
-        if isinstance(request, rq.Train):
-            return self._new_run(request).id
-        if isinstance(request, rq.Resume):
-            return self._resumable(request).id
-        if not isinstance(request, _WITHOUT_BASE):
-            self.engine.require_base()
-        return None
-
-    def _processes(self, request: rq.Request) -> int:
-        """Return how many processes a request's run has; 1 for all that is no run."""
-        if isinstance(request, rq.Resume):
-            return self.runs.get(request.run_id).request.train.processes
-        return request.processes if isinstance(request, rq.Train) else 1
+        return self.library.free_name(wanted, self.starts.reserved_names())
 
     def _launch(self, request: rq.Request, caller: Caller) -> Job:
         """Start a run with processes of its own, beside the session, whose model stays free."""
-        self._require_own_machine(caller)
+        self.starts.require_own_machine(caller)
         with self.engine.lock:
             if going := [job for job in self.engine.jobs() if job.run_id is not None]:
                 raise Busy(f"{going[0].title} is still going on.", cure="Wait for it or stop it.")
-            launching.require_places(self._processes(request), self.engine.require_base())
-            run_id = self._prepare(request)
+            launching.require_places(self.starts.processes(request), self.engine.require_base())
+            run_id = self.starts.prepare(request)
             assert run_id is not None
             job = launched_run.begin(self.engine, request, self.runs.get(run_id))
             job.title = f"Training {self.runs.get(run_id).request.train.name}"
             return job
-
-    def _require_own_machine(self, caller: Caller) -> None:
-        if self.settings.demo and caller == "page":
-            raise Unsupported(
-                "This shared demo trains in one process.",
-                cure="Duplicate this Space or run the app on your own machine for more.",
-            )
-
-    def _check_merge(self, request: rq.Merge) -> None:
-        """Raise what keeps a merge from starting."""
-        if self.engine.slot is not None:
-            raise Unsupported(
-                "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
-            )
-        wanted = request.destination
-        with self.engine.lock:
-            for job in self.engine.beside():
-                if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
-                    raise Busy(
-                        f"{job.title} already writes to {wanted}.",
-                        cure="Wait for it, stop it, or name another folder.",
-                    )
-        merging.check(request, self.engine.require_base(), self.library)
-
-    def _new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
-        base, source = self.engine.require_base(), self.engine.recipe.base
-        self._check_new(train)
-        if train.start_from is not None:
-            start = self.library.get(train.start_from)
-            settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}
-            lora = train.adapter.model_copy(update=settings)  # the form's are not used
-            train = train.model_copy(update={"adapter": lora})
-        return self.runs.create(
-            train,
-            base=(
-                source.source if source else "",
-                base.name,
-                base.fingerprint,
-            ),
-            adapter_id=new_adapter_id(),
-            colour=self.library.next_colour(),
-            loaded=source,
-            launched=launched,
-        )
-
-    def _check_new(self, train: rq.Train) -> None:
-        self.library.require_free(train.name, self._reserved_names())
-        if train.start_from is not None:
-            self.library.get(train.start_from)
-
-    def _reserved_names(self) -> set[str]:
-        """Return the names of adapters that are still to come."""
-        return self.runs.reserved_names() | self.queue.names()
-
-    def _resumable(self, request: rq.Resume) -> Run:
-        base, run = self.engine.require_base(), self.runs.get(request.run_id)
-        train, finished = run.request.train, run.status().state == "finished"
-        if finished and not request.extra_epochs:
-            raise InvalidRequest(
-                f"The run {train.name!r} is finished: nothing is left to resume.",
-                cure="Extend it by some epochs to go on.",
-            )
-        if request.extra_epochs and not finished:
-            raise InvalidRequest(
-                f"The run {train.name!r} is not finished, so it cannot be extended.",
-                cure="Resume it first, to its end.",
-            )
-        if request.extra_epochs and train.processes > 1:
-            raise Unsupported(
-                f"The run {train.name!r} had {train.processes} processes, and only runs in one "
-                "process are extended.",
-                cure="Start a new run from its adapter (Start from, under Advanced).",
-            )
-        if request.extra_epochs and not ended_as_planned(run):
-            raise Unsupported(
-                f"The run {train.name!r} ended at another step than it was planned for, so that "
-                "its order of examples cannot be continued.",
-                cure="Start a new run from its adapter (Start from, under Advanced).",
-            )
-        if run.latest_checkpoint() is None:
-            raise NotFound("This run has no checkpoint to go on from.", cure="Start it again.")
-        if run.request.base_fingerprint != base.fingerprint:
-            raise InvalidRequest(
-                f"This run belongs to the base {run.request.base_name!r}, "
-                f"but {base.name!r} is loaded.",
-                cure=f"Load {run.request.base_name!r} first.",
-            )
-        if finished and self.library.by_id(run.request.adapter_id) is None:
-            self.library.require_free(train.name, self._reserved_names())
-        return run
 
     def _stream(self, job: Job, pieces: Iterator[Piece]) -> Generator[Piece | None, None, None]:
         try:
@@ -457,9 +350,3 @@ class Service:
         finally:
             if not job.done():
                 self.engine.stop_job(job)
-
-
-def ended_as_planned(run: Run) -> bool:
-    """Tell whether a finished run made the steps it began with: no early end, no changed length."""
-    status, changes = run.status(), adjustments.read(run.folder)
-    return status.step >= status.total_steps and not any(each.changes_rate for each in changes)

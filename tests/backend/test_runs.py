@@ -246,6 +246,7 @@ def test_a_run_whose_status_did_not_change_is_not_read_again(
 
 def test_a_deleted_run_is_gone(runs: Runs) -> None:
     run = create(runs)
+    run.update(state="stopped")
 
     runs.delete(run.id)
 

@@ -1,0 +1,149 @@
+"""What keeps an operation from starting, and the run folder that a training needs before it does.
+
+Asked by the service while it holds the engine's lock; nothing here starts anything.
+"""
+
+from backend import adjustments, merging
+from backend import requests as rq
+from backend.access import Caller
+from backend.engine_link import EngineLink
+from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
+from backend.library import Library, new_adapter_id
+from backend.runs import Run, Runs
+from backend.settings import Settings
+from backend.training_queue import TrainingQueue
+
+_WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)
+
+
+class Starts:
+    """Checks requests against a session, its runs, its library and its queue."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: EngineLink,
+        runs: Runs,
+        library: Library,
+        queue: TrainingQueue,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.runs = runs
+        self.library = library
+        self.queue = queue
+
+    def prepare(self, request: rq.Request) -> str | None:
+        """Return the id of the run that a request is about; what cannot work raises."""
+        if isinstance(request, rq.Train):
+            return self.new_run(request).id
+        if isinstance(request, rq.Resume):
+            return self._resumable(request).id
+        if not isinstance(request, _WITHOUT_BASE):
+            self.engine.require_base()
+        return None
+
+    def processes(self, request: rq.Request) -> int:
+        """Return how many processes a request's run has; 1 for all that is no run."""
+        if isinstance(request, rq.Resume):
+            return self.runs.get(request.run_id).request.train.processes
+        return request.processes if isinstance(request, rq.Train) else 1
+
+    def require_own_machine(self, caller: Caller) -> None:
+        """Raise Unsupported where a demo is asked for several processes."""
+        if self.settings.demo and caller == "page":
+            raise Unsupported(
+                "This shared demo trains in one process.",
+                cure="Duplicate this Space or run the app on your own machine for more.",
+            )
+
+    def check_merge(self, request: rq.Merge) -> None:
+        """Raise what keeps a merge from starting."""
+        if self.engine.slot is not None:
+            raise Unsupported(
+                "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
+            )
+        wanted = request.destination
+        with self.engine.lock:
+            for job in self.engine.beside():
+                if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
+                    raise Busy(
+                        f"{job.title} already writes to {wanted}.",
+                        cure="Wait for it, stop it, or name another folder.",
+                    )
+        merging.check(request, self.engine.require_base(), self.library)
+
+    def new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
+        """Make the folder of a new run; raises InvalidRequest or NotFound."""
+        base, source = self.engine.require_base(), self.engine.recipe.base
+        self.check_new(train)
+        if train.start_from is not None:
+            start = self.library.get(train.start_from)
+            settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}
+            lora = train.adapter.model_copy(update=settings)  # the form's are not used
+            train = train.model_copy(update={"adapter": lora})
+        return self.runs.create(
+            train,
+            base=(
+                source.source if source else "",
+                base.name,
+                base.fingerprint,
+            ),
+            adapter_id=new_adapter_id(),
+            colour=self.library.next_colour(),
+            loaded=source,
+            launched=launched,
+        )
+
+    def check_new(self, train: rq.Train) -> None:
+        """Raise what keeps a training from being a new one."""
+        self.library.require_free(train.name, self.reserved_names())
+        if train.start_from is not None:
+            self.library.get(train.start_from)
+
+    def reserved_names(self) -> set[str]:
+        """Return the names of adapters that are still to come."""
+        return self.runs.reserved_names() | self.queue.names()
+
+    def _resumable(self, request: rq.Resume) -> Run:
+        base, run = self.engine.require_base(), self.runs.get(request.run_id)
+        train, finished = run.request.train, run.status().state == "finished"
+        if finished and not request.extra_epochs:
+            raise InvalidRequest(
+                f"The run {train.name!r} is finished: nothing is left to resume.",
+                cure="Extend it by some epochs to go on.",
+            )
+        if request.extra_epochs and not finished:
+            raise InvalidRequest(
+                f"The run {train.name!r} is not finished, so it cannot be extended.",
+                cure="Resume it first, to its end.",
+            )
+        if request.extra_epochs and train.processes > 1:
+            raise Unsupported(
+                f"The run {train.name!r} had {train.processes} processes, and only runs in one "
+                "process are extended.",
+                cure="Start a new run from its adapter (Start from, under Advanced).",
+            )
+        if request.extra_epochs and not ended_as_planned(run):
+            raise Unsupported(
+                f"The run {train.name!r} ended at another step than it was planned for, so that "
+                "its order of examples cannot be continued.",
+                cure="Start a new run from its adapter (Start from, under Advanced).",
+            )
+        if run.latest_checkpoint() is None:
+            raise NotFound("This run has no checkpoint to go on from.", cure="Start it again.")
+        if run.request.base_fingerprint != base.fingerprint:
+            raise InvalidRequest(
+                f"This run belongs to the base {run.request.base_name!r}, "
+                f"but {base.name!r} is loaded.",
+                cure=f"Load {run.request.base_name!r} first.",
+            )
+        if finished and self.library.by_id(run.request.adapter_id) is None:
+            self.library.require_free(train.name, self.reserved_names())
+        return run
+
+
+def ended_as_planned(run: Run) -> bool:
+    """Tell whether a finished run made the steps it began with: no early end, no changed length."""
+    status, changes = run.status(), adjustments.read(run.folder)
+    return status.step >= status.total_steps and not any(each.changes_rate for each in changes)
