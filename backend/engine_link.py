@@ -8,25 +8,29 @@ operations mean; every change bumps `version`.
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
+from backend import replay, steering
 from backend import requests as rq
 from backend import results as rs
-from backend import steering
 from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
 from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.recipe import Recipe
-from backend.replay import REBUILDING, SLOT_LOST, Replay, death_text, what_follows
 from backend.runs import Runs
-from backend.runtime import Message, OnMessage, Runtime, StartRuntime, WorkerProcess, start_runtime
+from backend.runtime import (
+    MemorySample,
+    Message,
+    OnMessage,
+    Runtime,
+    StartRuntime,
+    WorkerProcess,
+    start_runtime,
+)
 from backend.settings import Settings
-from backend.storage import remove_partials
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
-MEMORY_EVERY_S = 2.0
 
 
 class EngineLink:
@@ -50,8 +54,8 @@ class EngineLink:
         self._jobs: dict[int, Job] = {}
         self._side_runtimes: dict[int, Runtime | None] = {}
         self._next_id = 1
-        self._replay = Replay(self.begin)
-        self._memory = (0.0, 0)
+        self._replay = replay.Replay(self.begin)
+        self._memory = MemorySample()
         self._closed = False
         self._start = start or start_runtime
         self._runtime: Runtime | None = self._start_runtime()
@@ -78,9 +82,8 @@ class EngineLink:
             self.current = job
         else:
             self.guest = job
-        message = _message(job) if run_id is None else {**_message(job), "run_id": run_id}
         try:
-            self._send({**message, "owner": True} if owner else message)
+            self._send({**job.message(), "owner": True} if owner else job.message())
         except OSError as error:  # no process can be started: the session must not stay busy
             self._release(job)
             raise WorkerDied(
@@ -98,7 +101,7 @@ class EngineLink:
                 raise Stopped("The workbench is closed.")
             job = self._new_job(request)
             base = self.base.model_dump(mode="json") if self.base else None
-            message = {**_message(job), "base_path": base and base["path"], "base": base}
+            message = {**job.message(), "base_path": base and base["path"], "base": base}
             idle = self.current is None and not OPERATIONS[type(request)].beside(request)
             if idle or self.settings.runtime == "inline":
                 self._send(message)
@@ -196,7 +199,7 @@ class EngineLink:
 
     def restore(self) -> Job | None:
         """Build the saved session again, or load the starter model where none was saved."""
-        recipe = Recipe.load(self._recipe_file)
+        recipe = Recipe.load(self.settings.session_file)
         with self.lock:
             self.recipe = recipe if recipe.base else Recipe(base=rq.LoadModel(source="starter"))
             return self._replay.start(self.recipe)
@@ -212,7 +215,7 @@ class EngineLink:
             if engine is not None:
                 engine.close()
         for job in jobs:
-            _sweep(job)
+            replay.sweep(job)
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
         self.runs.sweep("The app was closed while this run was training.")
@@ -254,20 +257,11 @@ class EngineLink:
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""
-        taken, known = self._memory
-        if self._runtime is None or time.monotonic() - taken < MEMORY_EVERY_S:
-            return known
-        used = self._runtime.memory_bytes()
-        if abs(used - known) > 0.02 * max(known, 1):
-            known, self.version = used, self.version + 1
-        self._memory = (time.monotonic(), known)
-        return known
+        if self._memory.sample(self._runtime):
+            self.version += 1
+        return self._memory.known
 
     # -- the engine's side -----------------------------------------------------------------------
-
-    @property
-    def _recipe_file(self) -> Path:
-        return self.settings.workspace / "session.json"
 
     def _start_runtime(self) -> Runtime:
         return self._start(self.settings, self._on_message, self._on_worker_exit)
@@ -338,18 +332,12 @@ class EngineLink:
 
     def _remember(self, request: rq.Request) -> None:
         """Keep the recipe in step with the session; a slot is not in it, and gives way to it."""
-        if self.slot is not None:
+        recipe = self.recipe.after(request, self.active)
+        if self.slot is not None or recipe == self.recipe:
             return
-        if isinstance(request, rq.LoadModel):
-            self.recipe = Recipe(base=request, active=self.active)
-        elif isinstance(request, rq.UnloadModel):
-            self.recipe = Recipe()
-        elif self.recipe.active != self.active:
-            self.recipe = self.recipe.model_copy(update={"active": self.active})
-        else:
-            return
+        self.recipe = recipe
         try:
-            self.recipe.save(self._recipe_file)
+            self.recipe.save(self.settings.session_file)
         except DiskFull as error:
             self.say("bad", str(error))
 
@@ -360,8 +348,8 @@ class EngineLink:
             self.say("bad", str(error))
 
     def _say_it_is_back(self) -> None:
-        if self.notice is not None and self.notice.text.endswith(REBUILDING):
-            self.say("info", self.notice.text.replace(REBUILDING, "The session is back."))
+        if self.notice is not None and self.notice.text.endswith(replay.REBUILDING):
+            self.say("info", self.notice.text.replace(replay.REBUILDING, "The session is back."))
 
     def say(self, kind: Literal["info", "good", "bad"], text: str) -> None:
         self.notice = rs.Notice(kind=kind, text=text, time=time.time())
@@ -383,10 +371,10 @@ class EngineLink:
             lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
             if was_replaying:
                 self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
-            said = death_text(job, reason, self.runs)
-            text = f"{said} {what_follows(self.recipe, was_replaying)}".strip()
+            said = replay.death_text(job, reason, self.runs)
+            text = f"{said} {replay.what_follows(self.recipe, was_replaying)}".strip()
             if had_slot:
-                text = text.replace(REBUILDING, f"{SLOT_LOST} {REBUILDING}")
+                text = text.replace(replay.REBUILDING, f"{replay.SLOT_LOST} {replay.REBUILDING}")
             for each in lost:
                 self._release(each)
             self._replay.give_up()
@@ -399,28 +387,12 @@ class EngineLink:
         with self.lock:
             self._release(job)
             self.version += 1
-        _sweep(job)
+        replay.sweep(job)
         if job.done():
             return
-        if job.stops:
-            job.fail(Stopped(f"{job.title} was ended at once, as asked. Nothing was written."))
-        else:
-            told = f"{job.title} broke off: its process is gone, {reason}. Nothing was written."
-            job.fail(WorkerDied(told, cure="The session is unharmed. Try again."))
+        job.fail(replay.side_death(job, reason))
 
     def _kill_if_running(self, job: Job) -> None:
         with self.lock:
             if self.current is job and self._runtime is not None:
                 self._runtime.kill()
-
-
-def _sweep(job: Job) -> None:
-    """Remove what a process that is gone was still writing."""
-    if isinstance(job.request, rq.Merge):
-        remove_partials(Path(job.request.destination))
-
-
-def _message(job: Job) -> Message:
-    """Return what the engine must know to start a job."""
-    request = job.request.model_dump(mode="json")
-    return {"id": job.id, "op": job.operation, "request": request}

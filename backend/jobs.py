@@ -36,6 +36,12 @@ class Job:
         self._error: WorkbenchError | None = None
         self._pieces: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
 
+    def message(self) -> dict[str, Any]:
+        """Return what the engine must know to start it."""
+        request = self.request.model_dump(mode="json")
+        told = {"id": self.id, "op": self.operation, "request": request}
+        return told if self.run_id is None else {**told, "run_id": self.run_id}
+
     def done(self) -> bool:
         return self._done.is_set()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from backend.requests import LoadModel, Variant
+from backend.requests import LoadModel, Request, UnloadModel, Variant
 from backend.storage import write_text
 
 
@@ -15,6 +15,14 @@ class Recipe(BaseModel):
 
     base: LoadModel | None = None
     active: Variant = []
+
+    def after(self, request: Request, active: Variant) -> "Recipe":
+        """Return the recipe once this operation has gone well."""
+        if isinstance(request, LoadModel):
+            return Recipe(base=request, active=active)
+        if isinstance(request, UnloadModel):
+            return Recipe()
+        return self if self.active == active else self.model_copy(update={"active": active})
 
     def save(self, path: Path) -> None:
         """Replace the saved recipe."""

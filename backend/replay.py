@@ -1,11 +1,14 @@
 """Death and return of the engine: what is said of it, and the steps that bring the session back."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from backend import requests as rq
+from backend.errors import Stopped, WorkbenchError, WorkerDied
 from backend.jobs import Job
 from backend.recipe import Recipe
 from backend.runs import Runs
+from backend.storage import remove_partials
 
 REBUILDING = "The session is being rebuilt."
 SLOT_LOST = "The hot-swap slot has to be prepared again."
@@ -66,3 +69,19 @@ def what_follows(recipe: Recipe, was_replaying: bool) -> str:
     if was_replaying:
         return "It died while the session was being rebuilt, so that is given up. Load a base."
     return REBUILDING if recipe.base is not None else ""
+
+
+def side_death(job: Job, reason: str) -> WorkbenchError:
+    """Say that the process of work beside the session is gone, or was ended as asked."""
+    if job.stops:
+        return Stopped(f"{job.title} was ended at once, as asked. Nothing was written.")
+    return WorkerDied(
+        f"{job.title} broke off: its process is gone, {reason}. Nothing was written.",
+        cure="The session is unharmed. Try again.",
+    )
+
+
+def sweep(job: Job) -> None:
+    """Remove what a process that is gone was still writing."""
+    if isinstance(job.request, rq.Merge):
+        remove_partials(Path(job.request.destination))

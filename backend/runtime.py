@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -34,6 +35,7 @@ EXIT_GRACE_S = 5.0
 # Threads that wait for each other without spinning: with a browser on the same two cores a training
 # step takes a third of the time that way, and alone it takes no longer.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+MEMORY_EVERY_S = 2.0
 
 
 class Runtime(Protocol):
@@ -50,6 +52,24 @@ class Runtime(Protocol):
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the engine's process."""
+
+
+class MemorySample:
+    """The memory that an engine used when it was last asked."""
+
+    def __init__(self) -> None:
+        self.known = 0
+        self._taken = 0.0
+
+    def sample(self, runtime: Runtime | None) -> bool:
+        """Ask now and then; tells whether it is another amount, and not only by a little."""
+        if runtime is None or time.monotonic() - self._taken < MEMORY_EVERY_S:
+            return False
+        self._taken, used = time.monotonic(), runtime.memory_bytes()
+        if abs(used - self.known) <= 0.02 * max(self.known, 1):
+            return False
+        self.known = used
+        return True
 
 
 class WorkerProcess:

@@ -49,6 +49,10 @@ class Settings(BaseModel):
         return self.workspace / "merged"
 
     @property
+    def session_file(self) -> Path:
+        return self.workspace / "session.json"
+
+    @property
     def queue_file(self) -> Path:
         return self.workspace / "queue.json"
 

@@ -1,10 +1,13 @@
-"""What a run comes to: how its adapter is described."""
+"""What a run comes to: how its adapter and its result are described."""
+
+from typing import Any
 
 from peft import PeftModel
 
 from backend.engine import adapters
+from backend.engine.run_log import RunLog
 from backend.engine.session import Session
-from backend.results import AdapterInfo, Evaluation
+from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run
 
 
@@ -40,4 +43,26 @@ def adapter_info(
         steps=steps,
         evaluation_before=evaluations[0],
         evaluation=evaluations[1],
+    )
+
+
+def run_result(
+    run: Run, log: RunLog, info: AdapterInfo, *, precision: tuple[str, str], **known: Any
+) -> RunResult:
+    """Say what a sitting came to; `precision` and why, the rest as `RunResult` has it."""
+    return RunResult(
+        run_id=run.id,
+        adapter=info.name,
+        state="finished" if info.state == "finished" else "stopped",
+        steps=log.step,
+        first_loss=log.losses[0] if log.losses else None,
+        final_loss=log.losses[-1] if log.losses else None,
+        tokens_per_second=log.tokens_per_second,
+        seconds=log.trained_seconds,
+        precision=precision[0],
+        precision_reason=precision[1],
+        evaluation_before=info.evaluation_before,
+        evaluation=info.evaluation,
+        predicted_memory_bytes=run.status().predicted_memory_bytes,
+        **known,
     )

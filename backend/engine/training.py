@@ -14,15 +14,14 @@ from peft import LoraConfig, PeftModel
 from backend import adjustments
 from backend.engine import (
     adapters,
-    attention,
     data,
-    estimate,
     extending,
     guards,
     memory,
     outcome,
     packing,
     pausing,
+    prediction,
     quantization,
     samples,
     saving,
@@ -112,7 +111,7 @@ class _Training:
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
-        self.needed: tuple[estimate.Shape, estimate.Setup] | None = None
+        self.needed: prediction.Prediction | None = None
 
     def execute(self) -> RunResult:
         """Do the whole sitting; see the module's docstring for the order."""
@@ -298,7 +297,9 @@ class _Training:
         self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
         self._predict_memory(peft)
         assert self.needed is not None
-        chosen = self.ranks.agree(lambda: self.needed is not None and self.needed[1].checkpointing)
+        chosen = self.ranks.agree(
+            lambda: self.needed is not None and self.needed.setup.checkpointing
+        )
         if self.preparation:
             self.preparation += quantization.about_checkpointing(
                 chosen, asked=self.request.gradient_checkpointing
@@ -312,33 +313,26 @@ class _Training:
 
     def _predict_memory(self, peft: PeftModel) -> bool:
         """Note what the run will take; returns whether that is tight for this machine."""
-        facts = self.session.base.facts
         config = peft.peft_config[self.adapter_id]
-        shape = estimate.Shape.of(self.session.base.model, facts.parameters)
-        setup = estimate.Setup.of_run(
+        self.needed = prediction.predict(
+            self.session,
             self.request,
-            facts,
+            self.packs,
             config=config,
-            layers=list(shape.linear),
-            largest_pack=max(map(self.packs.tokens, range(len(self.packs)))),
             learned_share=self.learned_share,
             computed=self.precision,
-            attention_apart=attention.could_use(self.session.base.model),
+            free=self.free,
         )
-        setup = estimate.settle(shape, setup, self.free)
-        self.needed = shape, setup
-        self.run.update(
-            predicted_memory_bytes=estimate.estimate(shape, setup).run,
-            quantization=facts.quantization,
-            stored_precision=facts.precision,
-        )
-        return setup.exact and setup.device == "cpu"
+        self.run.update(**self.needed.noted(self.session.base.facts))
+        return self.needed.is_tight
 
     def _explained(self, error: OutOfMemory) -> OutOfMemory:
         """Say what was too big, and note the settings that would fit."""
         assert self.needed is not None
         longest = max(map(len, self.packs.documents))
-        explained, retry = out_of_memory(error, *self.needed, free=self.free, longest=longest)
+        explained, retry = out_of_memory(
+            error, self.needed.shape, self.needed.setup, free=self.free, longest=longest
+        )
         self.run.update(retry=retry or {})
         return explained
 
@@ -435,25 +429,15 @@ class _Training:
         )
 
     def _result(self, info: AdapterInfo, difference: float) -> RunResult:
-        losses = self.log.losses
-        return RunResult(
-            run_id=self.run.id,
-            adapter=info.name,
-            state="finished" if info.state == "finished" else "stopped",
-            steps=self.log.step,
+        return outcome.run_result(
+            self.run,
+            self.log,
+            info,
             adapter_step=self.step,
             total_steps=self.total_steps,
-            first_loss=losses[0] if losses else None,
-            final_loss=losses[-1] if losses else None,
-            tokens_per_second=self.log.tokens_per_second,
-            seconds=self.log.trained_seconds,
             peak_memory_bytes=self.peak,
-            precision=self.precision,
-            precision_reason=self.reason,
-            evaluation_before=self.evaluation_before,
-            evaluation=self.evaluation,
+            precision=(self.precision, self.reason),
             adapter_path=str(self.session.library.folder(self.adapter_id)),
             max_difference=difference,
-            predicted_memory_bytes=self.run.status().predicted_memory_bytes,
             preparation=self.preparation,
         )

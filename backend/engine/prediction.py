@@ -1,0 +1,57 @@
+"""What a run on the loaded base will take of its memory, before and while it begins."""
+
+from typing import NamedTuple
+
+from peft import LoraConfig
+
+from backend.engine import attention, estimate
+from backend.engine.packing import Packs
+from backend.engine.session import Session
+from backend.requests import Train
+from backend.results import ModelFacts
+
+
+class Prediction(NamedTuple):
+    """The sizes that decide about a run's memory, settled for what is free."""
+
+    shape: estimate.Shape
+    setup: estimate.Setup
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether every allocation has to be exact on this machine."""
+        return self.setup.exact and self.setup.device == "cpu"
+
+    def noted(self, facts: ModelFacts) -> dict[str, int | str]:
+        """Return what is kept of it in the run's status."""
+        return {
+            "predicted_memory_bytes": estimate.estimate(self.shape, self.setup).run,
+            "quantization": facts.quantization,
+            "stored_precision": facts.precision,
+        }
+
+
+def predict(
+    session: Session,
+    request: Train,
+    packs: Packs,
+    *,
+    config: LoraConfig,
+    learned_share: float,
+    computed: str,
+    free: int,
+) -> Prediction:
+    """Predict a run with these packs; `computed` is the precision of its steps."""
+    facts = session.base.facts
+    shape = estimate.Shape.of(session.base.model, facts.parameters)
+    setup = estimate.Setup.of_run(
+        request,
+        facts,
+        config=config,
+        layers=list(shape.linear),
+        largest_pack=max(map(packs.tokens, range(len(packs)))),
+        learned_share=learned_share,
+        computed=computed,
+        attention_apart=attention.could_use(session.base.model),
+    )
+    return Prediction(shape, estimate.settle(shape, setup, free))
