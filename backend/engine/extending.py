@@ -78,6 +78,11 @@ def steps_for(packs: int, request: Train, *, limit: int | None) -> int:
     return min(whole, limit) if limit else whole
 
 
+def total_steps(request: Train, packs: int) -> int:
+    """Return how many corrections a run makes that was not extended."""
+    return steps_for(packs, request, limit=request.max_steps)
+
+
 def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> LambdaLR:
     """Return the learning rate of all stretches: the same schedule, once for each."""
     factors = [

@@ -25,10 +25,10 @@ from backend.engine import (
     tokens,
 )
 from backend.engine.control import Control
+from backend.engine.extending import total_steps
 from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
-from backend.engine.training import total_steps
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.learning_rate import rate_warning, usual_rate
 from backend.library import Library

@@ -8,8 +8,11 @@ import torch
 
 from backend.engine import estimate, memory
 from backend.engine.failures import translate
+from backend.engine.packing import Packs
+from backend.engine.prediction import Prediction
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
+from backend.runs import Run
 from backend.sizes import size_text
 
 ROOM = 0.85  # a retry leaves some of the memory that was free, for the estimate is no promise
@@ -70,3 +73,13 @@ def out_of_memory(
         else "Load a smaller base, or this one quantised to 4 bits."
     )
     return OutOfMemory(what, cure=f"{cure} The session is unharmed.", details=error.details), change
+
+
+def explained(
+    error: OutOfMemory, run: Run, packs: Packs, needed: Prediction, free: int
+) -> OutOfMemory:
+    """Say what was too big for a run, and note in its folder the settings that would fit."""
+    longest = max(map(len, packs.documents))
+    known, retry = out_of_memory(error, needed.shape, needed.setup, free=free, longest=longest)
+    run.update(retry=retry or {})
+    return known

@@ -8,8 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
-import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 
 from backend import adjustments
 from backend.engine import (
@@ -23,6 +22,7 @@ from backend.engine import (
     pausing,
     prediction,
     quantization,
+    run_adapter,
     samples,
     saving,
     steps,
@@ -35,7 +35,7 @@ from backend.engine.precision import Timings
 from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.session import Session
-from backend.engine.shortage import out_of_memory, rescue
+from backend.engine.shortage import explained, rescue
 from backend.engine.token_store import TokenStore
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
@@ -80,11 +80,6 @@ def train(
         log.close()
 
 
-def total_steps(request: Train, packs: int) -> int:
-    """Return how many corrections a run makes."""
-    return extending.steps_for(packs, request, limit=request.max_steps)
-
-
 class _Training:
     """One sitting of a run: from its start, or from a checkpoint, to its end."""
 
@@ -106,7 +101,6 @@ class _Training:
         self.control = control
         self.settings = settings
         self.ranks = ranks
-        self.timings = Timings(settings.timings_file)
         self.before = self.run.status()
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
@@ -125,7 +119,7 @@ class _Training:
         self.norms = quantization.narrow_norms(base.model)
         try:
             with quantization.prepared(base.model) as self.preparation:
-                peft = self._prepare_adapter()
+                peft = run_adapter.put_on(self.session, self.run, self.checkpoint)
                 checkpointing = self._choose_checkpointing(peft)
                 with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
@@ -138,15 +132,14 @@ class _Training:
             info = self._info(peft, state)
             difference = 0.0
             if self.ranks.leads:
-                documents = self.held_out.documents
-                samples.note(self.session, self.log, documents, self.control)
+                samples.note(self.session, self.log, self.held_out.documents, self.control)
                 difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
             with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):
                 self.session.bring_back(active)
             if isinstance(known := translate(error), OutOfMemory) and self.needed:
-                raise self._explained(known) from None
+                raise explained(known, self.run, self.packs, self.needed, self.free) from None
             raise
         finally:
             self.session.settle()
@@ -185,29 +178,6 @@ class _Training:
             self.plan, self.request, self.before.extra_epochs, self.total_steps
         )
 
-    def _prepare_adapter(self) -> PeftModel:
-        """Put the run's adapter on the model, not active yet."""
-        session, start_from = self.session, self.request.start_from
-        config = self._config()
-        session.drop(self.adapter_id)  # a stopped run's adapter, about to be trained on
-        torch.manual_seed(self.request.seed)
-        peft = session.add(self.adapter_id, adapters.trainable(config))
-        if start_from is not None and self.checkpoint is None:
-            adapters.copy_weights(peft, session.library.get(start_from).id, self.adapter_id)
-        return peft
-
-    def _config(self) -> LoraConfig:
-        session, request = self.session, self.request
-        if self.checkpoint is not None:
-            return adapters.read_config(self.checkpoint)
-        if request.start_from is not None:
-            start = session.library.get(request.start_from)
-            session.ensure_loaded(start)
-            return adapters.read_config(session.library.folder(start.id))
-        return adapters.configure(
-            request.adapter, session.layers(), session.base.model.name_or_path
-        )
-
     # -- learning --------------------------------------------------------------------------------
 
     def _learn(self, peft: PeftModel) -> None:
@@ -221,12 +191,11 @@ class _Training:
             self._go(peft, started)
 
     def _go(self, peft: PeftModel, started: int) -> None:
-        checkpoint = self.checkpoint
         self.log.begin(
             step=started,
             total_steps=self.total_steps,
-            seconds=self.before.trained_seconds if checkpoint else 0.0,
-            resumed=checkpoint is not None,
+            seconds=self.before.trained_seconds if self.checkpoint else 0.0,
+            resumed=self.checkpoint is not None,
         )
         extended = self.before.extra_epochs
         if extended and started == self.plan.stretches[-1].start:
@@ -235,7 +204,7 @@ class _Training:
             self.log.prepared(self.preparation)
         if self.ranks.several:
             self.log.noted(self.ranks.describe())
-        if checkpoint is None:
+        if self.checkpoint is None:
             self.session.activate([])  # what the base alone makes of the held-out examples
             self._evaluate(0)
             self.evaluation_before = self.evaluation
@@ -278,9 +247,9 @@ class _Training:
         return bool(asked) and goes_on and not self.guards.verdict
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
-        checkpoint = self.checkpoint
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            resumed = str(self.checkpoint) if self.checkpoint else None
+            trainer.train(resume_from_checkpoint=resumed)
         except (RuntimeError, MemoryError) as error:
             lost = self.ranks.lost(error)
             if saved := rescue(trainer, error, self.session.base.device, lost=lost):
@@ -289,7 +258,11 @@ class _Training:
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""
-        self.precision, self.reason = self.ranks.agree(lambda: self._suitable_precision(peft))
+        chosen = self.before.precision, "as this run began"
+        if self.checkpoint is None or not self.before.precision:
+            known, base = Timings(self.settings.timings_file), self.session.base
+            chosen = self.ranks.agree(lambda: known.choose(self.request, base, peft, self.packs))
+        self.precision, self.reason = chosen
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
@@ -306,11 +279,6 @@ class _Training:
             )
         return chosen
 
-    def _suitable_precision(self, peft: PeftModel) -> tuple[str, str]:
-        if self.checkpoint is not None and self.before.precision:
-            return self.before.precision, "as this run began"
-        return self.timings.choose(self.request, self.session.base, peft, self.packs)
-
     def _predict_memory(self, peft: PeftModel) -> bool:
         """Note what the run will take; returns whether that is tight for this machine."""
         config = peft.peft_config[self.adapter_id]
@@ -325,16 +293,6 @@ class _Training:
         )
         self.run.update(**self.needed.noted(self.session.base.facts))
         return self.needed.is_tight
-
-    def _explained(self, error: OutOfMemory) -> OutOfMemory:
-        """Say what was too big, and note the settings that would fit."""
-        assert self.needed is not None
-        longest = max(map(len, self.packs.documents))
-        explained, retry = out_of_memory(
-            error, self.needed.shape, self.needed.setup, free=self.free, longest=longest
-        )
-        self.run.update(retry=retry or {})
-        return explained
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
         callback = RunCallback(
