@@ -312,6 +312,10 @@ class Service:
     def delete_run(self, run_id: str) -> None:
         """Remove a run's folder for good; its adapter stays. Raises Busy or NotFound."""
         with self.engine.lock:
+            run, job = self.runs.get(run_id), self.engine.current
+            ours = job is not None and job.run_id == run_id
+            if ours or (run.status().state == "running" and run.is_alive()):
+                raise Busy(f"{run.request.train.name} is being trained.", cure="Stop it first.")
             self.runs.delete(run_id)
 
     def add_upload(self, path: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ OPTIMISER_NUMBERS = 2
 """What Adam remembers of each."""
 STEP_BYTES = 300
 """A step in the events, and once more in the state of each checkpoint."""
-OVERHEAD_BYTES = 200_000
+OVERHEAD_BYTES = 500_000
 """Configurations, model card, random states, log."""
 
 

@@ -60,8 +60,7 @@ def train(
     """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
 
     `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
-    `failed` with its reason. Each of several processes calls this with its own `ranks`; the first
-    one writes for all.
+    `failed`. Each of several processes calls this with its own `ranks`; the first writes for all.
     """
     run.claim(launched=ranks.launched)
     if extra_epochs:
@@ -212,14 +211,14 @@ class _Training:
         self.guards = guards.Guards(
             self.request, self.log, lambda folder: adapters.write(peft, self.adapter_id, folder)
         )
-        info = self._info(peft, pausing.HALF_TRAINED)
-        around = partial(pausing.aside, self.session, info, self.mode, self.norms)
+        half = self._info(peft, pausing.HALF_TRAINED)
+        around = partial(pausing.aside, self.session, half, self.mode, self.norms)
         self.watch = watching.Watch(
             self.session, self.log, self.control, adapter_id=self.adapter_id, around=around
         )
         self.watch.choose(self.prompts)
-        seconds = self.settings.demo_seconds if self.settings.demo else None
-        self.deadline = None if seconds is None else time.monotonic() + seconds
+        ends = time.monotonic() + self.settings.demo_seconds
+        self.deadline = ends if self.settings.demo else None
         self._run_trainer(self._trainer(peft))
         while self._adjusted():
             self.checkpoint = self.run.latest_checkpoint()

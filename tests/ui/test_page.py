@@ -367,9 +367,9 @@ def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> No
     run = wait(service).runs[0]
     assert page.runs.pick([], event("pick", run.id)) == (run.id, gr.skip())
     drawn = draw(page, selected=run.id)
-    assert drawn[page.runs.chart]["run"] == run.id
-    assert "output.log" in words(drawn[page.runs.facts])
-    assert "Seed 7" in words(drawn[page.runs.facts])
+    assert drawn[page.runs.panel.chart]["run"] == run.id
+    assert "output.log" in words(drawn[page.runs.panel.facts])
+    assert "Seed 7" in words(drawn[page.runs.panel.facts])
 
 
 def test_a_file_of_the_wrong_type_is_refused(page: Page, tmp_path) -> None:
