@@ -44,9 +44,14 @@ class ColumnPicker:
         """Open or fold the choice."""
         return not shown, gr.update(visible=not shown)
 
-    def cleared(self) -> list[str]:
-        """Return what the components show when other data was chosen: nothing of the old."""
-        return [""] * len(self.components)
+    def cleared(self) -> list[Any]:
+        """Return what is shown when other data was chosen: nothing of the old, folded away."""
+        return [gr.update(visible=False), False, *([""] * len(self.components))]
+
+    @property
+    def emptied(self) -> list[Any]:
+        """What `cleared` fills."""
+        return [self.group, self.opened, *self.components]
 
 
 def _note(look: rs.DataPreview) -> Node:

@@ -84,7 +84,7 @@ class DataPicker:
         )
         self.close.click(self.hide_preview, None, self.preview, **quiet)
         self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
-        chosen = self.columns.components
+        chosen = self.columns.emptied
         self.data.input(self.columns.cleared, None, chosen, **quiet)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **quiet)

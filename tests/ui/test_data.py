@@ -91,7 +91,9 @@ def test_chosen_columns_are_part_of_the_run(page: Page) -> None:
 
     assert train.columns == rq.Columns(prompt="frage", answer="antwort")
     assert page.train.request(form_of(page)).columns == rq.Columns()
-    assert page.train.picker.columns.cleared() == [""] * 5
+    folded, *emptied = page.train.picker.columns.cleared()
+    assert not folded["visible"]
+    assert emptied == [False, "", "", "", "", ""]
 
 
 def test_half_a_choice_is_said(page: Page) -> None:
