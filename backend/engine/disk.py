@@ -22,7 +22,8 @@ def needed(trainable: int, steps: int) -> int:
     checkpoints = KEPT_CHECKPOINTS + 1
     adapter = trainable * NUMBER_BYTES
     states = checkpoints * (adapter * (1 + OPTIMISER_NUMBERS) + STEP_BYTES * steps)
-    return states + adapter + STEP_BYTES * steps + OVERHEAD_BYTES
+    kept = 2 * adapter  # in the library, and the best state in the run's folder
+    return states + kept + STEP_BYTES * steps + OVERHEAD_BYTES
 
 
 def free(folder: Path) -> int:
