@@ -9,17 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
-from unittest import mock
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from backend import requests as rq
-from backend.engine import saving
-from backend.errors import VerificationFailed
-from tests.oracle import oracle
+from tests.oracle import faults, oracle
 from tests.oracle.adapters_from_outside import REFUSED, TAKEN, Sources
-from tests.oracle.step import Step, fail_verification
+from tests.oracle.step import Step
 from tests.oracle.workbench import CLOSE, CLOSE_BLENDS, REFUSALS, Tally, Workbench
 
 STRENGTHS = st.sampled_from([1.0, 0.5, -0.7, 1.6, 0.0])
@@ -318,21 +315,8 @@ class AdapterMachine(RuleBasedStateMachine):
                 source = data.draw(st.sampled_from(sorted(bench.own.taken.items())))[1]
                 request: rq.Request = rq.LoadAdapter(source=str(source), name="lost")
             else:
-                name = data.draw(st.sampled_from(names))
-                request = {
-                    "combine": rq.Combine(name="lost", sources=[(name, 0.5)]),
-                    "convert": rq.ConvertAdapter(name=name, new_name="lost"),
-                    "save": rq.SaveAdapter(name=name, destination=str(bench.fresh_path("lost"))),
-                }[what]
-            failing = mock.patch.object(
-                saving, "require_close" if late else "verify", fail_verification
-            )
-            with bench.untouched(), failing:
-                try:
-                    bench.run(request)
-                except VerificationFailed:
-                    return
-                raise AssertionError(f"{what} did not notice that it failed")
+                request = faults.that_writes(bench, what, data.draw(st.sampled_from(names)))
+            faults.must_be_noticed(bench, request, late=late)
 
     # -- pieces of the above ---------------------------------------------------------------------
 

@@ -17,9 +17,8 @@ from backend import requests as rq
 from backend import results as rs
 from backend.events import EventWriter
 from backend.library import new_adapter_id
-from backend.quantizations import QUANTIZATIONS, SPEEDS
 from backend.runs import Run
-from tests.ui import fake_pause
+from tests.ui import fake_answers, fake_pause
 from tests.ui.fake_facts import FACTS, STATS, evaluation
 
 Message = dict[str, Any]
@@ -119,61 +118,13 @@ class FakeEngine:
         return rs.ActiveSet(adapters=self.active, seconds=0.004)
 
     def _preflight(self, request: rq.Preflight, message: Message) -> rs.Result:
-        steps = math.ceil(12 * request.train.epochs)
-        return rs.PreflightReport(
-            ready=True,
-            problems=[],
-            notes=[],
-            matched_modules=[f"layer.{i}.q_proj" for i in range(28)],
-            trainable_parameters=31_744 * request.train.adapter.rank // 8,
-            total_parameters=FACTS.parameters,
-            stats=STATS,
-            steps=steps,
-            memory_bytes=310 * 1024**2,
-            memory_available_bytes=20 * 1024**3,
-            seconds=steps * self.service.step_seconds,
-            seconds_from="one timed step",
-        )
+        return fake_answers.preflight(request, self.service.step_seconds)
 
     def _quantization_table(self, request: rq.QuantizationTable, message: Message) -> rs.Result:
-        choices = [
-            rs.QuantizationChoice(
-                quantization=each.id,
-                title=each.title,
-                memory_bytes=FACTS.memory_measured_bytes * each.bits // 32,
-                run_bytes=140 * 1024**2,
-                relative_seconds=SPEEDS[each.id],
-                fits=True,
-                summary=each.summary,
-                can=each.can,
-                cannot=each.cannot,
-            )
-            for each in QUANTIZATIONS.values()
-        ]
-        return rs.QuantizationTable(
-            source=request.source,
-            precision="fp32",
-            device="cpu",
-            parameters=FACTS.parameters,
-            free_bytes=20 * 1024**3,
-            choices=choices,
-            recommended="none",
-            reason="Full precision is exact and fits.",
-            speed_from="measured on this machine" if request.measure else "measured elsewhere",
-        )
+        return fake_answers.quantization_table(request)
 
     def _preview_data(self, request: rq.PreviewData, message: Message) -> rs.Result:
-        pieces = [("<|user|>Where is the cat?<|assistant|>", False), ("Arr, on the mat!", True)]
-        return rs.DataPreview(
-            rows=600,
-            problems=[rs.RowProblem(row=3, what="the answer is <b>empty</b>")],
-            stats=STATS,
-            examples=[rs.Example(pieces=pieces, tokens=20, cut=False)],
-            bad=1,
-            shape=STATS.shape,
-            shape_reason=STATS.shape_reason,
-            columns=("messages",),
-        )
+        return fake_answers.preview()
 
     def _prepare_data(self, request: rq.PrepareData, message: Message) -> rs.Result:
         self._say(

@@ -1,6 +1,5 @@
 """The Combine tab: its drawing as pure functions, and its handlers on a service without a model."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -380,36 +379,3 @@ def test_ingredients_and_blend_answer_side_by_side(page: Page, service: FakeServ
     assert asked == [[("pirate", 1.0)], [("polite", 1.0)], [("mix", 1.0)]]
     for said in ("Arr.", "Dear me.", "Arr, dear me."):
         assert said in words(drawing)
-
-
-# -- live ----------------------------------------------------------------------------------------
-
-
-def test_the_mix_answers_without_an_adapter_being_made(page: Page, service: FakeService) -> None:
-    before = service.library.all()
-
-    *_, last = page.combine.live.answer_once("Hello?", ["pirate", "polite"], **weights(0.7, -0.3))
-
-    assert "Arr, Hello?" in words(last)
-    assert "-0.3" in words(last)
-    assert service.library.all() == before
-
-
-def test_sliders_are_followed_only_where_that_was_asked_for(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ui.live_mix.time", SimpleNamespace(sleep=print, monotonic=lambda: 0.0))
-
-    off = list(page.combine.live.follow(False, "Hello?", ["pirate"], **weights()))
-    on = list(page.combine.live.follow(True, "Hello?", ["pirate"], **weights()))
-
-    assert off == [gr.skip()]
-    assert "Arr, Hello?" in words(on[-1])
-
-
-def test_trouble_while_answering_is_said(page: Page, service: FakeService) -> None:
-    service.script["chat"] = lambda _: errors.Unsupported("It works at strength 1 only.")
-
-    *_, last = page.combine.live.answer_once("Hello?", ["pirate"], **weights())
-
-    assert "It works at strength 1 only." in words(last)

@@ -158,56 +158,6 @@ def test_a_rate_that_cannot_work_is_warned_of_and_mended(page: Page, service: Fa
     assert page.train.take_offer(event("rate", "0.003")) == {rate: 0.003}
 
 
-def test_a_reload_keeps_what_somebody_chose(page: Page, service: FakeService) -> None:
-    chosen = {"adapter__rank": 16, "max_steps": "9", "seed": 7, "data": "starter:polite"}
-    kept = last_check(page, **chosen, method="dora", name="my own")[-1]
-    assert kept == {
-        "adapter.rank": 16, "max_steps": "9", "seed": 7, "data": "starter:polite",
-        "name": "my own", "method": "dora",
-    }  # fmt: skip
-    shown = page.attach(kept)
-    parts = page.train.form.components
-    assert shown[parts["adapter.rank"]] == 16
-    assert shown[parts["max_steps"]] == "9"
-    assert shown[parts["data"]] == "starter:polite"
-    assert shown[page.train.method] == "dora"
-    assert (shown[page.train.name], shown[page.train.suggested]) == ("my own", "")
-
-
-def test_defaults_and_suggestions_are_not_kept(page: Page) -> None:
-    values = form_of(page)
-    assert list(checks(page, "pirate", **values))[-1][-1] == {}
-
-
-def attached(page: Page, kept: object) -> dict:
-    """What an opened page fills in, besides the loaded base."""
-    own = {page.seen, *page.load.restored}
-    return {part: value for part, value in page.attach(kept).items() if part not in own}
-
-
-def test_an_opened_page_shows_the_loaded_base_in_the_load_form(
-    page: Page, service: FakeService
-) -> None:
-    held = {"quantization": "nf4", "double_quant": False}
-    service.engine.base = FACTS.model_copy(update=held)
-
-    shown = page.attach(None)
-
-    assert [shown[part] for part in page.load.restored] == ["starter", "nf4", False]
-
-
-def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:
-    service.add_adapter("taken")
-    gone = str(service.settings.uploads_dir / "0123456789ab" / "gone.jsonl")
-    kept = {"data": gone, "name": "taken", "start_from": "nobody", "method": "magic", "x": 1}
-    assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
-
-
-@pytest.mark.parametrize("kept", [None, [], "x", {"adapter.rank": {"a": 1}, "seed": None}])
-def test_a_browser_that_kept_nonsense_gets_the_defaults(page: Page, kept: object) -> None:
-    assert attached(page, kept) == {page.train.name: "pirate", page.train.suggested: "pirate"}
-
-
 def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeService) -> None:
     page.train.start(**form_of(page, epochs=1))
     run = wait(service).runs[0]

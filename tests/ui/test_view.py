@@ -5,7 +5,7 @@ import pytest
 from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
-from ui import tables, view
+from ui import run_stage, tables, view
 from ui.adapter_table import adapter_table
 from ui.session_bar import bar
 from ui.view import Check
@@ -151,7 +151,7 @@ def test_a_taken_name_offers_the_free_one() -> None:
 
 
 def test_a_finished_run_shows_its_evidence() -> None:
-    said = words(view.stage(run(), None, adapter(max_difference=0.0)))
+    said = words(run_stage.stage(run(), None, adapter(max_difference=0.0)))
     assert "Held-out exact match: base 0 %, now 96 % of 50 answers." in said
     assert "answers the same (largest difference 0)" in said
     assert "Try it in Chat" in said
@@ -170,7 +170,7 @@ def test_a_run_that_ended_early_offers_what_mends_it(
     changes: dict[str, object], diverged_at: float | None, offer: str
 ) -> None:
     ended = run(**changes, message="It broke off.", cure="Do this.")
-    said = words(view.stage(ended, None, None, diverged_at=diverged_at))
+    said = words(run_stage.stage(ended, None, None, diverged_at=diverged_at))
     assert "It broke off. Do this." in said
     assert offer in said
 
@@ -183,7 +183,7 @@ def test_a_running_run_shows_step_speed_and_time_left() -> None:
         ),
     ]
     running = run(state="running")
-    said = words(view.stage(running, view.live_numbers(running, events), None))
+    said = words(run_stage.stage(running, run_stage.live_numbers(running, events), None))
     assert "Step 74 of 118" in said
     assert "1,020 tokens/s" in said
     assert "25 s" in said

@@ -7,23 +7,21 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, Event, errors, usual_rate
+from backend import METHODS, errors, usual_rate
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, view
+from ui import data_sets, run_stage, view
 from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.evaluation_view import evaluation_view
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.kept_form import FormKeeper
-from ui.launch_panel import LaunchPanel, discard, is_waiting, launch_of, room
+from ui.launch_panel import LaunchPanel, discard, is_waiting, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
-from ui.watch_strip import strip, warning
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
@@ -116,7 +114,7 @@ class TrainTab:
             elem_id="train-chart",
             empty="The loss curve appears here once a run has started.",
         )
-        self.stage = safe_view(view.stage(None, None, None), label="The run")
+        self.stage = safe_view(run_stage.stage(None, None, None), label="The run")
         self.adjust = AdjustPanel(self.bench)
 
     # -- wiring ----------------------------------------------------------------------------------
@@ -354,50 +352,20 @@ class TrainTab:
             self.go: gr.update(
                 value=ready.label,
                 interactive=ready.can_start,
-                variant="secondary" if view.offers_next_step(run) else "primary",
+                variant="secondary" if run_stage.offers_next_step(run) else "primary",
             ),
-            self.check_key: self._check_key(snapshot, check),
+            self.check_key: view.check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
             self.launch.line: room(snapshot.base),
             self.chart: self._chart(run),
-            self.stage: self._stage(snapshot, run, events),
+            self.stage: run_stage.shown(self.bench, snapshot, run, events),
             **self.adjust.show(snapshot, run, events),
         }
-
-    def _check_key(self, snapshot: rs.Snapshot, check: Check) -> str:
-        """Change whenever the settings have to be checked again."""
-        base = snapshot.base.fingerprint if snapshot.base else ""
-        names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
-        held = "busy" if check.waiting and snapshot.job is not None else "free"
-        reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
-        data = ("reading" if reading else "read") if check.preparing else ""
-        waiting = ",".join(run.id for run in snapshot.runs if is_waiting(run))  # its name is taken
-        return f"{base}|{names}|{held}|{data}|{waiting}"
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None or is_waiting(run):
             return chart_value(None)
         return chart_value(run.id, run.colour, run.state in ("queued", "running"))
-
-    def _stage(self, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]) -> Node:
-        if run is None:
-            return view.stage(None, None, None)
-        adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
-        live = None
-        if run.state in ("queued", "running"):
-            live = view.live_numbers(run, events)
-        diverged = run.error == errors.Diverged.__name__
-        rate = self._train_of(run.id).learning_rate
-        stage = view.stage(
-            run,
-            live,
-            adapter,
-            diverged_at=rate if diverged else None,
-            launch=launch_of(self.bench, run),
-        )
-        before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
-        figures = evaluation_view(before, after, events) if run.state == "finished" else None
-        return el("div", stage, warning(events), figures, strip(events, run.colour))
 
 
 def resume_run(bench: Bench, run_id: str) -> None:

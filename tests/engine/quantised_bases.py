@@ -1,0 +1,26 @@
+"""The starter as a quantised base: as the engine loads it, and as Transformers alone does."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from backend import requests as rq
+from backend.engine import base_model
+from backend.engine.base_model import Base
+from backend.engine.control import Control
+from backend.settings import STARTER
+
+SILENT = Control(0, lambda message: None)
+KINDS = ("nf4", "fp4", "int8")
+
+
+def base(quantization: str, **fields: Any) -> Base:
+    return base_model.load(rq.LoadModel(quantization=quantization, **fields), SILENT)
+
+
+def plain_int8() -> Any:
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    return AutoModelForCausalLM.from_pretrained(
+        STARTER / "model", dtype=torch.float32, quantization_config=config, device_map={"": "cpu"}
+    )

@@ -1,0 +1,191 @@
+"""The stage: where a run stands while it runs, and afterwards its evidence and the next step."""
+
+from typing import NamedTuple
+
+from backend import Event, errors
+from backend import results as rs
+from ui import text
+from ui.bench import Bench
+from ui.evaluation_view import evaluation_view
+from ui.feedback import Failure, evidence, failure_card, mend_button
+from ui.launch_panel import is_waiting, launch_of, waiting_stage
+from ui.memory_card import measured_line, retry_button
+from ui.safe_view import Child, Node, button, el
+from ui.view import STATES
+from ui.watch_strip import strip, warning
+
+
+class Live(NamedTuple):
+    """A running training's newest numbers, from its events."""
+
+    step: int
+    total_steps: int
+    loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+
+
+def shown(
+    bench: Bench, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]
+) -> Node:
+    """Show a run with all that is known of it: where it stands, warnings, figures, samples."""
+    if run is None:
+        return stage(None, None, None)
+    adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
+    live = None
+    if run.state in ("queued", "running"):
+        live = live_numbers(run, events)
+    diverged = run.error == errors.Diverged.__name__
+    rate = bench.service.runs.get(run.id).request.train.learning_rate
+    where = stage(
+        run,
+        live,
+        adapter,
+        diverged_at=rate if diverged else None,
+        launch=launch_of(bench, run),
+    )
+    before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
+    figures = evaluation_view(before, after, events) if run.state == "finished" else None
+    return el("div", where, warning(events), figures, strip(events, run.colour))
+
+
+def stage(
+    run: rs.RunSummary | None,
+    live: Live | None,
+    adapter: rs.AdapterInfo | None,
+    *,
+    diverged_at: float | None = None,
+    launch: rs.Launch | None = None,
+) -> Node:
+    """Show where a run stands: its numbers while it runs, the evidence and next step afterwards."""
+    if run is None:
+        return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
+    if is_waiting(run):
+        return el("div", waiting_stage(run, launch), cls="aw-stage")
+    if run.state in ("queued", "running"):
+        return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage")
+    if run.state == "finished":
+        return el("div", *_finished(run, adapter), cls="aw-stage")
+    return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
+
+
+def offers_next_step(run: rs.RunSummary | None) -> bool:
+    """Tell whether the run on show carries the screen's one primary button."""
+    return run is not None and run.state not in ("queued", "running")
+
+
+def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
+    """Take the newest of each number from a run's last events."""
+    steps = [event for event in events if event.type == "step"]
+    if not steps:
+        return Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
+    last = steps[-1]
+    speeds = [event.tokens_per_second for event in steps if event.tokens_per_second]
+    left = [event.seconds_left for event in steps if event.seconds_left is not None]
+    return Live(
+        step=last.step or 0,
+        total_steps=last.total_steps or run.total_steps,
+        loss=last.loss,
+        tokens_per_second=speeds[-1] if speeds else run.tokens_per_second,
+        seconds_left=left[-1] if left else None,
+    )
+
+
+def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> str:
+    """Say how many held-out answers are right word for word, before and after."""
+    if after is None:
+        return "Nothing was held out, so what was learned was not tested."
+    base = f"base {text.percent(before.exact_match)}, " if before else ""
+    return (
+        f"Held-out exact match: {base}now {text.percent(after.exact_match)} "
+        f"of {text.plural(after.examples, 'answer')}."
+    )
+
+
+def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
+    live = live or Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
+    left = text.duration(live.seconds_left) if live.seconds_left is not None else "-"
+    return el(
+        "div",
+        _number("Step", f"{text.count(live.step)} of {text.count(live.total_steps)}"),
+        _number("Speed", text.speed(live.tokens_per_second)),
+        _number("Time left", left),
+        _number("Loss", text.loss(live.loss)),
+        cls="aw-numbers",
+    )
+
+
+def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
+    """Say what a paused run is good for."""
+    if not run.paused:
+        return None
+    step = text.count(live.step if live else run.step)
+    return el(
+        "div",
+        el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
+        el("p", f"Until then {run.name} answers as far as it has learned.", cls="aw-quiet"),
+        button("Try it half-trained", "try", run.adapter_id),
+        cls="aw-note wait aw-paused",
+    )
+
+
+def _number(name: str, value: str) -> Node:
+    return el("div", el("span", name, cls="aw-quiet"), el("strong", value))
+
+
+def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]:
+    before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
+    facts = f"{text.plural(run.step, 'step')} in {text.duration(run.seconds)}"
+    difference = adapter.max_difference if adapter else None
+    verified = difference is not None and (
+        "Verified: the saved adapter read back answers the same "
+        f"(largest difference {text.small(difference)})."
+    )
+    return [
+        el("p", exact_match(before, after), cls="aw-result"),
+        _ending(run),
+        evidence(verified) if verified else None,
+        el("p", f"{run.name}: {facts}, {text.speed(run.tokens_per_second)}.", cls="aw-quiet"),
+        measured_line(run),
+        el("p", run.preparation, cls="aw-quiet") if run.preparation else None,
+        el(
+            "div",
+            button("Try it in Chat", "try", adapter.id, kind="main") if adapter else None,
+            button("Start another", "another", run.id, kind="" if adapter else "main"),
+            cls="aw-actions",
+        ),
+    ]
+
+
+def _ending(run: rs.RunSummary) -> Node | None:
+    """Say how a run ended where that is not just at its last step."""
+    plain = ("", f"Finished after {run.step:,} steps.")
+    return None if run.message in plain else el("p", run.message)
+
+
+def _ended_early(
+    run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
+) -> Node:
+    where = f"It came to step {text.count(run.step)} of {text.count(run.total_steps)}."
+    mend = el(
+        "div",
+        _mend(run, diverged_at),
+        button("Try it in Chat", "try", adapter.id) if adapter else None,
+        button("Start another", "another", run.id),
+        cls="aw-actions",
+    )
+    failure = Failure(run.message or where, run.cure)
+    card = failure_card(failure, mend, f"{run.name}: {STATES[run.state].lower()}")
+    if run.state == "stopped":
+        card[1] = {"class": "aw-note wait"}
+    return card
+
+
+def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
+    if diverged_at is not None:
+        return mend_button(f"Try with learning rate {diverged_at / 4:.2g}", "slower", run.id)
+    if (retry := retry_button(run)) is not None:
+        return retry
+    if run.resumable:
+        return mend_button("Resume", "resume", run.id)
+    return mend_button("Try again", "again", run.id)
