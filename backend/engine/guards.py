@@ -58,7 +58,7 @@ class Guards:
     """What watches over one sitting of a run; `write` puts the adapter as it is into a folder."""
 
     def __init__(self, request: Train, run_log: RunLog, write: Callable[[Path], None]) -> None:
-        self.folder = run_log.run.checkpoints / BEST
+        self.folder = run_log.run.folder / BEST
         self.best: Best | None = None
         self.verdict = ""
         """Why the run is to end early; empty while it is to go on."""
@@ -195,7 +195,7 @@ class Guards:
 
 
 def read_best(folder: Path) -> Best | None:
-    """Return what is known of the best state in a run's checkpoints, if there is one."""
+    """Return what is known of the best state that a folder holds, if it does."""
     try:
         return Best.model_validate_json((folder / NOTE).read_bytes())
     except (FileNotFoundError, ValueError):

@@ -53,7 +53,7 @@ def test_the_best_state_is_the_adapter_where_that_is_wanted(
     at_step(3, service.save_now)
     run = start(service, "the best", keep_best=True).result(timeout=120)
 
-    folder = service.runs.get(run.run_id).checkpoints
+    folder = service.runs.get(run.run_id).folder
     best = read_best(folder / BEST)
     info = service.library.get("the best")
     assert best is not None
@@ -78,7 +78,7 @@ def test_the_last_state_is_the_adapter_by_default_and_the_best_is_kept_beside_it
 
     assert run.adapter_step == 8
     assert_same_bits(plain, run)
-    best = read_best(service.runs.get(run.run_id).checkpoints / BEST)
+    best = read_best(service.runs.get(run.run_id).folder / BEST)
     assert best is not None
     assert best.step == 3
 
@@ -204,7 +204,7 @@ def test_a_loss_far_above_its_start_for_many_steps_ends_the_run_with_its_last_go
     assert run.status().state == "failed"
     steps_kept = [int(p.name.rsplit("-", 1)[1]) for p in run.checkpoints.glob("checkpoint-*")]
     assert steps_kept == [6]
-    assert read_best(run.checkpoints / BEST) is not None
+    assert read_best(run.folder / BEST) is not None
     assert run.summary().resumable
 
 
@@ -226,5 +226,5 @@ class _FakeLog:
     total_steps = 100
 
     class run:
-        checkpoints = Path("nowhere")
+        folder = Path("nowhere")
         events_file = Path("nowhere.jsonl")
