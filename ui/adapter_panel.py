@@ -26,6 +26,7 @@ class AddPanel:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.uploaded = gr.State("")
         demo = bench.service.settings.demo
         accordion = gr.Accordion(
             "Add an adapter", open=False, visible=not demo, elem_id="add-adapter"
@@ -58,9 +59,9 @@ class AddPanel:
         looked = [self.report, self.add]
         self.inspect.click(self.look, self.source, looked, **QUIET)
         self.source.submit(self.look, self.source, looked, **QUIET)
-        self.source.change(self.forget, None, looked, **QUIET)
+        self.source.change(self.forget, [self.source, self.uploaded], looked, **QUIET)
         uploaded = self.upload.upload(
-            self.take_upload, self.upload, [self.source, self.report], **QUIET
+            self.take_upload, self.upload, [self.source, self.uploaded, self.report], **QUIET
         )
         uploaded.then(self.look, self.source, looked, **QUIET)
         return [
@@ -86,17 +87,22 @@ class AddPanel:
             return
         yield report_card(report), gr.update(interactive=report.verdict != "cannot")
 
-    def forget(self) -> tuple[Node, Any]:
-        """Another source was written: the report no longer speaks of it."""
+    def forget(self, source: str, uploaded: str) -> tuple[Any, Any]:
+        """Another source was written: the report no longer speaks of it.
+
+        An upload writes its own source and is looked at by itself: that report may be there sooner.
+        """
+        if uploaded and source == uploaded:
+            return gr.skip(), gr.skip()
         return NOTHING, _off()
 
-    def take_upload(self, file: str) -> tuple[Any, Node]:
+    def take_upload(self, file: str) -> tuple[Any, Any, Node]:
         """Take a zip into the workspace and write where it lies."""
         try:
             target = self.bench.service.add_adapter_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
-            return gr.skip(), failure_card(explain(error))
-        return str(target), NOTHING
+            return gr.skip(), gr.skip(), failure_card(explain(error))
+        return str(target), str(target), NOTHING
 
     def add_adapter(self, source: str, name: str) -> Iterator[tuple[Any, ...]]:
         """Add the inspected adapter to session and library."""

@@ -1,6 +1,7 @@
 """The picked adapter's panel on the Load tab: it follows the adapter and closes without it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -11,7 +12,7 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
-from ui.adapter_panel import DetailPanel
+from ui.adapter_panel import NOTHING, DetailPanel
 from ui.layout import Page
 
 
@@ -108,3 +109,14 @@ def test_what_is_done_is_done_to_the_picked_adapter_under_its_name_of_now(
     wait(service)
 
     assert asked == [rq.DeleteAdapter(name="captain")]
+
+
+def test_what_an_upload_writes_does_not_wipe_its_report(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "some.zip"
+    file.write_bytes(b"PK")
+    add = page.load.add
+
+    source, uploaded, _ = add.take_upload(str(file))
+
+    assert add.forget(source, uploaded) == (gr.skip(), gr.skip())
+    assert add.forget("another", uploaded)[0] == NOTHING
