@@ -207,7 +207,8 @@ class Desk:
 
 
 def _ids(variant: rq.Variant, snapshot: rs.Snapshot) -> list[str]:
-    ids = {info.name: info.id for info in snapshot.adapters}
+    known = (*snapshot.adapters, *view.answering(snapshot))
+    ids = {info.name: info.id for info in known}
     return [ids[name] for name, _ in variant if name in ids]
 
 

@@ -217,6 +217,7 @@ def test_an_adapter_moves_between_quantised_and_full_precision(service: Service)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # two whole runs, and machines are busy
 def test_a_task_learned_on_nf4_is_known_as_well_as_in_full_precision(service: Service) -> None:
     right = {}
     for kind in ("none", "nf4"):

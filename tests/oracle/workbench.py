@@ -17,8 +17,6 @@ from tests.oracle.adapters_from_outside import REWRITES_BASE, Sources
 from tests.oracle.texts import TEXTS, distance
 
 CLOSE = 1e-5
-CLOSE_BLENDS = 1e-4
-"""For blends by an SVD, which PEFT computes in single precision."""
 TIMEOUT_S = 120
 REFUSALS = (DataError, InvalidRequest, ModelError, NotFound, Unsupported)
 """What an operation may say; anything else, a failed verification too, is a fault."""
@@ -147,13 +145,11 @@ class Workbench:
         before = self.base_scores.setdefault(self.base, alone)
         assert alone == before, "the base itself has changed"
 
-    def close_to(
-        self, kind: str, ours: Sequence[float], theirs: Sequence[float], *, bound: float = CLOSE
-    ) -> None:
+    def close_to(self, kind: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
         """Hold two lists of scores together."""
         difference = distance(ours, theirs)
         self.tally.saw(kind, difference)
-        assert difference <= bound, f"{kind}: {ours} and {theirs} differ by {difference:.1e}"
+        assert difference <= CLOSE, f"{kind}: {ours} and {theirs} differ by {difference:.1e}"
 
     def compare_blend(self, request: rq.Combine, ours: list[float]) -> None:
         """Hold a blend against the exact sum, or against PEFT's own blend where that is right."""
@@ -168,8 +164,7 @@ class Workbench:
         theirs = oracle.blended(
             self.own.base, parts, method, seed=request.seed, density=request.density, **more
         )
-        bound = CLOSE_BLENDS if method.endswith("svd") else CLOSE
-        self.close_to(f"{method} against PEFT's own", ours, theirs, bound=bound)
+        self.close_to(f"{method} against PEFT's own", ours, theirs)
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -127,9 +127,7 @@ class FakeEngine:
         return fake_answers.preview()
 
     def _prepare_data(self, request: rq.PrepareData, message: Message) -> rs.Result:
-        self._say(
-            message, type="progress", text="5 of 600 rows read", fraction=0.01, seconds_left=1
-        )
+        self.say(message, type="progress", text="5 of 600 rows read", fraction=0.01, seconds_left=1)
         return rs.PreparedData(rows=600, bad=0, tokens=33_000, seconds=1.0)
 
     def _train(self, request: rq.Train, message: Message) -> rs.Result:

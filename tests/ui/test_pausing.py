@@ -83,7 +83,8 @@ def test_a_paused_run_says_so_everywhere(
 def test_the_half_trained_adapter_can_be_asked_in_chat(
     page: Page, service: FakeService, paused: rs.Snapshot
 ) -> None:
-    _, prompt = page.try_adapter(event("try", "pirate"))
+    half = service.snapshot().job.half_trained
+    _, prompt = page.try_adapter(event("try", half.id))
     assert prompt == "Where is the cat?"
     shown = page.chat.show(service.snapshot())
     names = [title for title, _ in shown[page.chat.who]["choices"]]

@@ -39,7 +39,7 @@ def summary(name: str = "pirate", **fields: object) -> rs.RunSummary:
         "loss": 0.4, "eval_loss": 0.5, "exact_match": 0.9, "tokens_per_second": 900.0,
         "step": 10, "total_steps": 10, "seconds": 40.0,
     }  # fmt: skip
-    return rs.RunSummary(name=name, **{**known, **fields})
+    return rs.RunSummary(name=name, adapter_id="ad_1", **{**known, **fields})
 
 
 def test_ticked_runs_are_compared_in_the_order_of_ticking(page: Page, service: FakeService) -> None:
