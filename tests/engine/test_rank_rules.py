@@ -22,7 +22,7 @@ from tests.engine.tiny import start_service, write_base
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("rank rules")
+    folder = tmp_path_factory.mktemp("rank_rules")
     with start_service(folder / "workspace", write_base(folder / "base", layers=2)) as service:
         yield service
 
