@@ -30,7 +30,6 @@ FIGURES = {
 FIGURES_OF_THE_APP = {
     "startup": "PyTorch in the page's process",
     "event_overhead": "share of a core while training",
-    "page_latency": "worker killed until the page says so",
 }
 
 

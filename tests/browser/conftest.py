@@ -172,7 +172,7 @@ def client(app: App) -> Iterator[Client]:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Print how long something took; `benchmarks/page_latency.py` holds it to a bar."""
+    """Print how long something took; a test does not judge it."""
     began = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - began:.2f} s")
