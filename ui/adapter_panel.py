@@ -15,10 +15,10 @@ from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
 from ui.safe_view import Node, el, facts, safe_view
 from ui.session_bar import BASE_COLOUR
+from ui.wiring import QUIET
 
 WAIT_SECONDS = 600.0
 NOTHING: Node = el("div")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class AddPanel:

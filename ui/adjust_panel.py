@@ -11,6 +11,7 @@ from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
 from ui.forms import Form
 from ui.safe_view import Node, el, safe_view
+from ui.wiring import QUIET
 
 NOTHING: Node = el("div")
 
@@ -35,13 +36,13 @@ class AdjustPanel:
                 )
             self.said = safe_view(NOTHING, label="Changes of the run")
 
-    def connect(self, quiet: dict[str, Any]) -> list[Any]:
+    def connect(self) -> list[Any]:
         """Wire the form; returns the events after which the page is drawn again."""
         asked = self.go.click(
             self.adjust,
             inputs_kwargs=self.form.inputs,
             outputs=[self.said, *self.form.components.values()],
-            **quiet,
+            **QUIET,
         )
         return [asked]
 

@@ -14,12 +14,12 @@ from ui.feedback import explain, failure_card
 from ui.overlay_chart import overlay_chart, overlay_value
 from ui.run_comparison import Compared
 from ui.safe_view import Node, el, safe_view
+from ui.wiring import QUIET
 
 ANSWER_SECONDS = 600.0
 ANSWER_TOKENS = 96
 MOST_PROMPTS = 10
 NOTHING: Node = el("div")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class ComparePanel:

@@ -18,6 +18,7 @@ from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
+from ui.wiring import QUIET
 
 CHECK_SECONDS = 180.0
 LEARNED = "learned"
@@ -75,21 +76,20 @@ class DataPicker:
     ) -> None:
         """Wire the buttons; `request_from` turns the form's values into a request."""
         self._request_from = request_from
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         shown = [self.preview, self.problems, self.examples]
-        look = {"inputs_kwargs": inputs, "outputs": shown, **quiet}
+        look = {"inputs_kwargs": inputs, "outputs": shown, **QUIET}
         self.look.click(self.look_at_data, **look)
-        self.problems.click(self.leave_bad_rows_out, None, drop_bad_rows, **quiet).then(
+        self.problems.click(self.leave_bad_rows_out, None, drop_bad_rows, **QUIET).then(
             self.look_at_data, **look
         )
-        self.close.click(self.hide_preview, None, self.preview, **quiet)
-        self.data.change(self.hide_preview, None, self.preview, **quiet)  # it shows other data
+        self.close.click(self.hide_preview, None, self.preview, **QUIET)
+        self.data.change(self.hide_preview, None, self.preview, **QUIET)  # it shows other data
         chosen = self.columns.emptied
-        self.data.input(self.columns.cleared, None, chosen, **quiet)
+        self.data.input(self.columns.cleared, None, chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
-        self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **quiet)
-        self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **quiet).then(
-            self.columns.cleared, None, chosen, **quiet
+        self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
+        self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **QUIET).then(
+            self.columns.cleared, None, chosen, **QUIET
         )
 
     def add_upload(self, file: str) -> tuple[Any, Any]:

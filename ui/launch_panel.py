@@ -17,6 +17,7 @@ from ui.bench import Bench
 from ui.feedback import explain, failure_card, folded
 from ui.forms import Form
 from ui.safe_view import Node, button, el, safe_view
+from ui.wiring import QUIET
 
 NOTHING: Node = el("div")
 
@@ -58,12 +59,11 @@ class LaunchPanel:
     ) -> Any:
         """Wire the button; `request_from` turns the form's values into a request."""
         self._request_from = request_from
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         return self.write.click(
             self.write_command,
             inputs_kwargs={**inputs, "machines": self.machines},
             outputs=[self.note, self.command],
-            **quiet,
+            **QUIET,
         )
 
     def write_command(self, machines: Any, **values: Any) -> tuple[Node, Any]:

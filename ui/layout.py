@@ -26,9 +26,9 @@ from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
+from ui.wiring import AT_ONCE, QUIET
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 STEERING = {
     "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
 }  # fmt: skip
@@ -87,7 +87,7 @@ class Page:
         drawing = {
             "inputs_kwargs": {"seen": self.seen, **inputs},
             "outputs": [self.seen, self.bar, *outputs],
-            **QUIET,
+            **AT_ONCE,
         }
         for screen in self.screens.values():
             for event in screen.connect():
@@ -103,10 +103,14 @@ class Page:
         form = [self.train.method, *self.train.form.components.values()]
         self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
         # An opened page is drawn at once and not by the pulse; first its form is as it was left,
-        # else the check that the drawing sets off would speak of the defaults and keep them.
-        demo.load(self.attach, self.train.keeper.state, [self.seen, *self._attached], **QUIET).then(
-            self.draw, **drawing
-        ).then(self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET)
+        # else the check that the drawing sets off would speak of the defaults and keep them. What
+        # runs need not wait for that.
+        demo.load(self.glance, None, [self.bar, *self.train.followed], **AT_ONCE)
+        demo.load(
+            self.attach, self.train.keeper.state, [self.seen, *self._attached], **AT_ONCE
+        ).then(self.draw, **drawing).then(
+            self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
+        )
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
 
     def attach(self, kept: Any) -> dict[Any, Any]:
@@ -116,6 +120,11 @@ class Page:
             value = {"value": filled[part]} if part in filled else {}
             filled[part] = gr.update(**value, **opened)
         return {self.seen: {}, **filled}
+
+    def glance(self) -> dict[Any, Any]:
+        """Show what runs to a page that has just opened."""
+        snapshot = self.bench.service.snapshot()
+        return {self.bar: bar(snapshot), **self.train.follow(snapshot, [])}
 
     @property
     def _attached(self) -> list[Any]:

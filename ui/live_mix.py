@@ -12,12 +12,12 @@ from ui import blend_views, data_sets
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.safe_view import el, safe_view
+from ui.wiring import QUIET
 
 LIVE_TOKENS = 60
 SETTLE_SECONDS = 0.3
 """A slider on its way sends many values; only the one where it rests is worth an answer."""
 REDRAW_SECONDS = 0.06
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class LiveMix:

@@ -13,10 +13,10 @@ from ui.bench import Bench
 from ui.feedback import explain
 from ui.forms import Form
 from ui.safe_view import Node, button, clicked, el, safe_view
+from ui.wiring import QUIET, hidden_key
 
 TABLE_SECONDS = 120.0
 FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 HEADS = ("Keep as", "Memory", "A run adds", "A step takes", "Works", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
 
@@ -28,14 +28,17 @@ class QuantizationPicker:
         self.bench = bench
         self.form = form
         self.view = safe_view(EMPTY, label="Quantisations of this base", elem_id="quantizations")
-        self.key = gr.State("")
+        self.key = hidden_key()
         """Changes when the table is out of date; see `key_for`."""
 
     def connect(self) -> None:
-        """Draw the table when the form names another base, and when `key` changes."""
+        """Draw the table when somebody names another base, and when `key` changes.
+
+        Not when a page that opens fills the form: beside a training that would start a process.
+        """
         inputs = [self.form.components[name] for name in FIELDS]
         gr.on(
-            [self.key.change, *(self.form.components[name].change for name in FIELDS)],
+            [self.key.change, *(self.form.components[name].input for name in FIELDS)],
             self.compare,
             inputs,
             self.view,
@@ -67,7 +70,7 @@ class QuantizationPicker:
         """Choose the clicked quantisation, or measure the speed on this machine."""
         act, argument = clicked(event)
         if act == "choose":
-            return gr.skip(), argument
+            return self._table({**values, "quantization": argument}, measure=False), argument
         if act == "measure":
             table = self._table(values, measure=True)
             return table, gr.skip()

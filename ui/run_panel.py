@@ -15,11 +15,11 @@ from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.tabs.train import resume_run
+from ui.wiring import QUIET
 
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")
 UNPICKED: Node = el("p", "Pick a run above to see its curve and settings.", cls="aw-quiet aw-empty")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class RunPanel:

@@ -12,11 +12,18 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
+import psutil
+
 from backend.settings import Settings
+
+
+BACKGROUND = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10
+"""The priority of a process that computes: page and browser go first, else they wait for steps."""
 
 
 def main() -> None:
     """Serve until the input ends or `exit` is heard."""
+    psutil.Process().nice(BACKGROUND)
     channel = _claim_stdout()
     first = json.loads(sys.stdin.buffer.readline())
     settings = Settings.model_validate(first["settings"])

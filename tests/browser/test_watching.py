@@ -1,5 +1,6 @@
 """Watching a run that goes on: reload, a second tab, zoom, and what an update weighs."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +97,8 @@ def test_typing_is_not_disturbed_by_the_timer(watching: Page) -> None:
     expect(name).to_be_focused()
 
 
-def test_a_second_training_is_refused_with_the_reason(watching: Page) -> None:
-    expect(watching.locator("#train-start")).to_be_disabled()
+def test_a_second_training_is_offered_to_the_queue(watching: Page) -> None:
+    start = watching.locator("#train-start")
+    expect(start).to_have_text(re.compile("Add .+ to the queue"))
+    expect(start).to_be_enabled()
     expect(watching.locator(".aw-card").first).to_contain_text("Training watched is going on")

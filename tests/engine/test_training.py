@@ -180,11 +180,11 @@ def test_targets_and_ranks_that_cannot_work_are_refused(
     before = scores(base_only, [])
 
     with pytest.raises(InvalidRequest, match=sentence) as caught:
-        train(base_only, "refused", adapter=adapter, max_steps=2)
+        train(base_only, "cannot work", adapter=adapter, max_steps=2)
 
     assert caught.value.cure
     assert scores(base_only, []) == before
-    assert "refused" not in [info.name for info in base_only.library.all()]
+    assert "cannot work" not in [info.name for info in base_only.library.all()]
 
 
 def test_a_name_is_given_once(base_only: Service) -> None:

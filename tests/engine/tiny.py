@@ -1,6 +1,7 @@
 """A base of one tiny layer on disk, a service on it, and adapters of it in every shape."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def write_adapter(
 ) -> Path:
     """Write an adapter as PEFT does, every weight moved as training would."""
     torch.manual_seed(seed)
-    model = get_peft_model(fresh(base), config)
+    model = get_peft_model(fresh(base), deepcopy(config))  # PEFT writes the base's path into it
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

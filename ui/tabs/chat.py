@@ -16,6 +16,7 @@ from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.safe_view import Node, el, safe_view
+from ui.wiring import QUIET
 
 REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0
@@ -116,24 +117,23 @@ class ChatTab:
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        following = {"outputs": [*self.drawn, self.prompt], **quiet}
+        following = {"outputs": [*self.drawn, self.prompt], **QUIET}
         asked = gr.on(
             [self.send.click, self.prompt.submit],
             self.ask,
             inputs_kwargs={"prompt": self.prompt, **self.form.inputs},
             **following,
         )
-        stopped = self.stop.click(self.stop_answers, None, None, **quiet)
-        cleared = self.clear.click(self.clear_answers, None, None, **quiet)
-        chosen = self.who.input(self.choose_who, self.who, None, **quiet)
+        stopped = self.stop.click(self.stop_answers, None, None, **QUIET)
+        cleared = self.clear.click(self.clear_answers, None, None, **QUIET)
+        chosen = self.who.input(self.choose_who, self.who, None, **QUIET)
         moved = [
-            slider.release(partial(self.set_strength, number), slider, None, **quiet)
+            slider.release(partial(self.set_strength, number), slider, None, **QUIET)
             for number, slider in enumerate(self.strengths)
         ]
         for example in self.examples:
-            example.click(self.take_example, example, self.prompt, **quiet)
-        self.score.click(self.score_text, self.text, self.scores, **quiet)
+            example.click(self.take_example, example, self.prompt, **QUIET)
+        self.score.click(self.score_text, self.text, self.scores, **QUIET)
         return [asked, stopped, cleared, chosen, *moved]
 
     # -- answering -------------------------------------------------------------------------------

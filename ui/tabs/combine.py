@@ -14,6 +14,7 @@ from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
 from ui.safe_view import Node, clicked, el, safe_view
+from ui.wiring import QUIET
 
 MOST = 8
 """Ingredients on the page; a program may blend more."""
@@ -21,7 +22,6 @@ FIRST_WEIGHT = 0.5
 FIELDS = ("rank", "density", "majority_sign", "seed")
 COMPARE_SECONDS = 120.0
 NOTHING: Node = el("div")
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class CombineTab:

@@ -16,6 +16,7 @@ from ui.feedback import explain, failure_card, mend_button
 from ui.forms import Form
 from ui.safe_view import Node, chip, clicked, el, safe_view
 from ui.session_bar import BASE_COLOUR
+from ui.wiring import QUIET
 
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0
@@ -88,19 +89,18 @@ class HotswapTab:
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         choice = {"names": self.ticked, **self.form.inputs}
         said = [self.swaps, self.answer]
         return [
-            self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **quiet),
+            self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **QUIET),
             self.names.input(
-                self.choose, self.names, self.ticked, trigger_mode="always_last", **quiet
+                self.choose, self.names, self.ticked, trigger_mode="always_last", **QUIET
             ),
-            self.form.components["compile"].input(self.forget_failure, None, None, **quiet),
-            self.misfits.click(self.converter.convert, self.converter.rank, None, **quiet),
-            self.swaps.click(self.swap, self.question, said, **quiet),
-            self.question.submit(self.ask_again, self.question, said, **quiet),
-            self.leave.click(self.end, None, [self.note, self.answer], **quiet),
+            self.form.components["compile"].input(self.forget_failure, None, None, **QUIET),
+            self.misfits.click(self.converter.convert, self.converter.rank, None, **QUIET),
+            self.swaps.click(self.swap, self.question, said, **QUIET),
+            self.question.submit(self.ask_again, self.question, said, **QUIET),
+            self.leave.click(self.end, None, [self.note, self.answer], **QUIET),
         ]
 
     # -- events ----------------------------------------------------------------------------------

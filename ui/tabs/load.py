@@ -15,6 +15,7 @@ from ui.feedback import explain, failure_card
 from ui.forms import Form
 from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
+from ui.wiring import QUIET
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),
@@ -72,24 +73,23 @@ class LoadTab:
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         source = self.form.components["source"]
-        source.change(self.name_button, source, self.load, **quiet)
+        source.change(self.name_button, source, self.load, **QUIET)
         self.quantizations.connect()
-        picked = self.adapters.click(self.pick, None, self.chosen, **quiet)
+        picked = self.adapters.click(self.pick, None, self.chosen, **QUIET)
         picked.then(
             self.detail.show,
             [self.chosen, self.detail.opened],
             self.detail.shown,
             trigger_mode="always_last",  # a pick while the last one is being measured counts
-            **quiet,
+            **QUIET,
         )
         return [
             self.load.click(
-                self.load_base, inputs_kwargs=self.form.inputs, outputs=self.note, **quiet
+                self.load_base, inputs_kwargs=self.form.inputs, outputs=self.note, **QUIET
             ),
-            self.unload.click(self.unload_base, None, self.note, **quiet),
-            self.adapters.click(self.switch, None, self.adapter_note, **quiet),
+            self.unload.click(self.unload_base, None, self.note, **QUIET),
+            self.adapters.click(self.switch, None, self.adapter_note, **QUIET),
             picked,
             *self.detail.connect(self.chosen),
             *self.add.connect(),

@@ -15,6 +15,7 @@ from ui.forms import field_of
 from ui.merge_cards import merge_label, needs_card, problem, running, stage, wait, warn
 from ui.safe_view import Child, Node, clicked, el, safe_view
 from ui.view import fitting
+from ui.wiring import QUIET, hidden_key
 
 MOST = 6
 """How many adapters the page merges at once; the other ways in take twenty."""
@@ -24,11 +25,6 @@ PRECISIONS = [
     ("bf16: half the size, slightly rounded", "bf16"),
     ("fp16: half the size, for older GPUs", "fp16"),
 ]
-QUIET: dict[str, Any] = {
-    "show_progress": "hidden",
-    "concurrency_limit": None,
-    "api_visibility": "private",
-}
 
 
 class MergeTab:
@@ -36,7 +32,7 @@ class MergeTab:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.key = gr.State("")
+        self.key = hidden_key()
         self.strengths = gr.State({})
         self.followed = gr.State([])
         self.suggested = gr.State("")

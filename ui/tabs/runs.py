@@ -12,9 +12,9 @@ from ui.compare_panel import ComparePanel
 from ui.feedback import explain
 from ui.run_panel import RunPanel
 from ui.safe_view import clicked, el, safe_view
+from ui.wiring import QUIET
 
 MOST_TICKED = 8
-QUIET = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 class RunsTab:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, errors, usual_rate
+from backend import METHODS, Event, errors, usual_rate
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, run_stage, view
@@ -22,6 +22,7 @@ from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.view import Check
+from ui.wiring import QUIET, hidden_key
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
@@ -38,7 +39,7 @@ class TrainTab:
         self.form = Form(rq.Train)
         self.check = gr.State(Check())
         self.dismissed = gr.State([])
-        self.check_key = gr.State("")
+        self.check_key = hidden_key()
         self.suggested = gr.State("")
         self.suggested_rate = gr.State(DEFAULT_RATE)
         with gr.Row(elem_classes="aw-split"):
@@ -135,16 +136,20 @@ class TrainTab:
         return {"check": self.check, "dismissed": self.dismissed}
 
     @property
+    def followed(self) -> list[Any]:
+        """What `follow` draws."""
+        return [self.chart, self.stage]
+
+    @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.card, self.go, self.check_key, self.chart, self.stage,
+            self.card, self.go, self.check_key, *self.followed,
             self.form.components["start_from"], *self.adjust.drawn, self.launch.line,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
-        quiet = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         rate = self.form.components["learning_rate"]
         checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
                    self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
@@ -156,13 +161,13 @@ class TrainTab:
             inputs_kwargs={**self.inputs, **suggestions},
             outputs=checked,
             trigger_mode="always_last",
-            **quiet,
-        ).then(self.picker.show_columns, self.check, self.picker.columns.drawn, **quiet)
+            **QUIET,
+        ).then(self.picker.show_columns, self.check, self.picker.columns.drawn, **QUIET)
         self.picker.data.change(
             self.suggest_name,
             [self.picker.data, self.name, self.suggested],
             [self.name, self.suggested],
-            **quiet,
+            **QUIET,
         )
         drop_bad_rows = self.form.components["drop_bad_rows"]
         self.picker.connect(self.inputs, self.request, drop_bad_rows)
@@ -170,21 +175,21 @@ class TrainTab:
             self.start,
             inputs_kwargs=self.inputs,
             outputs=[self.check, self.card, self.dismissed],
-            **quiet,
+            **QUIET,
         )
         mended = self.card.click(
-            self.take_offer, None, [self.name, rate, drop_bad_rows, self.check_key], **quiet
+            self.take_offer, None, [self.name, rate, drop_bad_rows, self.check_key], **QUIET
         )
         fitted = list(self.form.components.values())
-        self.card.click(self.use_change, inputs_kwargs=self.inputs, outputs=fitted, **quiet)
+        self.card.click(self.use_change, inputs_kwargs=self.inputs, outputs=fitted, **QUIET)
         acted = self.stage.click(
             self.act_on_run,
             self.dismissed,
             [self.dismissed, self.method, *self.form.components.values()],
-            **quiet,
+            **QUIET,
         )
         written = self.launch.connect(self.inputs, self.request)
-        return [started, mended, acted, written, *self.adjust.connect(quiet)]
+        return [started, mended, acted, written, *self.adjust.connect()]
 
     # -- settings --------------------------------------------------------------------------------
 
@@ -341,10 +346,15 @@ class TrainTab:
     def _train_of(self, run_id: str) -> rq.Train:
         return self.bench.service.runs.get(run_id).request.train
 
+    def follow(self, snapshot: rs.Snapshot, dismissed: list[str]) -> dict[Any, Any]:
+        """Draw the run on the stage."""
+        run = self.bench.on_stage(snapshot, dismissed)
+        stage = run_stage.shown(self.bench, snapshot, run, self._events(run))
+        return {self.chart: self._chart(run), self.stage: stage}
+
     def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = self.bench.on_stage(snapshot, dismissed)
-        events = self.bench.service.events(run.id) if run else []
         ready = view.readiness(snapshot, check)
         bases = [("a fresh adapter", ""), *((a.name, a.name) for a in view.fitting(snapshot))]
         return {
@@ -357,10 +367,12 @@ class TrainTab:
             self.check_key: view.check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
             self.launch.line: room(snapshot.base),
-            self.chart: self._chart(run),
-            self.stage: run_stage.shown(self.bench, snapshot, run, events),
-            **self.adjust.show(snapshot, run, events),
+            **self.follow(snapshot, dismissed),
+            **self.adjust.show(snapshot, run, self._events(run)),
         }
+
+    def _events(self, run: rs.RunSummary | None) -> list[Event]:
+        return self.bench.service.events(run.id) if run else []
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None or is_waiting(run):
