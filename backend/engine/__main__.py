@@ -16,7 +16,6 @@ import psutil
 
 from backend.settings import Settings
 
-
 BACKGROUND = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10
 """The priority of a process that computes: page and browser go first, else they wait for steps."""
 
