@@ -58,7 +58,7 @@ def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float])
         packs += packs[-1:] * (start * request.accumulation - len(packs))
         packs += sitting[: steps * request.accumulation] if extra_epochs else sitting
         stretches.append(Stretch(start, steps))
-    return Plan(Packs(documents, packs), stretches)
+    return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
 
 
 def enough(planned: Plan, request: Train, extra_epochs: list[float], steps: int) -> Packs:

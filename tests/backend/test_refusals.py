@@ -49,7 +49,7 @@ def numbers(kind: type[BaseModel]) -> Iterator[tuple[str, str, float]]:
     beyond = {"minimum": -1, "exclusiveMinimum": 0, "maximum": 1, "exclusiveMaximum": 0}
     for name, schema in kind.model_json_schema()["properties"].items():
         for part in schema.get("anyOf", [schema]):
-            for key in beyond.keys() & part.keys():
+            for key in (each for each in beyond if each in part):
                 yield name, schema.get("label", name), part[key] + beyond[key]
 
 
