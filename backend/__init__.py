@@ -2,6 +2,7 @@
 
 from backend import blends, errors, requests, results
 from backend.access import Caller
+from backend.chat_templates import CHAT_TEMPLATES
 from backend.events import Curve, Event
 from backend.jobs import Job
 from backend.learning_rate import usual_rate
@@ -12,6 +13,7 @@ from backend.settings import Settings
 from backend.sizes import size_text
 
 __all__ = [
+    "CHAT_TEMPLATES",
     "METHODS",
     "OPERATIONS",
     "Caller",

@@ -101,7 +101,7 @@ class EngineLink:
                 raise Stopped("The workbench is closed.")
             job = self._new_job(request)
             base = self.base.model_dump(mode="json") if self.base else None
-            message = {**job.message(), "base_path": base and base["path"], "base": base}
+            message = {**job.message(), "base": base}
             idle = self.current is None and not OPERATIONS[type(request)].beside(request)
             if idle or self.settings.runtime == "inline":
                 self._send(message)

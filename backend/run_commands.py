@@ -30,4 +30,6 @@ def _base_of(run: Run) -> LoadModel:
     stored = {"precision": status.stored_precision} if status.stored_precision else {}
     if status.quantization != "none":
         stored["quantization"] = status.quantization
+    if run.request.base is not None:
+        stored["chat_template"] = run.request.base.chat_template
     return LoadModel(source=source, **stored)

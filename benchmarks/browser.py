@@ -33,7 +33,7 @@ def empty_page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
-            page = browser.new_page()
+            page = browser.new_context().new_page()  # a second tab shares its cache
             page.set_default_timeout(TIMEOUT_MS)
             yield page
         finally:

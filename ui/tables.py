@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from backend import CHAT_TEMPLATES
 from backend import results as rs
 from ui import data_sets, text
 from ui.safe_view import Child, Node, button, chip, el, facts
@@ -49,11 +50,19 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         *([("Saved", f"{text.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),
         ("Context length", text.plural(base.context_length, "token")),
         ("Vocabulary", text.plural(base.vocabulary, "token")),
-        ("Chat template", "yes" if base.chat_template else "no: plain text is continued"),
+        ("Chat template", _template(base)),
         ("Loaded in", text.duration(base.seconds)),
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)
+
+
+def _template(base: rs.ModelFacts) -> str:
+    if base.given_template != "own":
+        return f"{CHAT_TEMPLATES[base.given_template].title}, given to it"
+    if base.chat_template:
+        return "its own"
+    return "none: plain text is continued. Advanced, Chat template gives it one."
 
 
 # -- runs ----------------------------------------------------------------------------------------

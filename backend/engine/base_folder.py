@@ -17,6 +17,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.access import looks_like_path
+from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import title, weight_files
 from backend.engine import hub
 from backend.engine.control import Control
@@ -144,8 +145,11 @@ def context_length(folder: Path) -> int:
     return int(getattr(config, "max_position_embeddings", 0) or 0)
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read a base's tokenizer; raises ModelError where it has none."""
+def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBase:
+    """Read a base's tokenizer, with a chat template of the catalogue where it brings none.
+
+    Raises ModelError where there is no tokenizer, and Unsupported where it has a template already.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -154,6 +158,13 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"{title(folder)} has no tokenizer that can be read.", details=str(error)
         ) from error
+    if template != "own":
+        if tokenizer.chat_template:
+            raise Unsupported(
+                f"{title(folder)} has a chat template of its own, which it was trained with.",
+                cure="Leave Chat template at own.",
+            )
+        tokenizer.chat_template = CHAT_TEMPLATES[template].jinja
     return tokenizer
 
 

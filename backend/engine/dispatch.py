@@ -306,7 +306,6 @@ class Engine:
         return preflight.check(
             request,
             self.session,
-            base_path=message["base_path"],
             facts=_facts_of(message),
             runs=self.runs,
             timings=Timings(self.settings.timings_file),
@@ -319,7 +318,7 @@ class Engine:
             request,
             self.session,
             control,
-            base_path=message["base_path"],
+            facts=_facts_of(message),
             store=TokenStore(self.settings.tokens_dir),
         )
 
@@ -328,7 +327,7 @@ class Engine:
             request,
             self.session,
             control,
-            base_path=message["base_path"],
+            facts=_facts_of(message),
             store=TokenStore(self.settings.tokens_dir),
         )
 

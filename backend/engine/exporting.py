@@ -83,19 +83,21 @@ def _script(
         if train.start_from is not None:
             start = library.get(train.start_from)
             shutil.copytree(library.folder(start.id), folder / START)
-        write_examples(examples(train, place), folder / EXAMPLES)
+        template = run.request.base.chat_template if run.request.base else "own"
+        write_examples(examples(train, place, template), folder / EXAMPLES)
     except (DataError, ModelError, NotFound, Unsupported) as error:
         notes.append(f"It has no script: {error}")
         for name in (SCRIPT, EXAMPLES):
             (folder / name).unlink(missing_ok=True)
 
 
-def examples(train: Train, base: Path) -> Sequence[tokens.Tokens]:
+def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokens.Tokens]:
     """Return what a run learns from, as its base sees it."""
     context = base_folder.context_length(base)
     longest = min(train.longest, context) if context else train.longest
     source = data.of_run(train)
-    return tokens.tokenise(source, base_folder.read_tokenizer(base), max_length=longest).train
+    tokenizer = base_folder.read_tokenizer(base, template)
+    return tokens.tokenise(source, tokenizer, max_length=longest).train
 
 
 def write_examples(documents: Sequence[tokens.Tokens], file: Path) -> None:

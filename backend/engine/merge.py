@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from backend import checkpoint, merging
+from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine import base_folder, base_model, generate, memory, merge_stream
 from backend.engine.base_model import DTYPES
 from backend.engine.checks import BOUNDS, require_close
@@ -286,6 +287,9 @@ def _write_surroundings(job: Job, folder: Path) -> None:
     templates = job.folder / "additional_chat_templates"
     if templates.is_dir():
         shutil.copytree(templates, folder / templates.name)
+    if job.base.given_template != "own":
+        given = CHAT_TEMPLATES[job.base.given_template].jinja
+        (folder / "chat_template.jinja").write_text(given, encoding="utf-8")
 
 
 def _write_config(job: Job, folder: Path) -> None:

@@ -14,7 +14,6 @@ from backend.engine import (
     adapters,
     attention,
     base_folder,
-    base_model,
     data,
     disk,
     estimate,
@@ -71,7 +70,6 @@ def check(
     request: Preflight,
     session: Session,
     *,
-    base_path: str | None,
     facts: ModelFacts | None,
     runs: Runs,
     timings: Timings,
@@ -84,7 +82,7 @@ def check(
     notes: list[str] = []
     _check_name(train, session.library, runs, problems)
     problems.extend(sharing.problems(train, facts))
-    around = _collect(problems, lambda: _surroundings(session, base_path, facts))
+    around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
     matched = (
@@ -140,9 +138,7 @@ def check(
     )
 
 
-def _surroundings(
-    session: Session, base_path: str | None, facts: ModelFacts | None
-) -> Surroundings:
+def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
     """Return the base of this process, or what is known of the one in the session's own."""
     if session.facts is not None:
         base, facts = session.base, session.base.facts
@@ -150,15 +146,16 @@ def _surroundings(
             base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
             base.device, session, facts,
         )  # fmt: skip
-    if base_path is None:
+    if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    folder = Path(base_path)
+    folder = Path(facts.path)
     model = base_folder.skeleton(folder)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    device = torch.device(facts.device) if facts else base_model.choose_device("auto")
-    tokenizer = base_folder.read_tokenizer(folder)
-    mark = facts.fingerprint if facts else ""
-    return Surroundings(model, tokenizer, context, folder.name, mark, device, None, facts)
+    tokenizer = base_folder.read_tokenizer(folder, facts.given_template)
+    return Surroundings(
+        model, tokenizer, context, folder.name, facts.fingerprint, torch.device(facts.device), None,
+        facts,
+    )  # fmt: skip
 
 
 def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:

@@ -19,7 +19,14 @@ from backend.engine.sources import first_rows, open_source
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError, NotFound
 from backend.requests import PrepareData, PreviewData
-from backend.results import DataPreview, DataStats, Example, PreparedData, RowProblem
+from backend.results import (
+    DataPreview,
+    DataStats,
+    Example,
+    ModelFacts,
+    PreparedData,
+    RowProblem,
+)
 
 SHOWN_LENGTH = 20_000
 QUICK_BYTES = 2 * 1024**2
@@ -31,14 +38,14 @@ def preview(
     session: Session,
     control: Control,
     *,
-    base_path: str | None,
+    facts: ModelFacts | None,
     store: TokenStore,
 ) -> DataPreview:
     """Show the first examples as the model would see them, and what is wrong with which rows.
 
     Where the columns tell nothing, the preview has no shape: somebody has to say what they are.
     """
-    tokenizer = _tokenizer(session, base_path)
+    tokenizer = _tokenizer(session, facts)
     columns = _columns(request.data)
     try:
         source = data.read(
@@ -81,12 +88,12 @@ def prepare(
     session: Session,
     control: Control,
     *,
-    base_path: str | None,
+    facts: ModelFacts | None,
     store: TokenStore,
 ) -> PreparedData:
     """Tokenise a data set onto the disk, so that whatever uses it finds it done."""
     started = time.monotonic()
-    tokenizer = _tokenizer(session, base_path)
+    tokenizer = _tokenizer(session, facts)
     source = data.read(
         request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out
     )
@@ -99,12 +106,12 @@ def prepare(
     )
 
 
-def _tokenizer(session: Session, base_path: str | None) -> Any:
+def _tokenizer(session: Session, facts: ModelFacts | None) -> Any:
     if session.facts is not None:
         return session.base.tokenizer
-    if base_path is None:
+    if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    return base_folder.read_tokenizer(Path(base_path))
+    return base_folder.read_tokenizer(Path(facts.path), facts.given_template)
 
 
 def _columns(source: str) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ def _without_template(document: Document, tokenizer: Any) -> Rendered:
         raise Unrenderable(
             "it is a conversation, and this base has no chat template",
             f"Row {document.row} is a conversation, and this base has no chat template.",
-            "Use a base with a chat template, or data with prompt and completion.",
+            "Give it one: Load, Advanced, Chat template; dialogue fits any base. Or use data with "
+            "prompt and completion.",
         )
     prompt = plain_prompt(document.turns[0]["content"])
     text = prompt + document.turns[1]["content"] + end

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from backend.chat_templates import ChatTemplateId
 from backend.fields import Request, knob
 
 
@@ -51,6 +52,12 @@ class LoadModel(Request):
         label="Revision",
         max_length=200,
         help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+    )
+
+    chat_template: ChatTemplateId = knob(
+        "own",
+        label="Chat template",
+        help="How a conversation becomes text. For a base that brings none: dialogue fits any.",
     )
 
     @model_validator(mode="after")

@@ -26,6 +26,8 @@ class ModelFacts(Result):
     device: str
     tied_embeddings: bool
     chat_template: bool
+    given_template: str = "own"
+    """The catalogue's name of a chat template that the base was given, else own."""
     memory_predicted_bytes: int
     memory_measured_bytes: int
     fingerprint: str

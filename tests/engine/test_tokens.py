@@ -117,7 +117,8 @@ def test_without_a_template_a_conversation_is_refused(other_template: Any) -> No
 
     assert str(caught.value) == (
         "Row 3 is a conversation, and this base has no chat template. "
-        "Use a base with a chat template, or data with prompt and completion."
+        "Give it one: Load, Advanced, Chat template; dialogue fits any base. "
+        "Or use data with prompt and completion."
     )
 
 
@@ -254,7 +255,8 @@ def test_a_template_that_shows_no_row_is_said_once(tmp_path: Path, other_templat
 
     assert str(caught.value) == (
         "Row 1 is a conversation, and this base has no chat template. "
-        "Use a base with a chat template, or data with prompt and completion."
+        "Give it one: Load, Advanced, Chat template; dialogue fits any base. "
+        "Or use data with prompt and completion."
     )
     assert not caught.value.droppable
 

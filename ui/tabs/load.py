@@ -67,6 +67,7 @@ class LoadTab:
             self.form.add("revision", min_width=150)
             self.form.add("double_quant", min_width=150)
             self.form.add("compute_dtype", min_width=150)
+            self.form.add("chat_template", min_width=150)
         self.load = gr.Button("Load starter", variant="primary", elem_id="load-go")
         self.note = safe_view(NOTHING, label="Loading")
         self.quantizations = QuantizationPicker(self.bench, self.form)
