@@ -76,8 +76,10 @@ CHECKS = (
     ("lint", ("ruff", "check", ".")),
     ("format", ("ruff", "format", "--check", ".")),
     ("types", ("mypy",)),
-    ("tests", ("pytest",)),
+    ("tests", ("pytest", "-m", "not browser", "-n", "logical", "--dist", "loadfile")),
+    ("browser tests", ("pytest", "-m", "browser")),
 )
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # where each core has a test of its own
 COMPILER_NAMES = ("g++", "clang++", "c++")
 CHROMIUM_NAMES = (
     "chromium",
@@ -611,10 +613,12 @@ def install_for_tests(package: str, title: str, what_for: str) -> None:
 def run_tests(arguments: list[str], environment: dict[str, str]) -> int:
     """Run every check even if one fails; return the code of the first that failed."""
     codes: dict[str, int] = {}
-    for name, command in CHECKS:
+    chosen = (*CHECKS[:3], ("tests", ("pytest", *arguments))) if arguments else CHECKS
+    for name, command in chosen:
         print(f"\n--- {name}: {' '.join(command)}", flush=True)
-        words = [str(VENV_PYTHON), "-m", *command, *(arguments if name == "tests" else [])]
-        codes[name] = run_child(words, env=environment, cwd=HERE)
+        threads = ONE_THREAD if "-n" in command else {}
+        words = [str(VENV_PYTHON), "-m", *command]
+        codes[name] = run_child(words, env={**threads, **environment}, cwd=HERE)
     verdicts = [f"{name} {'failed' if code else 'ok'}" for name, code in codes.items()]
     print(f"\n{', '.join(verdicts)}", flush=True)
     return next(filter(None, codes.values()), 0)
