@@ -1,4 +1,4 @@
-"""Launching a run by hand from the page: the command, what keeps it back, and the run that waits."""
+"""Launching a run by hand from the page: the command, refusals, and the run that waits."""
 
 import gradio as gr
 import pytest
