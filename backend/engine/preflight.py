@@ -3,9 +3,10 @@
 Works on the loaded base, or beside a busy one on a skeleton without weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,6 +67,18 @@ class Surroundings:
         return sum(p.numel() for p in self.model.parameters())
 
 
+class _Room(NamedTuple):
+    """What a run takes of the memory, and what makes it fit where it does not."""
+
+    free: int
+    needed: int = 0
+    parts: Sequence[tuple[str, int]] = ()
+    budget: int = 0
+    change: dict[str, int | bool] | None = None
+    problems: Sequence[Problem] = ()
+    notes: Sequence[str] = ()
+
+
 def check(
     request: Preflight,
     session: Session,
@@ -95,22 +108,11 @@ def check(
         seconds, source = _duration(request, around, packs, runs, timings)
         notes = [*sharing.notes(train), *_notes(train, corpus, around)]
         warned = rate_warning(train.learning_rate, around.parameters)
-    memory_needed: estimate.Estimate | None = None
-    budget, needed, change = 0, 0, None
-    free = memory.available(around.device) if around else 0
+    room = _Room(memory.available(around.device)) if around else _Room(0)
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
-        if estimate.needs_checkpointing(shape, setup, free):
-            notes = [*notes, "Gradient checkpointing will be on: without it the run does not fit."]
-        setup = estimate.settle(shape, setup, free)
-        memory_needed = estimate.estimate(shape, setup)
-        budget = estimate.largest_budget(shape, setup, free)
-        needed = sharing.memory_bytes(train, around.device.type, memory_needed)
-        if needed > free and train.processes > 1:
-            problems.append(sharing.too_big(train, needed, free))
-        elif needed > free:
-            change = estimate.smallest_change(shape, setup, free, longest=corpus.stats.longest)
-            problems.append(_too_big(needed, free, change))
+        room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)
+        notes, problems = [*notes, *room.notes], [*problems, *room.problems]
     steps_to_do = total_steps(train, len(packs) if packs else 0)
     disk_needed, disk_free = disk.needed(trainable, steps_to_do), disk.free(runs.root)
     if full := disk.problem(disk_needed, disk_free):
@@ -125,16 +127,16 @@ def check(
         total_parameters=around.parameters if around else 0,
         stats=corpus.stats if corpus else None,
         steps=steps_to_do,
-        memory_bytes=needed,
-        memory_available_bytes=free,
+        memory_bytes=room.needed,
+        memory_available_bytes=room.free,
         seconds=seconds,
         seconds_from=source,
         disk_bytes=disk_needed,
         disk_free_bytes=disk_free,
         changed_settings=len({*changed_fields(train)} - {"data"}),
-        memory_parts=list(memory_needed.parts) if memory_needed and train.processes == 1 else [],
-        largest_token_budget=budget,
-        smallest_change=change,
+        memory_parts=list(room.parts),
+        largest_token_budget=room.budget,
+        smallest_change=room.change,
     )
 
 
@@ -323,6 +325,33 @@ def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> 
         return train.precision
     known = timings.get(train, around.session.base) if around.session else None
     return known.faster if known else "fp32"
+
+
+def _room(
+    train: Train, shape: estimate.Shape, setup: estimate.Setup, free: int, *, longest: int
+) -> _Room:
+    """Weigh a run against the memory that is free, with checkpointing where it needs that."""
+    notes = []
+    if estimate.needs_checkpointing(shape, setup, free):
+        notes = ["Gradient checkpointing will be on: without it the run does not fit."]
+    setup = estimate.settle(shape, setup, free)
+    needs = estimate.estimate(shape, setup)
+    needed = sharing.memory_bytes(train, setup.device, needs)
+    alone, problems, change = train.processes == 1, [], None
+    if needed > free and alone:
+        change = estimate.smallest_change(shape, setup, free, longest=longest)
+        problems = [_too_big(needed, free, change)]
+    elif needed > free:
+        problems = [sharing.too_big(train, needed, free)]
+    return _Room(
+        free=free,
+        needed=needed,
+        parts=list(needs.parts) if alone else [],
+        budget=estimate.largest_budget(shape, setup, free),
+        change=change,
+        problems=problems,
+        notes=notes,
+    )
 
 
 def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Problem:
