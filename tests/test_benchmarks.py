@@ -30,6 +30,7 @@ FIGURES = {
 FIGURES_OF_THE_APP = {
     "startup": "PyTorch in the page's process",
     "event_overhead": "share of a core while training",
+    "steering": "pause: seconds beyond one step",
     "page_latency": "second tab opened until it shows",
 }
 
