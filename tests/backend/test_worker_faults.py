@@ -21,6 +21,7 @@ from backend.jobs import Job
 from backend.runs import Run, Runs
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
+from tests.engines import engines
 
 pytestmark = pytest.mark.slow
 
@@ -309,13 +310,10 @@ def test_after_a_killed_app_the_next_one_has_the_session_and_goes_on(tmp_path: P
 
 
 def test_a_worker_that_dies_of_its_own_recipe_is_not_started_for_ever(service: Service) -> None:
-    def workers() -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if child.is_running()]
-
-    first = workers()[0]
+    first = engines()[0]
     first.kill()
     wait_until(lambda: service.snapshot().phase == "loading", 30)
-    second = wait_until(lambda: [child for child in workers() if child.pid != first.pid], 30)[0]
+    second = wait_until(lambda: [child for child in engines() if child.pid != first.pid], 30)[0]
     second.kill()
     wait_until(lambda: service.snapshot().phase == "down", 30)
 
@@ -325,6 +323,6 @@ def test_a_worker_that_dies_of_its_own_recipe_is_not_started_for_ever(service: S
     assert snapshot.notice.text.endswith(
         "It died while the session was being rebuilt, so that is given up. Load a base."
     )
-    assert [child for child in workers() if child.pid not in (first.pid, second.pid)] == []
+    assert [child for child in engines() if child.pid not in (first.pid, second.pid)] == []
     service.start(rq.LoadModel(source="starter")).result(timeout=LOADING_S)
     assert service.snapshot().phase == "ready"

@@ -20,6 +20,8 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
+from tests.engines import engines
+
 PROJECT = Path(__file__).resolve().parents[2]
 OUTPUT = PROJECT / "tests" / "output"
 PATIENCE_MS = 300_000
@@ -47,8 +49,7 @@ class App:
 
     def worker(self) -> psutil.Process:
         """The model process: a child that runs the engine."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if "backend.engine" in child.cmdline())
+        return engines(psutil.Process(self.process.pid))[0]
 
 
 def free_port() -> int:

@@ -84,7 +84,7 @@ class Process:
 
     def close(self) -> None:
         self._child.terminate()
-        self._child.wait()
+        self._child.communicate()  # which closes the pipes, too
 
 
 @lru_cache(maxsize=1)

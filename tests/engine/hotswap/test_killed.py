@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from backend import Service
@@ -12,6 +11,7 @@ from backend import requests as rq
 from backend.errors import Unsupported, WorkerDied
 from tests.engine.hotswap.conftest import FIVE, start
 from tests.engine.tiny import enlist, start_service, write_base
+from tests.engines import engines
 
 PATIENCE_S = 240
 
@@ -26,11 +26,6 @@ def wait_until(check: Callable[[], object]) -> None:
 def text_of(service: Service) -> str:
     job = service.snapshot().job
     return job.text if job is not None else ""
-
-
-def engine() -> psutil.Process:
-    children = psutil.Process().children()
-    return next(each for each in children if "backend.engine" in each.cmdline())
 
 
 @pytest.mark.slow
@@ -48,7 +43,7 @@ def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path)
         job = service.start(rq.PrepareHotswap(adapters=["en", "attn"]))
         wait_until(lambda: "Compiling" in text_of(service))
         time.sleep(2)  # well into it
-        engine().kill()
+        engines()[0].kill()
 
         with pytest.raises(WorkerDied, match="model process is gone"):
             job.result(timeout=30)
@@ -61,7 +56,7 @@ def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path)
         start(service, rq.Hotswap(adapter="attn"))
         with pytest.raises(Unsupported, match="Leave the hot-swap slot first"):
             start(service, rq.Merge(variant=[("en", 1.0)], destination=str(tmp_path / "merged")))
-        engine().kill()
+        engines()[0].kill()
         wait_until(lambda: service.snapshot().phase == "loading")
         wait_until(lambda: service.snapshot().phase == "ready")
         snapshot = service.snapshot()
