@@ -1,10 +1,10 @@
 """A page that watches a run, without a browser: the same requests at the same times.
 
 It does what the page's scripts do: asks once a second whether anything changed, has the page drawn
-when it did, at most every two seconds, and asks for the points of the chart on the Train tab.
+when it did, at most every two seconds and as a whole where more than a run's progress changed, and
+asks for the points of the chart on the Train tab.
 """
 
-import json
 import threading
 import time
 import uuid
@@ -14,11 +14,12 @@ from typing import Any, Self
 
 import httpx
 
-from ui.pulse import BEAT_MS, REST_MS
+from ui.pulse import ALL_MS, BEAT_MS, REST_MS
 
 POINTS_EVERY_S = 2.0
 BEAT_S = BEAT_MS / 1000
 REST_S = REST_MS / 1000
+ALL_S = ALL_MS / 1000
 CHART = "train-chart"
 PULSE = "pulse"
 
@@ -32,9 +33,9 @@ class WatchingPage:
         self._config = self._http.get("/config").json()
         self._components = {c["id"]: c for c in self._config["components"]}
         self._by_name = {c["props"].get("elem_id"): c["id"] for c in self._config["components"]}
-        self._drawing = self._find_drawing()
-        self._version = ""
-        self._drawn = 0.0
+        self._drawing, self._progress = (self._find(event) for event in ("click", "tick"))
+        self._version = self._standing = ""
+        self._drawn = self._whole = 0.0
         self._run: str | None = None
         self._seq = 0
         self._over = threading.Event()
@@ -77,24 +78,24 @@ class WatchingPage:
         now = time.monotonic()
         if version != self._version and now - self._drawn > REST_S:
             self._version, self._drawn = version, now
-            self.draw()
+            standing = version.strip('"').split("-")[2]
+            whole = standing != self._standing or now - self._whole > ALL_S
+            if whole:
+                self._standing, self._whole = standing, now
+            self.draw(self._drawing if whole else self._progress)
 
-    def draw(self) -> None:
+    def draw(self, drawing: dict[str, Any]) -> None:
         """Have the page drawn, as the pulse does."""
         body = {
-            "data": [self._value(id) for id in self._drawing["inputs"]],
+            "data": [self._value(id) for id in drawing["inputs"]],
             "event_data": {},
-            "fn_index": self._drawing["id"],
+            "fn_index": drawing["id"],
             "trigger_id": self._by_name[PULSE],
             "session_hash": self._session,
         }
-        self._http.post("/gradio_api/queue/join", json=body).raise_for_status()
-        where = f"/gradio_api/queue/data?session_hash={self._session}"
-        with self._http.stream("GET", where) as stream:
-            for line in stream.iter_lines():
-                self.bytes += len(line)
-                self._check(line)
-        self.requests += 2
+        response = self._http.post("/gradio_api/run/predict", json=body).raise_for_status()
+        self.bytes += len(response.content)
+        self.requests += 1
 
     def ask_points(self) -> None:
         """Do what a chart does that shows a run."""
@@ -123,11 +124,11 @@ class WatchingPage:
         self.bytes += len(response.content)
         return response
 
-    def _find_drawing(self) -> dict[str, Any]:
+    def _find(self, event: str) -> dict[str, Any]:
         """Return what the page's pulse calls."""
-        pulse = self._by_name[PULSE]
+        pulse = [self._by_name[PULSE], event]
         for dependency in self._config["dependencies"]:
-            if any(target == pulse for target, _ in dependency["targets"]):
+            if pulse in dependency["targets"]:
                 return dict(dependency)
         raise RuntimeError("The page has no pulse.")
 
@@ -135,13 +136,6 @@ class WatchingPage:
         """Return what a fresh page sends of a component; states stay on the server."""
         found = self._components[component]
         return None if found["type"] == "state" else found["props"].get("value")
-
-    def _check(self, line: str) -> None:
-        if not line.startswith("data:"):
-            return
-        message = json.loads(line[5:])
-        if message["msg"] == "process_completed" and not message["success"]:
-            raise RuntimeError(f"The page could not draw: {message['output']}")
 
     def _repeat(self, ask: Callable[[], None], every: float) -> None:
         while not self._over.is_set():

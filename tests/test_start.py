@@ -613,16 +613,9 @@ def test_every_check_runs_and_the_first_failure_counts(project: Project) -> None
         assert f"-m {command}\n" in project.calls()
     assert f"browser: {chromium}" in result.stdout
     assert "lint failed, format ok, types ok, tests failed\n" in result.stdout
-
-
-@posix_only
-def test_every_test_runs_beside_others_but_those_with_a_browser(project: Project) -> None:
-    chromium = project.write_program("my-browser", "#!/bin/sh\n")
-    result = project.start("--test", CHROMIUM=str(chromium))
-    calls = project.calls()
-    assert "-m pytest -m not browser -n logical --dist loadfile\n" in calls
-    assert "-m pytest -m browser\n" in calls
-    assert "types ok, tests failed, browser tests failed\n" in result.stdout
+    project.start("--test", CHROMIUM=str(chromium))  # all of them: side by side, then the browser
+    assert "-m pytest -m not browser -n logical --dist loadfile\n" in project.calls()
+    assert "-m pytest -m browser\n" in project.calls()
 
 
 # --- for real ---

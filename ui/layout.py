@@ -112,6 +112,17 @@ class Page:
             self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
         )
         self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
+        self.pulse.tick(
+            self.draw_progress,
+            inputs_kwargs={
+                "seen": self.seen,
+                "dismissed": self.train.dismissed,
+                **self.runs.list_inputs,
+            },
+            outputs=[self.seen, self.bar, *self.train.followed, self.runs.table],
+            trigger_mode="always_last",
+            **AT_ONCE,
+        )
 
     def attach(self, kept: Any) -> dict[Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
@@ -142,11 +153,29 @@ class Page:
         for name, screen in self.screens.items():
             mine = {each: watched[f"{name}__{each}"] for each in screen.watched}
             wanted.update(screen.show(snapshot, **mine))
+        return self._news({"key": key}, seen, wanted)
+
+    def draw_progress(
+        self, seen: dict[str, Any], dismissed: list[str], **listed: Any
+    ) -> dict[Any, Any]:
+        """Send what moves while a run just goes on."""
+        snapshot = self.bench.service.snapshot()
+        wanted = {
+            self.bar: bar(snapshot),
+            **self.train.follow(snapshot, dismissed),
+            **self.runs.run_list(snapshot, **listed),
+        }
+        return self._news({**seen}, seen, wanted)
+
+    def _news(
+        self, keep: dict[Any, Any], seen: dict[Any, Any], wanted: dict[Any, Any]
+    ) -> dict[Any, Any]:
+        """Return the parts that this browser tab has not seen like this, and the new `seen`."""
         marks = {part._id: _mark(value) for part, value in wanted.items()}
         fresh = {
             part: value for part, value in wanted.items() if seen.get(part._id) != marks[part._id]
         }
-        return {self.seen: {"key": key, **marks}, **fresh}
+        return {self.seen: {**keep, **marks}, **fresh}
 
     def use_bar(self, event: gr.EventData) -> Any:
         """Steer or stop what runs, or go to the tab that changes what was clicked."""

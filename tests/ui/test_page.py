@@ -14,6 +14,7 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService, evaluation
 from tests.ui.test_view import words
 from ui.layout import Page
+from ui.pulse import standing
 from ui.view import Check
 
 
@@ -350,3 +351,21 @@ def test_a_demo_takes_no_uploads(tmp_path) -> None:
         _, note = page.train.picker.add_upload(str(file))
     assert "takes no uploads" in words(note)
     assert not page.train.picker.upload.interactive
+
+
+def test_a_run_that_goes_on_is_drawn_alone(page: Page, service: FakeService) -> None:
+    service.step_seconds = 0.02
+    service.start(rq.Train(name="pirate", max_steps=60))
+    time.sleep(0.2)  # under way
+    seen = draw(page)[page.seen]
+    before = standing(service.snapshot())
+    time.sleep(0.2)
+
+    listed = {"words": "", "state": "", "selected": "", "ticked": []}
+    news = page.draw_progress(seen, [], **listed)
+
+    assert standing(service.snapshot()) == before
+    assert set(news) == {page.seen, page.bar, page.train.stage, page.runs.table}
+    assert news[page.seen]["key"] == seen["key"]  # the rest of the page is as old as it was
+    wait(service)
+    assert standing(service.snapshot()) != before
