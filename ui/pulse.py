@@ -1,7 +1,7 @@
 """The page's pulse: asks about once a second whether anything changed, and only then has it drawn.
 
 Where a run just went on (`tick`, not `click`), what shows its progress is drawn, and the whole page
-every ten seconds: Gradio 6.31 builds a component anew for each output, whether it changed or not.
+every half minute: Gradio 6.31 builds a component anew for each output, whether it changed or not.
 
 A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or not (Gradio 6.31:
 queue, event stream); asking for the version by a server function costs a tenth of that.
@@ -22,7 +22,7 @@ REST_MS = 1700
 
 Two beats and the drawing itself stay below two seconds, the latest at which news should be seen.
 """
-ALL_MS = 10_000
+ALL_MS = 30_000
 """The most time between two drawings of the whole page while something changes."""
 PATIENCE_MS = 6000
 """The longest an answer may take: the page's process is slow to answer while it draws for many."""
