@@ -12,7 +12,7 @@ from backend import results as rs
 from backend.engine import saving
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine import made_adapters as made
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 METHODS = get_args(rq.BlendMethod)
 EXACT = ("cat", "svd")
@@ -363,4 +363,4 @@ def test_peft_still_scales_a_blend_of_rslora_too_far(service: Service) -> None:
     found = by_peft(service, sources, "cat")
 
     wrong = made.distance(found, expected) == pytest.approx(8**0.5 - 1, rel=1e-3)
-    still(wrong, "blends of rsLoRA (issue 3761)", "factors.py (scaling_of)")
+    assert_still(wrong, "blends of rsLoRA (issue 3761)", "factors.py (scaling_of)")

@@ -21,7 +21,7 @@ from backend.engine.base_model import Base
 from backend.engine.quantization import _forward_8bit
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 TEXTS = ["Where is the cat?", "The cat is on the mat.", "Arr, the cat be on the mat!"]
 QUICK: dict[str, Any] = {"data": "starter:pirate", "tokens_per_step": 256, "precision": "fp32"}
@@ -92,11 +92,11 @@ def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
 # -- right answers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("double", [False, True], ids=["plain", "double"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "double"),
+    [*((kind, False) for kind in KINDS), *((kind, True) for kind in KINDS if kind != "int8")],
+)
 def test_gradients_after_chatting_are_those_from_before(kind: str, double: bool) -> None:
-    if kind == "int8" and double:
-        pytest.skip("Double quantisation is for 4-bit bases.")
     loaded = base(kind, double_quant=double)
     peft = wrapped(loaded)
     before = gradient(peft, loaded)
@@ -251,7 +251,7 @@ def test_bitsandbytes_still_spoils_gradients_after_an_answer() -> None:
     with pytest.warns(UserWarning, match="autograd kernel"):
         after = gradient(peft, loaded)
 
-    still(cosine(before, after) < 0.9, "packed gradients", "quantization.py (guard)", bnb)
+    assert_still(cosine(before, after) < 0.9, "packed gradients", "quantization.py (guard)", bnb)
 
 
 def test_bitsandbytes_still_computes_8_bit_answers_unlike_its_training() -> None:
@@ -261,7 +261,7 @@ def test_bitsandbytes_still_computes_8_bit_answers_unlike_its_training() -> None
         training = model.train()(ids).logits
 
     wrong = not torch.allclose(answering, training, atol=1e-4)
-    still(wrong, "8-bit answers", "quantization.py (_WeightOnlyState)", bnb)
+    assert_still(wrong, "8-bit answers", "quantization.py (_WeightOnlyState)", bnb)
 
 
 def test_bitsandbytes_still_keeps_the_input_of_8_bit_layers() -> None:
@@ -274,7 +274,7 @@ def test_bitsandbytes_still_keeps_the_input_of_8_bit_layers() -> None:
     _forward_8bit(context, torch.ones(2, 4), state.CB, None, None, state)
 
     wrong = context.A is not None
-    still(wrong, "inputs of 8-bit layers", "quantization.py (_forward_keeping_nothing)", bnb)
+    assert_still(wrong, "inputs of 8-bit layers", "quantization.py (_forward_keeping_nothing)", bnb)
 
 
 PLAIN_PEFT = """

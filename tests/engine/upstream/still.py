@@ -13,7 +13,7 @@ POINTER = re.compile(r"(?P<file>[\w/]+\.py) \((?P<name>[\w.]+)\)")
 NAMES = {peft: "PEFT"}
 
 
-def still(wrong: bool, what: str, guard: str, library: ModuleType = peft) -> None:
+def assert_still(wrong: bool, what: str, guard: str, library: ModuleType = peft) -> None:
     """Assert that a library is still wrong; the guard is a file and a name in it: `a.py (b)`."""
     name = NAMES.get(library, library.__name__.capitalize())
     assert wrong, f"{name} {library.__version__} mended {what}: the guard in {guard} may go."

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, TextStreamer
 
 from tests.engine.tiny import fresh, lora
 from tests.engine.upstream.plain_models import IDS, Write, distance, load, logits
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -26,7 +26,7 @@ def test_an_answer_depends_on_its_company(base: Path) -> None:
         return list(output[-1, IDS.shape[1] :].tolist())
 
     assert answer(1) == answer(1)
-    still(answer(2) != answer(1), "seeds in batches", "generate.py (Luck)", transformers)
+    assert_still(answer(2) != answer(1), "seeds in batches", "generate.py (Luck)", transformers)
 
 
 def test_a_batch_cannot_be_streamed(base: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_batch_cannot_be_streamed(base: Path) -> None:
         wrong = False
     except ValueError as error:
         wrong = "batch size 1" in str(error)
-    still(wrong, "streaming of batches", "words.py (WordStream)", transformers)
+    assert_still(wrong, "streaming of batches", "words.py (WordStream)", transformers)
 
 
 def test_a_call_that_raises_lets_its_adapters_answer_the_next(base: Path, write: Write) -> None:
@@ -54,4 +54,4 @@ def test_a_call_that_raises_lets_its_adapters_answer_the_next(base: Path, write:
     for module in model.modules():
         module._forward_pre_hooks.clear()
     wrong = distance(stale, right) > 1e-2 and distance(stale, logits(model)) < 1e-5
-    still(wrong, "hooks after an error (issue 3475)", "batch.py (Routing)")
+    assert_still(wrong, "hooks after an error (issue 3475)", "batch.py (Routing)")

@@ -18,7 +18,7 @@ from tests.engine.upstream.plain_models import (
     logits,
     lora_layers,
 )
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -32,7 +32,7 @@ def test_a_blend_forgets_dora_magnitudes(base: Path, write: Write) -> None:
     wrong = any("blend" not in layer.lora_magnitude_vector for layer in layers) or (
         distance(logits(model), before) > 1e-3
     )
-    still(wrong, "blends of DoRA", "blends.py (unfit)")
+    assert_still(wrong, "blends of DoRA", "blends.py (unfit)")
 
 
 def test_a_failed_blend_leaves_an_empty_adapter_that_a_retry_takes_for_done(
@@ -46,7 +46,7 @@ def test_a_failed_blend_leaves_an_empty_adapter_that_a_retry_takes_for_done(
     wrong = "blend" in model.peft_config
     model.add_weighted_adapter(**ties, adapter_name="blend", density=0.5)
     wrong &= not any(change.any() for change in changes(model, "blend").values())
-    still(wrong, "failed blends", "combine.py (combine)")
+    assert_still(wrong, "failed blends", "combine.py (combine)")
 
 
 def test_a_blend_with_pissa_changes_the_base(base: Path, write: Write) -> None:
@@ -54,7 +54,7 @@ def test_a_blend_with_pissa_changes_the_base(base: Path, write: Write) -> None:
     before = logits(model)
     model.add_weighted_adapter(["pissa"], [1.0], "blend", combination_type="cat")
     model.set_adapter("pissa")
-    still(distance(logits(model), before) > 1e-2, "blends of PiSSA", "lifecycle.py (_baked)")
+    assert_still(distance(logits(model), before) > 1e-2, "blends of PiSSA", "lifecycle.py (_baked)")
 
 
 def test_linear_blends_are_not_the_weighted_sum(base: Path, write: Write) -> None:
@@ -64,7 +64,7 @@ def test_linear_blends_are_not_the_weighted_sum(base: Path, write: Write) -> Non
     one, two = changes(model, "one"), changes(model, "two")
     wanted = {key: 0.7 * one[key] + 0.3 * two[key] for key in one}
     wrong = gap(changes(model, "blend"), wanted) > 1e-2
-    still(wrong, "cross terms of linear blends (issue 3004)", "combine.py (measure)")
+    assert_still(wrong, "cross terms of linear blends (issue 3004)", "combine.py (measure)")
 
 
 def test_a_list_of_weights_that_is_too_short_is_cut_off(base: Path, write: Write) -> None:
@@ -72,7 +72,7 @@ def test_a_list_of_weights_that_is_too_short_is_cut_off(base: Path, write: Write
     model.load_adapter(write("two", lora(r=2), 1), "two")
     model.add_weighted_adapter(["one", "two"], [1.0], "blend", combination_type="cat")
     wrong = gap(changes(model, "blend"), changes(model, "one")) < 1e-5
-    still(wrong, "weights that are missing", "requests/blending.py (Combine)")
+    assert_still(wrong, "weights that are missing", "requests/blending.py (Combine)")
 
 
 def test_converting_dora_drops_its_magnitudes(base: Path, write: Write) -> None:
@@ -81,7 +81,7 @@ def test_converting_dora_drops_its_magnitudes(base: Path, write: Write) -> None:
     config, tensors = convert_to_lora(model, 64)
     plain = get_peft_model(fresh(base), config)
     peft.set_peft_model_state_dict(plain, tensors)
-    still(
+    assert_still(
         distance(logits(plain), before) > 1e-3,
         "convert_to_lora of DoRA",
         "plain_lora.py (_dora_change)",
@@ -105,7 +105,9 @@ def test_a_blend_forgets_biases(base: Path) -> None:
     before = logits(model)
     wrong = distance(blended(model), before) > 1e-2
     wrong &= gap(changes(model, "blend"), changes(model, "biased")) < 1e-5  # the rest is right
-    still(wrong, "blends of lora_bias (issue 3761)", "adapter_config.py (require_plain_lora)")
+    assert_still(
+        wrong, "blends of lora_bias (issue 3761)", "adapter_config.py (require_plain_lora)"
+    )
 
 
 def test_a_blend_forgets_the_diagonal_of_kasa(base: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_blend_forgets_the_diagonal_of_kasa(base: Path) -> None:
             parameter.data.normal_(std=0.3)
     before = logits(model)
     wrong = distance(blended(model), before) > 1e-2
-    still(wrong, "blends of KaSA (issue 3761)", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "blends of KaSA (issue 3761)", "adapter_config.py (require_plain_lora)")
 
 
 def test_a_blend_forgets_whole_layers(base: Path) -> None:
@@ -128,4 +130,4 @@ def test_a_blend_forgets_whole_layers(base: Path) -> None:
             parameter.data.mul_(1.5)
     before = logits(model)
     wrong = distance(blended(model), before) > 1e-2
-    still(wrong, "blends of modules_to_save", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "blends of modules_to_save", "adapter_config.py (require_plain_lora)")

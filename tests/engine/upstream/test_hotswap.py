@@ -11,7 +11,7 @@ from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotsw
 
 from tests.engine.tiny import fresh, lora
 from tests.engine.upstream.plain_models import IDS, Write, distance, load, logits, set_strength
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -43,7 +43,7 @@ def test_a_swap_zeroes_another_adapter_whose_name_contains_the_slots(
     model.set_adapter("en_formal")
     wrong = distance(logits(model), before) > 1e-2
     wrong &= distance(logits(model), logits(fresh(base))) < 1e-5
-    still(wrong, "swaps beside adapters of a longer name", "slot_layers.py (SlotLayer)")
+    assert_still(wrong, "swaps beside adapters of a longer name", "slot_layers.py (SlotLayer)")
 
 
 def test_a_swap_ignores_patterns(base: Path, write: Write) -> None:
@@ -57,7 +57,7 @@ def test_a_swap_ignores_patterns(base: Path, write: Write) -> None:
     hotswap_adapter(model, str(patterned), "default", torch_device="cpu")
 
     wrong = distance(logits(model), before) > 1e-2
-    still(wrong, "swaps with patterns (issue 3738)", "slot_layers.py (read_parts)")
+    assert_still(wrong, "swaps with patterns (issue 3738)", "slot_layers.py (read_parts)")
 
 
 def test_a_swap_leaves_the_old_configuration_and_is_saved_with_it(
@@ -72,7 +72,7 @@ def test_a_swap_leaves_the_old_configuration_and_is_saved_with_it(
     model.save_pretrained(tmp_path / "saved", save_embedding_layers=False)
 
     wrong = stale and distance(logits(load(base, tmp_path / "saved")), logits(model)) > 1e-2
-    still(wrong, "configurations after a swap (issue 3581)", "hotswap.py (save_copy)")
+    assert_still(wrong, "configurations after a swap (issue 3581)", "hotswap.py (save_copy)")
 
 
 def test_a_prepared_adapter_is_saved_wrong(base: Path, write: Write, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_prepared_adapter_is_saved_wrong(base: Path, write: Write, tmp_path: P
     model.save_pretrained(tmp_path / "saved", save_embedding_layers=False)
 
     wrong = distance(logits(load(base, tmp_path / "saved")), before) > 1e-2
-    still(wrong, "saving of prepared adapters", "hotswap.py (save_copy)")
+    assert_still(wrong, "saving of prepared adapters", "hotswap.py (save_copy)")
 
 
 def test_a_strength_after_a_swap_takes_the_old_scaling(base: Path, write: Write) -> None:
@@ -94,7 +94,7 @@ def test_a_strength_after_a_swap_takes_the_old_scaling(base: Path, write: Write)
     set_strength(model, 1.0)
 
     wrong = distance(logits(model), logits(load(base, second))) > 1e-2
-    still(wrong, "set_scale after a swap", "slot.py (Slot.swap)")
+    assert_still(wrong, "set_scale after a swap", "slot.py (Slot.swap)")
 
 
 def test_a_pissa_adapter_is_swapped_in_wrong(base: Path, write: Write) -> None:
@@ -104,7 +104,7 @@ def test_a_pissa_adapter_is_swapped_in_wrong(base: Path, write: Write) -> None:
     hotswap_adapter(model, str(pissa), "default", torch_device="cpu")
 
     wrong = distance(logits(model), logits(load(base, pissa))) > 1e-2
-    still(wrong, "swaps of PiSSA", "hotswap.py (_require_fit)")
+    assert_still(wrong, "swaps of PiSSA", "hotswap.py (_require_fit)")
 
 
 def refuses(model: PeftModel, folder: Path, word: str) -> bool:
@@ -121,7 +121,7 @@ def test_another_dropout_is_refused_though_answers_do_not_depend_on_it(
     model = load(base, write("dry", lora(r=8)))
 
     wrong = refuses(model, write("wet", lora(r=8, lora_dropout=0.1)), "lora_dropout")
-    still(wrong, "swaps with another dropout", "slot_layers.py (SlotLayer)")
+    assert_still(wrong, "swaps with another dropout", "slot_layers.py (SlotLayer)")
 
 
 def test_dora_and_rslora_cannot_take_turns_with_lora(base: Path, write: Write) -> None:
@@ -129,7 +129,7 @@ def test_dora_and_rslora_cannot_take_turns_with_lora(base: Path, write: Write) -
     for option in ("use_rslora", "use_dora"):
         model = load(base, write(f"plain {option}", lora(r=8)))
         wrong = refuses(model, write(option, lora(r=8, **{option: True})), option)
-        still(wrong, f"swaps with {option}", "hotswap.py (_require_fit)")
+        assert_still(wrong, f"swaps with {option}", "hotswap.py (_require_fit)")
 
 
 def test_generate_does_not_use_what_a_compiled_peft_model_compiled(
@@ -160,7 +160,7 @@ def test_generate_does_not_use_what_a_compiled_peft_model_compiled(
     answer(model)
 
     assert compiled  # counting works, where what is compiled is used
-    still(unused, "compiling for generate", "compiling.py (install)")
+    assert_still(unused, "compiling for generate", "compiling.py (install)")
 
 
 def test_swaps_by_transformers_keep_the_old_scaling(base: Path, write: Write) -> None:
@@ -172,4 +172,4 @@ def test_swaps_by_transformers_keep_the_old_scaling(base: Path, write: Write) ->
     moved = distance(logits(model), logits(load(base, weak)))
 
     wrong = moved > 1e-2 and distance(logits(model), logits(load(base, strong))) > 1e-2
-    still(wrong, "hot-swaps", "slot.py (Slot.swap)", transformers)
+    assert_still(wrong, "hot-swaps", "slot.py (Slot.swap)", transformers)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.engine.tiny import fresh, lora
 from tests.engine.upstream.plain_models import WEIGHTS, Q, Write, distance, load, logits
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -31,7 +31,9 @@ def test_base_weights_in_an_adapter_overwrite_the_base(base: Path, write: Write)
     with model.disable_adapter():
         zeroed = not logits(model).any()
     layer = model.get_submodule(Q).get_base_layer()
-    still(zeroed and not layer.weight.any(), "base weights in adapters", "scan.py (_layer_names)")
+    assert_still(
+        zeroed and not layer.weight.any(), "base weights in adapters", "scan.py (_layer_names)"
+    )
 
 
 def test_numbers_that_are_not_finite_load_in_silence(base: Path, write: Write) -> None:
@@ -40,7 +42,7 @@ def test_numbers_that_are_not_finite_load_in_silence(base: Path, write: Write) -
     tensors[f"{Q}.lora_B.weight"].fill_(float("nan"))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     wrong = bool(logits(load(base, folder)).isnan().any())
-    still(wrong, "NaN in adapters", "scan.py (scan)")
+    assert_still(wrong, "NaN in adapters", "scan.py (scan)")
 
 
 def test_a_foreign_regular_expression_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +54,7 @@ def test_a_foreign_regular_expression_is_run(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(re, "fullmatch", fullmatch)
     tuners_utils.check_target_module_exists(lora(target_modules="a+"), "model.q_proj")
-    still(bool(run), "regular expressions as targets", "adapter_config.py (_plain_targets)")
+    assert_still(bool(run), "regular expressions as targets", "adapter_config.py (_plain_targets)")
 
 
 def test_loading_into_a_name_keeps_the_old_configuration(base: Path, write: Write) -> None:
@@ -61,7 +63,7 @@ def test_loading_into_a_name_keeps_the_old_configuration(base: Path, write: Writ
     model = load(base, weak, "one")
     model.load_adapter(strong, "one")
     wrong = distance(logits(model), logits(load(base, strong))) > 1e-2
-    still(wrong, "load_adapter into an existing name", "library.py (new_adapter_id)")
+    assert_still(wrong, "load_adapter into an existing name", "library.py (new_adapter_id)")
 
 
 def test_a_failed_load_leaves_half_an_adapter(base: Path, write: Write, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_failed_load_leaves_half_an_adapter(base: Path, write: Write, tmp_path
     get_peft_model(other, lora(r=2)).save_pretrained(tmp_path / "bad", save_embedding_layers=False)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_adapter(tmp_path / "bad", "two")
-    still("two" in model.peft_config, "half-made adapters", "adapters.py (load_plainly)")
+    assert_still("two" in model.peft_config, "half-made adapters", "adapters.py (load_plainly)")
 
 
 def test_an_adapter_of_fewer_layers_loads_with_empty_ones(base: Path, write: Write) -> None:
@@ -79,7 +81,7 @@ def test_an_adapter_of_fewer_layers_loads_with_empty_ones(base: Path, write: Wri
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     layer = load(base, folder).get_submodule(Q.replace("layers.0", "layers.1"))
     wrong = "default" in layer.lora_A and not layer.lora_B["default"].weight.any()
-    still(wrong, "adapters of fewer layers", "scan.py (_require_same_layers)")
+    assert_still(wrong, "adapters of fewer layers", "scan.py (_require_same_layers)")
 
 
 def test_pissa_changes_the_base_under_the_others(base: Path, write: Write) -> None:
@@ -87,4 +89,6 @@ def test_pissa_changes_the_base_under_the_others(base: Path, write: Write) -> No
     model = load(base, plain, "plain")
     before = logits(model)
     model.load_adapter(pissa, "pissa")
-    still(distance(logits(model), before) > 1e-2, "PiSSA beside others", "lifecycle.py (_baked)")
+    assert_still(
+        distance(logits(model), before) > 1e-2, "PiSSA beside others", "lifecycle.py (_baked)"
+    )

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.engine.tiny import fresh, lora
 from tests.engine.upstream.plain_models import Q, Write, distance, load, logits, set_strength
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -18,7 +18,7 @@ def test_unloading_a_merged_model_keeps_the_change(base: Path, write: Write) -> 
     model = load(base, write("good", lora(r=2)))
     model.merge_adapter()
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    still(wrong, "unload() while merged", "merge.py (merge)")
+    assert_still(wrong, "unload() while merged", "merge.py (merge)")
 
 
 def test_a_merge_that_fails_half_way_leaves_a_half_merged_base(base: Path, write: Write) -> None:
@@ -28,14 +28,14 @@ def test_a_merge_that_fails_half_way_leaves_a_half_merged_base(base: Path, write
     with pytest.raises(ValueError, match="NaNs detected"):
         model.merge_and_unload(safe_merge=True)
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    still(wrong, "merges that fail", "merge.py (merge)")
+    assert_still(wrong, "merges that fail", "merge.py (merge)")
 
 
 def test_a_misspelt_adapter_is_not_merged_in_silence(base: Path, write: Write) -> None:
     model = load(base, write("good", lora(r=2)), "good")
     merged = model.merge_and_unload(adapter_names=["god"])
     wrong = distance(logits(merged), logits(fresh(base))) < 1e-6
-    still(wrong, "unknown names in merge_and_unload", "merging.py (check_variant)")
+    assert_still(wrong, "unknown names in merge_and_unload", "merging.py (check_variant)")
 
 
 def test_strength_between_merge_and_unmerge_spoils_the_base(base: Path, write: Write) -> None:
@@ -44,7 +44,7 @@ def test_strength_between_merge_and_unmerge_spoils_the_base(base: Path, write: W
     set_strength(model, 0.3)
     model.unmerge_adapter()
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    still(wrong, "set_scale while merged", "merge.py (merge)")
+    assert_still(wrong, "set_scale while merged", "merge.py (merge)")
 
 
 def test_repeated_layers_merge_wrongly(base: Path) -> None:
@@ -53,7 +53,7 @@ def test_repeated_layers_merge_wrongly(base: Path) -> None:
     model = get_peft_model(fresh(base), config)
     before = logits(model)
     wrong = distance(logits(model.merge_and_unload()), before) > 1e-3
-    still(wrong, "merges of layer_replication", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "merges of layer_replication", "adapter_config.py (require_plain_lora)")
 
 
 def test_a_merge_into_tied_embeddings_is_wrong(base: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_merge_into_tied_embeddings_is_wrong(base: Path) -> None:
     model = get_peft_model(tied, config)
     before = logits(model)
     wrong = distance(logits(model.merge_and_unload()), before) > 1e-3
-    still(wrong, "merges into tied embeddings", "scan.py (_require_same_layers)")
+    assert_still(wrong, "merges into tied embeddings", "scan.py (_require_same_layers)")
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -76,7 +76,7 @@ def test_a_bf16_base_is_another_after_a_merge_was_taken_back(
     model.merge_adapter()
     model.unmerge_adapter()
     wrong = distance(logits(model.unload()), before) > 1e-2
-    still(wrong, "unmerging in bf16", "merge.py (merge)")
+    assert_still(wrong, "unmerging in bf16", "merge.py (merge)")
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -91,4 +91,4 @@ def test_a_bf16_merge_answers_unlike_the_adapter(base: Path, write: Write, dora:
         return distance(logits(peft.merge_and_unload()), before)
 
     assert moved(torch.float32) < 1e-4
-    still(moved(torch.bfloat16) > 1e-2, "merges in bf16", "merging.py (merge_precision)")
+    assert_still(moved(torch.bfloat16) > 1e-2, "merges in bf16", "merging.py (merge_precision)")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.engine.tiny import STARTER, lora, write_adapter
 from tests.engine.upstream.plain_models import distance, logits
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -54,7 +54,7 @@ def test_saving_after_an_answer_changes_the_answers() -> None:
     model.state_dict()
 
     wrong = distance(logits(model), before) > 0.3 * float(before.abs().max())
-    still(wrong, "saving of packed 4-bit weights", "quantization.py (guard)", bnb)
+    assert_still(wrong, "saving of packed 4-bit weights", "quantization.py (guard)", bnb)
 
 
 def test_a_merge_after_an_answer_is_garbage(tmp_path: Path) -> None:
@@ -72,4 +72,6 @@ def test_a_merge_after_an_answer_is_garbage(tmp_path: Path) -> None:
 
     pairs = list(zip(merged(True), merged(False), strict=True))
     errors = [float((left - right).norm() / right.norm()) for left, right in pairs]
-    still(min(errors) > 0.5, "merges into packed 4-bit weights", "quantization.py (guard)", bnb)
+    assert_still(
+        min(errors) > 0.5, "merges into packed 4-bit weights", "quantization.py (guard)", bnb
+    )

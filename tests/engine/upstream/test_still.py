@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.upstream.still import exists, still
+from tests.engine.upstream.still import assert_still, exists
 
 TESTS = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ def pointers() -> dict[str, str]:
         if file == Path(__file__):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "still":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "assert_still":
                 guard = node.args[2]
                 assert isinstance(guard, ast.Constant), f"{file}: a guard is plain text"
                 found[str(guard.value)] = file.name
@@ -37,9 +37,9 @@ def test_every_guard_that_a_test_names_exists() -> None:
 def test_a_pointer_to_nothing_is_noticed(stale: str) -> None:
     assert not exists(stale)
     with pytest.raises(AssertionError, match="point to where"):
-        still(True, "something", stale)
+        assert_still(True, "something", stale)
 
 
 def test_what_is_mended_is_noticed() -> None:
     with pytest.raises(AssertionError, match=r"PEFT .* mended something: the guard in scan.py"):
-        still(False, "something", "scan.py (scan)")
+        assert_still(False, "something", "scan.py (scan)")

@@ -16,7 +16,7 @@ from tests.engine.upstream.plain_models import (
     logits,
     set_strength,
 )
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -30,21 +30,21 @@ def test_an_adapter_called_like_a_module_spoils_the_saving_of_another(
     model.save_pretrained(tmp_path / "out", save_embedding_layers=False)
     saved = load_file(tmp_path / "out" / "good" / WEIGHTS)
     wrong = saved.keys() != load_file(folder / WEIGHTS).keys()
-    still(wrong, "names of modules (issue 3584)", "library.py (new_adapter_id)")
+    assert_still(wrong, "names of modules (issue 3584)", "library.py (new_adapter_id)")
 
 
 def test_a_misspelt_adapter_switches_all_off(base: Path, write: Write) -> None:
     model = load(base, write("good", lora(r=2)), "good")
     model.base_model.set_adapter(["god"])
     wrong = distance(logits(model), logits(fresh(base))) < 1e-6
-    still(wrong, "unknown names in set_adapter", "session.py (Session.resolve)")
+    assert_still(wrong, "unknown names in set_adapter", "session.py (Session.resolve)")
 
 
 def test_switching_makes_an_adapter_learn(base: Path, write: Write) -> None:
     model = load(base, write("good", lora(r=2)), "good")
     model.set_adapter("good")
     wrong = any(parameter.requires_grad for parameter in model.parameters())
-    still(wrong, "set_adapter for inference", "session.py (Session.activate)")
+    assert_still(wrong, "set_adapter for inference", "session.py (Session.activate)")
 
 
 def test_deleting_the_last_adapter_breaks_the_model(base: Path, write: Write) -> None:
@@ -55,14 +55,14 @@ def test_deleting_the_last_adapter_breaks_the_model(base: Path, write: Write) ->
         wrong = False
     except KeyError:
         wrong = True
-    still(wrong, "the last adapter's deletion", "session.py (Session.drop)")
+    assert_still(wrong, "the last adapter's deletion", "session.py (Session.drop)")
 
 
 def test_dora_without_strength_is_not_the_base(base: Path, write: Write) -> None:
     model = load(base, write("dora", lora(r=4, use_dora=True)))
     set_strength(model, 0.0)
     wrong = distance(logits(model), logits(fresh(base))) > 1e-2
-    still(wrong, "DoRA's strength", "session.py (_require_strength)")
+    assert_still(wrong, "DoRA's strength", "session.py (_require_strength)")
 
 
 def test_whole_layers_of_an_adapter_do_not_scale(base: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_whole_layers_of_an_adapter_do_not_scale(base: Path, tmp_path: Path) -> 
             parameter.data.mul_(1.5)
     set_strength(model, 0.0)
     wrong = distance(logits(model), logits(fresh(base))) > 1e-2
-    still(wrong, "the strength of modules_to_save", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "the strength of modules_to_save", "adapter_config.py (require_plain_lora)")
 
 
 def test_saving_writes_every_adapter(base: Path, write: Write, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_saving_writes_every_adapter(base: Path, write: Write, tmp_path: Path) -
     model.load_adapter(write("two", lora(r=2), 1), "two")
     model.save_pretrained(tmp_path / "out", save_embedding_layers=False)
     wrong = (tmp_path / "out" / "two" / WEIGHTS).exists()
-    still(wrong, "checkpoints of several adapters", "trainer.py (AdapterTrainer.save_model)")
+    assert_still(wrong, "checkpoints of several adapters", "trainer.py (AdapterTrainer.save_model)")
 
 
 def test_single_tokens_of_an_adapter_do_not_scale(base: Path) -> None:
@@ -96,4 +96,4 @@ def test_single_tokens_of_an_adapter_do_not_scale(base: Path) -> None:
     full = logits(model)
     set_strength(model, 0.0)
     wrong = distance(logits(model), full) < 1e-6 and distance(full, logits(fresh(base))) > 1e-2
-    still(wrong, "the strength of single tokens", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "the strength of single tokens", "adapter_config.py (require_plain_lora)")

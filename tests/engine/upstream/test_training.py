@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from tests.engine.tiny import fresh, lora
 from tests.engine.upstream.plain_models import IDS, Q, Write, distance, load, logits
-from tests.engine.upstream.still import still
+from tests.engine.upstream.still import assert_still
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
@@ -33,7 +33,7 @@ def test_packed_documents_see_each_other_by_default(base: Path) -> None:
         alone = model(IDS.flip(1), use_cache=False).logits
     assert distance(second(use_cache=False), alone) < 1e-4
     wrong = distance(second(use_cache=True), alone) > 1e-2
-    still(wrong, "packing with a cache", "steps.py (forward)", transformers)
+    assert_still(wrong, "packing with a cache", "steps.py (forward)", transformers)
 
 
 def trainer(model: Any, folder: Path, **options: Any) -> Trainer:
@@ -58,7 +58,9 @@ def test_a_bf16_run_leaves_autocast_behind(base: Path, tmp_path: Path) -> None:
     before = logits(model)
     trainer(model, tmp_path, bf16=True, **STILL).train()
     wrong = distance(logits(model), before) > 1e-4
-    still(wrong, "Trainer(bf16=True)", "trainer.py (AdapterTrainer.compute_loss)", transformers)
+    assert_still(
+        wrong, "Trainer(bf16=True)", "trainer.py (AdapterTrainer.compute_loss)", transformers
+    )
 
 
 def test_a_bf16_run_after_another_computes_in_fp32(base: Path, tmp_path: Path) -> None:
@@ -77,7 +79,9 @@ def test_a_bf16_run_after_another_computes_in_fp32(base: Path, tmp_path: Path) -
     model = get_peft_model(fresh(base), lora(r=2))
     trainer(model, tmp_path, **STILL).train()
     wrong = not in_bf16(model)
-    still(wrong, "a second run's bf16", "trainer.py (AdapterTrainer.compute_loss)", accelerate)
+    assert_still(
+        wrong, "a second run's bf16", "trainer.py (AdapterTrainer.compute_loss)", accelerate
+    )
 
 
 def test_resuming_brings_other_adapters_back(base: Path, write: Write, tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def test_resuming_brings_other_adapters_back(base: Path, write: Write, tmp_path:
 
     wrong = overwritten and brought and forgotten
     what = "resuming with several adapters"
-    still(wrong, what, "trainer.py (AdapterTrainer._load_from_checkpoint)", transformers)
+    assert_still(wrong, what, "trainer.py (AdapterTrainer._load_from_checkpoint)", transformers)
 
 
 ONE_OF_HOW_MANY = "import accelerate; print(accelerate.PartialState(cpu=True).num_processes)"
@@ -117,4 +121,4 @@ def test_two_processes_asked_of_accelerate_are_one(tmp_path: Path) -> None:
     )
     wrong = done.stdout.split() == ["1"]  # so processes are counted by what really runs
     what = "`launch --cpu --num_processes 2`"
-    still(wrong, what, "trainer.py (AdapterTrainer.compute_loss)", accelerate)
+    assert_still(wrong, what, "launching.py (arguments)", accelerate)
