@@ -19,6 +19,11 @@ TABLE_SECONDS = 120.0
 FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")
 HEADS = ("Keep as", "Memory", "A run adds", "A step takes", "Works", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
+LATER: Node = el(
+    "p",
+    "What each quantisation takes shows here once no run goes on, or when you change a field.",
+    cls="aw-quiet",
+)
 
 
 class QuantizationPicker:
@@ -27,7 +32,7 @@ class QuantizationPicker:
     def __init__(self, bench: Bench, form: Form) -> None:
         self.bench = bench
         self.form = form
-        self.view = safe_view(EMPTY, label="Quantisations of this base", elem_id="quantizations")
+        self.view = safe_view(LATER, label="Quantisations of this base", elem_id="quantizations")
         self.key = hidden_key()
         """Changes when the table is out of date; see `key_for`."""
 

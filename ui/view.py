@@ -9,7 +9,6 @@ from backend import usual_rate
 from ui import text
 from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, failure_card, mend_button
-from ui.launch_panel import is_waiting
 from ui.memory_card import memory_card
 from ui.safe_view import Node, button, el
 
@@ -108,8 +107,8 @@ def check_key(snapshot: rs.Snapshot, check: Check) -> str:
     held = "busy" if check.waiting and snapshot.job is not None else "free"
     reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
     data = ("reading" if reading else "read") if check.preparing else ""
-    waiting = ",".join(run.id for run in snapshot.runs if is_waiting(run))  # its name is taken
-    return f"{base}|{names}|{held}|{data}|{waiting}"
+    taken = [run.id for run in snapshot.runs if run.state in ("queued", "running")]  # their names
+    return f"{base}|{names}|{held}|{data}|{','.join(taken)}"
 
 
 def data_line(check: Check, summary: str) -> str:

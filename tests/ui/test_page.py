@@ -369,3 +369,14 @@ def test_a_run_that_goes_on_is_drawn_alone(page: Page, service: FakeService) -> 
     assert news[page.seen]["key"] == seen["key"]  # the rest of the page is as old as it was
     wait(service)
     assert standing(service.snapshot()) != before
+
+
+def test_the_settings_are_checked_again_when_a_run_takes_their_name(
+    page: Page, service: FakeService
+) -> None:
+    service.step_seconds = 0.02
+    before = draw(page)[page.train.check_key]
+    service.start(rq.Train(name="pirate", max_steps=20))
+
+    assert draw(page)[page.train.check_key] != before
+    wait(service)

@@ -175,6 +175,8 @@ class LoadTab:
         }
 
     def _note(self, snapshot: rs.Snapshot) -> Node:
+        if snapshot.job is not None and snapshot.job.run_id is not None:
+            return el("p", f"{snapshot.job.title} is going on.", cls="aw-quiet")
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
