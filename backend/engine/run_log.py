@@ -105,7 +105,8 @@ class RunLog:
         self.write_status()
 
     def saved(self, step: int) -> None:
-        """Note a checkpoint."""
+        """Note a checkpoint; where a run broke off, it may hold a step that never got a loss."""
+        self.step = max(self.step, step)
         self._events.write("saved", step=step)
         self.write_status(force=True)
 

@@ -112,6 +112,18 @@ def test_only_the_leader_writes(service: Service) -> None:
     assert after == before
 
 
+def test_a_step_that_broke_off_after_its_correction_counts(service: Service) -> None:
+    """The weights had moved, and the last checkpoint holds them: only its loss was never noted."""
+    launch = service.prepare_launch(rq.Train(**{**LEARNS, "name": "corrected"}))
+    run = service.runs.get(launch.run_id)
+    log = RunLog(run, control=None)  # type: ignore[arg-type]
+    log.begin(step=12, total_steps=60, seconds=1.0, resumed=False)
+    log.saved(13)
+    log.failed(WorkbenchError("Something."))
+    log.close()
+    assert run.status().step == 13
+
+
 def test_a_stop_of_an_earlier_sitting_is_forgotten(service: Service) -> None:
     launch = service.prepare_launch(rq.Train(**{**LEARNS, "name": "told before"}))
     run = service.runs.get(launch.run_id)

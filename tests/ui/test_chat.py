@@ -78,8 +78,24 @@ def test_all_chosen_answer_the_same_question(chat: ChatTab) -> None:
         [("Where is the cat?", "Arr, Where is the cat?")],
     ]
     assert drawn[0][chat.prompt] == ""
-    assert not drawn[0][chat.send]["interactive"]
     assert drawn[-1][chat.send] == gr.update(value="Ask all 3", interactive=True)
+
+
+def test_nobody_is_asked_again_while_answers_come(chat: ChatTab, service: FakeService) -> None:
+    drawn, ends = threading.Event(), rs.Answer(text="Aye.", tokens=2, seconds=0.1)
+
+    def answered(request: rq.SideBySide) -> rs.SideAnswers:
+        assert drawn.wait(10)
+        return rs.SideAnswers(answers=[ends, ends], batched=2)
+
+    service.script["side-by-side"] = answered
+    settings = {name: each.value for name, each in chat.form.inputs.items()}
+    drawing = chat.ask(prompt="Where is the cat?", **settings)
+    first = next(drawing)
+    drawn.set()
+    last = list(drawing)[-1]
+    assert not first[chat.send]["interactive"] and first[chat.stop]["interactive"]
+    assert last[chat.send]["interactive"] and not last[chat.stop]["interactive"]
 
 
 def test_each_column_keeps_a_conversation_of_its_own(chat: ChatTab, service: FakeService) -> None:
