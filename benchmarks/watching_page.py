@@ -1,8 +1,7 @@
 """A page that watches a run, without a browser: the same requests at the same times.
 
 It does what the page's scripts do: asks once a second whether anything changed, has the page drawn
-when it did, at most every two seconds and as a whole where more than a run's progress changed, and
-asks for the points of the chart on the Train tab.
+when it did, at most every two seconds, and asks for the points of the chart on the Train tab.
 """
 
 import threading
@@ -14,14 +13,14 @@ from typing import Any, Self
 
 import httpx
 
-from ui.pulse import ALL_MS, BEAT_MS, REST_MS
+from ui.pulse import BEAT_MS, DRAW, REST_MS
 
 POINTS_EVERY_S = 2.0
 BEAT_S = BEAT_MS / 1000
 REST_S = REST_MS / 1000
-ALL_S = ALL_MS / 1000
 CHART = "train-chart"
 PULSE = "pulse"
+TAB = "train"
 
 
 class WatchingPage:
@@ -33,9 +32,10 @@ class WatchingPage:
         self._config = self._http.get("/config").json()
         self._components = {c["id"]: c for c in self._config["components"]}
         self._by_name = {c["props"].get("elem_id"): c["id"] for c in self._config["components"]}
-        self._drawing, self._progress = (self._find(event) for event in ("click", "tick"))
-        self._version = self._standing = ""
-        self._drawn = self._whole = 0.0
+        self._drawing = self._find(DRAW + TAB)
+        self._opening = next(d for d in self._config["dependencies"] if d["api_name"] == "attach")
+        self._version = ""
+        self._drawn = 0.0
         self._run: str | None = None
         self._seq = 0
         self._over = threading.Event()
@@ -49,6 +49,7 @@ class WatchingPage:
         self.bytes = 0
 
     def __enter__(self) -> Self:
+        self.attach()
         for thread in self._threads:
             thread.start()
         return self
@@ -68,6 +69,10 @@ class WatchingPage:
         """Let the connection go; a page that was never watching needs only this."""
         self._http.close()
 
+    def attach(self) -> None:
+        """Be opened: have the form filled, without which nothing is drawn."""
+        self.draw(self._opening)
+
     def watch(self, run_id: str) -> None:
         """Show this run from now on."""
         self._run, self._seq = run_id, 0
@@ -78,11 +83,7 @@ class WatchingPage:
         now = time.monotonic()
         if version != self._version and now - self._drawn > REST_S:
             self._version, self._drawn = version, now
-            standing = version.strip('"').split("-")[2]
-            whole = standing != self._standing or now - self._whole > ALL_S
-            if whole:
-                self._standing, self._whole = standing, now
-            self.draw(self._drawing if whole else self._progress)
+            self.draw(self._drawing)
 
     def draw(self, drawing: dict[str, Any]) -> None:
         """Have the page drawn, as the pulse does."""

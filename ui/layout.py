@@ -1,11 +1,13 @@
 """The page: session bar, tabs, the pulse, and how every browser tab attaches to the session.
 
-The page never owns a job. Page load and pulse draw the same views of `service.snapshot()`; of a
-drawing only the parts that changed are sent, and nothing at all while nothing changed.
+The page never owns a job. Page load, tabs and pulse draw the same views of `service.snapshot()`:
+the tab that is looked at alone, and of a drawing only the parts that changed. A tab that somebody
+turns to is drawn then.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import gradio as gr
@@ -16,7 +18,7 @@ from ui import view
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
 from ui.feedback import explain
-from ui.pulse import pulse
+from ui.pulse import DRAW, pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
@@ -32,6 +34,8 @@ TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {
     "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
 }  # fmt: skip
+ATTACHED = "attached"
+"""In what a browser tab has seen: its form is as it was left, and it may be drawn."""
 T = TypeVar("T")
 
 
@@ -54,11 +58,12 @@ class Page:
     def __init__(self, service: Service) -> None:
         self.bench = Bench(service)
         self.seen = gr.State({})
-        self.pulse = pulse(service)
+        self.pulse = pulse(service, TABS)
         if service.settings.owner:
             gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
         self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
         self.screens: dict[str, Screen] = {}
+        self.sheets: dict[str, gr.Tab] = {}
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as self.tabs:
             self.train = self._tab("Train", TrainTab)
             self.load = self._tab("Load", LoadTab)
@@ -71,57 +76,56 @@ class Page:
     def _tab(self, title: str, kind: Callable[[Bench], T]) -> T:
         """Build a tab; its screen is known by the tab's id."""
         name = title.lower().replace("-", "")
-        with gr.Tab(title, id=name):
+        with gr.Tab(title, id=name) as self.sheets[name]:
             screen = kind(self.bench)
         self.screens[name] = cast(Screen, screen)
         return screen
 
     def connect(self, demo: gr.Blocks) -> None:
         """Wire pulse, page load, navigation, and a fresh drawing after everything a person does."""
-        inputs = {
-            f"{name}__{key}": component
-            for name, screen in self.screens.items()
-            for key, component in screen.watched.items()
-        }
-        outputs = [part for screen in self.screens.values() for part in screen.drawn]
-        drawing = {
-            "inputs_kwargs": {"seen": self.seen, **inputs},
-            "outputs": [self.seen, self.bar, *outputs],
+        for name, screen in self.screens.items():
+            drawing = self.drawing(name)
+            for event in screen.connect():
+                event.then(**drawing)
+            self.sheets[name].select(**drawing)
+            getattr(self.pulse, DRAW + name)(trigger_mode="always_last", **drawing)
+        self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(
+            self.draw_bar, self.seen, [self.seen, self.bar], **AT_ONCE
+        )
+        self._connect_buttons()
+        self._connect_opening(demo)
+
+    def drawing(self, name: str) -> dict[str, Any]:
+        """Return what an event needs to have a tab and the bar drawn."""
+        screen = self.screens[name]
+        return {
+            "fn": partial(self.draw, name),
+            "inputs_kwargs": {"seen": self.seen, **screen.watched},
+            "outputs": [self.seen, self.bar, *screen.drawn],
             **AT_ONCE,
         }
-        for screen in self.screens.values():
-            for event in screen.connect():
-                event.then(self.draw, **drawing)
-        self.bar.click(self.use_bar, None, self.tabs, **QUIET).then(self.draw, **drawing)
+
+    def _connect_buttons(self) -> None:
+        """Wire what leads from one tab to another, which is drawn as it is turned to."""
         parts = (self.train.card, self.load.adapters, self.combine.card, self.merge.card)
         for part in (*parts, self.hotswap.note):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions, self.combine.result):
-            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET).then(
-                self.draw, **drawing
-            )
+            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET)
         form = [self.train.method, *self.train.form.components.values()]
         self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
-        # An opened page is drawn at once and not by the pulse; first its form is as it was left,
-        # else the check that the drawing sets off would speak of the defaults and keep them. What
-        # runs need not wait for that.
+
+    def _connect_opening(self, demo: gr.Blocks) -> None:
+        """Draw an opened page at once and not by the pulse, first of all what runs.
+
+        Then its form comes as it was left, and only then the check of it: a check of the defaults
+        would have them kept.
+        """
         demo.load(self.glance, None, [self.bar, *self.train.followed], **AT_ONCE)
         demo.load(
             self.attach, self.train.keeper.state, [self.seen, *self._attached], **AT_ONCE
-        ).then(self.draw, **drawing).then(
+        ).then(**self.drawing("train")).then(
             self.chat.follow, None, [*self.chat.drawn, self.chat.prompt], **QUIET
-        )
-        self.pulse.click(self.draw, trigger_mode="always_last", **drawing)  # none may be lost
-        self.pulse.tick(
-            self.draw_progress,
-            inputs_kwargs={
-                "seen": self.seen,
-                "dismissed": self.train.dismissed,
-                **self.runs.list_inputs,
-            },
-            outputs=[self.seen, self.bar, *self.train.followed, self.runs.table],
-            trigger_mode="always_last",
-            **AT_ONCE,
         )
 
     def attach(self, kept: Any) -> dict[Any, Any]:
@@ -130,7 +134,7 @@ class Page:
         for part, opened in self.bench.open_to_owner().items():
             value = {"value": filled[part]} if part in filled else {}
             filled[part] = gr.update(**value, **opened)
-        return {self.seen: {}, **filled}
+        return {self.seen: {ATTACHED: True}, **filled}
 
     def glance(self) -> dict[Any, Any]:
         """Show what runs to a page that has just opened."""
@@ -143,39 +147,26 @@ class Page:
         parts = [*self.train.restored, *self.load.restored, *self.bench.kept_for_owner]
         return list(dict.fromkeys(parts))
 
-    def draw(self, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
-        """Send what changed since this browser tab was last drawn."""
+    def draw(self, name: str, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
+        """Send what changed in a tab since this browser tab last had it drawn."""
         snapshot = self.bench.service.snapshot()
         key = _mark([snapshot.version, self.bench.version, self.chat.desk.version, watched])
-        if seen.get("key") == key:
+        if ATTACHED not in seen or seen.get(name) == key:
             return {self.seen: gr.skip()}
-        wanted = {self.bar: bar(snapshot)}
-        for name, screen in self.screens.items():
-            mine = {each: watched[f"{name}__{each}"] for each in screen.watched}
-            wanted.update(screen.show(snapshot, **mine))
-        return self._news({"key": key}, seen, wanted)
+        shown = self.screens[name].show(snapshot, **watched)
+        return self._news({**seen, name: key}, {self.bar: bar(snapshot), **shown})
 
-    def draw_progress(
-        self, seen: dict[str, Any], dismissed: list[str], **listed: Any
-    ) -> dict[Any, Any]:
-        """Send what moves while a run just goes on."""
-        snapshot = self.bench.service.snapshot()
-        wanted = {
-            self.bar: bar(snapshot),
-            **self.train.follow(snapshot, dismissed),
-            **self.runs.run_list(snapshot, **listed),
-        }
-        return self._news({**seen}, seen, wanted)
+    def draw_bar(self, seen: dict[str, Any]) -> dict[Any, Any]:
+        """Send the session bar if it changed."""
+        return self._news(seen, {self.bar: bar(self.bench.service.snapshot())})
 
-    def _news(
-        self, keep: dict[Any, Any], seen: dict[Any, Any], wanted: dict[Any, Any]
-    ) -> dict[Any, Any]:
+    def _news(self, seen: dict[Any, Any], wanted: dict[Any, Any]) -> dict[Any, Any]:
         """Return the parts that this browser tab has not seen like this, and the new `seen`."""
         marks = {part._id: _mark(value) for part, value in wanted.items()}
         fresh = {
             part: value for part, value in wanted.items() if seen.get(part._id) != marks[part._id]
         }
-        return {self.seen: {**keep, **marks}, **fresh}
+        return {self.seen: {**seen, **marks}, **fresh}
 
     def use_bar(self, event: gr.EventData) -> Any:
         """Steer or stop what runs, or go to the tab that changes what was clicked."""

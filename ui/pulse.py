@@ -1,20 +1,19 @@
 """The page's pulse: asks about once a second whether anything changed, and only then has it drawn.
 
-Where a run just went on (`tick`, not `click`), what shows its progress is drawn, and the whole page
-every half minute: Gradio 6.31 builds a component anew for each output, whether it changed or not.
+It names the tab that is looked at, which alone is drawn: Gradio 6.31 builds a component anew for
+each output of an event, whether it changed or not.
 
 A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or not (Gradio 6.31:
 queue, event stream); asking for the version by a server function costs a tenth of that.
 """
 
+import json
 import uuid
-import zlib
-from typing import Any
+from collections.abc import Iterable
 
 import gradio as gr
 
 from backend import Service
-from backend import results as rs
 
 BEAT_MS = 900
 REST_MS = 1700
@@ -22,17 +21,16 @@ REST_MS = 1700
 
 Two beats and the drawing itself stay below two seconds, the latest at which news should be seen.
 """
-ALL_MS = 30_000
-"""The most time between two drawings of the whole page while something changes."""
 PATIENCE_MS = 6000
 """The longest an answer may take: the page's process is slow to answer while it draws for many."""
 GONE = (
     "The app does not answer: it was closed, or this computer is asleep or out of reach. "
     "What you see may be old. This page comes back by itself when the app does."
 )
+DRAW = "draw_"
 SCRIPT = """
 let seen = null, drawn = performance.now(), missed = 0, life = null;  // a load draws at once
-let standing = null, whole = 0;
+const draws = __DRAWS__;
 const gone = document.createElement('p');
 gone.className = 'aw-gone';
 gone.setAttribute('role', 'alert');
@@ -52,10 +50,9 @@ async function beat() {
       life = born; missed = 0; say('');
       const now = performance.now();
       if (version !== seen && now - drawn > __REST__) {
-        const all = version.split('-')[2] !== standing || now - whole > __ALL__;
         seen = version; drawn = now;
-        if (all) { standing = version.split('-')[2]; whole = now; }
-        trigger(all ? 'click' : 'tick', {});
+        const tab = document.querySelector('#tabs [role=tab][aria-selected=true]').dataset.tabId;
+        trigger(draws[tab], {});
       }
     }
   } catch (error) {
@@ -65,24 +62,22 @@ async function beat() {
   setTimeout(beat, __BEAT__);
 }
 document.addEventListener('visibilitychange', () => {
-  if (!document.hidden) seen = standing = null;
+  if (!document.hidden) seen = null;
 });
 beat();
 """
 
 
-def pulse(service: Service) -> gr.HTML:
-    """Make the invisible component whose `click` says that something changed, `tick` how far."""
-
+def pulse(service: Service, tabs: Iterable[str]) -> gr.HTML:
+    """Make the invisible component that has an event for each tab: it had better be drawn."""
     life = uuid.uuid4().hex[:12]
 
     def version(_: int) -> str:
         # a restarted app counts its versions from the beginning, and has forgotten open pages
-        snapshot = service.snapshot()
-        return f"{snapshot.version}-{life}-{standing(snapshot)}"
+        return f"{service.snapshot().version}-{life}"
 
     script = SCRIPT.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
-    script = script.replace("__ALL__", str(ALL_MS))
+    script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
     script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(
         "",
@@ -94,14 +89,3 @@ def pulse(service: Service) -> gr.HTML:
         elem_classes=["aw-view", "aw-pulse"],
         label="Pulse",
     )
-
-
-def standing(snapshot: rs.Snapshot) -> int:
-    """Return a mark of all that a run which just goes on leaves as it is."""
-    progress = {"step", "loss", "tokens_per_second", "seconds"}
-    moving: dict[str, Any] = {
-        "version": True, "memory_bytes": True, "runs": {"__all__": progress}
-    }  # fmt: skip
-    if snapshot.job is not None and snapshot.job.run_id is not None:
-        moving["job"] = {"text", "fraction", "seconds_left"}
-    return zlib.crc32(snapshot.model_dump_json(exclude=moving).encode())

@@ -94,8 +94,10 @@ def test_nobody_is_asked_again_while_answers_come(chat: ChatTab, service: FakeSe
     first = next(drawing)
     drawn.set()
     last = list(drawing)[-1]
-    assert not first[chat.send]["interactive"] and first[chat.stop]["interactive"]
-    assert last[chat.send]["interactive"] and not last[chat.stop]["interactive"]
+    assert not first[chat.send]["interactive"]
+    assert first[chat.stop]["interactive"]
+    assert last[chat.send]["interactive"]
+    assert not last[chat.stop]["interactive"]
 
 
 def test_each_column_keeps_a_conversation_of_its_own(chat: ChatTab, service: FakeService) -> None:

@@ -13,8 +13,7 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService, evaluation
 from tests.ui.test_view import words
-from ui.layout import Page
-from ui.pulse import standing
+from ui.layout import ATTACHED, Page
 from ui.view import Check
 
 
@@ -37,12 +36,15 @@ def form_of(page: Page, **changes: object) -> dict[str, object]:
 
 def draw(page: Page, seen: dict | None = None, **changes: object) -> dict:
     """Draw the page as a browser tab whose own states are as built, but for `changes`."""
-    watched = {
-        f"{name}__{key}": changes.get(key, copy.deepcopy(component.value))
-        for name, screen in page.screens.items()
-        for key, component in screen.watched.items()
-    }
-    return page.draw(seen or {}, **watched)
+    drawn: dict = {page.seen: seen or {ATTACHED: True}}
+    for name, screen in page.screens.items():
+        watched = {
+            key: changes.get(key, copy.deepcopy(component.value))
+            for key, component in screen.watched.items()
+        }
+        news = page.draw(name, drawn[page.seen], **watched)
+        drawn |= {part: value for part, value in news.items() if value != gr.skip()}
+    return drawn
 
 
 def wait(service: FakeService) -> rs.Snapshot:
@@ -67,6 +69,11 @@ def test_an_unchanged_session_is_not_sent_again(page: Page) -> None:
     assert page.bar in first
     second = draw(page, first[page.seen])
     assert list(second) == [page.seen]
+
+
+def test_a_page_is_not_drawn_before_its_form_is_as_it_was_left(page: Page) -> None:
+    news = page.draw("load", {}, chosen="")
+    assert news == {page.seen: gr.skip()}
 
 
 def test_only_what_changed_is_sent(page: Page, service: FakeService) -> None:
@@ -351,24 +358,6 @@ def test_a_demo_takes_no_uploads(tmp_path) -> None:
         _, note = page.train.picker.add_upload(str(file))
     assert "takes no uploads" in words(note)
     assert not page.train.picker.upload.interactive
-
-
-def test_a_run_that_goes_on_is_drawn_alone(page: Page, service: FakeService) -> None:
-    service.step_seconds = 0.02
-    service.start(rq.Train(name="pirate", max_steps=60))
-    time.sleep(0.2)  # under way
-    seen = draw(page)[page.seen]
-    before = standing(service.snapshot())
-    time.sleep(0.2)
-
-    listed = {"words": "", "state": "", "selected": "", "ticked": []}
-    news = page.draw_progress(seen, [], **listed)
-
-    assert standing(service.snapshot()) == before
-    assert set(news) == {page.seen, page.bar, page.train.stage, page.runs.table}
-    assert news[page.seen]["key"] == seen["key"]  # the rest of the page is as old as it was
-    wait(service)
-    assert standing(service.snapshot()) != before
 
 
 def test_the_settings_are_checked_again_when_a_run_takes_their_name(

@@ -1,6 +1,5 @@
 """The Runs tab: every run with its state; one of them in detail, several compared."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -87,18 +86,6 @@ class RunsTab:
         except errors.WorkbenchError as error:
             gr.Warning(explain(error).sentence, title="Not removed")
 
-    @property
-    def list_inputs(self) -> dict[str, Any]:
-        """What decides what `run_list` shows."""
-        return {name: self.watched[name] for name in ("words", "state", "selected", "ticked")}
-
-    def run_list(
-        self, snapshot: rs.Snapshot, words: str, state: str, selected: str, ticked: Sequence[str]
-    ) -> dict[Any, Any]:
-        """Draw the list of runs."""
-        runs = tables.filtered(snapshot.runs, words or "", state or "")
-        return {self.table: tables.run_table(runs, selected, ticked)}
-
     def show(
         self,
         snapshot: rs.Snapshot,
@@ -110,9 +97,10 @@ class RunsTab:
     ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = next((each for each in snapshot.runs if each.id == selected), None)
+        runs = tables.filtered(snapshot.runs, words or "", state or "")
         return {
             self.queue: tables.queue_list(snapshot.queue),
-            **self.run_list(snapshot, words, state, selected, ticked),
+            self.table: tables.run_table(runs, selected, ticked),
             **self.comparison.show(snapshot, ticked),
             **self.panel.show(snapshot, run, deleting),
         }
