@@ -1,5 +1,6 @@
 """The table of adapters: which are on, how strongly, and what the model says of each."""
 
+from backend import CHAT_TEMPLATES
 from backend import results as rs
 from ui import data_sets, text
 from ui.safe_view import Child, Node, button, chip, el, slider
@@ -64,7 +65,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         cell("Method", f"{adapter.method}, rank {adapter.rank}"),
         cell("Strength", _strength(snapshot, adapter, on)),
         cell("On the model", _on_model(status)),
-        cell("Made for", made_for),
+        cell("Made for", made_for, _other_template(snapshot, adapter)),
         cell("From", _origin(adapter)),
         cell("Exact match", text.percent(match) if match is not None else "-"),
         cls=f"pick{' selected' if chosen else ''}{' on' if on is not None else ''}",
@@ -73,6 +74,15 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         tabindex="0",
         aria_selected="true" if chosen else "false",
     )
+
+
+def _other_template(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
+    """Say so where an adapter learned in a chat template that the base is not loaded with."""
+    given = CHAT_TEMPLATES.get(adapter.chat_template)
+    if given is None or snapshot.base is None or snapshot.base.given_template == given.id:
+        return None
+    help = f"It learned with the chat template {given.title}: load the base with it (Advanced)"
+    return el("span", f", in {given.title}", cls="aw-quiet", title=help)
 
 
 def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:

@@ -221,6 +221,7 @@ def _describe(session: Session, plan: Plan, layers: Layers) -> AdapterInfo:
         base_name=facts.name,
         base_fingerprint=facts.fingerprint,
         created=time.time(),
+        chat_template=facts.given_template,
         origin="blend",
         recipe=blends.recipe_text(
             [

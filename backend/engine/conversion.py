@@ -178,6 +178,7 @@ def _describe(
         created=time.time(),
         data=source.data,
         steps=source.steps,
+        chat_template=source.chat_template,
         origin="converted",
         recipe=f"{source.name} ({source.method}) as plain LoRA of rank {rank}, {how}",
         targets=tuple(sorted({key.split(".lora_")[0].rsplit(".", 1)[-1] for key in tensors})),

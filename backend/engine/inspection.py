@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
 from backend.engine.adapters import method_title as method_title_of
@@ -54,6 +55,9 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     elif match != "same":
         verdict = "warning"
         reasons.append(Problem(what=said))
+    if place.facts is not None and (other := other_template(found, place.facts)) is not None:
+        verdict = "warning" if verdict == "fits" else verdict
+        reasons.append(other)
     if scanned.initial and place.facts is not None and place.facts.quantization != "none":
         verdict = "cannot"
         reasons.append(_needs_full_precision(scanned))
@@ -83,6 +87,25 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
         effective_rank=sum(each.effective_rank for each in layers) / len(layers),
         lineage=lineage(found),
         in_library=in_library,
+    )
+
+
+def given_template(found: Incoming) -> str:
+    """Return the chat template that an adapter's base was given, by its name in our catalogue."""
+    ours = sidecar(found)
+    return ours.chat_template if ours and ours.chat_template in CHAT_TEMPLATES else "own"
+
+
+def other_template(found: Incoming, facts: ModelFacts) -> Problem | None:
+    """Say so where an adapter learned conversations that were written down in another way."""
+    given = given_template(found)
+    if given in ("own", facts.given_template):
+        return None
+    title = CHAT_TEMPLATES[given].title
+    return Problem(
+        what=f"It learned conversations in the chat template {title}, and the base is loaded with "
+        "another: its answers may not show what it learned.",
+        cure=f"Load the base with the chat template {title} (Load, Advanced).",
     )
 
 

@@ -73,6 +73,8 @@ def add(
         control.progress("Checking the adapter", force=True)
         scanned = scan(found.folder, session.layers(), name=found.name)
         notes = [inspection.base_match(found, facts)[1]]
+        if (other := inspection.other_template(found, facts)) is not None:
+            notes.append(f"{other.what} {other.cure}")
         if scanned.initial:
             scanned, note = _baked(session, found, scanned)
             notes.append(note)
@@ -174,6 +176,7 @@ def _info(
         steps=ours.steps if ours else 0,
         evaluation_before=ours.evaluation_before if ours else None,
         evaluation=ours.evaluation if ours else None,
+        chat_template=inspection.given_template(found),
         origin="added",
         recipe=f"From {found.origin}{made_of}",
         strength="on-off" if scanned.config.use_dora else "any",

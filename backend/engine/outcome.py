@@ -43,6 +43,7 @@ def adapter_info(
         steps=steps,
         evaluation_before=evaluations[0],
         evaluation=evaluations[1],
+        chat_template=base.given_template,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import safe_open
 
+from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine import adapters, generate
 from backend.engine.adapters import WEIGHTS
 from backend.engine.checks import require_close
@@ -16,6 +17,8 @@ from backend.library import new_adapter_id
 from backend.results import AdapterInfo, SavedAdapter
 from backend.storage import new_folder
 
+TEMPLATE = "chat_template.jinja"
+"""Where Transformers looks for a template beside a tokenizer."""
 PROBES = ("The quick brown fox jumps over the lazy dog.", "Hello! How are you today?", "1 + 1 = 2")
 
 
@@ -105,8 +108,11 @@ def _write(session: Session, info: AdapterInfo, folder: Path) -> None:
 
 
 def write_card(session: Session, info: AdapterInfo, folder: Path) -> None:
-    """Put the model card beside an adapter's weights."""
+    """Put the model card beside an adapter's weights, and the chat template that it needs."""
     (folder / "README.md").write_text(_card(session, info), encoding="utf-8")
+    if info.chat_template in CHAT_TEMPLATES:
+        jinja = CHAT_TEMPLATES[info.chat_template].jinja
+        (folder / TEMPLATE).write_text(jinja, encoding="utf-8")
 
 
 def _peft(session: Session) -> PeftModel:
@@ -138,6 +144,9 @@ def _card(session: Session, info: AdapterInfo) -> str:
         *_made_from(info),
         f"- Base fingerprint: {info.base_fingerprint}",
     ]
+    given = CHAT_TEMPLATES.get(info.chat_template)
+    if given is not None:
+        lines.append(f"- Chat template: {given.title} ({TEMPLATE}), for the base has none")
     if info.evaluation is not None and info.evaluation_before is not None:
         before, after = info.evaluation_before, info.evaluation
         lines += [
@@ -153,6 +162,7 @@ def _card(session: Session, info: AdapterInfo) -> str:
         f'name, dtype = "{base}", "{_dtype_name(facts.precision)}"',
         "base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)",
         "tokenizer = AutoTokenizer.from_pretrained(name)",
+        *([f'tokenizer.chat_template = open("this-folder/{TEMPLATE}").read()'] if given else []),
         'model = PeftModel.from_pretrained(base, "this-folder").eval()',
         "```",
         "",

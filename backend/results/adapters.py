@@ -34,6 +34,8 @@ class AdapterInfo(Result):
     strength: Literal["any", "on-off"] = "any"
     """Whether a factor on its effect means something, or only on and off do."""
     targets: tuple[str, ...] = ()
+    chat_template: str = "own"
+    """The template that its base was given while it learned; "own" where the base had its own."""
 
 
 class SavedAdapter(Result):

@@ -86,7 +86,21 @@ def test_conversations_train_and_merge_under_a_given_template(tmp_path: Path) ->
         service.start(train).result(timeout=120)
         merge = rq.Merge(variant=[("talker", 1.0)], destination=str(tmp_path / "merged"))
         merged = service.start(merge).result(timeout=120)
+        talker = service.library.get("talker")
+        copy = tmp_path / "copy"
+        service.start(rq.SaveAdapter(name="talker", destination=str(copy))).result(timeout=120)
+        load(service, base, "alpaca")
+        elsewhere = service.start(rq.InspectAdapter(source=str(copy))).result(timeout=120)
+        load(service, base, "dialogue")
+        at_home = service.start(rq.InspectAdapter(source=str(copy))).result(timeout=120)
+        again = service.start(rq.LoadAdapter(source=str(copy), name="again")).result(timeout=120)
 
+    template = CHAT_TEMPLATES["dialogue"].jinja
+    assert talker.chat_template == again.adapter.chat_template == "dialogue"
+    assert (copy / "chat_template.jinja").read_text(encoding="utf-8") == template
+    assert "chat_template.jinja" in (copy / "README.md").read_text(encoding="utf-8")
+    assert (elsewhere.verdict, at_home.verdict) == ("warning", "fits")
+    assert "in the chat template Dialogue" in elsewhere.reasons[0].what
     assert "Give it one: Load, Advanced, Chat template" in refused.problems[0].cure
     assert (facts.chat_template, facts.given_template) == (True, "dialogue")
     assert report.problems == []

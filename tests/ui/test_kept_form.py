@@ -44,7 +44,7 @@ def test_an_opened_page_shows_the_loaded_base_in_the_load_form(
 
     shown = page.attach(None)
 
-    assert [shown[part] for part in page.load.restored] == ["starter", "nf4", False]
+    assert [shown[part] for part in page.load.restored] == ["starter", "nf4", False, "own"]
 
 
 def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:

@@ -231,6 +231,14 @@ def test_adapters_for_another_base_cannot_be_turned_on() -> None:
     assert "starter (not loaded)" in words(table)
 
 
+def test_an_adapter_that_learned_in_another_chat_template_says_so() -> None:
+    given = FACTS.model_copy(update={"given_template": "alpaca"})
+    own = adapter(chat_template="alpaca")
+    assert "in Alpaca" in words(adapter_table(snapshot(adapters=[own])))
+    assert "in Alpaca" not in words(adapter_table(snapshot(base=given, adapters=[own])))
+    assert "in Alpaca" not in words(adapter_table(snapshot(adapters=[adapter()])))
+
+
 def test_runs_are_filtered_by_words_and_state() -> None:
     runs = [run(), run(id="r2", name="polite", data="starter:polite", state="stopped")]
     assert [r.id for r in tables.filtered(runs, "POLITE lora", "")] == ["r2"]

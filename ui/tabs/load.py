@@ -99,14 +99,16 @@ class LoadTab:
     @property
     def restored(self) -> list[Any]:
         """The components that follow the loaded base when a page opens."""
-        return [self.form.components[name] for name in ("source", "quantization", "double_quant")]
+        names = ("source", "quantization", "double_quant", "chat_template")
+        return [self.form.components[name] for name in names]
 
     def restore(self) -> dict[Any, Any]:
         """Let the form of a page that opens say what is loaded."""
         base = self.bench.service.snapshot().base
         if base is None:
             return {}
-        shown = (base.source, base.quantization, base.double_quant or base.quantization == "none")
+        double = base.double_quant or base.quantization == "none"
+        shown = (base.source, base.quantization, double, base.given_template)
         return dict(zip(self.restored, shown, strict=True))
 
     @property
