@@ -16,6 +16,7 @@ from backend import launched_run, launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
+from backend.compile_times import CompileTimes
 from backend.engine_link import EngineLink
 from backend.errors import Busy, NotFound, WorkbenchError
 from backend.events import Curve, Event, curve
@@ -163,6 +164,11 @@ class Service:
         self.engine.close()
         self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
+
+    def compile_seconds(self) -> float:
+        """Return how long compiling a slot around the loaded base takes, as far as is known."""
+        base = self.snapshot().base
+        return CompileTimes(self.settings.compile_times_file).expected(base.layers if base else 0)
 
     def prepare_launch(
         self, train: rq.Train, machines: int = 1, *, caller: Caller = "local"

@@ -61,6 +61,10 @@ class Settings(BaseModel):
         return self.workspace / "timings.json"
 
     @property
+    def compile_times_file(self) -> Path:
+        return self.workspace / "compile_times.json"
+
+    @property
     def tokens_dir(self) -> Path:
         return self.workspace / "tokens"
 

@@ -67,19 +67,14 @@ def misfits(snapshot: rs.Snapshot) -> Node:
     return el("div", el("ul", *rows, cls="aw-misfits") if rows else None)
 
 
-def prepare_label(names: list[str], base: rs.ModelFacts | None, compile: bool) -> str:
-    """Say what pressing the button does and costs."""
+def prepare_label(names: list[str], compile_seconds: float | None) -> str:
+    """Say what pressing the button does and costs; None means without compiling."""
     if not names:
         return "Choose adapters for the slot"
     what = names[0] if len(names) == 1 else text.plural(len(names), "adapter")
-    if not compile or base is None:
+    if compile_seconds is None:
         return f"Prepare {what} (without compiling, a few seconds)"
-    return f"Prepare {what} (compiles once, about {text.duration(compile_seconds(base))})"
-
-
-def compile_seconds(base: rs.ModelFacts) -> float:
-    """Estimate what compiling costs: code is made for every layer, whatever its size."""
-    return 20.0 + 10.0 * base.layers
+    return f"Prepare {what} (compiles once, about {text.duration(compile_seconds)})"
 
 
 def why_not(snapshot: rs.Snapshot) -> str:

@@ -8,18 +8,23 @@ number of graphs is counted instead of assumed.
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from backend.engine.base_model import Base
+from backend.engine.control import Control
 from backend.engine.rehearsal import answer_tokens
 
 WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)
 """Prompt lengths: the first compiles, the others show whether lengths alone compile anything."""
 WARM_UP_TOKENS = 4
+TELL_EVERY_S = 1.0
 NO_COMPILER = (
     "There is no C++ compiler on this machine (g++ or clang++), so answers are computed without "
     "compiling. Swapping is just as exact."
@@ -63,13 +68,37 @@ def remove(model: torch.nn.Module) -> None:
     torch.compiler.reset()
 
 
-def warm_up(base: Base, tell: Callable[[int, int], None]) -> None:
+def warm_up(base: Base, check_stop: Callable[[], None]) -> None:
     """Answer prompts of several lengths, so that no later one has to compile."""
     limit = base.facts.context_length or WARM_UP_LENGTHS[-1] * 4
     lengths = [n for n in WARM_UP_LENGTHS if n + WARM_UP_TOKENS <= limit]
-    for number, length in enumerate(lengths):
-        tell(number, len(lengths))
+    for length in lengths:
+        check_stop()
         answer_tokens(base.model, base, prompt=length, tokens=WARM_UP_TOKENS)
+
+
+@contextmanager
+def told(control: Control, expected: float, shares: tuple[float, float]) -> Iterator[None]:
+    """Tell meanwhile how long it will still take, between two shares of the whole operation.
+
+    Neither the compiler nor an answer that waits for it says anything.
+    """
+    begun, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(TELL_EVERY_S):
+            left = expected - (time.monotonic() - begun)
+            share = shares[1] - (shares[1] - shares[0]) * max(left, 0.0) / expected
+            text = "Compiling" if left > 0 else "Compiling, which takes longer than expected"
+            control.progress(text, share, left if left > 0 else None, force=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def _route(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
+from backend.compile_times import CompileTimes
 from backend.engine import (
     adapters,
     answers,
@@ -262,7 +263,8 @@ class Engine:
         return rs.ActiveSet(adapters=self.session.active, seconds=time.monotonic() - started)
 
     def _prepare_hotswap(self, request: rq.PrepareHotswap, control: Control, _: Any) -> rs.Result:
-        return hotswap.prepare(self.session, request, control)
+        times = CompileTimes(self.settings.compile_times_file)
+        return hotswap.prepare(self.session, request, control, times)
 
     def _hotswap(self, request: rq.Hotswap, control: Control, _: Any) -> rs.Swapped:
         assert self.session.slot is not None

@@ -7,18 +7,27 @@ import filecmp
 import logging
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
+from backend.compile_times import CompileTimes
 from backend.engine import adapters, compiling, rehearsal, saving, scan
 from backend.engine.checks import require_close
 from backend.engine.control import Control
 from backend.engine.session import Session
 from backend.engine.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.slot_layers import Block, Part, SlotMemory, read_parts
-from backend.errors import InvalidRequest, OutOfMemory, Stopped, Unsupported, VerificationFailed
+from backend.errors import (
+    DiskFull,
+    InvalidRequest,
+    OutOfMemory,
+    Stopped,
+    Unsupported,
+    VerificationFailed,
+)
 from backend.library import new_adapter_id
 from backend.storage import new_folder
 
@@ -40,6 +49,8 @@ ALLOWED = (
 )
 """What the slot answers, and what leaves the model alone."""
 STEADY_ROUNDS = 3
+COMPILING = (0.2, 0.9)
+"""From which share of a preparation to which it compiles."""
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 log = logging.getLogger(__name__)
 
@@ -54,14 +65,16 @@ def require_allowed(slot: Slot | None, request: rq.Request) -> None:
         )
 
 
-def prepare(session: Session, request: rq.PrepareHotswap, control: Control) -> rs.PreparedSlot:
+def prepare(
+    session: Session, request: rq.PrepareHotswap, control: Control, times: CompileTimes
+) -> rs.PreparedSlot:
     """Build the slot, compile around it, and prove each adapter in it; else change nothing."""
     infos = [session.library.get(name) for name in request.adapters]
     if len({info.id for info in infos}) < len(infos):
         raise InvalidRequest("An adapter is named twice.", cure="Name each one once.")
     for info in infos:
         _require_fit(session, info)
-    preparation = _Preparation(session, infos, control)
+    preparation = _Preparation(session, infos, control, times)
     try:
         return preparation.execute(compile=request.compile)
     except BaseException:
@@ -115,11 +128,18 @@ class _Reading(NamedTuple):
 class _Preparation:
     """One preparation, from plain loads to a proven slot."""
 
-    def __init__(self, session: Session, infos: list[rs.AdapterInfo], control: Control) -> None:
+    def __init__(
+        self,
+        session: Session,
+        infos: list[rs.AdapterInfo],
+        control: Control,
+        times: CompileTimes,
+    ) -> None:
         self.session = session
         self.base = session.base
         self.infos = infos
         self.control = control
+        self.times = times
         self.notes: list[str] = []
         self.recompile_seconds: float | None = None
         self.slot: Slot | None = None
@@ -136,12 +156,17 @@ class _Preparation:
         slot.open()
         started = time.monotonic()
         if compile:
-            self._compile(slot)
+            expected = self.times.expected(self.base.facts.layers)
+            with compiling.told(self.control, expected, COMPILING):
+                self._compile(slot)
         compile_seconds = time.monotonic() - started if slot.compiled else 0.0
+        if slot.compiled:
+            with suppress(DiskFull):  # a wrong guess next time
+                self.times.note(self.base.facts.layers, compile_seconds)
         graphs = slot.recompilations
         slot.start_counting()
         for number, info in enumerate(self.infos):
-            self._tell(f"Proving {info.name}", 0.9 + 0.1 * number / len(self.infos))
+            self._tell(f"Proving {info.name}", COMPILING[1] + 0.1 * number / len(self.infos))
             slot.swap(info.name)
         speed = rehearsal.tokens_per_second(self.base.model, self.base) if slot.compiled else None
         eager = max(reading.tokens_per_second for reading in readings)
@@ -190,7 +215,7 @@ class _Preparation:
 
     def _read(self, number: int, info: rs.AdapterInfo) -> _Reading:
         """Load an adapter plainly from its files, note what it answers, and take it off again."""
-        self._tell(f"Reading {info.name}", 0.2 * number / len(self.infos))
+        self._tell(f"Reading {info.name}", COMPILING[0] * number / len(self.infos))
         session, twin = self.session, new_adapter_id()
         folder = session.library.folder(info.id)
         mark = stamp(folder)
@@ -243,7 +268,6 @@ class _Preparation:
         try:
             slot.compiled = True
             compiling.install(self.base.model)
-            self._tell("Compiling, which takes half a minute or a few", 0.25)
             self.recompile_seconds = rehearsal.first_token_seconds(self.base.model, self.base)
             self._warm_up()
         except (Stopped, OutOfMemory):
@@ -263,14 +287,9 @@ class _Preparation:
             )
 
     def _warm_up(self) -> None:
-        for round in range(STEADY_ROUNDS):
+        for _ in range(STEADY_ROUNDS):
             count = compiling.graphs()
-            compiling.warm_up(
-                self.base,
-                lambda number, all, round=round: self._tell(  # type: ignore[misc]
-                    f"Warming up, {number + 1} of {all}", 0.3 + 0.6 * min(round + number / all, 1)
-                ),
-            )
+            compiling.warm_up(self.base, self.control.check_stop)
             if compiling.graphs() == count:
                 return
         self.notes.append("Some lengths of prompts may still have to be compiled.")

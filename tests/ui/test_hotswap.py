@@ -190,7 +190,7 @@ def test_the_button_names_what_it_prepares_and_its_cost(page: Page, service: Fak
         drawn = page.hotswap.show(service.snapshot(), names, BOTH, compile)
         return drawn[page.hotswap.prepare]
 
-    assert button(BOTH)["value"] == "Prepare 2 adapters (compiles once, about 1 min)"
+    assert button(BOTH)["value"] == "Prepare 2 adapters (compiles once, about 1 min 58 s)"
     assert button(BOTH)["interactive"]
     plain = button(["pirate"], compile=False)
     assert plain["value"] == "Prepare pirate (without compiling, a few seconds)"

@@ -53,7 +53,7 @@ class HotswapTab:
         self.converter = Converter(self.bench, "slot")
         self.form.add("compile", elem_id="slot-compile")
         self.prepare = gr.Button(
-            slot_view.prepare_label([], None, True),
+            slot_view.prepare_label([], None),
             variant="primary",
             interactive=False,
             elem_id="slot-prepare",
@@ -195,6 +195,7 @@ class HotswapTab:
         unticked = set(slot_offered or []) - set(slot_names or [])
         ticked = [name for name in names if name not in unticked]
         moved = names != (slot_offered or [])
+        cost = self.bench.service.compile_seconds()
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
@@ -204,7 +205,7 @@ class HotswapTab:
             self.misfits: slot_view.misfits(snapshot),
             **self.converter.show(snapshot, needed=slot_view.can_convert(snapshot)),
             self.prepare: gr.update(
-                value=slot_view.prepare_label(ticked, snapshot.base, slot_compile),
+                value=slot_view.prepare_label(ticked, cost if slot_compile else None),
                 interactive=bool(ticked) and not blocked,
             ),
             self.swaps: slot_view.swap_buttons(snapshot),

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers import AutoTokenizer
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import rehearsal
+from backend.engine import compiling, rehearsal
+from backend.engine.control import Control
 from backend.engine.dispatch import Engine
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import fresh, plain_scores, scores
@@ -38,6 +40,7 @@ def test_thirty_swaps_among_five_adapters_compile_nothing_and_answer_exactly(
         start(service, ask("Where is the cat? " * (1 + number % 7), [(name, 1.0)]))
         assert scores(service, [(name, 1.0)]) == pytest.approx(expected[name], rel=1e-5)
 
+    assert service.settings.compile_times_file.is_file()  # the next one is foretold by it
     assert prepared.compiled
     assert prepared.graphs >= 2  # the prompt's and the next token's: `generate` was compiled
     assert prepared.rank == 32
@@ -47,6 +50,29 @@ def test_thirty_swaps_among_five_adapters_compile_nothing_and_answer_exactly(
     assert scores(service, []) == pytest.approx(alone, rel=1e-5)
     assert prepared.times is not None
     assert prepared.times.recompile_seconds > prepared.times.hotswap_seconds
+
+
+@pytest.mark.parametrize("expected", [60.0, 0.001])
+def test_it_is_told_meanwhile_how_long_compiling_takes(
+    monkeypatch: pytest.MonkeyPatch, expected: float
+) -> None:
+    monkeypatch.setattr(compiling, "TELL_EVERY_S", 0.01)
+    said, enough = [], threading.Event()
+
+    def emit(message: dict[str, Any]) -> None:
+        said.append(message)
+        if len(said) == 3:
+            enough.set()
+
+    with compiling.told(Control(1, emit), expected, (0.2, 0.9)):
+        assert enough.wait(10)
+
+    assert all(0.2 <= message["fraction"] <= 0.9 for message in said)
+    if expected > 1:
+        assert 0 < said[2]["seconds_left"] < said[0]["seconds_left"] < expected
+    else:
+        assert (said[2]["fraction"], said[2]["seconds_left"]) == (0.9, None)
+        assert "longer than expected" in said[2]["text"]
 
 
 @pytest.mark.slow
