@@ -3,6 +3,7 @@
 from backend import CHAT_TEMPLATES
 from backend import results as rs
 from ui import data_sets, text
+from ui.held import REASON
 from ui.safe_view import Child, Node, button, chip, el, slider
 from ui.tables import cell, table
 from ui.view import fits
@@ -86,16 +87,15 @@ def _other_template(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
 
 
 def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
+    obstacle = REASON if snapshot.slot is not None else None
     if on:
-        return button("Turn off", "off", adapter.name, kind="pressed")
-    fitting = fits(adapter, snapshot.base)
-    return button(
-        "Turn on",
-        "on",
-        adapter.name,
-        disabled=not fitting,
-        title=None if fitting else f"Made for {adapter.base_name}: load that base first",
-    )
+        word, act, kind = "Turn off", "off", "pressed"
+    else:
+        word, act, kind = "Turn on", "on", ""
+        if not fits(adapter, snapshot.base):
+            obstacle = f"Made for {adapter.base_name}: load that base first"
+    disabled = obstacle is not None
+    return button(word, act, adapter.name, kind=kind, disabled=disabled, title=obstacle)
 
 
 def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) -> Child:
@@ -103,6 +103,8 @@ def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) 
         return el("span", "1 only", cls="aw-quiet", title=f"{adapter.method} has no other strength")
     if on is None:
         return el("span", "off", cls="aw-quiet")
+    if snapshot.slot is not None:
+        return el("span", f"{on:.2f}", cls="aw-figure", title=REASON)
     low, high, step = STRENGTHS
     return slider(
         "strength", adapter.name, on, low=low, high=high, step=step,

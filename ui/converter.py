@@ -33,6 +33,7 @@ class Converter:
             label="Rank of a converted adapter",
             visible=False,
             elem_id=f"{place}-convert-rank",
+            elem_classes="aw-short",
         )
         self.news = safe_view(NOTHING, label="Converted", elem_id=f"{place}-converted")
 

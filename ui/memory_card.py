@@ -28,6 +28,9 @@ COLOURS = {
     "overhead": "#B8BCC4",
 }
 
+TELLING_BYTES = 150 * 10**6
+"""Below it, how far a prediction was off says more about the process than about the run."""
+
 
 def memory_card(report: rs.PreflightReport | None) -> Node:
     """Describe a run's memory before it starts; empty where nothing is known yet."""
@@ -51,13 +54,19 @@ def measured_line(run: rs.RunSummary) -> Node | None:
     """Say what a run was predicted to take and what it took; None where nothing was measured."""
     if not run.peak_memory_bytes or not run.predicted_memory_bytes:
         return None
-    off = run.predicted_memory_bytes / run.peak_memory_bytes - 1
     return el(
         "p",
         f"Memory at the peak: {text.size(run.peak_memory_bytes)} measured, "
-        f"{text.size(run.predicted_memory_bytes)} predicted ({off:+.0%}).",
+        f"{text.size(run.predicted_memory_bytes)} predicted{how_far_off(run)}.",
         cls="aw-quiet",
     )
+
+
+def how_far_off(run: rs.RunSummary) -> str:
+    """Return by how much a prediction of memory was wrong, where the run took enough to tell."""
+    if run.peak_memory_bytes < TELLING_BYTES:
+        return ""
+    return f" ({run.predicted_memory_bytes / run.peak_memory_bytes - 1:+.0%})"
 
 
 def retry_button(run: rs.RunSummary) -> Node | None:

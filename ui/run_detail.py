@@ -6,6 +6,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
+from ui.memory_card import how_far_off
 from ui.safe_view import Child, Node, button, chip, el, facts
 from ui.view import state_word
 
@@ -107,8 +108,9 @@ def _memory(run: rs.RunSummary) -> str:
     peak, predicted = run.peak_memory_bytes, run.predicted_memory_bytes
     if not peak:
         return f"{text.size(predicted)} predicted" if predicted else "not measured"
-    known = (f"{text.size(predicted)} predicted", predicted / peak - 1) if predicted else None
-    return measured(text.size(peak), known)
+    if not predicted:
+        return text.size(peak)
+    return f"{text.size(peak)} measured; {text.size(predicted)} predicted{how_far_off(run)}"
 
 
 def _log(file: Path) -> Node:

@@ -201,7 +201,7 @@ class RunPanel:
             self.more: gr.update(visible=True),
             self.note: run.note,
             self.extension: gr.update(visible=run.state == "finished"),
-            self.extend: gr.update(interactive=snapshot.job is None),
+            self.extend: gr.update(interactive=snapshot.job is None and snapshot.slot is None),
         }
 
     def _facts(self, run: rs.RunSummary) -> Node:

@@ -9,6 +9,7 @@ from backend import usual_rate
 from ui import text
 from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, failure_card, mend_button
+from ui.held import held
 from ui.memory_card import memory_card
 from ui.safe_view import Node, button, el
 
@@ -145,6 +146,8 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
         return _wait("The base model is loading; the check follows by itself.")
     if snapshot.base is None:
         return _no_base(snapshot)
+    if snapshot.slot is not None:
+        return held(snapshot)
     if snapshot.job is not None:
         state = "paused" if snapshot.job.paused else "going on"
         return _wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")

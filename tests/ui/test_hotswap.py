@@ -1,5 +1,6 @@
 """The Hot-swap tab: who can share a slot, one press, the picture, and the way out."""
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
 from ui import slot_view
 from ui.layout import Page
+from ui.view import Check, readiness
 
 TIMES = rs.SwapTimes(
     hotswap_seconds=0.02, switch_seconds=0.03, reload_seconds=0.2, recompile_seconds=20.0
@@ -145,6 +147,31 @@ def test_a_rank_that_is_none_is_told_before_anything_starts(
 
     assert "Rank" in words(drawn[page.hotswap.converter.news])
     assert page.combine.converter.news not in drawn
+
+
+def test_what_the_slot_keeps_from_being_changed_waits_and_says_why(
+    page: Page, service: FakeService
+) -> None:
+    free = {**page.load.show(service.snapshot(), ""), **page.combine.show(service.snapshot())}
+    held = hold(service)
+
+    assert free[page.load.load]["interactive"]
+    loading = page.load.show(held, "")
+    assert not loading[page.load.load]["interactive"]
+    assert not loading[page.load.unload]["interactive"]
+    assert "slot holds the model" in words(loading[page.load.note])
+    assert '"disabled": true' in json.dumps(loading[page.load.adapters])
+    check, button = page.merge.check(
+        names=["pirate"], strengths={}, folder="x", precision="auto", largest=5
+    )
+    ready = readiness(held, Check(name="new", report=None, free_name="new"))
+    blending = page.combine.show(held, BOTH, mix_name="new")
+    for card in (check, ready.card, blending[page.combine.card]):
+        assert "leave it first" in words(card)
+        assert "Go to Hot-swap" in words(card)
+    assert not button["interactive"]
+    assert not ready.can_start
+    assert not blending[page.combine.go]["interactive"]
 
 
 def test_a_conversion_that_failed_is_told_where_it_was_begun_and_not_for_ever(

@@ -161,13 +161,16 @@ def test_a_note_is_kept_found_and_shown_again(page: Page, service: FakeService) 
 
 def test_predictions_stand_beside_what_was_measured(tmp_path: Path) -> None:
     run = summary(
-        predicted_seconds=38.0, peak_memory_bytes=100 * 1024**2,
-        predicted_memory_bytes=110 * 1024**2,
+        predicted_seconds=38.0, peak_memory_bytes=200 * 1024**2,
+        predicted_memory_bytes=220 * 1024**2,
     )  # fmt: skip
     (tmp_path / "output.log").write_text("a warning of a library")
     said = words(run_detail.run_facts(run, rq.Train(name="x"), tmp_path / "output.log"))
     assert "40 s measured; 38 s predicted after ten steps (-5%)" in said
-    assert "100 MB measured; 110 MB predicted (+10%)" in said
+    assert "200 MB measured; 220 MB predicted (+10%)" in said
+    small = run.model_copy(update={"peak_memory_bytes": 60 * 1024**2})
+    said = words(run_detail.run_facts(small, rq.Train(name="x"), tmp_path / "output.log"))
+    assert "60 MB measured; 220 MB predicted Base" in said
     assert "a warning of a library" in said
     stopped = summary(predicted_seconds=38.0, total_steps=20)
     assert "predicted" not in words(

@@ -13,6 +13,7 @@ from ui.adapter_table import adapter_table
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.held import REASON
 from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
 from ui.wiring import QUIET
@@ -162,7 +163,7 @@ class LoadTab:
 
     def show(self, snapshot: rs.Snapshot, chosen: str) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
-        busy = snapshot.job is not None
+        busy = snapshot.job is not None or snapshot.slot is not None
         picked = next((info for info in snapshot.adapters if info.id == chosen), None)
         return {
             self.facts: tables.base_facts(snapshot.base),
@@ -182,6 +183,8 @@ class LoadTab:
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
+        if snapshot.slot is not None:
+            return el("p", f"{REASON}.", cls="aw-quiet")
         return self._failure("load-model", "unload-model")
 
     def _failure(self, *operations: str) -> Node:

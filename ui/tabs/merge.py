@@ -12,6 +12,7 @@ from backend import results as rs
 from ui.bench import Bench
 from ui.feedback import explain, failure_card, mend_button
 from ui.forms import field_of
+from ui.held import held
 from ui.merge_cards import merge_label, needs_card, problem, running, stage, wait, warn
 from ui.safe_view import Child, Node, clicked, el, safe_view
 from ui.view import fitting
@@ -264,6 +265,8 @@ class MergeTab:
             )
         if snapshot.base is None:
             return warn("No base model is loaded.", mend_button("Choose a base", "go", "load"))
+        if snapshot.slot is not None:
+            return held(snapshot)
         if running(snapshot) is not None:
             return wait("A merge is going on. It can be stopped below; training and chat go on.")
         if not fitting(snapshot):
@@ -321,4 +324,4 @@ def _key(snapshot: rs.Snapshot) -> str:
     names = ",".join(adapter.name for adapter in fitting(snapshot))
     active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
     job = running(snapshot)
-    return f"{base}|{names}|{active}|{job.id if job else ''}"
+    return f"{base}|{names}|{active}|{job.id if job else ''}|{snapshot.slot is not None}"
