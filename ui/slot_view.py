@@ -242,6 +242,14 @@ def converted(result: rs.Converted) -> Node:
     )
 
 
+def left(slot: rs.SlotLeft) -> Node:
+    """Show the proof that leaving a slot brought the session back."""
+    return evidence(
+        "Verified when the slot was left: the session answers as before it "
+        f"(largest difference {text.small(slot.max_difference)})."
+    )
+
+
 def short_time(seconds: float) -> str:
     """Write a time in the unit that fits: "0.4 ms", "42 ms", "2.9 s", "1 min 20 s"."""
     if seconds < 0.01:

@@ -341,6 +341,9 @@ def test_leaving_asks_for_the_end(page: Page, service: FakeService) -> None:
     wait(service)
 
     assert asked == [rq.EndHotswap()]
+    wait(service)
+    left = page.hotswap.show(hold(service, None))
+    assert "answers as before it (largest difference 0)" in words(left[page.hotswap.note])
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,10 @@ class HotswapTab:
             return el("div", el("p", blocked), mend, cls="aw-note warn")
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
-        return el("p", blocked, cls="aw-quiet") if blocked else NOTHING
+        if blocked:
+            return el("p", blocked, cls="aw-quiet")
+        left = self.bench.outcome("end-hotswap")
+        return slot_view.left(left) if left is not None else NOTHING
 
 
 def _held(slot: rs.SlotStatus) -> str:
