@@ -3,7 +3,7 @@
 from backend import CHAT_TEMPLATES
 from backend import results as rs
 from ui import data_sets, text
-from ui.held import REASON
+from ui.obstacles import REASON
 from ui.safe_view import Child, Node, button, chip, el, slider
 from ui.tables import cell, table
 from ui.view import fits

@@ -8,7 +8,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
-from ui.held import held
+from ui.obstacles import held, no_base
 from ui.safe_view import Child, Node, button, chip, el
 
 ALIKE, APART = 0.5, 0.1
@@ -183,10 +183,8 @@ def _blocked(
     name: str,
     free_name: str,
 ) -> Node | None:
-    if snapshot.base is None:
-        return _mend("No base model is loaded.", mend_button("Choose a base model", "go", "load"))
-    if snapshot.slot is not None:
-        return held(snapshot)
+    if obstacle := no_base(snapshot) or held(snapshot):
+        return obstacle
     if not snapshot.adapters:
         return _mend(
             "A blend is made of adapters, and there are none yet.",

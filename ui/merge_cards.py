@@ -99,7 +99,3 @@ def problem(error: errors.WorkbenchError, mend: Child) -> Node:
 
 def warn(sentence: str, mend: Node) -> Node:
     return el("div", el("p", sentence), mend, cls="aw-note warn")
-
-
-def wait(sentence: str) -> Node:
-    return el("div", el("p", sentence), cls="aw-note wait")

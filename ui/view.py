@@ -9,8 +9,8 @@ from backend import usual_rate
 from ui import text
 from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, failure_card, mend_button
-from ui.held import held
 from ui.memory_card import memory_card
+from ui.obstacles import held, no_base, wait
 from ui.safe_view import Node, button, el
 
 PHASES: dict[str, str] = {
@@ -93,12 +93,12 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
     names = [each.name for each in snapshot.queue]
     if check.name in names:
         said = f"{check.name} waits its turn, as number {names.index(check.name) + 1}."
-        return Readiness(_wait(f"{said} Runs lists what waits."), label, False)
+        return Readiness(wait(f"{said} Runs lists what waits."), label, False)
     if check.free_name not in ("", check.name):
         return Readiness(_name_taken(check), label, False)
     behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
     sentence = f"{check.name} would start by itself afterwards{behind}."
-    return Readiness(_wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
+    return Readiness(wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
 
 
 def check_key(snapshot: rs.Snapshot, check: Check) -> str:
@@ -143,19 +143,17 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.name and check.free_name not in ("", check.name):
         return _name_taken(check)
     if snapshot.job is not None and snapshot.base is None:
-        return _wait("The base model is loading; the check follows by itself.")
-    if snapshot.base is None:
-        return _no_base(snapshot)
-    if snapshot.slot is not None:
-        return held(snapshot)
+        return wait("The base model is loading; the check follows by itself.")
+    if obstacle := no_base(snapshot) or held(snapshot):
+        return obstacle
     if snapshot.job is not None:
         state = "paused" if snapshot.job.paused else "going on"
-        return _wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
+        return wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
     if check.preparing:
         rows = text.plural(check.look.rows, "row") if check.look else "the rows"
-        return _wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
+        return wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
     if check.checking or check.report is None:
-        return _wait("Checking these settings against the base and the data.")
+        return wait("Checking these settings against the base and the data.")
     return None if check.report.ready else _problems(check.report.problems)
 
 
@@ -216,17 +214,6 @@ def _name_taken(check: Check) -> Node:
     )
 
 
-def _no_base(snapshot: rs.Snapshot) -> Node:
-    if snapshot.phase == "down":
-        return _wait("The model process is being restarted.")
-    return el(
-        "div",
-        el("p", "No base model is loaded."),
-        mend_button("Choose a base model", "go", "load"),
-        cls="aw-note warn",
-    )
-
-
 def _problems(problems: list[rs.Problem]) -> Node:
     items = [
         el("li", problem.what, el("span", f" {problem.cure}", cls="aw-quiet"))
@@ -235,10 +222,6 @@ def _problems(problems: list[rs.Problem]) -> Node:
     mend = drop_button() if any(problem.droppable for problem in problems) else None
     head = el("p", el("strong", "Not ready yet."))
     return el("div", head, el("ul", *items), mend, cls="aw-note warn")
-
-
-def _wait(sentence: str) -> Node:
-    return el("div", el("p", sentence), cls="aw-note wait")
 
 
 # -- a run ---------------------------------------------------------------------------------------

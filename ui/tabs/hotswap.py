@@ -12,8 +12,9 @@ from backend import results as rs
 from ui import data_sets, slot_view, text
 from ui.bench import Bench
 from ui.converter import Converter
-from ui.feedback import explain, failure_card, mend_button
+from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.obstacles import no_base
 from ui.safe_view import Node, chip, clicked, el, safe_view
 from ui.session_bar import BASE_COLOUR
 from ui.wiring import QUIET
@@ -240,9 +241,8 @@ class HotswapTab:
         failure = self.bench.last_failure(*OPERATIONS)
         if failure is not None:
             return failure_card(failure)
-        if snapshot.base is None:
-            mend = mend_button("Choose a base model", "go", "load")
-            return el("div", el("p", blocked), mend, cls="aw-note warn")
+        if obstacle := no_base(snapshot):
+            return obstacle
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
         if blocked:

@@ -13,7 +13,7 @@ from ui.adapter_table import adapter_table
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.held import REASON
+from ui.obstacles import REASON
 from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
 from ui.wiring import QUIET

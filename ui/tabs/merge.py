@@ -12,8 +12,8 @@ from backend import results as rs
 from ui.bench import Bench
 from ui.feedback import explain, failure_card, mend_button
 from ui.forms import field_of
-from ui.held import held
-from ui.merge_cards import merge_label, needs_card, problem, running, stage, wait, warn
+from ui.merge_cards import merge_label, needs_card, problem, running, stage, warn
+from ui.obstacles import held, no_base, wait
 from ui.safe_view import Child, Node, clicked, el, safe_view
 from ui.view import fitting
 from ui.wiring import QUIET, hidden_key
@@ -263,14 +263,12 @@ class MergeTab:
                 "This shared demo does not write to folders. Duplicate the Space or run the app on "
                 "your own machine to merge."
             )
-        if snapshot.base is None:
-            return warn("No base model is loaded.", mend_button("Choose a base", "go", "load"))
-        if snapshot.slot is not None:
-            return held(snapshot)
+        if obstacle := no_base(snapshot) or held(snapshot):
+            return obstacle
         if running(snapshot) is not None:
             return wait("A merge is going on. It can be stopped below; training and chat go on.")
         if not fitting(snapshot):
-            sentence = f"No adapter was made for {snapshot.base.name} yet."
+            sentence = "No adapter was made for the loaded base yet."
             return warn(sentence, mend_button("Train the first one", "go", "train"))
         return None if names else wait("Choose the adapters to merge, one or several.")
 
@@ -320,8 +318,9 @@ def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
 
 def _key(snapshot: rs.Snapshot) -> str:
     """Change whenever what can be merged, or whether, may have changed."""
-    base = snapshot.base.fingerprint if snapshot.base else ""
+    base = snapshot.base.fingerprint if snapshot.base else snapshot.phase
+    held = "held" if snapshot.slot is not None else ""
     names = ",".join(adapter.name for adapter in fitting(snapshot))
     active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
     job = running(snapshot)
-    return f"{base}|{names}|{active}|{job.id if job else ''}|{snapshot.slot is not None}"
+    return f"{base}|{names}|{active}|{job.id if job else ''}|{held}"

@@ -1,0 +1,32 @@
+"""What stands in the way on several tabs: why, and the way out."""
+
+from backend import results as rs
+from ui.feedback import mend_button
+from ui.safe_view import Node, el
+
+REASON = "The hot-swap slot holds the model: leave it first"
+
+
+def no_base(snapshot: rs.Snapshot) -> Node | None:
+    """Return a card for what needs a base; None where one is loaded."""
+    if snapshot.base is not None:
+        return None
+    if snapshot.phase == "down":
+        return wait("The model process is being restarted.")
+    if snapshot.job is not None:
+        return wait("The base model is loading.")
+    way_out = mend_button("Choose a base model", "go", "load")
+    return el("div", el("p", "No base model is loaded."), way_out, cls="aw-note warn")
+
+
+def held(snapshot: rs.Snapshot) -> Node | None:
+    """Return a card for what waits until the slot is left; None where no slot is prepared."""
+    if snapshot.slot is None:
+        return None
+    way_out = mend_button("Go to Hot-swap", "go", "hotswap")
+    return el("div", el("p", f"{REASON}."), way_out, cls="aw-note warn")
+
+
+def wait(sentence: str) -> Node:
+    """Return a card for what mends itself."""
+    return el("div", el("p", sentence), cls="aw-note wait")
