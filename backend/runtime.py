@@ -7,6 +7,7 @@ the like speak to the one that runs. From it: `ready`, `progress`, `piece`, `ses
 This module never imports the engine at the top, so that the page's process stays free of torch.
 """
 
+import gc
 import json
 import logging
 import os
@@ -189,8 +190,11 @@ class InlineRuntime:
         return int(psutil.Process().memory_info().rss)
 
     def _run(self) -> None:
+        from backend.engine import memory
         from backend.engine.dispatch import Engine
 
+        gc.collect()  # this process had a life of its own, which left garbage
+        memory.set_aside()
         try:
             self._engine = Engine(self._settings, self._on_message, self._inbox)
         finally:

@@ -92,6 +92,7 @@ def _take_part(run: Run) -> RunResult:
         if not crew.leads:
             run = FollowingRun(run.folder, crew.rank)
         _limit_memory(settings)
+        memory.set_aside()
         try:
             result = _train(run, request, control, settings, crew, resume=resume)
         except BaseException as error:
