@@ -72,11 +72,12 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+EVERY_CORE = ("-n", "logical", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (
     ("lint", ("ruff", "check", ".")),
     ("format", ("ruff", "format", "--check", ".")),
     ("types", ("mypy",)),
-    ("tests", ("pytest", "-m", "not browser", "-n", "logical", "--dist", "loadfile")),
+    ("tests", ("pytest", "-m", "not browser", *EVERY_CORE)),
     ("browser tests", ("pytest", "-m", "browser")),
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # where each core has a test of its own

@@ -13,6 +13,12 @@ from backend.runtime import ENVIRONMENT
 os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})  # before torch loads
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files with slow tests come first, so that no core is left with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def tmp_workspace(tmp_path: Path) -> Path:
     return tmp_path / "workspace"

@@ -614,7 +614,7 @@ def test_every_check_runs_and_the_first_failure_counts(project: Project) -> None
     assert f"browser: {chromium}" in result.stdout
     assert "lint failed, format ok, types ok, tests failed\n" in result.stdout
     project.start("--test", CHROMIUM=str(chromium))  # all of them: side by side, then the browser
-    assert "-m pytest -m not browser -n logical --dist loadfile\n" in project.calls()
+    assert "-m pytest -m not browser -n logical --dist loadfile --no-loa" in project.calls()
     assert "-m pytest -m browser\n" in project.calls()
 
 

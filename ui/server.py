@@ -1,5 +1,6 @@
 """How the page is served: who may reach it, and the Gradio settings that keep it closed."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -90,6 +91,7 @@ def serve(
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
     )
     demo._queue.sleep_when_free = QUEUE_NAP_SECONDS
+    gc.freeze()  # the page as built stays: looking through it for garbage delays every answer
     return demo
 
 

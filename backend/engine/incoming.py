@@ -4,6 +4,7 @@ Of a zip only the two files of an adapter are taken, by their names, into a fold
 path inside it is ever followed.
 """
 
+import errno
 import lzma
 import re
 import shutil
@@ -88,6 +89,11 @@ def _unpack(path: Path, folder: Path) -> Path:
                     shutil.copyfileobj(content, file, 1024 * 1024)
     except _BROKEN as error:
         raise ModelError(f"{path.name} is damaged or locked: {shown(error, 200)}.") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Python 3.11's zipfile looks for a member before the file's beginning where it is told to
+        raise ModelError(f"{path.name} is damaged: a file in it lies nowhere.") from None
     return folder
 
 

@@ -14,7 +14,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend.engine import incoming, scan
-from backend.errors import NotFound, WorkbenchError
+from backend.errors import ModelError, NotFound, WorkbenchError
 from tests.engine import tiny
 from tests.engine.hostile.cases import FOLDERS, ZIPS
 from tests.engine.hostile.harm import CONFIG, HANGS, Harm, holding, said, zipped
@@ -221,6 +221,22 @@ def test_nothing_of_a_zip_is_written_outside_a_place_of_our_own(
         assert inspect(bench.service, source).verdict == "fits"
     assert places
     assert not places[0].exists()
+
+
+def test_a_zip_that_places_a_file_before_its_beginning_is_damaged(
+    bench: Bench, tmp_path: Path
+) -> None:
+    source = zipped()(Path(shutil.copytree(bench.good, tmp_path / "bad")))
+    content = bytearray(source.read_bytes())
+    place = content.rindex(b"PK\x05\x06") + 16  # where the directory begins, as the end says
+    begins = int.from_bytes(content[place : place + 4], "little") + 10
+    content[place : place + 4] = begins.to_bytes(4, "little")
+    source.write_bytes(content)
+    with (
+        pytest.raises(ModelError, match=r"bad\.zip is damaged"),
+        incoming.incoming(str(source), bench.service.library, None),  # type: ignore[arg-type]
+    ):
+        pass
 
 
 def test_any_damage_to_a_file_is_a_sentence(bench: Bench, tmp_path: Path) -> None:
