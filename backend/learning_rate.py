@@ -1,4 +1,4 @@
-"""Which learning rate suits a base of which size, and which ones cannot work."""
+"""Learning rates: how they change, which suits a base of which size, and which cannot work."""
 
 from backend.requests import Train
 from backend.results import Problem
@@ -11,6 +11,11 @@ LARGE_RATE = 2e-4
 # their bound lies far above every published run.
 BREAKS_FROM, LARGE_BREAKS_FROM = 0.03, 0.01
 MOVES_NOTHING = 1 / 300
+
+
+def schedule_name(scheduler: str) -> str:
+    """Return what Transformers calls a schedule: its "constant" leaves the warm-up out."""
+    return "constant_with_warmup" if scheduler == "constant" else scheduler
 
 
 def usual_rate(parameters: int) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 from backend import adjustments
 from backend.access import looks_like_path
 from backend.errors import NotFound, Unsupported
+from backend.learning_rate import schedule_name
 from backend.library import Library
 from backend.runs import Run
 from backend.settings import STARTER
@@ -67,7 +68,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "TOKENS_PER_STEP": train.tokens_per_step,
         "ACCUMULATION": train.accumulation,
         "LEARNING_RATE": train.learning_rate,
-        "SCHEDULER": train.scheduler,
+        "SCHEDULER": schedule_name(train.scheduler),
         "WARMUP": train.warmup,
         "WEIGHT_DECAY": train.weight_decay,
         "GRADIENT_CHECKPOINTING": train.gradient_checkpointing,

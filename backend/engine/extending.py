@@ -16,6 +16,7 @@ from transformers import get_scheduler
 from backend.engine import packing
 from backend.engine.packing import Packs
 from backend.engine.tokens import Tokens
+from backend.learning_rate import schedule_name
 from backend.requests import Train
 
 
@@ -87,7 +88,10 @@ def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> 
     """Return the learning rate of all stretches: the same schedule, once for each."""
     factors = [
         get_scheduler(
-            request.scheduler, optimizer, round(request.warmup * each.steps), each.steps
+            schedule_name(request.scheduler),
+            optimizer,
+            round(request.warmup * each.steps),
+            each.steps,
         ).lr_lambdas[0]
         for each in stretches
     ]

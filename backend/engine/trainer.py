@@ -26,6 +26,7 @@ from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
 from backend.engine.ranks import ALONE, Ranks
 from backend.errors import Diverged
+from backend.learning_rate import schedule_name
 from backend.requests import Train
 from backend.storage import disk_error
 
@@ -144,7 +145,7 @@ class AdapterTrainer(Trainer):
             last = self._stretches[-1]
             plan = adjustments.Plan(
                 rate=scheduler.lr_lambdas[0],
-                scheduler=str(self.args.lr_scheduler_type.value),
+                scheduler=self._request.scheduler,
                 peak=1.0,
                 warmup_steps=last.start + round(self._request.warmup * last.steps),
                 total_steps=self._planned_steps,
@@ -304,7 +305,7 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
         gradient_accumulation_steps=train.accumulation // train.processes,
         max_steps=total_steps,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=train.scheduler,
+        lr_scheduler_type=schedule_name(train.scheduler),
         warmup_steps=round(train.warmup * total_steps),
         weight_decay=train.weight_decay,
         max_grad_norm=1.0,

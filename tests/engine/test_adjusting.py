@@ -49,6 +49,14 @@ def test_the_same_rate_for_as_many_steps_changes_no_bit(
     assert_same_bits(whole, run)
 
 
+def test_a_constant_rate_is_warmed_up_to(service: Service) -> None:
+    run = start(service, "warmed up", scheduler="constant", warmup=0.5).result(timeout=120)
+
+    found = rates(service, run.run_id)
+    assert found[0] < 0.5 * max(found)
+    assert found[4:] == pytest.approx([max(found)] * 4)
+
+
 @pytest.mark.parametrize("steps", [6, 40])
 def test_a_run_ends_where_it_was_told_to(
     service: Service, at_step: Callable[..., None], steps: int
