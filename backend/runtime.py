@@ -190,11 +190,9 @@ class InlineRuntime:
         return int(psutil.Process().memory_info().rss)
 
     def _run(self) -> None:
-        from backend.engine import memory
         from backend.engine.dispatch import Engine
 
         gc.collect()  # this process had a life of its own, which left garbage
-        memory.set_aside()
         try:
             self._engine = Engine(self._settings, self._on_message, self._inbox)
         finally:

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend import results as rs
+from backend.compile_times import CompileTimes
 from backend.engine import hotswap, rehearsal
 from backend.engine.control import Control
 from backend.engine.session import Session
@@ -58,7 +59,7 @@ def measure(chosen: argparse.Namespace, words: list[str], place: Path) -> int:
     for seed, (name, (rank, alpha)) in enumerate(ADAPTERS.items()):
         enlist(session, base, name, lora(rank, alpha), seed)
     request = rq.PrepareHotswap(adapters=list(ADAPTERS), compile=chosen.compile)
-    prepared = hotswap.prepare(session, request, quiet())
+    prepared = hotswap.prepare(session, request, quiet(), CompileTimes(place / "times.json"))
     report.facts["model"] = models.describe(base)
     report.facts["slot"] = f"rank {prepared.rank}, {prepared.layers} layers"
     _swap_against_copy(report, session, chosen.rounds)

@@ -26,10 +26,8 @@ def main() -> None:
     channel = _claim_stdout()
     first = json.loads(sys.stdin.buffer.readline())
     settings = Settings.model_validate(first["settings"])
-    from backend.engine import memory
     from backend.engine.dispatch import Engine
 
-    memory.set_aside()
     engine = Engine(settings, _Sender(channel))
     threading.Thread(target=_read, args=(engine,), daemon=True).start()
     engine.emit({"type": "ready", "pid": os.getpid()})

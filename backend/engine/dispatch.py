@@ -54,6 +54,7 @@ class Engine:
     """One session and the operations on it."""
 
     def __init__(self, settings: Settings, emit: Emit, inbox: Inbox | None = None) -> None:
+        memory.set_aside()
         self.settings = settings
         self.emit = emit
         self.inbox: Inbox = inbox or queue.SimpleQueue()
