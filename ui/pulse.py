@@ -67,8 +67,8 @@ document.addEventListener('visibilitychange', () => {
 beat();
 """
 END_LOADING_TIMER = """
-// Gradio 6.31: the timer of the loading screen goes on after that is gone, in every frame, which takes
-// up to a fifth of a core. It has no end but an exception, and asks for the time in each frame.
+// Gradio 6.31: the timer of the loading screen goes on after that is gone, in every frame, which
+// takes up to a fifth of a core. It ends with an exception alone, and asks for the time each time.
 (() => {
   const now = performance.now, over = new Error('The loading screen is gone.');
   const quietly = (event) => { if (event.error === over) event.preventDefault(); };
@@ -92,11 +92,8 @@ def pulse(service: Service, tabs: Iterable[str]) -> gr.HTML:
         # a restarted app counts its versions from the beginning, and has forgotten open pages
         return f"{service.snapshot().version}-{life}"
 
-    script = (
-        (SCRIPT + END_LOADING_TIMER)
-        .replace("__BEAT__", str(BEAT_MS))
-        .replace("__REST__", str(REST_MS))
-    )
+    script = SCRIPT + END_LOADING_TIMER
+    script = script.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
     script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
     script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(
