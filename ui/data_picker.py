@@ -51,6 +51,8 @@ class DataPicker:
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
+        # Not in the line: what a check says of the data would take the place of why it was refused.
+        self.refused = safe_view(NOTHING, label="Upload", elem_id="data-refused")
         self.columns = ColumnPicker(form)
         self._build_preview()
 
@@ -84,11 +86,12 @@ class DataPicker:
         )
         self.close.click(self.hide_preview, None, self.preview, **QUIET)
         self.data.change(self.hide_preview, None, self.preview, **QUIET)  # it shows other data
+        self.data.input(forget, None, self.refused, **QUIET)
         chosen = self.columns.emptied
         self.data.input(self.columns.cleared, None, chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
-        self.upload.upload(self.add_upload, self.upload, [self.data, self.line], **QUIET).then(
+        self.upload.upload(self.add_upload, self.upload, [self.data, self.refused], **QUIET).then(
             self.columns.cleared, None, chosen, **QUIET
         )
 
@@ -160,6 +163,11 @@ class DataPicker:
     def hide_preview(self) -> Any:
         """Fold the examples away."""
         return gr.update(visible=False)
+
+
+def forget() -> Node:
+    """Let go of what was said of a refused upload: something else was chosen."""
+    return NOTHING
 
 
 def preview_of(train: rq.Train) -> rq.PreviewData:
