@@ -21,6 +21,8 @@ SIDECAR = "workbench.json"
 LIBRARY_SOURCE = "library:"
 """`library:pirate` names an adapter of the library where a folder or Hub id could stand too."""
 TRASH = ".trash"
+BASE = "base"
+"""What the model without adapters is called, so no adapter may be."""
 
 # Okabe and Ito's palette, told apart by people with any kind of colour vision. Grey is the base's.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
@@ -67,6 +69,7 @@ class Library:
     def free_name(self, wanted: str, taken: Collection[str] = ()) -> str:
         """Return `wanted`, or `wanted 2`, `wanted 3`... where it is taken."""
         used = {info.name.casefold() for info in self.all()} | {n.casefold() for n in taken}
+        used.add(BASE)
         if wanted.casefold() not in used:
             return wanted
         stem = re.sub(r" \d+$", "", wanted)[:36]
@@ -78,6 +81,10 @@ class Library:
     def require_free(self, name: str, taken: Collection[str] = ()) -> None:
         """Raise InvalidRequest where an adapter of this name exists."""
         free = self.free_name(name, taken)
+        if name.casefold() == BASE:
+            raise InvalidRequest(
+                "The model without adapters is called base.", cure=f"{free!r} is free."
+            )
         if free != name:
             raise InvalidRequest(
                 f"There is already an adapter called {name!r}.", cure=f"{free!r} is free."

@@ -35,6 +35,8 @@ class Starts:
 
     def prepare(self, request: rq.Request) -> str | None:
         """Return the id of the run that a request is about; what cannot work raises."""
+        if isinstance(request, rq.Train | rq.Resume):
+            self.require_no_slot()
         if isinstance(request, rq.Train):
             return self.new_run(request).id
         if isinstance(request, rq.Resume):
@@ -57,12 +59,16 @@ class Starts:
                 cure="Duplicate this Space or run the app on your own machine for more.",
             )
 
-    def check_merge(self, request: rq.Merge) -> None:
-        """Raise what keeps a merge from starting."""
+    def require_no_slot(self) -> None:
+        """Raise Unsupported while a prepared slot holds the model."""
         if self.engine.slot is not None:
             raise Unsupported(
                 "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
             )
+
+    def check_merge(self, request: rq.Merge) -> None:
+        """Raise what keeps a merge from starting."""
+        self.require_no_slot()
         wanted = request.destination
         with self.engine.lock:
             for job in self.engine.beside():

@@ -26,7 +26,7 @@ function layout(extra) {
   return { margin: { l: 52, r: 12, t: 26, b: 40 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: { family: css('--font'), size: 12, color: css('--aw-quiet') }, hovermode: 'x unified',
     hoverlabel: { bgcolor: css('--background-fill-primary'), bordercolor: css('--aw-line'), font: { color: css('--body-text-color') } },
-    legend: { orientation: 'h', x: 1, xanchor: 'right', y: 1, yanchor: 'bottom', bgcolor: 'rgba(0,0,0,0)' },
+    legend: { orientation: 'h', x: 0, xanchor: 'left', y: 1, yanchor: 'bottom', bgcolor: 'rgba(0,0,0,0)' },
     xaxis: axis('step'), yaxis: axis('loss (nats per token)', { rangemode: 'tozero' }),
     ...extra };
 }

@@ -59,6 +59,7 @@ class Desk:
     failure: Failure | None = None
     returned: str = ""
     """The question of a failed answer, which goes back to its box."""
+    _refused_as_busy: bool = False
     _chosen: list[str] | None = None
     _strengths: dict[str, float] = field(default_factory=dict)
     """By adapter id."""
@@ -151,7 +152,7 @@ class Desk:
                 variants=[column.variant for column in columns],
                 **settings,
             )
-            self.failure, self.returned = None, ""
+            self.failure, self.returned, self._refused_as_busy = None, "", False
             job = self._job = self.bench.start(request)
             self._count += 1
             for column in columns:
@@ -160,6 +161,16 @@ class Desk:
             self.version += 1
         talks = [column.talk for column in columns]
         threading.Thread(target=self._listen, args=(job, talks), daemon=True).start()
+
+    def refuse(self, error: errors.WorkbenchError) -> None:
+        """Keep why a question was not asked at all."""
+        with self._lock:
+            self.failure, self._refused_as_busy = explain(error), isinstance(error, errors.Busy)
+            self.version += 1
+
+    def trouble(self, *, free: bool) -> Failure | None:
+        """Return what to say of the last question; that the model was busy only while it is."""
+        return None if free and self._refused_as_busy else self.failure
 
     def stop(self) -> None:
         """Stop the answers that are coming; what was said stays."""

@@ -81,9 +81,9 @@ async function loop() {
 }
 
 function show() {
-  const { run: id, live } = props.value || {};
+  const { run: id } = props.value || {};
   if ((id || null) !== run.id) { run.id = id || null; clear(); }
-  if (live) run.settled = false;
+  if (run.id) run.settled = false;  // it goes on, or went on unseen
 }
 
 function repaint() {  // the page went dark or light: fetch and draw again in the new colours

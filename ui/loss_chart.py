@@ -53,9 +53,14 @@ def loss_chart(service: Service, *, elem_id: str, empty: str) -> gr.HTML:
     )
 
 
-def chart_value(run_id: str | None, colour: str = "", live: bool = False) -> dict[str, Any]:
-    """Return what a chart must know to start asking."""
-    return {"run": run_id, "colour": colour, "live": live}
+def chart_value(
+    run_id: str | None, colour: str = "", live: bool = False, step: int = 0
+) -> dict[str, Any]:
+    """Return what a chart must know to start asking.
+
+    Of a run that is over the step tells a page that did not see it go on that there is more.
+    """
+    return {"run": run_id, "colour": colour, "live": live, "step": 0 if live else step}
 
 
 def plotly_script() -> Path:

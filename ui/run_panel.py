@@ -197,7 +197,7 @@ class RunPanel:
         return {
             self.actions: run_detail.run_actions(run, adapter, deleting=deleting == run.id),
             self.facts: self._facts(run),
-            self.chart: chart_value(run.id, run.colour, live),
+            self.chart: chart_value(run.id, run.colour, live, run.step),
             self.more: gr.update(visible=True),
             self.note: run.note,
             self.extension: gr.update(visible=run.state == "finished"),

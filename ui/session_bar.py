@@ -80,11 +80,14 @@ def _phase(snapshot: rs.Snapshot) -> Node:
 def _now(snapshot: rs.Snapshot) -> Node:
     jobs = [_job(snapshot.job)] if snapshot.job is not None else []
     jobs += [_job(job, f"stop-side:{job.id}") for job in snapshot.side_jobs]
-    if jobs:
-        return el("div", *jobs, cls="aw-jobs")
-    if snapshot.notice is not None:
-        return el("p", snapshot.notice.text, cls=f"aw-notice {snapshot.notice.kind}", role="status")
-    return el("p", cls="aw-notice")
+    notice = snapshot.notice
+    said = el("p", cls="aw-notice")
+    if notice is not None:
+        said = el("p", notice.text, cls=f"aw-notice {notice.kind}", role="status")
+    if not jobs:
+        return said
+    trouble = said if notice is not None and notice.kind == "bad" else None
+    return el("div", *jobs, trouble, cls="aw-jobs")  # what went wrong does not wait for its mending
 
 
 def progress(job: rs.JobInfo) -> Node:

@@ -53,6 +53,8 @@ def misfits(snapshot: rs.Snapshot) -> Node:
     """List the adapters that cannot share a slot, each with its reason and the way out."""
     rows = []
     busy = snapshot.job is not None
+    if snapshot.base is None:
+        return el("div")
     for adapter in snapshot.adapters:
         why = misfit(adapter, snapshot.base)
         if why is None:
@@ -179,7 +181,12 @@ def finding(slot: rs.SlotStatus) -> str:
         return ""
     if measured.recompile_seconds is not None:
         factor = measured.recompile_seconds / measured.hotswap_seconds
-        return f"A hot-swap answers {text.count(round(factor))} times sooner than compiling anew"
+        sooner = f"A hot-swap answers {text.count(round(factor))} times sooner than compiling anew"
+        as_plain = measured.switch_seconds <= measured.hotswap_seconds
+        return f"{sooner}, and no sooner than a plain switch" if as_plain else sooner
+    if measured.switch_seconds <= measured.hotswap_seconds:
+        plain, swap = map(short_time, (measured.switch_seconds, measured.hotswap_seconds))
+        return f"Not compiled, a hot-swap brings nothing: {swap}, a plain switch {plain}"
     ratio = measured.reload_seconds / measured.hotswap_seconds
     if ratio >= 1.5:
         return f"A hot-swap answers {ratio:.1f} times sooner than a reload from disk"
@@ -207,7 +214,7 @@ def _speeds(slot: rs.SlotStatus) -> Child:
         words.append(f"Answers: {text.speed(eager)}, not compiled.")
     if slot.compiled:
         words.append(f"{text.plural(slot.recompilations, 'recompilation')} since it was prepared.")
-        words.append(f"Compiling took {text.duration(slot.compile_seconds)}.")
+        words.append(f"Compiling and warming up took {text.duration(slot.compile_seconds)}.")
     return el(
         "div",
         el("p", " ".join(words)),

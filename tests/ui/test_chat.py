@@ -265,8 +265,12 @@ def test_trouble_gives_the_question_back(chat: ChatTab, service: FakeService) ->
 def test_a_busy_session_is_said(chat: ChatTab, service: FakeService) -> None:
     service.load_seconds = 0.5
     job = service.start(rq.LoadModel())
-    assert "still going on" in words(ask(chat, "hi")[-1][chat.trouble])
+    refused = ask(chat, "hi")[-1]
+    assert "still going on" in words(refused[chat.trouble])
+    assert chat.prompt not in refused  # the question stays where it was written
     job.result(timeout=10)
+    free = chat.show(chat.bench.service.snapshot())
+    assert "still going on" not in words(free[chat.trouble])
 
 
 def test_html_is_text(chat: ChatTab) -> None:

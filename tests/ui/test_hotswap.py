@@ -174,6 +174,16 @@ def test_what_the_slot_keeps_from_being_changed_waits_and_says_why(
     assert not blending[page.combine.go]["interactive"]
 
 
+def test_a_training_under_a_slot_is_refused_and_leaves_no_run(
+    page: Page, service: FakeService
+) -> None:
+    hold(service)
+    with pytest.raises(errors.Unsupported, match="Leave the hot-swap slot first"):
+        service.start(rq.Train(name="new"))
+    assert list(service.snapshot().runs) == []
+    assert service.snapshot().job is None
+
+
 def test_a_conversion_that_failed_is_told_where_it_was_begun_and_not_for_ever(
     page: Page, service: FakeService
 ) -> None:

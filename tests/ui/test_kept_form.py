@@ -3,7 +3,8 @@
 import pytest
 
 from tests.ui.fake_service import FACTS, FakeService
-from tests.ui.test_page import checks, form_of, last_check, page
+from tests.ui.test_page import checks, form_of, last_check, page, wait
+from tests.ui.test_view import words
 from ui.layout import Page
 
 __all__ = ["page"]
@@ -45,6 +46,20 @@ def test_an_opened_page_shows_the_loaded_base_in_the_load_form(
     shown = page.attach(None)
 
     assert [shown[part] for part in page.load.restored] == ["starter", "nf4", False, "own"]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_an_opened_page_can_load_again_whatever_was_ticked_for_four_bits(
+    page: Page, service: FakeService, left: bool
+) -> None:
+    shown = page.attach(None)
+    form = page.load.form.components
+    values = {name: shown.get(part, part.value) for name, part in form.items()}
+
+    said = page.load.load_base(**{**values, "double_quant": values["double_quant"] or left})
+
+    assert words(said) == ""
+    assert wait(service).base is not None
 
 
 def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:

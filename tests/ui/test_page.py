@@ -170,7 +170,8 @@ def test_a_finished_run_shows_curve_and_evidence(page: Page, service: FakeServic
     page.train.start(**form_of(page, epochs=1))
     run = wait(service).runs[0]
     drawn = draw(page)
-    assert drawn[page.train.chart] == {"run": run.id, "colour": run.colour, "live": False}
+    shown = {"run": run.id, "colour": run.colour, "live": False, "step": run.step}
+    assert drawn[page.train.chart] == shown
     said = words(drawn[page.train.stage])
     assert "base 0 %, now 96 %" in said
     assert "Verified" in said

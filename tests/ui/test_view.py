@@ -225,6 +225,14 @@ def test_the_bar_shows_notices_and_what_is_on() -> None:
     assert "The model process is gone." in said
 
 
+def test_what_went_wrong_is_said_also_while_it_is_mended() -> None:
+    gone = rs.Notice(kind="bad", text="The model process is gone.", time=0.0)
+    fine = rs.Notice(kind="info", text="The session is back.", time=0.0)
+    loading = {"base": None, "phase": "loading", "job": job(title="Loading starter", run_id=None)}
+    assert "The model process is gone." in words(bar(snapshot(**loading, notice=gone)))
+    assert "The session is back." not in words(bar(snapshot(**loading, notice=fine)))
+
+
 def test_adapters_for_another_base_cannot_be_turned_on() -> None:
     table = adapter_table(snapshot(adapters=[adapter(base_fingerprint="other")]))
     assert '"disabled": true' in json.dumps(table)

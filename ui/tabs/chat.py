@@ -147,7 +147,8 @@ class ChatTab:
         try:
             self.desk.ask(prompt, self.form.read(values))
         except errors.WorkbenchError as error:
-            yield {self.trouble: failure_card(explain(error))}
+            self.desk.refuse(error)
+            yield self.show(self.bench.service.snapshot())
             return
         yield {self.prompt: "", **self.show(self.bench.service.snapshot())}
         yield from self.follow()
@@ -217,7 +218,7 @@ class ChatTab:
         """Draw everything in this tab that follows session and desk."""
         chosen, asking = self.desk.chosen(snapshot), self.desk.asking
         busy = not view.can_answer(snapshot)
-        failure = self.desk.failure
+        failure = self.desk.trouble(free=not busy)
         return {
             self.who: gr.update(
                 choices=self.desk.choices(snapshot), value=chosen, interactive=not asking

@@ -108,8 +108,7 @@ class LoadTab:
         base = self.bench.service.snapshot().base
         if base is None:
             return {}
-        double = base.double_quant or base.quantization == "none"
-        shown = (base.source, base.quantization, double, base.given_template)
+        shown = (base.source, base.quantization, base.double_quant, base.given_template)
         return dict(zip(self.restored, shown, strict=True))
 
     @property
@@ -131,6 +130,9 @@ class LoadTab:
 
     def load_base(self, **values: Any) -> Node:
         """Start loading the base and return at once."""
+        if values["quantization"] not in ("nf4", "fp4"):  # left from another choice, out of sight
+            fields = rq.LoadModel.model_fields
+            values |= {name: fields[name].default for name in ("double_quant", "compute_dtype")}
         try:
             self.bench.start(rq.LoadModel(**self.form.read(values)))
         except errors.WorkbenchError as error:

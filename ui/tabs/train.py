@@ -377,7 +377,7 @@ class TrainTab:
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None or is_waiting(run):
             return chart_value(None)
-        return chart_value(run.id, run.colour, run.state in ("queued", "running"))
+        return chart_value(run.id, run.colour, run.state in ("queued", "running"), run.step)
 
 
 def resume_run(bench: Bench, run_id: str) -> None:
