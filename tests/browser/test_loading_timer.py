@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import gradio
+import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import Visits, free_port, wait_for
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 COUNT_FRAMES = """
 const ask = window.requestAnimationFrame;
 window.frames_asked = 0;
