@@ -21,6 +21,8 @@ REST_MS = 1700
 
 Two beats and the drawing itself stay below two seconds, the latest at which news should be seen.
 """
+HEAL_MS = 20_000
+"""The most time between two drawings: of two that cross each other the older one may be shown."""
 PATIENCE_MS = 6000
 """The longest an answer may take: the page's process is slow to answer while it draws for many."""
 GONE = (
@@ -49,7 +51,8 @@ async function beat() {
       if (life !== null && born !== life) { location.reload(); return; }  // it knows no open page
       life = born; missed = 0; say('');
       const now = performance.now();
-      if (version !== seen && now - drawn > __REST__) {
+      const news = version !== seen || now - drawn > __HEAL__;
+      if (news && now - drawn > __REST__) {
         seen = version; drawn = now;
         const tab = document.querySelector('#tabs [role=tab][aria-selected=true]').dataset.tabId;
         trigger(draws[tab], {});
@@ -94,6 +97,7 @@ def pulse(service: Service, tabs: Iterable[str]) -> gr.HTML:
 
     script = SCRIPT + END_LOADING_TIMER
     script = script.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
+    script = script.replace("__HEAL__", str(HEAL_MS))
     script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
     script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(

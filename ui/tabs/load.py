@@ -13,7 +13,7 @@ from ui.adapter_table import adapter_table
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.obstacles import REASON
+from ui.obstacles import held
 from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
 from ui.wiring import QUIET
@@ -185,9 +185,7 @@ class LoadTab:
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
-        if snapshot.slot is not None:
-            return el("p", f"{REASON}.", cls="aw-quiet")
-        return self._failure("load-model", "unload-model")
+        return held(snapshot) or self._failure("load-model", "unload-model")
 
     def _failure(self, *operations: str) -> Node:
         for operation in operations:

@@ -154,9 +154,8 @@ class TrainTab:
         checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
                    self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
         suggestions = {"suggested": self.suggested, "suggested_rate": self.suggested_rate}
-        everything = [each.change for each in self.inputs.values()]
-        gr.on(
-            [*everything, self.check_key.change],
+        checking = gr.on(
+            [*(each.change for each in self.inputs.values()), self.check_key.change],
             self.check_settings,
             inputs_kwargs={**self.inputs, **suggestions},
             outputs=checked,
@@ -189,7 +188,8 @@ class TrainTab:
             **QUIET,
         )
         written = self.launch.connect(self.inputs, self.request)
-        return [started, mended, acted, written, *self.adjust.connect()]
+        # A drawing that began before a check was done may come after it, and show it as it was.
+        return [checking, started, mended, acted, written, *self.adjust.connect()]
 
     # -- settings --------------------------------------------------------------------------------
 
