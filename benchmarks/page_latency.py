@@ -14,6 +14,8 @@ from benchmarks.report import Report, flags, read_flags
 
 MOST_SECONDS_AFTER_DEATH = 3.0
 MOST_SECONDS_TO_ATTACH = 2.0
+BACK_AGAIN_MS = 300_000
+"""The longest that a base may take to come back before the next round; not measured here."""
 GONE = ".aw-stage .aw-note.bad"
 STEP = (
     "least => [...document.querySelectorAll('.aw-stage .aw-numbers strong')].slice(0, 1)"
@@ -53,7 +55,7 @@ def measure(app: App, page: Page) -> Latency:
     attach = seconds_until(lambda: second.goto(app.url), second, app, run_id)
     second.close()
     death = seconds_to_notice_death(app, page)
-    page.wait_for_function("() => !document.querySelector('.aw-job-title')")
+    page.wait_for_function("() => !document.querySelector('.aw-job-title')", timeout=BACK_AGAIN_MS)
     app.wait_for_model()
     return Latency(reload, attach, death)
 
