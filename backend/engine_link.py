@@ -306,9 +306,11 @@ class EngineLink:
 
     def _finish(self, job: Job, message: Message) -> None:
         """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
+        error = from_dict(message["error"]) if message["type"] == "error" else None
+        if error is not None:
+            replay.end_unbegun(job, error, self.runs)
         self._release(job)
-        if message["type"] == "error":
-            error = from_dict(message["error"])
+        if error is not None:
             self._note_failure(job, error)
             if job is self._replay.job:  # what fails beside it leaves the rebuilding alone
                 self._replay.skip_the_rest()

@@ -1,10 +1,11 @@
 """Death and return of the engine: what is said of it, and the steps that bring the session back."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from backend import requests as rq
-from backend.errors import Stopped, WorkbenchError, WorkerDied
+from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
 from backend.jobs import Job
 from backend.recipe import Recipe
 from backend.runs import Runs
@@ -69,6 +70,16 @@ def what_follows(recipe: Recipe, was_replaying: bool) -> str:
     if was_replaying:
         return "It died while the session was being rebuilt, so that is given up. Load a base."
     return REBUILDING if recipe.base is not None else ""
+
+
+def end_unbegun(job: Job, error: WorkbenchError, runs: Runs) -> None:
+    """Record that a training failed which was refused before it began: else it waited for ever."""
+    if job.run_id is None:
+        return
+    with suppress(NotFound, DiskFull):  # it was discarded meanwhile, or cannot be written down
+        run, name = runs.get(job.run_id), type(error).__name__
+        if run.status().state == "queued":
+            run.update(state="failed", message=error.what, cure=error.cure, error=name)
 
 
 def side_death(job: Job, reason: str) -> WorkbenchError:

@@ -165,10 +165,9 @@ class Service:
         self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
         self.runs.sweep("The app was closed while this run was training.")
 
-    def compile_seconds(self) -> float:
-        """Return how long compiling a slot around the loaded base takes, as far as is known."""
-        base = self.snapshot().base
-        return CompileTimes(self.settings.compile_times_file).expected(base.layers if base else 0)
+    def compile_seconds(self, layers: int) -> float:
+        """Return how long compiling a slot around a base of so many layers takes here."""
+        return CompileTimes(self.settings.compile_times_file).expected(layers)
 
     def prepare_launch(
         self, train: rq.Train, machines: int = 1, *, caller: Caller = "local"

@@ -133,7 +133,7 @@ def test_new_python_is_welcome(version: tuple[int, ...]) -> None:
 
 
 def test_source_can_be_read_by_python_3_6() -> None:
-    ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 6))
+    assert ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 6)).body
 
 
 def test_old_python_sees_a_sentence_and_nothing_else(project: Project) -> None:

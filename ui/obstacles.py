@@ -13,7 +13,7 @@ def no_base(snapshot: rs.Snapshot) -> Node | None:
         return None
     if snapshot.phase == "down":
         return wait("The model process is being restarted.")
-    if snapshot.job is not None:
+    if snapshot.phase == "loading":
         return wait("The base model is loading.")
     way_out = mend_button("Choose a base model", "go", "load")
     return el("div", el("p", "No base model is loaded."), way_out, cls="aw-note warn")

@@ -51,10 +51,10 @@ def can_convert(snapshot: rs.Snapshot) -> bool:
 
 def misfits(snapshot: rs.Snapshot) -> Node:
     """List the adapters that cannot share a slot, each with its reason and the way out."""
-    rows = []
-    busy = snapshot.job is not None
     if snapshot.base is None:
         return el("div")
+    rows = []
+    busy = snapshot.job is not None
     for adapter in snapshot.adapters:
         why = misfit(adapter, snapshot.base)
         if why is None:

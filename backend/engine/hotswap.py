@@ -106,7 +106,10 @@ def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.S
     scan.scan(source, session.layers(), name=info.name)
     with new_folder(saving.require_empty(destination)) as folder:
         for path in source.iterdir():
-            if path.suffix in (".json", ".safetensors", ".md") and path.name != "workbench.json":
+            if (
+                path.suffix in (".json", ".safetensors", ".md", ".jinja")
+                and path.name != "workbench.json"
+            ):
                 shutil.copyfile(path, folder / path.name)
                 if not filecmp.cmp(path, folder / path.name, shallow=False):
                     raise VerificationFailed(f"{path.name} was not copied as it is.")
@@ -265,6 +268,7 @@ class _Preparation:
         if obstacle:
             self.notes.append(obstacle)
             return
+        self.control.check_stop()  # nobody hears until it is compiled
         try:
             slot.compiled = True
             compiling.install(self.base.model)

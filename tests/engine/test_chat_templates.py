@@ -89,6 +89,10 @@ def test_conversations_train_and_merge_under_a_given_template(tmp_path: Path) ->
         talker = service.library.get("talker")
         copy = tmp_path / "copy"
         service.start(rq.SaveAdapter(name="talker", destination=str(copy))).result(timeout=120)
+        service.start(rq.PrepareHotswap(adapters=["talker"], compile=False)).result(timeout=120)
+        slotted = tmp_path / "slotted"
+        service.start(rq.SaveAdapter(name="talker", destination=str(slotted))).result(timeout=120)
+        service.start(rq.EndHotswap()).result(timeout=120)
         load(service, base, "alpaca")
         elsewhere = service.start(rq.InspectAdapter(source=str(copy))).result(timeout=120)
         load(service, base, "dialogue")
@@ -97,7 +101,8 @@ def test_conversations_train_and_merge_under_a_given_template(tmp_path: Path) ->
 
     template = CHAT_TEMPLATES["dialogue"].jinja
     assert talker.chat_template == again.adapter.chat_template == "dialogue"
-    assert (copy / "chat_template.jinja").read_text(encoding="utf-8") == template
+    for folder in (copy, slotted):
+        assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == template
     assert "chat_template.jinja" in (copy / "README.md").read_text(encoding="utf-8")
     assert (elsewhere.verdict, at_home.verdict) == ("warning", "fits")
     assert "in the chat template Dialogue" in elsewhere.reasons[0].what

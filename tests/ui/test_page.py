@@ -64,6 +64,16 @@ def checks(page: Page, suggested: str = "", rate: float = 0.003, **values: objec
     return page.train.check_settings(suggested=suggested, suggested_rate=rate, **values)
 
 
+def test_a_training_that_is_refused_before_it_began_does_not_wait_for_ever(
+    page: Page, service: FakeService
+) -> None:
+    service.script["train"] = lambda request: errors.Unsupported("Not now.", cure="Later.")
+    page.train.start(**form_of(page))
+    wait(service)
+    run = service.snapshot().runs[0]
+    assert (run.state, run.message) == ("failed", "Not now.")
+
+
 def test_an_unchanged_session_is_not_sent_again(page: Page) -> None:
     first = draw(page)
     assert page.bar in first

@@ -9,7 +9,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, slot_view, text
+from ui import data_sets, slot_view
 from ui.bench import Bench
 from ui.converter import Converter
 from ui.feedback import explain, failure_card
@@ -196,7 +196,8 @@ class HotswapTab:
         unticked = set(slot_offered or []) - set(slot_names or [])
         ticked = [name for name in names if name not in unticked]
         moved = names != (slot_offered or [])
-        cost = self.bench.service.compile_seconds()
+        layers = snapshot.base.layers if snapshot.base is not None else 0
+        cost = self.bench.service.compile_seconds(layers)
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
@@ -252,8 +253,9 @@ class HotswapTab:
 
 
 def _held(slot: rs.SlotStatus) -> str:
-    count = text.plural(len(slot.adapters), "adapter")
+    count = len(slot.adapters)
+    who = f"{count} adapters take turns" if count > 1 else f"{slot.adapters[0]} is alone"
     return (
-        f"{count} take turns in a slot of rank {slot.rank}. Training, blending and loading wait "
-        "until you leave it."
+        f"{who} in a slot of rank {slot.rank}. Training, blending and loading wait until you "
+        "leave it."
     )

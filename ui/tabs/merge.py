@@ -319,8 +319,8 @@ def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
 def _key(snapshot: rs.Snapshot) -> str:
     """Change whenever what can be merged, or whether, may have changed."""
     base = snapshot.base.fingerprint if snapshot.base else snapshot.phase
-    held = "held" if snapshot.slot is not None else ""
+    slot = "held" if snapshot.slot is not None else ""
     names = ",".join(adapter.name for adapter in fitting(snapshot))
     active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
     job = running(snapshot)
-    return f"{base}|{names}|{active}|{job.id if job else ''}|{held}"
+    return f"{base}|{names}|{active}|{job.id if job else ''}|{slot}"
