@@ -78,6 +78,13 @@ def test_a_choice_of_ones_own_and_a_folder_of_ones_own_stay(tab: MergeTab) -> No
     assert folder == gr.skip()
 
 
+def test_a_drawing_never_sends_the_same_choice_back(tab: MergeTab) -> None:
+    names, *_ = tab.follow([], {}, "", "", [])
+
+    # somebody may have chosen in the meantime, on a page that answers late
+    assert names == gr.update(choices=["pirate", "polite"])
+
+
 def test_a_strength_stays_with_its_adapter_when_the_list_changes(tab: MergeTab) -> None:
     strengths = tab.remember(["pirate", "polite"], {}, 0.3, 1.0, 1, 1, 1, 1)
     first, second, *_ = tab.lay_out(["polite", "pirate"], strengths, "", "")

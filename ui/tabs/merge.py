@@ -120,15 +120,16 @@ class MergeTab:
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
-        chosen = [self.names, self.strengths, self.folder, self.suggested]
+        chosen = [self.names, self.strengths, self.folder, self.suggested, self.followed]
         laid = [*self.sliders, self.folder, self.suggested]
-        self.key.change(
+        gr.on(  # one event for both: two that cross would undo each other's choice
+            [self.key.change, self.names.change],
             self.follow,
-            [*chosen, self.followed],
+            chosen,
             [self.names, self.strengths, self.followed, *laid],
+            trigger_mode="always_last",
             **QUIET,
         )
-        self.names.change(self.lay_out, chosen, laid, **QUIET)
         for slider in self.sliders:
             slider.input(
                 self.remember,
@@ -164,14 +165,15 @@ class MergeTab:
         """Take over what is active until somebody chooses; drop what is no longer there."""
         snapshot = self.bench.service.snapshot()
         there = [adapter.name for adapter in fitting(snapshot)]
+        wanted = [name for name in names if name in there]
         if names == followed:
             active = [(n, s) for n, s in snapshot.active if n in there][:MOST]
-            names = followed = [name for name, _ in active]
+            wanted = followed = [name for name, _ in active]
             strengths = {**strengths, **dict(active)}
-        else:
-            names = [name for name in names if name in there]
-        chosen = gr.update(choices=there, value=names)
-        return chosen, strengths, followed, *self.lay_out(names, strengths, folder, suggested)
+        # a value that is sent back would undo what was chosen in the meantime
+        moved = {} if wanted == names else {"value": wanted}
+        chosen = gr.update(choices=there, **moved)
+        return chosen, strengths, followed, *self.lay_out(wanted, strengths, folder, suggested)
 
     def lay_out(
         self, names: list[str], strengths: dict[str, float], folder: str, suggested: str
