@@ -6,7 +6,7 @@ from backend.chat_templates import CHAT_TEMPLATES
 from backend.events import Curve, Event
 from backend.jobs import Job
 from backend.learning_rate import usual_rate
-from backend.methods import METHODS, Method
+from backend.methods import METHODS, Method, method_of
 from backend.operations import OPERATIONS, Operation
 from backend.service import Service
 from backend.settings import Settings
@@ -26,6 +26,7 @@ __all__ = [
     "Settings",
     "blends",
     "errors",
+    "method_of",
     "requests",
     "results",
     "size_text",

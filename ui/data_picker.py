@@ -29,7 +29,7 @@ class DataPicker:
     """The data field of a form with everything around it."""
 
     def __init__(self, bench: Bench, form: Form) -> None:
-        self.bench = bench
+        self.bench, self.form = bench, form
         demo = bench.service.settings.demo
         choices = data_sets.choices(bench.service.settings.uploads_dir)
         self.data = form.add(
@@ -91,11 +91,11 @@ class DataPicker:
         self.data.input(self.columns.cleared, None, chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
-        self.upload.upload(self.add_upload, self.upload, [self.data, self.refused], **QUIET).then(
-            self.columns.cleared, None, chosen, **QUIET
-        )
+        self.upload.upload(
+            self.add_upload, self.upload, [*self.offered, self.refused], **QUIET
+        ).then(self.columns.cleared, None, chosen, **QUIET)
 
-    def add_upload(self, file: str) -> tuple[Any, Any]:
+    def add_upload(self, file: str) -> dict[Any, Any]:
         """Take an uploaded file into the workspace and choose it."""
         service = self.bench.service
         try:
@@ -103,9 +103,17 @@ class DataPicker:
                 raise errors.Unsupported("This shared demo takes no uploads.")
             target = service.add_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
-            return gr.skip(), failure_card(explain(error))
-        choices = data_sets.choices(service.settings.uploads_dir)
-        return gr.update(choices=choices, value=str(target)), NOTHING
+            return {self.refused: failure_card(explain(error))}
+        offered = {part: gr.update(**news) for part, news in self.offered.items()}
+        offered[self.data]["value"] = str(target)
+        return {**offered, self.refused: NOTHING}
+
+    @property
+    def offered(self) -> dict[Component, dict[str, Any]]:
+        """What can be chosen now: a page that was built before an upload does not know of it."""
+        sets = data_sets.choices(self.bench.service.settings.uploads_dir)
+        held_out = self.form.components["held_out"]
+        return {self.data: {"choices": sets}, held_out: {"choices": held_out_choices(sets)}}
 
     def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
         """Show the first examples as the model would see them, and what is in all the others."""
@@ -163,6 +171,11 @@ class DataPicker:
     def hide_preview(self) -> Any:
         """Fold the examples away."""
         return gr.update(visible=False)
+
+
+def held_out_choices(sets: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what a run may be evaluated on."""
+    return [("a share of the examples", ""), *sets]
 
 
 def forget() -> Node:

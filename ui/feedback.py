@@ -37,6 +37,11 @@ def explain(error: Exception) -> Failure:
     )
 
 
+def refuse(title: str, error: Exception) -> None:
+    """Say why a button did nothing, until somebody has read it."""
+    gr.Warning(explain(error).sentence, title=title, duration=None)
+
+
 def for_api(error: Exception) -> gr.Error:
     """Turn any error into the one that an API client receives word for word."""
     return gr.Error(explain(error).sentence, print_exception=False)

@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import text
 from ui.bench import Bench
-from ui.feedback import explain, failure_card, folded
+from ui.feedback import explain, failure_card, folded, refuse
 from ui.forms import Form
 from ui.safe_view import Node, button, el, safe_view
 from ui.wiring import QUIET
@@ -150,7 +150,7 @@ def discard(bench: Bench, run_id: str) -> None:
     try:
         bench.service.discard(run_id)
     except errors.WorkbenchError as error:
-        gr.Warning(explain(error).sentence, title="Cannot discard")
+        refuse("Cannot discard", error)
 
 
 def _whole(value: Any) -> int:

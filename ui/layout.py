@@ -17,7 +17,7 @@ from backend import results as rs
 from ui import view
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
-from ui.feedback import explain
+from ui.feedback import refuse
 from ui.pulse import DRAW, pulse
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
@@ -131,9 +131,13 @@ class Page:
     def attach(self, kept: Any) -> dict[Any, Any]:
         """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
         filled = {**self.train.restore(kept), **self.load.restore()}
-        for part, opened in self.bench.open_to_owner().items():
+        properties: dict[Any, dict[str, Any]] = {}
+        for more in (self.train.picker.offered, self.bench.open_to_owner()):
+            for part, news in more.items():
+                properties[part] = {**properties.get(part, {}), **news}
+        for part, news in properties.items():
             value = {"value": filled[part]} if part in filled else {}
-            filled[part] = gr.update(**value, **opened)
+            filled[part] = gr.update(**value, **news)
         return {self.seen: {ATTACHED: True}, **filled}
 
     def glance(self) -> dict[Any, Any]:
@@ -194,7 +198,7 @@ class Page:
             adapter = next((a for a in answering if a.id == adapter_id), None)
             adapter = adapter or self.bench.require_adapter(adapter_id)
         except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Cannot try it")
+            refuse("Cannot try it", error)
             return gr.skip(), gr.skip()
         return go_to("chat"), self.chat.try_it(adapter) or gr.skip()
 

@@ -10,7 +10,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import run_detail
 from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card
+from ui.feedback import evidence, explain, failure_card, refuse
 from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
 from ui.safe_view import Node, clicked, el, safe_view
@@ -117,7 +117,7 @@ class RunPanel:
         try:
             self.bench.service.delete_run(run_id)
         except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Not deleted")
+            refuse("Not deleted", error)
 
     def extend_run(self, run_id: str, epochs: float | None) -> None:
         """Let a finished run go on by some epochs."""
@@ -126,7 +126,7 @@ class RunPanel:
                 raise errors.InvalidRequest("Extend by is empty.", cure="Try 1.")
             self.bench.start(rq.Resume(run_id=run_id, extra_epochs=epochs))
         except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Cannot extend")
+            refuse("Cannot extend", error)
 
     def keep_note(self, run_id: str, note: str) -> Node:
         """Write the note into the run's folder."""

@@ -66,7 +66,7 @@ class Readiness(NamedTuple):
 
 def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
     """Say whether the run can start, and if not, why and what mends it."""
-    label = f"Train {check.name}" if check.name else "Train"
+    label = f"Train {text.shorten(check.name)}" if check.name else "Train"
     report = check.report
     if report is not None and report.ready and report.seconds:
         label += f", {text.about(report.seconds)}"

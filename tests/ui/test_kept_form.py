@@ -21,7 +21,7 @@ def test_a_reload_keeps_what_somebody_chose(page: Page, service: FakeService) ->
     parts = page.train.form.components
     assert shown[parts["adapter.rank"]] == 16
     assert shown[parts["max_steps"]] == "9"
-    assert shown[parts["data"]] == "starter:polite"
+    assert shown[parts["data"]]["value"] == "starter:polite"
     assert shown[page.train.method] == "dora"
     assert (shown[page.train.name], shown[page.train.suggested]) == ("my own", "")
 
@@ -34,7 +34,12 @@ def test_defaults_and_suggestions_are_not_kept(page: Page) -> None:
 def attached(page: Page, kept: object) -> dict:
     """What an opened page fills in, besides the loaded base."""
     own = {page.seen, *page.load.restored}
-    return {part: value for part, value in page.attach(kept).items() if part not in own}
+    values = {part: value for part, value in page.attach(kept).items() if part not in own}
+    for part in page.train.picker.offered:  # filled or not, it knows of later uploads
+        update = values.pop(part)
+        if "value" in update:
+            values[part] = update["value"]
+    return values
 
 
 def test_an_opened_page_shows_the_loaded_base_in_the_load_form(

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -344,13 +345,28 @@ def test_a_picked_run_shows_its_settings(page: Page, service: FakeService) -> No
 def test_a_file_of_the_wrong_type_is_refused(page: Page, tmp_path) -> None:
     picture = tmp_path / "cat.png"
     picture.write_bytes(b"x")
-    update, note = page.train.picker.add_upload(str(picture))
-    assert "cat.png is not a data file." in words(note)
+    picker = page.train.picker
+    assert "cat.png is not a data file." in words(picker.add_upload(str(picture))[picker.refused])
     data = tmp_path / "my <b>rows.jsonl"
     data.write_text('{"text": "a"}\n')
-    update, note = page.train.picker.add_upload(str(data))
+    update = picker.add_upload(str(data))[picker.data]
     assert update["value"].endswith(".jsonl")
     assert "<" not in update["value"]
+
+
+def test_a_page_opened_later_knows_what_was_uploaded_by_name(page: Page, tmp_path: Path) -> None:
+    picker = page.train.picker
+    data = tmp_path / "ours.jsonl"
+    data.write_text('{"text": "a"}\n')
+    uploaded = picker.add_upload(str(data))[picker.data]["value"]
+
+    opened = page.attach({"data": uploaded})
+
+    assert opened[picker.data]["value"] == uploaded
+    assert ("ours.jsonl (uploaded)", uploaded) in opened[picker.data]["choices"]
+    held_out = opened[page.train.form.components["held_out"]]
+    assert ("ours.jsonl (uploaded)", uploaded) in held_out["choices"]
+    assert "value" not in held_out
 
 
 def test_examples_are_tinted_where_the_model_learns(page: Page) -> None:
@@ -366,8 +382,8 @@ def test_a_demo_takes_no_uploads(tmp_path) -> None:
     file.write_text('{"text": "a"}\n')
     with FakeService(Settings(workspace=tmp_path / "w", demo=True)) as fake, gr.Blocks():
         page = Page(fake)
-        _, note = page.train.picker.add_upload(str(file))
-    assert "takes no uploads" in words(note)
+        refused = page.train.picker.add_upload(str(file))[page.train.picker.refused]
+    assert "takes no uploads" in words(refused)
     assert not page.train.picker.upload.interactive
 
 

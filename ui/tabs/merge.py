@@ -10,7 +10,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.bench import Bench
-from ui.feedback import explain, failure_card, mend_button
+from ui.feedback import explain, failure_card, mend_button, refuse
 from ui.forms import field_of
 from ui.merge_cards import merge_label, needs_card, problem, running, stage, warn
 from ui.obstacles import held, no_base, wait
@@ -257,7 +257,7 @@ class MergeTab:
             try:
                 self.bench.start(rq.LoadModel(source=arg))
             except errors.WorkbenchError as error:
-                gr.Warning(explain(error).sentence, title="Cannot load it now")
+                refuse("Cannot load it now", error)
 
     def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
         if self.bench.demo:

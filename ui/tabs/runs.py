@@ -9,7 +9,7 @@ from backend import results as rs
 from ui import tables, view
 from ui.bench import Bench
 from ui.compare_panel import ComparePanel
-from ui.feedback import explain
+from ui.feedback import refuse
 from ui.run_panel import RunPanel
 from ui.safe_view import clicked, el, safe_view
 from ui.wiring import QUIET
@@ -84,7 +84,7 @@ class RunsTab:
         try:
             self.bench.service.unqueue(id)
         except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Not removed")
+            refuse("Not removed", error)
 
     def show(
         self,

@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, Event, errors, usual_rate
+from backend import METHODS, Event, errors, method_of, usual_rate
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, run_stage, view
 from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
-from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.feedback import explain, failure_card
+from ui.data_picker import CHECK_SECONDS, DataPicker, data_line, held_out_choices
+from ui.feedback import explain, failure_card, refuse
 from ui.forms import Form
 from ui.kept_form import FormKeeper
 from ui.launch_panel import LaunchPanel, discard, is_waiting, room
@@ -94,8 +94,7 @@ class TrainTab:
     def _special(self, path: str) -> dict[str, Any]:
         if path == "held_out":
             sets = data_sets.choices(self.bench.service.settings.uploads_dir)
-            choices = [("a share of the examples", ""), *sets]
-            return {"choices": choices, "value": "", "allow_custom_value": True}
+            return {"choices": held_out_choices(sets), "value": "", "allow_custom_value": True}
         return {"choices": [("a fresh adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
@@ -104,9 +103,12 @@ class TrainTab:
         return f"Advanced ({count}, {state})"
 
     def _build_start(self) -> None:
-        gr.Markdown("## 4 Before you start", elem_classes="aw-head")
-        self.card = safe_view(NOTHING, label="Check before the start", elem_classes="aw-card")
-        self.go = gr.Button("Train", variant="primary", interactive=False, elem_id="train-start")
+        with gr.Column(elem_classes=["aw-column", "aw-start"]):  # in sight beside long settings
+            gr.Markdown("## 4 Before you start", elem_classes="aw-head")
+            self.card = safe_view(NOTHING, label="Check before the start", elem_classes="aw-card")
+            self.go = gr.Button(
+                "Train", variant="primary", interactive=False, elem_id="train-start"
+            )
 
     def _build_run(self) -> None:
         gr.Markdown("## 5 The run", elem_classes="aw-head")
@@ -332,8 +334,8 @@ class TrainTab:
         try:
             self.bench.start(train)
         except errors.WorkbenchError as error:
-            gr.Warning(explain(error).sentence, title="Cannot retry")
-        return {self.method: method_id(train.adapter), **self.form.show(train)}
+            refuse("Cannot retry", error)
+        return {self.method: method_of(train.adapter).id, **self.form.show(train)}
 
     def refill(self, run_id: str, act: str = "again") -> dict[Any, Any]:
         """Return what fills the form with a run's settings, under a free name."""
@@ -341,7 +343,7 @@ class TrainTab:
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
         changes = {"name": self.bench.free_name(train.name), "learning_rate": rate}
         again = train.model_copy(update=changes)
-        return {self.method: method_id(again.adapter), **self.form.show(again)}
+        return {self.method: method_of(again.adapter).id, **self.form.show(again)}
 
     def _train_of(self, run_id: str) -> rq.Train:
         return self.bench.service.runs.get(run_id).request.train
@@ -385,16 +387,4 @@ def resume_run(bench: Bench, run_id: str) -> None:
     try:
         bench.start(rq.Resume(run_id=run_id))
     except errors.WorkbenchError as error:
-        gr.Warning(explain(error).sentence, title="Cannot resume")
-
-
-def method_id(adapter: rq.Lora) -> str:
-    """Return the catalogue entry that settings amount to; the last that matches is closest."""
-    return next(
-        method.id
-        for method in reversed(METHODS.values())
-        if all(
-            getattr(adapter, k) == v
-            for k, v in method.preset.model_dump(exclude_unset=True).items()
-        )
-    )
+        refuse("Cannot resume", error)
