@@ -177,6 +177,11 @@ class DetailPanel:
         ]
 
     @property
+    def changing(self) -> list[Any]:
+        """The buttons that change the adapter, which wait while something holds the model."""
+        return [self.rename, self.unload, self.delete]
+
+    @property
     def shown(self) -> list[Any]:
         """What `show` draws."""
         return [

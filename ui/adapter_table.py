@@ -3,7 +3,7 @@
 from backend import CHAT_TEMPLATES
 from backend import results as rs
 from ui import data_sets, text
-from ui.obstacles import REASON
+from ui.obstacles import engaged
 from ui.safe_view import Child, Node, button, chip, el, slider
 from ui.tables import cell, table
 from ui.view import fits
@@ -87,7 +87,7 @@ def _other_template(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
 
 
 def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
-    obstacle = REASON if snapshot.slot is not None else None
+    obstacle = engaged(snapshot) or None
     if on:
         word, act, kind = "Turn off", "off", "pressed"
     else:
@@ -103,8 +103,8 @@ def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) 
         return el("span", "1 only", cls="aw-quiet", title=f"{adapter.method} has no other strength")
     if on is None:
         return el("span", "off", cls="aw-quiet")
-    if snapshot.slot is not None:
-        return el("span", f"{on:.2f}", cls="aw-figure", title=REASON)
+    if obstacle := engaged(snapshot):
+        return el("span", f"{on:.2f}", cls="aw-figure", title=obstacle)
     low, high, step = STRENGTHS
     return slider(
         "strength", adapter.name, on, low=low, high=high, step=step,

@@ -7,6 +7,19 @@ from ui.safe_view import Node, el
 REASON = "The hot-swap slot holds the model: leave it first"
 
 
+ENGAGED: tuple[rs.Phase, ...] = ("training", "paused", "loading", "combining", "swapping")
+"""Phases that hold the model for a while; others pass sooner than a drawing of them would."""
+
+
+def engaged(snapshot: rs.Snapshot) -> str:
+    """Say what keeps adapters as they are for now; nothing where they can be changed."""
+    if snapshot.slot is not None:
+        return REASON
+    if snapshot.job is None or snapshot.phase not in ENGAGED:
+        return ""
+    return f"{snapshot.job.title} is {'paused' if snapshot.job.paused else 'going on'}"
+
+
 def no_base(snapshot: rs.Snapshot) -> Node | None:
     """Return a card for what needs a base; None where one is loaded."""
     if snapshot.base is not None:

@@ -79,6 +79,21 @@ def prepare_label(names: list[str], compile_seconds: float | None) -> str:
     return f"Prepare {what} (compiles once, about {text.duration(compile_seconds)})"
 
 
+def width(snapshot: rs.Snapshot, ticked: list[str]) -> Child:
+    """Say how wide the slot gets where one adapter widens it for the others."""
+    sharing = [each for each in candidates(snapshot) if each.name in ticked]
+    if not sharing:
+        return None
+    widest = max(sharing, key=lambda each: each.rank)
+    if widest.rank == min(each.rank for each in sharing):
+        return None
+    words = (
+        f"The slot gets rank {widest.rank}, that of {widest.name}. The others are padded to it, "
+        "which changes no answer and costs the time of the widest."
+    )
+    return el("p", words, cls="aw-quiet")
+
+
 def why_not(snapshot: rs.Snapshot) -> str:
     """Say why a slot cannot be prepared now, or nothing."""
     if snapshot.base is None:

@@ -30,6 +30,7 @@ _KEY = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.-]+)\.lora_([AB]\.weight|magnitude_vector(\.weight)?)"
 )
 _DTYPES = {"F32", "F16", "BF16"}
+ANEW = "Get it again from where it came, or train it again."
 
 
 class Fit(NamedTuple):
@@ -97,7 +98,7 @@ def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
             shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"The weights of {name} are damaged or cut off ({error}).", cure="Download it again."
+            f"The weights of {name} are damaged or cut off ({error}).", cure=ANEW
         ) from None
     if strange:
         raise Unsupported(f"{name} stores {strange[0]} in a type that adapters do not use.")
@@ -198,7 +199,7 @@ def _require_shapes(
             prefix + "magnitude_vector.weight"
         )
         if first is None or second is None or (config.use_dora and size is None):
-            raise ModelError(f"{name} lacks a part of {fit.layer}.", cure="Download it again.")
+            raise ModelError(f"{name} lacks a part of {fit.layer}.", cure=ANEW)
         if size is not None and not config.use_dora:
             raise ModelError(f"{name} brings DoRA magnitudes but says that it is not DoRA.")
         if len(first) != 2 or len(second) != 2:

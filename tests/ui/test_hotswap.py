@@ -234,6 +234,18 @@ def test_the_button_names_what_it_prepares_and_its_cost(page: Page, service: Fak
     assert not button([])["interactive"]
 
 
+def test_what_widens_the_slot_for_the_others_is_named(page: Page, service: FakeService) -> None:
+    info(service, "wide", rank=118)
+
+    def note(*names: str) -> str:
+        drawn = page.hotswap.show(service.snapshot(), list(names), [*BOTH, "wide"])
+        return words(drawn[page.hotswap.note])
+
+    assert "The slot gets rank 118, that of wide." in note("pirate", "wide")
+    assert "The slot gets" not in note("pirate", "polite")
+    assert "The slot gets" not in note("wide")
+
+
 def test_a_tick_that_left_the_choices_does_not_stop_the_drawing(page: Page) -> None:
     assert page.hotswap.names not in page.hotswap.watched.values()
 

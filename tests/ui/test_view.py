@@ -7,6 +7,7 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui import run_stage, tables, view
 from ui.adapter_table import adapter_table
+from ui.obstacles import engaged
 from ui.session_bar import bar
 from ui.view import Check
 
@@ -237,6 +238,23 @@ def test_adapters_for_another_base_cannot_be_turned_on() -> None:
     table = adapter_table(snapshot(adapters=[adapter(base_fingerprint="other")]))
     assert '"disabled": true' in json.dumps(table)
     assert "starter (not loaded)" in words(table)
+
+
+@pytest.mark.parametrize(
+    ("phase", "paused", "reason"),
+    [
+        ("training", False, "Training pirate is going on"),
+        ("paused", True, "Training pirate is paused"),
+        ("chatting", False, ""),
+    ],
+)
+def test_adapters_cannot_be_switched_while_a_job_holds_the_model(
+    phase: str, paused: bool, reason: str
+) -> None:
+    held = snapshot(adapters=[adapter()], phase=phase, job=job(paused=paused))
+    assert engaged(held) == reason
+    assert ('"disabled": true' in json.dumps(adapter_table(held))) is bool(reason)
+    assert reason in json.dumps(adapter_table(held))
 
 
 def test_an_adapter_that_learned_in_another_chat_template_says_so() -> None:

@@ -213,7 +213,7 @@ class HotswapTab:
             self.swaps: slot_view.swap_buttons(snapshot),
             self.times: slot_view.times(slot) if slot else NOTHING,
             self.leave: gr.update(interactive=snapshot.job is None),
-            self.note: self._note(snapshot, blocked),
+            self.note: self._note(snapshot, blocked, ticked),
         }
 
     def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None) -> Any:
@@ -235,7 +235,7 @@ class HotswapTab:
             *self.converter.drawn, self.prepare, self.swaps, self.times, self.leave, self.note,
         ]  # fmt: skip
 
-    def _note(self, snapshot: rs.Snapshot, blocked: str) -> Node:
+    def _note(self, snapshot: rs.Snapshot, blocked: str, ticked: list[str]) -> Node:
         job = snapshot.job
         if job is not None and job.operation in OPERATIONS:
             return el("p", f"{job.title}: {job.text or 'this takes a moment'}.", cls="aw-quiet")
@@ -249,7 +249,8 @@ class HotswapTab:
         if blocked:
             return el("p", blocked, cls="aw-quiet")
         left = self.bench.outcome("end-hotswap")
-        return slot_view.left(left) if left is not None else NOTHING
+        proof = slot_view.left(left) if left is not None else None
+        return el("div", proof, slot_view.width(snapshot, ticked))
 
 
 def _held(slot: rs.SlotStatus) -> str:

@@ -13,7 +13,7 @@ from ui.adapter_table import adapter_table
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.obstacles import held
+from ui.obstacles import engaged, held
 from ui.quantization_table import QuantizationPicker
 from ui.safe_view import Node, clicked, el, safe_view, slid
 from ui.wiring import QUIET
@@ -121,7 +121,8 @@ class LoadTab:
         """What `show` draws."""
         return [
             self.facts, self.unload, self.load, self.note, self.quantizations.key,
-            self.adapters, self.adapter_note, self.detail.panel, self.detail.head,
+            self.adapters, self.adapter_note, *self.detail.changing, self.detail.panel,
+            self.detail.head,
         ]  # fmt: skip
 
     def name_button(self, source: str) -> Any:
@@ -174,7 +175,8 @@ class LoadTab:
             self.note: self._note(snapshot),
             self.quantizations.key: self.quantizations.key_for(snapshot),
             self.adapters: adapter_table(snapshot, chosen),
-            self.adapter_note: self._failure("set-active", "restore-adapter"),
+            self.adapter_note: self._adapter_note(snapshot),
+            **dict.fromkeys(self.detail.changing, gr.update(interactive=not engaged(snapshot))),
             self.detail.panel: gr.update(visible=picked is not None),
             self.detail.head: adapter_detail.title(picked) if picked else NOTHING,
         }
@@ -186,6 +188,11 @@ class LoadTab:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
         return held(snapshot) or self._failure("load-model", "unload-model")
+
+    def _adapter_note(self, snapshot: rs.Snapshot) -> Node:
+        if snapshot.adapters and (obstacle := engaged(snapshot)):
+            return el("p", f"{obstacle}. Until then the adapters stay as they are.", cls="aw-quiet")
+        return self._failure("set-active", "restore-adapter")
 
     def _failure(self, *operations: str) -> Node:
         for operation in operations:

@@ -31,6 +31,8 @@ from tests.engine.hostile.harm import (
     zipped,
 )
 
+ANEW = "Get it again from where it came, or train it again."
+
 FOLDERS: dict[str, tuple[Harm, str]] = {
     "pickle only": (
         pickled,
@@ -143,7 +145,7 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "half a layer": (
         without("q_proj.lora_B"),
-        "{name} lacks a part of model.layers.0.self_attn.q_proj. Download it again.",
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + ANEW,
     ),
     "too few layers": (
         without("v_proj"),
@@ -166,7 +168,7 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "DoRA without magnitudes": (
         said(use_dora=True),
-        "{name} lacks a part of model.layers.0.self_attn.q_proj. Download it again.",
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + ANEW,
     ),
     "magnitudes that do not fit": (
         both(
