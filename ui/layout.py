@@ -108,7 +108,7 @@ class Page:
     def _connect_buttons(self) -> None:
         """Wire what leads from one tab to another, which is drawn as it is turned to."""
         parts = (self.train.card, self.load.adapters, self.combine.card, self.merge.card)
-        for part in (*parts, self.hotswap.note, self.load.note):
+        for part in (*parts, self.hotswap.note, self.load.note, self.chat.trouble):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions, self.combine.result):
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET)

@@ -20,6 +20,15 @@ def engaged(snapshot: rs.Snapshot) -> str:
     return f"{snapshot.job.title} is {'paused' if snapshot.job.paused else 'going on'}"
 
 
+def taken(snapshot: rs.Snapshot) -> Node | None:
+    """Return a card for questions, where the model has no time for them now."""
+    job = snapshot.job
+    if snapshot.base is None or job is None or job.paused or snapshot.phase not in ENGAGED:
+        return no_base(snapshot)
+    way_out = " Pause it at the top to ask meanwhile." if snapshot.phase == "training" else ""
+    return wait(f"{job.title} is going on; the model answers again afterwards.{way_out}")
+
+
 def no_base(snapshot: rs.Snapshot) -> Node | None:
     """Return a card for what needs a base; None where one is loaded."""
     if snapshot.base is not None:

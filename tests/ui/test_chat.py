@@ -12,7 +12,7 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import rename
-from tests.ui.test_view import words
+from tests.ui.test_view import job, words
 from ui.conversation import answers, differing, perplexity
 from ui.desk import ADAPTER, BASE, ON_NOW, Column, Exchange
 from ui.layout import Page
@@ -271,6 +271,20 @@ def test_a_busy_session_is_said(chat: ChatTab, service: FakeService) -> None:
     job.result(timeout=10)
     free = chat.show(chat.bench.service.snapshot())
     assert "still going on" not in words(free[chat.trouble])
+
+
+def test_why_nobody_can_be_asked_is_said_before_anybody_tries(chat: ChatTab) -> None:
+    service = chat.bench.service
+    training = job(title="Training pirate", run_id="r1")
+    held = service.snapshot().model_copy(update={"phase": "training", "job": training})
+
+    shown = chat.show(held)
+
+    assert "Training pirate is going on" in words(shown[chat.trouble])
+    assert "Pause it at the top" in words(shown[chat.trouble])
+    assert not shown[chat.send]["interactive"]
+    assert not shown[chat.score]["interactive"]
+    assert words(chat.show(service.snapshot())[chat.trouble]) == ""
 
 
 def test_html_is_text(chat: ChatTab) -> None:

@@ -15,6 +15,7 @@ from ui.bench import Bench
 from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.obstacles import taken
 from ui.safe_view import Node, el, safe_view
 from ui.wiring import QUIET
 
@@ -107,7 +108,7 @@ class ChatTab:
     def drawn(self) -> list[Any]:
         """What follows session and desk."""
         return [
-            self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble
+            self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble, self.score
         ]  # fmt: skip
 
     @property
@@ -219,6 +220,7 @@ class ChatTab:
         chosen, asking = self.desk.chosen(snapshot), self.desk.asking
         busy = not view.can_answer(snapshot)
         failure = self.desk.trouble(free=not busy)
+        trouble = failure_card(failure) if failure else None if asking else taken(snapshot)
         return {
             self.who: gr.update(
                 choices=self.desk.choices(snapshot), value=chosen, interactive=not asking
@@ -227,7 +229,8 @@ class ChatTab:
             self.answers: self._columns(snapshot),
             self.send: gr.update(value=_button(len(chosen)), interactive=not (asking or busy)),
             self.stop: gr.update(interactive=asking),
-            self.trouble: failure_card(failure) if failure else el("div"),
+            self.trouble: trouble or el("div"),
+            self.score: gr.update(interactive=not (asking or busy)),
         }
 
     def _columns(self, snapshot: rs.Snapshot) -> Node:
