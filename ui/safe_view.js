@@ -1,4 +1,6 @@
 // Draws the tree that safe_view.py describes. Text is set as text; nothing is ever parsed as HTML.
+// The page loads this once, in its head; each view calls it with what Gradio gives to its script.
+window.drawSafely = (element, props, trigger, watch) => {
 const TAGS = new Set(('div section span p b strong em small h2 h3 ul ol li dl dt dd table caption thead tbody '
   + 'tr th td button details summary code pre input output').split(' '));
 const NAMES = new Set(['class', 'title', 'role', 'scope', 'colspan', 'disabled', 'tabindex', 'open', 'lang']);
@@ -85,3 +87,4 @@ element.addEventListener('click', act);
 element.addEventListener('keydown', act);
 watch('value', draw);
 draw();
+};

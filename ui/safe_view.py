@@ -11,7 +11,9 @@ from pathlib import Path
 
 import gradio as gr
 
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+HEAD = f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}</script>"
+"""The script, for the page's head: Gradio 6.31 goes through a view's own script as it draws it."""
+ON_LOAD = "drawSafely(element, props, trigger, watch);"
 
 Node = list[object]
 Child = Node | str | None
@@ -72,7 +74,7 @@ def safe_view(value: Node, *, label: str, **options: object) -> gr.HTML:
     return gr.HTML(
         value,
         html_template="<div class='aw-mount'></div>",
-        js_on_load=SCRIPT,
+        js_on_load=ON_LOAD,
         apply_default_css=False,
         label=label,
         elem_classes=classes,

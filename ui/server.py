@@ -13,6 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from backend import Service
 from ui.layout import build
 from ui.loss_chart import plotly_script
+from ui.safe_view import HEAD
 from ui.theme import STYLE, theme
 
 TEMPORARY = "temporary"
@@ -79,6 +80,7 @@ def serve(
         quiet=True,
         theme=theme(),
         css=STYLE,
+        head=HEAD,
         footer_links=["settings"],
         run_history=False,
         enable_monitoring=False,
