@@ -24,7 +24,7 @@ from backend.runtime import (
     OnMessage,
     Runtime,
     StartRuntime,
-    WorkerProcess,
+    start_beside,
     start_runtime,
 )
 from backend.settings import Settings
@@ -108,11 +108,11 @@ class EngineLink:
                 return job
             job.progress("Starting a process of its own")
             self._side_runtimes[job.id] = None  # on its way: the worker's death is not its own
-        side = WorkerProcess(
+        side = start_beside(
             self.settings,
             self._on_side_message,
             lambda reason: self._on_side_exit(job, reason),
-            log_file=self.settings.workspace / "side.log",
+            streams=isinstance(request, rq.Merge),
         )
         with self.lock:
             lost = job.done()

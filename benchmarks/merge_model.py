@@ -6,6 +6,7 @@ the model afterwards and is told apart.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from backend.runtime import STREAMING
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags
@@ -54,7 +56,10 @@ class Sides:
         shutil.rmtree(target, ignore_errors=True)
         order = [side, self._base, self._adapter, target, self._shard_bytes]
         command = [sys.executable, "-m", "benchmarks.merge_model", "--side", *map(str, order)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        own = STREAMING if side == "ours" else {}  # as the app starts a merge
+        output = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, **own}
+        ).stdout
         return dict(json.loads(output.splitlines()[-1]))
 
 

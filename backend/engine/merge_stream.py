@@ -19,15 +19,17 @@ from safetensors import safe_open
 
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
-from backend.engine import adapters, base_folder, checks
+from backend.engine import adapters, base_folder, checks, memory
 from backend.engine.control import Control
 from backend.engine.safetensors_stream import (
     DTYPES,
     NAMES,
+    Behind,
     FileWriter,
     Planned,
     in_file_order,
     read,
+    read_ahead,
     read_samples,
 )
 from backend.errors import ModelError, Unsupported, VerificationFailed
@@ -169,12 +171,13 @@ def write(
     """
     tell = _progress(control, sum(t.bytes for s in shards for t in s.tensors), share)
     rows: dict[str, tuple[int, torch.Tensor]] = {}
-    with torch.no_grad():
+    with torch.no_grad(), memory.exact_allocation(True):
         for number, shard in enumerate(shards, 1):
-            with FileWriter(folder / shard.name, shard.tensors) as file:
-                for planned in shard.tensors:
+            stored = [merge.stored[planned.key] for planned in shard.tensors]
+            with FileWriter(folder / shard.name, shard.tensors) as file, Behind() as behind:
+                for planned, tensor in zip(shard.tensors, read_ahead(stored), strict=True):
                     control.check_stop()
-                    file.write(_produce(merge, planned, compute, rows))
+                    behind(file.write, _produce(merge, planned, tensor, compute, rows))
                     tell(planned.bytes, f"Writing file {number} of {len(shards)}")
     if len(shards) > 1:
         _write_index(folder, shards)
@@ -185,13 +188,13 @@ def write(
 def _produce(
     merge: StreamedMerge,
     planned: Planned,
+    tensor: torch.Tensor,
     compute: torch.dtype,
     rows: dict[str, tuple[int, torch.Tensor]],
 ) -> torch.Tensor:
     """Return a tensor as it will be written; of a changed one, a row is recomputed and kept."""
-    stored, wanted = merge.stored[planned.key], DTYPES[planned.dtype]
-    tensor = read(stored)
-    if stored.dtype in FLOATS:
+    wanted = DTYPES[planned.dtype]
+    if merge.stored[planned.key].dtype in FLOATS:
         tensor = tensor.to(compute)
     if planned.key not in merge.layers:
         return _finite(tensor.to(wanted), planned, was=tensor)

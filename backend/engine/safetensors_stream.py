@@ -6,7 +6,9 @@ pages then count as this process's memory (500-800 MB for a 300 MB shard, safete
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
@@ -55,6 +57,51 @@ def read(stored: StoredTensor) -> torch.Tensor:
             f"{stored.file.name} could not be read ({error}).", cure="Download it again."
         ) from None
     return tensor
+
+
+def read_ahead(stored: Iterable[StoredTensor]) -> Iterator[torch.Tensor]:
+    """Read tensors one after the other, the next one while the last is worked on."""
+    left = iter(stored)
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        coming = [reader.submit(read, each) for each in islice(left, 1)]
+        while coming:
+            tensor = coming.pop().result()
+            coming += [reader.submit(read, each) for each in islice(left, 1)]
+            yield tensor
+
+
+class Behind:
+    """Does one piece of work at a time behind the caller's back, such as writing a tensor.
+
+    What goes wrong there is raised by the next call, or at the end, before which all is done.
+    """
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "behind")
+        self._going: Future[None] | None = None
+
+    def __call__(self, work: Callable[[torch.Tensor], None], tensor: torch.Tensor) -> None:
+        """Begin with the next piece once the last one is done."""
+        self._wait()
+        self._going = self._worker.submit(work, tensor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._worker.shutdown()
+        if kind is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        going, self._going = self._going, None
+        if going is not None:
+            going.result()
 
 
 def read_samples(stored: StoredTensor, stride: int) -> torch.Tensor:

@@ -44,6 +44,7 @@ class ScriptedRuntime:
         self.resident = 1_000_000
         self.killed = False
         self.closed = False
+        self.options: dict[str, Any] = {}
 
     def send(self, message: dict[str, Any]) -> None:
         self.sent.append(message)

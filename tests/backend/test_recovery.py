@@ -58,9 +58,10 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> Engines:
 
     def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
         started.append(ScriptedRuntime(on_message, on_exit))
+        started[-1].options = kwargs
         return started[-1]
 
-    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    monkeypatch.setattr("backend.engine_link.start_beside", start)
     return started
 
 
@@ -72,6 +73,13 @@ def in_processes(engines: Engines, sides: Engines, tmp_path: Path) -> Iterator[S
         engines[0].session(FACTS, [])
         engines[0].answer(FACTS)
         yield service
+
+
+def test_a_merge_alone_gets_large_pages(in_processes: Service, sides: Engines) -> None:
+    in_processes.start(rq.Train(name="pirate"))
+    in_processes.start(rq.PreviewData(data="starter:pirate"))
+    in_processes.engine.begin_beside(rq.Merge(variant=[("pirate", 1.0)], destination="merged"))
+    assert [side.options["streams"] for side in sides] == [False, True]
 
 
 def test_a_failure_beside_the_rebuilding_does_not_cut_it_short(
@@ -100,7 +108,7 @@ def test_a_job_beside_survives_the_worker_dying_while_its_process_starts(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    monkeypatch.setattr("backend.engine_link.start_beside", start)
     look = in_processes.start(rq.PreviewData(data="starter:pirate"))
 
     assert not look.done()
@@ -119,7 +127,7 @@ def test_a_process_that_starts_while_the_workbench_closes_is_ended(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.engine_link.WorkerProcess", start)
+    monkeypatch.setattr("backend.engine_link.start_beside", start)
     look = in_processes.start(rq.PreviewData(data="starter:pirate"))
 
     with pytest.raises(Stopped):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import checkpoint
 from backend import requests as rq
-from backend.engine import merge, merge_stream
+from backend.engine import merge, merge_stream, safetensors_stream
 from backend.engine.control import Control
 from backend.engine.safetensors_stream import FileWriter
 from backend.errors import (
@@ -213,7 +213,7 @@ def test_cancel_leaves_nothing(tied: Bench, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Stopped):
         merge.merge(request, control, library=tied.library, base=tied.facts)
 
-    assert len(calls) == 6
+    assert len(calls) in (6, 7)  # the next one may be on its way
     assert tied.left_behind() == []
 
 
@@ -278,22 +278,21 @@ def test_what_a_killed_process_left_is_removed(tied: Bench) -> None:
 def test_only_a_few_weights_are_in_memory_at_a_time(
     tied: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every weight that came by is gone when the next but one is read."""
+    """When a weight is read, one is being changed and one written; those before are gone."""
     import weakref
 
     tied.add("wide")
     alive: list[int] = []
     known: list[weakref.ref[torch.Tensor]] = []
-    original = merge_stream.read
+    original = safetensors_stream.read
 
     def counting(stored: checkpoint.StoredTensor) -> torch.Tensor:
         alive.append(sum(ref() is not None for ref in known))
         tensor = original(stored)
-        if "lora_" not in stored.key:
-            known.append(weakref.ref(tensor))
+        known.append(weakref.ref(tensor))
         return tensor
 
-    monkeypatch.setattr(merge_stream, "read", counting)
+    monkeypatch.setattr(safetensors_stream, "read", counting)
     tied.merge("wide")
 
-    assert max(alive) <= 1
+    assert 1 <= max(alive) <= 2
