@@ -77,6 +77,16 @@ class App:
                 raise RuntimeError(f"The model did not load:\n{self.log()}")
             time.sleep(0.2)
 
+    def wait_for_training(self) -> str:
+        """Wait until a run is going on; returns its id."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            job = self.call("snapshot")["job"]
+            if job is not None and job["run_id"]:
+                return str(job["run_id"])
+            time.sleep(0.1)
+        raise RuntimeError(f"No run has begun:\n{self.log()}")
+
     def call(self, endpoint: str, *values: object) -> Any:
         """Call one of the app's HTTP endpoints."""
         path = f"/gradio_api/call/{endpoint}"

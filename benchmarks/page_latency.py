@@ -66,8 +66,11 @@ def start_long_run(app: App, page: Page) -> str:
     page.keyboard.press("Tab")
     wait_for_check(page)
     press_train(page)
+    run_id = app.wait_for_training()  # an earlier run's curve may still be there
+    while not app.run_status(run_id).step:
+        time.sleep(0.1)
     wait_for_curve(page)
-    return str(app.call("snapshot")["job"]["run_id"])
+    return run_id
 
 
 def seconds_until(open_it: Callable[[], object], page: Page, app: App, run_id: str) -> float:
