@@ -53,7 +53,7 @@ function clear() {
   Object.assign(run, { seq: 0, settled: !run.id, drawn: false, points: 0 });
   figure.classList.remove('aw-has-points');
   if (window.Plotly) { window.Plotly.purge(plot); window.Plotly.purge(rate); }
-  $('.aw-chart-title').textContent = run.id ? 'Waiting for the first step' : 'Loss';
+  $('.aw-chart-title').textContent = run.id && !props.value.step ? 'Waiting for the first step' : 'Loss';
   $('.aw-plot-empty').textContent = run.id ? '' : __EMPTY__;
   $('.aw-only-read').textContent = '';
 }
