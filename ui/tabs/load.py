@@ -191,7 +191,7 @@ class LoadTab:
 
     def _adapter_note(self, snapshot: rs.Snapshot) -> Node:
         if snapshot.adapters and (obstacle := engaged(snapshot)):
-            return el("p", f"{obstacle}. Until then the adapters stay as they are.", cls="aw-quiet")
+            return el("p", f"{obstacle}. Meanwhile the adapters stay as they are.", cls="aw-quiet")
         return self._failure("set-active", "restore-adapter")
 
     def _failure(self, *operations: str) -> Node:
