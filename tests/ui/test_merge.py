@@ -58,7 +58,8 @@ def test_what_is_active_is_chosen_and_the_folder_is_named_after_it(tab: MergeTab
         [], {}, "", "", []
     )
 
-    assert names["value"] == followed == ["pirate"]
+    assert names["value"] == ["pirate"]
+    assert followed == [("pirate", 0.5)]
     assert names["choices"] == ["pirate", "polite"]
     assert strengths == {"pirate": 0.5}
     assert (first["label"], first["value"], first["visible"]) == ("Strength of pirate", 0.5, True)
@@ -76,6 +77,16 @@ def test_a_choice_of_ones_own_and_a_folder_of_ones_own_stay(tab: MergeTab) -> No
     assert names["value"] == ["polite"]
     assert (strengths, followed) == ({"polite": 1.0}, [])
     assert folder == gr.skip()
+
+
+def test_a_strength_of_ones_own_stays_also_where_the_same_adapter_is_active(tab: MergeTab) -> None:
+    tab.bench.service.start(rq.SetActive(adapters=[("pirate", 1.0)])).result(timeout=10)
+    _, strengths, followed, *_ = tab.follow([], {}, "", "", [])
+    own = tab.remember(["pirate"], strengths, 0.3, 1, 1, 1, 1, 1)
+
+    _, strengths, *_ = tab.follow(["pirate"], own, "", "", followed)
+
+    assert strengths == {"pirate": 0.3}
 
 
 def test_a_drawing_never_sends_the_same_choice_back(tab: MergeTab) -> None:

@@ -160,16 +160,16 @@ class MergeTab:
         strengths: dict[str, float],
         folder: str,
         suggested: str,
-        followed: list[str],
+        followed: rq.Variant,
     ) -> tuple[Any, ...]:
         """Take over what is active until somebody chooses; drop what is no longer there."""
         snapshot = self.bench.service.snapshot()
         there = [adapter.name for adapter in fitting(snapshot)]
         wanted = [name for name in names if name in there]
-        if names == followed:
-            active = [(n, s) for n, s in snapshot.active if n in there][:MOST]
-            wanted = followed = [name for name, _ in active]
-            strengths = {**strengths, **dict(active)}
+        if [(name, strengths.get(name, 1.0)) for name in names] == followed:
+            followed = [(n, s) for n, s in snapshot.active if n in there][:MOST]
+            wanted = [name for name, _ in followed]
+            strengths = {**strengths, **dict(followed)}
         # a value that is sent back would undo what was chosen in the meantime
         moved = {} if wanted == names else {"value": wanted}
         chosen = gr.update(choices=there, **moved)
