@@ -112,6 +112,10 @@ class Page:
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions, self.combine.result):
             part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET)
+        picked = [self.runs.selected, self.combine.ingredients]
+        self.train.stage.click(
+            self.lead_on, self.combine.ingredients, [self.tabs, *picked], **QUIET
+        )
         form = [self.train.method, *self.train.form.components.values()]
         self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
 
@@ -201,6 +205,16 @@ class Page:
             refuse("Cannot try it", error)
             return gr.skip(), gr.skip()
         return go_to("chat"), self.chat.try_it(adapter) or gr.skip()
+
+    def lead_on(self, ingredients: list[str], event: gr.EventData) -> dict[Any, Any]:
+        """Take a finished run to where it is extended, or its adapter to where it is blended."""
+        act, arg = clicked(event)
+        if act == "longer":
+            return {self.tabs: go_to("runs"), self.runs.selected: arg}
+        if act == "blend":
+            added = self.combine.with_adapter(ingredients, arg)
+            return {self.tabs: go_to("combine"), self.combine.ingredients: added}
+        return {self.tabs: gr.skip()}
 
     def start_again(self, event: gr.EventData) -> dict[Any, Any]:
         """Fill the form with a run's settings and go there."""

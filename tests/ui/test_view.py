@@ -156,6 +156,9 @@ def test_a_finished_run_shows_its_evidence() -> None:
     assert "Held-out exact match: base 0 %, now 96 % of 50 answers." in said
     assert "answers the same (largest difference 0)" in said
     assert "Try it in Chat" in said
+    assert "Train longer" in said
+    launched = run_stage.stage(run(launched=True), None, adapter(max_difference=0.0))
+    assert "Train longer" not in words(launched)  # it cannot be extended yet
 
 
 @pytest.mark.parametrize(

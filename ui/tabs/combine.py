@@ -159,6 +159,12 @@ class CombineTab:
 
     # -- ingredients -----------------------------------------------------------------------------
 
+    def with_adapter(self, names: list[str], adapter_id: str) -> Any:
+        """Return what picks one more ingredient; one that cannot be blended is not picked."""
+        able = _able(self.bench.service.snapshot())
+        more = [name for name, info in able.items() if info.id == adapter_id and name not in names]
+        return gr.update(choices=list(able), value=[*names, *more][:MOST])
+
     def pick(
         self, names: list[str], picked: list[str], name: str, suggested: str, **weights: float
     ) -> tuple[Any, ...]:
@@ -275,7 +281,7 @@ class CombineTab:
     ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         fitting = view.fitting(snapshot)
-        able = {info.name: info for info in fitting if blends.unfit(info) is None}
+        able = _able(snapshot)
         wanted = mix_ingredients or []
         sources = [able[name] for name in wanted if name in able]
         name = (mix_name or "").strip()
@@ -325,6 +331,11 @@ class CombineTab:
         if result is None or adapter is None:
             return None
         return result.model_copy(update={"adapter": adapter})
+
+
+def _able(snapshot: rs.Snapshot) -> dict[str, rs.AdapterInfo]:
+    """Return the adapters of the loaded base that can be blended, by name."""
+    return {info.name: info for info in view.fitting(snapshot) if blends.unfit(info) is None}
 
 
 def _alone() -> Node:
