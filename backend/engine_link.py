@@ -383,7 +383,7 @@ class EngineLink:
             self.say("bad", text)
             self._replay.start(self.recipe)
         for each in lost:
-            each.fail(WorkerDied(text))
+            each.fail(WorkerDied(text.replace(replay.REBUILDING, replay.BY_ITSELF)))
 
     def _on_side_exit(self, job: Job, reason: str) -> None:
         with self.lock:

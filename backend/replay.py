@@ -12,6 +12,8 @@ from backend.runs import Runs
 from backend.storage import remove_partials
 
 REBUILDING = "The session is being rebuilt."
+BY_ITSELF = "The session comes back by itself."
+"""The same for what stays to be read when it is back."""
 SLOT_LOST = "The hot-swap slot has to be prepared again."
 
 

@@ -17,6 +17,8 @@ class Failure(NamedTuple):
     what: str
     cure: str = ""
     details: str = ""
+    asked: bool = False
+    """Whether somebody wanted it so: stopped, and nothing went wrong."""
 
     @property
     def sentence(self) -> str:
@@ -26,7 +28,7 @@ class Failure(NamedTuple):
 def explain(error: Exception) -> Failure:
     """Turn any error into words; one that nobody foresaw is logged and named as such."""
     if isinstance(error, errors.WorkbenchError):
-        return Failure(error.what, error.cure, error.details)
+        return Failure(error.what, error.cure, error.details, isinstance(error, errors.Stopped))
     if isinstance(error, TimeoutError):
         return Failure("This took too long.", "Try again; if it happens again, restart the app.")
     log.error("An error nobody foresaw.", exc_info=error)
@@ -56,8 +58,8 @@ def failure_card(failure: Failure, mend: Child = None, title: str = "") -> Node:
         el("p", failure.cure, cls="aw-quiet") if failure.cure else None,
         mend,
         folded("Details", failure.details) if failure.details else None,
-        cls="aw-note bad",
-        role="alert",
+        cls="aw-note wait" if failure.asked else "aw-note bad",
+        role="status" if failure.asked else "alert",
     )
 
 

@@ -166,7 +166,7 @@ def test_the_job_that_died_says_what_happened_and_what_to_do(
         job.result(timeout=0)
     assert str(caught.value) == (
         "Training pirate broke off: the model process is gone, it was killed. "
-        "Resume goes on from step 20. The session is being rebuilt."
+        "Resume goes on from step 20. The session comes back by itself."
     )
     summary = service.snapshot().runs[0]
     assert (summary.state, summary.resumable) == ("interrupted", True)

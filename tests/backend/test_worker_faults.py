@@ -116,7 +116,7 @@ def test_a_killed_worker_loses_nothing(service: Service) -> None:
     assert str(caught.value) == (
         "Training killed broke off: the model process is gone, it was killed, by someone or "
         f"because the machine ran out of memory. Resume goes on from step {step}. "
-        "The session is being rebuilt."
+        "The session comes back by itself."
     )
     summary = run.summary()
     assert (summary.state, summary.resumable) == ("interrupted", True)

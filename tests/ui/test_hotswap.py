@@ -13,6 +13,7 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
 from ui import slot_view
+from ui.feedback import explain, failure_card
 from ui.layout import Page
 from ui.view import Check, readiness
 
@@ -270,6 +271,26 @@ def test_a_new_adapter_is_ticked_and_what_was_unticked_stays_so(
     assert drawn[page.hotswap.names]["value"] == ["third"]
     assert drawn[page.hotswap.offered] == ["pirate", "third"]
     assert drawn[page.hotswap.prepare]["value"].startswith("Prepare third (")
+
+
+def test_ticks_outlive_the_base_being_gone_for_a_while(page: Page, service: FakeService) -> None:
+    held = service.snapshot()
+    gone = held.model_copy(update={"base": None, "phase": "loading"})
+
+    drawn = page.hotswap.show(gone, ["polite"], BOTH)
+
+    assert drawn[page.hotswap.offered] == BOTH
+    assert drawn[page.hotswap.ticked] == drawn[page.hotswap.names] == gr.skip()
+    assert not drawn[page.hotswap.prepare]["interactive"]
+    back = page.hotswap.show(held, ["polite"], drawn[page.hotswap.offered])
+    assert back[page.hotswap.prepare]["value"].startswith("Prepare polite (")
+
+
+def test_a_stop_is_no_failure() -> None:
+    stopped = explain(errors.Stopped("Stopped, as asked. Nothing was changed."))
+    assert failure_card(stopped)[1] == {"class": "aw-note wait", "role": "status"}
+    failed = explain(errors.ModelError("It is damaged."))
+    assert failure_card(failed)[1] == {"class": "aw-note bad", "role": "alert"}
 
 
 def test_preparing_starts_with_the_chosen_ones(page: Page, service: FakeService) -> None:

@@ -204,25 +204,6 @@ def test_try_it_follows_the_adapter_and_not_its_name(page: Page, service: FakeSe
     assert impostor.name == "pirate"
 
 
-def test_a_finished_run_leads_to_longer_training_and_to_a_blend(
-    page: Page, service: FakeService
-) -> None:
-    page.train.start(**form_of(page, epochs=1))
-    run = wait(service).runs[0]
-    stage = draw(page)[page.train.stage]
-
-    longer = page.lead_on([], event("longer", offered(stage, "longer")))
-    assert (longer[page.tabs].selected, longer[page.runs.selected]) == ("runs", run.id)
-    assert draw(page, selected=run.id)[page.runs.panel.extension]["visible"]
-
-    blend = page.lead_on(["polite"], event("blend", offered(stage, "blend")))
-    assert blend[page.tabs].selected == "combine"
-    assert blend[page.combine.ingredients]["value"] == ["polite", "pirate"]
-    again = page.lead_on(["pirate"], event("blend", offered(stage, "blend")))
-    assert again[page.combine.ingredients]["value"] == ["pirate"]
-    assert page.lead_on([], event("another", run.id)) == {page.tabs: gr.skip()}
-
-
 def test_nothing_is_tried_that_is_gone(page: Page, service: FakeService) -> None:
     page.train.start(**form_of(page, epochs=1))
     run = wait(service).runs[0]

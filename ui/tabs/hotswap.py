@@ -192,10 +192,13 @@ class HotswapTab:
         """Draw everything in this tab that follows the session."""
         slot = snapshot.slot
         blocked = slot_view.why_not(snapshot)
+        offered = slot_offered or []
         names = [info.name for info in slot_view.candidates(snapshot)]
-        unticked = set(slot_offered or []) - set(slot_names or [])
+        if snapshot.base is None:  # for a while, perhaps: what was ticked comes back with it
+            names = offered
+        unticked = set(offered) - set(slot_names or [])
         ticked = [name for name in names if name not in unticked]
-        moved = names != (slot_offered or [])
+        moved = names != offered
         layers = snapshot.base.layers if snapshot.base is not None else 0
         cost = self.bench.service.compile_seconds(layers)
         return {
@@ -222,6 +225,8 @@ class HotswapTab:
         Else they would undo what somebody ticks while they are on their way.
         """
         able = slot_view.candidates(snapshot)
+        if snapshot.base is None:
+            return gr.skip()
         choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
         if ticked is None:
             return gr.update(choices=choices)
