@@ -176,11 +176,8 @@ def _ended_early(
         button("Start another", "another", run.id),
         cls="aw-actions",
     )
-    failure = Failure(run.message or where, run.cure)
-    card = failure_card(failure, mend, f"{run.name}: {STATES[run.state].lower()}")
-    if run.state == "stopped":
-        card[1] = {"class": "aw-note wait"}
-    return card
+    failure = Failure(run.message or where, run.cure, asked=run.state == "stopped")
+    return failure_card(failure, mend, f"{run.name}: {STATES[run.state].lower()}")
 
 
 def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
