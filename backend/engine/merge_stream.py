@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from backend.errors import ModelError, Unsupported, VerificationFailed
 from backend.merging import shard_sizes
 
 PREFIX = "base_model.model."
+BLOCK_BYTES = 512 * 1024
 
 
 class Part(NamedTuple):
@@ -90,17 +92,29 @@ class StreamedMerge:
         return ""
 
     def change(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return a base weight with the adapters merged in, as PEFT's layer does it."""
+        """Return a base weight with the adapters merged in, as PEFT's layer does it.
+
+        Plain LoRA goes block by block of the weight's rows, which change in place.
+        """
         layer = self.layers[key]
+        blocks = _blocks_of_rows(layer, weight)
+        merged = [self._merge(layer, weight[rows], rows) for rows in blocks]
+        return merged[0] if len(merged) == 1 else weight
+
+    def _merge(self, layer: LoraLayer, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         holder = layer.get_base_layer()
-        empty = holder.weight
+        empty, ups = holder.weight, {id: up.weight for id, up in layer.lora_B.items()}
         holder.weight = torch.nn.Parameter(weight, requires_grad=False)
+        for id, up in ups.items():
+            layer.lora_B[id].weight = torch.nn.Parameter(up[rows], requires_grad=False)
         try:
             layer.merge(adapter_names=[part.id for part in self.parts])
             return holder.weight.data
         finally:
             holder.weight = empty
             layer.merged_adapters.clear()
+            for id, up in ups.items():
+                layer.lora_B[id].weight = up
 
     def expected_row(self, key: str, row: torch.Tensor, index: int) -> tuple[torch.Tensor, float]:
         """Compute one row of a merged weight in float64, by the formula and not by PEFT.
@@ -131,6 +145,21 @@ class StreamedMerge:
             sample = sample.to(dtype).to(torch.bfloat16)
             digest.update(sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _blocks_of_rows(layer: LoraLayer, weight: torch.Tensor) -> list[slice]:
+    """Return the parts of a weight that merge one by one.
+
+    A whole weight's change passes three times through memory, a block's stays in the processor's
+    cache. Whole are weights with DoRA, whose kind PEFT merges by a way of its own, and turned ones,
+    which hold their outputs in columns.
+    """
+    step = BLOCK_BYTES // max(1, weight[:1].nbytes)
+    turned = bool(getattr(layer, "fan_in_fan_out", False))
+    if turned or layer.lora_variant or not 1 < step < weight.shape[0]:
+        return [slice(None)]
+    bounds = [*range(0, weight.shape[0] - step, step), weight.shape[0]]
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
 def adapters_on(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:

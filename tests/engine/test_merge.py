@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backend import results as rs
-from backend.engine import memory
+from backend.engine import memory, merge_stream
 from backend.settings import STARTER
 from tests.engine.merge_bench import (
     ADAPTERS,
@@ -61,6 +61,21 @@ def test_a_streamed_merge_is_bit_for_bit_what_peft_merges(
     assert_same_bits(written(merged.path), plain_peft(bench, variant, torch.float32))
     assert merged.max_difference is not None
     assert merged.max_difference < 1e-5
+
+
+@pytest.mark.parametrize("block_bytes", [3_000, 50_000])
+def test_merging_in_blocks_of_rows_keeps_every_bit(
+    tied: Bench, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(merge_stream, "BLOCK_BYTES", block_bytes)
+    variant = [("lora", 0.5), ("patterns", 2.0)]
+    for name, _ in variant:
+        tied.add(name)
+
+    merged = tied.merge(*variant)
+
+    assert merged.notes == []
+    assert_same_bits(written(merged.path), plain_peft(tied, variant, torch.float32))
 
 
 @pytest.mark.parametrize("variant", ["lora", "patterns", "dora"])
