@@ -44,7 +44,7 @@ def _column(column: Column, known: dict[int, Exchange], is_reference: bool, hint
     return el(
         "section",
         el("div", named(column), cls="aw-column-head"),
-        el("div", *said, cls="aw-turns"),
+        el("div", el("div", *said, cls="aw-talk"), cls="aw-turns"),
         cls="aw-answer-column",
         colour=(column.colours or (BASE_COLOUR,))[0],
         data_column=column.key,
@@ -56,15 +56,24 @@ def _answer(each: Exchange, base: Exchange | None) -> Node:
     if each.coming:
         words: list[Child] = [each.answer, el("span", cls="aw-caret", aria_hidden="true")]
         return el("div", *words, cls="aw-turn said", aria_busy="true")
-    answer = each.answer.strip() or "(an empty answer)"
-    if base is None or base.coming or not base.answer.strip():
-        return el("div", answer, cls="aw-turn said")
+    answer = each.answer.strip()
+    if not answer:  # no words of the model's, so none that differ
+        why = "(stopped before it could answer)" if each.stopped else "(an empty answer)"
+        return el("div", why, cls="aw-turn said aw-quiet")
+    cut = el("span", " (stopped)", cls="aw-quiet") if each.stopped else None
+    return el("div", *_compared(answer, base), cut, cls="aw-turn said")
+
+
+def _compared(answer: str, base: Exchange | None) -> list[Child]:
+    """Mark what the base says otherwise; an answer of it that is not whole says nothing of that."""
+    if base is None or base.coming or base.stopped or not base.answer.strip():
+        return [answer]
     parts: list[Child] = []
     for part, new in differing(base.answer.strip(), answer):
         bare = part.lstrip()
         gap = part[: len(part) - len(bare)]
         parts += [gap, el("span", bare, cls="aw-differs")] if new and bare else [part]
-    return el("div", *parts, cls="aw-turn said")
+    return parts
 
 
 def differing(base: str, answer: str) -> list[tuple[str, bool]]:

@@ -5,7 +5,7 @@ same, also in the middle of an answer. Knows nothing of Gradio.
 """
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend import Job, errors
@@ -31,6 +31,8 @@ class Exchange:
     question: str
     answer: str = ""
     coming: bool = True
+    stopped: bool = False
+    """Whether somebody stopped it before it was whole, perhaps before it began."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,7 @@ class Desk:
         variant = self._variant(key, snapshot)
         fingerprint = snapshot.base.fingerprint if snapshot.base else ""
         talk = (fingerprint, *([ON_NOW] if key == ON_NOW else []), *_ids(variant, snapshot))
-        said = tuple(
-            Exchange(each.number, each.question, each.answer, each.coming)
-            for each in self._said.get(talk, [])
-        )
+        said = tuple(replace(each) for each in self._said.get(talk, []))
         known = {info.name: info for info in (*snapshot.adapters, *view.answering(snapshot))}
         colours = tuple(known[name].colour for name, _ in variant if name in known)
         half = any(view.is_half_trained(known[name]) for name, _ in variant if name in known)
@@ -194,10 +193,17 @@ class Desk:
                     if (exchange := self._coming(talks[column])) is not None:
                         exchange.answer += text
                         self.version += 1
+            self._note_stopped(talks, job.result())
         except Exception as error:  # whatever it is, the page must not wait for ever
             failure = explain(error)
         with self._lock:
             self._end(talks, failure)
+
+    def _note_stopped(self, talks: list[tuple[str, ...]], result: rs.SideAnswers) -> None:
+        with self._lock:
+            for talk, answer in zip(talks, result.answers, strict=True):
+                if (exchange := self._coming(talk)) is not None:
+                    exchange.stopped = answer.stopped
 
     def _end(self, talks: list[tuple[str, ...]], failure: Failure | None) -> None:
         for talk in talks:
@@ -238,6 +244,8 @@ def _title(info: rs.AdapterInfo) -> str:
 def _messages(column: Column, question: str) -> list[rq.Message]:
     messages = []
     for each in column.exchanges:
+        if each.stopped and not each.answer.strip():  # it was never asked, or said nothing yet
+            continue
         messages.append(rq.Message(role="user", content=each.question))
         messages.append(rq.Message(role="assistant", content=each.answer.strip()))
     return [*messages, rq.Message(role="user", content=question)]

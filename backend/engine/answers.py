@@ -142,9 +142,8 @@ def answer(
         _run(session, group, rows, questions, control)
         batched += len(rows) if len(rows) > 1 else 0
         for number, row in zip(group.members, rows, strict=True):
-            text = session.base.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
-            found[number] = rs.Answer(text=text, tokens=len(row.tokens), seconds=row.seconds)
-    nothing = rs.Answer(text="", tokens=0, seconds=0.0)
+            found[number] = _answer_of(session, row)
+    nothing = rs.Answer(text="", tokens=0, seconds=0.0, stopped=True)
     return [found.get(number, nothing) for number in range(len(questions))], batched
 
 
@@ -201,6 +200,18 @@ def _row(
         room=room,
         on_text=lambda text: on_text(number, text),
         words=words.WordStream(session.base.tokenizer),
+    )
+
+
+def _answer_of(session: Session, row: batch.Row) -> rs.Answer:
+    """Return what a row said; one that neither ended itself nor ran out of room was stopped."""
+    last = row.tokens[-1] if row.tokens else None
+    over = last in generate.end_tokens(session.base) or len(row.tokens) >= row.room
+    return rs.Answer(
+        text=session.base.tokenizer.decode(row.tokens, skip_special_tokens=True).strip(),
+        tokens=len(row.tokens),
+        seconds=row.seconds,
+        stopped=not over,
     )
 
 

@@ -23,11 +23,15 @@ class Scores(Result):
 
 
 class Answer(Result):
-    """One streamed answer, once it is whole."""
+    """One streamed answer, once it is whole or was `stopped` before that.
+
+    One whose turn had not come by then has no tokens.
+    """
 
     text: str
     tokens: int
     seconds: float
+    stopped: bool = False
 
 
 class SideAnswers(Result):

@@ -176,6 +176,32 @@ def test_closing_the_pieces_stops_all_columns(adapted: Service) -> None:
     assert hooks(adapted) == 0
 
 
+def test_a_stop_tells_whole_answers_from_cut_ones_and_from_those_never_begun(
+    adapted: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = side_by_side(adapted, [[], []], ["Hello!", STORY])
+    request = rq.SideBySide(
+        conversations=[ask("Hello!"), ask(STORY), ask(STORY)],
+        variants=[[], [], [("dora", 1.0)]],
+        max_new_tokens=128,
+    )
+    original = batch._take_tokens
+
+    def stopping(base: Any, going: Any, *args: Any) -> Any:
+        ended = original(base, going, *args)
+        if ended:  # the short answer is whole, the story is not, and DoRA's turn comes last
+            adapted.stop()
+        return ended
+
+    monkeypatch.setattr(batch, "_take_tokens", stopping)
+    short, story, dora = adapted.start(request).result(timeout=120).answers
+
+    assert [each.stopped for each in (short, story, dora)] == [False, True, True]
+    assert short.text == whole[0]
+    assert story.text
+    assert dora.tokens == 0
+
+
 def test_nothing_is_left_on_the_model_by_a_failure(
     adapted: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,9 @@ def said(chat: ChatTab) -> list[list[tuple[str, str]]]:
 def requests_of(service: FakeService) -> list[rq.SideBySide]:
     """Let every question be answered by "Aye." and collect what the engine was asked."""
     asked: list[rq.SideBySide] = []
+    aye = rs.Answer(text="Aye.", tokens=2, seconds=0.1)
     service.script["side-by-side"] = lambda request: (
-        asked.append(request)
-        or rs.SideAnswers(answers=[rs.Answer(text="Aye.", tokens=2, seconds=0.1)], batched=1)
+        asked.append(request) or rs.SideAnswers(answers=[aye] * len(request.variants), batched=1)
     )
     return asked
 
@@ -252,6 +252,33 @@ def test_stop_keeps_what_was_said(tmp_path: Path) -> None:
         assert said(chat) == [[]]
 
 
+def test_a_stop_is_told_from_an_empty_answer(chat: ChatTab, service: FakeService) -> None:
+    choose(chat, "pirate", "polite")
+    cut = rs.Answer(text="", tokens=0, seconds=0.0, stopped=True)
+    whole = rs.Answer(text="", tokens=1, seconds=0.1)
+    service.script["side-by-side"] = lambda request: rs.SideAnswers(
+        answers=[whole, cut, whole], batched=2
+    )
+    ask(chat, "one")
+    drawn = words(chat.show(service.snapshot())[chat.answers])  # as after a reload
+    assert drawn.count("(stopped before it could answer)") == 1
+    assert drawn.count("(an empty answer)") == 2
+
+    asked = requests_of(service)
+    ask(chat, "two")
+    base, pirate, _ = ([m.content for m in messages] for messages in asked[0].conversations)
+    assert base == ["one", "", "two"]
+    assert pirate == ["two"]  # it was never asked the first
+
+
+def test_a_cut_answer_says_so_and_is_nothing_to_compare_with() -> None:
+    base = Column(BASE, "base", [], (), (Exchange(1, "q", "one two", False, stopped=True),))
+    whole = Column(PIRATE, "pirate", [], ("#E69F00",), (Exchange(1, "q", "three", False),))
+    drawn = answers([base, whole])
+    assert words(drawn).count("(stopped)") == 1
+    assert "aw-differs" not in str(drawn)
+
+
 def test_trouble_gives_the_question_back(chat: ChatTab, service: FakeService) -> None:
     no_memory = errors.OutOfMemory("No memory left.", cure="Less.")
     service.script["side-by-side"] = lambda request: no_memory
@@ -308,6 +335,14 @@ def test_only_answers_to_the_same_question_are_compared() -> None:
     assert "aw-differs" not in str(answers([base, later]))
     same = Column(PIRATE, "pirate", [], ("#E69F00",), (Exchange(1, "q", "three", coming=False),))
     assert "aw-differs" in str(answers([base, same]))
+
+
+def test_an_empty_answer_is_no_words_that_differ() -> None:
+    base = Column(BASE, "base", [], (), (Exchange(1, "q", "one two", coming=False),))
+    empty = Column(PIRATE, "pirate", [], ("#E69F00",), (Exchange(1, "q", " ", coming=False),))
+    drawn = answers([base, empty])
+    assert "(an empty answer)" in words(drawn)
+    assert "aw-differs" not in str(drawn)
 
 
 def test_a_text_is_scored_by_all_who_answer(chat: ChatTab) -> None:
