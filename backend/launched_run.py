@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from backend import launching
+from backend import allocator, launching
 from backend.engine_link import EngineLink
 from backend.errors import Stopped, WorkbenchError, WorkerDied, from_dict
 from backend.jobs import Job
@@ -98,7 +98,12 @@ class LaunchedRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=PROJECT,
-                env={**ENVIRONMENT, **launching.environment(processes), **os.environ},
+                env={
+                    **ENVIRONMENT,
+                    **allocator.environment(),
+                    **launching.environment(processes),
+                    **os.environ,
+                },
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
 

@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol
 
 import psutil
 
+from backend import allocator
 from backend.settings import PROJECT, Settings
 
 Message = dict[str, Any]
@@ -86,7 +87,7 @@ class WorkerProcess:
         on_exit: OnExit,
         *,
         log_file: Path,
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str],
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
@@ -100,7 +101,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=PROJECT,
-                env={**ENVIRONMENT, **(environment or {}), **os.environ},
+                env={**ENVIRONMENT, **environment, **os.environ},
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
         self.send({"settings": settings.model_dump(mode="json")})
@@ -221,7 +222,13 @@ def start_runtime(
     """Start an engine where the settings say."""
     if settings.runtime == "inline":
         return InlineRuntime(settings, on_message, on_exit)
-    return WorkerProcess(settings, on_message, on_exit, log_file=settings.workspace / log_name)
+    return WorkerProcess(
+        settings,
+        on_message,
+        on_exit,
+        log_file=settings.workspace / log_name,
+        environment=allocator.environment(),
+    )
 
 
 def _exit_reason(code: int) -> str:
@@ -241,5 +248,5 @@ def start_beside(
         on_message,
         on_exit,
         log_file=settings.workspace / "side.log",
-        environment=STREAMING if streams else None,
+        environment=STREAMING if streams else allocator.environment(),
     )

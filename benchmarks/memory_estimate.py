@@ -1,6 +1,7 @@
 """The memory estimate against measured peaks of our own training path, on many shapes."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend import allocator
 from benchmarks import models
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
@@ -121,7 +123,8 @@ def measure(case: Case, folder: Path) -> dict[str, int]:
         write_skewed(data, 300)
     words = json.dumps({**case.__dict__, "model": str(model), "data": str(data)})
     command = [sys.executable, "-m", "benchmarks.one_run", words]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    own = {**allocator.environment(), **os.environ}  # as the app starts a worker
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout
     found: dict[str, int] = json.loads(output.splitlines()[-1])
     return found
 

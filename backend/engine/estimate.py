@@ -13,11 +13,13 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
   Checkpointing keeps a layer's input only, and the whole of one layer while it is recomputed.
 - logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
   that of the logits), for a pack asks for logits only where a token is learned.
-- on a processor, activations and logits count 2.3 times unless allocation is exact (see
+- on a processor, activations and logits count 1.17 times with the allocator of
+  `backend.allocator` (1.55 where a quantised base unpacks its weights again as layers are
+  recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
   more than half of what is free (`settle`).
 - overhead: what one layer's backward pass holds for a moment, one unpacked weight of a quantised
-  base, and a fixed sum for the libraries.
+  base, and a fixed sum for the libraries; in bf16 on a processor also for what it compiles.
 
 The constants were calibrated against the measured peaks of our own training path
 (`benchmarks/memory_estimate.py`).
@@ -31,7 +33,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
-from backend.engine import base_folder
+from backend.engine import base_folder, memory
 from backend.engine.adapters import Target, count_trainable, linear_layers, matched
 from backend.requests import Train
 from backend.results import ModelFacts
@@ -42,8 +44,13 @@ TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
 LIBRARIES = {"cpu": 40_000_000, "cuda": 60_000_000}
+LIBRARIES_REUSING = 80_000_000  # some blocks wait for one of their size to come
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
+FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
+COMPILED = 600_000_000
+"""Kernels that oneDNN compiles on a processor for each new length in bf16, and keeps (torch 2.13).
+Measured: 0.4 GB for short examples, 2 GB for long ones, whatever the model's size."""
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
 
@@ -115,6 +122,7 @@ class Setup:
     checkpointing: bool = False
     attention_apart: bool = True
     exact: bool = False
+    reuses_blocks: bool = memory.REUSES_BLOCKS
 
     @classmethod
     def of_run(
@@ -276,6 +284,9 @@ def _layer_bytes(layer: Target, setup: Setup) -> int:
 def _fragmentation(setup: Setup) -> float:
     if setup.device != "cpu":
         return FRAGMENTED_ON_GPU
+    if setup.reuses_blocks:
+        unpacks = setup.checkpointing and setup.quantization != "none"
+        return FRAGMENTED_UNPACKING if unpacks else FRAGMENTED_REUSING
     return FRAGMENTED_EXACT if setup.exact else FRAGMENTED
 
 
@@ -316,4 +327,8 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     size = BYTES[setup.computed]
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
-    return LIBRARIES[setup.device] + unpacked + moment
+    compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
+    libraries = LIBRARIES[setup.device]
+    if setup.device == "cpu" and setup.reuses_blocks:
+        libraries = LIBRARIES_REUSING
+    return libraries + compiled + unpacked + moment

@@ -1,0 +1,59 @@
+"""Choosing the precision of a run's steps by the clock."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backend import requests as rq
+from backend.engine import precision, steps
+
+
+class Packs:
+    """Packs of 10, 20, 30 ... tokens."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, number: int) -> int:
+        return 10 * (number + 1)
+
+    def tokens(self, number: int) -> int:
+        return self[number]
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let steps take what they are told per token, and note their lengths."""
+    lengths: list[int] = []
+
+    def measure(**per_token: float) -> tuple[precision.StepTimes, list[int]]:
+        def time_step(model: Any, tokens: int, device: Any, name: str) -> float:
+            lengths.append(tokens)
+            return tokens * per_token[name]
+
+        monkeypatch.setattr(steps, "time_step", time_step)
+        facts = SimpleNamespace(fingerprint="f", quantization="none", device="cpu")
+        base: Any = SimpleNamespace(facts=facts, device=torch.device("cpu"))
+        train = rq.Train(name="x", data="starter:pirate")
+        peft: Any = torch.nn.Linear(1, 1)
+        packs: Any = Packs()
+        times = precision.Timings(tmp_path / "timings.json").measure(train, base, peft, packs)
+        return times, lengths
+
+    return measure
+
+
+def test_each_timed_step_has_a_length_of_its_own(measured: Any) -> None:
+    times, lengths = measured(fp32=2.0, bf16=1.0)
+    assert lengths[::2] == lengths[1::2]  # both precisions meet the same
+    assert len(set(lengths)) == len(lengths) // 2 == precision.ROUNDS + 1
+    assert (times.fp32, times.bf16) == pytest.approx((2.0, 1.0))
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(1.7, "fp32"), (1.5, "bf16")])
+def test_bf16_has_to_be_clearly_faster(measured: Any, bf16: float, chosen: str) -> None:
+    times, _ = measured(fp32=2.0, bf16=bf16)
+    assert times.faster == chosen
