@@ -214,12 +214,12 @@ def obstacle(method: BlendMethod, sources: Sequence[AdapterInfo]) -> Problem | N
 def unequal_ranks(method: BlendMethod, ranks: Sequence[int], where: str = "") -> Problem:
     """Say that a method needs equal ranks, and what to take instead."""
     way_out = BLENDS[method].way_out
-    others = "cat" if way_out == "cat" else f"{way_out} or cat"
+    cure = "cat, which works" if way_out == "cat" else f"{way_out} or cat, which work"
     place = f" in {where}" if where else ""
     found = " and ".join(map(str, ranks))
     return Problem(
         what=f"{method} needs ingredients of equal rank, and theirs{place} are {found}.",
-        cure=f"Take {others}, which work with any ranks.",
+        cure=f"Take {cure} with any ranks.",
     )
 
 

@@ -12,7 +12,9 @@ from backend.errors import InvalidRequest
 from backend.refusals import refusal, shown
 
 Level = Literal["basic", "advanced"]
-Strength = Annotated[float, Field(allow_inf_nan=False)]
+MOST_STRENGTH = 100.0
+"""Far beyond what keeps an answer readable; much more, and sums of weights overflow."""
+Strength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH, allow_inf_nan=False)]
 Variant = list[tuple[str, Strength]]
 """Adapters by display name with their strengths; the empty list is the base alone."""
 

@@ -60,9 +60,9 @@ class Library:
     def get(self, name: str) -> AdapterInfo:
         """Return the adapter with this display name; raises NotFound."""
         adapters = self.all()
-        for info in adapters:
-            if info.name.casefold() == name.strip().casefold():
-                return info
+        found = _named(name, adapters)
+        if found is not None:
+            return found
         known = ", ".join(info.name for info in adapters) or "none yet"
         raise NotFound(f"There is no adapter called {name!r}.", cure=f"Adapters: {known}.")
 
@@ -86,14 +86,19 @@ class Library:
                 "The model without adapters is called base.", cure=f"{free!r} is free."
             )
         if free != name:
+            there = _named(name, self.all())  # in its own capitals
             raise InvalidRequest(
-                f"There is already an adapter called {name!r}.", cure=f"{free!r} is free."
+                f"There is already an adapter called {there.name if there else name!r}.",
+                cure=f"{free!r} is free.",
             )
 
-    def next_colour(self) -> str:
-        """Return the colour that fewest adapters have."""
+    def next_colour(self, beside: Collection[str] = ()) -> str:
+        """Return the colour that fewest adapters have; of several, one not among `beside`.
+
+        A blend stands beside its ingredients, and a converted adapter beside what it was made of.
+        """
         used = [info.colour for info in self.all()]
-        return min(COLOURS, key=used.count)
+        return min(COLOURS, key=lambda colour: (used.count(colour), colour in beside))
 
     def write_sidecar(self, folder: Path, info: AdapterInfo) -> None:
         """Put the side-car into an adapter's folder."""
@@ -191,3 +196,8 @@ class Library:
         except (OSError, ValueError):
             return None
         return known[1] if known[1].id == path.parent.name else None
+
+
+def _named(name: str, adapters: list[AdapterInfo]) -> AdapterInfo | None:
+    wanted = name.strip().casefold()
+    return next((info for info in adapters if info.name.casefold() == wanted), None)

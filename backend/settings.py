@@ -49,6 +49,10 @@ class Settings(BaseModel):
         return self.workspace / "merged"
 
     @property
+    def copies_dir(self) -> Path:
+        return self.workspace / "copies"
+
+    @property
     def session_file(self) -> Path:
         return self.workspace / "session.json"
 

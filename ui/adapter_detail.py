@@ -29,7 +29,8 @@ def report_card(report: rs.AdapterReport) -> Node:
     ]
     head = el("div", el("p", el("strong", sentence)), *reasons, cls=f"aw-note {kind}")
     if not report.layers:
-        return el("div", head)
+        known = facts(read_facts(report)) if report.made_for or report.method else None
+        return el("div", head, known, cls="aw-report")
     return el("div", head, facts(report_facts(report)), heat_map(report.layers), cls="aw-report")
 
 
@@ -47,6 +48,22 @@ def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
     ]
 
 
+def read_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
+    """List what could be read of an adapter that cannot be added; what is not known is left out."""
+    rank = f", rank {report.rank}" if report.rank else ""
+    alpha = f", alpha {report.alpha:g}" if report.alpha else ""
+    size = f"{text.count(report.parameters)} numbers, {text.size(report.bytes)}"
+    made_for = report.made_for or "not said"
+    listed = [
+        ("Method", f"{report.method}{rank}{alpha}" if report.method else ""),
+        ("Changes", ", ".join(report.targets)),
+        ("Size", size if report.bytes else ""),
+        ("Made for", f"{made_for} ({MATCHES[report.base_match]})"),
+        *report.lineage,
+    ]
+    return [(name, said) for name, said in listed if said]
+
+
 def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
     """Draw how much each layer is changed: blocks down, modules across, darker is more.
 
@@ -54,7 +71,7 @@ def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
     """
     grid: dict[str, dict[str, rs.LayerNorm]] = {}
     for layer in layers:
-        grid.setdefault(_block(layer.layer), {})[layer.layer.rsplit(".", 1)[-1]] = layer
+        grid.setdefault(text.block(layer.layer) or "-", {})[layer.layer.rsplit(".", 1)[-1]] = layer
     modules = list(dict.fromkeys(each.layer.rsplit(".", 1)[-1] for each in layers))
     relative = all(each.relative is not None for each in layers)
     largest = max((_amount(each, relative) for each in layers), default=0.0)
@@ -76,15 +93,10 @@ def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
     )
 
 
-def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]]) -> Node:
+def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]], *, active: bool) -> Node:
     """Show how likely each next word is for each variant, and say whether the adapter matters."""
     base, *others = result.chances
     shift = max((_distance(base, other) for other in others), default=0.0)
-    said = (
-        f"It is on: the chances of the next word move by up to {text.percent(shift)}."
-        if shift > 1e-6
-        else "It makes no difference for this prompt: the chances are the same."
-    )
     rows = [
         el(
             "tr",
@@ -100,20 +112,27 @@ def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]]) -> Node:
     kind = "good" if shift > 1e-6 else "warn"
     return el(
         "div",
-        el("div", el("p", said), cls=f"aw-note {kind}"),
+        el("div", el("p", _effect(shift, active)), cls=f"aw-note {kind}"),
         table("Chances of the next word", heads, rows),
     )
+
+
+def _effect(shift: float, active: bool) -> str:
+    """Say what an adapter does to the next word, and whether it does so now."""
+    if shift <= 1e-6:
+        return "It makes no difference for this prompt: the chances are the same."
+    size = text.chance(shift).replace("< ", "less than ").replace("> ", "more than ")
+    by = size if " than " in size else f"up to {size}"
+    moved = f"the chances of the next word by {by}."
+    if active:
+        return f"It is on: it moves {moved}"
+    return f"It works, and is off now: turned on, it would move {moved}"
 
 
 def title(info: rs.AdapterInfo) -> Node:
     """Name the chosen adapter with its colour."""
     how = info.recipe or (f"trained on {info.data}" if info.data else "")
     return el("div", chip(info.name, info.colour, how), cls="aw-column-head")
-
-
-def _block(layer: str) -> str:
-    number = next((part for part in layer.split(".") if part.isdigit()), None)
-    return str(int(number) + 1) if number is not None else "-"
 
 
 def _amount(layer: rs.LayerNorm, relative: bool) -> float:
@@ -136,7 +155,8 @@ def _heat_cell(layer: rs.LayerNorm | None, relative: bool, largest: float) -> No
 def _finding(layers: Sequence[rs.LayerNorm], relative: bool) -> str:
     most = max(layers, key=lambda each: _amount(each, relative))
     module = most.layer.rsplit(".", 1)[-1]
-    return f"It changes {module} in block {_block(most.layer)} most"
+    place = f" in block {block}" if (block := text.block(most.layer)) else ""
+    return f"It changes {module}{place} most"
 
 
 def _distance(left: Sequence[float], right: Sequence[float]) -> float:
@@ -147,6 +167,6 @@ def _bar(chance: float, colour: str) -> Node:
     return el(
         "span",
         el("span", el("span", cls="aw-fill", share=chance, colour=colour), cls="aw-gauge"),
-        el("span", text.percent(chance), cls="aw-figure"),
+        el("span", text.chance(chance), cls="aw-figure"),
         cls="aw-chance",
     )

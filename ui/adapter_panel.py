@@ -151,7 +151,11 @@ class DetailPanel:
         with gr.Row(elem_classes="aw-fields aw-baseline"):
             self.new_name = gr.Textbox(label="New name", max_lines=1, elem_id="new-name")
             self.save_to = gr.Textbox(
-                label="Save a copy to", placeholder="a new folder", max_lines=1, visible=not demo
+                label="Save a copy to",
+                placeholder="a new folder's name or path",
+                max_lines=1,
+                visible=not demo,
+                elem_id="save-to",
             )
         with gr.Row(elem_classes="aw-buttons"):
             self.rename = gr.Button("Rename", size="sm")
@@ -207,13 +211,14 @@ class DetailPanel:
         """Show the chances of the next word without and with the adapter."""
         try:
             info = self.bench.require_adapter(chosen)
-            request = rq.NextToken(
-                prompt=(prompt or "").strip() or " ", variants=[[], [(info.name, 1.0)]]
-            )
+            on = dict(self.bench.service.snapshot().active).get(info.name)
+            variant = [(info.name, 1.0 if on is None else on)]
+            request = rq.NextToken(prompt=(prompt or "").strip() or " ", variants=[[], variant])
             result = self.bench.start(request).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
-        return adapter_detail.next_words(result, [("Base", BASE_COLOUR), (info.name, info.colour)])
+        names = [("Base", BASE_COLOUR), (info.name, info.colour)]
+        return adapter_detail.next_words(result, names, active=on is not None)
 
     def make_zip(self, chosen: str) -> tuple[Any, Node]:
         """Pack the adapter for download."""
@@ -231,7 +236,8 @@ class DetailPanel:
                     "No folder is named.", cure="Write a new folder's name."
                 )
             name = self.bench.require_adapter(chosen).name
-            request = rq.SaveAdapter(name=name, destination=destination.strip())
+            folder = text.whole_path(destination, self.bench.service.settings.copies_dir)
+            request = rq.SaveAdapter(name=name, destination=folder)
             return saved_card(self.bench.start(request).result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))

@@ -115,11 +115,16 @@ def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) 
 def _on_model(status: rs.AdapterStatus | None) -> Child:
     if status is None:
         return el("span", "not loaded", cls="aw-quiet")
-    words = ["loaded, " + text.size(status.memory_bytes)]
-    words += [
-        word for word, true in (("learning", status.trainable), ("merged", status.merged)) if true
-    ]
-    return ", ".join(words)
+    state = ("trainable" if status.trainable else "frozen") + (
+        ", merged" if status.merged else ", not merged"
+    )
+    help = "Frozen: it answers and does not learn now. Merged: added into the base's own weights"
+    return el(
+        "span",
+        el("span", text.size(status.memory_bytes), cls="aw-figure"),
+        el("span", f" {state}", cls="aw-quiet aw-small"),
+        title=help,
+    )
 
 
 def _origin(adapter: rs.AdapterInfo) -> str:

@@ -10,6 +10,7 @@ from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
 from ui.obstacles import held, no_base
 from ui.safe_view import Child, Node, button, chip, el
+from ui.view import as_named
 
 ALIKE, APART = 0.5, 0.1
 ROUNDING = 5e-6
@@ -32,7 +33,10 @@ def likeness(report: rs.SimilarityReport, colours: Colours, pair: tuple[int, int
         )
         for i, name in enumerate(report.names)
     ]
-    hint = "1: the same direction, 0: unrelated, -1: opposite (cosine of their weight changes)."
+    hint = (
+        "1: the same direction, 0: unrelated, -1: opposite (cosine of their weight changes). "
+        "Pick a number to see it layer by layer."
+    )
     return el(
         "div",
         el("h3", likeness_finding(report)),
@@ -53,27 +57,27 @@ def likeness_finding(report: rs.SimilarityReport) -> str:
     value, first, second = report.cosine[i][j], report.names[i], report.names[j]
     most = "" if len(pairs) == 1 else "Most of all, "
     if value > ALIKE:
-        return f"{most}{first} and {second} change much the same ({value:.2f})"
+        return f"{most}{first} and {second} change much the same ({text.signed(value)})"
     if value > APART:
-        return f"{most}{first} and {second} overlap a little ({value:.2f})"
+        return f"{most}{first} and {second} overlap a little ({text.signed(value)})"
     if value < -APART:
-        return f"{most}{first} and {second} pull against each other ({value:.2f})"
+        return f"{most}{first} and {second} pull against each other ({text.signed(value)})"
     if len(pairs) > 1:
         return f"They hardly touch each other (at most {abs(value):.2f})"
-    return f"{first} and {second} hardly touch each other ({value:.2f})"
+    return f"{first} and {second} hardly touch each other ({text.signed(value)})"
 
 
 def _cell(report: rs.SimilarityReport, i: int, j: int, pair: tuple[int, int] | None) -> Node:
     value = report.cosine[i][j]
     if i == j:
-        return el("td", f"{value:.2f}", cls="aw-heat-self")
+        return el("td", text.signed(value), cls="aw-heat-self")
     chosen = pair is not None and {i, j} == set(pair)
     number = button(
-        f"{value:.2f}",
+        text.signed(value),
         "pair",
         f"{min(i, j)},{max(i, j)}",
         kind="aw-heat-cell" + (" pressed" if chosen else ""),
-        aria_label=f"{report.names[i]} and {report.names[j]}: {value:.2f}, layer by layer",
+        aria_label=f"{report.names[i]} and {report.names[j]}: {text.signed(value)}, layer by layer",
     )
     return el("td", number, cls="aw-minus" if value < 0 else "", share=abs(value))
 
@@ -84,9 +88,9 @@ def _layers_of_pair(report: rs.SimilarityReport, pair: tuple[int, int]) -> Node:
     layer, value = max(values.items(), key=lambda item: abs(item[1]))
     title = (
         f"{report.names[i]} and {report.names[j]} by layer: "
-        f"furthest from 0 in {layer_name(layer)} ({value:.2f})"
+        f"furthest from 0 in {layer_name(layer)} ({text.signed(value)})"
     )
-    rows = [bar_row(layer_name(each), f"{v:.2f}", abs(v), v < 0) for each, v in values.items()]
+    rows = [bar_row(layer_name(each), text.signed(v), abs(v), v < 0) for each, v in values.items()]
     return el("div", el("h3", title), bars(rows, "Cosine by layer"), cls="aw-block")
 
 
@@ -114,10 +118,9 @@ def bar_row(name: str, value: str, share: float, minus: bool = False) -> Node:
 
 
 def layer_name(layer: str) -> str:
-    """Shorten a layer's name to what tells it apart: "layer 3, down_proj"."""
-    parts = layer.split(".")
-    number = next((part for part in parts if part.isdigit()), None)
-    return f"layer {number}, {parts[-1]}" if number else parts[-1]
+    """Shorten a layer's name to what tells it apart: "block 3, down_proj"."""
+    module, block = layer.rsplit(".", 1)[-1], text.block(layer)
+    return f"block {block}, {module}" if block else module
 
 
 # -- before --------------------------------------------------------------------------------------
@@ -142,6 +145,12 @@ def left_out(adapters: Sequence[rs.AdapterInfo], *, busy: bool) -> Node:
     """Name the adapters that cannot be ingredients, and why; where it can, a click mends it."""
     out = [(info, problem) for info in adapters if (problem := blends.unfit(info))]
     return el("div", *(_unfit(info, problem, busy) for info, problem in out))
+
+
+def left_out_title(names: Sequence[str]) -> str:
+    """Say in one line which adapters cannot be ingredients; opened, it says why and the way out."""
+    few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"Left out as they are: {few}" if len(names) > 1 else f"Left out as it is: {few}"
 
 
 def can_convert(adapters: Sequence[rs.AdapterInfo]) -> bool:
@@ -202,7 +211,7 @@ def _blocked(
         )
     if free_name not in ("", name):
         return _mend(
-            f"There is already an adapter called {name}.",
+            f"There is already an adapter called {as_named(snapshot, name)}.",
             mend_button(f"Call it {free_name}", "rename", free_name),
         )
     if snapshot.job is not None:

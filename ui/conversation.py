@@ -100,7 +100,7 @@ def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
             "tr",
             tables.cell("Who", named(column), cls="aw-name"),
             tables.cell("Log-probability", f"{total[0]:.2f} nats"),
-            tables.cell("Perplexity", f"{perplexity(total[0], count):.2f}"),
+            tables.cell("Perplexity", _grouped(perplexity(total[0], count))),
         )
         for column, total in zip(columns, scores.scores, strict=True)
     ]
@@ -112,6 +112,10 @@ def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
         el("p", f"Over {text.plural(count, 'token')} after the first, which is given.",
            cls="aw-quiet"),
     )  # fmt: skip
+
+
+def _grouped(value: float) -> str:
+    return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
 
 
 def perplexity(total: float, tokens: int) -> float:

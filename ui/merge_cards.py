@@ -97,5 +97,11 @@ def problem(error: errors.WorkbenchError, mend: Child) -> Node:
     return el("div", el("p", error.what, cure), mend, cls="aw-note warn")
 
 
+def just_merged(mend: Child) -> Node:
+    """Say that the folder in the form holds what was made just now, and offer another."""
+    said = "Merged there: see below. Another folder makes another model."
+    return el("div", el("p", said), mend, cls="aw-note good")
+
+
 def warn(sentence: str, mend: Node) -> Node:
     return el("div", el("p", sentence), mend, cls="aw-note warn")

@@ -8,7 +8,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import run_detail
+from ui import run_detail, text
 from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card, refuse
 from ui.forms import Form
@@ -166,7 +166,8 @@ class RunPanel:
         if not (folder or "").strip():
             return el("p", "Name a folder first.", cls="aw-quiet")
         try:
-            request = rq.ExportRun(run_id=run_id, destination=folder.strip())
+            whole = text.whole_path(folder, self.bench.service.settings.exports_dir)
+            request = rq.ExportRun(run_id=run_id, destination=whole)
             return run_detail.exported(self.bench.start(request).result(timeout=EXPORT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))

@@ -75,11 +75,29 @@ function slide(event) {
   const target = event.target;
   if (!target.matches('input[data-act]')) return;
   if (target.nextElementSibling) target.nextElementSibling.textContent = Number(target.value).toFixed(2);
-  if (event.type === 'change') {
-    target.blur();
-    trigger('click', { act: target.dataset.act, arg: target.dataset.arg || '', value: target.value });
-  }
+  if (event.type !== 'change') return;
+  clearTimeout(resting);
+  resting = null;
+  if (keyed) { resting = setTimeout(send, 400, target); return; }  // held keys move it many times
+  send(target);
+  target.blur();
 }
+
+// Moved by keys, a slider keeps the focus, and its own value until the focus leaves it.
+let keyed = false, resting = null;
+function send(target) {
+  resting = null;
+  trigger('click', { act: target.dataset.act, arg: target.dataset.arg || '', value: target.value });
+}
+function leave(event) {
+  if (!keyed || !event.target.matches('input[data-act]')) return;
+  if (resting === null) { draw(); return; }
+  clearTimeout(resting);
+  send(event.target);
+}
+element.addEventListener('keydown', () => { keyed = true; });
+element.addEventListener('pointerdown', () => { keyed = false; });
+element.addEventListener('focusout', leave);
 
 element.addEventListener('input', slide);
 element.addEventListener('change', slide);

@@ -1,6 +1,8 @@
 """Numbers as people say them: units, few digits, no false precision. Knows nothing of screens."""
 
+import os
 import time
+from pathlib import Path
 
 from backend import size_text
 
@@ -56,6 +58,27 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
+def chance(share: float) -> str:
+    """Write how likely something is: "< 0.1 %", "0.4 %", "12 %", "99.5 %", "> 99.9 %"."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    close = 0 < share < 0.01 or 0.99 < share < 1
+    return f"{share * 100:.{1 if close else 0}f} %"
+
+
+def signed(value: float) -> str:
+    """Write a number between -1 and 1 in two digits, never as "-0.00"."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def block(layer: str) -> str:
+    """Return which block of the model a layer is in, counted from 1; empty where it is in none."""
+    number = next((part for part in layer.split(".") if part.isdigit()), None)
+    return str(int(number) + 1) if number is not None else ""
+
+
 def part_of_model(part: int, whole: int) -> str:
     """Say how much of a model something is: "0.9 % of the model (31,744 numbers)"."""
     share = part / whole * 100 if whole else 0.0
@@ -100,6 +123,14 @@ def shorten(text: str, length: int = 48) -> str:
         return text
     head = length // 2 - 1
     return f"{text[:head]}…{text[-(length - head - 1) :]}"
+
+
+def whole_path(folder: str, root: Path) -> str:
+    """Return a folder that was typed on the page as a whole path: a plain name lies under `root`.
+
+    The app's own folder, which it would else be relative to, says nothing to whoever looks at it.
+    """
+    return str(root.expanduser().absolute() / os.path.expanduser(folder.strip()))
 
 
 def _pair(whole: int, big: int, big_unit: str, small: int, small_unit: str) -> str:

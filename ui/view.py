@@ -95,7 +95,7 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
         said = f"{check.name} waits its turn, as number {names.index(check.name) + 1}."
         return Readiness(wait(f"{said} Runs lists what waits."), label, False)
     if check.free_name not in ("", check.name):
-        return Readiness(_name_taken(check), label, False)
+        return Readiness(_name_taken(snapshot, check), label, False)
     behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
     sentence = f"{check.name} would start by itself afterwards{behind}."
     return Readiness(wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
@@ -141,7 +141,7 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.failure is not None:
         return _problems([rs.Problem(what=check.failure.what, cure=check.failure.cure)])
     if check.name and check.free_name not in ("", check.name):
-        return _name_taken(check)
+        return _name_taken(snapshot, check)
     if snapshot.job is not None and snapshot.base is None:
         return wait("The base model is loading; the check follows by itself.")
     if obstacle := no_base(snapshot) or held(snapshot):
@@ -205,10 +205,10 @@ def _warning(warning: rs.Problem) -> Node:
     return el("p", el("strong", warning.what), el("span", f" {warning.cure}", cls="aw-quiet"))
 
 
-def _name_taken(check: Check) -> Node:
+def _name_taken(snapshot: rs.Snapshot, check: Check) -> Node:
     return el(
         "div",
-        el("p", f"There is already an adapter called {check.name}."),
+        el("p", f"There is already an adapter called {as_named(snapshot, check.name)}."),
         mend_button(f"Call it {check.free_name}", "rename", check.free_name),
         cls="aw-note warn",
     )
@@ -251,6 +251,12 @@ def state_word(run: rs.RunSummary) -> str:
 def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     """Return the adapters that were made for the loaded base."""
     return [adapter for adapter in snapshot.adapters if fits(adapter, snapshot.base)]
+
+
+def as_named(snapshot: rs.Snapshot, name: str) -> str:
+    """Return the name of the adapter that has it in its own capitals; else the name as it is."""
+    wanted = name.casefold()
+    return next((a.name for a in snapshot.adapters if a.name.casefold() == wanted), name)
 
 
 def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:

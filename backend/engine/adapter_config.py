@@ -48,9 +48,11 @@ def shown(value: object, length: int = 40) -> str:
 
 def require_plain_lora(raw: dict[str, Any], name: str) -> None:
     """Raise Unsupported where an adapter is more than LoRA on linear layers, with the reason."""
-    if raw.get("peft_type") != "LORA":
+    kind = shown(raw.get("peft_type"))
+    if kind != "LORA":
+        article = "an" if kind[:1].upper() in set("AEIO") else "a"
         raise Unsupported(
-            f"{name} is a {shown(raw.get('peft_type'))} adapter.",
+            f"{name} is {article} {kind} adapter.",
             cure="LoRA, rsLoRA and DoRA adapters can be added.",
         )
     for field, sentence in _REFUSED.items():

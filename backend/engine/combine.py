@@ -63,7 +63,8 @@ def combine(
     layers = blend(plan, control)
     distance = measure(plan, layers)
     control.progress("writing and reading back", force=True)
-    info = _describe(session, plan, layers)
+    colour = session.library.next_colour(beside=[info.colour for info in infos])
+    info = _describe(session, plan, layers, colour)
     difference = _publish(session, info, layers)
     notes = (*plan.notes, *_notes(plan, layers))
     return Blend(
@@ -209,12 +210,12 @@ def _notes(plan: Plan, layers: Layers) -> list[str]:
 # -- into the library ----------------------------------------------------------------------------
 
 
-def _describe(session: Session, plan: Plan, layers: Layers) -> AdapterInfo:
+def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> AdapterInfo:
     facts, request = session.base.facts, plan.request
     return AdapterInfo(
         id=new_adapter_id(),
         name=request.name,
-        colour=session.library.next_colour(),
+        colour=colour,
         method="LoRA",
         rank=max(factor.rank for factor in layers.values()),
         parameters=sum(factor.a.numel() + factor.b.numel() for factor in layers.values()),

@@ -169,7 +169,7 @@ def _describe(
     return AdapterInfo(
         id=new_adapter_id(),
         name=name,
-        colour=session.library.next_colour(),
+        colour=session.library.next_colour(beside=[source.colour]),
         method="LoRA",
         rank=rank,
         parameters=sum(tensor.numel() for tensor in tensors.values()),

@@ -162,7 +162,7 @@ def room_for(base: Base, used: int, wanted: int) -> int:
     if used >= limit:
         raise InvalidRequest(
             f"This text has {used} tokens, and the model reads at most {limit}.",
-            cure="Shorten it, or start a new conversation.",
+            cure="Shorten it, or start a new conversation." if wanted else "Take a shorter one.",
         )
     return limit - used
 

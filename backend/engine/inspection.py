@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from backend.chat_templates import CHAT_TEMPLATES
+from backend.checkpoint import StoredTensor, read_header
 from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
 from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
 from backend.engine.plain_lora import Change
-from backend.engine.scan import Scanned, scan
+from backend.engine.scan import Scanned, layer_of, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
@@ -26,6 +27,10 @@ _SAID = ("base_name", "base_fingerprint", "recipe", "data")
 
 LARGEST_WHOLE = 1024
 """Above it the singular values of a whole matrix take too long, and the factors' stand for them."""
+
+
+SHOWN_TARGETS = 30
+"""Of an adapter that is refused; a good one's are those of the base."""
 
 
 class Place(NamedTuple):
@@ -47,7 +52,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     try:
         scanned = scan(found.folder, place.layers, name=found.name)
     except (ModelError, Unsupported) as error:
-        return refused(found, error, in_library=in_library)
+        return refused(found, error, place.facts, in_library=in_library)
     match, said = base_match(found, place.facts)
     if place.facts is None:
         verdict = "cannot"
@@ -85,7 +90,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
         reasons=reasons,
         layers=layers,
         effective_rank=sum(each.effective_rank for each in layers) / len(layers),
-        lineage=lineage(found),
+        lineage=lineage(found, in_library=in_library),
         in_library=in_library,
     )
 
@@ -233,12 +238,16 @@ def effective_rank(singular_values: torch.Tensor) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def lineage(found: Incoming) -> list[tuple[str, str]]:
-    """Return what is known of where an adapter comes from."""
+def lineage(found: Incoming, *, in_library: bool) -> list[tuple[str, str]]:
+    """Return what is known of where an adapter comes from.
+
+    One of the library has its name above it, where it follows a renaming.
+    """
     ours = sidecar(found)
     if ours is None:
         return [("From", found.origin)]
-    known = [("From", found.origin), ("Called", display_name(ours.name)), ("Base", ours.base_name)]
+    called = [] if in_library else [("Called", display_name(ours.name))]
+    known = [("From", found.origin), *called, ("Base", ours.base_name)]
     if ours.recipe:
         known.append(("Made of", ours.recipe))
     if ours.data:
@@ -248,19 +257,75 @@ def lineage(found: Incoming) -> list[tuple[str, str]]:
     return known
 
 
-def refused(found: Incoming, error: WorkbenchError, *, in_library: bool) -> AdapterReport:
-    """Report on an adapter that cannot be added, with the reason."""
-    reason = Problem(what=error.what, cure=error.cure)
-    try:
-        base = made_for(found)
-    except ModelError:
-        base = ""
+def refused(
+    found: Incoming, error: WorkbenchError, facts: ModelFacts | None, *, in_library: bool
+) -> AdapterReport:
+    """Report on an adapter that cannot be added: the reason, and what can be read all the same.
+
+    What its files do not say is empty or 0.
+    """
+    raw, stored = _configuration(found), _stored(found)
+    rank = round(_positive(raw.get("r")))
     return AdapterReport(
-        source=found.origin, suggested_name=found.name, method="", rank=0, alpha=0.0, ranks=[],
-        targets=[], parameters=0, bytes=0, made_for=base, base_match="no base", verdict="cannot",
-        reasons=[reason], layers=[], effective_rank=0.0, lineage=lineage(found),
+        source=found.origin,
+        suggested_name=found.name,
+        method=_said_method(raw),
+        rank=rank,
+        alpha=_positive(raw.get("lora_alpha")),
+        ranks=[rank] if rank else [],
+        targets=_said_targets(raw, stored),
+        parameters=sum(each.numel for each in stored),
+        bytes=sum(each.bytes for each in stored),
+        made_for=made_for(found) if raw else "",
+        base_match=base_match(found, facts)[0] if raw else "unknown" if facts else "no base",
+        verdict="cannot",
+        reasons=[Problem(what=error.what, cure=error.cure)],
+        layers=[],
+        effective_rank=0.0,
+        lineage=lineage(found, in_library=in_library),
         in_library=in_library,
-    )  # fmt: skip
+    )
+
+
+def _configuration(found: Incoming) -> dict[str, Any]:
+    try:
+        return read_raw_config(found.folder, found.name)
+    except ModelError:
+        return {}
+
+
+def _stored(found: Incoming) -> list[StoredTensor]:
+    """Return the tensors of an adapter file by its header alone; none where that is not good."""
+    path = found.folder / WEIGHTS
+    try:
+        return read_header(path) if path.is_file() else []
+    except (ModelError, RecursionError):
+        return []
+
+
+def _positive(value: object) -> float:
+    """Return a number that a foreign configuration says, where it can be one; else 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value <= 1e6 else 0.0
+
+
+def _said_method(raw: dict[str, Any]) -> str:
+    """Return the method that a configuration names, which may be one that cannot be added."""
+    kind = raw.get("peft_type")
+    if kind != "LORA":
+        return shown(kind) if isinstance(kind, str) else ""
+    if raw.get("use_dora") is True:
+        return "DoRA"
+    return "rsLoRA" if raw.get("use_rslora") is True else "LoRA"
+
+
+def _said_targets(raw: dict[str, Any], stored: list[StoredTensor]) -> list[str]:
+    """Return the modules that an adapter's file holds, or else those that it asks for."""
+    held = {layer_of(each.key).rsplit(".", 1)[-1] for each in stored if ".lora_" in each.key}
+    asked = raw.get("target_modules")
+    named = {each for each in asked if isinstance(each, str)} if isinstance(asked, list) else set()
+    return sorted(shown(name) for name in held or named)[:SHOWN_TARGETS]
 
 
 def _initial_note(scanned: Scanned) -> str:

@@ -53,7 +53,7 @@ def inspect(
     except (ModelError, Unsupported) as error:  # a zip that cannot be opened
         path = Path(request.source).expanduser()
         found = Incoming(path, display_name(path.stem), f"the file {path.name}")
-        return inspection.refused(found, error, in_library=False)
+        return inspection.refused(found, error, facts, in_library=False)
 
 
 def add(

@@ -80,7 +80,7 @@ def test_a_taken_name_is_refused_with_a_free_one(library: Library) -> None:
     with pytest.raises(InvalidRequest) as caught:
         library.require_free("Pirate")
 
-    assert str(caught.value) == ("There is already an adapter called 'Pirate'. 'Pirate 2' is free.")
+    assert str(caught.value) == ("There is already an adapter called 'pirate'. 'Pirate 2' is free.")
     library.require_free("polite")
 
 
@@ -88,6 +88,16 @@ def test_colours_are_all_used_before_one_comes_again(library: Library) -> None:
     used = [add(library, f"adapter {number}").colour for number in range(len(COLOURS) + 1)]
 
     assert used == [*COLOURS, COLOURS[0]]
+
+
+def test_a_blend_does_not_look_like_its_ingredients_where_colours_come_again(
+    library: Library,
+) -> None:
+    infos = [add(library, f"adapter {number}") for number in range(len(COLOURS))]
+
+    assert library.next_colour(beside=[infos[0].colour, infos[1].colour]) == COLOURS[2]
+    library.discard(infos[1].id)
+    assert library.next_colour(beside=[infos[1].colour]) == COLOURS[1]
 
 
 def test_a_freed_colour_comes_next(library: Library) -> None:

@@ -131,6 +131,14 @@ def test_five_fields_of_training_are_basic() -> None:
             "Active adapters, entry 1, the strength must be a finite number, got inf.",
         ),
         (
+            lambda: rq.Combine(name="x", sources=[("a", 1.0), ("b", 1e30)]),
+            "Ingredients, entry 2, the strength must be at most 100, got 1e+30. Try 100.",
+        ),
+        (
+            lambda: rq.SetActive(adapters=[("x", -101)]),
+            "Active adapters, entry 1, the strength must be at least -100, got -101. Try -100.",
+        ),
+        (
             lambda: rq.Train(name="x", epochs=float("nan")),
             "Epochs must be a number, got nan. Try 6.",
         ),

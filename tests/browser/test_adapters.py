@@ -77,7 +77,7 @@ def test_an_adapter_in_a_zip_is_inspected_and_then_added(
     client.predict({"name": "guest"}, api_name="/delete_adapter")
 
 
-def test_a_picked_adapter_shows_what_it_changes_and_that_it_is_on(
+def test_a_picked_adapter_shows_what_it_changes_and_that_it_works(
     loads: Page, ids: dict[str, str]
 ) -> None:
     pick(loads, ids["rogue"])
@@ -85,7 +85,9 @@ def test_a_picked_adapter_shows_what_it_changes_and_that_it_is_on(
     expect(loads.locator("#detail .aw-heat td")).to_have_count(28, timeout=PATIENCE_MS)
     expect(loads.locator("#detail")).to_contain_text("It changes")
     loads.get_by_role("button", name="Show the next word").click()
-    expect(loads.locator("#next-words")).to_contain_text("It is on", timeout=PATIENCE_MS)
+    expect(loads.locator("#next-words")).to_contain_text(
+        "It works, and is off now", timeout=PATIENCE_MS
+    )
     expect(loads.locator("#next-words tbody tr").first).to_be_visible()
     save_picture(loads, "adapter-detail")
 
@@ -173,3 +175,40 @@ def test_a_merged_model_is_loaded_as_base(page: Page, client: Client, ids: dict[
     idle(client)
     client.predict({"source": "starter"}, api_name="/load_model")
     idle(client)
+
+
+def test_a_strength_that_is_moved_by_keys_keeps_the_focus(
+    loads: Page, client: Client, ids: dict[str, str]
+) -> None:
+    client.predict({"adapters": [["rogue", 1.0]]}, api_name="/set_active")
+    slider = row(loads, ids["rogue"]).locator("input[type=range]")
+    slider.focus()
+
+    for _ in range(3):
+        slider.press("ArrowLeft")
+
+    shown = row(loads, ids["rogue"]).locator("output")
+    expect(shown).to_have_text("0.85")
+    loads.wait_for_timeout(1500)  # until it has rested, and the table was drawn again
+    idle(client)
+    expect(slider).to_be_focused()
+    expect(shown).to_have_text("0.85")
+    assert client.predict(api_name="/snapshot")["active"] == [["rogue", 0.85]]
+    client.predict({"adapters": []}, api_name="/set_active")
+
+
+def test_a_weight_beyond_its_slider_becomes_its_end_without_a_toast(
+    page: Page, ids: dict[str, str]
+) -> None:
+    page.get_by_role("tab", name="Combine").click()
+    choose(page, "#combine-ingredients", *NAMES)
+    box = page.locator("#combine-weight-0 input[type=number]")
+    expect(page.locator("#combine-weight-1")).to_be_visible()
+    page.wait_for_timeout(1000)  # the answer that lays out the sliders sends their values
+
+    box.fill("99")
+    page.locator("#combine-prompt textarea").click()
+
+    expect(box).to_have_value("2")
+    page.wait_for_timeout(1000)
+    expect(page.locator(".toast-body")).to_have_count(0)

@@ -1,5 +1,6 @@
 """What somebody does on their first visit: press Start, watch, and try the result."""
 
+import json
 import re
 
 import pytest
@@ -15,6 +16,8 @@ from tests.browser.conftest import (
     ready,
     save_picture,
 )
+from ui.conversation import answers
+from ui.desk import Column, Exchange
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -146,6 +149,46 @@ def test_an_unknown_model_is_a_sentence(page: Page, client: Client) -> None:
     expect(note).to_be_visible()
     expect(note).not_to_contain_text("Traceback")
     client.predict({"source": "starter"}, api_name="/load_model")
+
+
+def draw_columns(page: Page, *, turns: int) -> None:
+    """Draw six columns as the Chat tab does, in place of those that it has."""
+    said = [Exchange(n, f"Question {n}?", f"Answer {n}. " * 20, coming=False) for n in range(turns)]
+    tree = answers([Column(f"c{n}", f"adapter {n}", [], (), tuple(said)) for n in range(6)])
+    page.evaluate(
+        f"""() => drawSafely(document.querySelector('#chat-answers'),
+        {{ value: {json.dumps(tree)} }}, () => 0, () => 0)"""
+    )
+
+
+def test_six_columns_fit_and_follow_their_newest_answer(visits: Visits) -> None:
+    page = visits.open(width=1280)
+    page.get_by_role("tab", name="Chat").click()
+    columns = page.locator("#chat-answers .aw-answers")
+    expect(columns).to_be_visible()
+    draw_columns(page, turns=8)
+    assert columns.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+    scroller, first = columns.locator(".aw-turns").nth(5), columns.locator(".aw-turn").first
+    turns = scroller.locator(".aw-turn")
+    tops = turns.evaluate_all("all => all.map((e) => e.getBoundingClientRect().top)")
+    ends = turns.evaluate_all(
+        "all => all.map((e) => e.getBoundingClientRect().top + e.scrollHeight)"
+    )
+    assert all(top >= end for top, end in zip(tops[1:], ends, strict=False))
+    expect(turns.last).to_be_in_viewport(ratio=0.9)
+    expect(first).not_to_be_in_viewport()
+
+    scroller.evaluate("e => e.scrollBy(0, -5000)")
+    draw_columns(page, turns=9)
+    expect(turns.first).to_be_in_viewport()  # somebody reads there
+    expect(columns.locator(".aw-turns").first.locator(".aw-turn").last).to_be_in_viewport()
+
+
+@pytest.mark.parametrize(("dark", "scheme"), [(True, "dark"), (False, "normal")])
+def test_scrollbars_are_dark_where_the_page_is(visits: Visits, dark: bool, scheme: str) -> None:
+    page = visits.open(dark=dark)
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
 
 
 @pytest.mark.parametrize("tab", ["Train", "Load", "Combine", "Merge", "Hot-swap", "Chat", "Runs"])

@@ -9,7 +9,8 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import saving
+from backend.engine import factors, saving
+from backend.engine.factors import Factor
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine import made_adapters as made
 from tests.engine.upstream.still import assert_still
@@ -230,6 +231,14 @@ def test_many_ranks_that_add_up_beyond_a_layer_stay_exact(service: Service) -> N
     assert made.distance(reloaded(service, blend), exact(service, sources)) < 1e-5
 
 
+def test_a_sum_that_no_model_can_compute_with_is_refused() -> None:
+    """Weights have a bound; what foreign adapters bring has none."""
+    huge = Factor(torch.full((1, 4), 1e20), torch.full((4, 1), 1e20), 1.0)
+
+    with pytest.raises(InvalidRequest, match=r"overflows in q_proj\. Take smaller"):
+        factors.require_usable({"q_proj": huge})
+
+
 # -- whole, or not at all ------------------------------------------------------------------------
 
 
@@ -282,7 +291,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         Unsupported,
         r"theirs in model.layers.0.self_attn.q_proj are 3 and 4. Take cat",
     ),
-    ({"sources": [("pirate", 1e38), ("polite", 1.0)]}, InvalidRequest, "smaller weights"),
+    ({"sources": [("pirate", 1e38), ("polite", 1.0)]}, InvalidRequest, "must be at most 100"),
 ]
 
 

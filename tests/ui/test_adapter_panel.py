@@ -12,7 +12,9 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
+from ui.adapter_detail import report_card
 from ui.adapter_panel import NOTHING, DetailPanel
+from ui.adapter_table import adapter_table
 from ui.layout import Page
 
 
@@ -120,3 +122,95 @@ def test_what_an_upload_writes_does_not_wipe_its_report(page: Page, tmp_path: Pa
 
     assert add.forget(source, uploaded) == (gr.skip(), gr.skip())
     assert add.forget("another", uploaded)[0] == NOTHING
+
+
+def ask(page: Page, service: FakeService, shift: float = 0.5) -> tuple[str, list[rq.NextToken]]:
+    """Ask whether the adapter is on; returns what is said and what was asked of the model."""
+    asked: list[rq.NextToken] = []
+    service.script["next-token"] = lambda request: (
+        asked.append(request)
+        or rs.NextTokens(words=["A", "The"], chances=[[1.0, 0.0], [1.0 - shift, shift]])
+    )
+    picked = service.library.get("pirate").id
+    return words(page.load.detail.next_words(picked, "Where is the cat?")), asked
+
+
+def test_an_adapter_that_is_off_is_not_said_to_be_on(page: Page, service: FakeService) -> None:
+    said, asked = ask(page, service)
+
+    assert "It works, and is off now: turned on, it would move the chances" in said
+    assert "by up to 50 %" in said
+    assert asked[0].variants == [[], [("pirate", 1.0)]]
+
+
+def test_an_adapter_that_is_on_is_asked_at_its_strength(page: Page, service: FakeService) -> None:
+    service.start(rq.SetActive(adapters=[("pirate", 0.5)])).result(timeout=10)
+
+    said, asked = ask(page, service, shift=1e-5)
+
+    assert "It is on: it moves the chances of the next word by less than 0.1 %." in said
+    assert asked[0].variants == [[], [("pirate", 0.5)]]
+
+
+def test_a_copy_by_a_plain_name_lies_in_the_workspace(page: Page, service: FakeService) -> None:
+    asked: list[rq.SaveAdapter] = []
+    service.script["save-adapter"] = lambda request: (
+        asked.append(request) or errors.DiskFull("The disk is full.")
+    )
+
+    page.load.detail.save_copy(service.library.get("pirate").id, "my model")
+
+    assert asked[0].destination == str(service.settings.copies_dir / "my model")
+
+
+def test_what_the_model_says_of_an_adapter_is_in_the_table(
+    page: Page, service: FakeService
+) -> None:
+    on = rs.AdapterStatus(
+        name="pirate", loaded=True, active=True, strength=1.0, trainable=False, merged=False,
+        memory_bytes=1_200_000,
+    )  # fmt: skip
+    snapshot = service.snapshot()
+
+    def said(**changes: object) -> str:
+        status = [on.model_copy(update=changes)]
+        return words(adapter_table(snapshot.model_copy(update={"status": status})))
+
+    assert "1 MB frozen, not merged" in said()
+    assert "1 MB trainable, merged" in said(trainable=True, merged=True)
+
+
+def test_an_adapter_that_comes_back_under_another_name_says_so(
+    page: Page, service: FakeService
+) -> None:
+    deleted = service.library.get("pirate")
+    service.library.discard(deleted.id)
+    service.add_adapter("pirate")
+    service.script["restore-adapter"] = lambda request: rs.Renamed(
+        adapter=service.library.restore(request.name)
+    )
+
+    page.load.switch(event("restore", "pirate"))
+    wait(service)
+    note = words(draw(page)[page.load.adapter_note])
+
+    assert "pirate is back as pirate 2" in note
+    assert "It is off." in note
+    service.start(rq.SetActive(adapters=[("pirate 2", 1.0)])).result(timeout=10)
+    assert "is back" not in words(draw(page)[page.load.adapter_note])
+
+
+def test_what_could_be_read_of_a_refused_adapter_is_shown() -> None:
+    report = rs.AdapterReport(
+        source="x", suggested_name="x", method="LoRA", rank=8, alpha=16.0, ranks=[8],
+        targets=["q_proj"], parameters=1024, bytes=4096, made_for="starter", base_match="same",
+        verdict="cannot", reasons=[rs.Problem(what="x brings whole layers of its own.")],
+        layers=[], effective_rank=0.0, lineage=[("From", "the folder x")], in_library=False,
+    )  # fmt: skip
+
+    said = words(report_card(report))
+
+    assert "Cannot be added. x brings whole layers of its own." in said
+    assert "LoRA, rank 8, alpha 16" in said
+    assert "1,024 numbers, 4 KB" in said
+    assert "starter (the loaded base)" in said

@@ -74,6 +74,19 @@ def script_combine(service: FakeService, **fields: Any) -> list[rq.Combine]:
     return asked
 
 
+def test_a_cosine_that_is_nearly_nothing_has_no_sign() -> None:
+    drawn = words(blend_views.likeness(report(-0.001), {}, (0, 1)))
+
+    assert "hardly touch each other (0.00)" in drawn
+    assert "Pick a number to see it layer by layer" in drawn
+
+
+def test_a_taken_name_is_written_as_its_adapter_has_it(page: Page) -> None:
+    drawn = shown(page, ingredients=["pirate", "polite"], name="PIRATE")
+
+    assert "already an adapter called pirate." in words(drawn[page.combine.card])
+
+
 # -- ingredients ---------------------------------------------------------------------------------
 
 
@@ -110,6 +123,12 @@ def test_an_adapter_that_cannot_be_blended_is_left_out_and_why(
 
     assert drawn[page.combine.ingredients]["choices"] == ["pirate", "polite"]
     assert "'odd' is a DoRA adapter" in words(drawn[page.combine.left_out])
+    fold = drawn[page.combine.left_out_fold]
+    assert (fold["visible"], fold["label"]) == (True, "Left out as it is: odd")
+
+
+def test_nothing_is_said_where_nothing_is_left_out(page: Page) -> None:
+    assert not shown(page)[page.combine.left_out_fold]["visible"]
 
 
 def test_the_way_out_converts_what_was_left_out(page: Page, service: FakeService) -> None:
@@ -160,8 +179,8 @@ def test_ingredients_are_compared_and_a_pair_is_shown_by_layer(
 
     assert asked == [["pirate", "polite"]]
     assert "hardly touch" in words(drawing)
-    assert "layer 1, down_proj" not in words(drawing)
-    assert "layer 1, down_proj" in words(closer)
+    assert "block 2, down_proj" not in words(drawing)
+    assert "block 2, down_proj" in words(closer)  # counted from 1, as on Load
 
 
 def test_a_pair_that_is_not_there_is_not_drawn(page: Page) -> None:
@@ -253,7 +272,7 @@ def test_the_result_tells_its_distance_and_the_next_step(page: Page, service: Fa
 
     text = words(drawn[page.combine.result])
     assert "mix is 33 % away from the exact weighted sum" in text
-    assert "Layer by layer: at most 33 %, in layer 0, q_proj" in text
+    assert "Layer by layer: at most 33 %, in block 1, q_proj" in text
     assert "Verified: written, read back" in text
     assert "Something to know." in text
     assert drawn[page.combine.stage]["visible"]

@@ -224,3 +224,26 @@ def test_the_merged_folder_loads_as_a_base_by_a_click(tab: MergeTab) -> None:
     wait(lambda: tab.bench.service.snapshot().job is None)
 
     assert tab.bench.failure("load-model") is None
+
+
+def test_a_plain_name_is_a_folder_of_the_workspace(tab: MergeTab) -> None:
+    _, button = tab.check(**form(tab, folder="my model"))
+
+    request = tab.request(**form(tab, folder="my model"))
+    assert request.destination == str(tab.bench.service.settings.merged_dir / "my model")
+    assert button["interactive"]
+
+
+def test_the_folder_of_the_last_merge_is_no_complaint(tab: MergeTab) -> None:
+    folder = tab.bench.service.settings.merged_dir / "new"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    before = words(tab.check(**form(tab))[0])
+    merged = SimpleNamespace(path=str(folder))
+    tab.bench.outcome = lambda operation: merged  # type: ignore[method-assign, assignment]
+
+    after = words(tab.check(**form(tab))[0])
+
+    assert "exists and is not an empty folder" in before
+    assert "Merged there: see below." in after
+    assert "Write to starter-pirate" in after

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ui import text
@@ -27,6 +29,18 @@ def test_memory_is_said_in_the_unit_that_fits() -> None:
 def test_shares_reach_nothing_and_everything_only_where_exact() -> None:
     shares = [0, 0.0004, 0.5, 0.996, 1]
     assert [text.percent(s) for s in shares] == ["0 %", "0.1 %", "50 %", "99 %", "100 %"]
+
+
+def test_chances_close_to_nothing_and_everything_are_told_apart() -> None:
+    shares = [0, 8.4e-07, 0.004, 0.12, 0.995, 0.99999, 1]
+    said = ["0 %", "< 0.1 %", "0.4 %", "12 %", "99.5 %", "> 99.9 %", "100 %"]
+    assert [text.chance(s) for s in shares] == said
+
+
+def test_a_plain_name_lies_in_the_workspace_and_a_path_stays(tmp_path: Path) -> None:
+    assert text.whole_path(" my model ", tmp_path) == str(tmp_path / "my model")
+    assert text.whole_path("/elsewhere/x", tmp_path) == "/elsewhere/x"
+    assert text.whole_path("~/x", tmp_path) == str(Path.home() / "x")
 
 
 def test_part_of_a_model_tells_share_and_count() -> None:

@@ -12,6 +12,7 @@ from ui.bench import Bench
 from ui.converter import Converter
 from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.kept_slider import KeptSlider
 from ui.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.wiring import QUIET
@@ -55,7 +56,7 @@ class CombineTab:
             elem_id="combine-ingredients",
         )
         self.weights = [
-            gr.Slider(
+            KeptSlider(
                 -2,
                 2,
                 value=FIRST_WEIGHT,
@@ -67,8 +68,9 @@ class CombineTab:
             )
             for number in range(MOST)
         ]
-        self.left_out = safe_view(NOTHING, label="Adapters left out")
-        self.converter = Converter(self.bench, "combine")
+        with gr.Accordion("Left out", open=False, visible=False) as self.left_out_fold:
+            self.left_out = safe_view(NOTHING, label="Adapters left out")
+            self.converter = Converter(self.bench, "combine")
 
     def _build_method(self) -> None:
         gr.Markdown("## Method", elem_classes="aw-head")
@@ -121,8 +123,9 @@ class CombineTab:
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.ingredients, self.left_out, *self.converter.drawn, self.method_line, *self.fields,
-            self.card, self.go, self.stage, self.result, self.taste,
+            self.ingredients, self.left_out_fold, self.left_out, *self.converter.drawn,
+            self.method_line, *self.fields, self.card, self.go, self.stage, self.result,
+            self.taste,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
@@ -282,6 +285,7 @@ class CombineTab:
         """Draw everything in this tab that follows the session."""
         fitting = view.fitting(snapshot)
         able = _able(snapshot)
+        out = [info.name for info in fitting if info.name not in able]
         wanted = mix_ingredients or []
         sources = [able[name] for name in wanted if name in able]
         name = (mix_name or "").strip()
@@ -295,6 +299,7 @@ class CombineTab:
         used = blends.BLENDS[mix_method].fields
         return {
             self.ingredients: gr.update(choices=list(able), **gone),
+            self.left_out_fold: gr.update(visible=bool(out), label=blend_views.left_out_title(out)),
             self.left_out: blend_views.left_out(fitting, busy=snapshot.job is not None),
             **self.converter.show(snapshot, needed=blend_views.can_convert(fitting)),
             self.method_line: blend_views.method_line(mix_method, sources),

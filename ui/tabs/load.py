@@ -187,19 +187,38 @@ class LoadTab:
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
-        return held(snapshot) or self._failure("load-model", "unload-model")
+        return held(snapshot) or self._failure("load-model", "unload-model") or NOTHING
 
     def _adapter_note(self, snapshot: rs.Snapshot) -> Node:
         if snapshot.adapters and (obstacle := engaged(snapshot)):
             return el("p", f"{obstacle}. Meanwhile the adapters stay as they are.", cls="aw-quiet")
-        return self._failure("set-active", "restore-adapter")
+        return self._failure("set-active", "restore-adapter") or self._restored(snapshot) or NOTHING
 
-    def _failure(self, *operations: str) -> Node:
+    def _restored(self, snapshot: rs.Snapshot) -> Node | None:
+        """Say under which name a deleted adapter came back, until something else is done to one."""
+        restored, switched = self.bench.last("restore-adapter"), self.bench.last("set-active")
+        done: rs.Renamed | None = self.bench.outcome("restore-adapter")
+        if restored is None or done is None or (switched and switched.id > restored.id):
+            return None
+        name = done.adapter.name
+        if name not in {info.name for info in snapshot.adapters} - dict(snapshot.active).keys():
+            return None  # deleted again, renamed, or on
+        asked = getattr(restored.request, "name", name)
+        return el("p", _back(asked, name), cls="aw-quiet")
+
+    def _failure(self, *operations: str) -> Node | None:
         for operation in operations:
             failure = self.bench.failure(operation)
             if failure is not None:
                 return failure_card(failure)
-        return NOTHING
+        return None
+
+
+def _back(asked: str, name: str) -> str:
+    """Say that a deleted adapter is back; it comes back off, whatever it was."""
+    if name.casefold() == asked.casefold():
+        return f"{name} is back, and off."
+    return f"{asked} is back as {name}, since another adapter has its name now. It is off."
 
 
 def _wanted(

@@ -9,10 +9,12 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
+from ui import text
 from ui.bench import Bench
 from ui.feedback import explain, failure_card, mend_button, refuse
 from ui.forms import field_of
-from ui.merge_cards import merge_label, needs_card, problem, running, stage, warn
+from ui.kept_slider import KeptSlider
+from ui.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 from ui.obstacles import held, no_base, wait
 from ui.safe_view import Child, Node, clicked, el, safe_view
 from ui.view import fitting
@@ -66,7 +68,7 @@ class MergeTab:
             elem_id="merge-adapters",
         )
         self.sliders = [
-            gr.Slider(-2, 2, value=1, step=0.05, label="Strength", visible=False)
+            KeptSlider(-2, 2, value=1, step=0.05, label="Strength", visible=False)
             for _ in range(MOST)
         ]
 
@@ -74,7 +76,7 @@ class MergeTab:
         gr.Markdown("## 2 The new model", elem_classes="aw-head")
         self.folder = gr.Textbox(
             label="Folder",
-            info="A new or empty folder for the merged model.",
+            info="A new or empty folder for the merged model; a plain name lies in the workspace.",
             max_lines=1,
             elem_id="merge-folder",
         )
@@ -212,7 +214,7 @@ class MergeTab:
             raise errors.InvalidRequest("No folder is named.", cure="Write a new folder's name.")
         return rq.Merge(
             variant=[(name, strengths.get(name, 1.0)) for name in names],
-            destination=folder.strip(),
+            destination=self._whole(folder),
             precision=precision,
             shard_bytes=round((largest or 5) * 1e9),
         )
@@ -231,7 +233,9 @@ class MergeTab:
             needs = self.bench.service.merge_needs(self.request(**values), caller="page")
         except errors.WorkbenchError as error:
             mend = self._other_folder(names, values["folder"], error)
-            return problem(error, mend), gr.update(value=label, interactive=False)
+            there = self._just_merged(values["folder"])
+            card = just_merged(mend) if there and mend else problem(error, mend)
+            return card, gr.update(value=label, interactive=False)
         ready = needs.disk_bytes <= needs.disk_free_bytes
         return needs_card(needs), gr.update(value=label, interactive=ready)
 
@@ -286,10 +290,18 @@ class MergeTab:
             folder, number = root / f"{stem[:80]}-{number}", number + 1
         return str(folder)
 
+    def _whole(self, folder: str) -> str:
+        return text.whole_path(folder, self.bench.service.settings.merged_dir)
+
+    def _just_merged(self, folder: str) -> bool:
+        """Tell whether the folder in the form is the one that the last merge wrote."""
+        merged: rs.Merged | None = self.bench.outcome("merge")
+        return merged is not None and Path(merged.path) == Path(self._whole(folder or ""))
+
     def _other_folder(
         self, names: Sequence[str], folder: str, error: errors.WorkbenchError
     ) -> Child:
-        if "folder" not in error.what or not Path(folder or ".").expanduser().exists():
+        if "folder" not in error.what or (folder and not Path(self._whole(folder)).exists()):
             return None
         free = self._free_folder(names)
         return mend_button(f"Write to {Path(free).name}", "folder", free) if free else None

@@ -90,6 +90,23 @@ def test_it_is_refused_with_a_reason_and_nothing_changes(
     assert not (tmp_path.parent / "up.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["modules_to_save", "bias", "NaN"])
+def test_what_can_be_read_of_a_refused_adapter_is_told(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
+    good = inspect(bench.service, bench.good)
+
+    report = inspect(bench.service, FOLDERS[name][0](shutil.copytree(bench.good, tmp_path / "bad")))
+
+    assert report.verdict == "cannot"
+    told = ("method", "rank", "ranks", "alpha", "targets", "parameters", "made_for", "base_match")
+    assert {each: getattr(report, each) for each in told} == {
+        each: getattr(good, each) for each in told
+    }
+    assert report.bytes > 0
+    assert report.base_match != "no base"
+
+
 def test_the_name_of_a_refused_adapter_is_free_for_a_good_one(bench: Bench, tmp_path: Path) -> None:
     service = bench.service
     before = state(service)

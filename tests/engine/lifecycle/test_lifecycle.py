@@ -34,7 +34,7 @@ def test_renaming_keeps_answers_and_the_active_set_follows(bench: Bench) -> None
 
 def test_a_taken_name_is_not_given_again(bench: Bench) -> None:
     do(bench, rq.LoadAdapter(source=str(bench.good)))
-    with pytest.raises(InvalidRequest, match="already an adapter called 'RESIDENT'"):
+    with pytest.raises(InvalidRequest, match="already an adapter called 'resident'"):
         do(bench, rq.RenameAdapter(name="good one", new_name="RESIDENT"))
     assert bench.service.library.get("good one")
 
