@@ -12,7 +12,7 @@ from backend.errors import InvalidRequest
 from backend.refusals import refusal, shown
 
 Level = Literal["basic", "advanced"]
-MOST_STRENGTH = 100.0
+MOST_STRENGTH = 1e7
 """Far beyond what keeps an answer readable; much more, and sums of weights overflow."""
 Strength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH, allow_inf_nan=False)]
 Variant = list[tuple[str, Strength]]

@@ -2,15 +2,17 @@
 
 The assistant's turns are learned, each up to and with its end mark. Where they lie is found by
 rendering the conversation's beginnings and comparing, which needs no marks in the chat template and
-is checked for each example. In plain text everything is learned.
+is checked for each example; where the template only puts words around the turns (`frames`), the
+example's own text is compared with those. In plain text everything is learned.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
+from backend.engine import frames
 from backend.engine.data import Document
 from backend.engine.generate import plain_prompt
 from backend.errors import DataError
@@ -84,14 +86,54 @@ def _without_template(document: Document, tokenizer: Any) -> Rendered:
 
 
 def _render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
-    """Render conversations together: one call of the template's machinery for all of them."""
+    """Render conversations together, each once where its frame is known to show the answers."""
+    try:
+        texts = _texts([_Beginning(document.turns, False) for document in documents], tokenizer)
+    except Unrenderable:
+        return _render_beginnings(documents, tokenizer)
+    shown: list[Rendered | Unrenderable | None] = [
+        _in_frame(document, text, tokenizer)
+        for document, text in zip(documents, texts, strict=True)
+    ]
+    others = [d for d, each in zip(documents, shown, strict=True) if each is None]
+    rest = iter(_render_beginnings(others, tokenizer) if others else [])
+    return [next(rest) if each is None else each for each in shown]
+
+
+def _in_frame(document: Document, text: str, tokenizer: Any) -> Rendered | None:
+    """Place the answers by the frame of the roles; None where the text is not what it says."""
+    roles = tuple(turn["role"] for turn in document.turns)
+    if len(roles) > frames.LONGEST or any(len(turn) != 2 for turn in document.turns):
+        return None
+    frame = _frame(tokenizer, str(tokenizer.chat_template), roles)
+    spans = frame and frame.spans([turn["content"] for turn in document.turns], text)
+    return Rendered(text, spans) if spans else None
+
+
+@lru_cache(32)
+def _frame(tokenizer: Any, chat_template: str, roles: tuple[str, ...]) -> frames.Frame | None:
+    """Learn the frame of a template, which may be exchanged, for an order of roles."""
+
+    def render_turns(turns: Sequence[dict[str, str]], asks: bool) -> str:
+        return _texts([_Beginning(turns, asks)], tokenizer)[0]
+
+    try:
+        return frames.learn(roles, render_turns)
+    except Unrenderable:
+        return None
+
+
+def _render_beginnings(
+    documents: Sequence[Document], tokenizer: Any
+) -> list[Rendered | Unrenderable]:
+    """Render conversations and both ends of each answer: one call of the template for all."""
     wanted = [_beginnings(document) for document in documents]
     try:
         texts = _texts([each for group in wanted for each in group], tokenizer)
     except Unrenderable as refusal:
         if len(documents) == 1:
             return [refusal]
-        return [_render_chats([document], tokenizer)[0] for document in documents]
+        return [_render_beginnings([document], tokenizer)[0] for document in documents]
     rest = iter(texts)
     owned = [list(islice(rest, len(group))) for group in wanted]
     return [

@@ -5,6 +5,7 @@ once and kept (`token_store`); what a run's settings change (cutting, splitting)
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -22,6 +23,7 @@ from backend.results import DataStats, RowProblem
 
 __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
 BATCH = 512
+_Shown = Sequence[Rendered | Unrenderable]
 
 
 @dataclass
@@ -118,13 +120,31 @@ def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> E
     gathered = _Gathered(part.table.file)
     documents = part.documents(gathered.problems.add)
     total = max(part.table.count(), 1) if control else 1
-    while batch := list(islice(documents, BATCH)):
-        gathered.add(batch, list(_tokenised(batch, tokenizer)))
+    for batch, shown in _ahead(documents, tokenizer):
+        gathered.add(batch, shown)
         if control:
             control.check_stop()
             done = min(gathered.rows, total)
             control.progress(f"{done:,} of {total:,} rows read", done / total)
     return gathered.encoded()
+
+
+def _ahead(
+    documents: Iterator[Document], tokenizer: Any
+) -> Iterator[tuple[list[Document], list[Tokens | Unrenderable]]]:
+    """Tokenise batch by batch, each while the next one is read and rendered.
+
+    The tokenizer computes outside of Python's lock, so that this takes another core.
+    """
+    with ThreadPoolExecutor(1, "tokenizer") as helper:
+        going: tuple[list[Document], _Shown, Future[Any]] | None = None
+        while batch := list(islice(documents, BATCH)):
+            shown = render(batch, tokenizer)
+            last, going = going, (batch, shown, helper.submit(_output, shown, batch, tokenizer))
+            if last is not None:
+                yield last[0], _placed(last[1], last[2].result())
+        if going is not None:
+            yield going[0], _placed(going[1], going[2].result())
 
 
 def _encoded(
@@ -189,22 +209,32 @@ def _flat(arrays: list[Any], kind: Any) -> Any:
     return np.concatenate([np.zeros(0, dtype=kind), *arrays], dtype=kind)
 
 
-def _tokenised(documents: Sequence[Document], tokenizer: Any) -> Iterator[Tokens | Unrenderable]:
+def _tokenised(documents: Sequence[Document], tokenizer: Any) -> list[Tokens | Unrenderable]:
     """Tokenise documents in one call of the tokenizer, which spreads it over the processors."""
     shown = render(documents, tokenizer)
+    return _placed(shown, _output(shown, documents, tokenizer))
+
+
+def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any:
+    """Return what the tokenizer makes of the texts; None where there is none."""
     texts = [each.text for each in shown if isinstance(each, Rendered)]
     if not texts:
-        yield from (each for each in shown if isinstance(each, Unrenderable))
-        return
-    output = tokenizer(
+        return None
+    return tokenizer(
         texts,
         add_special_tokens=not tokenizer.chat_template or not documents[0].turns,
         return_offsets_mapping=True,
         return_attention_mask=False,
     )
-    found = iter(zip(output["input_ids"], output["offset_mapping"], strict=True))
-    for each in shown:
-        yield each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each.spans)
+
+
+def _placed(shown: _Shown, output: Any) -> list[Tokens | Unrenderable]:
+    """Return each document's tokens, or why it has none."""
+    found = zip(output["input_ids"], output["offset_mapping"], strict=True) if output else iter(())
+    return [
+        each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each.spans)
+        for each in shown
+    ]
 
 
 def _to_tokens(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> Tokens:

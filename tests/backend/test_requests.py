@@ -132,11 +132,13 @@ def test_five_fields_of_training_are_basic() -> None:
         ),
         (
             lambda: rq.Combine(name="x", sources=[("a", 1.0), ("b", 1e30)]),
-            "Ingredients, entry 2, the strength must be at most 100, got 1e+30. Try 100.",
+            "Ingredients, entry 2, the strength must be at most 10,000,000, got 1e+30. "
+            "Try 10,000,000.",
         ),
         (
-            lambda: rq.SetActive(adapters=[("x", -101)]),
-            "Active adapters, entry 1, the strength must be at least -100, got -101. Try -100.",
+            lambda: rq.SetActive(adapters=[("x", -1e8)]),
+            "Active adapters, entry 1, the strength must be at least -10,000,000, "
+            "got -100,000,000. Try -10,000,000.",
         ),
         (
             lambda: rq.Train(name="x", epochs=float("nan")),

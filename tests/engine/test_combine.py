@@ -291,7 +291,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         Unsupported,
         r"theirs in model.layers.0.self_attn.q_proj are 3 and 4. Take cat",
     ),
-    ({"sources": [("pirate", 1e38), ("polite", 1.0)]}, InvalidRequest, "must be at most 100"),
+    (
+        {"sources": [("pirate", 1e38), ("polite", 1.0)]},
+        InvalidRequest,
+        "must be at most 10,000,000",
+    ),
 ]
 
 

@@ -190,7 +190,7 @@ def test_targets_and_ranks_that_cannot_work_are_refused(
 def test_a_name_is_given_once(base_only: Service) -> None:
     train(base_only, "unique", max_steps=1)
 
-    with pytest.raises(InvalidRequest, match="already an adapter called 'Unique'") as caught:
+    with pytest.raises(InvalidRequest, match="already an adapter called 'unique'") as caught:
         base_only.start(rq.Train(**{**QUICK, "name": "Unique"}))
 
     assert caught.value.cure == "'Unique 2' is free."
