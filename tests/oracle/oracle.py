@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 PROJECT = Path(__file__).parents[2]
 Parts = Sequence[tuple[Path, float]]
 """Adapter folders with their strengths."""
@@ -31,6 +33,14 @@ def compressed(base: Path, folder: Path, rank: int) -> list[float]:
     """Score the texts with the closest change of a rank to what an adapter does."""
     found: list[float] = process().ask("compressed", str(base), [(str(folder), 1.0)], rank)
     return found
+
+
+def largest_rank(folder: Path) -> int:
+    """Return the rank beyond which no layer of an adapter can hold anything more."""
+    with safe_open(folder / "adapter_model.safetensors", framework="np") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    downs = {key: shape for key, shape in shapes.items() if ".lora_A." in key}
+    return max(min(s[1], shapes[key.replace("lora_A", "lora_B")][0]) for key, s in downs.items())
 
 
 def blends_right(base: Path, folders: Sequence[Path], rank: int | None) -> bool:
