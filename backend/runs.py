@@ -228,6 +228,7 @@ class Run:
             colour=request.colour,
             data=request.train.data,
             base_name=request.base_name,
+            quantization=status.quantization,
             method=method_of(request.train.adapter).title,
             rank=request.train.adapter.rank,
             created=request.created,

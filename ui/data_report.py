@@ -23,7 +23,7 @@ def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> 
         "div",
         el("p", _what_it_is(preview)),
         bad_rows(preview, left_out=left_out),
-        lengths(stats.histogram, longest) if stats and stats.histogram else None,
+        lengths(stats.histogram, longest, stats.median) if stats and stats.histogram else None,
         _groups(stats.groups) if stats and stats.groups else None,
         cls="aw-data-report",
     )
@@ -82,7 +82,7 @@ def _bad_row(problem: rs.RowProblem) -> Node:
 # -- lengths -------------------------------------------------------------------------------------
 
 
-def lengths(bins: tuple[rs.LengthBin, ...], longest: int) -> Node:
+def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> Node:
     """Draw how long examples are; the same is said in words for whoever does not see it."""
     most = max(each.examples for each in bins)
     bars = [
@@ -97,7 +97,7 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int) -> Node:
     ]  # fmt: skip
     return el(
         "div",
-        el("p", el("strong", finding(bins, longest)), cls="aw-memory-title"),
+        el("p", el("strong", finding(bins, longest, median)), cls="aw-memory-title"),
         el("div", *bars, cls="aw-hist", aria_hidden="true"),
         el(
             "div",
@@ -112,15 +112,16 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int) -> Node:
     )
 
 
-def finding(bins: tuple[rs.LengthBin, ...], longest: int) -> str:
-    """State in one sentence what the lengths show."""
+def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> str:
+    """State in one sentence what the lengths show; `median` is that of the examples as cut."""
     total, seen, middle = sum(each.examples for each in bins), 0, bins[0]
     for middle in bins:
         seen += middle.examples
         if 2 * seen >= total:
             break
     over = sum(each.examples for each in bins if each.low > longest)
-    half = f"Half of the examples have at most {text.plural(middle.high, 'token')}"
+    most = median if middle.low <= median <= middle.high else middle.high
+    half = f"Half of the examples have at most {text.plural(most, 'token')}"
     if bins[-1].high <= longest:
         return f"{half}; none is cut."
     if over:

@@ -44,6 +44,11 @@ def refuse(title: str, error: Exception) -> None:
     gr.Warning(explain(error).sentence, title=title, duration=None)
 
 
+def mention(sentence: str, title: str) -> None:
+    """Say what somebody should know of what they just did, until they have read it."""
+    gr.Info(sentence, title=title, duration=None)
+
+
 def for_api(error: Exception) -> gr.Error:
     """Turn any error into the one that an API client receives word for word."""
     return gr.Error(explain(error).sentence, print_exception=False)

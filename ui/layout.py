@@ -17,8 +17,9 @@ from backend import results as rs
 from ui import view
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
-from ui.feedback import refuse
+from ui.feedback import mention, refuse
 from ui.pulse import DRAW, pulse
+from ui.run_detail import other_base
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
@@ -221,6 +222,10 @@ class Page:
         act, run_id = clicked(event)
         if act != "again":
             return {self.tabs: gr.skip()}
+        snapshot = self.bench.service.snapshot()
+        run = next(run for run in snapshot.runs if run.id == run_id)
+        if said := other_base(run, snapshot.base):
+            mention(said, "Another base is loaded")
         return {self.tabs: go_to("train"), **self.train.refill(run_id)}
 
 

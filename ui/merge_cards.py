@@ -27,8 +27,13 @@ def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
     return f"Merge {text.shorten(', '.join(names), 40)} into {text.shorten(snapshot.base.name, 30)}"
 
 
-def needs_card(needs: rs.MergeNeeds) -> Node:
-    """Say what a merge takes of the machine."""
+FULL_PRECISION = (
+    "The base is quantised in this session; the merge goes into its full-precision weights."
+)
+
+
+def needs_card(needs: rs.MergeNeeds, base: rs.ModelFacts | None = None) -> Node:
+    """Say what a merge takes of the machine, and which weights it goes into."""
     fits = needs.disk_bytes <= needs.disk_free_bytes
     disk = f"{text.size(needs.disk_bytes)} of {text.size(needs.disk_free_bytes)} free disk"
     memory = f"about {text.size(needs.memory_bytes)} of memory"
@@ -41,6 +46,7 @@ def needs_card(needs: rs.MergeNeeds) -> Node:
         "div",
         el("p", el("strong", "Ready." if fits else "The disk is too full."), sentence),
         el("p", how, cls="aw-quiet"),
+        el("p", FULL_PRECISION, cls="aw-quiet") if base and base.quantization != "none" else None,
         cls=f"aw-note {'good' if fits else 'warn'}",
     )
 

@@ -7,6 +7,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
+from ui.run_detail import base_title
 from ui.safe_view import Node, chip, el
 from ui.session_bar import BASE_COLOUR
 from ui.tables import cell, run_state, table
@@ -81,7 +82,7 @@ def settings(compared: Sequence[Compared]) -> Node:
 
 def differences(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     """Return (label, value of each run) for all settings that are not the same in all runs."""
-    flat = [{"base": each.run.base_name, **_flat(each.train.model_dump())} for each in compared]
+    flat = [{"base": base_title(each.run), **_flat(each.train.model_dump())} for each in compared]
     paths = [path for path in flat[0] if path != "name"] if flat else []
     return [
         (_label(path), [_said(path, each.get(path)) for each in flat])

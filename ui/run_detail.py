@@ -23,7 +23,7 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: Path) -> Node:
         ("Speed", text.speed(run.tokens_per_second)),
         ("Time", measured(text.duration(run.seconds), _predicted_time(run))),
         ("Memory", _memory(run)),
-        ("Base", run.base_name),
+        ("Base", base_title(run)),
         ("Data", data_sets.title(run.data)),
         ("Began", text.when(run.created)),
     ]
@@ -51,6 +51,23 @@ def run_actions(
             cls="aw-actions",
         ),
         _sure(run, adapter is not None) if deleting else None,
+    )
+
+
+def base_title(run: rs.RunSummary) -> str:
+    """Name the base that a run was on, and how it was kept."""
+    kept = "" if run.quantization == "none" else f", quantised ({run.quantization})"
+    return f"{run.base_name}{kept}"
+
+
+def other_base(run: rs.RunSummary, base: rs.ModelFacts | None) -> str:
+    """Say that a run was on another base than the loaded one; empty where it was not."""
+    if base is None or (base.name, base.quantization) == (run.base_name, run.quantization):
+        return ""
+    kept = "" if base.quantization == "none" else f", quantised ({base.quantization})"
+    return (
+        f"{run.name} was on {base_title(run)}, and {base.name}{kept} is loaded. To repeat it, load "
+        "that base first; otherwise it is another run with the same settings."
     )
 
 

@@ -123,6 +123,8 @@ class Setup:
     attention_apart: bool = True
     exact: bool = False
     reuses_blocks: bool = memory.REUSES_BLOCKS
+    compiles: bool = True
+    """Whether kernels for bf16 are still to come; an earlier run in this process may have them."""
 
     @classmethod
     def of_run(
@@ -327,7 +329,8 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     size = BYTES[setup.computed]
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
-    compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
+    compiles = setup.compiles and (setup.device, setup.computed) == ("cpu", "bf16")
+    compiled = COMPILED if compiles else 0
     libraries = LIBRARIES[setup.device]
     if setup.device == "cpu" and setup.reuses_blocks:
         libraries = LIBRARIES_REUSING

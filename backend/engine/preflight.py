@@ -314,6 +314,7 @@ def _run_setup(
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
         attention_apart=attention.could_use(around.model),
+        compiles=around.session is None or not around.session.computed_in_bf16,
     )
 
 

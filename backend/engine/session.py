@@ -37,6 +37,8 @@ class Session:
         self.peft: PeftModel | None = None
         self.slot: Slot | None = None
         self.learning: AdapterInfo | None = None
+        self.computed_in_bf16 = False
+        """Whether this process has what oneDNN compiles for it, and keeps."""
         """The adapter of a paused run, which is in no library yet."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
@@ -197,8 +199,12 @@ class Session:
         self.activate(there)
         self._active = there
 
-    def settle(self) -> None:
-        """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
+    def settle(self, ran_in: str = "") -> None:
+        """Take stock after the model's structure or mode changed: nothing learns, all is quiet.
+
+        `ran_in` is the precision of a run that ended.
+        """
+        self.computed_in_bf16 |= ran_in == "bf16"
         self._adapted = adapters.adapted_layers(self.base.model)
         if self.peft is not None:
             self.peft.requires_grad_(False)

@@ -123,7 +123,7 @@ class _Training:
                 with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = max(memory.peak(base.device) - resident, 0)
-            self.session.settle()
+            self.session.settle(ran_in=self.precision)
             self.control.progress("Saving and reading back", 1.0, force=True)
             at_end = self.log.step >= self.total_steps
             state = "finished" if at_end or self.early else "stopped"

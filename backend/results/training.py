@@ -247,6 +247,7 @@ class RunSummary(Result):
     colour: str
     data: str
     base_name: str
+    quantization: str = "none"
     method: str
     rank: int
     created: float

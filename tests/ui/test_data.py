@@ -173,6 +173,11 @@ def test_the_lengths_have_a_finding(longest: int, sentence: str) -> None:
     assert finding(bins((1, 10, 3), (11, 20, 10), (21, 30, 4)), longest) == sentence
 
 
+def test_half_of_the_examples_is_told_by_the_median_where_one_bar_holds_many() -> None:
+    found = finding(bins((10, 642, 21), (9_400, 10_017, 1)), 20_000, 24)
+    assert found == "Half of the examples have at most 24 tokens; none is cut."
+
+
 def test_the_lengths_read_without_a_picture() -> None:
     stats = STATS.model_copy(update={"histogram": bins((5, 5, 1), (6, 1200, 2))})
 

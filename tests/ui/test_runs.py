@@ -11,6 +11,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from backend.events import Curve
+from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of, wait
 from tests.ui.test_view import words
@@ -240,6 +241,24 @@ def test_starting_again_fills_the_form_and_goes_there(page: Page, service: FakeS
     assert filled[parts["adapter.rank"]]["value"] == 4
     assert filled[page.train.name]["value"] == "pirate 2"
     assert page.start_again(event("resume", run.id)) == {page.tabs: gr.skip()}
+
+
+def test_starting_again_on_another_base_says_so() -> None:
+    run = summary("first", base_name="starter", quantization="nf4")
+    loaded = FACTS.model_copy(update={"name": "starter", "quantization": "none"})
+    said = run_detail.other_base(run, loaded)
+    assert said.startswith("first was on starter, quantised (nf4), and starter is loaded.")
+    same = loaded.model_copy(update={"quantization": "nf4"})
+    assert run_detail.other_base(run, same) == ""
+    assert run_detail.other_base(run, None) == ""
+
+
+def test_how_the_base_was_kept_is_a_setting_that_differs() -> None:
+    full = Compared(summary("full"), rq.Train(name="full"))
+    small = Compared(summary("small", quantization="nf4"), rq.Train(name="small"))
+    ((label, values),) = run_comparison.differences([full, small])
+    assert label == "Base"
+    assert values[1] == f"{values[0]}, quantised (nf4)"
 
 
 def test_a_finished_run_is_extended_from_the_page(page: Page, service: FakeService) -> None:

@@ -237,7 +237,7 @@ class MergeTab:
             card = just_merged(mend) if there and mend else problem(error, mend)
             return card, gr.update(value=label, interactive=False)
         ready = needs.disk_bytes <= needs.disk_free_bytes
-        return needs_card(needs), gr.update(value=label, interactive=ready)
+        return needs_card(needs, snapshot.base), gr.update(value=label, interactive=ready)
 
     def rename(self, event: gr.EventData) -> Any:
         """Take the free folder that the card offers."""
