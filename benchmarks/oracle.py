@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from benchmarks.report import Report, flags, read_flags
@@ -73,6 +74,8 @@ def run(steps: int, until: float, first_seed: int) -> Outcome:
             except _Over:
                 break
             except Exception as error:
+                if over() and isinstance(error, Flaky):  # Hypothesis tries again what the limit cut
+                    break
                 traceback.print_exc()
                 found.failures.append(f"seed {number}: {str(error).splitlines()[0][:200]}")
             number += 1
