@@ -87,27 +87,26 @@ def _without_template(document: Document, tokenizer: Any) -> Rendered:
 
 def _render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
     """Render conversations together, each once where its frame is known to show the answers."""
+    framed = [(d, frame) for d in documents if (frame := _frame_of(d, tokenizer)) is not None]
     try:
-        texts = _texts([_Beginning(document.turns, False) for document in documents], tokenizer)
+        texts = _texts([_Beginning(document.turns, False) for document, _ in framed], tokenizer)
     except Unrenderable:
         return _render_beginnings(documents, tokenizer)
-    shown: list[Rendered | Unrenderable | None] = [
-        _in_frame(document, text, tokenizer)
-        for document, text in zip(documents, texts, strict=True)
-    ]
-    others = [d for d, each in zip(documents, shown, strict=True) if each is None]
+    shown = {
+        id(document): Rendered(text, spans)
+        for (document, frame), text in zip(framed, texts, strict=True)
+        if (spans := frame.spans([turn["content"] for turn in document.turns], text))
+    }
+    others = [document for document in documents if id(document) not in shown]
     rest = iter(_render_beginnings(others, tokenizer) if others else [])
-    return [next(rest) if each is None else each for each in shown]
+    return [shown.get(id(document)) or next(rest) for document in documents]
 
 
-def _in_frame(document: Document, text: str, tokenizer: Any) -> Rendered | None:
-    """Place the answers by the frame of the roles; None where the text is not what it says."""
+def _frame_of(document: Document, tokenizer: Any) -> frames.Frame | None:
     roles = tuple(turn["role"] for turn in document.turns)
     if len(roles) > frames.LONGEST or any(len(turn) != 2 for turn in document.turns):
         return None
-    frame = _frame(tokenizer, str(tokenizer.chat_template), roles)
-    spans = frame and frame.spans([turn["content"] for turn in document.turns], text)
-    return Rendered(text, spans) if spans else None
+    return _frame(tokenizer, str(tokenizer.chat_template), roles)
 
 
 @lru_cache(32)
