@@ -10,12 +10,14 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine import sources
+from backend.engine.rows import Broken
 from backend.engine.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.engine.sources import Table
 from backend.errors import DataError
@@ -224,7 +226,8 @@ def _parts(
     """Find the shape of each table; raises DataError unless all of a source have the same."""
     filled = [(table, first) for table in tables if (first := _first_of(table)) is not None]
     if tables and not filled:
-        raise DataError(f"{name} is empty.", cure="It needs at least one example.")
+        what = "holds no row" if any(table.bytes for table in tables) else "is empty"
+        raise DataError(f"{name} {what}.", cure="It needs at least one example.")
     parts = [Part(table, _shape_of(first, table, columns, like)) for table, first in filled]
     for part in parts[1:]:
         if part.shape.spec != parts[0].shape.spec:
@@ -248,11 +251,13 @@ def _first_of(table: Table) -> Row | None:
         first = next(rows)
     except StopIteration:
         return None
-    return first if isinstance(first, dict) else first_row(rows)
+    return first_row(chain([first], rows))
 
 
 def _to_document(number: int, row: Any, shape: Shape) -> Document:
     """Turn one row into a document; BadRow says what is wrong with it."""
+    if isinstance(row, Broken):
+        raise BadRow(row.what, row.value)
     if not isinstance(row, dict):
         raise BadRow(f"it is {type(row).__name__}, not an object", row)
     content = shape.convert(row)

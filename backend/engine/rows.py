@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as parquet
 
@@ -23,6 +23,13 @@ KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
 LONGEST_CELL = 50_000_000
 PARQUET_BATCH = 1000
 SCANNED = 1 << 20
+
+
+class Broken(NamedTuple):
+    """Stands for a row that its format does not allow, while the rows after it can be read."""
+
+    what: str
+    value: Any
 
 
 def read_rows(path: Path, name: str) -> Iterator[Numbered]:
@@ -80,10 +87,7 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Numbered]:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(
-                f"{name}, line {number} is not valid JSON: {reason}.",
-                cure="Each line is one JSON object.",
-            ) from None
+            yield number, Broken(f"it is not valid JSON ({reason})", line.rstrip())
 
 
 def _read_json(path: Path, name: str) -> Iterator[Numbered]:
@@ -104,16 +108,20 @@ def _read_json(path: Path, name: str) -> Iterator[Numbered]:
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Numbered]:
-    return _read_separated(path, name, ",", "CSV", "Put quotes around text with commas.")
+    return _read_separated(path, name, ",", "CSV")
 
 
 def _read_tsv(path: Path, name: str) -> Iterator[Numbered]:
-    return _read_separated(path, name, "\t", "TSV", "Put quotes around text with tabs.")
+    return _read_separated(path, name, "\t", "TSV")
 
 
-def _read_separated(
-    path: Path, name: str, delimiter: str, kind: str, cure: str
-) -> Iterator[Numbered]:
+def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterator[Numbered]:
+    """Read rows by the names in the first line.
+
+    Wrong quotes end the file: they may have swallowed any number of lines before they are noticed.
+    """
+    between = "commas" if delimiter == "," else "tabs"
+    more = f"it has more columns than the first line (text with {between} needs quotes around it)"
     csv.field_size_limit(LONGEST_CELL)
     # Lines of the file, not `splitlines`, which also breaks at characters that end no line in CSV.
     reader = csv.DictReader(_lines(path, name), strict=True, delimiter=delimiter)
@@ -124,12 +132,7 @@ def _read_separated(
                 f"{name} has two columns called {twice[0]!r}.", cure="Give each its own name."
             )
         for row in reader:
-            if None in row:
-                raise DataError(
-                    f"{name}, line {reader.line_num} has more columns than the first line.",
-                    cure=cure,
-                )
-            yield reader.line_num, row
+            yield reader.line_num, Broken(more, row[None]) if None in row else row
     except csv.Error as error:
         line = reader.reader.line_num  # DictReader's own number stays at the last good row
         raise DataError(f"{name}, line {line} is not valid {kind}: {error}.") from None

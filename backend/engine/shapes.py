@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from backend.engine.rows import Broken
 from backend.errors import DataError
 from backend.requests import Columns
 
@@ -51,13 +52,16 @@ class _Known(NamedTuple):
 
 def first_row(rows: Iterable[Any]) -> Row:
     """Return the first row with named columns; raises DataError where there is none."""
-    found = next((row for row in rows if isinstance(row, dict)), None)
-    if found is None:
-        raise DataError(
-            "The rows are not objects with named columns.",
-            cure='A row looks like {"prompt": "...", "completion": "..."}.',
-        )
-    return found
+    others = []
+    for row in rows:
+        if isinstance(row, dict):
+            return row
+        others = others or [row]
+    said = f"; of the first, {others[0].what}" if others and isinstance(others[0], Broken) else ""
+    raise DataError(
+        f"The rows are not objects with named columns{said}.",
+        cure='A row looks like {"prompt": "...", "completion": "..."}.',
+    )
 
 
 def recognise(columns: Iterable[str]) -> Shape | None:

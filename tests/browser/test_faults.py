@@ -75,7 +75,7 @@ def test_a_killed_worker_is_said_and_the_run_resumes_without_gap_or_repeat(
 BAD_FILES = {
     "broken.jsonl": (
         '{"text": "one"}\n{"text": \n{"text": "three"}\n',
-        "broken.jsonl, line 2 is not valid JSON",
+        "it is not valid JSON",
     ),
     "columns.csv": ("colour,size\nred,3\n", "The columns colour, size are not ones"),
     "empty.jsonl": ("", "empty.jsonl is empty."),

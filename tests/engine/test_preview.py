@@ -149,11 +149,14 @@ def test_a_broken_line_far_down_hides_no_first_row(service: Service, tmp_path: P
     file.write_text('{"text": "good"}\n' * 50 + "{broken\n", encoding="utf-8")
 
     first = look(service, str(file), every_row=False, rows=2)
-    with pytest.raises(DataError) as caught:
-        service.start(rq.PrepareData(data=str(file))).result(timeout=120)
+    prepared = service.start(rq.PrepareData(data=str(file))).result(timeout=120)
+    whole = look(service, str(file))
 
     assert (first.rows, len(first.examples)) == (51, 2)
-    assert str(caught.value) == (
-        "rows.jsonl, line 51 is not valid JSON: Expecting property name enclosed in double quotes. "
-        "Each line is one JSON object."
-    )
+    assert (prepared.rows, prepared.bad) == (51, 1)
+    assert [(each.place, each.what) for each in whole.problems] == [
+        (
+            "row 51",
+            "it is not valid JSON (Expecting property name enclosed in double quotes)",
+        )
+    ]

@@ -106,9 +106,10 @@ WRONG_COLUMNS = (
     [
         (
             "data.jsonl",
-            b'{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n',
-            "data.jsonl, line 3 is not valid JSON: Expecting ',' delimiter. "
-            "Each line is one JSON object.",
+            b'{"text": "b"\n{"text": "c"\n',
+            "The rows are not objects with named columns; of the first, it is not valid JSON "
+            '(Expecting \',\' delimiter). A row looks like {"prompt": "...", "completion": '
+            '"..."}.',
         ),
         (
             "data.json",
@@ -122,9 +123,13 @@ WRONG_COLUMNS = (
             "data.json is not a list of examples. Put them into [ ].",
         ),
         ("data.jsonl", b"", "data.jsonl is empty. It needs at least one example."),
-        ("data.jsonl", b"\n \n", "data.jsonl is empty. It needs at least one example."),
-        ("data.json", b"[]", "data.json is empty. It needs at least one example."),
-        ("data.csv", b"prompt,completion\n", "data.csv is empty. It needs at least one example."),
+        ("data.jsonl", b"\n \n", "data.jsonl holds no row. It needs at least one example."),
+        ("data.json", b"[]", "data.json holds no row. It needs at least one example."),
+        (
+            "data.csv",
+            b"prompt,completion\n",
+            "data.csv holds no row. It needs at least one example.",
+        ),
         (
             "data.pdf",
             b"%PDF",
@@ -151,12 +156,6 @@ WRONG_COLUMNS = (
             b'{"text": "a"}\n{"text": "b"}\n',
             "many.json, line 2 is not valid JSON: Extra data. The file is one list of objects. "
             "One object a line is JSONL: name it .jsonl then.",
-        ),
-        (
-            "data.csv",
-            b"prompt,completion\na,b\nc,d,e\n",
-            "data.csv, line 3 has more columns than the first line. "
-            "Put quotes around text with commas.",
         ),
         (
             "data.csv",
@@ -194,12 +193,6 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
     [
         (
             "data.tsv",
-            b"prompt\tcompletion\na\tb\tc\n",
-            "data.tsv, line 2 has more columns than the first line. "
-            "Put quotes around text with tabs.",
-        ),
-        (
-            "data.tsv",
             b'prompt\tcompletion\na\t"b"c\n',
             "data.tsv, line 2 is not valid TSV: '\t' expected after '\"'.",
         ),
@@ -208,7 +201,7 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
             b"text,text\na,b\n",
             "data.csv has two columns called 'text'. Give each its own name.",
         ),
-        ("data.txt", b" \n\n", "data.txt is empty. It needs at least one example."),
+        ("data.txt", b" \n\n", "data.txt holds no row. It needs at least one example."),
         (
             "data.md",
             b"# Fine\n\n\xff\xfe\n",
@@ -230,6 +223,59 @@ def test_a_file_of_a_later_format_says_where_and_why(
         assert str(caught.value).startswith(f"{name} is not valid JSON: maximum recursion depth")
     else:
         assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "what", "value"),
+    [
+        (
+            "data.jsonl",
+            '{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n',
+            3,
+            "it is not valid JSON (Expecting ',' delimiter)",
+            '{"text": "b"',
+        ),
+        (
+            "data.jsonl",
+            'not JSON\n{"text": "a"}\n{"text": "c"}\n',
+            1,
+            "it is not valid JSON (Expecting value)",
+            "not JSON",
+        ),
+        (
+            "data.csv",
+            "prompt,completion\na,b\nc,d,e\nf,g\n",
+            3,
+            "it has more columns than the first line (text with commas needs quotes around it)",
+            "['e']",
+        ),
+        (
+            "data.tsv",
+            "prompt\tcompletion\na\tb\tc\nd\te\nf\tg\n",
+            2,
+            "it has more columns than the first line (text with tabs needs quotes around it)",
+            "['c']",
+        ),
+    ],
+)
+def test_a_broken_row_is_named_and_those_after_it_are_read(
+    tmp_path: Path, name: str, content: str, row: int, what: str, value: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+
+    found = read(path)
+
+    assert len(found.train) == 2
+    (problem,) = found.problems
+    assert (problem.row, problem.what) == (row, what)
+    assert value in problem.value
+    with pytest.raises(DataError) as caught:
+        found.require_good()
+    assert str(caught.value) == (
+        f"1 of 3 rows cannot be used: row {row}: {what}. "
+        "Mend or remove them, or choose to leave bad rows out."
+    )
 
 
 def test_a_wrong_byte_far_into_a_file_is_found(tmp_path: Path) -> None:
