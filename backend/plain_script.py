@@ -41,20 +41,12 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
 def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
     """Return what the script must know of a run."""
     train, status = run.request.train, run.status()
-    if status.quantization != "none":
-        raise Unsupported(
-            f"This run was trained on a base in {status.quantization}, and the plain script only "
-            "repeats runs on a base in full precision."
-        )
-    if any(change.changes_rate for change in adjustments.read(run.folder)):
-        raise Unsupported(
-            "The learning rate or length of this run was changed while it went on, which the plain "
-            "script does not repeat."
-        )
+    changes = [each for each in adjustments.read(run.folder) if each.changes_rate]
     adapter = _adapter_config(run, library)
     return {
         "BASE": _base(run, base_path),
         "BASE_DTYPE": DTYPES[status.stored_precision or "fp32"],
+        **_quantization(run),
         "COMPUTE_PRECISION": status.precision or "fp32",
         "START_FROM": START if train.start_from is not None else "",
         "TARGET_MODULES": sorted(adapter["target_modules"]),
@@ -71,8 +63,22 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "SCHEDULER": schedule_name(train.scheduler),
         "WARMUP": train.warmup,
         "WEIGHT_DECAY": train.weight_decay,
+        "CHANGES": [(each.step, each.learning_rate, each.total_steps) for each in changes],
         "GRADIENT_CHECKPOINTING": train.gradient_checkpointing,
         "SEED": train.seed,
+    }
+
+
+def _quantization(run: Run) -> dict[str, Any]:
+    """Return how the run's base was quantised."""
+    kind, asked = run.status().quantization, run.request.base
+    if kind != "none" and asked is None:
+        raise Unsupported("How the base of this run was quantised was not kept by older versions.")
+    unpacked = asked.compute_dtype if asked else "auto"
+    return {
+        "QUANTIZATION": kind,
+        "DOUBLE_QUANT": asked.double_quant if asked else False,
+        "UNPACKED_TO": DTYPES.get(unpacked, unpacked),
     }
 
 
@@ -99,4 +105,6 @@ def _base(run: Run, base_path: str) -> str:
 
 def _literal(value: Any) -> str:
     """Write a value as Python does, with double quotes as in the rest of the script."""
+    if isinstance(value, list) and any(isinstance(each, tuple) for each in value):
+        return repr(value)
     return json.dumps(value) if isinstance(value, str | list) else repr(value)

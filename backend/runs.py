@@ -84,7 +84,6 @@ class RunStatus(BaseModel):
     quantization: str = "none"
     stored_precision: str = ""
     retry: dict[str, int | bool] = {}
-    trained_on: str = ""
     evaluation_before: Evaluation | None = None
     message: str = ""
     cure: str = ""

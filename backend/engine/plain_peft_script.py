@@ -1,8 +1,9 @@
 """Repeats one training run with plain PEFT: same data, same order, same losses up to rounding.
 
-This needs PyTorch, Transformers, PEFT, and `examples.jsonl` beside it; nothing of the program that
-wrote it. Each line of `examples.jsonl` is one example after tokenising: `ids` are its tokens,
-`learned` says for each of them whether it is learned (1) or only read (0).
+This needs PyTorch, Transformers, PEFT (bitsandbytes, too, where the base is quantised), and
+`examples.jsonl` beside it; nothing of the program that wrote it. Each line of `examples.jsonl` is
+one example after tokenising: `ids` are its tokens, `learned` says for each of them whether it is
+learned (1) or only read (0).
 
     python train_again.py                       prints the loss of each step, saves `adapter_again`
     python train_again.py --base FOLDER-OR-ID   where the base model lies elsewhere
@@ -10,9 +11,11 @@ wrote it. Each line of `examples.jsonl` is one example after tokenising: `ids` a
 
 import argparse
 import json
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,20 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, get_scheduler, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    get_scheduler,
+    set_seed,
+)
 
 # <settings>
 BASE = "starter/model"
 BASE_DTYPE = "float32"
+QUANTIZATION = "none"
+DOUBLE_QUANT = False
+UNPACKED_TO = "auto"
 COMPUTE_PRECISION = "fp32"
 START_FROM = ""
 TARGET_MODULES = ["q_proj", "v_proj"]
@@ -43,6 +55,7 @@ LEARNING_RATE = 3e-3
 SCHEDULER = "cosine"
 WARMUP = 0.05
 WEIGHT_DECAY = 0.0
+CHANGES: list[tuple[int, float | None, int | None]] = []
 GRADIENT_CHECKPOINTING = False
 SEED = 42
 # </settings>
@@ -50,6 +63,7 @@ SEED = 42
 HERE = Path(__file__).resolve().parent
 Example = tuple[list[int], list[int]]
 Pack = dict[str, torch.Tensor]
+Factor = Callable[[int], float]
 
 
 # -- the order of the data -------------------------------------------------------------------------
@@ -113,7 +127,10 @@ def lay_out(examples: list[Example]) -> Pack:
 
 def load_model(base: str, device: torch.device) -> PeftModel:
     """Load the base and put the adapter on it. The seed decides what a fresh one begins with."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=BASE_DTYPE).to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=BASE_DTYPE, quantization_config=quantization(device), device_map={"": device}
+    )
+    widen_norms(model)
     torch.manual_seed(SEED)
     if START_FROM:
         peft = PeftModel.from_pretrained(model, str(HERE / START_FROM), is_trainable=True)
@@ -133,6 +150,28 @@ def load_model(base: str, device: torch.device) -> PeftModel:
         model.enable_input_require_grads()
     peft.train()
     return peft
+
+
+def quantization(device: torch.device) -> BitsAndBytesConfig | None:
+    if QUANTIZATION == "none":
+        return None
+    if QUANTIZATION == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    usual = "bfloat16" if device.type == "cuda" else "float32"
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=QUANTIZATION,
+        bnb_4bit_use_double_quant=DOUBLE_QUANT,
+        bnb_4bit_compute_dtype=getattr(torch, usual if UNPACKED_TO == "auto" else UNPACKED_TO),
+    )
+
+
+def widen_norms(model: PreTrainedModel) -> None:
+    """On a quantised base norms compute in fp32: narrower ones round small corrections away."""
+    if QUANTIZATION != "none":
+        for parameter in model.parameters():
+            if parameter.ndim == 1 and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
 
 
 def compute_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -167,25 +206,72 @@ def schedule(optimizer: torch.optim.Optimizer, lengths: list[int]) -> LambdaLR:
             step -= steps
         raise AssertionError("The last schedule takes every step that is left.")
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, changed(factor, sum(lengths[:-1]), lengths[-1]))
+
+
+FALLS: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+    "constant_with_warmup": lambda done: 1.0,
+}
+
+
+def changed(planned: Factor, begun: int, steps: int) -> Factor:
+    """Return the schedule as it was changed while the run went on.
+
+    The last sitting begins after step `begun`. Each change came after a step. A new rate starts the
+    schedule anew, from it to zero at the last step; another number of steps stretches what is under
+    way.
+    """
+    factor, total, start, value = planned, begun + steps, begun + round(WARMUP * steps), 1.0
+    for after, rate, wanted in CHANGES:
+        total = max(wanted, after) if wanted else total
+        if rate is not None:
+            start, value = after, rate / LEARNING_RATE
+        factor = joined(after, factor, joined(start, planned, falling(start, value, total)))
+    return factor
+
+
+def joined(step: int, before: Factor, later: Factor) -> Factor:
+    return lambda now: before(now) if now < step else later(now)
+
+
+def falling(start: int, value: float, end: int) -> Factor:
+    length = max(end - start, 1)
+    return lambda now: value * FALLS[SCHEDULER](min((now - start) / length, 1.0))
 
 
 # -- the run ---------------------------------------------------------------------------------------
 
 
-def plan(examples: list[Example]) -> list[list[list[list[int]]]]:
+def plan(
+    examples: list[Example], epochs: list[float], limit: int | None
+) -> list[list[list[list[int]]]]:
     """Return the steps of each sitting; all of them draw their order from one generator."""
     generator = random.Random(SEED)
     lengths = [len(tokens) for tokens, _ in examples]
-    sittings = [steps_of(passes(lengths, epochs, generator)) for epochs in SITTINGS]
-    sittings[0] = sittings[0][:MAX_STEPS]
+    sittings = [steps_of(passes(lengths, each, generator)) for each in epochs]
+    sittings[0] = sittings[0][:limit]
     return sittings
+
+
+def taken(
+    examples: list[Example], sittings: list[list[list[list[int]]]]
+) -> Iterator[list[list[int]]]:
+    """Return the steps that are taken: others than planned where their number was changed."""
+    wanted = [max(steps, after) for after, _, steps in CHANGES if steps]
+    total = wanted[-1] if wanted else sum(map(len, sittings))
+    epochs = list(SITTINGS)
+    while sum(map(len, sittings)) < total:
+        epochs[-1] = math.ceil(2 * epochs[-1])
+        sittings = plan(examples, epochs, MAX_STEPS if len(epochs) > 1 else None)
+    return islice(chain.from_iterable(sittings), total)
 
 
 def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
     """Train, and yield the loss of each step: a mean over all tokens that are learned in it."""
-    sittings = plan(examples)
-    steps = [step for sitting in sittings for step in sitting]
+    sittings = plan(examples, SITTINGS, MAX_STEPS)
+    steps = list(taken(examples, sittings))
     packs = [lay_out([examples[n] for n in pack]) for step in steps for pack in step]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

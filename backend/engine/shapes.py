@@ -52,7 +52,7 @@ class _Known(NamedTuple):
 
 def first_row(rows: Iterable[Any]) -> Row:
     """Return the first row with named columns; raises DataError where there is none."""
-    others = []
+    others: list[Any] = []
     for row in rows:
         if isinstance(row, dict):
             return row

@@ -152,9 +152,38 @@ def test_a_run_whose_adapter_and_data_are_gone_is_exported_with_the_reasons(
     assert "train_again.py" not in exported.files
 
 
-def test_a_run_on_a_quantised_base_has_no_plain_script(base_only: Service) -> None:
-    run = train(base_only, base_only.free_name("packed"), max_steps=1)
-    base_only.runs.get(run.run_id).update(quantization="nf4")
+QUANTISED: dict[str, dict[str, Any]] = {
+    "nf4": {"quantization": "nf4", "double_quant": True},
+    "fp4 unpacked to bf16": {"quantization": "fp4", "compute_dtype": "bf16"},
+    "int8": {"quantization": "int8"},
+    "nf4 of a base in bf16": {"quantization": "nf4", "precision": "bf16"},
+}
 
-    with pytest.raises(Unsupported, match="a base in nf4, and the plain script only repeats"):
+
+@pytest.mark.parametrize("fields", QUANTISED.values(), ids=QUANTISED)
+def test_a_run_on_a_quantised_base_is_repeated_on_one(
+    base_only: Service, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    base_only.start(rq.LoadModel(source="starter", **fields)).result(timeout=120)
+    try:
+        run = train(base_only, base_only.free_name("packed"), max_steps=6)
+        exported = export(base_only, run.run_id, tmp_path / "out")
+    finally:
+        base_only.start(rq.LoadModel(source="starter")).result(timeout=120)
+
+    assert exported.notes == []
+    losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
+    near = 1e-5 if "bf16" not in fields.values() else 2e-3
+    assert losses == pytest.approx(losses_of_run(base_only, run.run_id), rel=near)
+
+
+def test_a_quantised_run_of_an_older_version_has_no_script(base_only: Service) -> None:
+    run = train(base_only, base_only.free_name("old"), max_steps=1)
+    folder = base_only.runs.get(run.run_id)
+    folder.update(quantization="nf4")
+    file = folder.folder / "request.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base": None}))
+    folder._request = None
+
+    with pytest.raises(Unsupported, match="How the base of this run was quantised was not kept"):
         base_only.run_script(run.run_id)
