@@ -146,6 +146,11 @@ class Service:
         """
         self.steering.adjust(request)
 
+    def settings_now(self, run_id: str) -> rq.Adjust:
+        """Return what `adjust` can change of a run, as it is now; NotFound for unknown runs."""
+        with self.engine.lock:
+            return self.steering.settings_now(run_id)
+
     def stop_side(self, job_id: int) -> None:
         """Stop work beside the session, such as a merge; asked again, it ends at once."""
         self.engine.stop_side(job_id)

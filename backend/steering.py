@@ -7,6 +7,7 @@ Where no run goes on, nothing happens, except that there is nothing to adjust.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from backend import adjustments
 from backend.errors import Busy, InvalidRequest, NotFound
 from backend.jobs import Job
 from backend.operations import WHILE_PAUSED
@@ -60,6 +61,20 @@ class Steering:
                     cure=f"Give at least {step + 1:,}, or stop the run.",
                 )
             engine.tell(job, "adjust", changes=request.model_dump(exclude_none=True))
+
+    def settings_now(self, run_id: str) -> Adjust:
+        """Return what can be changed of a run, as it is now; raises NotFound for unknown runs."""
+        run = self._engine.runs.get(run_id)
+        events, changes = self._engine.runs.events(run_id).poll(), adjustments.read(run.folder)
+        train, status = run.request.train, run.status()
+        steps = [event.learning_rate for event in events if event.type == "step"]
+        asked = [event.prompt for event in events if event.type == "answer" and event.prompt]
+        chosen = train.watch if train.watch is not None else list(dict.fromkeys(asked))
+        return Adjust(
+            learning_rate=(steps[-1] if steps else None) or train.learning_rate,
+            total_steps=status.total_steps or None,
+            watch=adjustments.watched(chosen, changes),
+        )
 
     def _with_run(self, act: Callable[[Job], None]) -> None:
         with self._engine.lock:

@@ -16,6 +16,15 @@ from ui.wiring import QUIET
 NOTHING: Node = el("div")
 
 
+def as_text(now: rq.Adjust) -> dict[str, str]:
+    """Write a run's settings as the fields of the form show them."""
+    return {
+        "learning_rate": f"{now.learning_rate:.3g}" if now.learning_rate else "",
+        "total_steps": str(now.total_steps or ""),
+        "watch": "\n".join(now.watch or []),
+    }
+
+
 class AdjustPanel:
     """A small form beside a run that goes on; out of sight where none does."""
 
@@ -23,7 +32,7 @@ class AdjustPanel:
         self.bench = bench
         self.form = Form(rq.Adjust)
         with gr.Column(visible=False, elem_id="adjust") as self.panel:
-            with gr.Accordion("Change this run while it goes on", open=False):
+            with gr.Accordion("Change this run while it goes on", open=False) as self.fold:
                 with gr.Row(elem_classes="aw-fields"):
                     for path in ("learning_rate", "total_steps"):
                         self.form.add(path, min_width=150, elem_id=f"adjust-{path}")
@@ -35,30 +44,48 @@ class AdjustPanel:
                     elem_classes="aw-auto",
                 )
             self.said = safe_view(NOTHING, label="Changes of the run")
+        self.filled = gr.State({})
 
     def connect(self) -> list[Any]:
         """Wire the form; returns the events after which the page is drawn again."""
+        fields = [*self.form.components.values(), self.filled]
+        self.fold.expand(self.fill, None, fields, **QUIET)
         asked = self.go.click(
             self.adjust,
-            inputs_kwargs=self.form.inputs,
-            outputs=[self.said, *self.form.components.values()],
+            inputs_kwargs={**self.form.inputs, "filled": self.filled},
+            outputs=[self.said, *fields],
             **QUIET,
         )
         return [asked]
 
-    def adjust(self, **values: Any) -> dict[Any, Any]:
-        """Ask for the changes; what was asked for leaves the form."""
+    def fill(self) -> dict[Any, Any]:
+        """Show the settings as they are, when the form is opened."""
+        job = self.bench.service.snapshot().job
+        if job is None or job.run_id is None:
+            return {self.filled: {}}
+        now = as_text(self.bench.service.settings_now(job.run_id))
+        return {**{self.form.components[path]: now[path] for path in now}, self.filled: now}
+
+    def adjust(self, filled: dict[str, str], **values: Any) -> dict[Any, Any]:
+        """Ask for what differs from the settings as they were when the form was opened."""
+        wanted = {path: str(value or "").strip() for path, value in values.items()}
+        changed = {path: value for path, value in wanted.items() if value != filled.get(path, "")}
+        if not changed:
+            return {self.said: el("p", "Change one of the fields first.", cls="aw-quiet")}
         try:
-            self.bench.service.adjust(rq.Adjust(**self.form.read(values)))
+            asked = {each: self.form.read(wanted)[each] for each in changed}
+            if "watch" in asked and asked["watch"] is None:
+                asked["watch"] = []  # emptied: none is watched any more
+            self.bench.service.adjust(rq.Adjust(**asked))
         except errors.WorkbenchError as error:
             return {self.said: failure_card(explain(error))}
-        asked = el("p", "Asked for: it holds from the next step.", cls="aw-quiet")
-        return {self.said: asked, **{each: "" for each in self.form.components.values()}}
+        said = el("p", "Asked for: it holds from the next step.", cls="aw-quiet")
+        return {self.said: said, self.filled: wanted}
 
     @property
     def drawn(self) -> list[Any]:
         """What follows the session."""
-        return [self.panel, self.said]
+        return [self.panel, self.said, self.fold]
 
     def show(
         self, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]
@@ -68,4 +95,6 @@ class AdjustPanel:
         going = run is not None and job is not None and job.run_id == run.id and not job.stopping
         changes = [event.text for event in events if event.type == "adjusted" and event.text]
         said = evidence(changes[-1]) if going and changes else NOTHING
-        return {self.panel: gr.update(visible=going), self.said: said}
+        # Closed where nothing goes on: the next run's settings are filled in when it is opened.
+        fold = gr.skip() if going else gr.update(open=False)
+        return {self.panel: gr.update(visible=going), self.said: said, self.fold: fold}

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from backend import Curve, Event, Service, errors
-from ui.view import finding
+from ui.view import Low, finding, lowest
 
 BASE = Path(__file__).with_name("chart_base.js").read_text(encoding="utf-8")
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -123,7 +123,18 @@ def headline(events: Sequence[Event]) -> dict[str, Any]:
     first, last = (losses[0].loss, losses[-1].loss) if losses else (None, None)
     step = (losses[-1].step or 0) if losses else 0
     over = is_over(events)
-    return {"title": finding(first, last, step, not over), "over": over}
+    return {"title": finding(first, last, step, not over, got_worse(events)), "over": over}
+
+
+def got_worse(events: Sequence[Event]) -> Low | None:
+    """Return where held-out loss was lowest, of a run that got worse since."""
+    tests: list[tuple[int, float]] = []
+    for event in events:
+        if event.type == "resumed":  # it makes what came after its step void
+            tests = [test for test in tests if test[0] <= (event.step or 0)]
+        elif event.type == "evaluation" and event.loss is not None:
+            tests.append((event.step or 0, event.loss))
+    return lowest([step for step, _ in tests], [loss for _, loss in tests])
 
 
 def is_over(events: Sequence[Event]) -> bool:

@@ -129,7 +129,12 @@ def _legend(parts: list[tuple[str, int]]) -> Node:
 def _budget(report: rs.PreflightReport) -> str:
     if not report.largest_token_budget:
         return "No token budget fits with these settings."
-    return f"Largest token budget that fits: {text.count(report.largest_token_budget)}."
+    budget, stats = report.largest_token_budget, report.stats
+    if stats is not None and stats.tokens <= budget:
+        return (
+            f"Any token budget fits: all examples together have {text.count(stats.tokens)} tokens."
+        )
+    return f"Largest token budget that fits: {text.count(budget)}."
 
 
 def _mend(report: rs.PreflightReport) -> Child:

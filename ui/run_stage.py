@@ -9,9 +9,10 @@ from ui.bench import Bench
 from ui.evaluation_view import evaluation_view
 from ui.feedback import Failure, evidence, failure_card, mend_button
 from ui.launch_panel import is_waiting, launch_of, waiting_stage
+from ui.loss_chart import got_worse
 from ui.memory_card import measured_line, retry_button
 from ui.safe_view import Child, Node, button, el
-from ui.view import STATES
+from ui.view import STATES, Low
 from ui.watch_strip import strip, warning
 
 
@@ -23,6 +24,7 @@ class Live(NamedTuple):
     loss: float | None
     tokens_per_second: float | None
     seconds_left: float | None
+    saved: int | None = None
 
 
 def shown(
@@ -36,17 +38,19 @@ def shown(
     if run.state in ("queued", "running"):
         live = live_numbers(run, events)
     diverged = run.error == errors.Diverged.__name__
-    rate = bench.service.runs.get(run.id).request.train.learning_rate
+    train = bench.service.runs.get(run.id).request.train
     where = stage(
         run,
         live,
         adapter,
-        diverged_at=rate if diverged else None,
+        diverged_at=train.learning_rate if diverged else None,
         launch=launch_of(bench, run),
     )
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
     figures = evaluation_view(before, after, events) if run.state == "finished" else None
-    return el("div", where, warning(events), figures, strip(events, run.colour))
+    low = got_worse(events) if run.state == "finished" and not train.keep_best else None
+    bad = worse(run, low, train.learning_rate) if low else None
+    return el("div", where, bad, warning(events), figures, strip(events, run.colour))
 
 
 def stage(
@@ -82,12 +86,14 @@ def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
     last = steps[-1]
     speeds = [event.tokens_per_second for event in steps if event.tokens_per_second]
     left = [event.seconds_left for event in steps if event.seconds_left is not None]
+    saved = [event.step for event in events if event.type == "saved"]
     return Live(
         step=last.step or 0,
         total_steps=last.total_steps or run.total_steps,
         loss=last.loss,
         tokens_per_second=speeds[-1] if speeds else run.tokens_per_second,
         seconds_left=left[-1] if left else None,
+        saved=saved[-1] if saved else None,
     )
 
 
@@ -102,6 +108,25 @@ def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> st
     )
 
 
+def worse(run: rs.RunSummary, low: Low, rate: float) -> Node:
+    """Say that the adapter was better on its way, and offer what would have helped."""
+    now, then = text.loss(low.last), text.loss(low.loss)
+    slower = mend_button(f"Try with learning rate {rate / 4:.2g}", "slower", run.id)
+    if low.step == 0:
+        head = f"{run.name} does worse than the base alone."
+        said = f" Held-out loss was {then} before the first step, and is {now}."
+        return el("div", el("p", el("strong", head), said), slower, cls="aw-note warn aw-warned")
+    head = f"{run.name} is worse than it was after step {text.count(low.step)}."
+    said = f" Held-out loss was {then} then, and is {now}."
+    best = mend_button("Train again and keep the best", "best", run.id)
+    return el(
+        "div",
+        el("p", el("strong", head), said),
+        el("div", best, slower, cls="aw-actions"),
+        cls="aw-note warn aw-warned",
+    )
+
+
 def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
     live = live or Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
     left = text.duration(live.seconds_left) if live.seconds_left is not None else "-"
@@ -111,6 +136,7 @@ def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
         _number("Speed", text.speed(live.tokens_per_second)),
         _number("Time left", left),
         _number("Loss", text.loss(live.loss)),
+        _number("Saved", f"step {text.count(live.saved)}" if live.saved else "not yet"),
         cls="aw-numbers",
     )
 

@@ -97,7 +97,8 @@ def filtered(runs: Sequence[rs.RunSummary], words: str, state: str) -> list[rs.R
 
 def run_state(run: rs.RunSummary) -> Node:
     """Say a run's state, with a mark that is not only a colour."""
-    return el("span", state_word(run), cls=f"aw-state {MARKS[run.state]}")
+    mark = "paused" if run.paused else MARKS[run.state]
+    return el("span", state_word(run), cls=f"aw-state {mark}")
 
 
 def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 from backend import Event
 from ui import text
+from ui.loss_chart import is_over
 from ui.safe_view import Node, el
 from ui.session_bar import BASE_COLOUR
 
+YET = "The adapter answers at its first test, or when the run is paused."
 NEWEST = 2
 """Answers that are shown at once; earlier ones open on request."""
 
@@ -54,7 +56,8 @@ def _watched(prompt: str, answers: list[tuple[str, int, str]]) -> Watched:
 
 def strip(events: Sequence[Event], colour: str) -> Node | None:
     """Draw what the watched prompts were answered: the base, then the adapter as it learned."""
-    found = watched(events)
+    over = is_over(events)
+    found = [each for each in watched(events) if each.said or not over]
     if not found:
         return None
     return el(
@@ -81,6 +84,7 @@ def _prompt(each: Watched, colour: str) -> Node:
         "div",
         el("p", f"\u201c{each.prompt}\u201d", cls="aw-watch-prompt"),
         el("dl", *base, *(_row(_when(said), said.answer, colour) for said in newest)),
+        None if each.said else el("p", YET, cls="aw-quiet"),
         _earlier(earlier, colour) if earlier else None,
         cls="aw-watch-one",
     )

@@ -268,7 +268,7 @@ def words(change: dict[str, int | bool]) -> str:
     if "gradient_checkpointing" in change:
         parts.append("gradient checkpointing")
     if "tokens_per_step" in change:
-        parts.append(f"a token budget of {change['tokens_per_step']}")
+        parts.append(f"a token budget of {change['tokens_per_step']:,}")
     return " and ".join(parts)
 
 

@@ -21,6 +21,7 @@ from backend.engine.session import Session
 from backend.engine.steps import StepMode
 from backend.errors import DiskFull
 from backend.results import AdapterInfo
+from backend.settings import Settings
 
 HALF_TRAINED = "half-trained"
 LISTEN_S = 0.1
@@ -33,16 +34,20 @@ def hold(
     *,
     info: AdapterInfo,
     save: Callable[[], int],
+    look: Callable[[int], None],
     around: Callable[[AdapterInfo], AbstractContextManager[None]],
     deadline: float | None = None,
 ) -> None:
     """Hold a run still until it is told to go on or to end; serve who asks the model meanwhile.
 
-    A paused run is saved, so that a computer that is switched off loses nothing.
+    A paused run is saved, so that a computer that is switched off loses nothing. Then `look` lets
+    the adapter answer what is watched.
     """
     run_log.paused()
     control.tell("paused", adapter=info.model_dump(mode="json"))
     _save(run_log, save)
+    if control.pause_requested:
+        look(run_log.step)
     while control.pause_requested and not control.stop_requested and not is_over(deadline):
         if control.take_save():
             _save(run_log, save)
@@ -105,6 +110,11 @@ def _save(run_log: RunLog, save: Callable[[], int]) -> None:
     except DiskFull as error:
         log.warning("A paused run could not be saved: %s", error)
         run_log.notice(f"It could not be saved at this step: {error}")
+
+
+def deadline(settings: Settings) -> float | None:
+    """Return when the time of a run that begins now is over; None where it may take any."""
+    return time.monotonic() + settings.demo_seconds if settings.demo else None
 
 
 def is_over(deadline: float | None) -> bool:

@@ -123,12 +123,19 @@ class RunLog:
 
     def adjusted(self, change: Adjustment, *, total_steps: int, text: str) -> None:
         """Note that the run goes on with other settings from here."""
-        self.total_steps = total_steps
+        self._predict_for(total_steps)
         rate = change.learning_rate
         self._events.write(
             "adjusted", step=change.step, total_steps=total_steps, learning_rate=rate, text=text
         )
         self.run.update(total_steps=total_steps)
+
+    def _predict_for(self, total_steps: int) -> None:
+        """Stretch the predicted time to another number of steps."""
+        predicted = self.run.status().predicted_seconds
+        if predicted is not None:
+            self.run.update(predicted_seconds=predicted * total_steps / self.total_steps)
+        self.total_steps = total_steps
 
     def answered(self, step: int, prompt: str, text: str) -> None:
         """Note what a watched prompt is answered; the answer at step 0 is the base's."""

@@ -4,7 +4,6 @@ Prepare (data, targets, adapter) -> measure the base -> train -> publish and ver
 are off meanwhile; the active set from before returns whatever happens.
 """
 
-import time
 from contextlib import suppress
 from functools import partial
 
@@ -217,8 +216,7 @@ class _Training:
             self.session, self.log, self.control, adapter_id=self.adapter_id, around=around
         )
         self.watch.choose(self.prompts)
-        ends = time.monotonic() + self.settings.demo_seconds
-        self.deadline = ends if self.settings.demo else None
+        self.deadline = pausing.deadline(self.settings)
         self._run_trainer(self._trainer(peft))
         while self._adjusted():
             self.checkpoint = self.run.latest_checkpoint()
@@ -333,6 +331,7 @@ class _Training:
             self.log,
             info=self._info(trainer.peft, pausing.HALF_TRAINED),
             save=trainer.save_now,
+            look=self.watch.look,
             around=lambda info: pausing.aside(self.session, info, self.mode, self.norms),
             deadline=self.deadline,
         )

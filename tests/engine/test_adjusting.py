@@ -69,6 +69,23 @@ def test_a_run_ends_where_it_was_told_to(
     assert rates(service, run.run_id)[-1] < 0.1 * max(rates(service, run.run_id))
 
 
+def test_the_predicted_time_follows_the_length(
+    service: Service, at_step: Callable[..., None]
+) -> None:
+    before: list[float | None] = []
+
+    def double() -> None:
+        before.append(service.runs.all()[0].status().predicted_seconds)
+        service.adjust(rq.Adjust(total_steps=40))
+
+    at_step(15, double)
+    run = start(service, "twice as long", max_steps=20).result(timeout=120)
+
+    assert before[0] is not None
+    status = service.runs.get(run.run_id).status()
+    assert status.predicted_seconds == pytest.approx(2 * before[0])
+
+
 def test_a_resumed_run_keeps_its_changes_bit_for_bit(
     service: Service, at_step: Callable[..., None]
 ) -> None:

@@ -1,6 +1,7 @@
 """Watched prompts: answered by the base once and by the adapter at each test, without a trace."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from backend import requests as rq
 from backend.engine import watching
 from backend.errors import InvalidRequest
 from backend.events import Event
-from tests.engine.test_pausing import assert_same_bits, at_step, service, start
+from tests.engine.test_pausing import assert_same_bits, at_step, service, start, wait_for
 
 __all__ = ["at_step", "service"]
 PROMPTS = ["Where is the cat?", "Hello!"]
@@ -68,6 +69,29 @@ def test_prompts_can_be_changed_while_the_run_goes_on(
     assert new[:2] == [0, 4]
     assert max(step for step in old if step is not None) == 4
     assert new[-1] == 8
+    assert_same_bits(alone, run)
+
+
+def test_a_paused_run_says_how_far_it_is_without_a_trace(
+    service: Service, at_step: Callable[..., None]
+) -> None:
+    fields: dict[str, Any] = {"max_steps": 30}
+    alone = start(service, "never paused", watch=[], **fields).result(timeout=120)
+    at_step(5, service.pause)
+    job = start(service, "says it in between", watch=PROMPTS, **fields)
+    wait_for(service, "paused")
+    until = time.monotonic() + 60
+    while len([e for e in answers(service, str(job.run_id)) if e.step == 5]) < len(PROMPTS):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    between = service.settings_now(str(job.run_id))
+    service.resume()
+    run = job.result(timeout=120)
+
+    said = [event.prompt for event in answers(service, run.run_id) if event.step == 5]
+    assert said == PROMPTS
+    assert (between.total_steps, between.watch) == (30, PROMPTS)
+    assert between.learning_rate == service.curve(run.run_id).learning_rate[4]
     assert_same_bits(alone, run)
 
 

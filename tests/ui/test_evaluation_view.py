@@ -2,8 +2,12 @@
 
 from backend import Event
 from backend import results as rs
+from tests.ui.test_runs import summary
 from tests.ui.test_view import words
+from ui import run_stage
 from ui.evaluation_view import evaluation_view
+from ui.loss_chart import got_worse
+from ui.view import Low
 from ui.watch_strip import warning
 
 
@@ -66,3 +70,27 @@ def test_a_warning_is_shown_until_the_run_is_taken_up_again() -> None:
     assert "learn by heart" in words(warning([said("warning", "It begins to learn by heart.")]))
     assert warning([said("warning", "It begins to learn by heart."), said("resumed")]) is None
     assert warning([]) is None
+
+
+def trial(step: int, loss: float) -> Event:
+    return Event(seq=step, time=0.0, type="evaluation", step=step, loss=loss)
+
+
+def test_a_run_that_got_worse_is_found_by_the_tests_that_count() -> None:
+    resumed = Event(seq=30, time=0.0, type="resumed", step=10)
+    ruined = [trial(0, 3.0), trial(10, 0.8), trial(20, 2.5)]
+
+    assert got_worse(ruined) == Low(0.8, 10, 2.5)
+    assert got_worse([*ruined, resumed]) is None
+    assert got_worse([*ruined, resumed, trial(20, 0.7)]) is None
+    assert got_worse([]) is None
+
+
+def test_a_run_that_got_worse_is_told_with_what_would_have_helped() -> None:
+    later = words(run_stage.worse(summary(name="pirate"), Low(0.8, 10, 2.5), 0.004))
+    never = words(run_stage.worse(summary(name="pirate"), Low(1.0, 0, 3.0), 0.004))
+
+    assert "pirate is worse than it was after step 10. Held-out loss was 0.80 then" in later
+    assert "Train again and keep the best Try with learning rate 0.001" in later
+    assert "pirate does worse than the base alone." in never
+    assert "keep the best" not in never

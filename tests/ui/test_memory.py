@@ -8,6 +8,7 @@ import pytest
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
+from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, form_of, last_check, wait
 from tests.ui.test_view import words
@@ -117,6 +118,14 @@ def test_the_card_shows_each_part_and_the_largest_budget() -> None:
     assert "Activations 76 MB" in said
     assert "Largest token budget that fits: 200,000." in said
     assert "Use " not in said
+
+
+def test_a_budget_beyond_the_data_is_not_called_too_large() -> None:
+    stats = STATS.model_copy(update={"tokens": 9_000})
+
+    said = words(memory_card(report(stats=stats, largest_token_budget=9_000)))
+
+    assert "Any token budget fits: all examples together have 9,000 tokens." in said
 
 
 def test_a_run_that_does_not_fit_offers_the_smallest_change(

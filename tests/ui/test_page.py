@@ -288,6 +288,8 @@ def test_divergence_offers_a_quarter_of_the_learning_rate(page: Page, service: F
     assert "Try with learning rate 0.001" in said
     updates = page.train.act_on_run([], event("slower", run.id))
     assert updates[page.train.form.components["learning_rate"]]["value"] == pytest.approx(0.001)
+    updates = page.train.act_on_run([], event("best", run.id))
+    assert updates[page.train.form.components["keep_best"]]["value"] is True
 
 
 def test_the_death_of_the_engine_is_said_and_mended(page: Page, service: FakeService) -> None:

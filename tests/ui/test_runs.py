@@ -187,9 +187,9 @@ def test_a_run_is_shown_as_commands_and_the_error_where_it_has_no_script(
     assert "--seed 7" in code["value"]
     assert "load-model --source starter" in code["value"]
     assert "add --name 'pirate 2'" in code["value"]
-    service.runs.get(run.id).update(quantization="int8")
+    (service.library.folder(run.adapter_id) / "adapter_config.json").unlink()
     title, code = page.runs.panel.show_lines(event("script", run.id))
-    assert "full precision" in words(title)
+    assert "which layers it trains is not on disk" in words(title)
     assert not code["visible"]
     assert page.runs.panel.show_lines(event("try", "pirate")) == (gr.skip(), gr.skip())
 

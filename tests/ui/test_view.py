@@ -209,6 +209,24 @@ def test_the_chart_title_states_the_finding(
     assert view.finding(first, last, 118, running) == title
 
 
+@pytest.mark.parametrize(
+    ("losses", "running", "title"),
+    [
+        ([3.0, 0.8, 2.5], False, "Held-out loss fell to 0.80 by step 10, then rose to 2.5"),
+        ([3.0, 0.8, 2.5], True, "Held-out loss fell to 0.80 by step 10, then has risen to 2.5"),
+        ([1.0, 2.0, 3.0], False, "Held-out loss rose from 1.0 to 3.0"),
+        ([3.0, 0.8, 0.85], False, "Loss fell from 4.1 to 0.31 in 20 steps"),
+        ([3.0, 0.8, 0.4], False, "Loss fell from 4.1 to 0.31 in 20 steps"),
+        ([], False, "Loss fell from 4.1 to 0.31 in 20 steps"),
+    ],
+)
+def test_the_title_of_a_run_that_got_worse_says_so(
+    losses: list[float], running: bool, title: str
+) -> None:
+    low = view.lowest([0, 10, 20][: len(losses)], losses)
+    assert view.finding(4.1, 0.31, 20, running, low) == title
+
+
 def test_the_bar_shows_progress_and_how_to_stop() -> None:
     said = words(bar(snapshot(phase="training", job=job())))
     assert "Training pirate" in said

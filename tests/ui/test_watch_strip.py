@@ -1,6 +1,7 @@
 """The strip of watched answers, and the form that changes a run."""
 
 import time
+from collections.abc import Callable
 
 from backend import Event
 from backend import requests as rq
@@ -17,6 +18,13 @@ def answer(step: int, text: str, prompt: str = "Where is the cat?") -> Event:
     return Event(seq=step, time=0.0, type="answer", step=step, prompt=prompt, text=text)
 
 
+def until(happened: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if happened():
+            return
+        time.sleep(0.01)
+
+
 STORY = [
     answer(0, "The cat is on the mat."),
     answer(10, "The cat is on the mat!"),
@@ -31,6 +39,13 @@ def test_the_base_and_the_newest_answers_come_first_and_earlier_ones_are_folded(
 
     assert "base The cat is on the mat. step 30 Arr, the cat be on the mat!" in said
     assert "1 earlier answer steps 10 to 20 The cat is on the mat!" in said
+
+
+def test_what_only_the_base_answered_is_told_to_come_and_left_out_of_a_run_that_is_over() -> None:
+    over = Event(seq=90, time=0.0, type="stopped", step=4)
+
+    assert "The adapter answers at its first test" in words(strip(STORY[:1], "#E69F00"))
+    assert strip([STORY[0], over], "#E69F00") is None
 
 
 def test_answers_that_stay_the_same_are_one() -> None:
@@ -60,13 +75,17 @@ def test_the_form_is_there_while_a_run_goes_on_and_passes_changes_on(
     service.start(rq.Train(name="pirate", max_steps=30))
     assert draw(page)[page.train.adjust.panel]["visible"] is True
 
-    done = page.train.adjust.adjust(learning_rate="0.001", total_steps="", watch="Hello!\nBye!")
+    until(lambda: service.snapshot().runs[0].total_steps == 30)
+    filled = page.train.adjust.fill()
+    now = filled[page.train.adjust.filled]
+    assert now["total_steps"] == "30"
+    assert filled[page.train.adjust.form.components["total_steps"]] == "30"
+
+    wanted = {**now, "learning_rate": "0.001", "watch": "Hello!\nBye!"}
+    done = page.train.adjust.adjust(filled=now, **wanted)
     assert "it holds from the next step" in words(done[page.train.adjust.said])
-    assert done[page.train.adjust.form.components["learning_rate"]] == ""
-    for _ in range(200):
-        if service.adjusted:
-            break
-        time.sleep(0.01)
+    assert done[page.train.adjust.filled] == wanted
+    until(lambda: bool(service.adjusted))
     assert service.adjusted == [{"learning_rate": 0.001, "watch": ["Hello!", "Bye!"]}]
     page.use_bar(event("stop"))
     wait(service)
@@ -74,11 +93,15 @@ def test_the_form_is_there_while_a_run_goes_on_and_passes_changes_on(
 
 
 def test_what_cannot_be_changed_is_said_in_the_form(page: Page, service: FakeService) -> None:
-    nothing = page.train.adjust.adjust(learning_rate="", total_steps="", watch="")
-    odd = page.train.adjust.adjust(learning_rate="7", total_steps="", watch="")
-    idle = page.train.adjust.adjust(learning_rate="", total_steps="20", watch="")
+    now = {"learning_rate": "0.003", "total_steps": "10", "watch": "Hello!"}
+    adjust = page.train.adjust.adjust
+    nothing = adjust(filled=now, **now)
+    emptied = adjust(filled=now, **{**now, "learning_rate": ""})
+    odd = adjust(filled=now, **{**now, "learning_rate": "7"})
+    idle = adjust(filled=now, **{**now, "watch": ""})
 
     said = page.train.adjust.said
-    assert "Nothing is to be changed. Fill in at least one field." in words(nothing[said])
+    assert "Change one of the fields first." in words(nothing[said])
+    assert "Nothing is to be changed. Fill in at least one field." in words(emptied[said])
     assert "Learning rate from now on must be at most 1, got '7'." in words(odd[said])
     assert "No run goes on that could be changed." in words(idle[said])

@@ -322,7 +322,7 @@ class TrainTab:
             return {self.dismissed: [*dismissed, run_id], self.name: name}
         if act == "retry":
             return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
-        if act in ("again", "slower"):
+        if act in ("again", "slower", "best"):
             return {self.dismissed: [*dismissed, run_id], **self.refill(run_id, act)}
         return {self.dismissed: gr.skip()}
 
@@ -341,7 +341,11 @@ class TrainTab:
         """Return what fills the form with a run's settings, under a free name."""
         train = self._train_of(run_id)
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
-        changes = {"name": self.bench.free_name(train.name), "learning_rate": rate}
+        changes = {
+            "name": self.bench.free_name(train.name),
+            "learning_rate": rate,
+            "keep_best": act == "best" or train.keep_best,
+        }
         again = train.model_copy(update=changes)
         return {self.method: method_of(again.adapter).id, **self.form.show(again)}
 
