@@ -56,6 +56,29 @@ class DataPicker:
         self.columns = ColumnPicker(form)
         self._build_preview()
 
+    def add_held_out(self) -> None:
+        """Make the field for data to test with, and its own upload, here in the layout."""
+        demo = self.bench.service.settings.demo
+        sets = data_sets.choices(self.bench.service.settings.uploads_dir)
+        with gr.Column(min_width=150, elem_classes="aw-with-upload"):
+            self.held_out = self.form.add(
+                "held_out",
+                choices=held_out_choices(sets),
+                value="",
+                allow_custom_value=not demo,
+                elem_id="train-held_out",
+            )
+            self.upload_held_out = gr.UploadButton(
+                "Upload held-out data",
+                size="sm",
+                interactive=not demo,
+                elem_id="train-upload-held-out",
+                elem_classes="aw-auto",
+            )
+            self.refused_held_out = safe_view(NOTHING, label="Upload of held-out data")
+        self.bench.keep_for_owner(self.held_out, allow_custom_value=True)
+        self.bench.keep_for_owner(self.upload_held_out, interactive=True)
+
     def _build_preview(self) -> None:
         with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
             self.problems = safe_view(NOTHING, label="What is in the data", elem_id="data-report")
@@ -94,26 +117,38 @@ class DataPicker:
         self.upload.upload(
             self.add_upload, self.upload, [*self.offered, self.refused], **QUIET
         ).then(self.columns.cleared, None, chosen, **QUIET)
+        self.held_out.input(forget, None, self.refused_held_out, **QUIET)
+        self.upload_held_out.upload(
+            self.add_held_out_upload,
+            self.upload_held_out,
+            [*self.offered, self.refused_held_out],
+            **QUIET,
+        )
 
     def add_upload(self, file: str) -> dict[Any, Any]:
         """Take an uploaded file into the workspace and choose it."""
-        service = self.bench.service
+        return self._take(file, self.data, self.refused)
+
+    def add_held_out_upload(self, file: str) -> dict[Any, Any]:
+        """Take an uploaded file into the workspace and choose it to test with."""
+        return self._take(file, self.held_out, self.refused_held_out)
+
+    def _take(self, file: str, field: Component, refused: Component) -> dict[Any, Any]:
         try:
             if self.bench.demo:
                 raise errors.Unsupported("This shared demo takes no uploads.")
-            target = service.add_upload(Path(file), Path(file).name)
+            target = self.bench.service.add_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
-            return {self.refused: failure_card(explain(error))}
+            return {refused: failure_card(explain(error))}
         offered = {part: gr.update(**news) for part, news in self.offered.items()}
-        offered[self.data]["value"] = str(target)
-        return {**offered, self.refused: NOTHING}
+        offered[field]["value"] = str(target)
+        return {**offered, refused: NOTHING}
 
     @property
     def offered(self) -> dict[Component, dict[str, Any]]:
         """What can be chosen now: a page that was built before an upload does not know of it."""
         sets = data_sets.choices(self.bench.service.settings.uploads_dir)
-        held_out = self.form.components["held_out"]
-        return {self.data: {"choices": sets}, held_out: {"choices": held_out_choices(sets)}}
+        return {self.data: {"choices": sets}, self.held_out: {"choices": held_out_choices(sets)}}
 
     def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
         """Show the first examples as the model would see them, and what is in all the others."""

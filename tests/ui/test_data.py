@@ -297,3 +297,19 @@ def ready_report() -> rs.PreflightReport:
 
 def test_the_page_draws_while_data_is_read(page: Page) -> None:
     assert page.train.card in draw(page, check=Check(preparing=True, look=PREVIEW))
+
+
+def test_data_to_test_with_has_an_upload_of_its_own(page: Page, tmp_path: Path) -> None:
+    picker = page.train.picker
+    rows, picture = tmp_path / "exam.jsonl", tmp_path / "cat.png"
+    rows.write_text('{"text": "a"}\n')
+    picture.write_bytes(b"x")
+
+    taken = picker.add_held_out_upload(str(rows))
+    refused = picker.add_held_out_upload(str(picture))
+
+    uploaded = taken[picker.held_out]["value"]
+    assert uploaded.endswith("exam.jsonl")
+    assert "value" not in taken[picker.data]
+    assert ("exam.jsonl (uploaded)", uploaded) in taken[picker.data]["choices"]
+    assert "cat.png is not a data file." in words(refused[picker.refused_held_out])

@@ -13,7 +13,7 @@ from backend import results as rs
 from ui import data_sets, run_stage, view
 from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
-from ui.data_picker import CHECK_SECONDS, DataPicker, data_line, held_out_choices
+from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.feedback import explain, failure_card, refuse
 from ui.forms import Form
 from ui.kept_form import FormKeeper
@@ -81,7 +81,10 @@ class TrainTab:
             gr.Row(elem_classes="aw-fields"),
         ):
             for path in self._advanced_fields():
-                self.form.add(path, min_width=150, **self._special(path))
+                if path == "held_out":
+                    self.picker.add_held_out()
+                else:
+                    self.form.add(path, min_width=150, **self._special(path))
 
     def _advanced_fields(self) -> list[str]:
         of_method = {"adapter.method", "adapter.use_rslora", "adapter.use_dora"}
@@ -92,9 +95,6 @@ class TrainTab:
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
-        if path == "held_out":
-            sets = data_sets.choices(self.bench.service.settings.uploads_dir)
-            return {"choices": held_out_choices(sets), "value": "", "allow_custom_value": True}
         return {"choices": [("a fresh adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
