@@ -4,25 +4,31 @@ What the tokens of a table are depends on its content, its columns and the base 
 once and kept (`token_store`); what a run's settings change (cutting, splitting) costs nothing then.
 """
 
+import gc
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from tokenizers import Encoding
 
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data_stats import stats_of
 from backend.engine.encoded import Documents, Encoded, Tokens, join
-from backend.engine.rendering import Rendered, Span, Unrenderable, is_blank, render
+from backend.engine.learned_tokens import are_side_by_side, learned_tokens
+from backend.engine.rendering import Rendered, Unrenderable, is_blank, render
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError
 from backend.results import DataStats, RowProblem
 
 __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
 BATCH = 512
+AHEAD = 2
 _Shown = Sequence[Rendered | Unrenderable]
 
 
@@ -120,31 +126,53 @@ def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> E
     gathered = _Gathered(part.table.file)
     documents = part.documents(gathered.problems.add)
     total = max(part.table.count(), 1) if control else 1
-    for batch, shown in _ahead(documents, tokenizer):
-        gathered.add(batch, shown)
-        if control:
-            control.check_stop()
-            done = min(gathered.rows, total)
-            control.progress(f"{done:,} of {total:,} rows read", done / total)
+    with _short_collections():
+        for batch, shown in _ahead(documents, tokenizer):
+            gathered.add(batch, shown)
+            if control:
+                control.check_stop()
+                done = min(gathered.rows, total)
+                control.progress(f"{done:,} of {total:,} rows read", done / total)
     return gathered.encoded()
+
+
+@contextmanager
+def _short_collections() -> Iterator[None]:
+    """Let Python's collector look at new objects only.
+
+    Rows by the thousand call it all the time, and each of its full rounds would walk through all
+    that PyTorch and Transformers consist of.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _ahead(
     documents: Iterator[Document], tokenizer: Any
 ) -> Iterator[tuple[list[Document], list[Tokens | Unrenderable]]]:
-    """Tokenise batch by batch, each while the next one is read and rendered.
+    """Tokenise batch by batch, a few of them while the next ones are read and rendered.
 
-    The tokenizer computes outside of Python's lock, so that this takes another core.
+    The tokenizer computes outside of Python's lock, so that this takes the other cores.
     """
-    with ThreadPoolExecutor(1, "tokenizer") as helper:
-        going: tuple[list[Document], _Shown, Future[Any]] | None = None
+    side_by_side = are_side_by_side(tokenizer)
+    going: deque[tuple[list[Document], _Shown, Future[Any]]] = deque()
+    with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
         while batch := list(islice(documents, BATCH)):
             shown = render(batch, tokenizer)
-            last, going = going, (batch, shown, helper.submit(_output, shown, batch, tokenizer))
-            if last is not None:
-                yield last[0], _placed(last[1], last[2].result())
-        if going is not None:
-            yield going[0], _placed(going[1], going[2].result())
+            going.append((batch, shown, helpers.submit(_output, shown, batch, tokenizer)))
+            if len(going) > AHEAD:
+                yield _finished(*going.popleft(), side_by_side)
+        while going:
+            yield _finished(*going.popleft(), side_by_side)
+
+
+def _finished(
+    batch: list[Document], shown: _Shown, output: "Future[Any]", side_by_side: bool
+) -> tuple[list[Document], list[Tokens | Unrenderable]]:
+    return batch, _placed(shown, output.result(), side_by_side)
 
 
 def _encoded(
@@ -212,7 +240,7 @@ def _flat(arrays: list[Any], kind: Any) -> Any:
 def _tokenised(documents: Sequence[Document], tokenizer: Any) -> list[Tokens | Unrenderable]:
     """Tokenise documents in one call of the tokenizer, which spreads it over the processors."""
     shown = render(documents, tokenizer)
-    return _placed(shown, _output(shown, documents, tokenizer))
+    return _placed(shown, _output(shown, documents, tokenizer), are_side_by_side(tokenizer))
 
 
 def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any:
@@ -223,26 +251,22 @@ def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any
     return tokenizer(
         texts,
         add_special_tokens=not tokenizer.chat_template or not documents[0].turns,
-        return_offsets_mapping=True,
         return_attention_mask=False,
+        return_token_type_ids=False,
     )
 
 
-def _placed(shown: _Shown, output: Any) -> list[Tokens | Unrenderable]:
+def _placed(shown: _Shown, output: Any, side_by_side: bool) -> list[Tokens | Unrenderable]:
     """Return each document's tokens, or why it has none."""
-    found = zip(output["input_ids"], output["offset_mapping"], strict=True) if output else iter(())
+    found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
     return [
-        each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each.spans)
+        each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each, side_by_side)
         for each in shown
     ]
 
 
-def _to_tokens(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> Tokens:
-    places = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(ids))
-    starts, ends = places[::2], places[1::2]
-    learned = np.zeros(len(ids), dtype=bool)
-    for begin, finish in spans:
-        learned |= (starts >= begin) & (ends <= finish) & (ends > starts)
+def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
+    learned = learned_tokens(encoding, shown.spans, side_by_side=side_by_side)
     return Tokens(np.array(ids, dtype=np.int32), learned)
 
 
