@@ -65,7 +65,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         cell("Name", chip(adapter.name, adapter.colour), cls="aw-name"),
         cell("Method", f"{adapter.method}, rank {adapter.rank}"),
         cell("Strength", _strength(snapshot, adapter, on)),
-        cell("On the model", _on_model(status)),
+        cell("On the model", _in_slot(snapshot, adapter) or _on_model(status)),
         cell("Made for", made_for, _other_template(snapshot, adapter)),
         cell("From", _origin(adapter)),
         cell("Exact match", text.percent(match) if match is not None else "-"),
@@ -112,6 +112,16 @@ def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) 
     )  # fmt: skip
 
 
+def _in_slot(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
+    """Say what an adapter has to do with the hot-swap slot; None while there is none."""
+    slot = snapshot.slot
+    if slot is None:
+        return None
+    if adapter.name not in slot.adapters:
+        return el("span", "not in the slot", cls="aw-quiet")
+    return "in the slot" if adapter.name == slot.current else "prepared for the slot"
+
+
 def _on_model(status: rs.AdapterStatus | None) -> Child:
     if status is None:
         return el("span", "not loaded", cls="aw-quiet")
@@ -122,7 +132,8 @@ def _on_model(status: rs.AdapterStatus | None) -> Child:
     return el(
         "span",
         el("span", text.size(status.memory_bytes), cls="aw-figure"),
-        el("span", f" {state}", cls="aw-quiet aw-small"),
+        " ",
+        el("span", state, cls="aw-quiet aw-small"),
         title=help,
     )
 

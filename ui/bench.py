@@ -95,6 +95,14 @@ class Bench:
         if self.failure(operation) is not None:
             del self._last[operation]
 
+    def forget(self, operation: str) -> None:
+        """Let go of the last such job, so that nothing more is said of it."""
+        self._last.pop(operation, None)
+
+    def asked(self, operation: str) -> rq.Request | None:
+        """Return what the last such operation was asked to do."""
+        return self._asked.get(operation)
+
     def failure(self, operation: str) -> Failure | None:
         """Return why the last such operation failed, if it did."""
         job = self._last.get(operation)

@@ -11,6 +11,7 @@ from backend import requests as rq
 from ui import blend_views, data_sets
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
+from ui.obstacles import REASON
 from ui.safe_view import el, safe_view
 from ui.wiring import QUIET
 
@@ -72,6 +73,9 @@ class LiveMix:
         """Stream the answer of the exact mix; nothing is made or kept."""
         if not names or not (prompt or "").strip():
             yield el("p", "Pick ingredients and write a question first.", cls="aw-quiet")
+            return
+        if self.bench.service.snapshot().slot is not None:
+            yield el("p", f"{REASON}.", cls="aw-quiet")
             return
         mix, colours = mix_of(names, weights), colours_of(self.bench)
         answer, drawn = "", 0.0

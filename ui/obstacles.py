@@ -49,6 +49,14 @@ def held(snapshot: rs.Snapshot) -> Node | None:
     return el("div", el("p", f"{REASON}."), way_out, cls="aw-note warn")
 
 
+def slot_note(snapshot: rs.Snapshot) -> Node | None:
+    """Say who can be asked while a slot is prepared; None where none is."""
+    if snapshot.slot is None:
+        return None
+    sentence = "The hot-swap slot is prepared: its adapters and the base can answer, in turn."
+    return el("p", sentence, cls="aw-quiet")
+
+
 def wait(sentence: str) -> Node:
     """Return a card for what mends itself."""
     return el("div", el("p", sentence), cls="aw-note wait")

@@ -11,10 +11,14 @@ from ui.safe_view import Child, Node, button, chip, el
 from ui.session_bar import BASE_COLOUR
 from ui.view import fits
 
+NEAR = 0.1
+"""A converted adapter whose changes differ by more is no longer the same."""
 PLAIN = ("LoRA", "rsLoRA")
 BASE_LABEL = "base"
 SHORTEST = 0.0005
-"""Seconds at which a bar has no length; each tenfold adds the same."""
+"""Seconds at which a bar on the logarithmic scale has no length; each tenfold adds the same."""
+FAR_APART = 20
+"""Times of which one is that many times another are drawn on a logarithmic scale."""
 
 
 class Misfit(NamedTuple):
@@ -30,11 +34,15 @@ def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None
         return Misfit(f"made for {adapter.base_name}, which is not loaded", False)
     if adapter.method in PLAIN:
         return None
-    convertible = blends.is_convertible(adapter)
+    quantised = base is not None and base.quantization != "none"
+    convertible = blends.is_convertible(adapter) and not quantised
+    first = "; to convert it, load the base in full precision" if quantised else ""
     if adapter.method == "DoRA":
-        return Misfit("DoRA changes whole weights, not only a slot beside them", convertible)
+        return Misfit(
+            f"DoRA changes whole weights, not only a slot beside them{first}", convertible
+        )
     if adapter.method.casefold() in blends.CHANGES_THE_BASE:
-        return Misfit(f"{adapter.method} changes the base itself", convertible)
+        return Misfit(f"{adapter.method} changes the base itself{first}", convertible)
     return Misfit(f"{adapter.method} is not plain LoRA", convertible)
 
 
@@ -94,6 +102,18 @@ def width(snapshot: rs.Snapshot, ticked: list[str]) -> Child:
     return el("p", words, cls="aw-quiet")
 
 
+def strengths(snapshot: rs.Snapshot) -> Child:
+    """Say what becomes of what is on, where that is more than one adapter at strength 1."""
+    if not snapshot.active or (len(snapshot.active) == 1 and snapshot.active[0][1] == 1.0):
+        return None
+    on = ", ".join(f"{name} {strength:g}" for name, strength in snapshot.active)
+    words = (
+        f"In the slot each adapter answers alone and at strength 1. What is on now ({on}) comes "
+        "back when you leave it."
+    )
+    return el("p", words, cls="aw-quiet")
+
+
 def why_not(snapshot: rs.Snapshot) -> str:
     """Say why a slot cannot be prepared now, or nothing."""
     if snapshot.base is None:
@@ -124,7 +144,13 @@ def _swap_button(name: str, colour: str, pressed: bool) -> Node:
         "button",
         el("span", cls="aw-dot", colour=colour, aria_hidden="true"),
         name or BASE_LABEL,
-        el("span", "in the slot" if pressed else "", cls="aw-quiet") if pressed else None,
+        # Its place is kept, so that no button moves when another is pressed.
+        el(
+            "span",
+            "in the slot",
+            cls="aw-quiet" if pressed else "aw-quiet aw-unseen",
+            aria_hidden=None if pressed else "true",
+        ),
         cls="aw-button aw-swap pressed" if pressed else "aw-button aw-swap",
         data_act="swap",
         data_arg=name,
@@ -132,16 +158,24 @@ def _swap_button(name: str, colour: str, pressed: bool) -> Node:
     )
 
 
-def answer(who: Node, words: str, swap: rs.Swapped | None) -> Node:
-    """Show an answer and the proof of the swap before it."""
+def answer(
+    who: Node, words: str, swap: rs.Swapped | None, *, asked: str, slot: rs.SlotStatus
+) -> Node:
+    """Show an answer, what was asked, and the proof of the swap before it."""
     line = None
     if swap is not None:
+        compiled = text.plural(swap.recompilations, "recompilation")
         line = evidence(
-            f"Swapped in {short_time(swap.seconds)}, "
-            f"{text.plural(swap.recompilations, 'recompilation')}; answers like a plain load "
-            f"(largest difference {text.small(swap.max_difference)})."
+            f"Swapped in {short_time(swap.seconds)}{f', {compiled}' if slot.compiled else ''}; "
+            f"answers like a plain load (largest difference {text.small(swap.max_difference)})."
         )
-    return el("div", el("div", who), el("p", words or "…", cls="aw-answer"), line, cls="aw-said")
+    return el(
+        "div",
+        el("div", who, el("span", asked, cls="aw-quiet aw-asked")),
+        el("p", words or "…", cls="aw-answer"),
+        el("div", line, role="status"),
+        cls="aw-said",
+    )
 
 
 def times(slot: rs.SlotStatus) -> Node:
@@ -156,16 +190,17 @@ def times(slot: rs.SlotStatus) -> Node:
     ]
     if measured.recompile_seconds is not None:
         rows.append(("Compile anew", measured.recompile_seconds))
-    longest = max(seconds for _, seconds in rows)
+    shares = bar_shares([seconds for _, seconds in rows])
+    bars = [_bar(*row, share) for row, share in zip(rows, shares, strict=True)]
     return el(
         "div",
         el("h3", finding(slot), cls="aw-chart-title"),
-        el("div", *(_bar(name, seconds, longest) for name, seconds in rows), cls="aw-times"),
+        el("div", *bars, cls="aw-times"),
         el(
             "p",
             "Changing the adapter and computing the first word of the next answer, measured on "
-            f"this machine when the slot was prepared.{_besides(measured)} The scale is "
-            "logarithmic: a bar of twice the length is many times the time.",
+            f"this machine when the slot was prepared.{_besides(measured)}"
+            f"{_about_scale([seconds for _, seconds in rows])}",
             cls="aw-quiet aw-small",
         ),
         _speeds(slot),
@@ -201,16 +236,34 @@ def finding(slot: rs.SlotStatus) -> str:
         return f"{sooner}, and no sooner than a plain switch" if as_plain else sooner
     if measured.switch_seconds <= measured.hotswap_seconds:
         plain, swap = map(short_time, (measured.switch_seconds, measured.hotswap_seconds))
-        return f"Not compiled, a hot-swap brings nothing: {swap}, a plain switch {plain}"
+        return f"Not compiled, a plain switch is as quick: {plain}, a hot-swap {swap}"
     ratio = measured.reload_seconds / measured.hotswap_seconds
     if ratio >= 1.5:
         return f"A hot-swap answers {ratio:.1f} times sooner than a reload from disk"
     return f"A hot-swap answers within {short_time(measured.hotswap_seconds)}"
 
 
-def _bar(name: str, seconds: float, longest: float) -> Node:
-    top = math.log10(max(longest, 10 * SHORTEST) / SHORTEST)
-    share = math.log10(max(seconds, SHORTEST) / SHORTEST) / top
+def bar_shares(times: list[float]) -> list[float]:
+    """Return how long the bars of some times are: in proportion, or in tenfolds where far apart."""
+    longest = max(times)
+    if longest < FAR_APART * min(times):
+        return [seconds / longest for seconds in times]
+    top = _tenfolds(longest)
+    return [math.log10(max(seconds, SHORTEST) / SHORTEST) / top for seconds in times]
+
+
+def _tenfolds(longest: float) -> float:
+    return math.log10(max(longest, 10 * SHORTEST) / SHORTEST)
+
+
+def _about_scale(times: list[float]) -> str:
+    if max(times) < FAR_APART * min(times):
+        return ""
+    part = text.percent(1 / _tenfolds(max(times)))
+    return f" The bars are on a logarithmic scale: {part} of the width is ten times the time."
+
+
+def _bar(name: str, seconds: float, share: float) -> Node:
     return el(
         "div",
         el("span", name),
@@ -230,6 +283,11 @@ def _speeds(slot: rs.SlotStatus) -> Child:
     if slot.compiled:
         words.append(f"{text.plural(slot.recompilations, 'recompilation')} since it was prepared.")
         words.append(f"Compiling and warming up took {text.duration(slot.compile_seconds)}.")
+    if slot.memory_bytes:
+        words.append(
+            f"The slot takes {text.size(slot.memory_bytes)}: every adapter padded to rank "
+            f"{slot.rank}."
+        )
     return el(
         "div",
         el("p", " ".join(words)),
@@ -250,17 +308,19 @@ def converted(result: rs.Converted) -> Node:
         el("div", el("dt", name), el("dd", f"{error:.1%}" if error >= 1e-4 else "0"))
         for name, error in result.relative_error_per_layer.items()
     ]
+    near = result.relative_error <= NEAR
     return el(
         "div",
         el("p", f"{result.adapter.name} is plain LoRA of rank {result.rank}. {how}"),
-        evidence("Verified: read back from disk, it answers the same."),
+        None if near else el("p", el("strong", "It is another adapter rather than the same one.")),
+        evidence("Verified: its files, read back, answer as the converted adapter does."),
         el(
             "details",
             el("summary", "Difference per layer"),
             el("dl", *layers, cls="aw-facts"),
             cls="aw-details",
         ),
-        cls="aw-note good",
+        cls="aw-note good" if near else "aw-note warn",
     )
 
 

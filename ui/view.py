@@ -295,6 +295,8 @@ def as_named(snapshot: rs.Snapshot, name: str) -> str:
 def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
     """Return the adapters that can be asked now: those of the base, and a half-trained one."""
     half = snapshot.job.half_trained if snapshot.job else None
+    if snapshot.slot is not None:
+        return [each for each in fitting(snapshot) if each.name in snapshot.slot.adapters]
     if half is None:
         return fitting(snapshot)
     return [*(adapter for adapter in fitting(snapshot) if adapter.id != half.id), half]

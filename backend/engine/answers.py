@@ -102,9 +102,9 @@ def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
 def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs.NextTokens:
     """Tell which words are likely next under several variants."""
     rows = []
-    for variant in request.variants:
+    for variant in [session.resolve(each) for each in request.variants]:
         control.check_stop()
-        with session.using(variant):
+        with session.using_ids(variant):
             rows.append(generate.next_token_chances(session.model, session.base, request.prompt))
     chances = torch.stack(rows)
     likeliest = chances.amax(dim=0).topk(min(request.top, chances.shape[1])).indices.tolist()

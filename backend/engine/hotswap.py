@@ -176,13 +176,15 @@ class _Preparation:
         if speed is not None and speed < eager:
             self.notes.append(
                 f"Compiled answers are slower than plain ones on this machine: {speed:.0f} against "
-                f"{eager:.0f} tokens/s. Prepared without compiling, swaps are as quick and exact."
+                f"{eager:.0f} tokens/s. Prepared without compiling, the slot answers faster here."
             )
         times = self._times(slot, readings)
         slot.swap(self.infos[0].name)
         slot.facts = slot.facts.model_copy(
             update={
                 "compile_seconds": compile_seconds,
+                "prepared": time.time(),
+                "memory_bytes": slot.memory.bytes * (len(readings) + 2),
                 "note": " ".join(self.notes),
                 "times": times,
                 "tokens_per_second_eager": eager,
@@ -196,7 +198,7 @@ class _Preparation:
             layers=len(slot.memory.shapes),
             compiled=slot.compiled,
             compile_seconds=compile_seconds,
-            memory_bytes=slot.memory.bytes * (len(readings) + 2),
+            memory_bytes=slot.facts.memory_bytes,
             references={reading.info.name: reading.reference[0] for reading in readings},
             graphs=graphs,
             tokens_per_second_eager=eager,

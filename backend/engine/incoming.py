@@ -9,6 +9,7 @@ import lzma
 import re
 import shutil
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -70,7 +71,9 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
 
 def display_name(raw: str) -> str:
     """Make a name that people can read of a folder's or file's name."""
-    words = re.sub(r"[^A-Za-z0-9 _-]+", " ", raw)
+    letters = unicodedata.normalize("NFKD", raw)  # an accent is a character of its own then
+    plain = "".join(each for each in letters if not unicodedata.combining(each))
+    words = re.sub(r"[^A-Za-z0-9 _-]+", " ", plain)
     name = re.sub(r"\s+", " ", words).strip(" _-")[:40].strip()
     return name if DISPLAY_NAME.fullmatch(name) else "adapter"
 

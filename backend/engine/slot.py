@@ -16,7 +16,7 @@ from backend.engine import adapters, compiling, rehearsal, scan
 from backend.engine.base_model import Base
 from backend.engine.checks import require_close
 from backend.engine.slot_layers import Block, SlotMemory
-from backend.errors import InvalidRequest, Unsupported
+from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 
 BASE = ""
@@ -176,7 +176,12 @@ class Slot:
     def _require_unchanged(self, entry: Entry) -> None:
         if entry.name == BASE:
             return
-        folder = self.library.folder(self.library.get(entry.name).id)
+        if self.library.by_id(entry.id) is None:
+            raise NotFound(
+                f"{entry.name!r} is no longer in the library.",
+                cure="Leave the slot, and prepare it without this adapter.",
+            )
+        folder = self.library.folder(entry.id)
         if stamp(folder) == entry.stamp:
             return
         scan.scan(

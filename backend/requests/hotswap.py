@@ -18,7 +18,8 @@ class PrepareHotswap(Request):
     compile: bool = knob(
         True,
         label="Compile",
-        help="Answers faster after a while of preparation; off still swaps instantly.",
+        help="May answer faster, after a while of preparation; how much is measured and shown. "
+        "Off still swaps instantly.",
     )
 
 

@@ -27,6 +27,10 @@ class SlotStatus(Result):
     rank: int
     compiled: bool
     compile_seconds: float
+    prepared: float = 0.0
+    """When it was prepared, in seconds since 1970: tells one slot from the next."""
+    memory_bytes: int = 0
+    """What the slot and its adapters' padded weights take."""
     note: str = ""
     recompilations: int = 0
     """Graphs compiled since the slot was ready."""

@@ -61,10 +61,6 @@ def scripted(service: FakeService, operation: str, result: Any) -> list[rq.Reque
     return asked
 
 
-def swapped(request: rq.Hotswap) -> rs.Swapped:
-    return rs.Swapped(adapter=request.adapter, seconds=0.003, recompilations=0, max_difference=2e-7)
-
-
 def buttons(node: object) -> list[dict[str, Any]]:
     if not isinstance(node, list):
         return []
@@ -315,39 +311,6 @@ def test_inside_the_slot_the_choice_gives_way_to_the_buttons(
     assert "slot of rank 16" in words(drawn[page.hotswap.note])
 
 
-def test_one_press_swaps_and_answers_the_standing_question(
-    page: Page, service: FakeService
-) -> None:
-    hold(service)
-    asked = scripted(service, "hotswap", swapped)
-
-    drawn = [answer for _, answer in page.hotswap.swap(event("swap", "polite"), "Where is it?")]
-
-    assert asked == [rq.Hotswap(adapter="polite")]
-    said = words(drawn[-1])
-    assert "Arr, Where is it?" in said
-    assert "Swapped in 3.0 ms, 0 recompilations" in said
-    assert "2e-07" in said
-
-
-def test_the_base_answers_for_the_empty_name(page: Page, service: FakeService) -> None:
-    hold(service)
-    scripted(service, "hotswap", swapped)
-
-    drawn = [answer for _, answer in page.hotswap.swap(event("swap", ""), "Hello")]
-
-    assert "You said: Hello" in words(drawn[-1])
-
-
-def test_a_swap_that_fails_says_what_to_do(page: Page, service: FakeService) -> None:
-    hold(service)
-    scripted(service, "hotswap", errors.NotFound("It is gone.", cure="Leave the slot."))
-
-    drawn = [answer for _, answer in page.hotswap.swap(event("swap", "polite"), "Hello")]
-
-    assert "It is gone. Leave the slot." in words(drawn[-1])
-
-
 @pytest.mark.parametrize(
     ("change", "title"),
     [
@@ -387,6 +350,32 @@ def test_leaving_asks_for_the_end(page: Page, service: FakeService) -> None:
     wait(service)
     left = page.hotswap.show(hold(service, None))
     assert "answers as before it (largest difference 0)" in words(left[page.hotswap.note])
+    service.add_adapter("newer")
+    later = page.hotswap.show(hold(service, None))
+    assert "answers as before" not in words(later[page.hotswap.note])
+
+
+def test_leaving_twice_is_leaving_once(page: Page, service: FakeService) -> None:
+    asked = scripted(service, "end-hotswap", errors.Unsupported("No slot is prepared."))
+
+    page.hotswap.end()
+    hold(service)
+    page.hotswap.end()
+    wait(service)
+
+    assert asked == [rq.EndHotswap()]
+    left = page.hotswap.show(hold(service, None))
+    assert "No slot" not in words(left[page.hotswap.note])
+
+
+def test_a_damaged_adapter_is_named_while_the_slot_stays(page: Page, service: FakeService) -> None:
+    hold(service)
+    scripted(service, "end-hotswap", errors.VerificationFailed("It answers otherwise."))
+
+    page.hotswap.end()
+    wait(service)
+
+    assert "answers otherwise" in words(page.hotswap.show(hold(service))[page.hotswap.note])
 
 
 @pytest.mark.parametrize(

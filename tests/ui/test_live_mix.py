@@ -8,6 +8,7 @@ import pytest
 from backend import errors
 from tests.ui.fake_service import FakeService
 from tests.ui.test_combine import page, weights
+from tests.ui.test_hotswap import hold
 from tests.ui.test_view import words
 from ui.layout import Page
 
@@ -42,3 +43,11 @@ def test_trouble_while_answering_is_said(page: Page, service: FakeService) -> No
     *_, last = page.combine.live.answer_once("Hello?", ["pirate"], **weights())
 
     assert "It works at strength 1 only." in words(last)
+
+
+def test_while_a_slot_is_prepared_nothing_is_mixed(page: Page, service: FakeService) -> None:
+    hold(service)
+
+    (said,) = page.combine.live.answer_once("Hello?", ["pirate", "polite"], **weights())
+
+    assert "The hot-swap slot holds the model: leave it first." in words(said)

@@ -15,7 +15,7 @@ from ui.bench import Bench
 from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
 from ui.forms import Form
-from ui.obstacles import taken
+from ui.obstacles import slot_note, taken
 from ui.safe_view import Node, el, safe_view
 from ui.wiring import QUIET
 
@@ -221,6 +221,7 @@ class ChatTab:
         busy = not view.can_answer(snapshot)
         failure = self.desk.trouble(free=not busy)
         trouble = failure_card(failure) if failure else None if asking else taken(snapshot)
+        trouble = trouble or slot_note(snapshot)
         return {
             self.who: gr.update(
                 choices=self.desk.choices(snapshot), value=chosen, interactive=not asking

@@ -10,19 +10,22 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, slot_view
-from ui.bench import Bench
+from ui.bench import Bench, error_of
 from ui.converter import Converter
-from ui.feedback import explain, failure_card
+from ui.feedback import Failure, explain, failure_card
 from ui.forms import Form
 from ui.obstacles import no_base
-from ui.safe_view import Node, chip, clicked, el, safe_view
-from ui.session_bar import BASE_COLOUR
+from ui.safe_view import Node, button, clicked, el, safe_view
+from ui.slot_talk import Said, said_view
 from ui.wiring import QUIET
 
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0
 NOTHING: Node = el("div")
-OPERATIONS = ("prepare-hotswap", "end-hotswap")
+PREPARE, LEAVE = "prepare-hotswap", "end-hotswap"
+ANSWERING = ("chat", "side-by-side", "compare", "score", "next-token")
+PATIENCE_SECONDS = 10.0
+"""The longest that leaving waits for an answer to stop."""
 
 
 class HotswapTab:
@@ -36,6 +39,10 @@ class HotswapTab:
         asked for with a tick that has just left the choices."""
         self.offered = gr.State([])
         """The adapters that this page has offered; one that comes later is ticked by itself."""
+        self.said: Said | None = None
+        self.refused: Failure | None = None
+        self.proven: tuple[Any, ...] | None = None
+        """The session as it was when the slot was left: the proof is of that one alone."""
         with gr.Column(elem_classes="aw-column") as self.before:
             self._build_choice()
         with gr.Column(visible=False, elem_classes="aw-column") as self.inside:
@@ -93,7 +100,7 @@ class HotswapTab:
         choice = {"names": self.ticked, **self.form.inputs}
         said = [self.swaps, self.answer]
         return [
-            self.prepare.click(self.start, inputs_kwargs=choice, outputs=self.note, **QUIET),
+            self.prepare.click(self.start, inputs_kwargs=choice, outputs=None, **QUIET),
             self.names.input(
                 self.choose, self.names, self.ticked, trigger_mode="always_last", **QUIET
             ),
@@ -101,7 +108,7 @@ class HotswapTab:
             self.misfits.click(self.converter.convert, self.converter.rank, None, **QUIET),
             self.swaps.click(self.swap, self.question, said, **QUIET),
             self.question.submit(self.ask_again, self.question, said, **QUIET),
-            self.leave.click(self.end, None, [self.note, self.answer], **QUIET),
+            self.leave.click(self.end, None, None, **QUIET),
         ]
 
     # -- events ----------------------------------------------------------------------------------
@@ -113,16 +120,32 @@ class HotswapTab:
 
     def forget_failure(self) -> None:
         """Something else is to be prepared: an earlier failure says nothing about it."""
-        self.bench.forget_failure("prepare-hotswap")
+        self.bench.forget_failure(PREPARE)
+        self._refuse(None)
 
-    def start(self, names: list[str], **values: Any) -> Node:
+    def start(self, names: list[str], **values: Any) -> None:
         """Start preparing the slot and return at once."""
         self.converter.forget()
-        return self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
+        self.bench.forget(LEAVE)
+        self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
 
-    def end(self) -> tuple[Node, Node]:
-        """Leave the slot."""
-        return self._start_with(rq.EndHotswap), NOTHING
+    def end(self) -> None:
+        """Leave the slot, unless somebody does already; an answer that is being written is cut."""
+        snapshot = self.bench.service.snapshot()
+        if snapshot.slot is None or (snapshot.job and snapshot.job.operation == LEAVE):
+            return
+        self._stop_answer()
+        self.proven = None
+        self._start_with(rq.EndHotswap)
+
+    def _stop_answer(self) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (job := self.bench.service.snapshot().job) and job.operation in ANSWERING:
+            if time.monotonic() > until:
+                return
+            if not job.stopping:
+                self.bench.service.stop()
+            time.sleep(REDRAW_SECONDS)
 
     def swap(self, event: gr.EventData, question: str) -> Iterator[tuple[Any, Any]]:
         """Swap to the pressed adapter and let it answer the standing question at once."""
@@ -132,11 +155,12 @@ class HotswapTab:
             return
         try:
             swapped = self.bench.start(rq.Hotswap(adapter=name)).result(timeout=SWAP_SECONDS)
-            yield slot_view.swap_buttons(self.bench.service.snapshot()), gr.skip()
-            for words in self._answer(name, question):
-                yield gr.skip(), slot_view.answer(self._chip(name), words, swapped)
         except (errors.WorkbenchError, TimeoutError) as error:
-            yield gr.skip(), failure_card(explain(error))
+            yield gr.skip(), self._say(failure=explain(error))
+            return
+        self._say(name, question, "", swapped)
+        yield slot_view.swap_buttons(self.bench.service.snapshot()), gr.skip()
+        yield from self._let_answer(name, question, swapped)
 
     def ask_again(self, question: str) -> Iterator[tuple[Any, Any]]:
         """Let whoever is in the slot answer a changed question."""
@@ -144,11 +168,32 @@ class HotswapTab:
         if slot is None:
             yield gr.skip(), gr.skip()
             return
+        yield from self._let_answer(slot.current, question, None)
+
+    def _let_answer(
+        self, name: str, question: str, swapped: rs.Swapped | None
+    ) -> Iterator[tuple[Any, Any]]:
         try:
-            for words in self._answer(slot.current, question):
-                yield gr.skip(), slot_view.answer(self._chip(slot.current), words, None)
+            for words in self._answer(name, question):
+                yield gr.skip(), self._say(name, question, words, swapped)
         except errors.WorkbenchError as error:
-            yield gr.skip(), failure_card(explain(error))
+            yield gr.skip(), self._say(failure=explain(error))
+
+    def _say(
+        self,
+        name: str = "",
+        question: str = "",
+        words: str = "",
+        swap: rs.Swapped | None = None,
+        *,
+        failure: Failure | None = None,
+    ) -> Node:
+        """Keep what is said for every browser tab, and return how it is shown."""
+        snapshot = self.bench.service.snapshot()
+        prepared = snapshot.slot.prepared if snapshot.slot is not None else 0.0
+        self.said = Said(prepared, name, (question or "").strip(), words, swap, failure)
+        self.bench.version += 1
+        return said_view(self.said, snapshot)
 
     def _answer(self, name: str, question: str) -> Iterator[str]:
         if not (question or "").strip():
@@ -169,16 +214,16 @@ class HotswapTab:
             pieces.close()
         yield words or "(an empty answer)"
 
-    def _chip(self, name: str) -> Node:
-        colours = {info.name: info.colour for info in self.bench.service.library.all()}
-        return chip(name or slot_view.BASE_LABEL, colours.get(name, BASE_COLOUR))
-
-    def _start_with(self, build: Callable[[], rq.Request]) -> Node:
+    def _start_with(self, build: Callable[[], rq.Request]) -> None:
         try:
+            self._refuse(None)
             self.bench.start(build())
         except errors.WorkbenchError as error:
-            return failure_card(explain(error))
-        return NOTHING
+            self._refuse(explain(error))
+
+    def _refuse(self, failure: Failure | None) -> None:
+        self.refused = failure
+        self.bench.version += 1
 
     # -- drawing ---------------------------------------------------------------------------------
 
@@ -190,21 +235,21 @@ class HotswapTab:
         slot_compile: bool = True,
     ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
-        slot = snapshot.slot
+        slot, preparing = snapshot.slot, self._being_prepared(snapshot)
         blocked = slot_view.why_not(snapshot)
         offered = slot_offered or []
         names = [info.name for info in slot_view.candidates(snapshot)]
         if snapshot.base is None:  # for a while, perhaps: what was ticked comes back with it
             names = offered
-        unticked = set(offered) - set(slot_names or [])
-        ticked = [name for name in names if name not in unticked]
-        moved = names != offered
+        unticked = set(offered) - set(slot_names or []) if offered else self._left_out(names)
+        ticked = preparing or [name for name in names if name not in unticked]
+        moved = names != offered or (bool(preparing) and preparing != slot_names)
         layers = snapshot.base.layers if snapshot.base is not None else 0
         cost = self.bench.service.compile_seconds(layers)
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
-            self.names: self._choice(snapshot, ticked if moved else None),
+            self.names: self._choice(snapshot, ticked if moved else None, locked=bool(preparing)),
             self.ticked: ticked if moved else gr.skip(),
             self.offered: names,
             self.misfits: slot_view.misfits(snapshot),
@@ -215,11 +260,28 @@ class HotswapTab:
             ),
             self.swaps: slot_view.swap_buttons(snapshot),
             self.times: slot_view.times(slot) if slot else NOTHING,
-            self.leave: gr.update(interactive=snapshot.job is None),
+            self.answer: said_view(self.said, snapshot),
+            self.leave: gr.update(
+                interactive=snapshot.job is None or snapshot.job.operation in ANSWERING
+            ),
             self.note: self._note(snapshot, blocked, ticked),
         }
 
-    def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None) -> Any:
+    def _being_prepared(self, snapshot: rs.Snapshot) -> list[str]:
+        """Return the adapters of the slot that is being prepared, if this page asked for it."""
+        asked, job = self.bench.asked(PREPARE), snapshot.job
+        if job is None or job.operation != PREPARE or not isinstance(asked, rq.PrepareHotswap):
+            return []
+        return list(asked.adapters)
+
+    def _left_out(self, names: list[str]) -> set[str]:
+        """Return whom a page that opens leaves unticked: those that the last slot was without."""
+        asked = self.bench.asked(PREPARE)
+        if not isinstance(asked, rq.PrepareHotswap) or not set(asked.adapters) & set(names):
+            return set()
+        return set(names) - set(asked.adapters)
+
+    def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None, *, locked: bool) -> Any:
         """Offer who can share the slot; ticks are sent only with another offer.
 
         Else they would undo what somebody ticks while they are on their way.
@@ -229,39 +291,76 @@ class HotswapTab:
             return gr.skip()
         choices = [(f"{info.name} · {info.method} rank {info.rank}", info.name) for info in able]
         if ticked is None:
-            return gr.update(choices=choices)
-        return gr.update(choices=choices, value=ticked)
+            return gr.update(choices=choices, interactive=not locked)
+        return gr.update(choices=choices, value=ticked, interactive=not locked)
 
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
             self.before, self.inside, self.names, self.ticked, self.offered, self.misfits,
-            *self.converter.drawn, self.prepare, self.swaps, self.times, self.leave, self.note,
+            *self.converter.drawn, self.prepare, self.swaps, self.answer, self.times, self.leave,
+            self.note,
         ]  # fmt: skip
 
     def _note(self, snapshot: rs.Snapshot, blocked: str, ticked: list[str]) -> Node:
         job = snapshot.job
-        if job is not None and job.operation in OPERATIONS:
-            return el("p", f"{job.title}: {job.text or 'this takes a moment'}.", cls="aw-quiet")
-        failure = self.bench.last_failure(*OPERATIONS)
+        if job is not None and job.operation in (PREPARE, LEAVE):
+            doing = "Stopping" if job.stopping else job.text or "this takes a moment"
+            return el("p", f"{job.title}: {doing}.", cls="aw-quiet")
+        failure = self.refused or self._failure(snapshot)
         if failure is not None:
             return failure_card(failure)
         if obstacle := no_base(snapshot):
             return obstacle
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
+        if blocked and not slot_view.candidates(snapshot):
+            return _nobody(blocked)
         if blocked:
             return el("p", blocked, cls="aw-quiet")
-        left = self.bench.outcome("end-hotswap")
-        proof = slot_view.left(left) if left is not None else None
-        return el("div", proof, slot_view.width(snapshot, ticked))
+        return el(
+            "div",
+            self._proof(snapshot),
+            slot_view.width(snapshot, ticked),
+            slot_view.strengths(snapshot) if ticked else None,
+        )
+
+    def _failure(self, snapshot: rs.Snapshot) -> Failure | None:
+        """Return why the slot was not prepared or left, where that still tells something."""
+        if snapshot.slot is None and self.bench.failure(LEAVE) is not None:
+            return None  # it is left, by whomever
+        prepared = self.bench.last(PREPARE)
+        if prepared is not None and isinstance(error_of(prepared), errors.WorkerDied):
+            return None  # the bar on top says so
+        return self.bench.last_failure(PREPARE, LEAVE)
+
+    def _proof(self, snapshot: rs.Snapshot) -> Node | None:
+        """Show that leaving the slot changed nothing, as long as nothing changed since."""
+        left = self.bench.outcome(LEAVE)
+        if left is None or snapshot.base is None:
+            return None
+        adapters = tuple(adapter.id for adapter in snapshot.adapters)
+        now = (snapshot.base.fingerprint, snapshot.base.quantization, snapshot.active, adapters)
+        if self.proven is None:
+            self.proven = now
+        if self.proven != now:
+            self.bench.forget(LEAVE)
+            return None
+        return slot_view.left(left)
+
+
+def _nobody(why: str) -> Node:
+    ways = el(
+        "div", button("Train one", "go", "train"), button("Add one", "go", "load"), cls="aw-actions"
+    )
+    return el("div", el("p", why, cls="aw-quiet"), ways)
 
 
 def _held(slot: rs.SlotStatus) -> str:
     count = len(slot.adapters)
     who = f"{count} adapters take turns" if count > 1 else f"{slot.adapters[0]} is alone"
     return (
-        f"{who} in a slot of rank {slot.rank}. Training, blending and loading wait until you "
-        "leave it."
+        f"{who} in a slot of rank {slot.rank}. Training, blending, merging and loading wait until "
+        "you leave it."
     )

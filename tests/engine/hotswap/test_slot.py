@@ -231,18 +231,23 @@ def changes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "harm", "error"),
+    ("name", "harm", "error", "sentence"),
     [
-        ("heavy", lambda folder: None, InvalidRequest),
-        ("nobody", lambda folder: None, NotFound),
-        ("en", shutil.rmtree, NotFound),
-        ("en", breaks, ModelError),
-        ("en", changes, Unsupported),
+        ("heavy", lambda folder: None, InvalidRequest, "'heavy' is not in the hot-swap slot."),
+        ("nobody", lambda folder: None, NotFound, "There is no adapter called 'nobody'."),
+        ("en", shutil.rmtree, NotFound, "'en' is no longer in the library. Leave the slot, and"),
+        ("en", breaks, ModelError, ""),
+        ("en", changes, Unsupported, "The files of 'en' have changed since the slot"),
     ],
     ids=["not prepared", "unknown", "vanished", "broken", "changed"],
 )
 def test_a_swap_that_cannot_be_leaves_the_slot_answering_as_before(
-    slot: Service, tmp_path: Path, name: str, harm: object, error: type[WorkbenchError]
+    slot: Service,
+    tmp_path: Path,
+    name: str,
+    harm: object,
+    error: type[WorkbenchError],
+    sentence: str,
 ) -> None:
     start(slot, rq.Hotswap(adapter="attn"))
     before = scores(slot, [("attn", 1.0)])
@@ -250,12 +255,13 @@ def test_a_swap_that_cannot_be_leaves_the_slot_answering_as_before(
     kept = shutil.copytree(harmed, tmp_path / "kept")
     try:
         harm(harmed)  # type: ignore[operator]
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             start(slot, rq.Hotswap(adapter=name))
     finally:
         shutil.rmtree(harmed, ignore_errors=True)
         shutil.copytree(kept, harmed)
 
+    assert str(caught.value).startswith(sentence)
     assert slot.snapshot().slot.current == "attn"
     assert scores(slot, [("attn", 1.0)]) == before
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from backend import requests as rq
 from backend.engine import adapters, lifecycle, saving
 from backend.engine.control import Control
+from backend.engine.incoming import display_name
 from backend.engine.inspection import effective_rank
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from tests.engine import tiny
@@ -219,3 +220,8 @@ def test_the_size_of_a_change_is_that_of_the_whole_weight(
         assert layer.relative == pytest.approx(float(change.norm() / weight.norm()), rel=1e-3)
         values = torch.linalg.svdvals(change)
         assert layer.effective_rank == pytest.approx(effective_rank(values), rel=1e-2)
+
+
+def test_a_file_name_becomes_a_name_with_its_letters() -> None:
+    assert display_name("Ünïcode näme (v2)!") == "Unicode name v2"
+    assert display_name("漢字") == "adapter"
