@@ -194,7 +194,8 @@ def _ending(run: rs.RunSummary) -> Node | None:
 def _ended_early(
     run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
 ) -> Node:
-    where = f"It came to step {text.count(run.step)} of {text.count(run.total_steps)}."
+    kept = ", and its last checkpoint is kept" if run.resumable else ""
+    where = f"It came to step {text.count(run.step)} of {text.count(run.total_steps)}{kept}."
     mend = el(
         "div",
         _mend(run, diverged_at),
@@ -202,7 +203,8 @@ def _ended_early(
         button("Start another", "another", run.id),
         cls="aw-actions",
     )
-    failure = Failure(run.message or where, run.cure, asked=run.state == "stopped")
+    cure = f"{run.cure} {where}" if run.state == "failed" and run.message and run.step else run.cure
+    failure = Failure(run.message or where, cure, asked=run.state == "stopped")
     return failure_card(failure, mend, f"{run.name}: {STATES[run.state].lower()}")
 
 

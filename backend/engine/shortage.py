@@ -22,7 +22,7 @@ NAMES = {
     "adapter": "the adapter itself",
     "gradients": "the adapter's gradients",
     "optimiser": "the optimiser's memory of the adapter",
-    "overhead": "working space",
+    "overhead": "working space and libraries (overhead)",
 }
 log = logging.getLogger(__name__)
 
