@@ -16,7 +16,7 @@ from benchmarks.skewed_data import write_skewed
 
 MEDIAN_BAR, WORST_BAR, SMALL_BAR = 0.15, 0.25, 0.10
 SMALL = 150_000_000
-STEPS = 4
+STEPS = 40
 
 SIZES = {
     "5M": models.Size(width=256, inner=704, layers=5, heads=4),
@@ -121,7 +121,8 @@ def measure(case: Case, folder: Path) -> dict[str, int]:
     data = folder / "skewed.jsonl"
     if not data.exists():
         write_skewed(data, 300)
-    words = json.dumps({**case.__dict__, "model": str(model), "data": str(data)})
+    said = {**case.__dict__, "model": str(model), "data": str(data), "steps": STEPS}
+    words = json.dumps(said)
     command = [sys.executable, "-m", "benchmarks.one_run", words]
     own = {**allocator.environment(), **os.environ}  # as the app starts a worker
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout

@@ -14,7 +14,7 @@ TIMEOUT_S = 3600.0
 
 
 def main() -> None:
-    """Load, train a few steps, and say what it took."""
+    """Load, train, and say what it took."""
     case = json.loads(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(workspace=Path(folder), runtime="inline")
@@ -27,7 +27,7 @@ def main() -> None:
                 data=case["data"],
                 eval_share=0.02,
                 tokens_per_step=case["budget"],
-                max_steps=4,
+                max_steps=case["steps"],
                 adapter=rq.Lora(rank=case["rank"], use_dora=case["dora"]),
                 gradient_checkpointing=case["checkpointing"],
                 precision=case["precision"],

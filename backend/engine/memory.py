@@ -88,10 +88,19 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif REUSES_BLOCKS:
-        ctypes.CDLL(None).scalable_allocation_command(_CLEAN_ALL_BUFFERS, None)
-    elif _TRIM is not None:
+    elif not join_freed(device) and _TRIM is not None:
         _TRIM(0)  # freed blocks stay with glibc otherwise, and count against the limit
+
+
+def join_freed(device: torch.device) -> bool:
+    """Make one of the freed blocks of a processor that wait for others of their own size.
+
+    It takes 0.2 ms for a small model, 35 ms where 0.5 GB wait. Returns whether there is a way.
+    """
+    if device.type != "cpu" or not REUSES_BLOCKS:
+        return False
+    ctypes.CDLL(None).scalable_allocation_command(_CLEAN_ALL_BUFFERS, None)
+    return True
 
 
 @contextmanager

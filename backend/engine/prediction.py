@@ -23,10 +23,15 @@ class Prediction(NamedTuple):
         """Whether every allocation has to be exact on this machine."""
         return self.setup.exact and self.setup.device == "cpu"
 
+    @property
+    def run_bytes(self) -> int:
+        """What the run takes beyond the loaded base."""
+        return estimate.estimate(self.shape, self.setup).run
+
     def noted(self, facts: ModelFacts) -> dict[str, int | str]:
         """Return what is kept of it in the run's status."""
         return {
-            "predicted_memory_bytes": estimate.estimate(self.shape, self.setup).run,
+            "predicted_memory_bytes": self.run_bytes,
             "quantization": facts.quantization,
             "stored_precision": facts.precision,
         }

@@ -37,9 +37,11 @@ class Session:
         self.peft: PeftModel | None = None
         self.slot: Slot | None = None
         self.learning: AdapterInfo | None = None
+        """The adapter of a paused run, which is in no library yet."""
         self.computed_in_bf16 = False
         """Whether this process has what oneDNN compiles for it, and keeps."""
-        """The adapter of a paused run, which is in no library yet."""
+        self.held_by_allocator = 0
+        """Bytes that runs on this base left with the allocator, for the next one."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[adapters.Target] | None = None
@@ -101,6 +103,7 @@ class Session:
         before = memory.resident(device)
         self._base, self.peft, self._active, self._targets = None, None, [], None
         self._adapted, self._strengths = {}, {}
+        self.held_by_allocator = 0
         memory.release(device)
         return max(before - memory.resident(device), 0)
 

@@ -229,6 +229,7 @@ class RunCallback(TrainerCallback):
         control: Control,
         *,
         on_step: Callable[[int, dict[str, float], float], None],
+        on_step_over: Callable[[], None],
         on_save: Callable[[int], None],
         evaluate_at: set[int],
         on_evaluate: Callable[[int], None],
@@ -239,6 +240,7 @@ class RunCallback(TrainerCallback):
         self._ears = control
         self._ranks = ranks
         self._on_step = on_step
+        self._on_step_over = on_step_over
         self._on_save = on_save
         self._evaluate_at = evaluate_at
         self._on_evaluate = on_evaluate
@@ -262,6 +264,7 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.synchronize(args.device)
+        self._on_step_over()
         self._seconds = time.perf_counter() - self._began
         self._heed(control)
 

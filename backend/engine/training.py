@@ -33,6 +33,7 @@ from backend.engine.failures import translate
 from backend.engine.precision import Timings
 from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
+from backend.engine.run_memory import RunMemory
 from backend.engine.session import Session
 from backend.engine.shortage import explained, rescue
 from backend.engine.token_store import TokenStore
@@ -109,9 +110,7 @@ class _Training:
         """Do the whole sitting; see the module's docstring for the order."""
         base = self.session.base
         self.control.progress("Reading the examples", force=True)
-        resident = memory.resident(base.device)
-        self.free = memory.available(base.device)
-        memory.reset_peak(base.device)
+        self.taken = RunMemory(self.session)
         self._prepare_data()
         active = list(self.session.active_ids)
         self.norms = quantization.narrow_norms(base.model)
@@ -121,7 +120,7 @@ class _Training:
                 checkpointing = self._choose_checkpointing(peft)
                 with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
-            self.peak = max(memory.peak(base.device) - resident, 0)
+            self.peak = self.taken.peak
             self.session.settle(ran_in=self.precision)
             self.control.progress("Saving and reading back", 1.0, force=True)
             at_end = self.log.step >= self.total_steps
@@ -137,10 +136,11 @@ class _Training:
             with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):
                 self.session.bring_back(active)
             if isinstance(known := translate(error), OutOfMemory) and self.needed:
-                raise explained(known, self.run, self.packs, self.needed, self.free) from None
+                raise explained(known, self.run, self.packs, self.needed, self.taken.free) from None
             raise
         finally:
             self.session.settle()
+            self.taken.close()
         self.session.bring_back(active)  # a resumed run's own adapter may have been on
         self.log.conclude(state, peak_memory=self.peak, early=self.early, kept=self.guards.kept)
         return self._result(info, difference)
@@ -183,9 +183,10 @@ class _Training:
         started = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
         steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
-        with memory.exact_allocation(self._predict_memory(peft)):
+        with memory.exact_allocation(self._predict_memory(peft).is_tight):
             self._choose_precision(peft)
             self._predict_memory(peft)
+            self.taken.tidy()
             self._go(peft, started)
 
     def _go(self, peft: PeftModel, started: int) -> None:
@@ -265,19 +266,16 @@ class _Training:
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
         """Return whether layers are recomputed; on a quantised base, say so in the preparation."""
         self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
-        self._predict_memory(peft)
-        assert self.needed is not None
-        chosen = self.ranks.agree(
-            lambda: self.needed is not None and self.needed.setup.checkpointing
-        )
+        needed = self._predict_memory(peft)
+        chosen = self.ranks.agree(lambda: needed.setup.checkpointing)
         if self.preparation:
             self.preparation += quantization.about_checkpointing(
                 chosen, asked=self.request.gradient_checkpointing
             )
         return chosen
 
-    def _predict_memory(self, peft: PeftModel) -> bool:
-        """Note what the run will take; returns whether that is tight for this machine."""
+    def _predict_memory(self, peft: PeftModel) -> prediction.Prediction:
+        """Note what the run will take."""
         config = peft.peft_config[self.adapter_id]
         self.needed = prediction.predict(
             self.session,
@@ -286,15 +284,17 @@ class _Training:
             config=config,
             learned_share=self.learned_share,
             computed=self.precision,
-            free=self.free,
+            free=self.taken.free,
         )
         self.run.update(**self.needed.noted(self.session.base.facts))
-        return self.needed.is_tight
+        self.taken.predicted = self.needed.run_bytes
+        return self.needed
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
         callback = RunCallback(
             self.control,
             on_step=self._on_step,
+            on_step_over=self.taken.tidy,
             on_save=self.log.saved,
             evaluate_at=guards.tests_at(self.total_steps),
             on_evaluate=self._look,

@@ -1,0 +1,42 @@
+"""What a run takes of the memory: measured from its start, and kept near what was predicted."""
+
+from backend.engine import memory
+from backend.engine.session import Session
+
+TIDY_AT = 0.8
+"""Share of the prediction from which freed blocks are joined between two steps. oneTBB keeps them
+by size, and packs differ in length: on a small model what waits grew to twice a step's need. A
+large model's blocks fit again, and joining them after every step would cost it 3 % of its speed."""
+
+
+class RunMemory:
+    """The memory of one sitting of a run, in bytes.
+
+    What the allocator still holds of an earlier run is used again by this one, so it counts as this
+    one's: else a second run would seem to take next to nothing.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._device = session.base.device
+        self._before = memory.resident(self._device) - session.held_by_allocator
+        self.predicted = 0
+        self.free = memory.available(self._device)
+        memory.reset_peak(self._device)
+
+    @property
+    def peak(self) -> int:
+        """The most that was taken since the start."""
+        return max(memory.peak(self._device) - self._before, 0)
+
+    def tidy(self) -> None:
+        """Join freed blocks, where more is taken than the run should need between two steps."""
+        if memory.resident(self._device) - self._before > TIDY_AT * self.predicted:
+            memory.join_freed(self._device)
+
+    def close(self) -> None:
+        """Note what stays behind: next to all of it is what the allocator goes on holding."""
+        if self._device.type == "cpu":
+            memory.release(self._device)
+            held = memory.resident(self._device) - self._before
+            self._session.held_by_allocator = max(held, 0)

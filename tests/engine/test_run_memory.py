@@ -1,0 +1,80 @@
+"""What a run takes: counted from its start, with what an earlier one left to it, and kept near."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backend.engine import memory
+from backend.engine.run_memory import RunMemory
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    state = SimpleNamespace(resident=500 * MB, peak=0, joined=0)
+
+    def join(device: torch.device) -> bool:
+        state.joined += 1
+        return True
+
+    monkeypatch.setattr(memory, "resident", lambda device: state.resident)
+    monkeypatch.setattr(memory, "peak", lambda device: state.peak)
+    monkeypatch.setattr(memory, "available", lambda device: 1000 * MB)
+    monkeypatch.setattr(memory, "reset_peak", lambda device: None)
+    monkeypatch.setattr(memory, "release", lambda device: None)
+    monkeypatch.setattr(memory, "join_freed", join)
+    return state
+
+
+@pytest.fixture
+def session() -> Any:
+    base = SimpleNamespace(device=torch.device("cpu"))
+    return SimpleNamespace(base=base, held_by_allocator=0)
+
+
+def test_peak_counts_from_the_start(machine: SimpleNamespace, session: Any) -> None:
+    taken = RunMemory(session)
+    machine.peak = 650 * MB
+    assert taken.peak == 150 * MB
+
+
+def test_a_second_run_counts_what_the_first_left_to_it(
+    machine: SimpleNamespace, session: Any
+) -> None:
+    first = RunMemory(session)
+    machine.peak, machine.resident = 650 * MB, 600 * MB
+    first.close()
+    second = RunMemory(session)  # takes the same, of which 100 MB are there
+    assert (first.peak, second.peak) == (150 * MB, 150 * MB)
+
+
+def test_a_chat_between_two_runs_is_not_the_second_ones(
+    machine: SimpleNamespace, session: Any
+) -> None:
+    RunMemory(session).close()
+    machine.resident, machine.peak = 550 * MB, 560 * MB
+    assert RunMemory(session).peak == 10 * MB
+
+
+def test_freed_blocks_are_joined_once_a_run_comes_near_its_prediction(
+    machine: SimpleNamespace, session: Any
+) -> None:
+    taken = RunMemory(session)
+    taken.predicted = 100 * MB
+    machine.resident = 570 * MB
+    taken.tidy()
+    assert machine.joined == 0
+    machine.resident = 595 * MB
+    taken.tidy()
+    assert machine.joined == 1
+
+
+def test_nothing_is_joined_where_there_is_no_such_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "REUSES_BLOCKS", False)
+    assert not memory.join_freed(torch.device("cpu"))
+    assert not memory.join_freed(torch.device("cuda"))
