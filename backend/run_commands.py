@@ -1,5 +1,6 @@
 """A run as the lines of the command line that do it again."""
 
+from backend import adjustments
 from backend.command_line import command_of, command_of_file
 from backend.requests import LoadModel
 from backend.results import RunCommands
@@ -10,17 +11,29 @@ from backend.settings import Settings
 def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
     """Return the lines; `free` is the run's name where no adapter has it, else one that is free."""
     train = run.request.train
-    note = (
-        ""
-        if free == train.name
-        else f"There is an adapter called {train.name} here already: "
-        f"add --name {free!r} to have both."
-    )
+    notes = [_about_changes(run)]
+    if free != train.name:
+        notes.append(
+            f"There is an adapter called {train.name} here already: "
+            f"add --name {free!r} to have both."
+        )
     return RunCommands(
         base=command_of(_base_of(run), settings, always=["source"]),
         fields=command_of(train, settings),
         file=command_of_file(run.folder / "request.json", settings),
-        note=note,
+        note=" ".join(filter(None, notes)),
+    )
+
+
+def _about_changes(run: Run) -> str:
+    """Say what the lines leave out, for they repeat a run as it was asked for."""
+    changed = any(each.changes_rate for each in adjustments.read(run.folder))
+    if not changed and not run.status().extra_epochs:
+        return ""
+    what = "changed while it went on" if changed else "extended after its end"
+    return (
+        f"This run was {what}. The lines do it as it was asked for at first; its plain PEFT script "
+        "does it with all that came later."
     )
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from backend import adjustments
 from backend.errors import DiskFull, InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
 from backend.methods import method_of
@@ -214,6 +215,16 @@ class Run:
         speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
         return {"step": last.step, "loss": last.loss, **speed}
 
+    def not_extendable(self) -> str:
+        """Say why the finished run cannot go on by more epochs; empty where it can."""
+        status, processes = self.status(), self.request.train.processes
+        if processes > 1:
+            return f"it had {processes} processes, and only runs in one process are extended"
+        changed = any(each.changes_rate for each in adjustments.read(self.folder))
+        if changed or status.step < status.total_steps:
+            return "it did not end as it was planned, so its order of examples cannot go on"
+        return ""
+
     def summary(self) -> RunSummary:
         """Describe the run for lists."""
         request, status = self.request, self.status()
@@ -248,6 +259,7 @@ class Run:
             preparation=status.preparation,
             retry=status.retry,
             launched=status.launched,
+            not_extendable=self.not_extendable() if status.state == "finished" else "",
             resumable=done and self.latest_checkpoint() is not None,
             note=self.note(),
         )

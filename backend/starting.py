@@ -3,7 +3,7 @@
 Asked by the service while it holds the engine's lock; nothing here starts anything.
 """
 
-from backend import adjustments, merging
+from backend import merging
 from backend import requests as rq
 from backend.access import Caller
 from backend.engine_link import EngineLink
@@ -124,16 +124,9 @@ class Starts:
                 f"The run {train.name!r} is not finished, so it cannot be extended.",
                 cure="Resume it first, to its end.",
             )
-        if request.extra_epochs and train.processes > 1:
+        if request.extra_epochs and (reason := run.not_extendable()):
             raise Unsupported(
-                f"The run {train.name!r} had {train.processes} processes, and only runs in one "
-                "process are extended.",
-                cure="Start a new run from its adapter (Start from, under Advanced).",
-            )
-        if request.extra_epochs and not ended_as_planned(run):
-            raise Unsupported(
-                f"The run {train.name!r} ended at another step than it was planned for, so that "
-                "its order of examples cannot be continued.",
+                f"The run {train.name!r} cannot be extended: {reason}.",
                 cure="Start a new run from its adapter (Start from, under Advanced).",
             )
         if run.latest_checkpoint() is None:
@@ -147,9 +140,3 @@ class Starts:
         if finished and self.library.by_id(run.request.adapter_id) is None:
             self.library.require_free(train.name, self.reserved_names())
         return run
-
-
-def ended_as_planned(run: Run) -> bool:
-    """Tell whether a finished run made the steps it began with: no early end, no changed length."""
-    status, changes = run.status(), adjustments.read(run.folder)
-    return status.step >= status.total_steps and not any(each.changes_rate for each in changes)

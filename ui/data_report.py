@@ -103,13 +103,20 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> No
             "div",
             el("span", text.plural(bins[0].low, "token")),
             el("span", f"tallest bar: {text.plural(most, 'example')}"),
-            el("span", text.plural(bins[-1].high, "token")),
+            el("span", _end_of_axis(bins)),
             cls="aw-hist-axis aw-quiet",
             aria_hidden="true",
         ),
         el("ul", *(el("li", _bin_words(each)) for each in bins), cls="aw-only-read"),
         cls="aw-memory",
     )
+
+
+def _end_of_axis(bins: tuple[rs.LengthBin, ...]) -> str:
+    first, last = bins[0], bins[-1]
+    if last.high - last.low > first.high - first.low:  # the few that are far longer than the rest
+        return f"last bar: {text.count(last.low)} to {text.plural(last.high, 'token')}"
+    return text.plural(last.high, "token")
 
 
 def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> str:

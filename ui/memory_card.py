@@ -94,7 +94,8 @@ def change_words(change: dict[str, Any]) -> str:
 def _finding(report: rs.PreflightReport) -> str:
     need, free = text.size(report.memory_bytes), text.size(report.memory_available_bytes)
     fits = report.memory_bytes <= report.memory_available_bytes
-    return f"Memory: the run needs {need}, {free} are free" + ("" if fits else ": it does not fit")
+    said = f"Memory: the run needs {need} beside the loaded base, {free} are free"
+    return said + ("" if fits else ": it does not fit")
 
 
 def _bar(parts: list[tuple[str, int]], room: int) -> Node:

@@ -8,6 +8,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
+from backend.access import looks_like_path
 from ui import tables, text
 from ui.bench import Bench
 from ui.feedback import explain
@@ -21,7 +22,8 @@ HEADS = ("Keep as", "Memory", "A run adds", "A step takes", "Works", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
 LATER: Node = el(
     "p",
-    "What each quantisation takes shows here once no run goes on, or when you change a field.",
+    "What each quantisation takes shows here in a moment. While a run goes on it waits for the end "
+    "of it, or until you change a field.",
     cls="aw-quiet",
 )
 
@@ -42,6 +44,8 @@ class QuantizationPicker:
         Not when a page that opens fills the form: beside a training that would start a process.
         """
         inputs = [self.form.components[name] for name in FIELDS]
+        source = self.form.components["source"]
+        source.input(self.looking, source, self.view, **QUIET)
         gr.on(
             [self.key.change, *(self.form.components[name].input for name in FIELDS)],
             self.compare,
@@ -65,7 +69,14 @@ class QuantizationPicker:
         if snapshot.job is not None or snapshot.phase == "down":
             return gr.skip()
         base = snapshot.base
-        return f"{base.fingerprint} {base.quantization}" if base is not None else "no base"
+        return base.loaded_as if base is not None else "no base"
+
+    def looking(self, source: str | None) -> Any:
+        """Take what was said of another base away, where asking for this one takes a while."""
+        name = (source or "").strip()
+        if not name or name == "starter" or looks_like_path(name):
+            return gr.skip()
+        return el("p", f"Looking at {text.shorten(name, 60)}.", cls="aw-quiet")
 
     def compare(self, *values: Any) -> Node:
         """Return the table for the base that the form names."""
@@ -111,7 +122,9 @@ def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
         el(
             "p",
             f"Speed: {table.speed_from}. ",
-            None if "this machine" in table.speed_from else button("Measure it here", "measure"),
+            None
+            if "this machine" in table.speed_from or table.elsewhere
+            else button("Measure it here", "measure"),
             cls="aw-quiet aw-help",
         ),
         cls="aw-quantizations",

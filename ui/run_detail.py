@@ -1,5 +1,6 @@
 """One run as trees for `safe_view`: where it stands, what was predicted, settings, log, ways on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from backend import requests as rq
@@ -13,7 +14,7 @@ from ui.view import state_word
 LOG_BYTES = 8000
 
 
-def run_facts(run: rs.RunSummary, train: rq.Train, log: Path) -> Node:
+def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[str] = ()) -> Node:
     """Describe one run: where it stands, and the settings that are not the defaults."""
     match = text.percent(run.exact_match) if run.exact_match is not None else "not tested"
     pairs: list[tuple[str, Child]] = [
@@ -27,6 +28,8 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: Path) -> Node:
         ("Data", data_sets.title(run.data)),
         ("Began", text.when(run.created)),
     ]
+    if changes:
+        pairs.append(("Changed on the way", " ".join(changes)))
     return el("div", facts(pairs), _settings(train), _log(log), cls="aw-run-facts")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend import errors
+from backend import adjustments, errors
 from backend import requests as rq
 from backend import results as rs
 from ui import run_detail, text
@@ -13,12 +13,17 @@ from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card, refuse
 from ui.forms import Form
 from ui.loss_chart import chart_value, loss_chart
+from ui.obstacles import engaged
 from ui.safe_view import Node, clicked, el, safe_view
 from ui.tabs.train import resume_run
 from ui.wiring import QUIET
 
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")
+EXTENDING = (
+    "More passes over the examples, in the same curve. The schedule of the learning rate runs once "
+    "more over them."
+)
 UNPICKED: Node = el("p", "Pick a run above to see its curve and settings.", cls="aw-quiet aw-empty")
 
 
@@ -52,8 +57,7 @@ class RunPanel:
             self.epochs = self.form.add(
                 "extra_epochs",
                 value=1,
-                info="More passes over the examples, in the same curve. The schedule of the "
-                "learning rate runs once more over them.",
+                info=EXTENDING,
                 scale=4,
                 min_width=150,
                 elem_id="run-extra-epochs",
@@ -84,7 +88,8 @@ class RunPanel:
     def drawn(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.actions, self.facts, self.chart, self.more, self.note, self.extension, self.extend
+            self.actions, self.facts, self.chart, self.more, self.note, self.extension,
+            self.epochs, self.extend,
         ]  # fmt: skip
 
     def connect(self, selected: gr.State) -> list[Any]:
@@ -148,7 +153,7 @@ class RunPanel:
 
     def _commands(self, run_id: str) -> tuple[Node, Any]:
         said = run_detail.commands(self.bench.service.run_commands(run_id))
-        title = "These lines repeat the run, with the Python of this app, in its folder."
+        title = "To be typed in this app's folder; they use its Python."
         return el("p", title, cls="aw-quiet"), gr.update(value=said, language="shell", visible=True)
 
     def _script(self, run_id: str) -> tuple[Node, Any]:
@@ -202,12 +207,26 @@ class RunPanel:
             self.more: gr.update(visible=True),
             self.note: run.note,
             self.extension: gr.update(visible=run.state == "finished"),
-            self.extend: gr.update(interactive=snapshot.job is None and snapshot.slot is None),
+            **self._extending(snapshot, run),
+        }
+
+    def _extending(self, snapshot: rs.Snapshot, run: rs.RunSummary) -> dict[Any, Any]:
+        """Let a finished run go on, or say beside the field why it cannot."""
+        reason = run.not_extendable or engaged(snapshot)
+        info = f"Not possible: {reason}." if reason else EXTENDING
+        return {
+            self.epochs: gr.update(info=info),
+            self.extend: gr.update(interactive=not reason and snapshot.job is None),
         }
 
     def _facts(self, run: rs.RunSummary) -> Node:
         try:
             folder = self.bench.service.runs.get(run.id)
-            return run_detail.run_facts(run, folder.request.train, Path(folder.log))
+            train = folder.request.train
+            changes = [
+                adjustments.words(each, train.scheduler, run.total_steps)
+                for each in adjustments.read(folder.folder)
+            ]
+            return run_detail.run_facts(run, train, Path(folder.log), changes)
         except errors.WorkbenchError:
             return NOTHING

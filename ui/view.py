@@ -99,12 +99,13 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
         return Readiness(_name_taken(snapshot, check), label, False)
     behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
     sentence = f"{check.name} would start by itself afterwards{behind}."
-    return Readiness(wait(f"{snapshot.job.title} is going on. {sentence}"), label, True)
+    state = "is paused" if snapshot.job.paused else "is going on"
+    return Readiness(wait(f"{snapshot.job.title} {state}. {sentence}"), label, True)
 
 
 def check_key(snapshot: rs.Snapshot, check: Check) -> str:
     """Change whenever the settings have to be checked again."""
-    base = snapshot.base.fingerprint if snapshot.base else ""
+    base = snapshot.base.loaded_as if snapshot.base else ""
     names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
     held = "busy" if check.waiting and snapshot.job is not None else "free"
     reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
@@ -131,6 +132,8 @@ def data_line(check: Check, summary: str) -> str:
         parts.append(f"{text.count(stats.dropped)} dropped")
     if stats.bad:
         parts.append(f"{text.count(stats.bad)} bad and left out")
+    if stats.overlap:
+        parts.append(f"{text.count(stats.overlap)} left out as they are held out, too")
     said = ", ".join(parts) + "."
     return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 

@@ -169,4 +169,7 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+    first, *rest = str(error).strip().splitlines() or ["no reason given"]
+    if first.endswith(":") and rest:  # the reason itself is in the next line
+        first = f"{first} {rest[0].strip()}"
+    return first[:200]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine import sources
-from backend.engine.rows import Broken
+from backend.engine.rows import PARAGRAPHS, Broken
 from backend.engine.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.engine.sources import Table
 from backend.errors import DataError
@@ -241,7 +241,11 @@ def _parts(
 
 def _shape_of(first: Row, table: Table, columns: Columns, like: Shape | None) -> Shape:
     there = all(column in first for _, column in columns.named())
-    return shape_of(first, columns if like is None or there else Columns())
+    shape = shape_of(first, columns if like is None or there else Columns())
+    if table.name.lower().endswith(PARAGRAPHS) and not columns.given:
+        reason = "it is plain text: what lies between blank lines is an example"
+        return shape._replace(reason=reason)
+    return shape
 
 
 def _first_of(table: Table) -> Row | None:
@@ -259,7 +263,7 @@ def _to_document(number: int, row: Any, shape: Shape) -> Document:
     if isinstance(row, Broken):
         raise BadRow(row.what, row.value)
     if not isinstance(row, dict):
-        raise BadRow(f"it is {type(row).__name__}, not an object", row)
+        raise BadRow("it has no named columns", row)
     content = shape.convert(row)
     if isinstance(content, str):
         return Document(number, text=content)

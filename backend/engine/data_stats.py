@@ -11,6 +11,8 @@ from backend.results import DataStats, LengthBin, RowGroup, RowKind
 
 SHOWN_PLACES = 10
 BINS = 16
+MOST, FAR = 0.95, 3
+"""Lengths beyond `FAR` times that of the first `MOST` share one bin, which else hid all others."""
 Flags = NDArray[np.bool_]
 
 
@@ -64,11 +66,21 @@ class _Look:
 
 
 def histogram(lengths: Ints) -> tuple[LengthBin, ...]:
-    """Count examples by length, in bins of equal width."""
+    """Count examples by length, in bins of equal width; a few that are far off share the last."""
     if not len(lengths):
         return ()
     low, high = int(lengths.min()), int(lengths.max())
-    width = max(1, -(-(high - low + 1) // BINS))
+    usual = int(np.quantile(lengths, MOST, method="lower"))
+    far = lengths > FAR * usual
+    if not far.any():
+        return _equal_bins(lengths, low, high, BINS)
+    near = lengths[~far]
+    bins = _equal_bins(near, low, int(near.max()), BINS - 1)
+    return (*bins, LengthBin(low=bins[-1].high + 1, high=high, examples=int(far.sum())))
+
+
+def _equal_bins(lengths: Ints, low: int, high: int, most: int) -> tuple[LengthBin, ...]:
+    width = max(1, -(-(high - low + 1) // most))
     edges = range(low, high + 1, width)
     counts = np.bincount((lengths - low) // width, minlength=len(edges))
     return tuple(

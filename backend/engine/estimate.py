@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from backend.engine import base_folder, memory
 from backend.engine.adapters import Target, count_trainable, linear_layers, matched
+from backend.errors import ModelError
 from backend.requests import Train
 from backend.results import ModelFacts
 
@@ -91,8 +92,16 @@ class Shape:
 
         Raises ModelError or Unsupported where it is not that of a causal language model.
         """
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(base_folder.read_config(source))
+        config = base_folder.read_config(source)
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except Exception as error:
+            raise ModelError(
+                f"No model can be built from this config.json: {base_folder.first_line(error)}.",
+                cure="Check its sizes: each is a whole number above 0.",
+                details=str(error),
+            ) from error
         return cls.of(model)
 
     @property

@@ -5,10 +5,12 @@ measured on this machine on demand and kept in the workspace, or else from a com
 """
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from backend.access import looks_like_path
 from backend.engine import adapters, base_model, estimate, hub, memory, packing, steps
@@ -27,6 +29,7 @@ from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table
 from backend.settings import STARTER, Settings
+from backend.sizes import size_text
 from backend.storage import write_text
 
 ROUNDS = 4
@@ -36,25 +39,40 @@ HERE = "measured on this machine with the starter"
 
 def compare(request: QuantizationTable, control: Control, settings: Settings) -> Table:
     """Return the table for a base; raises where it is not to be found."""
-    device = base_model.choose_device(request.device)
+    elsewhere = request.device == "cuda" and not torch.cuda.is_available()
+    device = torch.device("cuda") if elsewhere else base_model.choose_device(request.device)
     precision, _ = base_model.choose_precision(request.precision, device)
     config = _config_file(request)
     shape = estimate.Shape.from_config(config)
-    free = memory.available(device)
+    free = sys.maxsize if elsewhere else memory.available(device)
     speeds, source = _speeds(request, device.type, control, settings)
     usual = _usual_run(shape, precision, device.type, double_quant=request.double_quant)
     choices = [_choice(id, shape, usual, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
-    recommended, reason = recommend(choices, free, where="here" if source == HERE else "there")
+    where = "here" if source == HERE else "there"
+    recommended, reason = (
+        _for_elsewhere(choices) if elsewhere else recommend(choices, free, where=where)
+    )
     return Table(
         source=request.source,
         precision=precision,
         device=device.type,
         parameters=shape.parameters,
-        free_bytes=free,
+        free_bytes=0 if elsewhere else free,
         choices=choices,
         recommended=recommended,
         reason=reason,
         speed_from=source,
+        elsewhere=elsewhere,
+    )
+
+
+def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
+    """Say what decides, for a GPU of which nothing is known."""
+    needs = {each.quantization: size_text(each.memory_bytes + each.run_bytes) for each in choices}
+    return "nf4", (
+        "This machine has no such GPU, so what fits there is not known. Base and a run with the "
+        f"usual settings take {needs['nf4']} in 4-bit and {needs['none']} in full precision, which "
+        "is exact: take that where the GPU has the memory for it."
     )
 
 
@@ -142,6 +160,7 @@ def _speeds(
 ) -> tuple[dict[str, float], str]:
     file = settings.workspace / f"quantization_speeds_{device}.json"
     if request.measure:
+        base_model.choose_device(request.device)
         measured = measure(control, device)
         write_text(file, json.dumps(measured, indent=1))
         return measured, HERE

@@ -186,8 +186,25 @@ def _texts(wanted: Sequence[_Beginning], tokenizer: Any) -> list[str]:
             some = _template(tokenizer, [list(wanted[n].turns) for n in places], asks)
             for place, text in zip(places, some, strict=True):
                 texts[place] = text
-    opening = str(tokenizer.bos_token or "")  # where an assistant opens the conversation
+    if all(each.turns for each in wanted):
+        return texts
+    opening = _opening(tokenizer, str(tokenizer.chat_template))
     return [text if each.turns else opening for text, each in zip(texts, wanted, strict=True)]
+
+
+@lru_cache(32)
+def _opening(tokenizer: Any, chat_template: str) -> str:
+    """Return what stands before an answer that opens the conversation.
+
+    Templates are not asked for a prompt after no turn at all; that after a question ends in it.
+    """
+    begun = str(tokenizer.bos_token or "")
+    turns = [{"role": "user", "content": "qz0zq"}]
+    asked, unasked = (_template(tokenizer, [turns], asks)[0] for asks in (True, False))
+    prompt = asked.removeprefix(unasked) if asked.startswith(unasked) else ""
+    answer = [{"role": "assistant", "content": "qz1zq"}]
+    first = _template(tokenizer, [answer], False)[0]
+    return begun + prompt if first.startswith(begun + prompt) else begun
 
 
 def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]:

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
 LONGEST_CELL = 50_000_000
 PARQUET_BATCH = 1000
 SCANNED = 1 << 20
+BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
+PARAGRAPHS = (".txt", ".md")
+"""Endings of files whose paragraphs are the examples."""
 
 
 class Broken(NamedTuple):
@@ -86,25 +90,46 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Numbered]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            yield number, Broken(f"it is not valid JSON ({reason})", line.rstrip())
+            yield number, Broken(f"it is not valid JSON ({_reason(error)})", line.rstrip())
 
 
 def _read_json(path: Path, name: str) -> Iterator[Numbered]:
+    content = "".join(_lines(path, name))
+    if not content.strip():
+        return
     try:
-        content = json.loads("".join(_lines(path, name)))
+        content = json.loads(content)
     except json.JSONDecodeError as error:
         several = error.msg == "Extra data"
         raise DataError(
-            f"{name}, line {error.lineno} is not valid JSON: {error.msg}.",
+            f"{name}, line {error.lineno} is not valid JSON: {_reason(error)}.",
             cure="The file is one list of objects."
             + (" One object a line is JSONL: name it .jsonl then." if several else ""),
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not valid JSON: {error}.") from None
+    yield from enumerate(_examples(content, name), 1)
+
+
+def _examples(content: Any, name: str) -> list[Any]:
+    """Return the list that a file is, or the only list of objects in it."""
+    if isinstance(content, dict):
+        lists = [each for each in content.values() if isinstance(each, list)]
+        if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
+            content = lists[0]
     if not isinstance(content, list):
-        raise DataError(f"{name} is not a list of examples.", cure="Put them into [ ].")
-    yield from enumerate(content, 1)
+        raise DataError(
+            f"{name} is not a list of examples.",
+            cure='It looks like [{"prompt": "...", "completion": "..."}, ...].',
+        )
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong with JSON; some of Python's own sentences end in "at"."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    return f"{error.msg} column {error.colno}" if error.msg.endswith(" at") else error.msg
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Numbered]:
@@ -120,11 +145,14 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
 
     Wrong quotes end the file: they may have swallowed any number of lines before they are noticed.
     """
-    between = "commas" if delimiter == "," else "tabs"
+    lines = _lines(path, name)
+    first = next(lines, "")
+    delimiter = _delimiter(first, delimiter)
+    between = BETWEEN[delimiter]
     more = f"it has more columns than the first line (text with {between} needs quotes around it)"
     csv.field_size_limit(LONGEST_CELL)
     # Lines of the file, not `splitlines`, which also breaks at characters that end no line in CSV.
-    reader = csv.DictReader(_lines(path, name), strict=True, delimiter=delimiter)
+    reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         twice = [column for column in reader.fieldnames or [] if _count(reader, column) > 1]
         if twice:
@@ -136,6 +164,13 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
     except csv.Error as error:
         line = reader.reader.line_num  # DictReader's own number stays at the last good row
         raise DataError(f"{name}, line {line} is not valid {kind}: {error}.") from None
+
+
+def _delimiter(names: str, usual: str) -> str:
+    """Tell what lies between the names in the first line: Excel often writes semicolons."""
+    if usual in names:
+        return usual
+    return next((other for other in BETWEEN if other in names), usual)
 
 
 def _count(reader: "csv.DictReader[str]", column: str) -> int:
@@ -197,6 +232,5 @@ READERS: dict[str, Callable[[Path, str], Iterator[Numbered]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,
-    ".txt": _read_paragraphs,
-    ".md": _read_paragraphs,
+    **dict.fromkeys(PARAGRAPHS, _read_paragraphs),
 }

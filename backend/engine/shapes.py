@@ -80,9 +80,12 @@ def shape_of(columns: Iterable[str], chosen: Columns) -> Shape:
         return _chosen_shape(chosen, columns)
     shape = recognise(columns)
     if shape is None:
+        almost = recognise(column.strip().lower() for column in columns)
+        hint = "Write the columns' names in small letters, without spaces around them. Or: "
         raise DataError(
             f"The columns {', '.join(columns)} are not ones that can be learned from.",
-            cure="Choose which column is the question and which the answer, or name them messages, "
+            cure=(hint if almost else "")
+            + "Choose which column is the question and which the answer, or name them messages, "
             "conversations, prompt and completion, instruction (with input) and output, "
             "question and answer, or text.",
         )
@@ -181,8 +184,10 @@ def _turn(turn: Any) -> dict[str, str]:
         if not isinstance(content, str):
             raise BadRow("a turn has no text as its value", turn)
         return {"role": role, "content": _whole(content, "a turn")}
-    if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+    if not isinstance(turn, dict) or "content" not in turn:
         raise BadRow("a turn has no role and content", turn)
+    if not isinstance(turn["content"], str):
+        raise BadRow("a turn has no text as its content", turn)
     if turn.get("role") not in ROLES:
         what = f"the role {turn.get('role')!r} is not system, user or assistant"
         raise BadRow(what, turn.get("role"))

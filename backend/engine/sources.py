@@ -18,6 +18,7 @@ from backend.errors import DataError, NotFound
 from backend.settings import STARTER
 
 MOST_FILES = 1000
+ABOUT = ("readme", "license", "licence", "changelog")
 
 
 class Table(Protocol):
@@ -150,11 +151,14 @@ def _file(path: Path, source: str) -> Table:
 
 
 def _folder(path: Path) -> list[Table]:
-    """Return the data files that lie in a folder, by name; hidden ones and folders are left out."""
+    """Return the data files that lie in a folder, by name.
+
+    Hidden ones, folders in it and what is about the data (a README, a licence) are left out.
+    """
     found = sorted(
         each
         for each in path.iterdir()
-        if each.is_file() and each.suffix.lower() in READERS and not each.name.startswith(".")
+        if each.is_file() and each.suffix.lower() in READERS and not _is_about(each.name)
     )
     if not found:
         raise DataError(
@@ -173,6 +177,10 @@ def _folder(path: Path) -> list[Table]:
             cure="Put the rows into fewer files.",
         )
     return [FileTable(each, each.name) for each in found]
+
+
+def _is_about(name: str) -> bool:
+    return name.startswith(".") or Path(name).stem.lower() in ABOUT
 
 
 def _on_hub(source: str) -> Table:

@@ -96,7 +96,7 @@ class QuantizationTable(Request):
         "auto", label="Device", help="Where the model would compute."
     )
     double_quant: bool = knob(
-        True,
+        False,
         label="Double quantisation",
         help="Whether the scales of 4-bit blocks would be quantised as well.",
     )

@@ -46,6 +46,15 @@ class ModelFacts(Result):
     places: int = 1
     """How many processes of a run this machine has room for: its GPUs, or its cores."""
 
+    @property
+    def loaded_as(self) -> str:
+        """What changes whenever a run on the base would be another one, or take other memory.
+
+        The fingerprint is that of its files: adapters move freely between the ways to load them.
+        """
+        ways = (self.quantization, self.double_quant, self.precision, self.quantized_compute)
+        return " ".join(map(str, (self.fingerprint, *ways, self.given_template, self.device)))
+
 
 class QuantizationChoice(Result):
     """One way to load a base, before it is loaded. Seconds are relative to full precision."""
@@ -74,6 +83,8 @@ class QuantizationTable(Result):
     recommended: str
     reason: str
     speed_from: str
+    elsewhere: bool = False
+    """For a GPU that is not on this machine: `free_bytes` and what fits there are not known."""
 
 
 class Unloaded(Result):

@@ -275,5 +275,7 @@ class RunSummary(Result):
     launched: bool = False
     """Whether it has processes of its own, which listen to its folder."""
     resumable: bool = False
+    not_extendable: str = ""
+    """Why it cannot go on by more epochs, though it is finished."""
     note: str = ""
     """What somebody wrote about it."""

@@ -120,7 +120,8 @@ WRONG_COLUMNS = (
         (
             "data.json",
             b'{"data": []}',
-            "data.json is not a list of examples. Put them into [ ].",
+            "data.json is not a list of examples. It looks like "
+            '[{"prompt": "...", "completion": "..."}, ...].',
         ),
         ("data.jsonl", b"", "data.jsonl is empty. It needs at least one example."),
         ("data.jsonl", b"\n \n", "data.jsonl holds no row. It needs at least one example."),
@@ -167,7 +168,6 @@ WRONG_COLUMNS = (
             b'{"frage": "a", "antwort": "b"}\n',
             f"The columns frage, antwort {WRONG_COLUMNS}",
         ),
-        ("data.csv", b"prompt;completion\na;b\n", f"The columns prompt;completion {WRONG_COLUMNS}"),
         (
             "data.jsonl",
             b'"a"\n5\n',

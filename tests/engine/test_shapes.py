@@ -46,8 +46,8 @@ def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
         ({"prompt": "a", "completion": None}, "completion is missing"),
         ({"prompt": "a", "completion": 5}, "completion is 5, not text"),
         ({"prompt": ["a"], "completion": "b"}, "prompt is ['a'], not text"),
-        (["a", "b"], "it is list, not an object"),
-        ("text", "it is str, not an object"),
+        (["a", "b"], "it has no named columns"),
+        ("text", "it has no named columns"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_by_its_number(
@@ -73,7 +73,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_number(
         (None, "messages is not a list of turns"),
         (["hello"], "a turn has no role and content"),
         ([{"role": "user"}], "a turn has no role and content"),
-        ([{"role": "user", "content": 5}], "a turn has no role and content"),
+        ([{"role": "user", "content": 5}], "a turn has no text as its content"),
         (
             [{"role": "human", "content": "x"}],
             "the role 'human' is not system, user or assistant",

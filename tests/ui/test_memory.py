@@ -114,7 +114,7 @@ def test_a_base_that_is_not_there_is_said_in_place_of_the_table(
 def test_the_card_shows_each_part_and_the_largest_budget() -> None:
     said = words(memory_card(report()))
 
-    assert "the run needs 142 MB, 20 GB are free" in said
+    assert "the run needs 142 MB beside the loaded base, 20 GB are free" in said
     assert "Activations 76 MB" in said
     assert "Largest token budget that fits: 200,000." in said
     assert "Use " not in said

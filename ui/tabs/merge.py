@@ -332,7 +332,7 @@ def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
 
 def _key(snapshot: rs.Snapshot) -> str:
     """Change whenever what can be merged, or whether, may have changed."""
-    base = snapshot.base.fingerprint if snapshot.base else snapshot.phase
+    base = snapshot.base.loaded_as if snapshot.base else snapshot.phase
     slot = "held" if snapshot.slot is not None else ""
     names = ",".join(adapter.name for adapter in fitting(snapshot))
     active = ",".join(f"{name}*{strength}" for name, strength in snapshot.active)
