@@ -8,7 +8,6 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from backend.access import looks_like_path
 from ui import tables, text
 from ui.bench import Bench
 from ui.feedback import explain
@@ -74,7 +73,7 @@ class QuantizationPicker:
     def looking(self, source: str | None) -> Any:
         """Take what was said of another base away, where asking for this one takes a while."""
         name = (source or "").strip()
-        if not name or name == "starter" or looks_like_path(name):
+        if not name or name == "starter" or name.startswith(("/", ".", "~")):  # answered at once
             return gr.skip()
         return el("p", f"Looking at {text.shorten(name, 60)}.", cls="aw-quiet")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import Settings
+from backend import Settings, adjustments
 from backend import requests as rq
 from backend.__main__ import _parser, _request
 from backend.command_line import command_of
@@ -86,3 +86,23 @@ def test_an_exported_request_is_read_too(tmp_path: Path) -> None:
     file.write_text(json.dumps({"request": "train", **TRAINS[1].model_dump(mode="json")}))
 
     assert read(f"python -m backend run {file}") == TRAINS[1]
+
+
+def test_what_came_later_is_said_to_be_left_out(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path)
+    run = make_run(settings.runs_dir, TRAINS[0])
+    adjustments.add(run.folder, adjustments.Adjustment(step=5, watch=["Hi"]))
+    assert commands_of(run, settings, free=TRAINS[0].name).note == ""
+    adjustments.add(run.folder, adjustments.Adjustment(step=5, total_steps=7))
+
+    note = commands_of(run, settings, free=TRAINS[0].name).note
+
+    assert note.startswith("This run was changed while it went on. The lines do it as it was asked")
+
+
+def test_an_extended_run_is_said_to_be_one(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path)
+    run = make_run(settings.runs_dir, TRAINS[0])
+    run.update(extra_epochs=[1.0])
+
+    assert "was extended after its end" in commands_of(run, settings, free=TRAINS[0].name).note

@@ -125,3 +125,12 @@ def test_a_rebuilt_session_gives_it_again(tmp_path: Path) -> None:
 
     assert restored is not None
     assert restored.given_template == "alpaca"
+
+
+def test_an_answer_that_opens_the_conversation_is_learned_without_its_head() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(STARTER)
+    turns = [{"role": "assistant", "content": "Ahoy."}, {"role": "user", "content": "Hi."}]
+
+    (encoded,) = tokens.encode([Document(1, turns=turns)], tokenizer, 512)
+
+    assert tokenizer.decode(encoded.ids[encoded.learned].tolist()) == "Ahoy.<|end|>"

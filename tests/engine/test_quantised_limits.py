@@ -81,7 +81,7 @@ def test_the_table_tells_what_a_run_adds_and_what_double_quantisation_saves(
         found: rs.QuantizationTable = service.start(request).result(timeout=60)
         return {choice.quantization: choice for choice in found.choices}
 
-    double, single = table(), table(double_quant=False)
+    double, single = table(double_quant=True), table()
 
     assert all(choice.run_bytes > 0 for choice in double.values())
     assert double["nf4"].memory_bytes < single["nf4"].memory_bytes
@@ -95,6 +95,14 @@ def test_the_table_tells_what_a_run_adds_and_what_double_quantisation_saves(
         ("{}", "has the architecture None, unknown"),
         ('{"model_type": "vit"}', "is a vit model, which does not continue text"),
         ("[1, 2", "is not valid JSON"),
+        (
+            '{"model_type": "llama", "hidden_size": -64, "num_attention_heads": 4}',
+            "No model can be built from this config.json: .*negative",
+        ),
+        (
+            '{"model_type": "llama", "hidden_size": "big"}',
+            "Validation error for field 'hidden_size': .*int",
+        ),
         ('{"model_type": "llama", "auto_map": {}}', "brings its own program code"),
     ],
 )
@@ -107,6 +115,22 @@ def test_a_configuration_that_is_none_is_said_in_a_sentence(
 
     with pytest.raises((errors.ModelError, errors.Unsupported), match=sentence):
         service.start(rq.QuantizationTable(source=str(folder))).result(timeout=60)
+
+
+def test_a_gpu_that_is_elsewhere_is_planned_for_and_said(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    found = service.start(rq.QuantizationTable(source="starter", device="cuda")).result(timeout=60)
+
+    assert (found.device, found.precision, found.elsewhere) == ("cuda", "bf16", True)
+    assert all(choice.fits for choice in found.choices)
+    assert found.free_bytes == 0
+    assert "This machine has no such GPU, so what fits there is not known." in found.reason
+    asked = rq.QuantizationTable(source="starter", device="cuda", measure=True)
+    with pytest.raises(errors.Unsupported, match="has no NVIDIA GPU"):
+        service.start(asked).result(timeout=60)
 
 
 def test_checkpointing_comes_by_itself_where_a_run_would_not_fit_and_is_said(

@@ -1,6 +1,7 @@
 """A data file as rows: every format, and every way to err."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,57 @@ def test_rows_are_counted_as_they_are_read(tmp_path: Path, suffix: str) -> None:
 
 def test_whatever_can_be_read_can_be_uploaded() -> None:
     assert tuple(READERS) == DATA_SUFFIXES
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_a_csv_file_may_have_something_else_between_its_columns(
+    tmp_path: Path, between: str
+) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text(f'prompt{between}completion\nHi, you{between}"a{between}b"\n', encoding="utf-8")
+
+    assert [row for _, row in read_rows(path, path.name)] == [
+        {"prompt": "Hi, you", "completion": f"a{between}b"}
+    ]
+
+
+def test_the_only_list_of_objects_in_a_json_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"version": 2, "tags": [], "rows": [SHAPES["text"]]}))
+    with pytest.raises(DataError, match="is not a list of examples"):  # two lists: which?
+        read(path)
+    path.write_text(json.dumps({"version": 2, "rows": [SHAPES["text"]]}))
+
+    assert len(read(path).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("data.json", b"", "data.json is empty"),
+        (
+            "data.json",
+            b'["a',
+            "line 1 is not valid JSON: Unterminated string starting at column 2.",
+        ),
+        ("data.csv", b"Prompt, Completion \na,b\n", "Write the columns' names in small letters"),
+    ],
+)
+def test_the_sentence_is_whole_and_its_advice_helps(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        read(path)
+
+
+def test_paragraphs_are_said_to_be_the_examples(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("one\nmore\n\ntwo\n")
+
+    found = read(path)
+
+    assert len(found.train) == 2
+    assert found.shape_reason == "it is plain text: what lies between blank lines is an example"

@@ -38,7 +38,7 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
     (folder / "deeper").mkdir(parents=True)
     write(folder / "b.csv", [{"text": "three"}])
     write(folder / "a.jsonl", [{"text": "one"}, {"text": 2}])
-    for left_out in (".hidden.jsonl", "deeper/c.jsonl", "notes.pdf"):
+    for left_out in (".hidden.jsonl", "deeper/c.jsonl", "notes.pdf", "README.md"):
         (folder / left_out).write_text('{"text": "no"}', encoding="utf-8")
 
     found = read(folder)

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from backend.engine import data, tokens
 from backend.engine.data import DataSet, Document
+from backend.engine.data_stats import histogram
 from backend.errors import DataError
 from backend.settings import STARTER
 
@@ -305,3 +307,14 @@ def test_data_that_is_all_held_out_leaves_nothing_to_learn(tmp_path: Path, token
     assert str(caught.value) == (
         "Every example is held out, so none is left to learn. Give it other data to test with."
     )
+
+
+def test_one_far_length_does_not_hide_the_others() -> None:
+    lengths = np.array([*range(10, 50), 12_000])
+
+    bins = histogram(lengths)
+
+    assert (bins[-1].high, bins[-1].examples) == (12_000, 1)
+    assert len(bins) <= 16
+    assert max(each.examples for each in bins) <= 4
+    assert [b.low for b in bins[1:]] == [a.high + 1 for a in bins[:-1]]

@@ -10,6 +10,8 @@ import pytest
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
+from backend.adjustments import Adjustment
+from backend.adjustments import add as add_change
 from backend.events import Curve
 from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
@@ -270,6 +272,19 @@ def test_a_finished_run_is_extended_from_the_page(page: Page, service: FakeServi
     wait(service)
     assert service.engine.current is None
     assert page.bench.last("resume").request.extra_epochs == 2
+
+
+def test_a_run_that_cannot_be_extended_says_why_beside_the_field(
+    page: Page, service: FakeService
+) -> None:
+    run = train(service, "pirate")
+    add_change(service.runs.get(run.id).folder, Adjustment(step=1, learning_rate=0.1))
+    service.runs.get(run.id).update(message="changed")
+    drawn = draw(page, selected=run.id)
+    assert not drawn[page.runs.panel.extend]["interactive"]
+    info = drawn[page.runs.panel.epochs]["info"]
+    assert info.startswith("Not possible: it did not end as it was planned")
+    assert "Learning rate 0.1 from step 2 on" in words(drawn[page.runs.panel.facts])
 
 
 def test_a_run_that_is_not_finished_offers_no_extension(page: Page, service: FakeService) -> None:

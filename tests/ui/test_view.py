@@ -315,3 +315,9 @@ def test_behind_a_training_another_may_wait_its_turn() -> None:
     assert "Training pirate is going on." in words(ready.card)
     bad = checked(failure=view.Failure("Rank: too low.", "Try 8."))
     assert not view.readiness(snapshot(job=job()), bad).can_start
+
+
+def test_the_same_base_loaded_in_another_way_is_checked_again() -> None:
+    quantised = FACTS.model_copy(update={"quantization": "nf4"})
+    keys = [view.check_key(snapshot(base=base), Check()) for base in (FACTS, quantised)]
+    assert keys[0] != keys[1]
