@@ -65,12 +65,12 @@ def stage(
     if run is None:
         return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
     if is_waiting(run):
-        return el("div", waiting_stage(run, launch), cls="aw-stage")
+        return el("div", waiting_stage(run, launch), cls="aw-stage aw-ran")
     if run.state in ("queued", "running"):
-        return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage")
+        return el("div", _numbers(run, live), _pause(run, live), cls="aw-stage aw-ran")
     if run.state == "finished":
-        return el("div", *_finished(run, adapter), cls="aw-stage")
-    return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage")
+        return el("div", *_finished(run, adapter), cls="aw-stage aw-ran")
+    return el("div", _ended_early(run, adapter, diverged_at), cls="aw-stage aw-ran")
 
 
 def offers_next_step(run: rs.RunSummary | None) -> bool:
