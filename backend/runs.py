@@ -74,6 +74,8 @@ class RunStatus(BaseModel):
     loss: float | None = None
     eval_loss: float | None = None
     exact_match: float | None = None
+    kept_step: int = 0
+    """The step whose state the adapter is, where that is not the last one."""
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
     predicted_seconds: float | None = None
@@ -248,6 +250,7 @@ class Run:
             loss=status.loss,
             eval_loss=status.eval_loss,
             exact_match=status.exact_match,
+            kept_step=status.kept_step,
             tokens_per_second=status.tokens_per_second,
             seconds=status.trained_seconds,
             predicted_seconds=status.predicted_seconds,

@@ -17,9 +17,15 @@ LOG_BYTES = 8000
 def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[str] = ()) -> Node:
     """Describe one run: where it stands, and the settings that are not the defaults."""
     match = text.percent(run.exact_match) if run.exact_match is not None else "not tested"
+    loss = f"{text.loss(run.loss)} training, {text.loss(run.eval_loss)} held out"
+    if run.kept_step:
+        loss = (
+            f"{text.loss(run.eval_loss)} held out at step {text.count(run.kept_step)}, the best, "
+            f"which is the adapter; {text.loss(run.loss)} training at the last step"
+        )
     pairs: list[tuple[str, Child]] = [
         ("Steps", f"{text.count(run.step)} of {text.count(run.total_steps)}"),
-        ("Loss", f"{text.loss(run.loss)} training, {text.loss(run.eval_loss)} held out"),
+        ("Loss", loss),
         ("Exact match", match),
         ("Speed", text.speed(run.tokens_per_second)),
         ("Time", measured(text.duration(run.seconds), _predicted_time(run))),

@@ -48,7 +48,7 @@ class RunLog:
         """Note the start; after `resumed` the curve's points beyond `step` are void."""
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
         self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
-        self.run.update(step=step, total_steps=total_steps)
+        self.run.update(step=step, total_steps=total_steps, kept_step=0)
 
     def precision(self, precision: str, reason: str) -> None:
         """Note how steps are computed and why."""
@@ -156,9 +156,11 @@ class RunLog:
         """Note something that the person should know."""
         self._events.write("notice", step=self.step, text=text)
 
-    def kept(self, evaluation: Evaluation) -> None:
+    def kept(self, step: int, evaluation: Evaluation) -> None:
         """Note what the adapter is worth where it is not the last state."""
-        self.run.update(eval_loss=evaluation.loss, exact_match=evaluation.exact_match)
+        self.run.update(
+            kept_step=step, eval_loss=evaluation.loss, exact_match=evaluation.exact_match
+        )
 
     def warned(self, text: str) -> None:
         """Note something that the person had better know."""

@@ -372,7 +372,7 @@ class _Training:
         self.step = self.log.step
         if (best := self.guards.take_best(peft, self.adapter_id)) is not None:
             self.step, self.evaluation = best.step, best.evaluation
-            self.log.kept(best.evaluation)
+            self.log.kept(best.step, best.evaluation)
 
     def _info(self, peft: PeftModel, state: str) -> AdapterInfo:
         return outcome.adapter_info(

@@ -258,6 +258,8 @@ class RunSummary(Result):
     loss: float | None = None
     eval_loss: float | None = None
     exact_match: float | None = None
+    kept_step: int = 0
+    """The step whose state the adapter is, and whose held-out figures these are; 0: the last."""
     tokens_per_second: float | None = None
     seconds: float = 0.0
     predicted_seconds: float | None = None

@@ -62,7 +62,7 @@ def test_the_best_state_is_the_adapter_where_that_is_wanted(
     kept = load_file(folder / BEST / "adapter_model.safetensors")
     assert all(torch.equal(kept[key], value) for key, value in weights(run).items())
     summary = next(each for each in service.snapshot().runs if each.id == run.run_id)
-    assert (summary.eval_loss, summary.step) == (3.0, 8)
+    assert (summary.eval_loss, summary.step, summary.kept_step) == (3.0, 8, 3)
     assert summary.message == (
         "Finished after 8 steps. The adapter is the best state, of step 3 (held-out loss 3.000)."
     )
@@ -90,8 +90,11 @@ def test_a_last_state_that_is_the_best_is_called_so(
 
     run = start(service, "ever better", keep_best=True).result(timeout=120)
 
-    message = service.runs.get(run.run_id).status().message
-    assert message == "Finished after 8 steps. The last state is the best, and is the adapter."
+    status = service.runs.get(run.run_id).status()
+    assert status.message == (
+        "Finished after 8 steps. The last state is the best, and is the adapter."
+    )
+    assert status.kept_step == 0
 
 
 # -- an early end --------------------------------------------------------------------------------
