@@ -101,10 +101,18 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
         precision=job.stored,
         max_difference=proof.max_difference,
         verified=proof.verified,
-        notes=written.notes,
+        notes=[*_about_quantised(job), *written.notes],
         seconds=time.monotonic() - started,
         peak_memory_bytes=written.peak,
     )
+
+
+def _about_quantised(job: Job) -> list[str]:
+    """Say what was merged into, where the session keeps less of the base than its files do."""
+    if not merging.is_quantised(job.base):
+        return []
+    kept = f"The session keeps {job.base.name} in {job.base.quantization}"
+    return [f"{kept}; the merge went into its full-precision files, which are {job.stored}."]
 
 
 def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
