@@ -68,7 +68,7 @@ def test_the_table_names_each_quantisation_and_recommends_one(page: Page) -> Non
 def test_the_table_is_asked_for_once_the_session_is_free(page: Page, service: FakeService) -> None:
     key = page.load.quantizations.key
 
-    assert draw(page)[key] == f"{FACTS.fingerprint} none"
+    assert draw(page)[key] == FACTS.loaded_as
     service.load_seconds = 0.3
     service.start(rq.LoadModel(source="starter"))
     assert page.load.quantizations.key_for(service.snapshot()) == gr.skip()

@@ -177,9 +177,7 @@ def test_predictions_stand_beside_what_was_measured(tmp_path: Path) -> None:
     assert "a warning of a library" in said
     best = run.model_copy(update={"kept_step": 3, "loss": 3.0, "eval_loss": 1.5})
     said = words(run_detail.run_facts(best, rq.Train(name="x"), tmp_path / "output.log"))
-    assert (
-        "1.5 held out at step 3, the best, which is the adapter; 3.0 training at the last" in said
-    )
+    assert "1.5 held out at step 3, the best, which is the adapter; 3.0 training at" in said
     stopped = summary(predicted_seconds=38.0, total_steps=20)
     assert "predicted" not in words(
         run_detail.run_facts(stopped, rq.Train(name="x"), tmp_path / "none.log")
