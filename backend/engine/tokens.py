@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
@@ -158,7 +158,7 @@ def _ahead(
     The tokenizer computes outside of Python's lock, so that this takes the other cores.
     """
     side_by_side = are_side_by_side(tokenizer)
-    going: deque[tuple[list[Document], _Shown, Future[list[Encoding]]]] = deque()
+    going: deque[tuple[list[Document], _Shown, Future[Any]]] = deque()
     with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
         while batch := list(islice(documents, BATCH)):
             shown = render(batch, tokenizer)
@@ -170,7 +170,7 @@ def _ahead(
 
 
 def _finished(
-    batch: list[Document], shown: _Shown, output: "Future[list[Encoding]]", side_by_side: bool
+    batch: list[Document], shown: _Shown, output: "Future[Any]", side_by_side: bool
 ) -> tuple[list[Document], list[Tokens | Unrenderable]]:
     return batch, _placed(shown, output.result(), side_by_side)
 
@@ -243,35 +243,31 @@ def _tokenised(documents: Sequence[Document], tokenizer: Any) -> list[Tokens | U
     return _placed(shown, _output(shown, documents, tokenizer), are_side_by_side(tokenizer))
 
 
-def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> list[Encoding]:
-    """Return what the tokenizer makes of the texts.
-
-    Called without Transformers around it, which takes a seventh of the time to put the same numbers
-    into dictionaries; the three settings are those it makes for a call like this one.
-    """
+def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any:
+    """Return what the tokenizer makes of the texts; None where there is none."""
     texts = [each.text for each in shown if isinstance(each, Rendered)]
-    rules: Tokenizer = tokenizer.backend_tokenizer
-    rules.no_truncation()
-    rules.no_padding()
-    rules.encode_special_tokens = tokenizer.split_special_tokens
-    special = not tokenizer.chat_template or not documents[0].turns
-    return rules.encode_batch(texts, add_special_tokens=special)
+    if not texts:
+        return None
+    return tokenizer(
+        texts,
+        add_special_tokens=not tokenizer.chat_template or not documents[0].turns,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
 
 
-def _placed(
-    shown: _Shown, output: Sequence[Encoding], side_by_side: bool
-) -> list[Tokens | Unrenderable]:
+def _placed(shown: _Shown, output: Any, side_by_side: bool) -> list[Tokens | Unrenderable]:
     """Return each document's tokens, or why it has none."""
-    found = iter(output)
+    found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
     return [
-        each if isinstance(each, Unrenderable) else _to_tokens(next(found), each, side_by_side)
+        each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each, side_by_side)
         for each in shown
     ]
 
 
-def _to_tokens(encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
+def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
     learned = learned_tokens(encoding, shown.spans, side_by_side=side_by_side)
-    return Tokens(np.array(encoding.ids, dtype=np.int32), learned)
+    return Tokens(np.array(ids, dtype=np.int32), learned)
 
 
 # -- refusals and figures ------------------------------------------------------------------------
