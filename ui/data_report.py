@@ -113,10 +113,11 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> No
 
 
 def _end_of_axis(bins: tuple[rs.LengthBin, ...]) -> str:
-    first, last = bins[0], bins[-1]
-    if last.high - last.low > first.high - first.low:  # the few that are far longer than the rest
-        return f"last bar: {text.count(last.low)} to {text.plural(last.high, 'token')}"
-    return text.plural(last.high, "token")
+    last = bins[-1]
+    if len(bins) < 2 or last.low == bins[-2].high + 1:
+        return text.plural(last.high, "token")
+    begins = "" if last.low == last.high else f"{text.count(last.low)} to "
+    return f"last bar: {begins}{text.plural(last.high, 'token')}"  # far beyond the rest
 
 
 def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> str:

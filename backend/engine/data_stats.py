@@ -76,7 +76,7 @@ def histogram(lengths: Ints) -> tuple[LengthBin, ...]:
         return _equal_bins(lengths, low, high, BINS)
     near = lengths[~far]
     bins = _equal_bins(near, low, int(near.max()), BINS - 1)
-    return (*bins, LengthBin(low=bins[-1].high + 1, high=high, examples=int(far.sum())))
+    return (*bins, LengthBin(low=int(lengths[far].min()), high=high, examples=int(far.sum())))
 
 
 def _equal_bins(lengths: Ints, low: int, high: int, most: int) -> tuple[LengthBin, ...]:

@@ -34,6 +34,7 @@ from backend.storage import write_text
 
 ROUNDS = 4
 TOKENS, DOCUMENT = 512, 32
+ANY_GPU_BYTES = 4 * 10**9
 HERE = "measured on this machine with the starter"
 
 
@@ -68,10 +69,13 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
 
 def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
     """Say what decides, for a GPU of which nothing is known."""
-    needs = {each.quantization: size_text(each.memory_bytes + each.run_bytes) for each in choices}
+    needs = {each.quantization: each.memory_bytes + each.run_bytes for each in choices}
+    full, four = size_text(needs["none"]), size_text(needs["nf4"])
+    unknown = "This machine has no such GPU, so what fits there is not known."
+    if needs["none"] <= ANY_GPU_BYTES:
+        return "none", f"{unknown} Base and a usual run take {full}, which any current one has."
     return "nf4", (
-        "This machine has no such GPU, so what fits there is not known. Base and a run with the "
-        f"usual settings take {needs['nf4']} in 4-bit and {needs['none']} in full precision, which "
+        f"{unknown} Base and a usual run take {four} in 4-bit and {full} in full precision, which "
         "is exact: take that where the GPU has the memory for it."
     )
 

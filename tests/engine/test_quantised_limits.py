@@ -8,7 +8,7 @@ import pytest
 from backend import Service, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import estimate
+from backend.engine import estimate, quantization_table
 from backend.settings import STARTER
 from tests.engine.tiny import enlist, lora, start_service, write_adapter, write_base
 
@@ -128,6 +128,11 @@ def test_a_gpu_that_is_elsewhere_is_planned_for_and_said(
     assert all(choice.fits for choice in found.choices)
     assert found.free_bytes == 0
     assert "This machine has no such GPU, so what fits there is not known." in found.reason
+    assert found.recommended == "none"  # so small a base fits anywhere
+    monkeypatch.setattr(quantization_table, "ANY_GPU_BYTES", 0)
+    large = service.start(rq.QuantizationTable(source="starter", device="cuda")).result(timeout=60)
+    assert large.recommended == "nf4"
+    assert "take that where the GPU has the memory for it" in large.reason
     asked = rq.QuantizationTable(source="starter", device="cuda", measure=True)
     with pytest.raises(errors.Unsupported, match="has no NVIDIA GPU"):
         service.start(asked).result(timeout=60)

@@ -187,6 +187,15 @@ def test_the_lengths_read_without_a_picture() -> None:
     assert "6 to 1,200 tokens: 2 examples" in shown
 
 
+def test_a_bar_far_beyond_the_others_says_what_it_holds() -> None:
+    stats = STATS.model_copy(update={"histogram": bins((5, 9, 8), (10, 14, 2), (900, 1200, 2))})
+
+    shown = words(report(PREVIEW.model_copy(update={"stats": stats}), 512))
+
+    assert "last bar: 900 to 1,200 tokens" in shown
+    assert "2 or more are cut at 512" in shown
+
+
 def test_groups_of_rows_say_what_becomes_of_them() -> None:
     group = rs.RowGroup(kind="duplicate", count=12, places=("row 4", "row 9"))
     stats = STATS.model_copy(update={"groups": (group,)})
