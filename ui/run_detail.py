@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from backend import requests as rq
 from backend import results as rs
@@ -12,6 +13,7 @@ from ui.safe_view import Child, Node, button, chip, el, facts
 from ui.view import state_word
 
 LOG_BYTES = 8000
+COMMENT_WIDTH = 80
 
 
 def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[str] = ()) -> Node:
@@ -90,7 +92,7 @@ def measured(value: str, predicted: tuple[str, float] | None) -> str:
 
 def commands(found: rs.RunCommands) -> str:
     """Write the commands that repeat a run, with what each is for."""
-    note = f"# {found.note}\n" if found.note else ""
+    note = "".join(f"# {line}\n" for line in wrap(found.note, COMMENT_WIDTH))
     return (
         f"# The base that the run was on:\n{found.base}\n\n"
         f"# The run:\n{note}{found.fields}\n\n"

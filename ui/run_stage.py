@@ -177,7 +177,9 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         el(
             "div",
             button("Try it in Chat", "try", adapter.id, kind="main") if adapter else None,
-            button("Train longer", "longer", run.id) if not run.launched else None,
+            None
+            if run.launched or run.not_extendable
+            else button("Train longer", "longer", run.id),
             button("Use in a blend", "blend", adapter.id) if adapter else None,
             button("Start another", "another", run.id, kind="" if adapter else "main"),
             cls="aw-actions",

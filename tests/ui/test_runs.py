@@ -288,6 +288,10 @@ def test_a_run_that_cannot_be_extended_says_why_beside_the_field(
     info = drawn[page.runs.panel.epochs]["info"]
     assert info.startswith("Not possible: it did not end as it was planned")
     assert "Learning rate 0.1 from step 2 on" in words(drawn[page.runs.panel.facts])
+    _, lines = page.runs.panel._commands(run.id)
+    comments = [line for line in lines["value"].splitlines() if line.startswith("#")]
+    assert any("does it with all that came later" in line for line in comments)
+    assert max(map(len, comments)) <= 82
 
 
 def test_a_run_that_is_not_finished_offers_no_extension(page: Page, service: FakeService) -> None:

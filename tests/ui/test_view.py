@@ -159,6 +159,8 @@ def test_a_finished_run_shows_its_evidence() -> None:
     assert "Train longer" in said
     launched = run_stage.stage(run(launched=True), None, adapter(max_difference=0.0))
     assert "Train longer" not in words(launched)  # it cannot be extended yet
+    changed = run_stage.stage(run(not_extendable="it was changed"), None, adapter())
+    assert "Train longer" not in words(changed)
 
 
 @pytest.mark.parametrize(
