@@ -16,7 +16,7 @@ from benchmarks.skewed_data import write_skewed
 
 MEDIAN_BAR, WORST_BAR, SMALL_BAR = 0.15, 0.25, 0.10
 SMALL = 150_000_000
-STEPS = 40
+STEPS = 20
 
 SIZES = {
     "5M": models.Size(width=256, inner=704, layers=5, heads=4),

@@ -17,7 +17,12 @@ def engaged(snapshot: rs.Snapshot) -> str:
         return REASON
     if snapshot.job is None or snapshot.phase not in ENGAGED:
         return ""
-    return f"{snapshot.job.title} is {'paused' if snapshot.job.paused else 'going on'}"
+    return under_way(snapshot.job)
+
+
+def under_way(job: rs.JobInfo) -> str:
+    """Say that a job holds the model, without a full stop."""
+    return f"{job.title} is {'paused' if job.paused else 'going on'}"
 
 
 def taken(snapshot: rs.Snapshot) -> Node | None:

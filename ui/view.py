@@ -11,7 +11,7 @@ from ui import text
 from ui.data_report import drop_button, read_as
 from ui.feedback import Failure, failure_card, mend_button
 from ui.memory_card import memory_card
-from ui.obstacles import held, no_base, wait
+from ui.obstacles import held, no_base, under_way, wait
 from ui.safe_view import Node, button, el
 
 PHASES: dict[str, str] = {
@@ -99,8 +99,7 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
         return Readiness(_name_taken(snapshot, check), label, False)
     behind = f", behind {text.plural(len(names), 'run')} waiting already" if names else ""
     sentence = f"{check.name} would start by itself afterwards{behind}."
-    state = "is paused" if snapshot.job.paused else "is going on"
-    return Readiness(wait(f"{snapshot.job.title} {state}. {sentence}"), label, True)
+    return Readiness(wait(f"{under_way(snapshot.job)}. {sentence}"), label, True)
 
 
 def check_key(snapshot: rs.Snapshot, check: Check) -> str:

@@ -97,8 +97,9 @@ class Shape:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
+            reason = base_folder.first_line(error).rstrip(".")
             raise ModelError(
-                f"No model can be built from this config.json: {base_folder.first_line(error)}.",
+                f"No model can be built from this config.json: {reason}.",
                 cure="Check its sizes: each is a whole number above 0.",
                 details=str(error),
             ) from error

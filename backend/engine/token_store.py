@@ -25,7 +25,7 @@ from backend.results import RowProblem
 from backend.storage import new_folder
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2  # 1: the head of an answer that opens a conversation was learned, too
 LIMIT_BYTES = 2 * 1024**3
 WORTH_BYTES = 256 * 1024
 """Smaller tables are tokenised as fast as they are found again."""
