@@ -240,5 +240,7 @@ def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
     for number, example in enumerate(preview.examples):
         if number:
             pieces.append(("\n\n", None))
+        if example.left_out:
+            pieces.append((f"(Row {example.row} is left out: {example.left_out}.) ", None))
         pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
     return pieces

@@ -10,6 +10,11 @@ KINDS: dict[str, tuple[str, str]] = {
     "cut": ("Cut", "longer than the longest example: the end is not learned"),
     "duplicate": ("Double", "equal to an earlier row: learned as often as they are there"),
     "both": ("Held out, too", "in the held-out data: not learned"),
+    "special": (
+        "Special tokens inside",
+        "the base reads them as its own marks and not as text: right only where somebody wrote its "
+        "chat template into the rows",
+    ),
 }
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
-from ui.forms import field_of, label_of, shown
-from ui.run_detail import base_title
+from ui.forms import field_of, label_of
+from ui.run_detail import base_title, setting
 from ui.safe_view import Node, chip, el
 from ui.session_bar import BASE_COLOUR
 from ui.tables import cell, run_state, table
@@ -85,7 +85,7 @@ def differences(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     flat = [{"base": base_title(each.run), **_flat(each.train.model_dump())} for each in compared]
     paths = [path for path in flat[0] if path != "name"] if flat else []
     return [
-        (_label(path), [_said(path, each.get(path)) for each in flat])
+        (_label(path), [setting(path, each.get(path)) for each in flat])
         for path in paths
         if any(each.get(path) != flat[0][path] for each in flat)
     ]
@@ -148,9 +148,10 @@ def try_prompts(runs: Sequence[rs.RunSummary]) -> list[str]:
 
 def _result_row(run: rs.RunSummary, best: dict[str, set[str]]) -> Node:
     match = text.percent(run.exact_match) if run.exact_match is not None else "-"
+    kept = f", the best, at step {text.count(run.kept_step)}" if run.kept_step else ""
     values = {
         "Training loss": text.loss(run.loss),
-        "Held-out loss": text.loss(run.eval_loss),
+        "Held-out loss": text.loss(run.eval_loss) + kept,
         "Exact match": match,
         "Speed": text.speed(run.tokens_per_second),
     }
@@ -208,11 +209,3 @@ def _label(path: str) -> str:
         return label_of(field_of(rq.Train, path))
     except (AttributeError, KeyError):  # a setting without a label of its own
         return path
-
-
-def _said(path: str, value: Any) -> str:
-    if path == "data":
-        return data_sets.title(str(value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "empty" if value is None else str(shown(value))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 from backend import requests as rq
 from backend import results as rs
@@ -90,6 +91,17 @@ def measured(value: str, predicted: tuple[str, float] | None) -> str:
     return f"{value} measured; {said} ({off:+.0%})"
 
 
+def setting(path: str, value: Any) -> str:
+    """Say the value of a setting of a run as a person would."""
+    if value is None or value in ("", ()):
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if path in ("data", "held_out"):
+        return data_sets.title(str(value))
+    return f"{value:g}" if isinstance(value, float) else str(shown(value))
+
+
 def commands(found: rs.RunCommands) -> str:
     """Write the commands that repeat a run, with what each is for."""
     note = "".join(f"# {line}\n" for line in wrap(found.note, COMMENT_WIDTH))
@@ -170,7 +182,7 @@ def _settings(train: rq.Train) -> Node:
             field = field_of(rq.Train, prefix + name)
             value = getattr(request, name)
             changed = value != field.get_default()
-            said = "empty" if value is None else str(shown(value))
+            said = setting(prefix + name, value)
             rows.append((label_of(field), el("strong", said) if changed else said))
     return el(
         "details",

@@ -29,6 +29,7 @@ def stats_of(
         _group("cut", looks, [look.cut for look in looks]),
         _group("duplicate", looks, [look.double for look in looks]),
         _group("both", looks[:1], [both]),
+        _group("special", looks, [look.encoded.special for look in looks]),
     ]
     found = {group.kind: group.count for group in groups}
     kept = learned[looks[0].usable[learned]]

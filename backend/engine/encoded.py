@@ -39,7 +39,7 @@ class Encoded:
     """The usable rows of one table, tokenised and not cut; `problems` are the other rows.
 
     Row i has the tokens `offsets[i]` to `offsets[i + 1]`. `blank` marks rows without any text to
-    learn.
+    learn, `special` those whose own words hold special tokens of the base.
     """
 
     ids: NDArray[np.int32]
@@ -48,6 +48,7 @@ class Encoded:
     numbers: Ints
     keys: Keys
     blank: NDArray[np.bool_]
+    special: NDArray[np.bool_]
     files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     """Where the rows of each file begin, and its name."""
     problems: Problems = field(default_factory=Problems)
@@ -102,6 +103,7 @@ def join(parts: Sequence[Encoded]) -> Encoded:
         numbers=np.concatenate([NO_INTS, *(part.numbers for part in parts)], dtype=np.int64),
         keys=np.concatenate([NO_KEYS, *(part.keys for part in parts)], dtype=np.uint64),
         blank=np.concatenate([NO_FLAGS, *(part.blank for part in parts)], dtype=np.bool_),
+        special=np.concatenate([NO_FLAGS, *(part.special for part in parts)], dtype=np.bool_),
         files=[(row, p.files[0][1]) for row, p in zip(first_rows, parts, strict=False)]
         or [(0, "")],
         problems=problems,

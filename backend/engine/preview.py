@@ -13,6 +13,7 @@ from backend.engine import base_folder, data, tokens
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document
 from backend.engine.encoded import Tokens
+from backend.engine.rendering import is_blank
 from backend.engine.session import Session
 from backend.engine.shapes import first_row
 from backend.engine.sources import first_rows, open_source
@@ -166,4 +167,19 @@ def _example(document: Document, shown: Tokens, tokenizer: Any) -> Example:
             text = tokenizer.decode(shown.ids[start:index].tolist())
             pieces.append((text[:SHOWN_LENGTH], flags[start]))
             start = index
-    return Example(pieces=pieces, tokens=len(shown), cut=shown.cut, row=document.row)
+    return Example(
+        pieces=pieces,
+        tokens=len(shown),
+        cut=shown.cut,
+        row=document.row,
+        left_out=_why_left_out(document, flags),
+    )
+
+
+def _why_left_out(document: Document, learned: list[bool]) -> str:
+    """Say why nothing is learned; a first token is predicted by no token of its own."""
+    if any(learned[1:]):
+        return ""
+    if is_blank(document):
+        return "it has no answer or text to learn"
+    return "its answer lies beyond the longest example"

@@ -6,6 +6,7 @@ is checked for each example; where the template only puts words around the turns
 example's own text is compared with those. In plain text everything is learned.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,6 +65,19 @@ def has_answer(document: Document) -> bool:
 def is_blank(document: Document) -> bool:
     """Tell whether a document has no text to learn at all."""
     return not (has_answer(document) if document.turns else document.text.strip())
+
+
+def special_tokens(tokenizer: Any) -> "re.Pattern[str]":
+    """Return what finds the spelling of a base's special tokens; it reads them as no text."""
+    special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    return re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+
+def holds(document: Document, pattern: "re.Pattern[str]") -> bool:
+    """Tell whether a document's own words, without what a template adds, hold a pattern."""
+    if not document.turns:
+        return pattern.search(document.text) is not None
+    return any(pattern.search(turn["content"]) for turn in document.turns)
 
 
 def _without_template(document: Document, tokenizer: Any) -> Rendered:

@@ -25,6 +25,8 @@ LONGEST_CELL = 50_000_000
 PARQUET_BATCH = 1000
 SCANNED = 1 << 20
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
+TURNS = ("messages", "conversations")
+"""Columns whose cells are lists, so that an object with one is a row and not a list of rows."""
 PARAGRAPHS = (".txt", ".md")
 """Endings of files whose paragraphs are the examples."""
 
@@ -112,8 +114,10 @@ def _read_json(path: Path, name: str) -> Iterator[Numbered]:
 
 
 def _examples(content: Any, name: str) -> list[Any]:
-    """Return the list that a file is, or the only list of objects in it."""
+    """Return the list that a file is, or the only list of objects in it; one example is a list."""
     if isinstance(content, dict):
+        if any(isinstance(content.get(column), list) for column in TURNS):
+            return [content]
         lists = [each for each in content.values() if isinstance(each, list)]
         if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
             content = lists[0]

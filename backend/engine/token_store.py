@@ -25,11 +25,11 @@ from backend.results import RowProblem
 from backend.storage import new_folder
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # 1: the head of an answer that opens a conversation was learned, too
+FORMAT = 3  # 1: the head of an answer that opens a conversation was learned, too; 2: no `special`
 LIMIT_BYTES = 2 * 1024**3
 WORTH_BYTES = 256 * 1024
 """Smaller tables are tokenised as fast as they are found again."""
-ARRAYS = ("ids", "learned", "offsets", "numbers", "keys", "blank")
+ARRAYS = ("ids", "learned", "offsets", "numbers", "keys", "blank", "special")
 MAPPED = ("ids", "learned")
 FACTS = "facts.json"
 _MARKS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -152,7 +152,7 @@ def _load(path: Path, *, mapped: bool) -> Any:
 
 def _is_whole(encoded: Encoded, facts: dict[str, Any]) -> bool:
     rows, tokens = facts["rows"], facts["tokens"]
-    per_row = (encoded.numbers, encoded.keys, encoded.blank)
+    per_row = (encoded.numbers, encoded.keys, encoded.blank, encoded.special)
     return (
         len(encoded.ids) == len(encoded.learned) == tokens
         and len(encoded.offsets) == rows + 1

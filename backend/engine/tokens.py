@@ -5,6 +5,7 @@ once and kept (`token_store`); what a run's settings change (cutting, splitting)
 """
 
 import gc
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data_stats import stats_of
 from backend.engine.encoded import Documents, Encoded, Tokens, join
 from backend.engine.learned_tokens import are_side_by_side, learned_tokens
-from backend.engine.rendering import Rendered, Unrenderable, is_blank, render
+from backend.engine.rendering import Rendered, Unrenderable, holds, is_blank, render, special_tokens
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError
 from backend.results import DataStats, RowProblem
@@ -123,7 +124,7 @@ def encode(documents: Sequence[Document], tokenizer: Any, max_length: int) -> li
 
 def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> Encoded:
     """Tokenise a table row by row, never holding more of it than a batch of text and its tokens."""
-    gathered = _Gathered(part.table.file)
+    gathered = _Gathered(part.table.file, special_tokens(tokenizer))
     documents = part.documents(gathered.problems.add)
     total = max(part.table.count(), 1) if control else 1
     with _short_collections():
@@ -186,15 +187,17 @@ def _encoded(
 class _Gathered:
     """The tokens of a table while it is read: flat from the first batch on."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, special: "re.Pattern[str]") -> None:
         self.problems = Problems()
         self._file = file
+        self._special_tokens = special
         self._ids: list[Any] = []
         self._learned: list[Any] = []
         self._lengths: list[int] = []
         self._numbers: list[int] = []
         self._keys: list[int] = []
         self._blank: list[bool] = []
+        self._special: list[bool] = []
         self._refusal: tuple[str, str] | None = None
 
     @property
@@ -212,6 +215,7 @@ class _Gathered:
                 self._numbers.append(document.row)
                 self._keys.append(document.fingerprint)
                 self._blank.append(is_blank(document))
+                self._special.append(holds(document, self._special_tokens))
             else:
                 self._refuse(document, each)
 
@@ -227,6 +231,7 @@ class _Gathered:
             numbers=np.array(self._numbers, dtype=np.int64),
             keys=np.array(self._keys, dtype=np.uint64),
             blank=np.array(self._blank, dtype=np.bool_),
+            special=np.array(self._special, dtype=np.bool_),
             files=[(0, self._file)],
             problems=self.problems,
             refusal=self._refusal,

@@ -32,7 +32,7 @@ def place_of(row: int, file: str = "") -> str:
     return f"{file}, row {row}" if file else f"row {row}"
 
 
-RowKind = Literal["bad", "empty", "nothing", "cut", "duplicate", "both"]
+RowKind = Literal["bad", "empty", "nothing", "cut", "duplicate", "both", "special"]
 
 
 class RowGroup(Result):
@@ -110,6 +110,8 @@ class Example(Result):
     tokens: int
     cut: bool
     row: int = 0
+    left_out: str = ""
+    """Why nothing is learned from it; empty where something is."""
 
 
 class DataPreview(Result):

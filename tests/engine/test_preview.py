@@ -51,6 +51,22 @@ def test_own_rows_are_shown_as_the_model_sees_them(service: Service, tmp_path: P
     assert sum(each.examples for each in shown.stats.histogram) == 8
 
 
+def test_a_row_with_nothing_to_learn_says_so(service: Service, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Where?", "completion": "There."},
+        {"prompt": "Where?", "completion": " "},
+        {"prompt": "Where is it? " * 40, "completion": "There."},
+    ]
+
+    shown = look(service, rows_file(tmp_path, rows), max_length=32)
+
+    assert [example.left_out for example in shown.examples] == [
+        "",
+        "it has no answer or text to learn",
+        "its answer lies beyond the longest example",
+    ]
+
+
 def test_columns_that_tell_nothing_are_asked_for(service: Service, tmp_path: Path) -> None:
     file = rows_file(tmp_path, [{"frage": "Wo?", "antwort": "Dort."}] * 2)
 

@@ -27,6 +27,13 @@ def test_every_shape_is_read_from_every_format(tmp_path: Path, shape: str, suffi
         assert json.loads(document) == TURNS
 
 
+def test_a_json_file_that_is_one_conversation_is_one_example(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(SHAPES["messages"]), encoding="utf-8")
+
+    assert [document.turns for document in read(path).train] == [TURNS]
+
+
 def test_an_upper_case_suffix_and_other_columns_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "DATA.JSONL"
     path.write_text('{"id": 7, "text": "x", "score": 0.5}\n', encoding="utf-8")

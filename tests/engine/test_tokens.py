@@ -214,6 +214,27 @@ def test_each_kind_of_row_is_counted_and_placed(tmp_path: Path, tokenizer: Any) 
     assert (stats.cut, stats.dropped) == (1, 2)
 
 
+def test_rows_that_hold_special_tokens_are_named(tmp_path: Path, tokenizer: Any) -> None:
+    end = tokenizer.eos_token
+    found = read(tmp_path, [{"text": "on"}, {"text": f"one{end}two"}, {"text": f"{end[:-1]}"}])
+
+    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+
+    assert [(group.kind, group.places) for group in stats.groups] == [("special", ("row 2",))]
+
+
+def test_a_conversation_that_brings_the_template_with_it_is_named(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    asked = {"role": "user", "content": "Hello."}
+    templated = tokenizer.apply_chat_template([asked], tokenize=False)
+    rows = [{"prompt": text, "completion": "Hi."} for text in ("Hello.", templated)]
+
+    stats = tokens.tokenise(read(tmp_path, rows), tokenizer, max_length=64).stats
+
+    assert [(group.kind, group.places) for group in stats.groups] == [("special", ("row 2",))]
+
+
 def test_lengths_are_those_before_the_cut(tmp_path: Path, tokenizer: Any) -> None:
     found = read(tmp_path, [{"text": "on and " * count} for count in (1, 1, 5, 40)])
 

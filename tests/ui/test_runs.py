@@ -106,9 +106,26 @@ def test_only_settings_that_differ_are_listed() -> None:
     assert run_comparison.differences([first, second]) == [
         ("Base", ["starter", "other"]),
         ("Rank", ["4", "8"]),
-        ("Most steps (steps)", ["empty", "9"]),
+        ("Most steps (steps)", ["not set", "9"]),
     ]
     assert "with the same settings" in words(run_comparison.settings([first, first]))
+
+
+def test_settings_are_said_as_a_person_would() -> None:
+    own = "/home/me/.cache/uploads/3f2a/my rows.jsonl"
+    first = Compared(summary("a"), rq.Train(name="a", data=own, epochs=12))
+    second = Compared(summary("b"), rq.Train(name="b", held_out=own, drop_bad_rows=True))
+    found = dict(run_comparison.differences([first, second]))
+    assert found["Data"] == ["my rows.jsonl", "Pirate talk"]
+    assert ["12", "6"] in found.values()
+    assert ["not set", "my rows.jsonl"] in found.values()
+    assert ["no", "yes"] in found.values()
+
+
+def test_the_held_out_loss_of_a_kept_state_is_labelled() -> None:
+    runs = [summary("a", eval_loss=0.5, kept_step=60), summary("b", eval_loss=0.7)]
+    said = words(run_comparison.results(runs))
+    assert "0.50, the best, at step 60" in said
 
 
 def test_the_best_of_a_column_is_bold_only_where_data_agree() -> None:
