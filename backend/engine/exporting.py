@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backend.engine import base_folder, data, saving, tokens
 from backend.engine.control import Control
+from backend.engine.export_readme import write_readme
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.library import Library
 from backend.plain_script import EXAMPLES, SCRIPT, START, script_of
@@ -39,6 +40,7 @@ def export(
         _adapter(run, library, folder, notes)
         control.progress("Writing the examples as the model sees them", force=True)
         _script(run, library, base, folder, control, notes)
+        write_readme(run, folder, notes)
         control.check_stop()
     files = sorted(path for path in destination.rglob("*") if path.is_file())
     return ExportedRun(

@@ -117,6 +117,11 @@ def test_an_exported_run_stands_alone(base_only: Service, tmp_path: Path) -> Non
     script = (tmp_path / "out" / "train_again.py").read_text()
     assert "backend" not in script
     assert "type: ignore" not in script
+    readme = (tmp_path / "out" / "README.md").read_text()
+    named = set(re.findall("^- `(.+?)`", readme, re.MULTILINE))
+    assert named | {"README.md"} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert "pip install torch==2." in readme
+    assert "bitsandbytes" not in readme
 
 
 def test_a_folder_that_holds_something_is_refused(base_only: Service, tmp_path: Path) -> None:
@@ -150,6 +155,9 @@ def test_a_run_whose_adapter_and_data_are_gone_is_exported_with_the_reasons(
     assert exported.notes[0] == "Its adapter is not in the library, so the folder has none."
     assert exported.notes[1].startswith("It has no script: There is no file ")
     assert "train_again.py" not in exported.files
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert exported.notes[1] in readme
+    assert "## Again" not in readme
 
 
 QUANTISED: dict[str, dict[str, Any]] = {
