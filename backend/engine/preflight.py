@@ -276,6 +276,16 @@ def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[st
         notes.append(f"{stats.bad:,} of {stats.rows:,} rows cannot be used and are left out.")
     if stats.overlap:
         notes.append(f"{stats.overlap:,} examples are held out, too, and therefore not learned.")
+    special = sum(group.count for group in stats.groups if group.kind == "special")
+    if special:
+        notes.append(
+            f"In {special:,} of {stats.rows:,} rows there are special tokens, which the base reads "
+            "as its own marks: right only where its chat template was written into them."
+        )
+    if train.tokens_per_step * train.accumulation >= stats.tokens:
+        notes.append(
+            f"A step takes all {stats.tokens:,} tokens that there are, so each epoch is one step."
+        )
     if not stats.held_out:
         notes.append("No examples are held out, so there will be no test of what was learned.")
     usual = usual_rate(around.parameters)

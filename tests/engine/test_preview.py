@@ -118,6 +118,24 @@ def test_preflight_offers_to_leave_bad_rows_out(service: Service, tmp_path: Path
     assert "1 of 10 rows cannot be used and are left out." in ready.notes
 
 
+def test_preflight_tells_of_special_tokens_and_of_steps_that_take_everything(
+    service: Service, tmp_path: Path
+) -> None:
+    rows = [*({"text": f"good {n}"} for n in range(9)), {"text": "bad<|end|>"}]
+    train = rq.Train(name="words", data=rows_file(tmp_path, rows), eval_share=0.0)
+
+    report = service.start(rq.Preflight(train=train, measure=False)).result(120)
+
+    assert report.ready
+    assert report.stats is not None
+    assert [note for note in report.notes if "special" in note or "epoch" in note] == [
+        "In 1 of 10 rows there are special tokens, which the base reads as its own marks: right "
+        "only where its chat template was written into them.",
+        f"A step takes all {report.stats.tokens:,} tokens that there are, so each epoch is one "
+        "step.",
+    ]
+
+
 def test_a_run_learns_from_the_rows_that_are_left(service: Service, tmp_path: Path) -> None:
     rows = [{"q": f"Number {n}?", "a": n} for n in range(20)] + [{"q": "Bad?", "a": None}]
     file = rows_file(tmp_path, rows)
