@@ -3,6 +3,7 @@
 import gc
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from benchmarks.skewed_data import write_skewed
 from benchmarks.speed import Speed
 
 LENGTH, RANK = 2048, 16
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+}  # fmt: skip
+"""The shape of Llama 3 8B; the number of layers is a flag."""
+SMALL = {
+    "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 2816, "max_position_embeddings": 8192,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,17 +45,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=int, default=BATCH, help=f"examples a step of the script (default {BATCH})"
     )
-    chosen, words = read_flags(parser, arguments)
-    if not torch.cuda.is_available():
+    parser.add_argument("--rows", type=int, default=2000, help="examples (default 2000)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a run (default 20)")
+    chosen, words = read_flags(parser, arguments, layers=1, batch=2, rows=20, steps=3)
+    there = torch.cuda.is_available()
+    if not there and not chosen.quick:
         print("No NVIDIA GPU here: nothing was measured.")
         return 0
     report = Report("qlora_gpu", "QLoRA of an 8 B model on a GPU", words)
     with tempfile.TemporaryDirectory() as folder, OurTraining() as ours:
-        model = random_8b(Path(folder) / "model", chosen.layers)
-        data = write_skewed(Path(folder) / "skewed.jsonl", 2000)
-        ours.fields = {"quantization": "nf4", "double_quant": True, "device": "cuda"}
+        device = torch.device("cuda" if there else "cpu")
+        model = random_llama(
+            Path(folder) / "model", chosen.layers, device, **(SMALL if chosen.quick else LLAMA_8B)
+        )
+        data = write_skewed(Path(folder) / "skewed.jsonl", chosen.rows)
+        ours.fields = {"quantization": "nf4", "double_quant": True, "device": device.type}
         train = train_request(
-            data, budget=LENGTH, max_steps=20, adapter=rq.Lora(rank=RANK),
+            data, budget=LENGTH, max_steps=chosen.steps, adapter=rq.Lora(rank=RANK),
             gradient_checkpointing=True, max_length=LENGTH,
         )  # fmt: skip
         examples = documents(train, model)
@@ -56,12 +72,19 @@ def main(arguments: list[str] | None = None) -> int:
             report,
             "script",
             lambda: train_plainly(
-                model, train, examples, "bf16", read=read_qlora, batch=chosen.batch, on_gpu=True
+                model,
+                train,
+                examples,
+                "bf16",
+                read=partial(read_qlora, device=device),
+                batch=chosen.batch,
+                on_gpu=there,
             ),
         )
         report.add("ours / script, tokens a second", f"{mine.steps / script.steps:.2f}")
+        report.add("the same by the clock on the wall", f"{mine.wall / script.wall:.2f}")
         report.facts = {
-            "device": torch.cuda.get_device_name(0),
+            "device": torch.cuda.get_device_name(0) if there else "processor",
             "bitsandbytes": version("bitsandbytes"),
             "model": f"Llama 3 8B in shape, {chosen.layers} layers, random weights",
             "settings": f"nf4, double quantisation, rank {RANK}, length {LENGTH}, checkpointing",
@@ -71,18 +94,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measured(report: Report, side: str, train: Callable[[], Speed]) -> Speed:
-    """Train once, and report speed and peak memory of that alone."""
+    """Train once, and report speed and, on a GPU, peak memory of that alone."""
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    there = torch.cuda.is_available()
+    if there:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     speed = train()
     report.add(f"{side}: tokens a second", f"{speed.steps:,.0f}")
-    report.add(f"{side}: peak memory", f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    if there:
+        report.add(f"{side}: peak memory", f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
     report.add(f"{side}: loss, first and last", f"{speed.first_loss:.3f}, {speed.last_loss:.3f}")
     return speed
 
 
-def read_qlora(folder: Path) -> Any:
+def read_qlora(folder: Path, device: torch.device) -> Any:
     """Read the script's model as PEFT's own QLoRA example does."""
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -91,21 +117,17 @@ def read_qlora(folder: Path) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": 0}
+        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": device}
     )
     return prepare_model_for_kbit_training(model)
 
 
-def random_8b(folder: Path, layers: int) -> Path:
-    """Write a Llama 3 8B in shape, with random weights and the starter's tokenizer."""
-    config = LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
-        num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
-        max_position_embeddings=8192, tie_word_embeddings=False,
-    )  # fmt: skip
+def random_llama(folder: Path, layers: int, device: torch.device, **sizes: int) -> Path:
+    """Write a Llama with random weights in bf16 and the starter's tokenizer."""
+    config = LlamaConfig(num_hidden_layers=layers, tie_word_embeddings=False, **sizes)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("cuda"):
+        with device:
             LlamaForCausalLM(config).save_pretrained(folder)
     finally:
         torch.set_default_dtype(torch.float32)

@@ -16,6 +16,7 @@ FIGURES = {
     "trainer_script": "ours / script",
     "svd_blend": "PEFT's time / ours",
     "quantised_training": "nf4: ours / script",
+    "qlora_gpu": "ours / script, tokens a second",
     "memory_estimate": "5M, 256 tokens",
     "chart_updates": "update at 10,000 points",
     "side_by_side": "four in turn / side by side",
