@@ -17,6 +17,7 @@ from backend.requests import (
     Preflight,
     PrepareData,
     PreviewData,
+    PushAdapter,
     QuantizationTable,
     Request,
     SaveAdapter,
@@ -42,6 +43,8 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
             )
         if not _is_bundled(source) and looks_like_path(source):
             require_allowed(Path(source), settings)
+    if isinstance(request, PushAdapter) and demo:
+        raise Unsupported("This shared demo does not send anything to the Hub.")
     if isinstance(request, SaveAdapter | Merge | ExportRun):
         if demo:
             raise Unsupported("This shared demo does not write to folders.")

@@ -77,6 +77,9 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
     ),
     rq.ExportRun: Operation(rs.ExportedRun, None, lambda r: "Exporting a run"),
+    rq.PushAdapter: Operation(
+        rs.PushedAdapter, None, lambda r: f"Sending {r.name} to the Hub", beside=lambda r: True
+    ),
 }
 
 WHILE_PAUSED = (rq.Chat, rq.SideBySide, rq.Compare, rq.Score, rq.NextToken, rq.SaveAdapter)

@@ -1,8 +1,11 @@
-"""A small Hugging Face Hub on the loopback address: enough for `snapshot_download` and its errors.
+"""A small Hugging Face Hub on the loopback address: for `snapshot_download`, `upload_folder`,
+and their errors.
 
 Serves folders as repositories: model info, tree, and files by commit, with the Hub's own headers.
+Takes new ones below `uploads`, small files in the commit and large ones by the LFS protocol.
 """
 
+import base64
 import hashlib
 import json
 import threading
@@ -11,14 +14,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Repository:
     """A folder under a Hub id; `gated` shows its file list and keeps its files."""
 
-    def __init__(self, folder: Path, *, gated: bool = False) -> None:
+    def __init__(self, folder: Path, *, gated: bool = False, private: bool = False) -> None:
         self.folder = folder
+        self.private = private
         self.gated = gated
         self.commit = hashlib.sha1(str(folder).encode()).hexdigest()
         self.revisions = {"main", "v1", self.commit}
@@ -30,8 +34,13 @@ class Repository:
 class HubStandIn:
     """The server. `requests` is what was asked; a file in `held` waits until `release` is set."""
 
-    def __init__(self, repositories: dict[str, Repository]) -> None:
+    def __init__(self, repositories: dict[str, Repository], *, uploads: Path | None = None) -> None:
         self.repositories = repositories
+        self.uploads = uploads
+        self.blobs: dict[str, bytes] = {}
+        self.refuses_writing = False
+        self.loses: set[str] = set()
+        """Files of which a commit keeps only the beginning."""
         self.requests: list[str] = []
         self.held: set[str] = set()
         self.release = threading.Event()
@@ -95,6 +104,86 @@ class _Handler(BaseHTTPRequestHandler):
             return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self._send(404)
 
+    # -- uploads ---------------------------------------------------------------------------------
+
+    def do_POST(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.stand_in.requests.append(path)
+        parts = path.strip("/").split("/")
+        if self.stand_in.refuses_writing:
+            return self._send(403)
+        if parts == ["api", "repos", "create"]:
+            return self._create(json.loads(body))
+        if parts == ["api", "validate-yaml"]:
+            return self._json(200, {"errors": [], "warnings": []})
+        if path.endswith("/info/lfs/objects/batch"):
+            return self._json(200, self._where_to_put(json.loads(body)))
+        id, what = "/".join(parts[2:4]), parts[4]
+        if what == "preupload":
+            return self._json(200, {"files": [_upload_mode(f) for f in json.loads(body)["files"]]})
+        if what == "paths-info":
+            names = parse_qs(body.decode())["paths"]
+            files = [file for file in self._kept(id).iterdir() if file.name in names]
+            return self._json(200, [_entry(file, large=_is_large(file.name)) for file in files])
+        return self._commit(id, [json.loads(line) for line in body.splitlines()])
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.stand_in.blobs[self.path.rsplit("/", 1)[-1]] = content
+        self._send(200, headers={"ETag": '"x"'})
+
+    def do_DELETE(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.stand_in.requests.append(f"delete {asked['organization']}/{asked['name']}")
+        self.stand_in.repositories.pop(f"{asked['organization']}/{asked['name']}", None)
+        self._send(200)
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        id = f"{asked['organization']}/{asked['name']}"
+        if id in self.stand_in.repositories:
+            return self._json(409, {"error": "You already created this model repo", "url": id})
+        assert self.stand_in.uploads is not None
+        folder = self.stand_in.uploads / asked["name"]
+        folder.mkdir(parents=True)
+        private = asked.get("visibility") == "private"
+        self.stand_in.repositories[id] = Repository(folder, private=private)
+        return self._json(200, {"url": f"{self.stand_in.url}/{id}", "name": id})
+
+    def _kept(self, id: str) -> Path:
+        return self.stand_in.repositories[id].folder
+
+    def _where_to_put(self, asked: dict[str, Any]) -> dict[str, Any]:
+        def action(oid: str) -> dict[str, Any]:
+            return {"upload": {"href": f"{self.stand_in.url}/lfs/{oid}"}}
+
+        return {
+            "transfer": "basic",
+            "objects": [{**each, "actions": action(each["oid"])} for each in asked["objects"]],
+        }
+
+    def _commit(self, id: str, lines: list[dict[str, Any]]) -> None:
+        folder = self._kept(id)
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                continue
+            content = (
+                base64.b64decode(value["content"])
+                if line["key"] == "file"
+                else self.stand_in.blobs[value["oid"]]
+            )
+            kept = content[:8] if value["path"] in self.stand_in.loses else content
+            (folder / value["path"]).write_bytes(kept)
+        commit = self.stand_in.repositories[id].commit
+        url = f"{self.stand_in.url}/{id}/commit/{commit}"
+        self._json(200, {"success": True, "commitOid": commit, "commitUrl": url})
+
+    def _json(self, status: int, value: Any) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    # -- answers ---------------------------------------------------------------------------------
+
     def _api(self, id: str, rest: list[str]) -> None:
         repository = self._repository(id, rest[1] if len(rest) > 1 else "main")
         if repository is None:
@@ -137,11 +226,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
 
-def _entry(file: Path) -> dict[str, Any]:
+def _entry(file: Path, *, large: bool = False) -> dict[str, Any]:
     content = file.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return {"type": "file", "path": file.name, "size": len(content), "oid": blob}
+    entry = {"type": "file", "path": file.name, "size": len(content), "oid": blob}
+    if large:
+        digest = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+    return entry
+
+
+def _is_large(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _upload_mode(file: dict[str, Any]) -> dict[str, Any]:
+    mode = "lfs" if _is_large(file["path"]) else "regular"
+    return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}

@@ -13,6 +13,7 @@ from ui import adapter_detail, text
 from ui.adapter_detail import report_card
 from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
+from ui.push_panel import PushPanel
 from ui.safe_view import Node, el, facts, safe_view
 from ui.session_bar import BASE_COLOUR
 from ui.wiring import QUIET
@@ -166,12 +167,15 @@ class DetailPanel:
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-adapter")
         self.bench.keep_for_owner(self.save_to, self.save, visible=True)
         self.done = safe_view(NOTHING, label="What was done")
+        self.push = PushPanel(self.bench)
 
     def connect(self, chosen: gr.State) -> list[Any]:
         """Wire the panel; returns the events after which the whole page is drawn again."""
         self.ask.click(self.next_words, [chosen, self.prompt], self.words, **QUIET)
         self.prompt.submit(self.next_words, [chosen, self.prompt], self.words, **QUIET)
         self.pack.click(self.make_zip, chosen, [self.download, self.done], **QUIET)
+        sent = [self.push.done, self.push.send]
+        self.push.send.click(self.push.push, [chosen, *self.push.fields], sent, **QUIET)
         saved = self.save.click(self.save_copy, [chosen, self.save_to], self.done, **QUIET)
         return [
             saved,
@@ -189,7 +193,8 @@ class DetailPanel:
     def shown(self) -> list[Any]:
         """What `show` draws."""
         return [
-            self.opened, self.report, self.new_name, self.download, self.words, self.done
+            self.opened, self.report, self.new_name, self.download, self.words, self.done,
+            self.push.done,
         ]  # fmt: skip
 
     def show(self, chosen: str, opened: str) -> Iterator[tuple[Any, ...]]:
@@ -199,13 +204,13 @@ class DetailPanel:
             yield (gr.skip(),) * len(self.shown)
             return
         measuring = el("p", "Measuring what it changes.", cls="aw-quiet")
-        yield chosen, measuring, info.name, gr.update(visible=False), NOTHING, NOTHING
+        yield chosen, measuring, info.name, gr.update(visible=False), NOTHING, NOTHING, NOTHING
         try:
             job = self.bench.start(rq.InspectAdapter(source=f"library:{info.name}"))
             drawn = _measured(job.result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             drawn = failure_card(explain(error))
-        yield gr.skip(), drawn, *([gr.skip()] * 4)
+        yield gr.skip(), drawn, *([gr.skip()] * (len(self.shown) - 2))
 
     def next_words(self, chosen: str, prompt: str) -> Node:
         """Show the chances of the next word without and with the adapter."""

@@ -30,6 +30,7 @@ from backend.engine import (
     merge,
     preflight,
     preview,
+    publishing,
     quantization_table,
     saving,
     similarity,
@@ -95,6 +96,7 @@ class Engine:
             "prepare-data": self._prepare_data,
             "merge": self._merge,
             "export-run": self._export_run,
+            "push-adapter": self._push_adapter,
         }
         quiet_libraries()
         if settings.runtime == "process":
@@ -342,6 +344,9 @@ class Engine:
         base = message["base"] and rs.ModelFacts.model_validate(message["base"])
         run = self.runs.get(request.run_id)
         return exporting.export(request, control, run=run, library=self.library, base=base)
+
+    def _push_adapter(self, request: rq.PushAdapter, control: Control, _: Any) -> rs.Result:
+        return publishing.push(request, control, library=self.library)
 
 
 def _facts_of(message: dict[str, Any]) -> rs.ModelFacts | None:

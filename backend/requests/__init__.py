@@ -13,6 +13,7 @@ from backend.requests.adapters import (
     DeleteAdapter,
     InspectAdapter,
     LoadAdapter,
+    PushAdapter,
     RenameAdapter,
     RestoreAdapter,
     SaveAdapter,
@@ -52,6 +53,7 @@ __all__ = [
     "PrepareData",
     "PrepareHotswap",
     "PreviewData",
+    "PushAdapter",
     "QuantizationTable",
     "RenameAdapter",
     "Request",
@@ -104,6 +106,7 @@ SideRequest = (
     | Merge
     | QuantizationTable
     | ExportRun
+    | PushAdapter
 )
 """Operations that never change the session: never Busy."""
 

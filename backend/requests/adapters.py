@@ -1,10 +1,13 @@
 """Requests about adapters as things: inspect, add, switch, rename, save, let go, bring back."""
 
+import re
 from typing import Any
 
 from pydantic import field_validator
 
 from backend.fields import NAME_LENGTH, Request, Variant, check_display_name, knob
+
+OWNED = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def _adapter_name(help: str = "The adapter's name.") -> Any:
@@ -61,6 +64,38 @@ class SaveAdapter(Request):
     destination: str = knob(
         label="Folder", min_length=1, max_length=1000, help="A new or empty folder for the copy."
     )
+
+
+class PushAdapter(Request):
+    """Put an adapter on the Hugging Face Hub and prove that it arrived whole."""
+
+    name: str = _adapter_name()
+    repo_id: str = knob(
+        label="Name on the Hub",
+        min_length=1,
+        max_length=200,
+        level="basic",
+        help="Your or your organisation's name, a slash, and what it is called there.",
+    )
+    private: bool = knob(
+        True, label="Private", help="Whether only you, or your organisation, can see it there."
+    )
+    replace: bool = knob(
+        False,
+        label="Replace",
+        help="Writes over an adapter that is there; its history keeps the old one.",
+    )
+
+    @field_validator("repo_id")
+    @classmethod
+    def _has_an_owner(cls, repo_id: str) -> str:
+        repo_id = repo_id.strip()
+        if not OWNED.fullmatch(repo_id):
+            raise ValueError(
+                f"{repo_id!r} cannot be a name on the Hub. It looks like your-name/pirate: "
+                "letters, digits, - _ and . only."
+            )
+        return repo_id
 
 
 class SetActive(Request):

@@ -48,6 +48,16 @@ class SavedAdapter(Result):
     max_difference: float
 
 
+class PushedAdapter(Result):
+    """An adapter on the Hub; every file there was compared with the one that was sent."""
+
+    repo_id: str
+    url: str
+    commit: str
+    files: list[str]
+    bytes: int
+
+
 class ActiveSet(Result):
     """Which adapters answer now."""
 

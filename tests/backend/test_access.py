@@ -142,6 +142,16 @@ def test_a_demo_works_with_the_starter_kit_only(home: Path, settings: Settings) 
             check_caller(request, demo)
 
 
+def test_visitors_of_a_demo_send_nothing_to_the_hub(settings: Settings) -> None:
+    demo = settings.model_copy(update={"demo": True})
+    request = rq.PushAdapter(name="x", repo_id="someone/x")
+
+    with pytest.raises(Unsupported, match="does not send anything to the Hub"):
+        check_caller(request, demo)
+    check_caller(request, demo, "owner")
+    check_caller(request, settings)
+
+
 def test_the_owner_of_a_demo_may_do_what_a_page_may(home: Path, settings: Settings) -> None:
     demo = settings.model_copy(update={"demo": True, "allowed_roots": ()})
 

@@ -10,7 +10,7 @@ from backend.errors import InvalidRequest
 
 FORMS = (
     *(rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.PrepareData, rq.Columns),
-    *(rq.Resume, rq.ExportRun, rq.SaveAdapter),
+    *(rq.Resume, rq.ExportRun, rq.SaveAdapter, rq.PushAdapter),
 )
 SAMPLES: list[rq.Request] = [
     rq.LoadModel(source="someone/model", precision="bf16", revision="v1"),
@@ -19,6 +19,7 @@ SAMPLES: list[rq.Request] = [
     rq.Resume(run_id="20250101-120000-pirate-ab12"),
     rq.ExportRun(run_id="20250101-120000-pirate-ab12", destination="copies/run"),
     rq.SaveAdapter(name="pirate", destination="copies/pirate"),
+    rq.PushAdapter(name="pirate", repo_id="someone/pirate", private=False),
     rq.SetActive(adapters=[("pirate", 0.5)]),
     rq.Compare(prompts=["Hello"], variants=[[], [("pirate", 1.0)]]),
     rq.Score(texts=["Hello"], variants=[[]]),

@@ -226,6 +226,15 @@ class FakeEngine:
             path=request.destination, fingerprint="f", tensors=56, bytes=140_000, max_difference=0.0
         )
 
+    def _push_adapter(self, request: rq.PushAdapter, message: Message) -> rs.Result:
+        return rs.PushedAdapter(
+            repo_id=request.repo_id,
+            url=f"https://hub/{request.repo_id}",
+            commit="abc",
+            files=["adapter_model.safetensors"],
+            bytes=140_000,
+        )
+
     def _chat(self, request: rq.Chat, message: Message) -> rs.Result:
         question = request.messages[-1].content
         answer = f"Arr, {question}" if request.variant else f"You said: {question}"

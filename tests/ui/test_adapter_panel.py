@@ -163,6 +163,19 @@ def test_a_copy_by_a_plain_name_lies_in_the_workspace(page: Page, service: FakeS
     assert asked[0].destination == str(service.settings.copies_dir / "my model")
 
 
+def test_an_adapter_is_sent_to_the_hub(page: Page, service: FakeService) -> None:
+    panel, chosen = page.load.detail.push, service.library.get("pirate").id
+
+    begun, (said, button) = panel.push(chosen, " me/pirate ", True, False)
+    *_, (nameless, _) = panel.push(chosen, "pirate", True, False)
+
+    assert not begun[1]["interactive"]
+    assert button["interactive"]
+    assert "https://hub/me/pirate" in words(said)
+    assert "Verified: every file there has the digest" in words(said)
+    assert "It looks like your-name/pirate" in words(nameless)
+
+
 def test_what_the_model_says_of_an_adapter_is_in_the_table(
     page: Page, service: FakeService
 ) -> None:

@@ -18,6 +18,7 @@ PUBLIC = {
     *("/delete_adapter", "/restore_adapter", "/rename_adapter", "/convert_adapter"),
     *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
     *("/compare", "/score", "/next_token", "/chat", "/quantization_table", "/export_run"),
+    "/push_adapter",
     *("/snapshot", "/runs", "/events", "/stop", "/pause", "/unpause", "/save_now", "/adjust"),
     *("/enqueue", "/unqueue"),
 }

@@ -1,0 +1,64 @@
+"""Putting the picked adapter on the Hugging Face Hub."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import requests as rq
+from backend import results as rs
+from ui import text
+from ui.bench import Bench
+from ui.feedback import evidence, explain, failure_card
+from ui.forms import Form
+from ui.safe_view import Node, el, safe_view
+
+WAIT_SECONDS = 3600.0
+FIELDS = ("repo_id", "private", "replace")
+NOTHING: Node = el("div")
+
+
+class PushPanel:
+    """What it is called there, who may see it, and what came of sending it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.form = Form(rq.PushAdapter)
+        hidden = bench.service.settings.demo
+        folded = gr.Accordion(
+            "Put it on the Hugging Face Hub", open=False, visible=not hidden, elem_id="push"
+        )
+        bench.keep_for_owner(folded, visible=True)
+        with folded:
+            self.fields = [self.form.add(name, elem_id=f"push-{name}") for name in FIELDS]
+            self.send = gr.Button("Send it", size="sm", elem_id="push-go", elem_classes="aw-auto")
+            self.done = safe_view(NOTHING, label="What was sent", elem_id="push-done")
+
+    def push(self, chosen: str, *values: Any) -> Iterator[tuple[Node, Any]]:
+        """Send the adapter beside the session, and show where it is and how it was compared."""
+        yield el("p", "Sending it; the model stays free.", cls="aw-quiet"), _button(sending=True)
+        try:
+            name = self.bench.require_adapter(chosen).name
+            said = self.form.read(dict(zip(FIELDS, values, strict=True)))
+            job = self.bench.start(rq.PushAdapter(name=name, **said))
+            shown = pushed_card(job.result(timeout=WAIT_SECONDS))
+        except (errors.WorkbenchError, TimeoutError) as error:
+            shown = failure_card(explain(error), title="It was not sent")
+        yield shown, _button(sending=False)
+
+
+def pushed_card(pushed: rs.PushedAdapter) -> Node:
+    """Say where it is, and how it was verified."""
+    listed = f"{text.plural(len(pushed.files), 'file')}, {text.size(pushed.bytes)}, at:"
+    return el(
+        "div",
+        el("p", listed),
+        el("p", pushed.url, cls="aw-path"),
+        evidence("Verified: every file there has the digest of the one that was sent."),
+        cls="aw-note good",
+    )
+
+
+def _button(*, sending: bool) -> Any:
+    return gr.update(interactive=not sending)
