@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
 
 class Repository:
     """A folder under a Hub id; `gated` shows its file list and keeps its files."""
@@ -80,6 +82,16 @@ class HubStandIn:
             yield
         finally:
             self.open()
+
+
+def know_only(hub: HubStandIn, home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let processes started from now on know no other Hub, and keep its files in `home`."""
+    patch.setenv("HF_ENDPOINT", hub.url)
+    patch.setenv("HF_HOME", str(home))
+    patch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        patch.delenv(name, raising=False)
+        patch.delenv(name.lower(), raising=False)
 
 
 class _Handler(BaseHTTPRequestHandler):

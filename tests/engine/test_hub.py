@@ -13,7 +13,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import InvalidRequest, ModelError, NotFound, Stopped, WorkbenchError
 from backend.settings import STARTER
-from tests.hub_stand_in import HubStandIn, Repository
+from tests.hub_stand_in import HubStandIn, Repository, know_only
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +49,7 @@ def service(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A service whose worker knows no other Hub than the stand-in."""
     home = tmp_path_factory.mktemp("hub-home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", hub.url)
-        patch.setenv("HF_HOME", str(home))
-        patch.delenv("HF_HUB_OFFLINE", raising=False)
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            patch.delenv(name, raising=False)
-            patch.delenv(name.lower(), raising=False)
+        know_only(hub, home, patch)
         with Service(Settings(workspace=tmp_path_factory.mktemp("workspace"))) as service:
             service.start(rq.LoadModel(source="starter")).result(timeout=120)
             yield service

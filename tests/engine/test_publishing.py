@@ -12,7 +12,7 @@ from backend import results as rs
 from backend.engine import publishing
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from backend.library import Library
-from tests.hub_stand_in import HubStandIn
+from tests.hub_stand_in import HubStandIn, know_only
 
 pytestmark = pytest.mark.slow
 WRITTEN = {"README.md", "adapter_config.json", "adapter_model.safetensors", "workbench.json"}
@@ -32,14 +32,9 @@ def service(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     rows = folder / "my rows.jsonl"
     rows.write_text('{"prompt": "Where?", "completion": "Here."}\n' * 9, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", hub.url)
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub-home")))
+        know_only(hub, tmp_path_factory.mktemp("hub-home"), patch)
         patch.setenv("HF_TOKEN", "hf_of_nobody")
         patch.setenv("HF_HUB_DISABLE_XET", "1")  # the stand-in speaks the older protocol alone
-        patch.delenv("HF_HUB_OFFLINE", raising=False)
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            patch.delenv(name, raising=False)
-            patch.delenv(name.lower(), raising=False)
         with Service(Settings(workspace=tmp_path_factory.mktemp("workspace"))) as service:
             service.start(rq.LoadModel(source="starter")).result(timeout=120)
             train = rq.Train(name="mine", data=str(rows), max_steps=2, eval_share=0.0)
