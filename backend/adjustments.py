@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from backend.storage import write_text
 
 FILE = "adjustments.json"
+OTHER_PROMPTS = "Other prompts are watched."
 Rate = Callable[[int], float]
 
 
@@ -105,7 +106,7 @@ def relative(changes: list[Adjustment], peak: float) -> list[Adjustment]:
 def words(change: Adjustment, scheduler: str, total: int) -> str:
     """Say what a change does, and how the learning rate goes on."""
     if not change.changes_rate:
-        return "Other prompts are watched."
+        return OTHER_PROMPTS
     if change.learning_rate is None:
         return f"The run ends at step {total:,}, with the learning rate as if planned so."
     return (

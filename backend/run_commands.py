@@ -14,12 +14,12 @@ def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
     notes = [_about_changes(run)]
     if free != train.name:
         notes.append(
-            f"There is an adapter called {train.name} here already: "
-            f"add --name {free!r} to have both."
+            f"There is an adapter called {train.name} here already, so this one is called {free}; "
+            "the request in the file works once the old one has another name."
         )
     return RunCommands(
         base=command_of(_base_of(run), settings, always=["source"]),
-        fields=command_of(train, settings),
+        fields=command_of(train.model_copy(update={"name": free}), settings),
         file=command_of_file(run.folder / "request.json", settings),
         note=" ".join(filter(None, notes)),
     )

@@ -32,6 +32,10 @@ UNDER_WAY = ("running", "queued")
 SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
 log = logging.getLogger(__name__)
 LONGEST_NOTE = 10_000
+CHANGED = (
+    "its learning rate or its steps were changed on the way, and more epochs would not follow its "
+    "plan"
+)
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -224,7 +228,7 @@ class Run:
             return f"it had {processes} processes, and only runs in one process are extended"
         changed = any(each.changes_rate for each in adjustments.read(self.folder))
         if changed or status.step < status.total_steps:
-            return "it did not end as it was planned, so its order of examples cannot go on"
+            return CHANGED if changed else "it did not take all the steps that were planned"
         return ""
 
     def summary(self) -> RunSummary:
@@ -240,6 +244,7 @@ class Run:
             colour=request.colour,
             data=request.train.data,
             base_name=request.base_name,
+            precision=status.precision,
             quantization=status.quantization,
             method=method_of(request.train.adapter).title,
             rank=request.train.adapter.rank,

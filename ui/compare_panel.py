@@ -8,7 +8,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import run_comparison, text
+from ui import run_comparison, run_detail, text
 from ui.bench import Bench
 from ui.feedback import explain, failure_card
 from ui.overlay_chart import overlay_chart, overlay_value
@@ -111,7 +111,14 @@ class ComparePanel:
         service = self.bench.service
         try:
             curves = [(run, service.curve(run.id)) for run in runs]
-            asked = [Compared(run, service.runs.get(run.id).request.train) for run in runs]
+            asked = [
+                Compared(
+                    run,
+                    service.runs.get(run.id).request.train,
+                    run_detail.changes_of(service.events(run.id)),
+                )
+                for run in runs
+            ]
         except (errors.WorkbenchError, OSError):
             return overlay_value([]), NOTHING
         return overlay_value(curves), run_comparison.comparison(asked)

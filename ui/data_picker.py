@@ -110,13 +110,13 @@ class DataPicker:
         self.close.click(self.hide_preview, None, self.preview, **QUIET)
         self.data.change(self.hide_preview, None, self.preview, **QUIET)  # it shows other data
         self.data.input(forget, None, self.refused, **QUIET)
-        chosen = self.columns.emptied
-        self.data.input(self.columns.cleared, None, chosen, **QUIET)
+        chosen = [*self.columns.emptied, drop_bad_rows, self.held_out]
+        self.data.input(self.begin_anew, None, chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
         self.upload.upload(
             self.add_upload, self.upload, [*self.offered, self.refused], **QUIET
-        ).then(self.columns.cleared, None, chosen, **QUIET)
+        ).then(self.begin_anew, None, chosen, **QUIET)
         self.held_out.input(forget, None, self.refused_held_out, **QUIET)
         self.upload_held_out.upload(
             self.add_held_out_upload,
@@ -191,6 +191,10 @@ class DataPicker:
         job.result(timeout=0)
         return True
 
+    def begin_anew(self) -> list[Any]:
+        """Let go of what was chosen for other data: columns, bad rows left out, held-out data."""
+        return [*self.columns.cleared(), False, ""]
+
     def show_columns(self, check: Check) -> list[Any]:
         """Offer the columns that the last check found."""
         return self.columns.show(check.look)
@@ -240,7 +244,7 @@ def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
     for number, example in enumerate(preview.examples):
         if number:
             pieces.append(("\n\n", None))
-        if example.left_out:
-            pieces.append((f"(Row {example.row} is left out: {example.left_out}.) ", None))
+        left_out = f", left out: {example.left_out}" if example.left_out else ""
+        pieces.append((f"Row {example.row}{left_out}\n", None))
         pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
     return pieces

@@ -25,6 +25,8 @@ class Compared(NamedTuple):
 
     run: rs.RunSummary
     train: rq.Train
+    changes: Sequence[str] = ()
+    """What was changed in it on the way."""
 
 
 class Answerers(NamedTuple):
@@ -84,11 +86,16 @@ def differences(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     """Return (label, value of each run) for all settings that are not the same in all runs."""
     flat = [{"base": base_title(each.run), **_flat(each.train.model_dump())} for each in compared]
     paths = [path for path in flat[0] if path != "name"] if flat else []
-    return [
+    found = [
         (_label(path), [setting(path, each.get(path)) for each in flat])
         for path in paths
         if any(each.get(path) != flat[0][path] for each in flat)
     ]
+    computed = [each.run.precision or "-" for each in compared]
+    changed = [" ".join(each.changes) or "nothing" for each in compared]
+    if len(set(computed)) > 1 and "precision" in paths:
+        found.append(("Computed in", computed))
+    return [*found, ("Changed on the way", changed)] if len(set(changed)) > 1 else found
 
 
 # -- answers -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from backend import Event, adjustments
 from backend import requests as rq
 from backend import results as rs
 from ui import data_sets, text
@@ -30,7 +31,7 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[
         ("Steps", f"{text.count(run.step)} of {text.count(run.total_steps)}"),
         ("Loss", loss),
         ("Exact match", match),
-        ("Speed", text.speed(run.tokens_per_second)),
+        ("Speed", _speed(run)),
         ("Time", measured(text.duration(run.seconds), _predicted_time(run))),
         ("Memory", _memory(run)),
         ("Base", base_title(run)),
@@ -40,6 +41,23 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[
     if changes:
         pairs.append(("Changed on the way", " ".join(changes)))
     return el("div", facts(pairs), _settings(train), _log(log), cls="aw-run-facts")
+
+
+def changes_of(events: Sequence[Event]) -> list[str]:
+    """Say what was changed in a run on the way; of several at one step, what was said last held."""
+    held: list[Event] = []
+    for event in events:
+        if event.type == "resumed":
+            held = [each for each in held if (each.step or 0) <= (event.step or 0)]
+        elif event.type == "adjusted":
+            held = [each for each in held if not _replaces(event, each)]
+            held.append(event)
+    return list(dict.fromkeys(each.text for each in held if each.text))
+
+
+def _replaces(later: Event, earlier: Event) -> bool:
+    prompts = [each.text == adjustments.OTHER_PROMPTS for each in (later, earlier)]
+    return later.step == earlier.step and prompts[0] == prompts[1]
 
 
 def run_actions(
@@ -142,6 +160,11 @@ def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
         return None
     off = run.predicted_seconds / run.seconds - 1
     return f"{text.duration(run.predicted_seconds)} predicted after ten steps", off
+
+
+def _speed(run: rs.RunSummary) -> str:
+    said = text.speed(run.tokens_per_second)
+    return f"{said} in {run.precision}" if run.precision and run.tokens_per_second else said
 
 
 def _memory(run: rs.RunSummary) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend import adjustments, errors
+from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import run_detail, text
@@ -221,12 +221,9 @@ class RunPanel:
 
     def _facts(self, run: rs.RunSummary) -> Node:
         try:
-            folder = self.bench.service.runs.get(run.id)
-            train = folder.request.train
-            changes = [
-                adjustments.words(each, train.scheduler, run.total_steps)
-                for each in adjustments.read(folder.folder)
-            ]
-            return run_detail.run_facts(run, train, Path(folder.log), changes)
+            service = self.bench.service
+            folder = service.runs.get(run.id)
+            changes = run_detail.changes_of(service.events(run.id))
+            return run_detail.run_facts(run, folder.request.train, Path(folder.log), changes)
         except errors.WorkbenchError:
             return NOTHING

@@ -132,7 +132,7 @@ def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
     left = text.duration(live.seconds_left) if live.seconds_left is not None else "-"
     return el(
         "div",
-        _number("Step", f"{text.count(live.step)} of {text.count(live.total_steps)}"),
+        _number("Step", _steps(live)),
         _number("Speed", text.speed(live.tokens_per_second)),
         _number("Time left", left),
         _number("Loss", text.loss(live.loss)),
@@ -218,3 +218,9 @@ def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
     if run.resumable:
         return mend_button("Resume", "resume", run.id)
     return mend_button("Try again", "again", run.id)
+
+
+def _steps(live: Live) -> str:
+    if not live.total_steps:
+        return "getting ready"
+    return f"{text.count(live.step)} of {text.count(live.total_steps)}"

@@ -116,7 +116,7 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
         el("span", _what_now(job, left), cls="aw-quiet"),
         el(
             "span",
-            *_steering(job),
+            *(_steering(job) if act == "stop" else []),  # what runs beside hears a stop alone
             button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
             cls="aw-job-buttons",
         ),

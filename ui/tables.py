@@ -43,7 +43,7 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ("Name", base.name),
         ("Architecture", f"{base.architecture}, {base.layers} layers, {base.hidden_size} wide"),
         ("Parameters", f"{text.short_count(base.parameters)} ({text.count(base.parameters)})"),
-        ("Precision", f"{base.precision}: {base.precision_reason}"),
+        ("Precision", _precision(base)),
         *([("Quantised", base.quantization_note)] if base.quantization_note else []),
         ("Device", base.device),
         ("Memory", f"{text.size(measured)} measured, {text.size(predicted)} predicted"),
@@ -159,3 +159,10 @@ def _tick(run: rs.RunSummary, ticked: bool) -> Node:
         aria_checked="true" if ticked else "false",
         aria_label=f"Compare {run.name} of {text.when(run.created)}",
     )
+
+
+def _precision(base: rs.ModelFacts) -> str:
+    """Say how weights are stored; of a quantised base, those that are not quantised."""
+    if base.quantization != "none":
+        return f"{base.precision}, of what is not quantised"
+    return f"{base.precision}: {base.precision_reason}"

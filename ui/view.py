@@ -121,7 +121,11 @@ def data_line(check: Check, summary: str) -> str:
         if look is None or not look.shape:
             return summary
         return f"{text.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
-    parts = [f"{text.plural(stats.rows, 'row')}, {text.count(stats.examples)} to learn from"]
+    rows = text.plural(stats.rows, "row")
+    if stats.held_out_rows and not summary:  # a bundled set is one thing to whoever looks at it
+        own = text.plural(stats.rows - stats.held_out_rows, "row")
+        rows = f"{own} and {text.count(stats.held_out_rows)} of the held-out data"
+    parts = [f"{rows}, {text.count(stats.examples)} to learn from"]
     if stats.held_out:
         parts.append(f"{text.count(stats.held_out)} held out")
     parts.append(f"longest {text.plural(stats.longest, 'token')}")

@@ -9,7 +9,7 @@ from ui.loss_chart import is_over
 from ui.safe_view import Node, el
 from ui.session_bar import BASE_COLOUR
 
-YET = "The adapter answers at its first test, or when the run is paused."
+YET = "The adapter answers at its next test."
 NEWEST = 2
 """Answers that are shown at once; earlier ones open on request."""
 
@@ -39,7 +39,24 @@ def watched(events: Sequence[Event]) -> list[Watched]:
         elif event.type == "answer" and event.prompt is not None:
             answers.append((event.prompt, event.step or 0, event.text or ""))
     prompts = dict.fromkeys(prompt for prompt, _, _ in answers)
-    return [_watched(prompt, answers) for prompt in prompts]
+    let_go = _let_go(events)
+    found = [_watched(prompt, answers) for prompt in prompts]
+    return [each for each in found if each.said or each.prompt not in let_go]
+
+
+def _let_go(events: Sequence[Event]) -> set[str]:
+    """Return the prompts that the base was asked before others took their place."""
+    let_go: set[str] = set()
+    asked: set[str] = set()
+    changed = False
+    for event in events:
+        if event.type == "adjusted":
+            changed = True
+        elif event.type == "answer" and event.step == 0 and event.prompt is not None:
+            if changed:
+                let_go, asked, changed = let_go | asked, set(), False
+            asked.add(event.prompt)
+    return let_go - asked
 
 
 def _watched(prompt: str, answers: list[tuple[str, int, str]]) -> Watched:

@@ -25,6 +25,8 @@ from backend.requests import Columns, Train
 from backend.results import RowProblem
 
 MAX_PROBLEMS = 100
+FEWEST = 5
+"""Of fewer different examples none can be spared to test with."""
 Keys = NDArray[np.uint64]
 
 
@@ -211,7 +213,7 @@ def refuse(problems: Problems, rows: int) -> None:
 
 def _held_out_count(examples: int, share: float) -> int:
     """Return how many distinct examples to keep aside; too few to spare any means none."""
-    if share == 0 or examples < 5:
+    if share == 0 or examples < FEWEST:
         return 0
     return max(1, round(examples * share))
 

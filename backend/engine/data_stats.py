@@ -37,6 +37,7 @@ def stats_of(
         shape=data.shape,
         shape_reason=data.shape_reason,
         rows=main.rows + apart.rows,
+        held_out_rows=apart.rows,
         examples=0,
         held_out=0,
         tokens=0,

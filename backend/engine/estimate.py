@@ -51,7 +51,8 @@ FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
 COMPILED = 600_000_000
 """Kernels that oneDNN compiles on a processor for each new length in bf16, and keeps (torch 2.13).
-Measured: 0.4 GB for short examples, 2 GB for long ones, whatever the model's size."""
+Measured: 0.4 GB for short examples, 2 GB for long ones, whatever the model's size. A later run in
+the same process has them already, and they count as its own (`run_memory`)."""
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
 
@@ -133,8 +134,6 @@ class Setup:
     attention_apart: bool = True
     exact: bool = False
     reuses_blocks: bool = memory.REUSES_BLOCKS
-    compiles: bool = True
-    """Whether kernels for bf16 are still to come; an earlier run in this process may have them."""
 
     @classmethod
     def of_run(
@@ -339,8 +338,7 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     size = BYTES[setup.computed]
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
-    compiles = setup.compiles and (setup.device, setup.computed) == ("cpu", "bf16")
-    compiled = COMPILED if compiles else 0
+    compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
     libraries = LIBRARIES[setup.device]
     if setup.device == "cpu" and setup.reuses_blocks:
         libraries = LIBRARIES_REUSING

@@ -40,6 +40,7 @@ def _how_to_repeat(run: Run) -> list[str]:
     quantised = run.request.base is not None and run.request.base.quantization != "none"
     needed = ("torch", "transformers", "peft", *(("bitsandbytes",) if quantised else ()))
     known = run.request.versions
+    exactly = "to about 1 %, for bf16 rounds" if run.status().precision == "bf16" else "to rounding"
     packages = " ".join(
         f"{each}=={known[each].partition('+')[0]}" if each in known else each for each in needed
     )
@@ -54,5 +55,5 @@ def _how_to_repeat(run: Run) -> list[str]:
         "```",
         "",
         f"It prints the loss of each step (seed {run.request.train.seed}) and saves "
-        "`adapter_again`. On the same machine with the same versions the losses agree to rounding.",
+        f"`adapter_again`. On the same machine with the same versions the losses agree {exactly}.",
     ]

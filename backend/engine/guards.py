@@ -6,6 +6,7 @@ one that was never stopped would.
 
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ BEST = "best"
 NOTE = "best.json"
 PARTED = 1.05
 """Held-out loss this many times the lowest, twice in a row, while training loss falls on."""
+RISING = 4
+"""Tests in a row of which each held-out loss is above the one before."""
 FIRST = 3
 BAD_STEPS = 15
 """A loss that far off for so many steps does not come back."""
@@ -176,15 +179,22 @@ class Guards:
                 f"{'test' if worse == 1 else 'tests'} since."
             )
 
+    def _rises(self) -> bool:
+        """Tell whether held-out loss rose from test to test, however little, as training's fell."""
+        last = self._points[-RISING:]
+        rises = all(later.held_out > earlier.held_out for earlier, later in pairwise(last))
+        return rises and len(last) == RISING and last[-1].training < last[0].training
+
     def _warn(self, step: int) -> None:
         """Say once that training and held-out loss part."""
         best, last = self._points[self._lowest()], self._points[-2:]
-        parted = len(last) == 2 and all(
+        far = len(last) == 2 and all(
             point.step > best.step
             and point.held_out > PARTED * best.held_out
             and point.training < best.training
             for point in last
         )
+        parted = far or self._rises()
         if parted and not self._warned:
             self._warned = True
             self._log.warned(

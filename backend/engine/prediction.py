@@ -1,6 +1,5 @@
 """What a run on the loaded base will take of its memory, before and while it begins."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from peft import LoraConfig
@@ -60,5 +59,4 @@ def predict(
         computed=computed,
         attention_apart=attention.could_use(session.base.model),
     )
-    setup = replace(setup, compiles=not session.computed_in_bf16)
     return Prediction(shape, estimate.settle(shape, setup, free))

@@ -3,6 +3,7 @@
 Works on the loaded base, or beside a busy one on a skeleton without weights.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from backend.engine import (
     estimate,
     memory,
     packing,
+    remarks,
     sharing,
     steps,
     tokens,
@@ -30,7 +32,7 @@ from backend.engine.precision import StepTimes, Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
-from backend.learning_rate import rate_warning, usual_rate
+from backend.learning_rate import rate_warning
 from backend.library import Library
 from backend.methods import method_of
 from backend.requests import Preflight, Train
@@ -39,7 +41,7 @@ from backend.runs import Runs
 from backend.sizes import size_text
 
 RECENT_RUNS = 50
-UNUSUAL = 5  # times the usual learning rate: worth a word, and may still be right
+ALIKE = 5
 
 
 @dataclass
@@ -106,7 +108,7 @@ def check(
     seconds, source, warned = None, "", None
     if around and packs and config and not problems:
         seconds, source = _duration(request, around, packs, runs, timings)
-        notes = [*sharing.notes(train), *_notes(train, corpus, around)]
+        notes = [*sharing.notes(train), *remarks.on(train, corpus.stats, around.parameters)]
         warned = rate_warning(train.learning_rate, around.parameters)
     room = _Room(memory.available(around.device)) if around else _Room(0)
     if around and corpus and config and packs:
@@ -221,7 +223,8 @@ def _duration(
 
 
 def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
-    """Return the tokens per second of the newest comparable run."""
+    """Return the tokens per second of the newest comparable runs, their median."""
+    found: list[float] = []
     for run in runs.all()[:RECENT_RUNS]:
         request, status = run.request, run.status()
         same = (
@@ -234,8 +237,8 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
             <= train.tokens_per_step // 2
         )
         if same and status.tokens_per_second and status.step >= 5:
-            return status.tokens_per_second
-    return None
+            found.append(status.tokens_per_second)
+    return statistics.median(found[:ALIKE]) if found else None
 
 
 def _step_times(
@@ -259,43 +262,6 @@ def _step_times(
 
 def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
     return (times.faster if train.precision == "auto" else train.precision) == "bf16"
-
-
-def _notes(train: Train, corpus: tokens.Corpus, around: Surroundings) -> list[str]:
-    stats, notes = corpus.stats, []
-    if train.start_from is not None:
-        notes.append(
-            f"It goes on from {train.start_from}: method, rank, alpha and targets are that "
-            "adapter's, whatever the form says."
-        )
-    if stats.cut:
-        notes.append(f"{stats.cut:,} examples are longer than {train.longest} tokens and are cut.")
-    if stats.dropped:
-        notes.append(f"{stats.dropped:,} examples have nothing to learn and are left out.")
-    if stats.bad:
-        notes.append(f"{stats.bad:,} of {stats.rows:,} rows cannot be used and are left out.")
-    if stats.overlap:
-        notes.append(f"{stats.overlap:,} examples are held out, too, and therefore not learned.")
-    special = sum(group.count for group in stats.groups if group.kind == "special")
-    if special:
-        notes.append(
-            f"In {special:,} of {stats.rows:,} rows there are special tokens, which the base reads "
-            "as its own marks: right only where its chat template was written into them."
-        )
-    if train.tokens_per_step * train.accumulation >= stats.tokens:
-        notes.append(
-            f"A step takes all {stats.tokens:,} tokens that there are, so each epoch is one step."
-        )
-    if not stats.held_out:
-        notes.append("No examples are held out, so there will be no test of what was learned.")
-    usual = usual_rate(around.parameters)
-    above = UNUSUAL * usual < train.learning_rate
-    if above and rate_warning(train.learning_rate, around.parameters) is None:
-        notes.append(
-            f"A learning rate of {train.learning_rate:g} is high for this base; "
-            f"{usual:g} is a common start."
-        )
-    return notes
 
 
 def _run_setup(
@@ -324,7 +290,6 @@ def _run_setup(
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
         attention_apart=attention.could_use(around.model),
-        compiles=around.session is None or not around.session.computed_in_bf16,
     )
 
 

@@ -12,14 +12,15 @@ large model's blocks fit again, and joining them after every step would cost it 
 class RunMemory:
     """The memory of one sitting of a run, in bytes.
 
-    What the allocator still holds of an earlier run is used again by this one, so it counts as this
-    one's: else a second run would seem to take next to nothing.
+    What is still held of an earlier run, freed blocks and what oneDNN compiled for bf16, is used
+    again by this one, so it counts as this one's: else a second run would seem to take next to
+    nothing.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._device = session.base.device
-        self._before = memory.resident(self._device) - session.held_by_allocator
+        self._before = memory.resident(self._device) - session.held_by_earlier_runs
         self.predicted = 0
         self.free = memory.available(self._device)
         memory.reset_peak(self._device)
@@ -35,8 +36,8 @@ class RunMemory:
             memory.join_freed(self._device)
 
     def close(self) -> None:
-        """Note what stays behind: next to all of it is what the allocator goes on holding."""
+        """Note what stays behind: next to all of it is held for a later run."""
         if self._device.type == "cpu":
             memory.release(self._device)
             held = memory.resident(self._device) - self._before
-            self._session.held_by_allocator = max(held, 0)
+            self._session.held_by_earlier_runs = max(held, 0)

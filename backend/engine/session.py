@@ -38,10 +38,8 @@ class Session:
         self.slot: Slot | None = None
         self.learning: AdapterInfo | None = None
         """The adapter of a paused run, which is in no library yet."""
-        self.computed_in_bf16 = False
-        """Whether this process has what oneDNN compiles for it, and keeps."""
-        self.held_by_allocator = 0
-        """Bytes that runs on this base left with the allocator, for the next one."""
+        self.held_by_earlier_runs = 0
+        """Bytes that runs on this base left for the next one: freed blocks, kernels of bf16."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[adapters.Target] | None = None
@@ -103,7 +101,7 @@ class Session:
         before = memory.resident(device)
         self._base, self.peft, self._active, self._targets = None, None, [], None
         self._adapted, self._strengths = {}, {}
-        self.held_by_allocator = 0
+        self.held_by_earlier_runs = 0
         memory.release(device)
         return max(before - memory.resident(device), 0)
 
@@ -202,12 +200,8 @@ class Session:
         self.activate(there)
         self._active = there
 
-    def settle(self, ran_in: str = "") -> None:
-        """Take stock after the model's structure or mode changed: nothing learns, all is quiet.
-
-        `ran_in` is the precision of a run that ended.
-        """
-        self.computed_in_bf16 |= ran_in == "bf16"
+    def settle(self) -> None:
+        """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
         self._adapted = adapters.adapted_layers(self.base.model)
         if self.peft is not None:
             self.peft.requires_grad_(False)

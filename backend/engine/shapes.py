@@ -170,8 +170,10 @@ def read_turns(value: Any, column: str) -> Turns:
             value = json.loads(value)
         except ValueError:
             raise BadRow(f"{column} is not a JSON list", value) from None
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         raise BadRow(f"{column} is not a list of turns", value)
+    if not value:
+        raise BadRow(f"{column} is an empty list")
     return [_turn(turn) for turn in value]
 
 

@@ -121,7 +121,7 @@ class _Training:
                 with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = self.taken.peak
-            self.session.settle(ran_in=self.precision)
+            self.session.settle()
             self.control.progress("Saving and reading back", 1.0, force=True)
             at_end = self.log.step >= self.total_steps
             state = "finished" if at_end or self.early else "stopped"

@@ -57,6 +57,8 @@ class DataStats(Result):
     shape: str
     shape_reason: str
     rows: int
+    held_out_rows: int = 0
+    """How many of the rows are of held-out data of its own."""
     examples: int
     held_out: int
     tokens: int
@@ -250,6 +252,8 @@ class RunSummary(Result):
     data: str
     base_name: str
     quantization: str = "none"
+    precision: str = ""
+    """What its steps computed in; empty before that is known."""
     method: str
     rank: int
     created: float

@@ -76,8 +76,10 @@ def test_the_base_is_loaded_as_it_was(tmp_path: Path) -> None:
 
     wanted = rq.LoadModel(source="starter", precision="bf16", quantization="nf4")
     assert read(found.base) == wanted
+    assert read(found.fields) == TRAINS[0].model_copy(update={"name": "plain 2"})
     assert found.note == (
-        "There is an adapter called plain here already: add --name 'plain 2' to have both."
+        "There is an adapter called plain here already, so this one is called plain 2; the request "
+        "in the file works once the old one has another name."
     )
 
 

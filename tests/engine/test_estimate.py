@@ -41,13 +41,6 @@ def linear_numbers(config: dict[str, Any]) -> int:
     return config["num_hidden_layers"] * (2 * width * query + 2 * width * key + 3 * width * inner)
 
 
-def test_what_bf16_compiles_is_counted_once_in_a_process() -> None:
-    shape = Shape.from_config(STARTER / "model" / "config.json")
-    first = estimate.estimate(shape, Setup(computed="bf16"))
-    later = estimate.estimate(shape, Setup(computed="bf16", compiles=False))
-    assert first.run - later.run == estimate.COMPILED
-
-
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_weights_of_public_shapes_follow_from_their_config(name: str) -> None:
     config, parameters = PARAMETERS[name]

@@ -175,6 +175,19 @@ def test_it_is_said_once_when_training_and_held_out_loss_part(
     assert told[0].startswith("Held-out loss has risen from 4.000 at step 2 to ")
 
 
+def test_it_is_said_when_they_part_slowly(
+    service: Service, held_out: Callable[[list[float]], None]
+) -> None:
+    held_out([5.0, 4.0, 4.01, 4.02, 4.03, 4.04, 4.05, 4.06])
+    job = start(service, "slowly", learning_rate=0.05, warmup=0.0)
+    job.result(timeout=120)
+
+    told = warnings(service, job.run_id)
+    assert [each and each.split(",")[0] for each in told] == [
+        "Held-out loss has risen from 4.000 at step 2 to 4.030"
+    ]
+
+
 def test_nothing_is_said_while_both_fall(
     service: Service, held_out: Callable[[list[float]], None]
 ) -> None:

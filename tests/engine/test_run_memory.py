@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def session() -> Any:
     base = SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(base=base, held_by_allocator=0)
+    return SimpleNamespace(base=base, held_by_earlier_runs=0)
 
 
 def test_peak_counts_from_the_start(machine: SimpleNamespace, session: Any) -> None:

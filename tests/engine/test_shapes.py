@@ -68,7 +68,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_number(
     ("messages", "what"),
     [
         ("not json", "messages is not a JSON list"),
-        ([], "messages is not a list of turns"),
+        ([], "messages is an empty list"),
         ({"role": "user"}, "messages is not a list of turns"),
         (None, "messages is not a list of turns"),
         (["hello"], "a turn has no role and content"),

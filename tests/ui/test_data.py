@@ -125,7 +125,7 @@ def test_the_card_offers_to_leave_bad_rows_out(page: Page, service: FakeService)
 
     assert "Leave bad rows out" in words(shown[page.train.card])
     component = page.train.form.components["drop_bad_rows"]
-    assert page.train.take_offer(event("drop")) == {component: True}
+    assert page.train.take_offer(event("drop"))[component] is True
     assert page.train.picker.leave_bad_rows_out(event("drop")) is True
 
 
@@ -254,6 +254,26 @@ def test_a_check_goes_on_when_large_data_was_read(page: Page, service: FakeServi
     assert keys[0] != keys[1]
 
 
+def test_other_data_begin_anew(page: Page) -> None:
+    picker = page.train.picker
+    drop = page.train.form.components["drop_bad_rows"]
+    afresh = [*picker.columns.emptied, drop, picker.held_out]
+    told = dict(zip(afresh, picker.begin_anew(), strict=True))
+
+    assert (told[drop], told[picker.held_out]) == (False, "")
+    taken = page.train.take_offer(event("drop"))
+    assert taken[drop] is True
+    assert not taken[picker.preview]["visible"]  # it still offered what was just taken
+
+
+def test_rows_of_held_out_data_are_told_apart() -> None:
+    stats = STATS.model_copy(update={"rows": 73, "held_out_rows": 13, "examples": 55})
+    check = Check(report=rs.PreflightReport.model_construct(stats=stats))
+
+    assert data_line(check, "").startswith("60 rows and 13 of the held-out data, 55 to learn")
+    assert data_line(check, "Pirates.").startswith("73 rows, 55 to learn")
+
+
 def test_a_check_that_was_stopped_is_taken_up_on_request(page: Page, service: FakeService) -> None:
     service.script["preview-data"] = lambda request: PREVIEW.model_copy(update={"quick": False})
     service.script["prepare-data"] = lambda request: errors.Stopped("Stopped, as asked.")
@@ -284,7 +304,7 @@ def test_a_look_at_large_data_shows_the_first_rows(page: Page, service: FakeServ
 
     assert [request.every_row for request in asked] == [False]
     assert "the others are still to be checked" in words(shown)
-    assert pieces == [("Hello", "learned")]
+    assert pieces == [("Row 0\n", None), ("Hello", "learned")]
 
 
 def ready_report() -> rs.PreflightReport:

@@ -7,10 +7,10 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from backend import errors
+from backend import Event, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.adjustments import Adjustment
+from backend.adjustments import OTHER_PROMPTS, Adjustment
 from backend.adjustments import add as add_change
 from backend.events import Curve
 from tests.ui.fake_facts import FACTS
@@ -128,6 +128,29 @@ def test_the_held_out_loss_of_a_kept_state_is_labelled() -> None:
     assert "0.50, the best, at step 60" in said
 
 
+def changed(step: int, text: str) -> Event:
+    return Event(seq=step, time=0.0, type="adjusted", step=step, text=text)
+
+
+def test_of_several_changes_at_a_step_the_last_is_told() -> None:
+    prompts = changed(8, OTHER_PROMPTS)
+    events = [changed(4, "first"), changed(8, "never held"), prompts, changed(8, "held")]
+    resumed = Event(seq=9, time=0.0, type="resumed", step=6)
+
+    assert run_detail.changes_of(events) == ["first", OTHER_PROMPTS, "held"]
+    assert run_detail.changes_of([*events, resumed]) == ["first"]
+
+
+def test_what_was_changed_on_the_way_is_a_difference() -> None:
+    steered = Compared(summary("a", precision="bf16"), rq.Train(name="a"), ["It ends at step 9."])
+    plain = Compared(summary("b", precision="fp32"), rq.Train(name="b"))
+
+    assert run_comparison.differences([steered, plain]) == [
+        ("Computed in", ["bf16", "fp32"]),
+        ("Changed on the way", ["It ends at step 9.", "nothing"]),
+    ]
+
+
 def test_the_best_of_a_column_is_bold_only_where_data_agree() -> None:
     runs = [summary("a", loss=0.1), summary("b", loss=0.2)]
     assert run_comparison._best_of(runs)["Training loss"] == {"run-a"}
@@ -208,7 +231,7 @@ def test_a_run_is_shown_as_commands_and_the_error_where_it_has_no_script(
     title, code = page.runs.panel.show_lines(event("command", run.id))
     assert "--seed 7" in code["value"]
     assert "load-model --source starter" in code["value"]
-    assert "add --name 'pirate 2'" in code["value"]
+    assert "--name 'pirate 2'" in code["value"]
     (service.library.folder(run.adapter_id) / "adapter_config.json").unlink()
     title, code = page.runs.panel.show_lines(event("script", run.id))
     assert "which layers it trains is not on disk" in words(title)
@@ -303,8 +326,7 @@ def test_a_run_that_cannot_be_extended_says_why_beside_the_field(
     drawn = draw(page, selected=run.id)
     assert not drawn[page.runs.panel.extend]["interactive"]
     info = drawn[page.runs.panel.epochs]["info"]
-    assert info.startswith("Not possible: it did not end as it was planned")
-    assert "Learning rate 0.1 from step 2 on" in words(drawn[page.runs.panel.facts])
+    assert info.startswith("Not possible: its learning rate or its steps were changed")
     _, lines = page.runs.panel._commands(run.id)
     comments = [line for line in lines["value"].splitlines() if line.startswith("#")]
     assert any("does it with all that came later" in line for line in comments)

@@ -44,8 +44,18 @@ def test_the_base_and_the_newest_answers_come_first_and_earlier_ones_are_folded(
 def test_what_only_the_base_answered_is_told_to_come_and_left_out_of_a_run_that_is_over() -> None:
     over = Event(seq=90, time=0.0, type="stopped", step=4)
 
-    assert "The adapter answers at its first test" in words(strip(STORY[:1], "#E69F00"))
+    assert "The adapter answers at its next test" in words(strip(STORY[:1], "#E69F00"))
     assert strip([STORY[0], over], "#E69F00") is None
+
+
+def test_a_prompt_that_was_let_go_before_it_was_answered_is_left_out() -> None:
+    changed = Event(seq=2, time=0.0, type="adjusted", step=4, text="Other prompts are watched.")
+    other = answer(0, "It is on the hook.", prompt="Where is the hat?")
+
+    assert [each.prompt for each in watched([STORY[0], changed])] == ["Where is the cat?"]
+    assert [each.prompt for each in watched([STORY[0], changed, other])] == ["Where is the hat?"]
+    kept = watched([STORY[0], changed, other, STORY[1]])
+    assert [each.prompt for each in kept] == ["Where is the cat?", "Where is the hat?"]
 
 
 def test_answers_that_stay_the_same_are_one() -> None:

@@ -179,7 +179,10 @@ class TrainTab:
             **QUIET,
         )
         mended = self.card.click(
-            self.take_offer, None, [self.name, rate, drop_bad_rows, self.check_key], **QUIET
+            self.take_offer,
+            None,
+            [self.name, rate, drop_bad_rows, self.picker.preview, self.check_key],
+            **QUIET,
         )
         fitted = list(self.form.components.values())
         self.card.click(self.use_change, inputs_kwargs=self.inputs, outputs=fitted, **QUIET)
@@ -280,7 +283,8 @@ class TrainTab:
         if act == "rate":
             return {self.form.components["learning_rate"]: float(arg)}
         if act == "drop":
-            return {self.form.components["drop_bad_rows"]: True}
+            dropped = self.form.components["drop_bad_rows"]
+            return {dropped: True, self.picker.preview: gr.update(visible=False)}
         if act == "recheck":
             self.bench.forget_failure("prepare-data")
             return {self.check_key: f"again at {time.time()}"}
