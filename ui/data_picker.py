@@ -30,6 +30,8 @@ class DataPicker:
 
     def __init__(self, bench: Bench, form: Form) -> None:
         self.bench, self.form = bench, form
+        self.left = gr.State("")
+        """What the data field held when somebody last came to it."""
         demo = bench.service.settings.demo
         choices = data_sets.choices(bench.service.settings.uploads_dir)
         self.data = form.add(
@@ -111,7 +113,8 @@ class DataPicker:
         self.data.change(self.hide_preview, None, self.preview, **QUIET)  # it shows other data
         self.data.input(forget, None, self.refused, **QUIET)
         chosen = [*self.columns.emptied, drop_bad_rows, self.held_out]
-        self.data.input(self.begin_anew, None, chosen, **QUIET)
+        self.data.focus(lambda source: source, self.data, self.left, **QUIET)
+        self.data.input(self.choose, [self.data, self.left], chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
         self.upload.upload(
@@ -190,6 +193,11 @@ class DataPicker:
             return False
         job.result(timeout=0)
         return True
+
+    def choose(self, source: str, left: str) -> Any:
+        """Begin anew where the source is another one; Gradio 6.31 says so whenever it is left."""
+        afresh = self.begin_anew()
+        return [gr.skip()] * len(afresh) if source == left else afresh
 
     def begin_anew(self) -> list[Any]:
         """Let go of what was chosen for other data: columns, bad rows left out, held-out data."""

@@ -16,6 +16,8 @@ from ui.loss_chart import plotly_script
 from ui.safe_view import HEAD
 from ui.theme import STYLE, theme
 
+MENUS = f"<script>{Path(__file__).with_name('menus.js').read_text(encoding='utf-8')}</script>"
+
 TEMPORARY = "temporary"
 # Gradio 6.31 looks into its empty queue a thousand times a second, which alone takes 6 % of a core.
 QUEUE_NAP_SECONDS = 0.02
@@ -80,7 +82,7 @@ def serve(
         quiet=True,
         theme=theme(),
         css=STYLE,
-        head=HEAD,
+        head=HEAD + MENUS,
         footer_links=["settings"],
         run_history=False,
         enable_monitoring=False,

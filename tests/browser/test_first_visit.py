@@ -98,6 +98,18 @@ def test_the_model_s_view_of_the_data_is_tinted(page: Page) -> None:
     save_picture(page, "train-preview")
 
 
+def test_a_menu_closes_when_its_field_is_left(page: Page) -> None:
+    ready(page)
+    page.locator("#train-data input").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("starter:polite")
+    page.keyboard.press("Tab")
+    expect(page.locator("#train-data input")).to_have_value(re.compile("Good manners"))
+    page.wait_for_timeout(500)
+
+    expect(page.locator("[role=option]:visible")).to_have_count(0)
+
+
 def test_a_taken_name_is_offered_a_free_one(page: Page, trained: str) -> None:
     ready(page)
     page.locator("#train-name input").fill(trained)

@@ -261,6 +261,8 @@ def test_other_data_begin_anew(page: Page) -> None:
     told = dict(zip(afresh, picker.begin_anew(), strict=True))
 
     assert (told[drop], told[picker.held_out]) == (False, "")
+    assert picker.choose("starter:pirate", "starter:polite") == picker.begin_anew()
+    assert set(map(str, picker.choose("starter:pirate", "starter:pirate"))) == {str(gr.skip())}
     taken = page.train.take_offer(event("drop"))
     assert taken[drop] is True
     assert not taken[picker.preview]["visible"]  # it still offered what was just taken
