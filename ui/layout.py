@@ -19,7 +19,7 @@ from ui.bench import Bench
 from ui.endpoints import add_endpoints
 from ui.feedback import mention, refuse
 from ui.pulse import DRAW, pulse
-from ui.run_detail import other_base
+from ui.run_detail import changes_of, other_base
 from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
@@ -226,6 +226,9 @@ class Page:
         run = next(run for run in snapshot.runs if run.id == run_id)
         if said := other_base(run, snapshot.base):
             mention(said, "Another base is loaded")
+        if changes_of(self.bench.service.events(run_id)):
+            began = f"{run.name} was changed on the way. These are the settings that it began with."
+            mention(began, "Settings as they were asked for")
         return {self.tabs: go_to("train"), **self.train.refill(run_id)}
 
 

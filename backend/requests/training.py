@@ -173,12 +173,13 @@ class Train(Request):
         ge=0,
         le=2**31 - 1,
         step=1,
-        help="The same seed, data and settings give the same adapter again.",
+        help="The same seed, data and settings give the same adapter, in the same precision.",
     )
     precision: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
         label="Compute precision",
-        help="How steps are computed; auto times both on this machine and takes the faster.",
+        help="How steps are computed; auto times both and takes the faster, so that a run which is "
+        "repeated may compute in the other one.",
     )
     gradient_checkpointing: bool = knob(
         False,
