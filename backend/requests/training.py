@@ -178,8 +178,7 @@ class Train(Request):
     precision: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
         label="Compute precision",
-        help="How steps are computed; auto times both and takes the faster, so that a run which is "
-        "repeated may compute in the other one.",
+        help="How steps are computed; auto times both each time and takes the faster.",
     )
     gradient_checkpointing: bool = knob(
         False,
