@@ -5,6 +5,7 @@ and whatever no longer exists (a data file, an adapter, a free name) is left out
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -44,10 +45,10 @@ class FormKeeper:
             for path, component in self.form.components.items()
             if isinstance(own.get(path), str | int | float) and self._is_there(path, own[path])
         }
-        if own.get("data") and self.form.components["data"] not in shown:  # columns of other data
+        if own.get("data") and self.form.components["data"] not in shown:
             for path, component in self.form.components.items():
-                if path.startswith("columns."):
-                    shown.pop(component, None)
+                if path in ("name", "held_out", "drop_bad_rows") or path.startswith("columns."):
+                    shown.pop(component, None)  # they were for data that is gone
         method = own.get("method")
         return {**shown, self.method: method} if method in list(METHODS) else shown
 
@@ -56,10 +57,18 @@ class FormKeeper:
         service = self.bench.service
         if path == "name":
             return self.bench.free_name(str(value)) == value
-        if path == "data":
-            return value in [
-                source for _, source in data_sets.choices(service.settings.uploads_dir)
-            ]
+        if path in ("data", "held_out"):
+            return self._is_data(str(value))
         if path == "start_from":
             return value in [adapter.name for adapter in service.library.all()]
         return True
+
+    def _is_data(self, source: str) -> bool:
+        """Tell whether data are there: offered, a path that somebody wrote, or named on the Hub."""
+        settings = self.bench.service.settings
+        if source in [offered for _, offered in data_sets.choices(settings.uploads_dir)]:
+            return True
+        if settings.demo:
+            return False
+        path = Path(source).expanduser()
+        return path.exists() if path.is_absolute() else "/" in source

@@ -1,5 +1,7 @@
 """What a browser keeps of the form, and what a page that is opened fills in."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.ui.fake_service import FACTS, FakeService
@@ -65,6 +67,29 @@ def test_an_opened_page_can_load_again_whatever_was_ticked_for_four_bits(
 
     assert words(said) == ""
     assert wait(service).base is not None
+
+
+def test_a_path_that_somebody_wrote_is_restored_while_it_is_there(
+    page: Page, tmp_path: Path
+) -> None:
+    file, parts = tmp_path / "rows.jsonl", page.train.form.components
+    kept = {"data": str(file), "name": "rows", "drop_bad_rows": True, "adapter.rank": 16}
+
+    without = attached(page, kept)
+    file.write_text("{}")
+    there = attached(page, kept)
+
+    assert (there[parts["data"]], there[page.train.name]) == (str(file), "rows")
+    assert there[parts["drop_bad_rows"]]
+    assert parts["data"] not in without
+    assert parts["drop_bad_rows"] not in without
+    assert without[page.train.name] == "pirate"  # not "rows", for other data
+    assert without[parts["adapter.rank"]] == 16
+
+
+def test_data_on_the_hub_are_restored(page: Page) -> None:
+    hub = attached(page, {"data": "someone/rows"})
+    assert hub[page.train.form.components["data"]] == "someone/rows"
 
 
 def test_what_is_gone_is_not_restored(page: Page, service: FakeService) -> None:
