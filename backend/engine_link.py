@@ -194,8 +194,8 @@ class EngineLink:
     def tell(self, job: Job, word: str, **content: object) -> None:
         """Say something to a running job."""
         self.version += 1
-        if self._runtime is not None:
-            self._runtime.send({"control": word, "id": job.id, **content})
+        if (runtime := self._side_runtimes.get(job.id, self._runtime)) is not None:
+            runtime.send({"control": word, "id": job.id, **content})
 
     def restore(self) -> Job | None:
         """Build the saved session again, or load the starter model where none was saved."""

@@ -48,9 +48,10 @@ class LaunchedRun:
     # -- what an engine can be told --------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Pass on a stop; a run has no other ears."""
-        if message.get("control") in ("stop", "abort"):
-            self.run.tell("stop" if message["control"] == "stop" else "abort")
+        """Pass on a stop or a wish to be saved; a run has no other ears."""
+        word = message.get("control")
+        if word in ("stop", "abort", "save"):
+            self.run.tell(word)
 
     def kill(self) -> bool:
         """End all its processes on this machine; those elsewhere notice."""

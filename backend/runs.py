@@ -179,12 +179,16 @@ class Run:
             return False
         return bool(abs(started - status.process_started) < 1.0)
 
-    def tell(self, word: Literal["stop", "abort"]) -> None:
-        """Say a word to a run with processes of its own, wherever they are."""
-        write_text(self.folder / "control", word)
+    def tell(self, word: Literal["stop", "abort", "save"]) -> None:
+        """Say a word to a run with processes of its own, wherever they are.
+
+        A wish to be saved comes after none to stop, which saves anyway.
+        """
+        if word != "save" or self.told().partition(" ")[0] in ("", "save"):
+            write_text(self.folder / "control", f"{word} {time.time()}")
 
     def told(self) -> str:
-        """Return the last word that was said to this run, if any."""
+        """Return the last word that was said to this run and when, if any."""
         try:
             return (self.folder / "control").read_text(encoding="utf-8").strip()
         except OSError:

@@ -43,8 +43,16 @@ class Steering:
         self._with_run(ask)
 
     def save_now(self) -> None:
-        """Let the run write a checkpoint after this step, beside its usual ones."""
-        self._with_run(lambda job: self._engine.tell(job, "save"))
+        """Let the run write a checkpoint after this step, beside its usual ones.
+
+        A run with processes of its own hears it, too, where no other one goes on.
+        """
+        engine = self._engine
+        with engine.lock:
+            going = [engine.current, *engine.beside()]
+            run = next((job for job in going if job and job.run_id and not job.stops), None)
+            if run is not None:
+                engine.tell(run, "save")
 
     def adjust(self, request: Adjust) -> None:
         """Change the run that goes on from its next step; raises where that cannot be."""

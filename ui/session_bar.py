@@ -116,7 +116,7 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
         el("span", _what_now(job, left), cls="aw-quiet"),
         el(
             "span",
-            *(_steering(job) if act == "stop" else []),  # what runs beside hears a stop alone
+            *_steering(job, apart=act != "stop"),
             button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
             cls="aw-job-buttons",
         ),
@@ -124,15 +124,15 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
     )
 
 
-def _steering(job: rs.JobInfo) -> list[Node]:
-    """Offer what can be asked of a run that goes on."""
+def _steering(job: rs.JobInfo, *, apart: bool) -> list[Node]:
+    """Offer what can be asked of a run that goes on; one with processes of its own never pauses."""
     if job.run_id is None or job.stopping:
         return []
+    save = button("Save now", "save-now")
+    if apart:
+        return [save]
     waits = job.paused or job.pausing
-    return [
-        button("Go on", "unpause") if waits else button("Pause", "pause"),
-        button("Save now", "save-now"),
-    ]
+    return [button("Go on", "unpause") if waits else button("Pause", "pause"), save]
 
 
 def _what_now(job: rs.JobInfo, left: str | None) -> str:

@@ -224,9 +224,10 @@ def _forget_old_words(run: Run, begun: float) -> None:
 def _read_words(run: Run, control: Control) -> None:
     heard = ""
     while True:
-        word = run.told()
-        if word in ("stop", "abort") and word != heard:
-            heard = word
+        said = run.told()
+        word = said.partition(" ")[0]
+        if word in ("stop", "abort", "save") and said != heard:
+            heard = said
             control.hear(word)
         time.sleep(LISTEN_EVERY_S)
 

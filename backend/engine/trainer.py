@@ -284,7 +284,7 @@ class RunCallback(TrainerCallback):
         if self._ranks.any(ends):
             control.should_training_stop = True  # after a change the run goes on from here
             control.should_save = True
-        elif self._ears.take_save():
+        elif self._ranks.any(self._ears.take_save()):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

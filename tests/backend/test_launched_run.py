@@ -95,9 +95,14 @@ def test_a_run_that_somebody_launched_is_shown_and_hears_a_stop(
     assert (job.title, job.run_id) == ("Training shared", leader.run.id)
     assert service.snapshot().phase == "training"
     assert service.snapshot().job is None  # the session's model is free
+    service.save_now()
+    assert leader.run.told().startswith("save ")
     service.stop_side(job.id)
-    assert leader.run.told() == "stop"
+    assert leader.run.told().startswith("stop ")
     assert only_job(service).stopping
+    service.save_now()
+    leader.run.tell("save")  # a stop saves anyway, and is not to be forgotten
+    assert leader.run.told().startswith("stop ")
 
     leader.finish(result_of(leader.run, "stopped"))
 

@@ -196,6 +196,12 @@ def test_a_stop_from_the_page_ends_it_well(service: Service) -> None:
         service.start(rq.Train(**{**LEARNS, "name": "second"}))
     assert service.snapshot().phase == "training"
     assert scores(service, [])  # the session's model is free meanwhile
+    assert run.latest_checkpoint() is None
+    service.save_now()
+    wait_for(lambda: run.latest_checkpoint() is not None, "the run to be saved as it goes on")
+    first = run.latest_checkpoint()
+    service.save_now()
+    wait_for(lambda: run.latest_checkpoint() != first, "the run to be saved once more")
 
     service.stop_side(job.id)
     result = job.result(timeout=LONG)

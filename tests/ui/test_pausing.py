@@ -10,7 +10,7 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, page, wait
 from tests.ui.test_view import words
-from ui import view
+from ui import session_bar, view
 from ui.layout import Page
 from ui.session_bar import bar
 
@@ -52,6 +52,18 @@ def test_the_bar_offers_pause_and_save_while_a_run_goes_on(
     assert "Pause" not in said
     assert "End at once" in said
     wait(service)
+
+
+def test_a_run_with_processes_of_its_own_is_saved_but_not_paused() -> None:
+    job = rs.JobInfo(
+        id=3, title="Training shared", operation="train", run_id="run-1", text="step 4 of 60",
+        fraction=0.1, seconds_left=None, stopping=False,
+    )  # fmt: skip
+
+    said = words(session_bar._job(job, "stop-side:3"))
+
+    assert "Save now Stop" in said
+    assert "Pause" not in said
 
 
 def test_only_a_run_can_be_paused(service: FakeService) -> None:
