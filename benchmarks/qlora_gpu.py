@@ -2,6 +2,7 @@
 
 import gc
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -119,7 +120,10 @@ def read_qlora(folder: Path, device: torch.device) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": device}
     )
-    return prepare_model_for_kbit_training(model)
+    with warnings.catch_warnings():
+        # PEFT 0.21.2 calls by a name that Transformers 5.23 replaced.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing_enable`", FutureWarning)
+        return prepare_model_for_kbit_training(model)
 
 
 def random_llama(folder: Path, layers: int, device: torch.device, **sizes: int) -> Path:
