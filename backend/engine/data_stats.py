@@ -86,7 +86,7 @@ def _equal_bins(lengths: Ints, low: int, high: int, most: int) -> tuple[LengthBi
     edges = range(low, high + 1, width)
     counts = np.bincount((lengths - low) // width, minlength=len(edges))
     return tuple(
-        LengthBin(low=edge, high=edge + width - 1, examples=int(count))
+        LengthBin(low=edge, high=min(edge + width - 1, high), examples=int(count))
         for edge, count in zip(edges, counts, strict=True)
     )
 
