@@ -254,5 +254,7 @@ def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
             pieces.append(("\n\n", None))
         left_out = f", left out: {example.left_out}" if example.left_out else ""
         pieces.append((f"Row {example.row}{left_out}\n", None))
+        if left_out and example.tokens <= 1:
+            continue  # nothing is left of it but where a text begins
         pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
     return pieces

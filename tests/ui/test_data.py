@@ -14,6 +14,7 @@ from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of
 from tests.ui.test_view import words
+from ui.data_picker import highlighted
 from ui.data_report import finding, report
 from ui.layout import Page
 from ui.view import Check, data_line
@@ -252,6 +253,17 @@ def test_a_check_goes_on_when_large_data_was_read(page: Page, service: FakeServi
     keys = [page.train.show(each, check, [])[page.train.check_key] for each in (during, snapshot)]
 
     assert keys[0] != keys[1]
+
+
+def test_of_a_row_without_an_answer_only_the_reason_is_shown() -> None:
+    empty = rs.Example(pieces=[("<|bos|>", False)], tokens=1, cut=False, row=3, left_out="it is")
+    late = rs.Example(pieces=[("Where", False)], tokens=9, cut=True, row=4, left_out="it is late")
+
+    shown = highlighted(PREVIEW.model_copy(update={"examples": [empty, late]}))
+
+    assert "".join(text for text, _ in shown) == (
+        "Row 3, left out: it is\n\n\nRow 4, left out: it is late\nWhere"
+    )
 
 
 def test_other_data_begin_anew(page: Page) -> None:
