@@ -93,7 +93,7 @@ def differences(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     ]
     computed = [each.run.precision or "-" for each in compared]
     changed = [" ".join(each.changes) or "nothing" for each in compared]
-    if len(set(computed)) > 1 and "precision" in paths:
+    if len(set(computed)) > 1:
         found.append(("Computed in", computed))
     return [*found, ("Changed on the way", changed)] if len(set(changed)) > 1 else found
 

@@ -238,7 +238,9 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
         )
         if same and status.tokens_per_second and status.step >= 5:
             found.append(status.tokens_per_second)
-    return statistics.median(found[:ALIKE]) if found else None
+        if len(found) == ALIKE:
+            break
+    return statistics.median(found) if found else None
 
 
 def _step_times(

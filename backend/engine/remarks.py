@@ -51,9 +51,11 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
 def _untested(train: Train, stats: DataStats) -> str:
     """Say that nothing is held out, and why, where somebody asked for it."""
     said = "No examples are held out, so there will be no test of what was learned"
-    if train.eval_share == 0 or train.held_out:
-        return f"{said}."
-    return f"{said}: fewer than {FEWEST} are different."
+    double = sum(group.count for group in stats.groups if group.kind == "duplicate")
+    few = stats.rows - stats.bad - double < FEWEST
+    if few and train.eval_share and not train.held_out:
+        return f"{said}: fewer than {FEWEST} are different."
+    return f"{said}."
 
 
 def _examples(number: int) -> str:

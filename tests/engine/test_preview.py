@@ -136,6 +136,33 @@ def test_preflight_tells_of_special_tokens_and_of_steps_that_take_everything(
     ]
 
 
+DIFFERENT = [f"good {n}" for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "share", "why"),
+    [
+        (["same"] * 20, 0.1, ": fewer than 5 are different."),
+        (DIFFERENT[:4], 0.1, ": fewer than 5 are different."),
+        (DIFFERENT, 0.0, "."),
+    ],
+    ids=["equal", "few", "as chosen"],
+)
+def test_why_nothing_is_held_out_is_said(
+    service: Service, tmp_path: Path, texts: list[str], share: float, why: str
+) -> None:
+    file = rows_file(tmp_path, [{"text": text} for text in texts])
+    train = rq.Train(name="words", data=file, eval_share=share)
+
+    report = service.start(rq.Preflight(train=train, measure=False)).result(120)
+
+    assert [note for note in report.notes if note.startswith("No examples")] == [
+        f"No examples are held out, so there will be no test of what was learned{why}"
+    ]
+    double = [note for note in report.notes if "equal to earlier ones" in note]
+    assert double == (["19 of 20 rows are equal to earlier ones."] if "same" in texts else [])
+
+
 def test_a_run_learns_from_the_rows_that_are_left(service: Service, tmp_path: Path) -> None:
     rows = [{"q": f"Number {n}?", "a": n} for n in range(20)] + [{"q": "Bad?", "a": None}]
     file = rows_file(tmp_path, rows)
