@@ -12,18 +12,23 @@ large model's blocks fit again, and joining them after every step would cost it 
 class RunMemory:
     """The memory of one sitting of a run, in bytes.
 
-    What is still held of an earlier run, freed blocks and what oneDNN compiled for bf16, is used
-    again by this one, so it counts as this one's: else a second run would seem to take next to
-    nothing.
+    What is still held of an earlier run in the same precision, freed blocks and kernels that oneDNN
+    compiled for bf16, is used again by this one, so it counts as this one's: else a second run
+    would seem to take next to nothing.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._device = session.base.device
-        self._before = memory.resident(self._device) - session.held_by_earlier_runs
-        self.predicted = 0
+        self._at_start = memory.resident(self._device)
+        self.expect(0, "fp32")
         self.free = memory.available(self._device)
         memory.reset_peak(self._device)
+
+    def expect(self, predicted: int, precision: str) -> None:
+        """Say what the run should take, and what its steps compute in."""
+        self._predicted, self._precision = predicted, precision
+        self._before = self._at_start - self._session.held_by_earlier_runs.get(precision, 0)
 
     @property
     def peak(self) -> int:
@@ -32,7 +37,7 @@ class RunMemory:
 
     def tidy(self) -> None:
         """Join freed blocks, where more is taken than the run should need between two steps."""
-        if memory.resident(self._device) - self._before > TIDY_AT * self.predicted:
+        if memory.resident(self._device) - self._before > TIDY_AT * self._predicted:
             memory.join_freed(self._device)
 
     def close(self) -> None:
@@ -40,4 +45,4 @@ class RunMemory:
         if self._device.type == "cpu":
             memory.release(self._device)
             held = memory.resident(self._device) - self._before
-            self._session.held_by_earlier_runs = max(held, 0)
+            self._session.held_by_earlier_runs[self._precision] = max(held, 0)

@@ -38,8 +38,8 @@ class Session:
         self.slot: Slot | None = None
         self.learning: AdapterInfo | None = None
         """The adapter of a paused run, which is in no library yet."""
-        self.held_by_earlier_runs = 0
-        """Bytes that runs on this base left for the next one: freed blocks, kernels of bf16."""
+        self.held_by_earlier_runs: dict[str, int] = {}
+        """Bytes that runs on this base left for the next one, by the precision of their steps."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[adapters.Target] | None = None
@@ -101,7 +101,7 @@ class Session:
         before = memory.resident(device)
         self._base, self.peft, self._active, self._targets = None, None, [], None
         self._adapted, self._strengths = {}, {}
-        self.held_by_earlier_runs = 0
+        self.held_by_earlier_runs = {}
         memory.release(device)
         return max(before - memory.resident(device), 0)
 

@@ -287,7 +287,7 @@ class _Training:
             free=self.taken.free,
         )
         self.run.update(**self.needed.noted(self.session.base.facts))
-        self.taken.predicted = self.needed.run_bytes
+        self.taken.expect(self.needed.run_bytes, self.precision)
         return self.needed
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:

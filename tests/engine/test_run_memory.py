@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def session() -> Any:
     base = SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(base=base, held_by_earlier_runs=0)
+    return SimpleNamespace(base=base, held_by_earlier_runs={})
 
 
 def test_peak_counts_from_the_start(machine: SimpleNamespace, session: Any) -> None:
@@ -51,6 +51,21 @@ def test_a_second_run_counts_what_the_first_left_to_it(
     assert (first.peak, second.peak) == (150 * MB, 150 * MB)
 
 
+def test_what_bf16_left_counts_for_later_runs_in_bf16_alone(
+    machine: SimpleNamespace, session: Any
+) -> None:
+    first = RunMemory(session)
+    first.expect(0, "bf16")
+    machine.peak = machine.resident = 1000 * MB
+    first.close()
+    machine.peak = 1100 * MB
+    plain = RunMemory(session)
+    again = RunMemory(session)
+    again.expect(0, "bf16")
+
+    assert (plain.peak, again.peak) == (100 * MB, 600 * MB)
+
+
 def test_a_chat_between_two_runs_is_not_the_second_ones(
     machine: SimpleNamespace, session: Any
 ) -> None:
@@ -63,7 +78,7 @@ def test_freed_blocks_are_joined_once_a_run_comes_near_its_prediction(
     machine: SimpleNamespace, session: Any
 ) -> None:
     taken = RunMemory(session)
-    taken.predicted = 100 * MB
+    taken.expect(100 * MB, "fp32")
     machine.resident = 570 * MB
     taken.tidy()
     assert machine.joined == 0
