@@ -36,6 +36,10 @@ KEPT_CHECKPOINTS = 2
 class AdapterTrainer(Trainer):
     """Trains one adapter of a model that may hold others."""
 
+    # `compute_loss` divides by the tokens with loss of the whole step. Where a model says
+    # `accepts_loss_kwargs = False`, Transformers 5.23 would divide by `accumulation` once more.
+    loss_is_scaled_for_ga = True
+
     def __init__(
         self,
         *,
