@@ -8,8 +8,10 @@ Python 3.6, so that an old Python gets far enough to say that it is too old.
 
 import errno
 import hashlib
+import http.client
 import json
 import os
+import platform
 import queue
 import re
 import shutil
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +85,11 @@ CHECKS = (
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # where each core has a test of its own
 COMPILER_NAMES = ("g++", "clang++", "c++")
+# PyTorch without the gigabytes of libraries for NVIDIA GPUs; published for Linux alone.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_INDEX_SECONDS = 5.0
+NVIDIA_PLACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")
+OWN_SOURCES = r"(?m)(^|\.)(index-url|extra-index-url|find-links|no-index)="
 CHROMIUM_NAMES = (
     "chromium",
     "chromium-browser",
@@ -235,6 +243,7 @@ class Record(NamedTuple):
     python: str
     installed: dict[str, str]
     modules: list[str]
+    cpu_torch: bool = False
 
 
 def fingerprint(files: Iterable[str]) -> str:
@@ -277,6 +286,8 @@ def is_intact(record: Record) -> bool:
     """Tell whether .venv was finished for this Python and nothing has vanished since."""
     if not record.ready or record.python != PYTHON_VERSION or not VENV_PYTHON.exists():
         return False
+    if record.cpu_torch and has_nvidia_gpu():
+        return False  # the GPU came later, and this PyTorch cannot use it
     return set(record.modules) <= set(module_names())
 
 
@@ -540,10 +551,63 @@ def install_packages(lock: IO[str], *, tests: bool) -> None:
         installed["tests"] = fingerprint(TEST_FILES)
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={progress_style()}"]
+    cpu_torch = wants_cpu_torch() and install_cpu_torch(command, lock)
     for name in TEST_FILES if tests else APP_FILES:
         command += ["-c" if name == "constraints.txt" else "-r", str(HERE / name)]
     PipStep("Installing packages").run(command, lock)
-    write_record(Record(True, PYTHON_VERSION, installed, module_names()))
+    write_record(Record(True, PYTHON_VERSION, installed, module_names(), cpu_torch))
+
+
+def wants_cpu_torch() -> bool:
+    """Tell whether PyTorch should come from the CPU index: no NVIDIA GPU, and it answers."""
+    asked = re.search(r"(?m)^torch\b", (HERE / "requirements.txt").read_text(encoding="utf-8"))
+    if not asked or not sys.platform.startswith("linux") or has_nvidia_gpu():
+        return False
+    if platform.machine() not in ("x86_64", "aarch64"):
+        return False
+    words = [str(VENV_PYTHON), "-m", "pip", "config", "list"]
+    configured = subprocess.run(words, capture_output=True, text=True).stdout
+    # Whoever told pip where packages come from gets them from there alone.
+    return not re.search(OWN_SOURCES, configured) and answers(f"{CPU_INDEX}/torch/")
+
+
+def has_nvidia_gpu() -> bool:
+    """Tell whether there is an NVIDIA driver; WSL has its program, but none of the files."""
+    return bool(shutil.which("nvidia-smi")) or any(map(os.path.exists, NVIDIA_PLACES))
+
+
+def answers(address: str) -> bool:
+    """Ask for a page; a name that does not resolve can hang longer than any time-out of its own."""
+    heard: queue.Queue[bool] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=CPU_INDEX_SECONDS) as page:
+                heard.put(bool(page.read(1)))
+        except (OSError, ValueError, http.client.HTTPException):
+            heard.put(False)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return heard.get(timeout=CPU_INDEX_SECONDS)
+    except queue.Empty:
+        return False
+
+
+def install_cpu_torch(command: list[str], lock: IO[str]) -> bool:
+    """Install PyTorch alone from the CPU index; False where the usual index must serve it.
+
+    That index is the only one that pip asks then, and for this one package only: beside another it
+    could supply any package.
+    """
+    alone = ["--no-deps", "--index-url", CPU_INDEX, "--timeout=15", "--retries=1"]
+    words = [*command, *alone, "-c", str(HERE / "constraints.txt"), "torch"]
+    try:
+        PipStep("Installing PyTorch for the CPU").run(words, lock)
+    except SetupError:
+        print("PyTorch's CPU packages could not be had; taking the usual ones.", flush=True)
+        return False
+    return True
 
 
 def progress_style() -> str:
