@@ -11,7 +11,7 @@ import threading
 from importlib.util import find_spec
 from pathlib import Path
 
-from backend import Service, Settings
+from backend import Service, Settings, errors
 from ui.server import default_roots, open_problem, port_problem, serve
 
 ON_SPACE = bool(os.environ.get("SPACE_ID"))
@@ -65,7 +65,13 @@ def main() -> int:
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
-    with Service(settings_from(flags)) as service:
+    try:
+        service = Service(settings_from(flags))
+    except errors.WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with service:
+        print(*service.opening, sep="\n", end="\n" if service.opening else "", flush=True)
         browser = not flags.no_browser and not ON_SPACE
         page = serve(service, host=flags.host, port=flags.port, password=flags.password,
                      open_browser=browser, on_space=ON_SPACE)  # fmt: skip

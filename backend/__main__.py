@@ -112,8 +112,15 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+def _open(settings: Settings) -> Service:
+    service = Service(settings)
+    for said in service.opening:
+        print(said, file=sys.stderr)
+    return service
+
+
 def _run(request: rq.Request, settings: Settings) -> int:
-    with Service(settings) as service:
+    with _open(settings) as service:
         if not isinstance(request, rq.LoadModel | rq.UnloadModel):
             _restore(service)
         if isinstance(request, rq.Chat):
@@ -130,7 +137,7 @@ def _run(request: rq.Request, settings: Settings) -> int:
 def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
     """Write down a run and print the command that starts its processes."""
     assert isinstance(request, rq.Train)
-    with Service(settings) as service:
+    with _open(settings) as service:
         _restore(service)
         print(service.prepare_launch(request, machines).command)
     return 0

@@ -32,6 +32,7 @@ from backend.steering import Steering
 from backend.storage import write_text
 from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
+from backend.workspace_format import open_workspace
 
 Piece = TypeVar("Piece")
 
@@ -47,10 +48,14 @@ class Service:
     ) -> None:
         self.settings = settings or Settings()
         self.settings.workspace.mkdir(parents=True, exist_ok=True)
+        self.opening = open_workspace(self.settings.workspace)
+        """What was done to a workspace of an older format, in sentences."""
         self.library = Library(self.settings.adapters_dir)
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
+        if self.opening:
+            self.engine.say("info", " ".join(self.opening))
         self.steering = Steering(self.engine)
         self.queue = TrainingQueue(self.settings.queue_file)
         self.starts = Starts(self.settings, self.engine, self.runs, self.library, self.queue)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PROJECT = Path(__file__).resolve().parent.parent
 STARTER = PROJECT / "starter"
+VERSION = "0.1.0"
 
 
 def default_workspace() -> Path:
