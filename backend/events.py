@@ -4,6 +4,7 @@ A line counts once its newline is written, so a reader never sees half an event.
 After a resume the points beyond the checkpoint are void; `curve` leaves them out.
 """
 
+import errno
 import json
 import os
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backend.storage import disk_error
 
 EventType = Literal[
     "started",
@@ -73,17 +76,26 @@ class EventWriter:
         _drop_partial_line(path)
         events = EventReader(path).poll()
         self._seq = events[-1].seq if events else 0
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # what a full disk refuses is not tried again
 
     def write(self, type: EventType, **fields: object) -> Event:
-        """Append one event and hand it to the operating system at once."""
-        self._seq += 1
+        """Append one event, whole or not at all; raises DiskFull."""
         event = Event.model_validate(
-            {"seq": self._seq, "time": time.time(), "type": type, **fields}
+            {"seq": self._seq + 1, "time": time.time(), "type": type, **fields}
         )
-        self._file.write(event.model_dump_json(exclude_none=True) + "\n")
-        self._file.flush()
+        self._append(event.model_dump_json(exclude_none=True).encode() + b"\n")
+        self._seq += 1
         return event
+
+    def _append(self, line: bytes) -> None:
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(before)
+            raise disk_error(error, self._path) from error
 
     def close(self) -> None:
         self._file.close()

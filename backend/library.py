@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from backend.errors import InvalidRequest, NotFound
 from backend.results import AdapterInfo
-from backend.storage import disk_error, new_folder, write_text
+from backend.storage import disk_error, make_folder, new_file, new_folder, write_text
 
 SIDECAR = "workbench.json"
 LIBRARY_SOURCE = "library:"
@@ -130,7 +131,7 @@ class Library:
     def discard(self, adapter_id: str) -> None:
         """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""
         target = self.root / TRASH / adapter_id
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         shutil.rmtree(target, ignore_errors=True)
         try:
             self.folder(adapter_id).replace(target)
@@ -172,12 +173,11 @@ class Library:
         """Write an adapter as a zip into a folder and return it: a plain PEFT folder inside."""
         info = self.by_id(adapter_id)
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", info.name) if info else adapter_id
-        folder.mkdir(parents=True, exist_ok=True)
-        source = str(self.folder(adapter_id))
-        try:
-            return Path(shutil.make_archive(str(folder / name), "zip", root_dir=source))
-        except OSError as error:
-            raise disk_error(error, folder / name) from error
+        target, source = make_folder(folder) / f"{name}.zip", self.folder(adapter_id)
+        with new_file(target) as partial, ZipFile(partial, "w", ZIP_DEFLATED) as archive:
+            for file in sorted(source.rglob("*")):
+                archive.write(file, file.relative_to(source))
+        return target
 
     def _moved(self, adapter_id: str) -> float:
         return (self.root / TRASH / adapter_id).stat().st_ctime

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from backend import checkpoint
+from backend.destinations import BASE_FOLDER, require_outside
 from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
 from backend.library import Library
 from backend.requests import Merge, Variant
@@ -62,12 +63,9 @@ def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[
 
 def check_destination(destination: Path, base_folder: Path) -> None:
     """Raise InvalidRequest where a folder is not one to write a new model into."""
-    real, base = destination.resolve(), base_folder.resolve()
-    if real == base or real.is_relative_to(base) or base.is_relative_to(real):
-        raise InvalidRequest(
-            f"{destination} and the base's own folder lie within each other.",
-            cure="Name a new folder elsewhere: the base stays as it is.",
-        )
+    stays = "Name a new folder elsewhere: the base stays as it is."
+    require_outside(destination, base_folder, BASE_FOLDER, cure=stays)
+    real = destination.resolve()
     if real.exists() and (not real.is_dir() or any(real.iterdir())):
         raise InvalidRequest(
             f"{destination} exists and is not an empty folder.", cure="Name a new folder."

@@ -84,6 +84,8 @@ class Service:
         """
         check_caller(request, self.settings, caller)
         request = resolved(request)
+        if isinstance(request, rq.Merge | rq.SaveAdapter | rq.ExportRun):
+            self.starts.check_destination(request.destination)
         if isinstance(request, rq.Merge):
             self.starts.check_merge(request)
         if isinstance(request, rq.ExportRun):
@@ -303,6 +305,7 @@ class Service:
         if caller == "page":
             check_caller(request, self.settings)
         base = self.engine.require_base()
+        self.starts.check_destination(request.destination)
         merging.check_variant(request.variant, base, self.library)
         merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
         return merging.measure(request, base, self.library)

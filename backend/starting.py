@@ -3,9 +3,12 @@
 Asked by the service while it holds the engine's lock; nothing here starts anything.
 """
 
+from pathlib import Path
+
 from backend import merging
 from backend import requests as rq
 from backend.access import Caller
+from backend.destinations import require_destination
 from backend.engine_link import EngineLink
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.library import Library, new_adapter_id
@@ -66,13 +69,19 @@ class Starts:
                 "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
             )
 
+    def check_destination(self, destination: str) -> None:
+        """Raise InvalidRequest where a folder is not one that a person may have written to."""
+        base = self.engine.base
+        require_destination(Path(destination), self.settings, Path(base.path) if base else None)
+
     def check_merge(self, request: rq.Merge) -> None:
         """Raise what keeps a merge from starting."""
         self.require_no_slot()
-        wanted = request.destination
+        wanted = Path(request.destination).resolve()
         with self.engine.lock:
             for job in self.engine.beside():
-                if isinstance(job.request, rq.Merge) and job.request.destination == wanted:
+                other = job.request
+                if isinstance(other, rq.Merge) and Path(other.destination).resolve() == wanted:
                     raise Busy(
                         f"{job.title} already writes to {wanted}.",
                         cure="Wait for it, stop it, or name another folder.",

@@ -1,52 +1,107 @@
-"""Writing to disk so that a crash leaves the old content or the new, never half of it."""
+"""Writing to disk so that a crash or a full disk leaves the old content or the new, never half."""
 
+import errno
 import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.errors import DiskFull
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+UNHARMED = "What was saved before is unharmed."
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    """Replace a file's content in one step; raises DiskFull."""
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder where there is none and return it; raises DiskFull."""
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        raise disk_error(error, folder) from error
+    return folder
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to fill that becomes `target`, replacing what was there, only if all went well.
+def new_file(target: Path) -> Iterator[Path]:
+    """Give a path to write to that becomes `target`, replacing what was there, if all went well.
 
     Raises DiskFull where the disk has no room; then `target` is what it was before.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield partial
-        _swap(partial, target)
+        _sync(partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Give a folder to fill that becomes `target`, replacing what was there, only if all went well.
+
+    Without `replace` only an empty folder is replaced. Raises DiskFull where the disk has no room;
+    then `target` is what it was before.
+    """
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial
+        sync_folder(partial)
+        if replace:
+            _swap(partial, target)
+        else:
+            os.replace(partial, target)  # refused by the system where `target` has content
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until all files of a folder are on the disk: some file systems say only then that it is
+    full, and a power cut after a rename may else leave empty files. Raises OSError.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that nobody ever sees half of it; one that is not there is no error."""
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
+    with suppress(FileNotFoundError):
+        os.replace(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_partials(target: Path) -> None:
     """Remove what a process that was killed while it filled `target` left beside it."""
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    # Windows syncs only what is open for writing; elsewhere a copied file may be read-only.
+    descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _swap(partial: Path, target: Path) -> None:
@@ -65,10 +120,17 @@ def _swap(partial: Path, target: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> DiskFull:
-    """Say in one sentence why a file could not be written."""
+    """Say in one sentence why a file could not be written, and what to do."""
     return DiskFull(
         f"Could not write {path.name}: {error.strerror or error}.",
-        cure="Free some disk space or choose another workspace, then try again. "
-        "What was saved before is unharmed.",
+        cure=f"{_cure(error)} {UNHARMED}",
         details=f"{path}: {error}",
     )
+
+
+def _cure(error: OSError) -> str:
+    if error.errno in NOT_ALLOWED:
+        return "Make its folder writable or choose another workspace, then try again."
+    if error.errno == errno.ENOTEMPTY:
+        return "Something was written there meanwhile: name a new folder."
+    return "Free some disk space or choose another workspace, then try again."

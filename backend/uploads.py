@@ -4,9 +4,10 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from backend.errors import InvalidRequest
+from backend.errors import InvalidRequest, VerificationFailed
 from backend.settings import Settings
 from backend.sizes import size_text
+from backend.storage import make_folder, new_file
 
 LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
@@ -16,10 +17,10 @@ ADAPTER_SUFFIXES = (".zip",)
 def keep_upload(
     path: Path, name: str, settings: Settings, suffixes: tuple[str, ...] = DATA_SUFFIXES
 ) -> Path:
-    """Copy an uploaded file into the workspace; raises InvalidRequest.
+    """Copy an uploaded file into the workspace, whole or not at all.
 
     The folder is named by the content, the file as its owner named it: whatever speaks of it later
-    says a name that its owner knows.
+    says a name that its owner knows. Raises InvalidRequest, or DiskFull where there is no room.
     """
     suffix = Path(name).suffix.lower()
     if suffix not in suffixes:
@@ -31,13 +32,32 @@ def keep_upload(
         raise InvalidRequest(
             f"{Path(name).name} is larger than {size_text(settings.max_upload_bytes)}."
         )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    target = settings.uploads_dir / digest / _own_name(name, suffix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        shutil.copyfile(path, target)
+    digest = _digest(path)
+    target = settings.uploads_dir / digest[:12] / _own_name(name, suffix)
+    if not _holds(target, digest):
+        _copy(path, target)
+        if not _holds(target, digest):
+            target.unlink(missing_ok=True)
+            raise VerificationFailed(
+                f"{target.name} was not copied as it is.", cure="Choose the file again."
+            )
     return target
+
+
+def _copy(path: Path, target: Path) -> None:
+    make_folder(target.parent)
+    with new_file(target) as partial:
+        shutil.copyfile(path, partial)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _holds(target: Path, digest: str) -> bool:
+    """Tell whether a file is there whole: older versions could leave one that was cut off."""
+    return target.is_file() and _digest(target) == digest
 
 
 def _own_name(name: str, suffix: str) -> str:

@@ -1,7 +1,9 @@
 """Fixtures that several parts share: a workspace, and an inline service with the starter."""
 
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let files with slow tests come first, so that no core is left with them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def largest_file() -> Callable[[int], AbstractContextManager[None]]:
+    """Let writes end short after so many bytes of a file, as a full disk does, without being root.
+
+    The system really writes a part and refuses the rest (EFBIG instead of ENOSPC).
+    """
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def export(
     destination = Path(request.destination).expanduser().absolute()
     saving.require_empty(destination)
     notes: list[str] = []
-    with new_folder(destination) as folder:
+    with new_folder(destination, replace=False) as folder:
         _records(run, folder)
         _adapter(run, library, folder, notes)
         control.progress("Writing the examples as the model sees them", force=True)

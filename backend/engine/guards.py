@@ -4,7 +4,6 @@ A guard looks at losses only; the same losses give the same verdicts, so a resum
 one that was never stopped would.
 """
 
-import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from backend.errors import Diverged
 from backend.events import EventReader, curve
 from backend.requests import Train
 from backend.results import Evaluation
-from backend.storage import new_folder
+from backend.storage import new_folder, remove_folder
 
 BEST = "best"
 NOTE = "best.json"
@@ -85,7 +84,7 @@ class Guards:
                 self._add_point(at, tests[at])
         self.best = read_best(self.folder)
         if self.best is not None and self.best.step > step:  # of steps that are taken anew
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
             self.best = None
 
     # -- the end ---------------------------------------------------------------------------------
@@ -216,4 +215,4 @@ def drop_after(checkpoints: Path, step: int) -> None:
     """Remove the checkpoints of later steps than the last good one."""
     for folder in checkpoints.glob("checkpoint-*"):
         if int(folder.name.rsplit("-", 1)[1]) > step:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)

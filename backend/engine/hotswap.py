@@ -104,7 +104,7 @@ def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.S
     """Copy an adapter's own files: what is in the slot is padded and is never saved."""
     source = session.library.folder(info.id)
     scan.scan(source, session.layers(), name=info.name)
-    with new_folder(saving.require_empty(destination)) as folder:
+    with new_folder(saving.require_empty(destination), replace=False) as folder:
         for path in source.iterdir():
             if (
                 path.suffix in (".json", ".safetensors", ".md", ".jinja")

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,8 +19,16 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from backend.errors import InvalidRequest, Unsupported, WorkbenchError, WorkerDied, from_dict
+from backend.errors import (
+    DiskFull,
+    InvalidRequest,
+    Unsupported,
+    WorkbenchError,
+    WorkerDied,
+    from_dict,
+)
 from backend.runs import Run
+from backend.storage import write_text
 
 T = TypeVar("T")
 # How long to look for the reason of a lost connection: a process that fails writes it down first.
@@ -238,8 +246,9 @@ class FollowingRun(Run):
 
 
 def write_failure(run: Run, rank: int, error: WorkbenchError) -> None:
-    """Note why a process ends, for the leader to tell."""
-    _failure_file(run, rank).write_text(json.dumps(error.to_dict()), encoding="utf-8")
+    """Note why a process ends, for the leader to tell, as well as a full disk allows."""
+    with suppress(DiskFull):
+        write_text(_failure_file(run, rank), json.dumps(error.to_dict()))
 
 
 def read_failure(run: Run, rank: int) -> WorkbenchError | None:

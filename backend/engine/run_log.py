@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.adjustments import Adjustment
@@ -218,7 +218,7 @@ class RunLog:
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Send what libraries print, down to the file descriptors 1 and 2, to a run's log."""
-    sys.stdout.flush()
+    _flush()
     saved = os.dup(1), os.dup(2)
     with path.open("ab") as file:
         try:
@@ -226,7 +226,12 @@ def output_to(path: Path) -> Iterator[None]:
             os.dup2(file.fileno(), 2)
             yield
         finally:
-            sys.stdout.flush()
+            _flush()
             for descriptor, copy in zip((1, 2), saved, strict=True):
                 os.dup2(copy, descriptor)
                 os.close(copy)
+
+
+def _flush() -> None:
+    with suppress(OSError):  # a line for the log that a full disk refuses ends no run
+        sys.stdout.flush()

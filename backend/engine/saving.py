@@ -39,7 +39,7 @@ def publish(session: Session, info: AdapterInfo) -> float:
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
     """Write a copy of an adapter into a new or empty folder and prove that it reads back."""
     session.ensure_loaded(info)
-    with new_folder(require_empty(destination)) as folder:
+    with new_folder(require_empty(destination), replace=False) as folder:
         _write(session, info, folder)
         session.library.write_sidecar(folder, info)
         difference = verify(session, info.id, folder)

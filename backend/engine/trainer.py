@@ -28,7 +28,7 @@ from backend.engine.ranks import ALONE, Ranks
 from backend.errors import Diverged
 from backend.learning_rate import schedule_name
 from backend.requests import Train
-from backend.storage import disk_error
+from backend.storage import disk_error, remove_folder, sync_folder
 
 KEPT_CHECKPOINTS = 2
 
@@ -183,8 +183,9 @@ class AdapterTrainer(Trainer):
         try:
             shutil.rmtree(self._staging, ignore_errors=True)
             super()._save_checkpoint(model, trial)
+            sync_folder(self._staging)
             for written in self._staging.glob("checkpoint-*"):
-                shutil.rmtree(folder / written.name, ignore_errors=True)
+                remove_folder(folder / written.name)
                 written.replace(folder / written.name)
         except OSError as error:
             raise disk_error(error, folder / f"checkpoint-{self.state.global_step}") from error
@@ -361,4 +362,4 @@ def _keep_newest(folder: Path, good_until: int | None) -> None:
     if good_until is not None:
         kept += [max((step for step in found if step <= good_until), default=0)]
     for old in found.keys() - set(kept):
-        shutil.rmtree(found[old], ignore_errors=True)
+        remove_folder(found[old])

@@ -1,11 +1,13 @@
 """Event files: appended by one process, read by others, cut off by crashes."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from backend import Service
+from backend.errors import DiskFull
 from backend.events import Event, EventReader, EventWriter, curve
 
 
@@ -165,3 +167,22 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_curve(file: Path, writer: E
 
     assert [event.type for event in events] == ["step", "step", "failed"]
     assert curve(events).step == [1]
+
+
+def test_an_event_that_the_disk_has_no_room_for_leaves_no_half_line(
+    file: Path, writer: EventWriter, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    writer.write("started", total_steps=2)
+    before = file.read_bytes()
+
+    with (
+        largest_file(len(before) + 20),
+        pytest.raises(DiskFull, match=r"Could not write events\.jsonl"),
+    ):
+        writer.write("notice", text="x" * 100)
+
+    assert file.read_bytes() == before
+    after = writer.write("step", step=1, loss=0.5)
+    writer.close()
+    assert [event.seq for event in EventReader(file).poll()] == [1, 2]
+    assert after.seq == 2

@@ -1,10 +1,14 @@
 """The adapter library: names, colours, and folders that something else wrote into."""
 
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
-from backend.errors import InvalidRequest, NotFound
+from backend.errors import DiskFull, InvalidRequest, NotFound
 from backend.library import COLOURS, SIDECAR, Library, new_adapter_id
 from backend.results import AdapterInfo
 
@@ -141,3 +145,19 @@ def test_ids_are_safe_and_differ() -> None:
 
     assert len(ids) == 100
     assert all(id.startswith("ad_") and id[3:].isalnum() for id in ids)
+
+
+def test_a_zip_that_the_disk_has_no_room_for_is_not_left_cut_off(
+    library: Library, tmp_path: Path,
+    largest_file: Callable[[int], AbstractContextManager[None]],
+) -> None:  # fmt: skip
+    info = add(library, "pirate")
+    (library.folder(info.id) / "weights").write_bytes(os.urandom(5000))
+    exports = tmp_path / "exports"
+
+    with largest_file(3000), pytest.raises(DiskFull, match=r"Could not write pirate\.zip"):
+        library.pack(info.id, exports)
+    assert list(exports.iterdir()) == []
+
+    packed = library.pack(info.id, exports)
+    assert sorted(ZipFile(packed).namelist()) == ["weights", SIDECAR]

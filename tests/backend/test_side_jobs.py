@@ -45,7 +45,7 @@ def test_a_merge_starts_while_a_training_runs_and_is_shown(
 ) -> None:
     merging.start(rq.Train(name="polite"))
 
-    job = merging.start(merge(tmp_path / "m"))
+    job = merging.start(merge(tmp_path / "merged" / "m"))
     engine.tell("progress", text="Writing file 1 of 2", fraction=0.4, seconds_left=3.0)
 
     snapshot = merging.snapshot()
@@ -54,13 +54,13 @@ def test_a_merge_starts_while_a_training_runs_and_is_shown(
         ("Merging pirate", "Writing file 1 of 2", 0.4)
     ]
     assert engine.sent[-1]["base"]["fingerprint"] == BASE.fingerprint
-    engine.answer(merged(tmp_path / "m"))
-    assert job.result(timeout=0).path == str(tmp_path / "m")
+    engine.answer(merged(tmp_path / "merged" / "m"))
+    assert job.result(timeout=0).path == str(tmp_path / "merged" / "m")
     assert merging.snapshot().side_jobs == ()
 
 
 def test_the_model_stays_free_while_a_merge_runs(merging: Service, tmp_path: Path) -> None:
-    merging.start(merge(tmp_path / "m"))
+    merging.start(merge(tmp_path / "merged" / "m"))
 
     assert merging.snapshot().phase == "merging"
     assert not merging.start(rq.Score(texts=["x"], variants=[[]])).done()
@@ -70,7 +70,7 @@ def test_stop_side_stops_that_job_alone(
     merging: Service, engine: ScriptedRuntime, tmp_path: Path
 ) -> None:
     merging.start(rq.Train(name="polite"))
-    job = merging.start(merge(tmp_path / "m"))
+    job = merging.start(merge(tmp_path / "merged" / "m"))
 
     merging.stop_side(job.id)
     merging.stop_side(12345)
@@ -84,24 +84,24 @@ def test_stop_side_stops_that_job_alone(
 
 
 def test_two_merges_into_one_folder_are_refused(merging: Service, tmp_path: Path) -> None:
-    merging.start(merge(tmp_path / "m"))
+    merging.start(merge(tmp_path / "merged" / "m"))
 
     with pytest.raises(Busy, match="Merging pirate already writes to"):
-        merging.start(merge(tmp_path / "m"))
-    merging.start(merge(tmp_path / "other"))
+        merging.start(merge(tmp_path / "merged" / "m"))
+    merging.start(merge(tmp_path / "merged" / "other"))
 
 
 def test_what_cannot_be_merged_is_refused_before_a_process_starts(
     merging: Service, engine: ScriptedRuntime, tmp_path: Path
 ) -> None:
     sent = len(engine.sent)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x").write_text("x", encoding="utf-8")
+    (tmp_path / "merged" / "full").mkdir(parents=True)
+    (tmp_path / "merged" / "full" / "x").write_text("x", encoding="utf-8")
 
     with pytest.raises(NotFound, match="no adapter called 'gone'"):
-        merging.start(merge(tmp_path / "m", variant=[("gone", 1.0)]))
+        merging.start(merge(tmp_path / "merged" / "m", variant=[("gone", 1.0)]))
     with pytest.raises(InvalidRequest, match="not an empty folder"):
-        merging.start(merge(tmp_path / "full"))
+        merging.start(merge(tmp_path / "merged" / "full"))
 
     assert len(engine.sent) == sent
 
@@ -114,12 +114,14 @@ def test_the_page_merges_into_its_own_folders_only_and_a_demo_not_at_all(
 
     merging.settings = merging.settings.model_copy(update={"demo": True})
     with pytest.raises(Unsupported, match="does not write to folders"):
-        merging.start(merge(tmp_path / "m"), caller="page")
+        merging.start(merge(tmp_path / "merged" / "m"), caller="page")
 
 
 def test_what_a_merge_takes_is_known_from_headers(merging: Service, tmp_path: Path) -> None:
-    wide = merging.merge_needs(merge(tmp_path / "m", precision="fp32"))
-    narrow = merging.merge_needs(merge(tmp_path / "m", precision="bf16", shard_bytes=2_000_000))
+    wide = merging.merge_needs(merge(tmp_path / "merged" / "m", precision="fp32"))
+    narrow = merging.merge_needs(
+        merge(tmp_path / "merged" / "m", precision="bf16", shard_bytes=2_000_000)
+    )
 
     weights = sum(file.stat().st_size for file in (STARTER / "model").glob("*.safetensors"))
     assert 2 * weights < wide.disk_bytes < 2 * weights + 5_000_000  # stored in bf16

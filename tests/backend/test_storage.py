@@ -1,5 +1,6 @@
 """Writing to disk leaves the old content or the new, whatever fails on the way."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.errors import DiskFull
-from backend.storage import new_folder, write_text
+from backend.storage import disk_error, new_file, new_folder, write_text
 
 
 def fail_with_full_disk(*args: Any, **kwargs: Any) -> None:
@@ -124,3 +125,79 @@ def test_a_rename_that_fails_leaves_the_old_folder(
 
     assert names(target) == ["old"]
     assert names(tmp_path) == ["adapter"]
+
+
+def test_a_new_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "adapter.zip"
+    target.write_text("old", encoding="utf-8")
+
+    def fill() -> None:
+        with new_file(target) as partial:
+            partial.write_text("ha", encoding="utf-8")
+            fail_with_full_disk()
+
+    with pytest.raises(DiskFull):
+        fill()
+
+    assert target.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["adapter.zip"]
+
+
+def test_a_disk_that_is_full_only_when_files_are_synced_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail_with_full_disk)
+
+    with pytest.raises(DiskFull), new_folder(tmp_path / "adapter") as folder:
+        (folder / "weights").write_text("1", encoding="utf-8")
+
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_even_be_made_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "mkdir", fail_with_full_disk)
+
+    with pytest.raises(DiskFull, match="Could not write adapter: No space left"):
+        new_folder(tmp_path / "deep" / "adapter").__enter__()
+
+
+def test_what_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+
+    def fill() -> None:
+        with new_folder(target, replace=False) as folder:
+            (folder / "mine").write_text("1", encoding="utf-8")
+            target.mkdir()
+            (target / "theirs").write_text("2", encoding="utf-8")
+
+    with pytest.raises(DiskFull, match="name a new folder"):
+        fill()
+
+    assert names(target) == ["theirs"]
+    assert names(tmp_path) == ["copy"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+
+    with new_folder(tmp_path / "copy", replace=False) as folder:
+        (folder / "mine").write_text("1", encoding="utf-8")
+
+    assert names(tmp_path / "copy") == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "Free some disk space"),
+        (errno.EDQUOT, "Free some disk space"),
+        (errno.EROFS, "Make its folder writable or choose another workspace"),
+        (errno.EACCES, "Make its folder writable or choose another workspace"),
+    ],
+)
+def test_what_to_do_follows_the_reason(number: int, cure: str) -> None:
+    error = disk_error(OSError(number, os.strerror(number)), Path("status.json"))
+
+    assert cure in error.cure

@@ -1,11 +1,13 @@
 """Files that come through the page: their kinds, their size, and the names they keep."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend import Service, Settings
-from backend.errors import InvalidRequest
+from backend.errors import DiskFull, InvalidRequest
 from tests.backend.conftest import ScriptedRuntime
 
 Engines = list[ScriptedRuntime]
@@ -69,3 +71,48 @@ def test_an_upload_that_is_too_big_is_refused(engines: Engines, tmp_path: Path) 
 
     with Service(settings) as service, pytest.raises(InvalidRequest, match="larger than 1 MB"):
         service.add_upload(source, "x.jsonl")
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def cut_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let copies end as on a full disk: the first half is there, and then an error."""
+
+    def copy(source: Any, target: Any, **kwargs: Any) -> None:
+        content = Path(source).read_bytes()
+        Path(target).write_bytes(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+
+
+def test_an_upload_that_a_full_disk_cut_off_leaves_no_file(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "upload.tmp"
+    source.write_text('{"text": "x"}\n' * 6000, encoding="utf-8")
+
+    with monkeypatch.context() as full:
+        cut_copies(full)
+        with pytest.raises(DiskFull, match=r"Could not write rows\.jsonl: No space left"):
+            service.add_upload(source, "rows.jsonl")
+    assert files_in(service.settings.uploads_dir) == []
+
+    again = service.add_upload(source, "rows.jsonl")
+    assert again.read_bytes() == source.read_bytes()
+
+
+def test_a_cut_file_of_an_older_version_is_not_taken_for_the_upload(
+    service: Service, tmp_path: Path
+) -> None:
+    source = tmp_path / "upload.tmp"
+    source.write_text('{"text": "x"}\n' * 6000, encoding="utf-8")
+    kept = service.add_upload(source, "rows.jsonl")
+    kept.write_bytes(kept.read_bytes()[:1000])
+
+    again = service.add_upload(source, "rows.jsonl")
+
+    assert again == kept
+    assert again.read_bytes() == source.read_bytes()

@@ -156,7 +156,7 @@ def test_no_answer_carries_a_path_that_clients_would_download(
     client: Client, tmp_path: Path, served: FakeService
 ) -> None:
     train(client, "copied")
-    folder = served.settings.workspace / "copy"
+    folder = served.settings.copies_dir / "copy"
     saved = client.predict({"name": "copied", "destination": str(folder)}, api_name="/save_adapter")
     assert saved["folder"] == str(folder)
     assert client.predict(api_name="/snapshot")["base"]["folder"] == FACTS.path

@@ -1,0 +1,71 @@
+"""Folders that may be written to when a person names one: never over what the app itself needs.
+
+A merge, a copy of an adapter and an exported run go into a new folder. Inside the workspace only
+the folders that are meant for them are open. Holds for every caller, Python and the command line too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.errors import InvalidRequest
+from backend.settings import PROJECT, Settings
+
+BASE_FOLDER = "the base's own folder"
+
+
+def require_destination(destination: Path, settings: Settings, base: Path | None) -> None:
+    """Raise InvalidRequest where a destination would harm the app, its workspace or the base."""
+    path = destination.expanduser().absolute()
+    if path.is_symlink() and not path.exists():
+        raise InvalidRequest(
+            f"{destination} is a link to {path.readlink()}, which is not there.",
+            cure="Name a new folder.",
+        )
+    real = path.resolve()
+    if any(_is_inside(real, folder) for folder in _open_to_writing(settings)):
+        return
+    for folder, what in _protected(settings, base):
+        require_outside(real, folder, what, cure=f"Name a new folder in {settings.merged_dir}.")
+
+
+def require_outside(destination: Path, folder: Path, what: str, *, cure: str) -> None:
+    """Raise InvalidRequest where a destination lies in a folder, or a folder in a destination."""
+    real, place = _real(destination), _real(folder)
+    if _same(real, place) or _is_inside(real, place) or _is_inside(place, real):
+        raise InvalidRequest(f"{destination} and {what} lie within each other.", cure=cure)
+
+
+def _open_to_writing(settings: Settings) -> Iterator[Path]:
+    """Give the folders of a workspace in which merges, copies and exports lie."""
+    for folder in (settings.merged_dir, settings.copies_dir, settings.exports_dir):
+        yield _real(folder)
+
+
+def _protected(settings: Settings, base: Path | None) -> Iterator[tuple[Path, str]]:
+    """Give what must stay as it is, each with its name in a sentence."""
+    yield settings.workspace, "the workspace"
+    yield settings.adapters_dir, "the adapter library"  # may be a link to another disk, as others
+    yield settings.runs_dir, "the runs"
+    yield settings.tokens_dir, "the kept tokens"
+    yield settings.uploads_dir, "the uploads"
+    yield PROJECT, "the app's own folder"
+    if base is not None:
+        yield base, BASE_FOLDER
+
+
+def _real(folder: Path) -> Path:
+    return folder.expanduser().resolve()
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path lies below a folder, also where a file system ignores case."""
+    return any(_same(parent, folder) for parent in path.parents)
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one == other:
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
