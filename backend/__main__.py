@@ -27,6 +27,7 @@ from backend.jobs import Job
 from backend.runs import Runs
 from backend.service import Service
 from backend.settings import Settings
+from backend.workspace_check import require_folders
 
 PROGRESS_EVERY_S = 0.5
 
@@ -171,6 +172,7 @@ def _follow(service: Service, job: Job) -> None:
 
 
 def _list_runs(settings: Settings) -> int:
+    require_folders(settings)
     for run in Runs(settings.runs_dir).summaries():
         loss = "" if run.loss is None else f"loss {run.loss:.3f}"
         print(f"{run.id}  {run.state:<12} {run.step}/{run.total_steps}  {loss}  {run.message}")

@@ -1,7 +1,8 @@
 """Folders that may be written to when a person names one: never over what the app itself needs.
 
 A merge, a copy of an adapter and an exported run go into a new folder. Inside the workspace only
-the folders that are meant for them are open. Holds for every caller, Python and the command line too.
+the folders that are meant for them are open. Holds for every caller, Python and the command line
+too.
 """
 
 from collections.abc import Iterator

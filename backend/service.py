@@ -32,6 +32,7 @@ from backend.steering import Steering
 from backend.storage import write_text
 from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
+from backend.workspace_check import require_usable
 from backend.workspace_format import open_workspace
 
 Piece = TypeVar("Piece")
@@ -47,7 +48,7 @@ class Service:
         self, settings: Settings | None = None, *, start_engine: StartRuntime | None = None
     ) -> None:
         self.settings = settings or Settings()
-        self.settings.workspace.mkdir(parents=True, exist_ok=True)
+        require_usable(self.settings)
         self.opening = open_workspace(self.settings.workspace)
         """What was done to a workspace of an older format, in sentences."""
         self.library = Library(self.settings.adapters_dir)

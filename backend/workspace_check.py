@@ -1,0 +1,82 @@
+"""Whether a workspace can be used: its folders are folders, and files can be written there.
+
+Asked once at the start, so that a wrong folder gives one sentence and not a traceback.
+"""
+
+import os
+from pathlib import Path
+
+from backend.errors import DiskFull, InvalidRequest, WorkbenchError
+from backend.settings import Settings
+from backend.storage import make_folder, write_text
+
+ELSEWHERE = "name another workspace (--workspace FOLDER)"
+LOGS = ("worker.log", "side.log")
+
+
+def require_usable(settings: Settings) -> None:
+    """Make the workspace where there is none; raises InvalidRequest or DiskFull."""
+    require_folders(settings)
+    for name in LOGS:
+        _require_file(settings.workspace / name)
+    for folder in (settings.workspace, settings.adapters_dir, settings.runs_dir):
+        _require_writable(folder, settings.workspace)
+
+
+def require_folders(settings: Settings) -> None:
+    """Raise InvalidRequest where something else is in the place of a folder; enough for reading."""
+    for folder in _folders(settings):
+        _require_folder(folder)
+
+
+def _folders(settings: Settings) -> tuple[Path, ...]:
+    return (
+        settings.workspace,
+        settings.adapters_dir,
+        settings.runs_dir,
+        settings.tokens_dir,
+        settings.uploads_dir,
+        settings.exports_dir,
+        settings.merged_dir,
+        settings.copies_dir,
+    )
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise InvalidRequest where something else has a folder's name, or the name of one above."""
+    for each in (*reversed(folder.absolute().parents), folder.absolute()):
+        if os.path.islink(each) and not os.path.exists(each):
+            raise InvalidRequest(
+                f"{each} is a link to {each.readlink()}, which is not there.",
+                cure=f"Remove the link or {ELSEWHERE}.",
+            )
+        if os.path.exists(each) and not os.path.isdir(each):
+            raise InvalidRequest(
+                f"{each} is a file, and a folder is needed there.",
+                cure=f"Move the file away or {ELSEWHERE}.",
+            )
+
+
+def _require_file(file: Path) -> None:
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise InvalidRequest(
+            f"{file} is not a file, so the app cannot write its log there.",
+            cure=f"Move it away or {ELSEWHERE}.",
+        )
+
+
+def _require_writable(folder: Path, workspace: Path) -> None:
+    """Raise DiskFull where no file can be written; a trial tells more than permissions do."""
+    trial = folder / ".trial"
+    try:
+        write_text(make_folder(folder) / trial.name, "This file may be removed.\n")
+    except WorkbenchError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.what
+        raise DiskFull(
+            f"The workspace {workspace} cannot be used: no file can be written in {folder} "
+            f"({reason}).",
+            cure=f"Make it writable, free some disk space, or {ELSEWHERE}.",
+            details=error.details,
+        ) from error
+    finally:
+        trial.unlink(missing_ok=True)
