@@ -43,6 +43,19 @@ STREAMING = {"THP_MEM_ALLOC_ENABLE": "1"}
 MEMORY_EVERY_S = 2.0
 
 
+def deliver(message: Message, take: OnMessage) -> None:
+    """Hand a message over; whatever goes wrong ends this message alone, not the thread."""
+    try:
+        take(message)
+    except Exception as error:
+        log.error("A message of type %s could not be handled.", kind_of(message), exc_info=error)
+
+
+def kind_of(message: Message) -> str:
+    """Name a message for the log, without its contents."""
+    return str(message.get("type") or message.get("op") or message.get("control"))
+
+
 class Runtime(Protocol):
     """One engine, wherever it runs."""
 
@@ -159,7 +172,7 @@ class WorkerProcess:
             except ValueError:
                 log.warning("The worker wrote a line that is no message: %r", line[:200])
                 continue
-            self._on_message(message)
+            deliver(message, self._on_message)
         stdout.close()
         code = self._process.wait()
         self._close_stdin()
@@ -209,7 +222,7 @@ class InlineRuntime:
             self._ready.set()
         self._on_message({"type": "ready", "pid": os.getpid()})
         while (message := self._inbox.get()) is not None:
-            self._engine.handle(message)
+            deliver(message, self._engine.handle)
         self._engine.close()
 
 

@@ -7,6 +7,7 @@ decides the same way for a row that is alone, so an answer does not depend on it
 """
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,8 +20,9 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
+from backend.engine import checks
 from backend.engine.base_model import Base
-from backend.engine.generate import Luck, end_tokens
+from backend.engine.generate import NEXT_TOKEN, Luck, end_tokens
 from backend.engine.words import WordStream
 
 BASE_ROW = "__base__"
@@ -260,8 +262,10 @@ def _take_tokens(
     best = chosen.topk(2, dim=-1)
     largest = scores.amax(dim=-1).abs().clamp(min=1.0)
     rounding = [MARGINS[base.dtype] / (row.luck.temperature or 1.0) for row in going]
-    gaps = (best.values[:, 0] - best.values[:, 1]) / largest
-    unsure = [not gap > limit for gap, limit in zip(gaps.tolist(), rounding, strict=True)]
+    gaps = ((best.values[:, 0] - best.values[:, 1]) / largest).tolist()
+    if any(map(math.isnan, gaps)):  # so they are wherever the largest score is not finite
+        checks.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
+    unsure = [not gap > limit for gap, limit in zip(gaps, rounding, strict=True)]
     tokens: list[int] = best.indices[:, 0].tolist()
     for index in (index for index, close in enumerate(unsure) if close):
         row = going[index]

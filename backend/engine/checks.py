@@ -1,8 +1,11 @@
 """How far two results may lie apart before an operation counts as wrong, and the measure."""
 
+import math
+from collections.abc import Iterable
+
 import torch
 
-from backend.errors import VerificationFailed
+from backend.errors import ModelError, VerificationFailed
 
 # Largest difference of log-probabilities, relative to max(1, |value|), by the type that computes.
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -23,9 +26,23 @@ def bound(precision: str, quantization: str, device: str) -> float:
 
 
 def relative_difference(left: list[float], right: list[float]) -> float:
-    """Return the largest |left - right| / max(1, |right|)."""
+    """Return the largest |left - right| / max(1, |right|); NaN where one of them is NaN."""
     pairs = zip(left, right, strict=True)
-    return max((abs(a - b) / max(1.0, abs(b)) for a, b in pairs), default=0.0)
+    found = [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
+    if any(map(math.isnan, found)):  # `max` would pass over them
+        return math.nan
+    return max(found, default=0.0)
+
+
+def require_finite(values: Iterable[float], what: str) -> None:
+    """Raise ModelError where the model computed a number that is not finite."""
+    wrong = [value for value in values if not math.isfinite(value)]
+    if wrong:
+        raise ModelError(
+            f"{what} came out as {wrong[0]}: the model computes numbers that are not finite.",
+            cure="Its weights may be damaged, or too large for fp16: download them again, or load "
+            "the base in bf16 or fp32. An adapter at a very large strength does the same.",
+        )
 
 
 def require_close(

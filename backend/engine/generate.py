@@ -7,11 +7,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, TextStreamer
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
+from backend.engine import checks
 from backend.engine.base_model import Base
 from backend.errors import InvalidRequest
 from backend.requests import Message
 
 SCORE_CHUNK = 1024
+NEXT_TOKEN = "The score of the next token"
 
 
 def encode_prompt(base: Base, messages: list[Message]) -> torch.Tensor:
@@ -135,6 +137,7 @@ def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
             found = part.gather(1, wanted[:, None]).double()
             total += found.sum().item()
             each.extend(found[:, 0].tolist())
+    checks.require_finite([total], "The log-probability of a text")
     return TextScore(total, each, ids[0].tolist())
 
 
@@ -144,7 +147,9 @@ def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch
     room_for(base, ids.shape[1], 0)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, -1]
-    return logits.double().softmax(-1).cpu()
+    chances = logits.double().softmax(-1).cpu()
+    checks.require_finite([chances.sum().item()], NEXT_TOKEN)
+    return chances
 
 
 def end_tokens(base: Base) -> list[int]:
@@ -174,6 +179,7 @@ class _Chance(LogitsProcessor):
         self._luck = luck
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        checks.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
         return self._luck.apply(scores, self._luck.draw(scores.shape[-1]))
 
 

@@ -17,7 +17,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
-from backend.engine import adapters
+from backend.engine import adapters, checks
 from backend.engine.adapters import WEIGHTS, Target
 from backend.errors import ModelError, Unsupported
 
@@ -182,8 +182,10 @@ def _without_start(
     down, up = down.to(down0.device), up.to(up0.device)
     wanted = base_weight(started.get_base_layer()) - before + scaling * up @ down
     factors = torch.cat([down, down0]), torch.cat([scaling * up, -scaling * up0], dim=1)
-    error = torch.linalg.norm(factors[1] @ factors[0] - wanted) / torch.linalg.norm(wanted)
-    return Change(factors, error=float(error) if torch.isfinite(error) else 0.0)
+    residue = float(torch.linalg.norm(factors[1] @ factors[0] - wanted))
+    size = float(torch.linalg.norm(wanted))
+    checks.require_finite([residue, size], "What an adapter adds to a weight")
+    return Change(factors, error=residue / size if size else residue)
 
 
 def base_weight(layer: torch.nn.Module) -> torch.Tensor:

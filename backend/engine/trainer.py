@@ -25,7 +25,7 @@ from backend.engine.control import Control
 from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
 from backend.engine.ranks import ALONE, Ranks
-from backend.errors import Diverged
+from backend.errors import Diverged, ModelError
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 from backend.storage import disk_error, remove_folder, sync_folder
@@ -113,6 +113,8 @@ class AdapterTrainer(Trainer):
         seen = self._seen_by_all(loss)
         if not torch.isfinite(seen):
             step = self.state.global_step + 1
+            if step == 1:
+                raise not_the_run(f"The loss is {seen.item()} before the first optimizer step")
             raise diverged(f"The loss became {seen.item()} in step {step}.", self.args)
         return loss
 
@@ -302,6 +304,15 @@ def diverged(what: str, args: TrainingArguments) -> Diverged:
     after = " The last checkpoint is from before and is good." if kept else ""
     return Diverged(
         what, cure=f"The learning rate is too high for this data: try a quarter of it.{after}"
+    )
+
+
+def not_the_run(what: str) -> ModelError:
+    """Say that numbers were not finite before anything was trained."""
+    return ModelError(
+        f"{what}: the base computes numbers that are not finite.",
+        cure="Its weights may be damaged, or too large for fp16: download the base again, or load "
+        "it in bf16 or fp32. Nothing was trained.",
     )
 
 

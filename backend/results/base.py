@@ -4,9 +4,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Result(BaseModel):
-    """Base of all results."""
+    """Base of all results.
 
-    model_config = ConfigDict(frozen=True)
+    A number that is not finite is written as it is: as `null` the result could not be read again.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
 
 class ModelFacts(Result):

@@ -68,11 +68,14 @@ def test_without_a_checkpoint_none_is_promised(
     base_only: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = AdapterTrainer.compute_loss
-    monkeypatch.setattr(
-        AdapterTrainer, "compute_loss", lambda *a, **k: original(*a, **k) * float("nan")
-    )
 
-    with pytest.raises(Diverged, match="in step 1") as caught:
+    def poisoned(self: AdapterTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = original(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 1 else loss
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", poisoned)
+
+    with pytest.raises(Diverged, match="in step 2") as caught:
         train(base_only, "at once")
 
     assert "checkpoint" not in caught.value.cure
