@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def main() -> int:
         page = serve(service, host=flags.host, port=flags.port, password=flags.password,
                      open_browser=browser, on_space=ON_SPACE)  # fmt: skip
         print(f"Adapter Workbench is open on {page.local_url}", flush=True)
-        service.restore()
+        with suppress(errors.WorkerDied):  # the page says so, and offers to try again
+            service.restore()
         service.run_queue()
         ended.wait()
         print("Closing: the model process ends first.", flush=True)

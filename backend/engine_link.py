@@ -5,9 +5,9 @@ recipe from which a new engine builds the session again when the old one died. K
 operations mean; every change bumps `version`.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from backend import replay, steering
@@ -21,16 +21,17 @@ from backend.runs import Runs
 from backend.runtime import (
     MemorySample,
     Message,
-    OnMessage,
     Runtime,
     StartRuntime,
-    start_beside,
+    kind_of,
     start_runtime,
 )
 from backend.settings import Settings
+from backend.side_jobs import SideJobs
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0
+log = logging.getLogger(__name__)
 
 
 class EngineLink:
@@ -52,21 +53,29 @@ class EngineLink:
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
-        self._side_runtimes: dict[int, Runtime | None] = {}
+        self.sides = SideJobs(self)
         self._next_id = 1
         self._replay = replay.Replay(self.begin)
         self._memory = MemorySample()
         self._closed = False
         self._start = start or start_runtime
-        self._runtime: Runtime | None = self._start_runtime()
+        self._runtime: Runtime | None = None
+        try:
+            self._runtime = self._start_runtime()
+        except OSError as error:
+            self.say("bad", replay.cannot_start(error))
 
     # -- jobs ------------------------------------------------------------------------------------
 
     def require_free(self, request: rq.Request | None = None) -> None:
         """Raise Busy where the model is not free for this, Stopped where all is closed."""
+        self.require_open()
+        steering.require_open(self.current, self.guest, request)
+
+    def require_open(self) -> None:
+        """Raise Stopped where all is closed."""
         if self._closed:
             raise Stopped("The workbench is closed.")
-        steering.require_open(self.current, self.guest, request)
 
     def require_base(self) -> rs.ModelFacts:
         """Return the loaded base; raises NotFound where there is none."""
@@ -76,75 +85,29 @@ class EngineLink:
 
     def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
         """Start a model job; the caller holds the lock and has made sure that it is free."""
-        job = self._new_job(request)
+        job = self.new_job(request)
         job.run_id = run_id
         if self.current is None:
             self.current = job
         else:
             self.guest = job
         try:
-            self._send({**job.message(), "owner": True} if owner else job.message())
+            self.send({**job.message(), "owner": True} if owner else job.message())
         except OSError as error:  # no process can be started: the session must not stay busy
-            self._release(job)
-            raise WorkerDied(
-                f"The model process cannot be started: {error}.", cure="Close other programs."
-            ) from error
+            self.release(job)
+            raise WorkerDied(replay.cannot_start(error)) from error
         return job
 
-    def begin_beside(self, request: rq.Request) -> Job:
-        """Run what never changes the session: in the worker while it idles, else beside it.
-
-        Work that takes much memory or time goes beside even an idle worker (`Operation.beside`).
-        """
-        with self.lock:
-            if self._closed:
-                raise Stopped("The workbench is closed.")
-            job = self._new_job(request)
-            base = self.base.model_dump(mode="json") if self.base else None
-            message = {**job.message(), "base": base}
-            idle = self.current is None and not OPERATIONS[type(request)].beside(request)
-            if idle or self.settings.runtime == "inline":
-                self._send(message)
-                return job
-            job.progress("Starting a process of its own")
-            self._side_runtimes[job.id] = None  # on its way: the worker's death is not its own
-        side = start_beside(
-            self.settings,
-            self._on_side_message,
-            lambda reason: self._on_side_exit(job, reason),
-            streams=isinstance(request, rq.Merge),
-        )
-        with self.lock:
-            lost = job.done()
-            if not lost:
-                self._side_runtimes[job.id] = side
-        if lost:
-            side.close()
-        else:
-            side.send(message)
-        return job
-
-    def begin_apart(
-        self, request: rq.Request, run_id: str, begin: Callable[[int, OnMessage], Runtime]
-    ) -> Job:
-        """Start, or follow, a run that has processes of its own; it is shown beside the session."""
-        with self.lock:
-            if self._closed:
-                raise Stopped("The workbench is closed.")
-            job = self._new_job(request)
-            job.run_id, job.beside = run_id, True
-            try:
-                self._side_runtimes[job.id] = begin(job.id, self._on_side_message)
-            except Exception:
-                self._release(job)
-                raise
-            return job
+    @property
+    def idle(self) -> bool:
+        """Whether the worker would begin at once."""
+        return self.current is None and self._runtime is not None
 
     def jobs(self) -> list[Job]:
         """Return all that goes on, oldest first."""
         return list(self._jobs.values())
 
-    def _new_job(self, request: rq.Request) -> Job:
+    def new_job(self, request: rq.Request) -> Job:
         operation = OPERATIONS[type(request)]
         job = Job(self._next_id, request, operation.title(request), rq.name_of(request))
         job.beside = operation.beside(request)
@@ -163,22 +126,7 @@ class EngineLink:
             self.version += 1
             self._runtime.send({"control": "stop" if job.stops == 1 else "abort", "id": job.id})
         if job.stops == 2:
-            timer = threading.Timer(ABORT_GRACE_S, self._kill_if_running, [job])
-            timer.daemon = True
-            timer.start()
-
-    def stop_side(self, job_id: int) -> None:
-        """Ask work beside the session to stop; asked again, it ends at once. Unknown: nothing."""
-        with self.lock:
-            job = next((job for job in self.beside() if job.id == job_id), None)
-            runtime = self._side_runtimes.get(job_id, self._runtime)
-            if job is None or runtime is None:
-                return
-            job.stops += 1
-            self.version += 1
-            runtime.send({"control": "stop", "id": job.id})
-            if job.stops > 1 and runtime is not self._runtime:
-                runtime.kill()
+            self.kill_later(job)
 
     def stop_job(self, job: Job, *, wait: bool = True) -> None:
         """Stop this job if it runs, and wait until the model is free for the next one."""
@@ -194,15 +142,23 @@ class EngineLink:
     def tell(self, job: Job, word: str, **content: object) -> None:
         """Say something to a running job."""
         self.version += 1
-        if (runtime := self._side_runtimes.get(job.id, self._runtime)) is not None:
+        if (runtime := self.sides.runtime_of(job, self._runtime)) is not None:
             runtime.send({"control": word, "id": job.id, **content})
 
     def restore(self) -> Job | None:
-        """Build the saved session again, or load the starter model where none was saved."""
+        """Build the saved session again, or load the starter model where none was saved.
+
+        Raises WorkerDied where no model process can be started; it can be tried again.
+        """
         recipe = Recipe.load(self.settings.session_file)
         with self.lock:
             self.recipe = recipe if recipe.base else Recipe(base=rq.LoadModel(source="starter"))
-            return self._replay.start(self.recipe)
+            self.sides.warm_up()
+            try:
+                return self._replay.start(self.recipe)
+            except WorkerDied as error:
+                self.say("bad", str(error))
+                raise
 
     def close(self) -> None:
         """End the engine: training is stopped and saved first, other jobs end with Stopped."""
@@ -210,10 +166,9 @@ class EngineLink:
         with self.lock:
             self._closed = True
             runtime, self._runtime = self._runtime, None
-            jobs, sides = list(self._jobs.values()), list(self._side_runtimes.values())
-        for engine in (*sides, runtime):
-            if engine is not None:
-                engine.close()
+            jobs, sides = list(self._jobs.values()), self.sides.let_go()
+        for engine in (*sides, *([runtime] if runtime else [])):
+            engine.close()
         for job in jobs:
             replay.sweep(job)
             if not job.done():
@@ -242,7 +197,7 @@ class EngineLink:
             return phase
         if self._runtime is None:
             return "down"
-        if self.current is None and self.base is not None and (beside := self.beside()):
+        if self.current is None and self.base is not None and (beside := self.sides.shown()):
             return OPERATIONS[type(beside[0].request)].phase or "ready"
         return "ready" if self.base is not None else "empty"
 
@@ -250,10 +205,6 @@ class EngineLink:
         """Describe the model job that runs."""
         guest = self.guest.title if self.guest else ""
         return self.current.info(answering=guest) if self.current else None
-
-    def beside(self) -> list[Job]:
-        """Return the work beside the session that is worth showing, oldest first."""
-        return [job for job in self._jobs.values() if job.beside]
 
     def sample_memory(self) -> int:
         """Read the engine's memory now and then; a small change is not worth a new version."""
@@ -264,30 +215,39 @@ class EngineLink:
     # -- the engine's side -----------------------------------------------------------------------
 
     def _start_runtime(self) -> Runtime:
-        return self._start(self.settings, self._on_message, self._on_worker_exit)
+        return self._start(self.settings, self.on_message, self._on_worker_exit)
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         if self._runtime is None:
             self._runtime = self._start_runtime()
         self._runtime.send(message)
 
-    def _on_message(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         with self.lock:
             self.version += 1
             job = self._jobs.get(message.get("id", 0))
-            kind = message["type"]
-            if kind == "session":
-                self._hear_session(message)
-            elif job is None:
-                return
-            elif kind == "progress":
-                job.progress(message["text"], message["fraction"], message["seconds_left"])
-            elif kind == "piece":
-                job.add_piece(message["text"], message.get("column", 0))
-            elif kind in ("paused", "unpaused"):
-                steering.hear(job, message)
-            elif kind in ("result", "error"):
-                self._finish(job, message)
+            try:
+                self._take(message, job)
+            except Exception as error:  # who waits for the job must hear of its end all the same
+                log.error("A message could not be handled: %s", kind_of(message), exc_info=error)
+                if job is not None and message["type"] in ("result", "error"):
+                    self.fail(job, replay.unreadable(job, error))
+
+    def _take(self, message: Message, job: Job | None) -> None:
+        """Act on a message of the engine."""
+        kind = message["type"]
+        if kind == "session":
+            self._hear_session(message)
+        elif job is None:
+            return
+        elif kind == "progress":
+            job.progress(message["text"], message["fraction"], message["seconds_left"])
+        elif kind == "piece":
+            job.add_piece(message["text"], message.get("column", 0))
+        elif kind in ("paused", "unpaused"):
+            steering.hear(job, message)
+        elif kind in ("result", "error"):
+            self._finish(job, message)
 
     def _hear_session(self, message: Message) -> None:
         """Take over what the engine says of its session after each operation."""
@@ -299,38 +259,48 @@ class EngineLink:
         self.irregular = message.get("irregular", "")
         self.slot = rs.SlotStatus.model_validate(slot) if slot else None
 
-    def _on_side_message(self, message: Message) -> None:
-        """Hear the second process: it has a session of its own, which is not this one."""
-        if message["type"] != "session":
-            self._on_message(message)
-
     def _finish(self, job: Job, message: Message) -> None:
         """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
-        error = from_dict(message["error"]) if message["type"] == "error" else None
+        result, error = _outcome(job, message)
+        if result is not None and self.sides.completes(job, result):
+            return
         if error is not None:
             replay.end_unbegun(job, error, self.runs)
-        self._release(job)
+        self.release(job)
         if error is not None:
             self._note_failure(job, error)
             if job is self._replay.job:  # what fails beside it leaves the rebuilding alone
                 self._replay.skip_the_rest()
             job.fail(error)
-        else:
+        elif result is not None:
             if job is not self._replay.job:
                 self._remember(job.request)
-            job.finish(OPERATIONS[type(job.request)].result.model_validate(message["result"]))
-        if job is self._replay.job and self._replay.step() is None:
-            self._say_it_is_back()
+            job.finish(result)
+        if job is self._replay.job:
+            self._go_on_rebuilding()
 
-    def _release(self, job: Job) -> None:
+    def _go_on_rebuilding(self) -> None:
+        try:
+            if self._replay.step() is None:
+                self._say_it_is_back()
+        except WorkerDied as error:
+            self.say("bad", str(error))
+
+    def fail(self, job: Job, error: WorkbenchError) -> None:
+        """End a job that has no process any more, or never got one."""
+        with self.lock:
+            self.release(job)
+            self.version += 1
+        if not job.done():
+            job.fail(error)
+
+    def release(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
         if self.current is job:
             self.current = None
         if self.guest is job:
             self.guest = None
-        side = self._side_runtimes.pop(job.id, None)
-        if side is not None:
-            threading.Thread(target=side.close, name="side-close", daemon=True).start()
+        self.sides.ended(job)
 
     def _remember(self, request: rq.Request) -> None:
         """Keep the recipe in step with the session; a slot is not in it, and gives way to it."""
@@ -340,8 +310,8 @@ class EngineLink:
         self.recipe = recipe
         try:
             self.recipe.save(self.settings.session_file)
-        except DiskFull as error:
-            self.say("bad", str(error))
+        except (DiskFull, OSError) as error:
+            self.say("bad", f"The session could not be noted for the next start: {error}")
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
         if job is self._replay.job and job.operation == "set-active":
@@ -360,41 +330,71 @@ class EngineLink:
     # -- death and return ------------------------------------------------------------------------
 
     def _on_worker_exit(self, reason: str) -> None:
-        """The worker died: say so, keep what can be kept, and bring the session back."""
+        """The worker died: say so, keep what can be kept, and bring the session back.
+
+        Whatever goes wrong here, each caller that waits for the worker is told.
+        """
+        text = f"The model process is gone: {reason}."
         with self.lock:
             if self._closed:
                 return
-            job = self.current
-            was_replaying = job is not None and job is self._replay.job
-            preparing = job is not None and job.operation == "prepare-hotswap"
-            had_slot = self.slot is not None or preparing
-            self._runtime, self.base, self.active = None, None, []
-            self.status, self.irregular, self.slot = (), "", None
-            lost = [self._jobs[i] for i in list(self._jobs) if i not in self._side_runtimes]
-            if was_replaying:
-                self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
-            said = replay.death_text(job, reason, self.runs)
-            text = f"{said} {replay.what_follows(self.recipe, was_replaying)}".strip()
-            if had_slot:
-                text = text.replace(replay.REBUILDING, f"{replay.SLOT_LOST} {replay.REBUILDING}")
+            lost = [job for job in self._jobs.values() if self._in_worker(job)]
+            try:
+                text = self._begin_again(lost, reason)
+            except Exception as error:
+                log.error("The session could not be rebuilt.", exc_info=error)
+                self.say("bad", f"{text} {replay.TRY_AGAIN}")
             for each in lost:
-                self._release(each)
-            self._replay.give_up()
-            self.say("bad", text)
-            self._replay.start(self.recipe)
+                self.release(each)
         for each in lost:
             each.fail(WorkerDied(text.replace(replay.REBUILDING, replay.BY_ITSELF)))
 
-    def _on_side_exit(self, job: Job, reason: str) -> None:
-        with self.lock:
-            self._release(job)
-            self.version += 1
-        replay.sweep(job)
-        if job.done():
-            return
-        job.fail(replay.side_death(job, reason))
+    def _in_worker(self, job: Job) -> bool:
+        return not self.sides.holds(job)
+
+    def _begin_again(self, lost: list[Job], reason: str) -> str:
+        """Forget the dead worker, start to rebuild its session, and return what to say of it."""
+        asked = next((job for job in lost if job.stops > 1), None)
+        job = self.current or asked
+        was_replaying = job is not None and job is self._replay.job
+        preparing = job is not None and job.operation == "prepare-hotswap"
+        had_slot = self.slot is not None or preparing
+        self._runtime, self.base, self.active = None, None, []
+        self.status, self.irregular, self.slot = (), "", None
+        if was_replaying:
+            self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
+        said = replay.death_text(job, reason, self.runs)
+        text = f"{said} {replay.what_follows(self.recipe, was_replaying)}".strip()
+        if had_slot:
+            text = text.replace(replay.REBUILDING, f"{replay.SLOT_LOST} {replay.REBUILDING}")
+        for each in lost:
+            self.release(each)
+        self._replay.give_up()
+        self.say("bad", text)
+        try:
+            self._replay.start(self.recipe)
+        except WorkerDied as error:
+            text = f"{said} {error}"
+            self.say("bad", text)
+        return text
+
+    def kill_later(self, job: Job) -> None:
+        """End the worker if this job still holds it in a while: then it hangs."""
+        timer = threading.Timer(ABORT_GRACE_S, self._kill_if_running, [job])
+        timer.daemon = True
+        timer.start()
 
     def _kill_if_running(self, job: Job) -> None:
         with self.lock:
-            if self.current is job and self._runtime is not None:
+            if job.id in self._jobs and self._in_worker(job) and self._runtime is not None:
                 self._runtime.kill()
+
+
+def _outcome(job: Job, message: Message) -> tuple[rs.Result | None, WorkbenchError | None]:
+    """Return what a job came to: its result, or its error."""
+    if message["type"] == "error":
+        return None, from_dict(message["error"])
+    try:
+        return OPERATIONS[type(job.request)].result.model_validate(message["result"]), None
+    except (KeyError, ValueError) as error:
+        return None, replay.unreadable(job, error)

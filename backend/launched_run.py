@@ -243,6 +243,6 @@ def adopt(engine: EngineLink, runs: Runs, summaries: list[RunSummary]) -> None:
 
 
 def _follow(engine: EngineLink, request: Request, run: Run, *, start: bool) -> Job:
-    return engine.begin_apart(
+    return engine.sides.begin_apart(
         request, run.id, lambda job_id, said: LaunchedRun(run, job_id, said, start=start)
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.access import on_hub
+from backend.library import LIBRARY_SOURCE
 
 
 class Operation(NamedTuple):
@@ -19,6 +20,10 @@ class Operation(NamedTuple):
 
     So does what may take long: a merge, a measurement, a download.
     """
+    trusted: Callable[[Any], bool] = lambda request: False
+    """Whether a side request only reads what the workbench wrote and checked itself."""
+    needs_weights: Callable[[Any, Any], bool] = lambda request, result: False
+    """Whether a look at files gave a result that the base's weights would complete."""
 
 
 def _names(variant: rq.Variant) -> str:
@@ -56,8 +61,12 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         None,
         lambda r: f"Inspecting {r.source}",
         beside=lambda r: on_hub(r.source),
+        trusted=lambda r: r.source.startswith(LIBRARY_SOURCE),
+        needs_weights=lambda r, result: result.verdict != "cannot",
     ),
-    rq.Similarity: Operation(rs.SimilarityReport, None, lambda r: "Comparing adapters"),
+    rq.Similarity: Operation(
+        rs.SimilarityReport, None, lambda r: "Comparing adapters", trusted=lambda r: True
+    ),
     rq.Merge: Operation(
         rs.Merged, "merging", lambda r: f"Merging {_names(r.variant)}", beside=lambda r: True
     ),
@@ -68,7 +77,11 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         beside=lambda r: r.measure,
     ),
     rq.Preflight: Operation(
-        rs.PreflightReport, None, lambda r: "Checking a run", beside=lambda r: on_hub(r.train.data)
+        rs.PreflightReport,
+        None,
+        lambda r: "Checking a run",
+        beside=lambda r: on_hub(r.train.data),
+        needs_weights=lambda r, result: r.measure and result.ready and result.seconds is None,
     ),
     rq.PreviewData: Operation(
         rs.DataPreview, None, lambda r: "Looking at data", beside=lambda r: on_hub(r.data)

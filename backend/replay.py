@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend import requests as rq
-from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
+from backend.errors import WorkbenchError
 from backend.jobs import Job
 from backend.recipe import Recipe
 from backend.runs import Runs
@@ -14,6 +14,7 @@ from backend.storage import remove_partials
 REBUILDING = "The session is being rebuilt."
 BY_ITSELF = "The session comes back by itself."
 """The same for what stays to be read when it is back."""
+TRY_AGAIN = "Close other programs, then press Start again at the top."
 SLOT_LOST = "The hot-swap slot has to be prepared again."
 
 
@@ -63,8 +64,24 @@ def death_text(job: Job | None, reason: str, runs: Runs) -> str:
         step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
         advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
         return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
+    if job is not None and job.stops >= 2:
+        return f"{job.title} did not end when asked, so the model process was ended."
     during = f" during: {job.title}" if job else ""
     return f"The model process is gone{during}: {reason}."
+
+
+def cannot_start(error: OSError) -> str:
+    """Say that no model process can be started, and what to do."""
+    return f"The model process cannot be started: {error.strerror or error}. {TRY_AGAIN}"
+
+
+def unreadable(job: Job, error: Exception) -> WorkbenchError:
+    """Say that a job has ended, but that its result cannot be used."""
+    return WorkbenchError(
+        f"{job.title} has ended, but its result could not be read.",
+        cure="Try it again. If it comes back, report it with the details.",
+        details=f"{type(error).__name__}: {error}",
+    )
 
 
 def what_follows(recipe: Recipe, was_replaying: bool) -> str:
@@ -78,20 +95,10 @@ def end_unbegun(job: Job, error: WorkbenchError, runs: Runs) -> None:
     """Record that a training failed which was refused before it began: else it waited for ever."""
     if job.run_id is None:
         return
-    with suppress(NotFound, DiskFull):  # it was discarded meanwhile, or cannot be written down
+    with suppress(WorkbenchError, OSError, ValueError):  # discarded meanwhile, or not writable
         run, name = runs.get(job.run_id), type(error).__name__
         if run.status().state == "queued":
             run.update(state="failed", message=error.what, cure=error.cure, error=name)
-
-
-def side_death(job: Job, reason: str) -> WorkbenchError:
-    """Say that the process of work beside the session is gone, or was ended as asked."""
-    if job.stops:
-        return Stopped(f"{job.title} was ended at once, as asked. Nothing was written.")
-    return WorkerDied(
-        f"{job.title} broke off: its process is gone, {reason}. Nothing was written.",
-        cure="The session is unharmed. Try again.",
-    )
 
 
 def sweep(job: Job) -> None:

@@ -101,6 +101,7 @@ class WorkerProcess:
         *,
         log_file: Path,
         environment: dict[str, str],
+        role: tuple[str, ...] = (),
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
@@ -109,7 +110,7 @@ class WorkerProcess:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "backend.engine"],
+                [sys.executable, "-m", "backend.engine", *role],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -262,4 +263,16 @@ def start_beside(
         on_exit,
         log_file=settings.workspace / "side.log",
         environment=STREAMING if streams else allocator.environment(),
+    )
+
+
+def start_reading(settings: Settings, on_message: OnMessage, on_exit: OnExit) -> WorkerProcess:
+    """Start an engine that only looks at files, with less memory than a worker may take."""
+    return WorkerProcess(
+        settings,
+        on_message,
+        on_exit,
+        log_file=settings.workspace / "side.log",
+        environment=allocator.environment(),
+        role=("read",),
     )

@@ -92,7 +92,7 @@ class Service:
         if isinstance(request, rq.ExportRun):
             check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
-            return self.engine.begin_beside(request)
+            return self.engine.sides.begin(request)
         if self.starts.processes(request) > 1:
             return self._launch(request, caller)
         with self.engine.lock:
@@ -161,10 +161,13 @@ class Service:
 
     def stop_side(self, job_id: int) -> None:
         """Stop work beside the session, such as a merge; asked again, it ends at once."""
-        self.engine.stop_side(job_id)
+        self.engine.sides.stop(job_id)
 
     def restore(self) -> Job | None:
-        """Build the saved session again, or load the starter model where none was saved."""
+        """Build the saved session again, or load the starter model where none was saved.
+
+        Raises WorkerDied where no model process can be started; it can be tried again.
+        """
         return self.engine.restore()
 
     def close(self) -> None:
@@ -268,6 +271,7 @@ class Service:
         adapters, deleted = self.library.all(), self.library.deleted()
         engine = self.engine
         with engine.lock:
+            engine.sides.note_time()
             memory = engine.sample_memory()
             if (runs, adapters, len(deleted)) != self._last_read:
                 self._last_read = (runs, adapters, len(deleted))
@@ -284,7 +288,7 @@ class Service:
                 status=engine.status,
                 irregular=engine.irregular,
                 deleted=tuple(deleted),
-                side_jobs=tuple(job.info() for job in engine.beside()),
+                side_jobs=tuple(job.info() for job in engine.sides.shown()),
                 queue=self.queue.describe(engine.base),
                 slot=engine.slot,
                 memory_bytes=memory,

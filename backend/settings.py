@@ -35,6 +35,8 @@ class Settings(BaseModel):
     """Whoever signs in by this name is not held to the limits of a demo; empty means nobody."""
     memory_reserve_bytes: int = 512 * 1024**2
     memory_limit_bytes: int | None = None
+    look_seconds: float = 120.0
+    """How long a look at foreign files may take before its process is ended."""
     max_upload_bytes: int = 200 * 1024**2
 
     @property

@@ -79,7 +79,7 @@ class Starts:
         self.require_no_slot()
         wanted = Path(request.destination).resolve()
         with self.engine.lock:
-            for job in self.engine.beside():
+            for job in self.engine.sides.shown():
                 other = job.request
                 if isinstance(other, rq.Merge) and Path(other.destination).resolve() == wanted:
                     raise Busy(

@@ -49,7 +49,7 @@ class Steering:
         """
         engine = self._engine
         with engine.lock:
-            going = [engine.current, *engine.beside()]
+            going = [engine.current, *engine.sides.shown()]
             run = next((job for job in going if job and job.run_id and not job.stops), None)
             if run is not None:
                 engine.tell(run, "save")

@@ -10,8 +10,9 @@ def engines(parent: psutil.Process | None = None) -> list[psutil.Process]:
 
 
 def is_engine(process: psutil.Process) -> bool:
-    """Tell whether a process is alive and holds a model."""
+    """Tell whether a process is alive and holds a model, as one that only reads does not."""
     try:
-        return "backend.engine" in process.cmdline()
+        words = process.cmdline()
+        return "backend.engine" in words and words[-1] != "read"
     except psutil.Error:  # it has ended
         return False

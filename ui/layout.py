@@ -186,7 +186,15 @@ class Page:
             STEERING[act](self.bench.service)
         if act == "stop-side":
             self.bench.service.stop_side(int(arg))
+        if act == "restart":
+            self._restart()
         return go_to(arg) if act == "go" else gr.skip()
+
+    def _restart(self) -> None:
+        try:
+            self.bench.service.restore()
+        except errors.WorkbenchError as error:
+            refuse("The model process does not start", error)
 
     def navigate(self, event: gr.EventData) -> Any:
         """Go to the tab that a button names."""

@@ -39,7 +39,7 @@ def no_base(snapshot: rs.Snapshot) -> Node | None:
     if snapshot.base is not None:
         return None
     if snapshot.phase == "down":
-        return wait("The model process is being restarted.")
+        return wait("The model process is not running. Press Start again at the top.")
     if snapshot.phase == "loading":
         return wait("The base model is loading.")
     way_out = mend_button("Choose a base model", "go", "load")

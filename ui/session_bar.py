@@ -84,6 +84,8 @@ def _now(snapshot: rs.Snapshot) -> Node:
     said = el("p", cls="aw-notice")
     if notice is not None:
         said = el("p", notice.text, cls=f"aw-notice {notice.kind}", role="status")
+    if snapshot.phase == "down":
+        return el("div", said, button("Start again", "restart"), cls="aw-jobs")
     if not jobs:
         return said
     trouble = said if notice is not None and notice.kind == "bad" else None

@@ -24,7 +24,7 @@ PHASES: dict[str, str] = {
     "swapping": "Hot-swap",
     "chatting": "Answering",
     "merging": "Merging",
-    "down": "Restarting",
+    "down": "Not running",
 }
 STATES: dict[str, str] = {
     "queued": "Waiting",

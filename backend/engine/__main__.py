@@ -1,12 +1,14 @@
 """The worker process: JSON lines in on standard input, replies and events out on standard output.
 
-`python -m backend.engine run FOLDER` is a process of a run instead (see `launched.py`).
+`python -m backend.engine run FOLDER` is a process of a run instead (see `launched.py`), and
+`python -m backend.engine read` one that only looks at files, with less memory.
 
 The main thread runs operations one after the other; a reader thread hears controls meanwhile. When
 the input ends, the app is gone and the worker goes too.
 """
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -16,11 +18,12 @@ import psutil
 
 from backend.settings import Settings
 
+log = logging.getLogger(__name__)
 BACKGROUND = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10
 """The priority of a process that computes: page and browser go first, else they wait for steps."""
 
 
-def main() -> None:
+def main(*, reads_only: bool = False) -> None:
     """Serve until the input ends or `exit` is heard."""
     psutil.Process().nice(BACKGROUND)
     channel = _claim_stdout()
@@ -28,7 +31,7 @@ def main() -> None:
     settings = Settings.model_validate(first["settings"])
     from backend.engine.dispatch import Engine
 
-    engine = Engine(settings, _Sender(channel))
+    engine = Engine(settings, _Sender(channel), reads_only=reads_only)
     threading.Thread(target=_read, args=(engine,), daemon=True).start()
     engine.emit({"type": "ready", "pid": os.getpid()})
     while (message := engine.inbox.get()) is not None:
@@ -57,14 +60,21 @@ def _claim_stdout() -> BinaryIO:
 
 def _read(engine: Any) -> None:
     for line in sys.stdin.buffer:
-        message = json.loads(line)
-        if message.get("control") == "exit":
-            break
-        if "control" in message:
-            engine.control(message)
-        else:
-            engine.inbox.put(message)
+        try:
+            message = json.loads(line)
+            if message.get("control") == "exit":
+                break
+            _take(engine, message)
+        except Exception as error:  # this thread also notices the end of the app
+            log.error("A message of the app could not be handled.", exc_info=error)
     os._exit(0)  # an operation in full flight must not keep a worker without an app alive
+
+
+def _take(engine: Any, message: dict[str, Any]) -> None:
+    if "control" in message:
+        engine.control(message)
+    else:
+        engine.inbox.put(message)
 
 
 if __name__ == "__main__":
@@ -72,4 +82,4 @@ if __name__ == "__main__":
         from backend.engine import launched
 
         sys.exit(launched.main(sys.argv[2:]))
-    main()
+    main(reads_only=sys.argv[1:2] == ["read"])

@@ -20,7 +20,7 @@ from backend.compile_times import CompileTimes
 from backend.engine import (
     adapters,
     answers,
-    base_folder,
+    base_files,
     combine,
     conversion,
     exporting,
@@ -54,8 +54,16 @@ Inbox = queue.SimpleQueue[dict[str, Any] | None]
 class Engine:
     """One session and the operations on it."""
 
-    def __init__(self, settings: Settings, emit: Emit, inbox: Inbox | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Emit,
+        inbox: Inbox | None = None,
+        *,
+        reads_only: bool = False,
+    ) -> None:
         memory.set_aside()
+        self._reads_only = reads_only
         self.settings = settings
         self.emit = emit
         self.inbox: Inbox = inbox or queue.SimpleQueue()
@@ -122,12 +130,20 @@ class Engine:
         """Run one operation and reply with the session's state and a result or an error."""
         control = self._open(message)
         reply = self._reply(message, control)
-        if reply["type"] == "error":
+        try:
+            self._settle(control, failed=reply["type"] == "error")
+        except Exception as error:  # the caller waits for a reply all the same
+            log.error("%s left no state to report.", message["op"], exc_info=error)
+            reply = {"type": "error", "error": translate(error).to_dict()}
+        self.emit({**reply, "id": control.job_id})
+
+    def _settle(self, control: Control, *, failed: bool) -> None:
+        """Let go of an operation, and say how it left the session."""
+        if failed:
             self.session.release()
         guest = self._close(control)
         if not guest:  # a paused run's adapters are its own business
             self._tell_session()
-        self.emit({**reply, "id": control.job_id})
 
     def _open(self, message: dict[str, Any]) -> Control:
         with self._lock:  # a word that comes just now goes to the new one, or into the list
@@ -239,7 +255,7 @@ class Engine:
         facts = _facts_of(message)
         if facts is None:
             return None, None
-        return facts, adapters.linear_layers(base_folder.skeleton(Path(facts.path)))
+        return facts, adapters.linear_layers(base_files.skeleton(facts))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
         return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))

@@ -16,6 +16,7 @@ from backend.engine.base_model import Base
 from backend.engine.packing import Packs
 from backend.methods import method_of
 from backend.requests import Train
+from backend.results import ModelFacts
 from backend.storage import write_text
 
 ROUNDS = 3
@@ -44,9 +45,9 @@ class Timings:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def get(self, train: Train, base: Base) -> StepTimes | None:
-        """Return what was measured for such steps, if anything was."""
-        found = self._read().get(_key(train, base))
+    def get(self, train: Train, facts: ModelFacts) -> StepTimes | None:
+        """Return what was measured for such steps on a base, if anything was."""
+        found = self._read().get(_key(train, facts))
         return StepTimes(*found) if found else None
 
     def measure(self, train: Train, base: Base, peft: PeftModel, packs: Packs) -> StepTimes:
@@ -55,7 +56,7 @@ class Timings:
         The adapter must be trainable. Precisions take turns, so that a busy moment meets both, and
         each step is of another length, as in a run: what is compiled for a length is not there yet.
         """
-        known = self.get(train, base)
+        known = self.get(train, base.facts)
         if known is not None:
             return known
         per_token = {"fp32": float("inf"), "bf16": float("inf")}
@@ -67,7 +68,7 @@ class Timings:
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
         times = StepTimes(per_token["fp32"], per_token["bf16"])
-        content = {**self._read(), _key(train, base): [times.fp32, times.bf16]}
+        content = {**self._read(), _key(train, base.facts): [times.fp32, times.bf16]}
         write_text(self._file, json.dumps(content, indent=1))
         return times
 
@@ -92,12 +93,12 @@ class Timings:
         return content if isinstance(content, dict) else {}
 
 
-def _key(train: Train, base: Base) -> str:
+def _key(train: Train, facts: ModelFacts) -> str:
     """Name the kind of step: what decides which precision is faster, and little else."""
     budget = 1 << (train.tokens_per_step - 1).bit_length()
     checkpointing = "-checkpointing" if train.gradient_checkpointing else ""
-    quantized = "" if base.facts.quantization == "none" else f"-{base.facts.quantization}"
+    quantized = "" if facts.quantization == "none" else f"-{facts.quantization}"
     return (
-        f"{base.facts.fingerprint}{quantized}-{base.facts.device}-{torch.get_num_threads()}threads-"
+        f"{facts.fingerprint}{quantized}-{facts.device}-{torch.get_num_threads()}threads-"
         f"{method_of(train.adapter).id}-rank{train.adapter.rank}-{budget}tokens{checkpointing}-{HOW}"
     )

@@ -15,7 +15,7 @@ from backend.command_line import changed_fields
 from backend.engine import (
     adapters,
     attention,
-    base_folder,
+    base_files,
     data,
     disk,
     estimate,
@@ -152,13 +152,11 @@ def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
         )  # fmt: skip
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    folder = Path(facts.path)
-    model = base_folder.skeleton(folder)
+    model = base_files.skeleton(facts)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    tokenizer = base_folder.read_tokenizer(folder, facts.given_template)
     return Surroundings(
-        model, tokenizer, context, folder.name, facts.fingerprint, torch.device(facts.device), None,
-        facts,
+        model, base_files.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
+        torch.device(facts.device), None, facts,
     )  # fmt: skip
 
 
@@ -215,9 +213,11 @@ def _duration(
     speed = _past_speed(train, around, runs)
     if speed:
         return run_tokens / speed, "past runs on this machine"
-    if not request.measure or around.session is None or around.session.slot is not None:
+    times = timings.get(train, around.facts) if around.facts else None
+    if times is None and request.measure and around.session and around.session.slot is None:
+        times = _step_times(train, around.session, packs, timings)
+    if times is None:
         return None, ""
-    times = _step_times(train, around.session, packs, timings)
     per_token = times.bf16 if _computes_in_bf16(train, times) else times.fp32
     return per_token * run_tokens, "one timed step"
 
@@ -247,9 +247,6 @@ def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
     """Time a step with a throw-away adapter; the session is as before afterwards."""
-    known = timings.get(train, session.base)
-    if known is not None:
-        return known
     config = adapters.configure(train.adapter, session.layers(), session.base.model.name_or_path)
     probe = "ad_probe"
     try:
@@ -301,7 +298,7 @@ def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> 
         return "bf16"
     if train.precision != "auto":
         return train.precision
-    known = timings.get(train, around.session.base) if around.session else None
+    known = timings.get(train, around.facts) if around.facts else None
     return known.faster if known else "fp32"
 
 

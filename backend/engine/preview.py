@@ -6,10 +6,9 @@ in another process.
 
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from backend.engine import base_folder, data, tokens
+from backend.engine import base_files, data, tokens
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document
 from backend.engine.encoded import Tokens
@@ -112,7 +111,7 @@ def _tokenizer(session: Session, facts: ModelFacts | None) -> Any:
         return session.base.tokenizer
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    return base_folder.read_tokenizer(Path(facts.path), facts.given_template)
+    return base_files.tokenizer(facts)
 
 
 def _columns(source: str) -> tuple[str, ...]:

@@ -19,13 +19,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
-from backend.engine import adapters, extending, steps
+from backend.engine import adapters, divergence, extending, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
 from backend.engine.extending import Stretch
 from backend.engine.packing import Packs
 from backend.engine.ranks import ALONE, Ranks
-from backend.errors import Diverged, ModelError
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 from backend.storage import disk_error, remove_folder, sync_folder
@@ -111,11 +110,8 @@ class AdapterTrainer(Trainer):
             self.broke_between_corrections = True  # the weights are those of the last whole step
             raise
         seen = self._seen_by_all(loss)
-        if not torch.isfinite(seen):
-            step = self.state.global_step + 1
-            if step == 1:
-                raise not_the_run(f"The loss is {seen.item()} before the first optimizer step")
-            raise diverged(f"The loss became {seen.item()} in step {step}.", self.args)
+        folder = Path(str(self.args.output_dir))
+        divergence.require_finite_step(self.state.global_step + 1, seen.item(), folder)
         return loss
 
     def _seen_by_all(self, loss: torch.Tensor) -> torch.Tensor:
@@ -267,7 +263,8 @@ class RunCallback(TrainerCallback):
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         if grads and not torch.stack(torch._foreach_norm(grads)).isfinite().all():
             step = state.global_step + 1
-            raise diverged(f"The gradients of step {step} are not finite numbers.", args)
+            what = f"The gradients of step {step} are not finite numbers."
+            raise divergence.diverged(what, Path(str(args.output_dir)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.synchronize(args.device)
@@ -296,24 +293,6 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_save(state.global_step)
-
-
-def diverged(what: str, args: TrainingArguments) -> Diverged:
-    """Say that a run blew up, and whether there is something to go back to."""
-    kept = any(Path(str(args.output_dir)).glob("checkpoint-*"))
-    after = " The last checkpoint is from before and is good." if kept else ""
-    return Diverged(
-        what, cure=f"The learning rate is too high for this data: try a quarter of it.{after}"
-    )
-
-
-def not_the_run(what: str) -> ModelError:
-    """Say that numbers were not finite before anything was trained."""
-    return ModelError(
-        f"{what}: the base computes numbers that are not finite.",
-        cure="Its weights may be damaged, or too large for fp16: download the base again, or load "
-        "it in bf16 or fp32. Nothing was trained.",
-    )
 
 
 def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> TrainingArguments:

@@ -4,7 +4,6 @@ Prepare (data, targets, adapter) -> measure the base -> train -> publish and ver
 are off meanwhile; the active set from before returns whatever happens.
 """
 
-import math
 from contextlib import suppress
 from functools import partial
 
@@ -14,6 +13,7 @@ from backend import adjustments
 from backend.engine import (
     adapters,
     data,
+    divergence,
     extending,
     guards,
     memory,
@@ -38,13 +38,7 @@ from backend.engine.run_memory import RunMemory
 from backend.engine.session import Session
 from backend.engine.shortage import explained, rescue
 from backend.engine.token_store import TokenStore
-from backend.engine.trainer import (
-    AdapterTrainer,
-    RunCallback,
-    arguments,
-    diverged,
-    not_the_run,
-)
+from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
@@ -354,19 +348,10 @@ class _Training:
 
     def _evaluate(self, step: int) -> None:
         if len(self.held_out) and self.ranks.leads:
-            found = steps.evaluate(
-                self.session.model, self.held_out, self.session.base.device, self.precision
-            )
-            if not math.isfinite(found.loss):
-                raise self._not_finite(step, found.loss)
-            self.evaluation = found
+            model, device = self.session.model, self.session.base.device
+            self.evaluation = steps.evaluate(model, self.held_out, device, self.precision)
+            divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
             self.log.evaluated(step, self.evaluation)
-
-    def _not_finite(self, step: int, loss: float) -> WorkbenchError:
-        """Say whether the base or the run made a held-out loss that is not a finite number."""
-        if step == 0:
-            return not_the_run(f"The base's loss on the held-out examples is {loss}")
-        return diverged(f"The held-out loss became {loss} at step {step}.", self.trainer.args)
 
     def _on_step(self, step: int, logs: dict[str, float], seconds: float) -> None:
         first = (step - 1) * self.request.accumulation

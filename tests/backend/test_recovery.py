@@ -53,15 +53,16 @@ def with_pirate_on(service: Service, engine: ScriptedRuntime) -> None:
 
 @pytest.fixture
 def sides(monkeypatch: pytest.MonkeyPatch) -> Engines:
-    """The second processes that are started beside the engine."""
+    """The second processes that are started beside the engine, and those that only read."""
     started: Engines = []
 
     def start(settings: Settings, on_message: Any, on_exit: Any, **kwargs: Any) -> ScriptedRuntime:
         started.append(ScriptedRuntime(on_message, on_exit))
-        started[-1].options = kwargs
+        started[-1].options = {"streams": False, **kwargs}
         return started[-1]
 
-    monkeypatch.setattr("backend.engine_link.start_beside", start)
+    monkeypatch.setattr("backend.side_jobs.start_beside", start)
+    monkeypatch.setattr("backend.side_jobs.start_reading", start)
     return started
 
 
@@ -78,7 +79,7 @@ def in_processes(engines: Engines, sides: Engines, tmp_path: Path) -> Iterator[S
 def test_a_merge_alone_gets_large_pages(in_processes: Service, sides: Engines) -> None:
     in_processes.start(rq.Train(name="pirate"))
     in_processes.start(rq.PreviewData(data="starter:pirate"))
-    in_processes.engine.begin_beside(rq.Merge(variant=[("pirate", 1.0)], destination="merged"))
+    in_processes.engine.sides.begin(rq.Merge(variant=[("pirate", 1.0)], destination="merged"))
     assert [side.options["streams"] for side in sides] == [False, True]
 
 
@@ -108,13 +109,13 @@ def test_a_job_beside_survives_the_worker_dying_while_its_process_starts(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.engine_link.start_beside", start)
-    look = in_processes.start(rq.PreviewData(data="starter:pirate"))
+    monkeypatch.setattr("backend.side_jobs.start_beside", start)
+    look = in_processes.start(rq.PrepareData(data="starter:pirate"))
 
     assert not look.done()
-    preview = rs.DataPreview(rows=1, problems=[], stats=None, examples=[])
-    sides[0].answer(preview)
-    assert look.result(timeout=0) == preview
+    prepared = rs.PreparedData(rows=1, bad=0, tokens=1, seconds=0.1)
+    sides[0].answer(prepared)
+    assert look.result(timeout=0) == prepared
 
 
 def test_a_process_that_starts_while_the_workbench_closes_is_ended(
@@ -127,8 +128,8 @@ def test_a_process_that_starts_while_the_workbench_closes_is_ended(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.engine_link.start_beside", start)
-    look = in_processes.start(rq.PreviewData(data="starter:pirate"))
+    monkeypatch.setattr("backend.side_jobs.start_beside", start)
+    look = in_processes.start(rq.PrepareData(data="starter:pirate"))
 
     with pytest.raises(Stopped):
         look.result(timeout=0)

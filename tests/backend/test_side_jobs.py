@@ -141,8 +141,8 @@ def test_a_side_process_that_dies_or_is_stopped_fails_its_job_alone(tmp_path: Pa
         training = service.start(rq.Train(**quick, name="long", max_steps=100_000, epochs=1000))
 
         killed = service.start(merge(target))
-        wait(lambda: service.engine._side_runtimes[killed.id].memory_bytes() > 0)
-        service.engine._side_runtimes[killed.id].kill()
+        wait(lambda: service.engine.sides.runtimes[killed.id].memory_bytes() > 0)
+        service.engine.sides.runtimes[killed.id].kill()
         with pytest.raises(WorkerDied, match="Nothing was written"):
             killed.result(timeout=60)
         stopped = service.start(merge(target))

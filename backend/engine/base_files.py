@@ -1,0 +1,33 @@
+"""The session's base as its files describe it, for a process that does not hold its weights.
+
+The last base that was asked for is kept: a skeleton and a tokenizer take up to a second to build.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.engine import base_folder
+from backend.results import ModelFacts
+
+
+def skeleton(facts: ModelFacts) -> torch.nn.Module:
+    """Return the base's modules on the meta device; raises ModelError. Do not change them."""
+    return _skeleton(facts.path, facts.fingerprint)
+
+
+def tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
+    """Return the base's tokenizer with the chat template it was loaded with; raises ModelError."""
+    return _tokenizer(facts.path, facts.fingerprint, facts.given_template)
+
+
+@lru_cache(1)
+def _skeleton(path: str, fingerprint: str) -> torch.nn.Module:
+    return base_folder.skeleton(Path(path))
+
+
+@lru_cache(1)
+def _tokenizer(path: str, fingerprint: str, template: str) -> PreTrainedTokenizerBase:
+    return base_folder.read_tokenizer(Path(path), template)

@@ -1,0 +1,151 @@
+"""The reading process: looks at foreign files, templates and adapters beside the worker.
+
+A file or a chat template from elsewhere may hang or take all memory. So previews, inspections and
+pre-flight checks run in a process of their own, which stays warm between them, has limits of time
+and memory, and can be ended without the session noticing. One job at a time; the others wait, and
+go to a new process where the one before had to be ended.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from backend.errors import Stopped, WorkbenchError, WorkerDied
+from backend.jobs import Job
+from backend.runtime import Message, OnExit, Runtime
+
+STOP_GRACE_S = 2.0
+IDLE_S = 600.0
+"""A process that was not needed for so long is ended: it takes a few hundred MB."""
+log = logging.getLogger(__name__)
+
+
+class ReadingProcess:
+    """One process at a time, and the jobs that wait for it. The caller holds the shared lock."""
+
+    def __init__(
+        self,
+        start: Callable[[OnExit], Runtime],
+        fail: Callable[[Job, WorkbenchError], None],
+        *,
+        lock: threading.RLock,
+        limit_s: float,
+    ) -> None:
+        self._start = start
+        self._fail = fail
+        self._lock = lock
+        self._limit_s = limit_s
+        self._runtime: Runtime | None = None
+        self._number = 0
+        self._waiting: deque[tuple[Job, Message]] = deque()
+        self._current: Job | None = None
+        self._timer: threading.Timer | None = None
+
+    def warm_up(self) -> None:
+        """Start the process before it is needed; where it cannot be, the first job says so."""
+        try:
+            self._running()
+        except OSError as error:
+            log.warning("The reading process cannot be started: %s", error)
+
+    def submit(self, job: Job, message: Message) -> None:
+        """Let a job have its turn."""
+        self._waiting.append((job, message))
+        self._next()
+
+    def holds(self, job: Job) -> bool:
+        """Tell whether a job is read here, or waits to be."""
+        return job is self._current or any(job is each for each, _ in self._waiting)
+
+    def stop(self, job: Job) -> None:
+        """Ask a job to end; a look has nothing to save, so one that does not is ended soon."""
+        if job is not self._current:
+            self._waiting = deque(each for each in self._waiting if each[0] is not job)
+            self._fail(job, Stopped(f"{job.title} was stopped, as asked."))
+        elif self._runtime is not None:
+            self._runtime.send({"control": "stop", "id": job.id})
+            self._end_after(STOP_GRACE_S, job, Stopped(f"{job.title} was ended, as asked."))
+
+    def ended(self, job: Job) -> None:
+        """Go on with the next job: this one has its result or error."""
+        if job is self._current:
+            self._current = None
+            self._set_timer(IDLE_S, self._close_idle)
+            self._next()
+
+    def let_go(self) -> Runtime | None:
+        """Give the process away to be closed without the lock; its jobs are the caller's to end."""
+        self._number += 1
+        self._set_timer(None)
+        runtime, self._runtime, self._current = self._runtime, None, None
+        self._waiting.clear()
+        return runtime
+
+    # -- one job after the other -----------------------------------------------------------------
+
+    def _next(self) -> None:
+        while self._current is None and self._waiting:
+            job, message = self._waiting.popleft()
+            try:
+                runtime = self._running()
+            except OSError as error:
+                self._fail(job, WorkerDied(f"{job.title} cannot start a process: {error}."))
+                continue
+            self._current = job
+            self._end_after(self._limit_s, job, self._too_slow(job))
+            runtime.send(message)
+
+    def _running(self) -> Runtime:
+        if self._runtime is None:
+            self._number += 1
+            number = self._number
+            self._runtime = self._start(lambda reason: self._on_exit(number, reason))
+        return self._runtime
+
+    def _too_slow(self, job: Job) -> WorkbenchError:
+        return WorkbenchError(
+            f"{job.title} took longer than {self._limit_s:.0f} seconds and was ended.",
+            cure="A file, or the model's chat template, may have no end. The session is unharmed.",
+        )
+
+    # -- its end ---------------------------------------------------------------------------------
+
+    def _end_after(self, seconds: float, job: Job, error: WorkbenchError) -> None:
+        self._set_timer(seconds, lambda: self._end_hanging(job, error))
+
+    def _end_hanging(self, job: Job, error: WorkbenchError) -> None:
+        """Kill the process if it still works on this job, and go on with the others."""
+        with self._lock:
+            if job is self._current and self._runtime is not None:
+                self._runtime.kill()
+                self._lose(error)
+
+    def _on_exit(self, number: int, reason: str) -> None:
+        with self._lock:
+            if number == self._number and self._runtime is not None:
+                self._lose(WorkerDied(f"It broke off: its process is gone, {reason}."))
+
+    def _lose(self, error: WorkbenchError) -> None:
+        self._number += 1  # what the old process still says of its end is not news
+        job, self._runtime, self._current = self._current, None, None
+        self._set_timer(None)
+        if job is not None:
+            self._fail(job, error)
+        self._next()
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            if self._current is not None or self._runtime is None:
+                return
+            self._number += 1
+            runtime, self._runtime = self._runtime, None
+        runtime.close()
+
+    def _set_timer(self, seconds: float | None, act: Callable[[], None] = lambda: None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, act) if seconds is not None else None
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
