@@ -5,6 +5,7 @@ A deleted adapter waits in the trash until the app that deleted it closes.
 """
 
 import json
+import os
 import re
 import shutil
 import uuid
@@ -16,12 +17,21 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from backend.errors import InvalidRequest, NotFound
 from backend.results import AdapterInfo
-from backend.storage import disk_error, make_folder, new_file, new_folder, write_text
+from backend.storage import (
+    disk_error,
+    make_folder,
+    new_file,
+    new_folder,
+    require_free,
+    write_text,
+)
 
 SIDECAR = "workbench.json"
 LIBRARY_SOURCE = "library:"
 """`library:pirate` names an adapter of the library where a folder or Hub id could stand too."""
 TRASH = ".trash"
+ID_DIGITS = 16
+"""Hexadecimal digits of a new id; those of older versions have 6 and stay as they are."""
 BASE = "base"
 """What the model without adapters is called, so no adapter may be."""
 
@@ -32,7 +42,7 @@ BASE_COLOUR = "#8A8F98"
 
 def new_adapter_id() -> str:
     """Return an internal id: safe for PEFT, where names that are module names break things."""
-    return f"ad_{uuid.uuid4().hex[:6]}"
+    return f"ad_{uuid.uuid4().hex[:ID_DIGITS]}"
 
 
 class Library:
@@ -41,6 +51,14 @@ class Library:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._read: dict[Path, tuple[int, AdapterInfo]] = {}
+
+    def new_id(self, taken: Collection[str] = ()) -> str:
+        """Return an id that no adapter has, deleted ones included, nor any of `taken`."""
+        while True:
+            drawn = new_adapter_id()
+            places = (self.folder(drawn), self.root / TRASH / drawn)
+            if drawn not in taken and not any(map(os.path.lexists, places)):
+                return drawn
 
     def folder(self, adapter_id: str) -> Path:
         """Return where the adapter with this id lives."""
@@ -107,10 +125,25 @@ class Library:
 
     @contextmanager
     def receive(self, info: AdapterInfo) -> Iterator[Path]:
-        """Give a folder to fill that becomes this adapter's, side-car and all, if all goes well."""
-        with new_folder(self.folder(info.id)) as folder:
+        """Give a folder to fill that becomes this adapter's, side-car and all, if all goes well.
+
+        Only a later state of a run's adapter replaces what is there: see `require_place`.
+        """
+        replaces = self.require_place(info.id, info.run_id)
+        with new_folder(self.folder(info.id), replace=replaces) as folder:
             self.write_sidecar(folder, info)
             yield folder
+
+    def require_place(self, adapter_id: str, run_id: str | None) -> bool:
+        """Tell whether a run's own adapter is there already; raises InvalidRequest for any other.
+
+        A folder whose side-car cannot be read may be that of another one.
+        """
+        there = self.by_id(adapter_id)
+        if there is not None and there.run_id is not None and there.run_id == run_id:
+            return True
+        require_free(self.folder(adapter_id), cure="Move it away, then try again.")
+        return False
 
     def update(self, info: AdapterInfo) -> AdapterInfo:
         """Write an adapter's changed side-car."""

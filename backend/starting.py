@@ -11,7 +11,7 @@ from backend.access import Caller
 from backend.destinations import require_destination
 from backend.engine_link import EngineLink
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
-from backend.library import Library, new_adapter_id
+from backend.library import Library
 from backend.runs import Run, Runs
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
@@ -104,7 +104,7 @@ class Starts:
                 base.name,
                 base.fingerprint,
             ),
-            adapter_id=new_adapter_id(),
+            adapter_id=self.library.new_id({each.adapter_id for each in self.runs.summaries()}),
             colour=self.library.next_colour(),
             loaded=source,
             launched=launched,
@@ -146,6 +146,7 @@ class Starts:
                 f"but {base.name!r} is loaded.",
                 cure=f"Load {run.request.base_name!r} first.",
             )
+        self.library.require_place(run.request.adapter_id, run.id)
         if finished and self.library.by_id(run.request.adapter_id) is None:
             self.library.require_free(train.name, self.reserved_names())
         return run

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backend.errors import DiskFull
+from backend.errors import DiskFull, InvalidRequest
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -50,14 +50,18 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Give a folder to fill that becomes `target`, replacing what was there, only if all went well.
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a folder to fill that becomes `target`, only if all went well.
 
-    Without `replace` only an empty folder is replaced. Raises DiskFull where the disk has no room;
-    then `target` is what it was before.
+    What is there is replaced only with `replace`; an empty folder counts as nothing. Raises
+    InvalidRequest where there is something else, before and after filling, and DiskFull where the
+    disk has no room; then `target` is what it was before.
     """
+    target = target.resolve()  # of a link to an empty folder, the folder is filled
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        if not replace:
+            require_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
@@ -65,11 +69,17 @@ def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
         if replace:
             _swap(partial, target)
         else:
-            os.replace(partial, target)  # refused by the system where `target` has content
+            _put(partial, target)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_free(target: Path, *, cure: str = "Name a new folder.") -> None:
+    """Raise InvalidRequest where something other than an empty folder is in a place."""
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidRequest(f"{target} exists and is not an empty folder.", cure=cure)
 
 
 def sync_folder(folder: Path) -> None:
@@ -91,6 +101,7 @@ def remove_folder(folder: Path) -> None:
 
 def remove_partials(target: Path) -> None:
     """Remove what a process that was killed while it filled `target` left beside it."""
+    target = target.resolve()
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -102,6 +113,17 @@ def _sync(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Put `partial` where nothing is; renaming fails where another one came first."""
+    with suppress(OSError):
+        target.rmdir()  # an empty folder, which Windows would not replace
+    try:
+        os.replace(partial, target)
+    except OSError:
+        require_free(target)
+        raise
 
 
 def _swap(partial: Path, target: Path) -> None:

@@ -23,7 +23,6 @@ from backend.engine.control import Control
 from backend.engine.factors import Factor, Layers, Source
 from backend.engine.session import Session
 from backend.errors import ModelError, Unsupported, VerificationFailed
-from backend.library import new_adapter_id
 from backend.requests import Combine
 from backend.results import AdapterInfo, Blend
 
@@ -213,7 +212,7 @@ def _notes(plan: Plan, layers: Layers) -> list[str]:
 def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> AdapterInfo:
     facts, request = session.base.facts, plan.request
     return AdapterInfo(
-        id=new_adapter_id(),
+        id=session.new_id(),
         name=request.name,
         colour=colour,
         method="LoRA",

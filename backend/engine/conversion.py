@@ -20,7 +20,6 @@ from backend.engine.control import Control
 from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session
 from backend.errors import InvalidRequest, Unsupported, VerificationFailed
-from backend.library import new_adapter_id
 from backend.results import AdapterInfo
 
 CHOSEN_ERROR = 0.05
@@ -167,7 +166,7 @@ def _describe(
     how = "exactly" if error < EXACT else f"{error:.1%} away from it"
     facts = session.base.facts
     return AdapterInfo(
-        id=new_adapter_id(),
+        id=session.new_id(),
         name=name,
         colour=session.library.next_colour(beside=[source.colour]),
         method="LoRA",

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.engine import base_folder, data, saving, tokens
+from backend.engine import base_folder, data, tokens
 from backend.engine.control import Control
 from backend.engine.export_readme import write_readme
 from backend.errors import DataError, ModelError, NotFound, Unsupported
@@ -33,9 +33,8 @@ def export(
 ) -> ExportedRun:
     """Write a run into a new folder, whole or not at all."""
     destination = Path(request.destination).expanduser().absolute()
-    saving.require_empty(destination)
     notes: list[str] = []
-    with new_folder(destination, replace=False) as folder:
+    with new_folder(destination) as folder:
         _records(run, folder)
         _adapter(run, library, folder, notes)
         control.progress("Writing the examples as the model sees them", force=True)

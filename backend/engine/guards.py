@@ -151,7 +151,7 @@ class Guards:
         """
         if self.best is None or evaluation.loss < self.best.evaluation.loss:
             self.best = Best(step=step, evaluation=evaluation)
-            with new_folder(self.folder) as folder:
+            with new_folder(self.folder, replace=True) as folder:
                 self._write(folder)
                 (folder / NOTE).write_text(self.best.model_dump_json(), encoding="utf-8")
         if planned:

@@ -28,7 +28,6 @@ from backend.errors import (
     Unsupported,
     VerificationFailed,
 )
-from backend.library import new_adapter_id
 from backend.storage import new_folder
 
 ALLOWED = (
@@ -104,7 +103,7 @@ def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.S
     """Copy an adapter's own files: what is in the slot is padded and is never saved."""
     source = session.library.folder(info.id)
     scan.scan(source, session.layers(), name=info.name)
-    with new_folder(saving.require_empty(destination), replace=False) as folder:
+    with new_folder(destination) as folder:
         for path in source.iterdir():
             if (
                 path.suffix in (".json", ".safetensors", ".md", ".jinja")
@@ -221,7 +220,7 @@ class _Preparation:
     def _read(self, number: int, info: rs.AdapterInfo) -> _Reading:
         """Load an adapter plainly from its files, note what it answers, and take it off again."""
         self._tell(f"Reading {info.name}", COMPILING[0] * number / len(self.infos))
-        session, twin = self.session, new_adapter_id()
+        session, twin = self.session, self.session.new_id()
         folder = session.library.folder(info.id)
         mark = stamp(folder)
         try:

@@ -15,7 +15,7 @@ from backend.engine.inspection import Place
 from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
 from backend.errors import ModelError, NotFound, Unsupported
-from backend.library import LIBRARY_SOURCE, Library, new_adapter_id
+from backend.library import LIBRARY_SOURCE, Library
 from backend.requests import InspectAdapter, LoadAdapter
 from backend.results import (
     AdapterInfo,
@@ -78,7 +78,7 @@ def add(
         if scanned.initial:
             scanned, note = _baked(session, found, scanned)
             notes.append(note)
-        info = _info(request, found, scanned, facts, session.library, reserved)
+        info = _info(request, found, scanned, session, reserved)
         control.check_stop()
         try:
             with session.library.receive(info) as folder:
@@ -152,18 +152,18 @@ def _info(
     request: LoadAdapter,
     found: Incoming,
     scanned: Scanned,
-    facts: ModelFacts,
-    library: Library,
+    session: Session,
     reserved: set[str],
 ) -> AdapterInfo:
     """Describe an adapter that comes from outside; its own side-car is kept as lineage."""
+    facts, library = session.base.facts, session.library
     ours = inspection.sidecar(found)
     wanted = request.name or display_name(ours.name if ours else found.name)
     if request.name:
         library.require_free(wanted, reserved)
     made_of = f", there {ours.recipe}" if ours and ours.recipe else ""
     return AdapterInfo(
-        id=new_adapter_id(),
+        id=session.new_id(),
         name=library.free_name(wanted, reserved),
         colour=library.next_colour(),
         method=inspection.method_title(scanned),

@@ -86,7 +86,7 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
     destination = Path(request.destination).expanduser().absolute()
     remove_partials(destination)
     memory.reset_peak(CPU)
-    with new_folder(destination, replace=False) as folder:
+    with new_folder(destination) as folder:
         written = _write_weights(job, folder, control, library)
         _write_surroundings(job, folder)
         proof = _prove(job, folder, control, library, written)

@@ -14,6 +14,7 @@ from backend.runs import Run
 def put_on(session: Session, run: Run, checkpoint: Path | None) -> PeftModel:
     """Put a run's adapter on the model, not active yet; its weights come with the checkpoint."""
     request, adapter_id = run.request.train, run.request.adapter_id
+    session.library.require_place(adapter_id, run.id)  # before hours of training, not after them
     config = _config(session, request, checkpoint)
     session.drop(adapter_id)  # a stopped run's adapter, about to be trained on
     torch.manual_seed(request.seed)

@@ -12,8 +12,7 @@ from backend.engine import adapters, generate
 from backend.engine.adapters import WEIGHTS
 from backend.engine.checks import require_close
 from backend.engine.session import Session
-from backend.errors import InvalidRequest, ModelError, VerificationFailed
-from backend.library import new_adapter_id
+from backend.errors import ModelError, VerificationFailed
 from backend.results import AdapterInfo, SavedAdapter
 from backend.storage import new_folder
 
@@ -23,12 +22,13 @@ PROBES = ("The quick brown fox jumps over the lazy dog.", "Hello! How are you to
 
 
 def publish(session: Session, info: AdapterInfo) -> float:
-    """Put a live adapter into the library, replacing an older state of it.
+    """Put a live adapter into the library, replacing an older state of the same run.
 
     Returns the largest difference of log-probabilities between the live adapter and the file read
-    back. Raises VerificationFailed, and keeps what was there, where it is not the same adapter.
+    back. Raises VerificationFailed, and keeps what was there, where it is not the same adapter, and
+    InvalidRequest where another adapter has its place.
     """
-    with new_folder(session.library.folder(info.id)) as folder:
+    with session.library.receive(info) as folder:
         _write(session, info, folder)
         difference = verify(session, info.id, folder)
         proven = info.model_copy(update={"max_difference": difference})
@@ -39,20 +39,11 @@ def publish(session: Session, info: AdapterInfo) -> float:
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
     """Write a copy of an adapter into a new or empty folder and prove that it reads back."""
     session.ensure_loaded(info)
-    with new_folder(require_empty(destination), replace=False) as folder:
+    with new_folder(destination) as folder:
         _write(session, info, folder)
         session.library.write_sidecar(folder, info)
         difference = verify(session, info.id, folder)
     return describe_copy(destination, max_difference=difference)
-
-
-def require_empty(destination: Path) -> Path:
-    """Return a folder that a copy may be written to; raises InvalidRequest where it is not."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise InvalidRequest(
-            f"{destination} exists and is not an empty folder.", cure="Name a new folder."
-        )
-    return destination
 
 
 def describe_copy(destination: Path, *, max_difference: float) -> SavedAdapter:
@@ -77,7 +68,7 @@ def verify(session: Session, adapter_id: str, folder: Path) -> float:
     """
     if not adapters.same_weights(_peft(session), adapter_id, folder):
         raise VerificationFailed(f"{folder.name} does not hold the weights that were to be saved.")
-    twin = new_adapter_id()
+    twin = session.new_id()
     try:
         session.load_folder(folder, twin, plainly=True)
         live, stored = _scores(session, adapter_id), _scores(session, twin)

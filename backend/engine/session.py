@@ -111,6 +111,10 @@ class Session:
 
     # -- adapters on the model -------------------------------------------------------------------
 
+    def new_id(self) -> str:
+        """Return an id that no adapter has: PEFT 0.21.2 would load one into another of its name."""
+        return self.library.new_id(self.peft.peft_config if self.peft is not None else ())
+
     def layers(self) -> list[adapters.Target]:
         """Return the layers of the base that an adapter can change; adapters do not alter them."""
         if self._targets is None:

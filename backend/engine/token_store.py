@@ -78,7 +78,7 @@ class TokenStore:
 
     def _keep(self, folder: Path, encoded: Encoded) -> None:
         try:
-            with new_folder(folder) as partial:
+            with new_folder(folder, replace=True) as partial:
                 _write(partial, encoded)
             self._make_room(folder)
         except (OSError, WorkbenchError) as error:

@@ -140,11 +140,35 @@ def test_a_changed_side_car_is_read_again(library: Library) -> None:
     assert [each.name for each in library.all()] == ["after"]
 
 
+def test_an_id_that_an_adapter_has_is_drawn_again(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, deleted = add(library, "kept").id, add(library, "deleted").id
+    library.discard(deleted)
+    damaged = library.folder("ad_0123456789abcdef")
+    damaged.mkdir()
+    drawn = [kept, deleted, damaged.name, "ad_loaded", "ad_free"]
+    monkeypatch.setattr("backend.library.new_adapter_id", lambda: drawn.pop(0))
+
+    assert library.new_id({"ad_loaded"}) == "ad_free"
+
+
+def test_ids_of_older_versions_stay_valid(library: Library) -> None:
+    old = add(library, "old").model_copy(update={"id": "ad_3f2a9c"})
+    library.folder(old.id).mkdir()
+    library.write_sidecar(library.folder(old.id), old)
+
+    assert library.by_id("ad_3f2a9c") == old
+    library.discard(old.id)
+    assert library.restore("old").id == "ad_3f2a9c"
+
+
 def test_ids_are_safe_and_differ() -> None:
     ids = {new_adapter_id() for _ in range(100)}
 
     assert len(ids) == 100
     assert all(id.startswith("ad_") and id[3:].isalnum() for id in ids)
+    assert all(len(id) == len("ad_") + 16 for id in ids)
 
 
 def test_a_zip_that_the_disk_has_no_room_for_is_not_left_cut_off(

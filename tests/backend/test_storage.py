@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.errors import DiskFull
+from backend.errors import DiskFull, InvalidRequest
 from backend.storage import disk_error, new_file, new_folder, write_text
 
 
@@ -67,11 +67,58 @@ def test_a_folder_is_replaced_and_nothing_of_the_old_one_stays(tmp_path: Path) -
     target.mkdir()
     (target / "old").write_text("1", encoding="utf-8")
 
-    with new_folder(target) as folder:
+    with new_folder(target, replace=True) as folder:
         (folder / "new").write_text("2", encoding="utf-8")
 
     assert names(target) == ["new"]
     assert names(tmp_path) == ["adapter"]
+
+
+def test_a_folder_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("1", encoding="utf-8")
+
+    with pytest.raises(InvalidRequest, match="adapter exists and is not an empty folder"):
+        new_folder(target).__enter__()
+
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["adapter"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_comes_while_a_folder_is_filled_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "adapter"
+
+    def fill() -> None:
+        with new_folder(target) as folder:
+            (folder / "new").write_text("2", encoding="utf-8")
+            if kind == "folder":
+                target.mkdir()
+                (target / "old").write_text("1", encoding="utf-8")
+            elif kind == "file":
+                target.write_text("1", encoding="utf-8")
+            else:
+                target.symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(InvalidRequest, match="adapter exists and is not an empty folder"):
+        fill()
+
+    assert names(tmp_path) == ["adapter"]
+    assert target.is_symlink() == (kind == "link")
+    assert target.is_file() == (kind == "file")
+    assert kind != "folder" or names(target) == ["old"]
+
+
+def test_an_empty_folder_is_filled_also_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "new").write_text("2", encoding="utf-8")
+
+    assert names(tmp_path / "empty") == ["new"]
+    assert names(tmp_path) == ["empty", "link"]
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt()])
@@ -83,7 +130,7 @@ def test_a_folder_that_cannot_be_filled_leaves_the_old_one(
     (target / "old").write_text("1", encoding="utf-8")
 
     def fill() -> None:
-        with new_folder(target) as folder:
+        with new_folder(target, replace=True) as folder:
             (folder / "new").write_text("2", encoding="utf-8")
             raise error
 
@@ -120,7 +167,7 @@ def test_a_rename_that_fails_leaves_the_old_folder(
         original(source, destination)
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(DiskFull), new_folder(target) as folder:
+    with pytest.raises(DiskFull), new_folder(target, replace=True) as folder:
         (folder / "new").write_text("2", encoding="utf-8")
 
     assert names(target) == ["old"]
@@ -163,26 +210,10 @@ def test_a_folder_that_cannot_even_be_made_is_an_error_in_words(
         new_folder(tmp_path / "deep" / "adapter").__enter__()
 
 
-def test_what_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "copy"
-
-    def fill() -> None:
-        with new_folder(target, replace=False) as folder:
-            (folder / "mine").write_text("1", encoding="utf-8")
-            target.mkdir()
-            (target / "theirs").write_text("2", encoding="utf-8")
-
-    with pytest.raises(DiskFull, match="name a new folder"):
-        fill()
-
-    assert names(target) == ["theirs"]
-    assert names(tmp_path) == ["copy"]
-
-
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
 
-    with new_folder(tmp_path / "copy", replace=False) as folder:
+    with new_folder(tmp_path / "copy") as folder:
         (folder / "mine").write_text("1", encoding="utf-8")
 
     assert names(tmp_path / "copy") == ["mine"]

@@ -182,7 +182,7 @@ def test_a_full_disk_while_adding_changes_nothing(
         elif broken == "card":
             patch.setattr(saving, "write_card", fail)
         else:
-            place = "os.fsync" if broken == "side-car" else "_swap"
+            place = "os.fsync" if broken == "side-car" else "_put"
             patch.setattr(f"backend.storage.{place}", fail)
         with pytest.raises(DiskFull):
             do(bench, rq.LoadAdapter(source=str(bench.good), name="phoenix"))
