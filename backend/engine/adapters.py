@@ -5,6 +5,7 @@ Functions that change the model either succeed whole or leave it as it was.
 
 import copy
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
                 "No layer of this model is named like attention.",
                 cure=f"Choose all-linear, or names out of: {', '.join(available)}.",
             )
-        return sorted({name.rsplit(".", 1)[-1] for name in names})
+        return target_names(names, layers)
     missing = [t for t in request.targets if not any(_hits(t, layer.name) for layer in layers)]
     if missing:
         raise InvalidRequest(
@@ -83,6 +84,33 @@ def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
             cure=f"Layers that can learn here: {', '.join(available)}.",
         )
     return list(request.targets)
+
+
+def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
+    """Name layers so that PEFT finds these and no others.
+
+    A layer is named by the shortest end of its path that no other layer shares: `q_proj`, but
+    `attn.c_proj` in GPT-2, whose `mlp.c_proj` has the same last name. Where such an end would need
+    a layer's number, it is named in full.
+    """
+    others = (layer.name for layer in layers if layer.name not in wanted)
+    taken = {end for name in others for end in _ends(name)}
+    return sorted({_shortest(name, taken) for name in wanted})
+
+
+def _ends(name: str) -> list[str]:
+    """Return the ends of a path, shortest first: `c_proj`, `attn.c_proj`..."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+
+
+def _shortest(name: str, taken: set[str]) -> str:
+    for end in _ends(name):
+        if end.split(".", 1)[0].isdigit():
+            break
+        if end not in taken:
+            return end
+    return name
 
 
 def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig:

@@ -234,7 +234,7 @@ def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> Adap
             majority_sign=request.majority_sign,
             seed=request.seed,
         ),
-        targets=tuple(factors.short_names(layers)),
+        targets=tuple(adapters.target_names(layers.keys(), session.layers())),
     )
 
 

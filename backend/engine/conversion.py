@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import LoraConfig
 
 from backend import requests as rq
 from backend import results as rs
@@ -67,7 +68,7 @@ def convert(
     config, tensors = plain_lora.plain(
         factors, session.layers(), session.base.facts.source, rank=request.rank
     )
-    info = _describe(session, source, request.new_name, config.r, tensors, error)
+    info = _describe(session, source, request.new_name, config, tensors, error)
     control.progress("Saving and reading back", 0.95, force=True)
     with tempfile.TemporaryDirectory() as place:
         written = plain_lora.Baked(config, tensors, config.r, error)
@@ -159,7 +160,7 @@ def _describe(
     session: Session,
     source: AdapterInfo,
     name: str,
-    rank: int,
+    config: LoraConfig,
     tensors: dict[str, torch.Tensor],
     error: float,
 ) -> AdapterInfo:
@@ -170,7 +171,7 @@ def _describe(
         name=name,
         colour=session.library.next_colour(beside=[source.colour]),
         method="LoRA",
-        rank=rank,
+        rank=config.r,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         base_name=facts.name,
         base_fingerprint=facts.fingerprint,
@@ -179,8 +180,8 @@ def _describe(
         steps=source.steps,
         chat_template=source.chat_template,
         origin="converted",
-        recipe=f"{source.name} ({source.method}) as plain LoRA of rank {rank}, {how}",
-        targets=tuple(sorted({key.split(".lora_")[0].rsplit(".", 1)[-1] for key in tensors})),
+        recipe=f"{source.name} ({source.method}) as plain LoRA of rank {config.r}, {how}",
+        targets=tuple(sorted(config.target_modules or ())),
     )
 
 

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from backend.engine.adapters import WEIGHTS, Target, matched, read_config
+from backend.engine.adapters import WEIGHTS, Target, matched, read_config, target_names
 from backend.errors import InvalidRequest, ModelError, Unsupported
 
 PREFIX = "base_model.model."
@@ -133,7 +133,7 @@ def configuration(layers: Layers, targets: list[Target], base_name: str) -> Lora
         lora_alpha=rank,
         rank_pattern=dict(others),
         alpha_pattern=dict(others),
-        target_modules=_target_names(layers, targets),
+        target_modules=target_names(layers.keys(), targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,
@@ -142,18 +142,6 @@ def configuration(layers: Layers, targets: list[Target], base_name: str) -> Lora
         missing = ", ".join(sorted(layers.keys() - {target.name for target in targets})[:3])
         raise ModelError(f"The base has no {missing or 'such set of layers'}.")
     return config
-
-
-def short_names(layers: Iterable[str]) -> list[str]:
-    """Return the last part of layers' names, each once."""
-    return sorted({layer.rsplit(".", 1)[-1] for layer in layers})
-
-
-def _target_names(layers: Layers, targets: list[Target]) -> list[str]:
-    """Name layers by their last part where all of that name are meant, else in full."""
-    missing = {t.name.rsplit(".", 1)[-1] for t in targets if t.name not in layers}
-    names = {name if (last := name.rsplit(".", 1)[-1]) in missing else last for name in layers}
-    return sorted(names)
 
 
 def _require_plain(config: LoraConfig, name: str) -> None:

@@ -180,7 +180,7 @@ def _info(
         origin="added",
         recipe=f"From {found.origin}{made_of}",
         strength="on-off" if scanned.config.use_dora else "any",
-        targets=tuple(sorted({fit.layer.rsplit(".", 1)[-1] for fit in scanned.fits})),
+        targets=tuple(sorted(scanned.config.target_modules)),
     )
 
 

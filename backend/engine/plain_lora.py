@@ -110,7 +110,7 @@ def plain(
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=_targets(set(factors), layers),
+        target_modules=adapters.target_names(factors.keys(), layers),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,
@@ -223,10 +223,3 @@ def _require_repeatable(config: LoraConfig, name: str) -> None:
             f"{name} began with {start}, which cannot be computed again from the base.",
             cure="Export it as plain LoRA where it was trained.",
         )
-
-
-def _targets(names: set[str], layers: list[Target]) -> list[str]:
-    """Name the layers shortly where that means exactly these, else in full."""
-    short = {name.rsplit(".", 1)[-1] for name in names}
-    meant = {layer.name for layer in layers if layer.name.rsplit(".", 1)[-1] in short}
-    return sorted(short if meant == names else names)
