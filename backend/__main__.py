@@ -6,6 +6,8 @@
     python -m backend run request.json
     python -m backend launch --name far --processes 8 --accumulation 8 --machines 2
     python -m backend runs
+    python -m backend export-workspace --destination workspace.zip
+    python -m backend import-workspace --source workspace.zip
 
 The session's recipe lies in the workspace, so one command goes on where the last one ended.
 """
@@ -21,6 +23,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from backend import requests as rq
+from backend import results as rs
 from backend.command_line import PROGRAM, fields_of, value_of
 from backend.errors import InvalidRequest, WorkbenchError
 from backend.jobs import Job
@@ -30,6 +33,10 @@ from backend.settings import Settings
 from backend.workspace_check import require_folders
 
 PROGRESS_EVERY_S = 0.5
+TRANSFERS = {
+    "export-workspace": "Write adapters, runs, session and queue as one zip for another machine.",
+    "import-workspace": "Bring in an exported workspace; nothing here is replaced.",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "runs":
             return _list_runs(settings)
+        if options.command in TRANSFERS:
+            return _transfer(options, settings)
         if options.command == "launch":
             return _launch(_request(options), options.machines, settings)
         return _run(_request(options), settings)
@@ -68,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     from_file = commands.add_parser("run", help="Run a request from a JSON file.")
     from_file.add_argument("file", type=Path)
     commands.add_parser("runs", help="List all runs.")
+    export = commands.add_parser("export-workspace", help=TRANSFERS["export-workspace"])
+    export.add_argument("--destination", type=Path, required=True, help="A new zip file.")
+    export.add_argument(
+        "--checkpoints", action="store_true", help="Take along what stopped runs go on from."
+    )
+    bring = commands.add_parser("import-workspace", help=TRANSFERS["import-workspace"])
+    bring.add_argument("--source", type=Path, required=True, help="The zip of an export.")
     return parser
 
 
@@ -142,6 +158,25 @@ def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
         _restore(service)
         print(service.prepare_launch(request, machines).command)
     return 0
+
+
+def _transfer(options: argparse.Namespace, settings: Settings) -> int:
+    """Take the workspace elsewhere, or bring one in; no model is loaded for it."""
+    with _open(settings) as service:
+        result: rs.Result
+        if options.command == "export-workspace":
+            result = service.export_workspace(
+                options.destination, checkpoints=options.checkpoints, progress=_show
+            )
+        else:
+            result = service.import_workspace(options.source, progress=_show)
+    print(result.model_dump_json(indent=1))
+    return 0
+
+
+def _show(doing: str, done: float) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{doing}: {done:.0%}".ljust(60), end="", file=sys.stderr, flush=True)
 
 
 def _restore(service: Service) -> None:

@@ -34,11 +34,13 @@ from backend.training_queue import QueueRunner, TrainingQueue
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 from backend.workspace_check import require_usable
 from backend.workspace_format import open_workspace
+from backend.workspace_moves import undo_unfinished
+from backend.workspace_transfer import WorkspaceTransfer
 
 Piece = TypeVar("Piece")
 
 
-class Service:
+class Service(WorkspaceTransfer):
     """One workbench session. Use it as a context manager, or call `close` at the end.
 
     `start_engine` puts another engine in the place of the one that the settings name.
@@ -51,6 +53,7 @@ class Service:
         require_usable(self.settings)
         self.opening = open_workspace(self.settings.workspace)
         """What was done to a workspace of an older format, in sentences."""
+        undo_unfinished(self.settings.workspace)
         self.library = Library(self.settings.adapters_dir)
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
@@ -89,7 +92,7 @@ class Service:
             self.starts.check_destination(request.destination)
         if isinstance(request, rq.Merge):
             self.starts.check_merge(request)
-        if isinstance(request, rq.ExportRun):
+        if isinstance(request, rq.ExportRun | rq.Resume):  # a run may come from another machine
             check_caller(self.runs.get(request.run_id).request.train, self.settings, caller)
         if isinstance(request, get_args(rq.SideRequest)):
             return self.engine.sides.begin(request)

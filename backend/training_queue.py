@@ -52,6 +52,11 @@ class Waiting(BaseModel):
 _LIST = TypeAdapter(list[Waiting])
 
 
+def parse(text: str) -> list[Waiting]:
+    """Read trainings as `TrainingQueue.to_json` wrote them; raises ValueError."""
+    return _LIST.validate_json(text)
+
+
 class TrainingQueue:
     """What waits, first come first served. Whoever changes it holds the service's lock."""
 
@@ -72,6 +77,14 @@ class TrainingQueue:
         self._replace([*self._waiting, item])
         return item
 
+    def to_json(self) -> str:
+        """Return all that wait, as they are kept."""
+        return _LIST.dump_json(self._waiting, indent=1).decode()
+
+    def take_over(self, items: list[Waiting]) -> None:
+        """Put trainings of another machine at the end; raises DiskFull."""
+        self._replace([*self._waiting, *items])
+
     def remove(self, id: str) -> bool:
         """Take a training out; False where it does not wait any more."""
         kept = [item for item in self._waiting if item.id != id]
@@ -83,6 +96,10 @@ class TrainingQueue:
     def next_for(self, base: ModelFacts) -> Waiting | None:
         """Return the first that waits for this base."""
         return next((i for i in self._waiting if i.base_fingerprint == base.fingerprint), None)
+
+    def ids(self) -> set[str]:
+        """Return the ids of all that wait."""
+        return {item.id for item in self._waiting}
 
     def names(self) -> set[str]:
         """Return the names of the adapters that these will bring."""

@@ -59,7 +59,7 @@ def open_workspace(
             cure="Update the app, or name another folder with --workspace.",
         )
     current = 1 if stamp is None else stamp.format
-    older = stamp is None and any((workspace / name).exists() for name in CONTENT)
+    older = stamp is None and any(_is_used(workspace / name) for name in CONTENT)
     said = []
     for step in steps:
         if step.to > current:
@@ -85,6 +85,10 @@ def read(workspace: Path) -> Stamp | None:
             cure="Put it back from a copy, or remove it if no newer version of the app was used.",
             details=str(error),
         ) from None
+
+
+def _is_used(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _take(step: Step, workspace: Path) -> str:

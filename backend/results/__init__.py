@@ -51,6 +51,7 @@ from backend.results.training import (
     RunSummary,
     Sample,
 )
+from backend.results.workspace import ExportedWorkspace, ImportedWorkspace, ReportedProblem
 
 __all__ = [
     "ActiveSet",
@@ -66,6 +67,8 @@ __all__ = [
     "Evaluation",
     "Example",
     "ExportedRun",
+    "ExportedWorkspace",
+    "ImportedWorkspace",
     "JobInfo",
     "Launch",
     "LayerNorm",
@@ -87,6 +90,7 @@ __all__ = [
     "QueuedRun",
     "Removed",
     "Renamed",
+    "ReportedProblem",
     "Result",
     "RowGroup",
     "RowKind",

@@ -114,3 +114,18 @@ def test_the_help_names_every_request_and_field(tmp_path: Path) -> None:
     for field in ("--name", "--adapter.rank", "--learning_rate", "--tokens_per_step"):
         assert field in train
     assert "How much the adapter can hold." in " ".join(train.split())
+
+
+def test_a_workspace_travels_by_two_commands(tmp_path: Path) -> None:
+    target = tmp_path / "a.zip"
+
+    exported = run(tmp_path / "there", "export-workspace", "--destination", str(target))
+    again = run(tmp_path / "there", "export-workspace", "--destination", str(target))
+    imported = run(tmp_path / "here", "import-workspace", "--source", str(target))
+
+    assert exported.returncode == 0, exported.stderr
+    assert json.loads(exported.stdout)["path"] == str(target)
+    assert again.returncode == 1
+    assert again.stderr == f"Error: {target} is there already. Name a new file.\n"
+    assert imported.returncode == 0, imported.stderr
+    assert json.loads(imported.stdout)["left_out"] == []

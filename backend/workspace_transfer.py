@@ -1,0 +1,70 @@
+"""The part of the service that takes a workspace elsewhere and brings one in.
+
+Says who may do it, and from and to where; the work is done by the modules of their own.
+"""
+
+from pathlib import Path
+
+from backend.access import Caller, require_allowed
+from backend.engine_link import EngineLink
+from backend.errors import NotFound, Unsupported
+from backend.results import ExportedWorkspace, ImportedWorkspace
+from backend.settings import Settings
+from backend.starting import Starts
+from backend.workspace_archive import Progress, quietly
+from backend.workspace_export import Export
+from backend.workspace_import import Import
+
+
+class WorkspaceTransfer:
+    """What every service can do with its workspace as a whole."""
+
+    settings: Settings
+    engine: EngineLink
+    starts: Starts
+
+    def export_workspace(
+        self,
+        destination: Path,
+        *,
+        checkpoints: bool = False,
+        caller: Caller = "local",
+        progress: Progress = quietly,
+    ) -> ExportedWorkspace:
+        """Write adapters, runs, session and queue as one zip, read it back, and say what is in it.
+
+        `checkpoints` takes along what stopped runs go on from. Raises InvalidRequest or DiskFull,
+        and what `progress` raises; then no file is left.
+        """
+        target, starts = self._allowed(destination, caller), self.starts
+        export = Export(starts.settings, starts.library, starts.runs, starts.queue)
+        return export.run(target, checkpoints=checkpoints, progress=progress)
+
+    def import_workspace(
+        self, source: Path, *, caller: Caller = "local", progress: Progress = quietly
+    ) -> ImportedWorkspace:
+        """Bring in an exported workspace, whole or not at all; nothing here is replaced.
+
+        Raises NotFound, InvalidRequest, Unsupported, DiskFull or VerificationFailed, and what
+        `progress` raises; then nothing was changed.
+        """
+        path, starts = self._allowed(source, caller), self.starts
+        if not path.exists():
+            raise NotFound(f"There is no file {path}.", cure="Check the path and try again.")
+        brought = Import(starts.settings, starts.library, starts.runs, starts.queue, caller)
+        came = brought.run(
+            path, lock=self.engine.lock, reserved=starts.reserved_names, progress=progress
+        )
+        self.engine.version += 1
+        return came
+
+    def _allowed(self, path: Path, caller: Caller) -> Path:
+        """Return a whole path that this caller may use; raises Unsupported or InvalidRequest."""
+        if self.settings.demo and caller == "page":
+            raise Unsupported(
+                "This shared demo keeps its workspace to itself.",
+                cure="Duplicate this Space or run the app on your own machine for one of your own.",
+            )
+        if caller != "local":
+            require_allowed(path, self.settings)
+        return path.expanduser().absolute()
