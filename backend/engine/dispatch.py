@@ -107,8 +107,9 @@ class Engine:
             "push-adapter": self._push_adapter,
         }
         quiet_libraries()
+        self._data_limit: memory.DataLimit | None = None
         if settings.runtime == "process":
-            memory.limit_data(
+            self._data_limit = memory.DataLimit(
                 reserve=settings.memory_reserve_bytes, limit=settings.memory_limit_bytes
             )
 
@@ -129,6 +130,8 @@ class Engine:
     def handle(self, message: dict[str, Any]) -> None:
         """Run one operation and reply with the session's state and a result or an error."""
         control = self._open(message)
+        if self._data_limit is not None:
+            self._data_limit.renew()
         reply = self._reply(message, control)
         try:
             self._settle(control, failed=reply["type"] == "error")

@@ -16,10 +16,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import psutil
-import torch
 
 from backend import launching
-from backend.engine import memory, ranks, training
+from backend.engine import devices, memory, ranks, training
 from backend.engine.control import Control
 from backend.engine.dispatch import quiet_libraries
 from backend.engine.failures import translate
@@ -84,8 +83,8 @@ def _require_world(run: Run, place: tuple[int, int]) -> None:
 def _take_part(run: Run) -> RunResult:
     request = _base_request(run)
     settings = Settings(workspace=run.folder.parent.parent)
-    on_gpu = request.device != "cpu" and torch.cuda.is_available()
-    with ranks.joined("cuda" if on_gpu else "cpu") as crew:
+    kind = "cpu" if request.device == "cpu" else devices.gpu() or "cpu"
+    with ranks.joined(kind) as crew:
         control = Control(0, _narrator(crew))
         _listen_to_signals(control)
         resume = crew.agree(lambda: _must_resume(run))
@@ -180,8 +179,8 @@ def _limit_memory(settings: Settings) -> None:
     """Let each process of this machine have its share of the memory, and no more."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = int(psutil.virtual_memory().available) - settings.memory_reserve_bytes
-    memory.limit_data(
-        reserve=settings.memory_reserve_bytes, limit=max(free // beside, 256 * 1024**2)
+    memory.DataLimit(
+        reserve=settings.memory_reserve_bytes, limit=max(free // beside, memory.LEAST_ROOM)
     )
 
 

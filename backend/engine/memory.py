@@ -3,63 +3,99 @@
 import ctypes
 import gc
 import logging
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
+from backend.engine import devices
 from backend.errors import OutOfMemory
 from backend.sizes import size_text
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
-_MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None)
-REUSES_BLOCKS = hasattr(ctypes.CDLL(None), "__TBB_malloc_proxy")
+
+
+def _linked_libraries() -> Any:
+    """Return the functions that are linked into this process; None where the system hides them."""
+    try:
+        return ctypes.CDLL(None)
+    except TypeError:  # Windows, which has none of those that are used here either
+        return None
+
+
+_LINKED = _linked_libraries()
+_TRIM = getattr(_LINKED, "malloc_trim", None)
+_MALLOPT = getattr(_LINKED, "mallopt", None)
+REUSES_BLOCKS = hasattr(_LINKED, "__TBB_malloc_proxy")
 """Whether this process has the allocator of `backend.allocator`."""
 _CLEAN_ALL_BUFFERS = 0  # TBBMALLOC_CLEAN_ALL_BUFFERS of oneTBB's scalable_allocator.h
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _EXACT, _USUAL = 1024**2, 32 * 1024**2
+LEAST_ROOM = 256 * 1024**2
+"""What an operation may always take: where less is free, a limit would only add to the trouble."""
 
 
-def limit_data(*, reserve: int, limit: int | None) -> None:
-    """Bound this process's data to what is available now less a reserve, or to `limit` bytes.
+class DataLimit:
+    """A bound on this process's data: allocations beyond it fail, and the process lives on.
 
-    Allocations beyond it fail as RuntimeError or MemoryError instead of waking the kernel's killer.
+    They fail as RuntimeError or MemoryError; without a bound the kernel would end the process.
+    Linux only: elsewhere the system has no such limit, or does not say how much data there is.
     """
-    available = int(psutil.virtual_memory().available)
-    own = _field("VmData")
-    bound = own + (limit if limit is not None else max(available - reserve, 256 * 1024**2))
-    try:
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.RLIM_INFINITY))
-    except (ValueError, OSError) as error:
-        log.warning("No memory limit could be set: %s", error)
+
+    def __init__(self, *, reserve: int, limit: int | None) -> None:
+        """Bound the data to what is available less a reserve, or to `limit` bytes from now on."""
+        self._reserve = reserve
+        self._fixed = None if limit is None else _field("VmData") + limit
+        self.renew()
+
+    def renew(self) -> None:
+        """Follow what other programs took or freed since; a fixed limit stays. Takes 0.1 ms."""
+        own = _field("VmData")
+        if resource is None or own == 0:
+            return
+        free = int(psutil.virtual_memory().available) - self._reserve
+        bound = own + max(free, LEAST_ROOM) if self._fixed is None else self._fixed
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            bound = min(bound, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+        except (ValueError, OSError) as error:
+            log.warning("No memory limit could be set: %s", error)
 
 
 def available(device: torch.device) -> int:
     """Return the bytes that a new allocation on this device may take."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if devices.is_gpu(device):
+        return devices.free_bytes(device)
     free = int(psutil.virtual_memory().available)
+    if resource is None or (own := _field("VmData")) == 0:
+        return free
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return free if soft == resource.RLIM_INFINITY else min(free, soft - _field("VmData"))
+    return free if soft == resource.RLIM_INFINITY else min(free, soft - own)
 
 
 def resident(device: torch.device) -> int:
     """Return the bytes in use: of the GPU where the model is there, else of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
+    if devices.is_gpu(device):
+        return devices.used_bytes(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak(device: torch.device) -> None:
     """Start counting the highest use anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if devices.is_gpu(device):
+        devices.reset_peak(device)
         return
     try:
         _CLEAR.write_text("5", encoding="ascii")
@@ -69,8 +105,8 @@ def reset_peak(device: torch.device) -> None:
 
 def peak(device: torch.device) -> int:
     """Return the highest use in bytes since `reset_peak`."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+    if devices.is_gpu(device):
+        return devices.peak_bytes(device)
     return _field("VmHWM") or resident(device)
 
 
@@ -86,8 +122,8 @@ def set_aside() -> None:
 def release(device: torch.device) -> None:
     """Give back what nothing refers to any more."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    if devices.is_gpu(device):
+        devices.empty_cache(device)
     elif not join_freed(device) and _TRIM is not None:
         _TRIM(0)  # freed blocks stay with glibc otherwise, and count against the limit
 
@@ -97,9 +133,9 @@ def join_freed(device: torch.device) -> bool:
 
     It takes 0.2 ms for a small model, 35 ms where 0.5 GB wait. Returns whether there is a way.
     """
-    if device.type != "cpu" or not REUSES_BLOCKS:
+    if devices.is_gpu(device) or not REUSES_BLOCKS:
         return False
-    ctypes.CDLL(None).scalable_allocation_command(_CLEAN_ALL_BUFFERS, None)
+    _LINKED.scalable_allocation_command(_CLEAN_ALL_BUFFERS, None)
     return True
 
 

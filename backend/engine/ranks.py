@@ -19,10 +19,10 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from backend.engine import devices
 from backend.errors import (
     DiskFull,
     InvalidRequest,
-    Unsupported,
     WorkbenchError,
     WorkerDied,
     from_dict,
@@ -33,7 +33,14 @@ from backend.storage import write_text
 T = TypeVar("T")
 # How long to look for the reason of a lost connection: a process that fails writes it down first.
 LAST_WORDS_S = 3.0
-_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+_LOST = (
+    "gloo",
+    "nccl",
+    "xccl",
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+)
 
 
 class Member(NamedTuple):
@@ -98,7 +105,7 @@ class Ranks:
         """Return the mean of everybody's value; one that is not finite makes it so for all."""
         if not self.several:
             return value
-        total = value.detach().to("cpu", torch.float64).reshape(1)
+        total = value.detach().cpu().double().reshape(1)  # Apple's GPUs have no float64
         dist.all_reduce(total, group=self.group)
         return total[0] / self.world
 
@@ -205,10 +212,9 @@ def joined(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(launched=True)
         return
-    backend = "gloo"
-    if device == "cuda":
-        backend = "nccl"
-        _take_accelerator(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = devices.connection(device)
+    if device != "cpu":
+        devices.take(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend)
     if dist.get_world_size() != world:
         raise InvalidRequest(f"{world} processes were asked for, {dist.get_world_size()} met.")
@@ -217,16 +223,6 @@ def joined(device: str) -> Iterator[Ranks]:
     dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=group)
     yield Ranks(rank, world, tuple(Member(*each) for each in members), group, launched=True)
     dist.destroy_process_group()  # after an error the process ends at once instead
-
-
-def _take_accelerator(number: int) -> None:
-    count = torch.cuda.device_count()
-    if number >= count:
-        raise Unsupported(
-            f"This machine has {count} GPUs, and process {number + 1} on it would need another.",
-            cure="Start as many processes on each machine as it has GPUs.",
-        )
-    torch.cuda.set_device(number)
 
 
 # -- last words ----------------------------------------------------------------------------------
