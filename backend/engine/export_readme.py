@@ -40,7 +40,8 @@ def _how_to_repeat(run: Run) -> list[str]:
     quantised = run.request.base is not None and run.request.base.quantization != "none"
     needed = ("torch", "transformers", "peft", *(("bitsandbytes",) if quantised else ()))
     known = run.request.versions
-    exactly = "to about 1 %, for bf16 rounds" if run.status().precision == "bf16" else "to rounding"
+    computed = run.status().precision
+    exactly = "to rounding" if computed == "fp32" else f"to about 1 %, for {computed} rounds"
     packages = " ".join(
         f"{each}=={known[each].partition('+')[0]}" if each in known else each for each in needed
     )

@@ -157,13 +157,20 @@ def quantization(device: torch.device) -> BitsAndBytesConfig | None:
         return None
     if QUANTIZATION == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    usual = "bfloat16" if device.type == "cuda" else "float32"
+    usual = "bfloat16" if computes_bf16(device) else "float32"
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=QUANTIZATION,
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=getattr(torch, usual if UNPACKED_TO == "auto" else UNPACKED_TO),
     )
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a GPU computes bf16 itself; older ones convert, which is slower than fp32."""
+    if device.type not in ("cuda", "xpu"):
+        return False
+    return torch.get_device_module(device).is_bf16_supported(including_emulation=False)
 
 
 def widen_norms(model: PreTrainedModel) -> None:
@@ -175,9 +182,10 @@ def widen_norms(model: PreTrainedModel) -> None:
 
 
 def compute_precision(device: torch.device) -> AbstractContextManager[Any]:
-    if COMPUTE_PRECISION == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    if COMPUTE_PRECISION == "fp32":
+        return nullcontext()
+    half = torch.bfloat16 if COMPUTE_PRECISION == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=half)
 
 
 def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
@@ -278,6 +286,8 @@ def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
         weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-8, fused=True
     )
     rate = schedule(optimizer, [len(sitting) for sitting in sittings])
+    # In fp16, losses are scaled up and gradients down again, so that small ones are not lost.
+    scaler = torch.amp.GradScaler(model.device.type, enabled=COMPUTE_PRECISION == "fp16")
     set_seed(SEED)  # what dropout leaves out
     stream = iter(DataLoader(packs, batch_size=None, shuffle=False))
     for step in steps:
@@ -286,19 +296,26 @@ def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
         total = 0.0
         for pack in batch:
             loss = loss_sum(model, pack) / learned
-            loss.backward()
+            scaler.scale(loss).backward()
             total += loss.item()
+        scaler.unscale_(optimizer)
         clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         rate.step()
         optimizer.zero_grad()
         yield total
 
 
+def usual_device() -> str:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None else "cpu"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Repeat a training run with plain PEFT.")
     parser.add_argument("--base", default=BASE, help="folder or Hub id of the base model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=usual_device())
     options = parser.parse_args()
     model = load_model(options.base, torch.device(options.device))
     for step, loss in enumerate(train(model, read_examples()), 1):

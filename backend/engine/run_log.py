@@ -1,6 +1,7 @@
 """What a run writes down while it goes on: events, status, speed and time left."""
 
 import logging
+import math
 import os
 import sys
 import time
@@ -89,15 +90,22 @@ class RunLog:
         self._fresh_seconds += seconds
         self.trained_seconds += seconds
         left = (self.total_steps - step) * self._fresh_seconds / len(self.losses)
+        norm = logs.get("grad_norm")
+        left_out = norm is not None and not math.isfinite(norm)
         self._events.write(
             "step",
             step=step,
             loss=logs["loss"],
             learning_rate=logs.get("learning_rate"),
-            gradient_norm=logs.get("grad_norm"),
+            gradient_norm=None if left_out else norm,
             tokens_per_second=self.tokens_per_second,
             seconds_left=left,
         )
+        if left_out:  # else the run would have ended as diverged
+            self.noted(
+                f"Step {step:,} changed no weight: its scaled gradients were too large for fp16. "
+                "The next ones are scaled half as much."
+            )
         if len(self.losses) == PREDICTED_AFTER:
             self.run.update(predicted_seconds=self.trained_seconds + left)
         text = f"step {step:,} of {self.total_steps:,}, {self.tokens_per_second:,.0f} tokens/s"

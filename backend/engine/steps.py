@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from backend.engine import attention
+from backend.engine import attention, devices
 from backend.engine.base_model import Base
 from backend.engine.checks import relative_difference
 from backend.engine.encoded import Tokens
@@ -22,13 +22,15 @@ from backend.errors import VerificationFailed
 from backend.results import Evaluation
 
 Batch = dict[str, Any]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    by_itself = devices.pins_memory(device)
+    return {key: value.to(device, non_blocking=by_itself) for key, value in batch.items()}
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -62,9 +64,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     Trainer's own bf16 switch leaves the model's forward in autocast after a run (Transformers
     5.23), which would put every later score off by 6e-3; so the step opens it itself.
     """
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=HALF[precision])
 
 
 class StepMode:
@@ -160,19 +162,13 @@ def evaluate(
 def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precision: str) -> float:
     """Return the seconds of one forward and backward pass; gradients and random state stay."""
     batch = to_device(batch, device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with devices.same_random_numbers(device):
         started = time.perf_counter()
         loss_sum(model, batch, autocast(device, precision)).backward()
-        synchronize(device)
+        devices.synchronize(device)
         seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
     return seconds
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked, so that a clock tells the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:

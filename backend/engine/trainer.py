@@ -19,10 +19,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
-from backend.engine import adapters, divergence, extending, steps
+from backend.engine import adapters, devices, divergence, extending, loss_scaling, steps
 from backend.engine.base_model import Base
 from backend.engine.control import Control
 from backend.engine.extending import Stretch
+from backend.engine.one_device import OneDeviceArguments
 from backend.engine.packing import Packs
 from backend.engine.ranks import ALONE, Ranks
 from backend.learning_rate import schedule_name
@@ -30,6 +31,7 @@ from backend.requests import Train
 from backend.storage import disk_error, remove_folder, sync_folder
 
 KEPT_CHECKPOINTS = 2
+GPU_RANDOM_STATE = "gpu_random_state.pth"
 
 
 class AdapterTrainer(Trainer):
@@ -79,6 +81,8 @@ class AdapterTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # the run's events say it better
+        if precision == "fp16":
+            loss_scaling.install(self.accelerator, base.device)
         if ranks.several:
             _leave_frozen_alone(model)
 
@@ -123,6 +127,10 @@ class AdapterTrainer(Trainer):
             return self._unseen.new_zeros(())
         seen, self._unseen = self._ranks.mean(self._unseen), torch.zeros((), device=loss.device)
         return seen
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        loss_scaling.unscale(self.accelerator, self.optimizer)
+        return super()._clip_grad_norm(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -213,10 +221,20 @@ class AdapterTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         adapters.write(_unwrap(self.model), self._adapter_id, folder)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save the random state, also that of a GPU which Trainer leaves out: Intel's, Apple's."""
+        super()._save_rng_state(output_dir)
+        if (state := devices.random_state(self._base.device)) is not None:
+            torch.save(state, Path(output_dir) / GPU_RANDOM_STATE)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Take up the random state again; several processes draw theirs anew for each step."""
-        if not self._ranks.several:
-            super()._load_rng_state(checkpoint)
+        if self._ranks.several or checkpoint is None:
+            return
+        super()._load_rng_state(checkpoint)
+        file = Path(checkpoint) / GPU_RANDOM_STATE
+        if file.is_file():
+            devices.set_random_state(self._base.device, torch.load(file, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read this run's adapter back; Trainer's own way would bring other adapters along."""
@@ -257,9 +275,17 @@ class RunCallback(TrainerCallback):
         self._ranks.seed_step(args.seed, state.global_step)
 
     def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Stop before a correction that is no number: a finite loss can have such gradients."""
+        if loss_scaling.may_leave_out(optimizer):
+            return
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         if grads and not torch.stack(torch._foreach_norm(grads)).isfinite().all():
             step = state.global_step + 1
@@ -267,7 +293,7 @@ class RunCallback(TrainerCallback):
             raise divergence.diverged(what, Path(str(args.output_dir)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        steps.synchronize(args.device)
+        devices.synchronize(args.device)
         self._on_step_over()
         self._seconds = time.perf_counter() - self._began
         self._heed(control)
@@ -295,9 +321,13 @@ class RunCallback(TrainerCallback):
         self._on_save(state.global_step)
 
 
-def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> TrainingArguments:
+def arguments(
+    train: Train, *, folder: Path, total_steps: int, device: torch.device | str
+) -> TrainingArguments:
     """Translate a request into Trainer's arguments. Precision is not Trainer's business here."""
-    return TrainingArguments(
+    device = torch.device(device)
+    return OneDeviceArguments(
+        base_device=device,
         output_dir=str(folder),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=train.accumulation // train.processes,
@@ -318,9 +348,8 @@ def arguments(train: Train, *, folder: Path, total_steps: int, device: str) -> T
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        use_cpu=device == "cpu",
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=device != "cpu",
+        dataloader_pin_memory=devices.pins_memory(device),
     )
 
 

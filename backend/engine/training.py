@@ -316,7 +316,7 @@ class _Training:
                 self.request,
                 folder=self.run.checkpoints,
                 total_steps=self.planned_steps,
-                device=self.session.base.device.type,
+                device=self.session.base.device,
             ),
             callbacks=[callback],
             total_steps=self.total_steps,

@@ -108,6 +108,15 @@ def test_resuming_brings_other_adapters_back(base: Path, write: Write, tmp_path:
     assert_still(wrong, what, "trainer.py (AdapterTrainer._load_from_checkpoint)", transformers)
 
 
+def test_one_process_takes_every_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    wrong = TrainingArguments(output_dir=str(tmp_path), report_to=[]).n_gpu == 4
+    what = "one process on a machine with several GPUs"
+    assert_still(wrong, what, "one_device.py (OneDeviceArguments.n_gpu)", transformers)
+
+
 ONE_OF_HOW_MANY = "import accelerate; print(accelerate.PartialState(cpu=True).num_processes)"
 
 
