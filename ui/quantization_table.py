@@ -134,16 +134,17 @@ def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
     memory = text.size(choice.memory_bytes)
     mine = choice.quantization == chosen
     limits = f"all but {choice.cannot}" if choice.cannot else "all"
+    offer = None if choice.blocker else button("Choose", "choose", choice.quantization)
     return el(
         "tr",
         tables.cell("Keep as", choice.title, el("div", choice.summary, cls="aw-quiet")),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
         tables.cell("A run adds", text.size(choice.run_bytes)),
         tables.cell("A step takes", _speed(choice.relative_seconds)),
-        tables.cell("Works", el("span", limits, title=choice.can), cls="aw-quiet"),
         tables.cell(
-            "", el("span", "Chosen") if mine else button("Choose", "choose", choice.quantization)
+            "Works", choice.blocker or el("span", limits, title=choice.can), cls="aw-quiet"
         ),
+        tables.cell("", el("span", "Chosen") if mine else offer),
         cls="selected" if mine else None,
     )
 

@@ -52,14 +52,14 @@ class Layout:
                 start, begin = start + sum(members), index + 1
         return cls(tuple(groups), start)
 
-    def to(self, device: torch.device) -> "Layout":
-        """Return the layout with its indices on a device."""
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Layout":
+        """Return the layout with its indices on a device, as `Tensor.to` does."""
         moved = tuple(
             Group(
                 g.documents,
                 g.longest,
-                g.gather.to(device),
-                None if g.valid is None else g.valid.to(device),
+                g.gather.to(device, non_blocking=non_blocking),
+                None if g.valid is None else g.valid.to(device, non_blocking=non_blocking),
             )
             for g in self.groups
         )

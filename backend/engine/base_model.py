@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from backend import launching
 from backend.access import looks_like_path
 from backend.checkpoint import title
-from backend.engine import base_folder, base_size, memory, quantization
+from backend.engine import base_folder, base_size, devices, memory, quantization
 from backend.engine.checks import bound
 from backend.engine.control import Control
 from backend.errors import ModelError, Unsupported
@@ -26,6 +26,7 @@ from backend.results import ModelFacts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+EMULATED = "this GPU has no bf16 of its own and converts, which is slow"
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,16 @@ def prepare(request: LoadModel, control: Control) -> Plan:
 
     Raises ModelError, NotFound or Unsupported; whatever was loaded is not touched.
     """
-    device = choose_device(request.device)
-    precision, reason = choose_precision(request.precision, device)
+    device = devices.choose(request.device)
+    quantized = request.quantization != "none"
+    precision, reason = choose_precision(request.precision, device, quantized=quantized)
     folder = base_folder.find(request.source, request.revision, control)
     config = base_folder.check_folder(folder)
     base_folder.require_known(folder, config)
-    quantization.require_possible(request, config, precision, title(folder))
+    quantization.require_possible(request, config, precision, title(folder), device=device)
     parameters, predicted = base_size.predict(folder, DTYPES[precision])
     passing = 0
-    if request.quantization != "none":
+    if quantized:
         predicted, passing = base_size.predict_quantized(folder, request, precision, parameters)
     return Plan(
         request=request,
@@ -155,33 +157,34 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device to compute on; raises Unsupported where there is none of that kind."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise Unsupported("This machine has no NVIDIA GPU that PyTorch can use.", cure="Use cpu.")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda":  # the one that a process of a run with several has taken, else the first
-        return torch.device(wanted, torch.cuda.current_device())
-    return torch.device(wanted)
-
-
 def _places(device: torch.device) -> int:
     """Return how many processes of a run have a GPU, or at least a core, of their own here."""
-    return torch.cuda.device_count() if device.type == "cuda" else launching.cores()
+    return devices.count() if devices.is_gpu(device) else launching.cores()
 
 
-def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Return the stored type of the weights and why."""
+def choose_precision(
+    wanted: str, device: torch.device, *, quantized: bool = False
+) -> tuple[str, str]:
+    """Return the stored type of the weights and why.
+
+    A GPU without bf16 of its own stores fp16. A quantised base cannot be trained in that, so what
+    is not quantised of it stays in fp32.
+    """
+    native = devices.computes_bf16(device)
     if wanted == "fp16" and device.type == "cpu":
         raise Unsupported(
             "fp16 is slow and imprecise on a processor.", cure="Use bf16, which is the same size."
         )
     if wanted != "auto":
-        return wanted, "as chosen"
-    if device.type == "cuda":
+        emulated = wanted == "bf16" and not native
+        return wanted, f"as chosen, though {EMULATED}" if emulated else "as chosen"
+    if device.type == "cpu":
+        return "fp32", "exact, as it can be on a processor"
+    if native:
         return "bf16", "half the memory, and GPUs compute it fastest"
-    return "fp32", "exact, as it can be on a processor"
+    if quantized:
+        return "fp32", f"{EMULATED}, and gradients of a quantised base overflow in fp16"
+    return "fp16", f"half the memory; {EMULATED}"
 
 
 def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
@@ -191,7 +194,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
             plan.folder,
             dtype=dtype,
             # Transformers would put a quantised base on any GPU it finds.
-            device_map={"": plan.device} if plan.device.type == "cuda" or config else None,
+            device_map={"": plan.device} if devices.is_gpu(plan.device) or config else None,
             **({"quantization_config": config} if config else {}),
             use_safetensors=True,
             trust_remote_code=False,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from backend.engine import devices
 from backend.engine.base_model import Base
 from backend.engine.control import Control
 from backend.engine.rehearsal import answer_tokens
@@ -34,7 +35,9 @@ log = logging.getLogger(__name__)
 
 def obstacle(device: torch.device) -> str:
     """Return why compiling cannot work here, or nothing."""
-    if device.type == "cuda":
+    if device.type == "mps":
+        return "Answers are not compiled on Apple GPUs. Swapping is just as exact."
+    if devices.is_gpu(device):
         return "" if find_spec("triton") else "Triton is missing, so answers are not compiled."
     from torch._inductor import config
 

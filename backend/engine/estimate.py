@@ -44,7 +44,7 @@ BLOCK, NESTED_BLOCK = 64, 256
 TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
-LIBRARIES = {"cpu": 40_000_000, "cuda": 60_000_000}
+LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
 LIBRARIES_REUSING = 80_000_000  # some blocks wait for one of their size to come
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
 FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
@@ -154,7 +154,7 @@ class Setup:
             stored=facts.precision,
             quantization=facts.quantization,
             double_quant=facts.double_quant,
-            computed=computed if computed != "fp16" else "bf16",
+            computed=computed,
             device=facts.device.split(":")[0],
             targets=tuple(targets),
             trainable=count_trainable(config, targets),
@@ -339,7 +339,7 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
     compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
-    libraries = LIBRARIES[setup.device]
-    if setup.device == "cpu" and setup.reuses_blocks:
-        libraries = LIBRARIES_REUSING
+    libraries = LIBRARIES_REUSING if setup.reuses_blocks else LIBRARIES
+    if setup.device != "cpu":
+        libraries = LIBRARIES_ON_GPU
     return libraries + compiled + unpacked + moment

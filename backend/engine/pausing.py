@@ -4,17 +4,13 @@ Owns what a pause does to the model and its way back; knows nothing of how a run
 """
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
-import numpy as np
-import torch
 from peft import PeftModel
 
-from backend.engine import quantization
+from backend.engine import devices, quantization
 from backend.engine.control import Control
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
@@ -65,7 +61,7 @@ def aside(
     """Make the session of a run that is under way answer; afterwards it learns on, bit for bit."""
     peft = session.peft
     assert peft is not None
-    with _same_luck(), _same_module_modes(peft):
+    with devices.same_random_numbers(session.base.device), _same_module_modes(peft):
         try:
             with mode.suspended(), quantization.narrowed(norms):
                 session.learning = info
@@ -86,21 +82,6 @@ def _same_module_modes(peft: PeftModel) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
-
-
-@contextmanager
-def _same_luck() -> Iterator[None]:
-    """Put every source of random numbers back where it was."""
-    before: tuple[Any, ...] = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
-        if on_gpu:
-            torch.cuda.set_rng_state_all(on_gpu)
 
 
 def _save(run_log: RunLog, save: Callable[[], int]) -> None:

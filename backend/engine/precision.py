@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from backend.engine import steps
+from backend.engine import base_model, devices, steps
 from backend.engine.base_model import Base
 from backend.engine.packing import Packs
 from backend.methods import method_of
@@ -29,7 +29,7 @@ compiles a kernel for each new length and keeps it (torch 2.13: 0.4 to 2 GB in 4
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds per token of a training step in each precision."""
+    """Seconds per token of a training step in each precision. A base in fp16 has fp16 for bf16."""
 
     fp32: float
     bf16: float
@@ -37,6 +37,22 @@ class StepTimes:
     @property
     def faster(self) -> str:
         return "bf16" if self.bf16 < WORTH_IT * self.fp32 else "fp32"
+
+    def of(self, precision: str) -> float:
+        return self.fp32 if precision == "fp32" else self.bf16
+
+
+def without_timing(train: Train, stored: str, device: torch.device) -> tuple[str, str] | None:
+    """Return a run's compute precision and why; None where the clock has to decide."""
+    if stored == "fp16":
+        return stored, "the weights are stored in fp16; gradients are scaled, so that none vanish"
+    if stored != "fp32":
+        return stored, f"the weights are stored in {stored}"
+    if train.precision != "auto":
+        return train.precision, "as chosen"
+    if not devices.computes_bf16(device):
+        return "fp32", base_model.EMULATED
+    return None
 
 
 class Timings:
@@ -59,7 +75,8 @@ class Timings:
         known = self.get(train, base.facts)
         if known is not None:
             return known
-        per_token = {"fp32": float("inf"), "bf16": float("inf")}
+        half = "fp16" if base.facts.precision == "fp16" else "bf16"
+        per_token = {"fp32": float("inf"), half: float("inf")}
         peft.train()
         for number in range(ROUNDS + 1):  # the best of some rounds; the first one warms up
             pack = number % len(packs)
@@ -67,17 +84,16 @@ class Timings:
                 taken = steps.time_step(peft, packs[pack], base.device, precision)
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
-        times = StepTimes(per_token["fp32"], per_token["bf16"])
+        times = StepTimes(per_token["fp32"], per_token[half])
         content = {**self._read(), _key(train, base.facts): [times.fp32, times.bf16]}
         write_text(self._file, json.dumps(content, indent=1))
         return times
 
     def choose(self, train: Train, base: Base, peft: PeftModel, packs: Packs) -> tuple[str, str]:
         """Return the compute precision of a run and why."""
-        if base.dtype != torch.float32:
-            return base.facts.precision, f"the weights are stored in {base.facts.precision}"
-        if train.precision != "auto":
-            return train.precision, "as chosen"
+        known = without_timing(train, base.facts.precision, base.device)
+        if known is not None:
+            return known
         times = self.measure(train, base, peft, packs)
         budget = train.tokens_per_step
         return times.faster, (
@@ -98,7 +114,8 @@ def _key(train: Train, facts: ModelFacts) -> str:
     budget = 1 << (train.tokens_per_step - 1).bit_length()
     checkpointing = "-checkpointing" if train.gradient_checkpointing else ""
     quantized = "" if facts.quantization == "none" else f"-{facts.quantization}"
+    stored = "-fp16" if facts.precision == "fp16" else ""
     return (
-        f"{facts.fingerprint}{quantized}-{facts.device}-{torch.get_num_threads()}threads-"
+        f"{facts.fingerprint}{quantized}{stored}-{facts.device}-{torch.get_num_threads()}threads-"
         f"{method_of(train.adapter).id}-rank{train.adapter.rank}-{budget}tokens{checkpointing}-{HOW}"
     )

@@ -28,7 +28,7 @@ from backend.engine import (
 )
 from backend.engine.control import Control
 from backend.engine.extending import total_steps
-from backend.engine.precision import StepTimes, Timings
+from backend.engine.precision import StepTimes, Timings, without_timing
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
@@ -218,7 +218,7 @@ def _duration(
         times = _step_times(train, around.session, packs, timings)
     if times is None:
         return None, ""
-    per_token = times.bf16 if _computes_in_bf16(train, times) else times.fp32
+    per_token = times.of(_compute_precision(train, around, timings))
     return per_token * run_tokens, "one timed step"
 
 
@@ -259,10 +259,6 @@ def _step_times(
         session.settle()
 
 
-def _computes_in_bf16(train: Train, times: StepTimes) -> bool:
-    return (times.faster if train.precision == "auto" else train.precision) == "bf16"
-
-
 def _run_setup(
     train: Train,
     around: Surroundings,
@@ -294,10 +290,9 @@ def _run_setup(
 
 def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
     """Return what steps will compute in, as far as that is known before one was timed."""
-    if around.facts is not None and around.facts.precision != "fp32":
-        return "bf16"
-    if train.precision != "auto":
-        return train.precision
+    stored = around.facts.precision if around.facts is not None else "fp32"
+    if settled := without_timing(train, stored, around.device):
+        return settled[0]
     known = timings.get(train, around.facts) if around.facts else None
     return known.faster if known else "fp32"
 

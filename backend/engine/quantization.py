@@ -6,15 +6,16 @@ same adapters fit, so its fingerprint is that of the checkpoint it was quantised
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes import cextension
 from bitsandbytes.autograd._functions import MatMul8bitFp, MatmulLtState
 from transformers import BitsAndBytesConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from backend.engine import devices
 from backend.errors import Unsupported
 from backend.quantizations import QUANTIZATIONS
 from backend.requests import LoadModel
@@ -23,7 +24,14 @@ COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _forward_8bit = MatMul8bitFp.forward
 
 
-def require_possible(request: LoadModel, config: dict[str, Any], precision: str, name: str) -> None:
+def require_possible(
+    request: LoadModel,
+    config: dict[str, Any],
+    precision: str,
+    name: str,
+    *,
+    device: torch.device = devices.CPU,
+) -> None:
     """Raise Unsupported where a base cannot be quantised right, before a weight is read."""
     stored = config.get("quantization_config")
     if stored:
@@ -40,8 +48,27 @@ def require_possible(request: LoadModel, config: dict[str, Any], precision: str,
             "its gradients overflow.",
             cure="Choose bf16 or fp32 as precision.",
         )
-    if find_spec("bitsandbytes") is None:
-        raise Unsupported("Quantising needs the package bitsandbytes.", cure="Install it.")
+    if reason := blocker(device):
+        raise Unsupported(
+            reason, cure="Load the base without quantisation, or choose cpu as device."
+        )
+
+
+def blocker(device: torch.device) -> str:
+    """Return why bitsandbytes cannot quantise on a device; empty where it can.
+
+    A GPU that is on another machine counts as one where it can, unless it is Apple's.
+    """
+    if device.type == "mps":
+        return (
+            "bitsandbytes quantises on Apple GPUs with program code that it downloads from the "
+            "Hub, and no such code is run here."
+        )
+    missing = isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary)
+    if missing and devices.is_gpu(device) and device.type == devices.gpu():
+        kind = devices.GPUS[device.type]
+        return f"bitsandbytes {bnb.__version__} has no library for this {kind} and this PyTorch."
+    return ""
 
 
 def bnb_config(request: LoadModel, device: torch.device) -> BitsAndBytesConfig | None:
@@ -65,7 +92,7 @@ def compute_type(request: LoadModel, device: torch.device) -> str:
     """Return what 4-bit weights are unpacked to."""
     if request.compute_dtype != "auto":
         return request.compute_dtype
-    return "bf16" if device.type == "cuda" else "fp32"
+    return "bf16" if devices.is_gpu(device) and devices.computes_bf16(device) else "fp32"
 
 
 def computed_in(request: LoadModel, device: torch.device) -> str:

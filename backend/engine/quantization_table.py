@@ -6,16 +6,26 @@ measured on this machine on demand and kept in the workspace, or else from a com
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backend.access import looks_like_path
-from backend.engine import adapters, base_model, estimate, hub, memory, packing, steps
+from backend.engine import (
+    adapters,
+    base_model,
+    devices,
+    estimate,
+    hub,
+    memory,
+    packing,
+    quantization,
+    steps,
+)
 from backend.engine.control import Control
 from backend.engine.encoded import Tokens
+from backend.engine.precision import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (
     QUANTIZATIONS,
@@ -40,15 +50,24 @@ HERE = "measured on this machine with the starter"
 
 def compare(request: QuantizationTable, control: Control, settings: Settings) -> Table:
     """Return the table for a base; raises where it is not to be found."""
-    elsewhere = request.device == "cuda" and not torch.cuda.is_available()
-    device = torch.device("cuda") if elsewhere else base_model.choose_device(request.device)
+    elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
+    device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = base_model.choose_precision(request.precision, device)
     config = _config_file(request)
     shape = estimate.Shape.from_config(config)
     free = sys.maxsize if elsewhere else memory.available(device)
-    speeds, source = _speeds(request, device.type, control, settings)
-    usual = _usual_run(shape, precision, device.type, double_quant=request.double_quant)
-    choices = [_choice(id, shape, usual, free=free, seconds=speeds[id]) for id in QUANTIZATIONS]
+    speeds, source = _speeds(request, device, control, settings)
+    choices = [
+        _choice(
+            id,
+            shape,
+            _usual_run(request, shape, device, id),
+            free=free,
+            seconds=speeds[id],
+            blocker=quantization.blocker(device) if id != "none" else "",
+        )
+        for id in QUANTIZATIONS
+    ]
     where = "here" if source == HERE else "there"
     recommended, reason = (
         _for_elsewhere(choices) if elsewhere else recommend(choices, free, where=where)
@@ -69,6 +88,8 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
 
 def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
     """Say what decides, for a GPU of which nothing is known."""
+    if blocker := next((each.blocker for each in choices if each.blocker), ""):
+        return "none", blocker
     needs = {each.quantization: each.memory_bytes + each.run_bytes for each in choices}
     full, four = size_text(needs["none"]), size_text(needs["nf4"])
     unknown = "This machine has no such GPU, so what fits there is not known."
@@ -86,6 +107,9 @@ def recommend(
     """Return which quantisation to take and why; `where` its speed was measured."""
     by_id = {choice.quantization: choice for choice in choices}
     full, four = by_id["none"], by_id["nf4"]
+    if four.blocker:
+        enough = "" if full.fits else " It does not fit into the memory that is free."
+        return "none", f"{four.blocker}{enough}"
     saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f} times"
     if full.memory_bytes * ROOM_FOR_A_RUN <= free:
         return "none", (
@@ -122,18 +146,22 @@ def _config_file(request: QuantizationTable) -> Path:
 
 
 def _usual_run(
-    shape: estimate.Shape, precision: str, device: str, *, double_quant: bool
+    request: QuantizationTable, shape: estimate.Shape, device: torch.device, id: str
 ) -> estimate.Setup:
     """Describe a training run with the settings that nobody changed, on a base of this shape."""
     train = Train(name="usual")
+    quantized = id != "none"
+    stored, _ = base_model.choose_precision(request.precision, device, quantized=quantized)
+    known = without_timing(train, stored, device)
     layers = list(shape.linear)
     config = adapters.configure(train.adapter, layers, "")
     targets = adapters.matched(config, layers)
     return estimate.Setup(
-        stored=precision,
-        double_quant=double_quant,
-        computed="fp32" if device == "cpu" and precision == "fp32" else "bf16",
-        device=device,
+        stored=stored,
+        quantization=id,
+        double_quant=request.double_quant,
+        computed=known[0] if known else "fp32" if device.type == "cpu" else "bf16",
+        device=device.type,
         targets=tuple(targets),
         trainable=adapters.count_trainable(config, targets),
         tokens=train.tokens_per_step,
@@ -141,10 +169,16 @@ def _usual_run(
 
 
 def _choice(
-    id: str, shape: estimate.Shape, usual: estimate.Setup, *, free: int, seconds: float
+    id: str,
+    shape: estimate.Shape,
+    usual: estimate.Setup,
+    *,
+    free: int,
+    seconds: float,
+    blocker: str,
 ) -> QuantizationChoice:
     known = QUANTIZATIONS[id]  # type: ignore[index]
-    needs = estimate.estimate(shape, replace(usual, quantization=id))
+    needs = estimate.estimate(shape, usual)
     size = needs.total - needs.run
     return QuantizationChoice(
         quantization=id,
@@ -156,15 +190,16 @@ def _choice(
         summary=known.summary,
         can=known.can,
         cannot=known.cannot,
+        blocker=blocker,
     )
 
 
 def _speeds(
-    request: QuantizationTable, device: str, control: Control, settings: Settings
+    request: QuantizationTable, device: torch.device, control: Control, settings: Settings
 ) -> tuple[dict[str, float], str]:
-    file = settings.workspace / f"quantization_speeds_{device}.json"
+    file = settings.workspace / f"quantization_speeds_{device.type}.json"
     if request.measure:
-        base_model.choose_device(request.device)
+        devices.choose(request.device)
         measured = measure(control, device)
         write_text(file, json.dumps(measured, indent=1))
         return measured, HERE
@@ -172,19 +207,24 @@ def _speeds(
         kept = json.loads(file.read_text(encoding="utf-8"))
         return {id: float(kept[id]) for id in QUANTIZATIONS}, HERE
     except (OSError, ValueError, KeyError, TypeError):
-        if device == "cuda":
+        if devices.is_gpu(device):
             return SPEEDS_ON_GPU, SPEEDS_ON_GPU_FROM
         return SPEEDS, SPEEDS_FROM
 
 
-def measure(control: Control, device: str) -> dict[str, float]:
-    """Time training steps of the starter in each quantisation, relative to full precision."""
+def measure(control: Control, device: torch.device) -> dict[str, float]:
+    """Time training steps of the starter in each quantisation, relative to full precision.
+
+    What the device cannot quantise keeps the figure of the committed table.
+    """
     seconds: dict[str, float] = {}
-    for number, id in enumerate(QUANTIZATIONS):
+    possible = [id for id in QUANTIZATIONS if id == "none" or not quantization.blocker(device)]
+    for number, id in enumerate(possible):
         control.check_stop()
-        control.progress(f"Timing {id}", number / len(QUANTIZATIONS), force=True)
-        seconds[id] = _step_seconds(LoadModel(quantization=id, device=device), control)
-    return {id: value / seconds["none"] for id, value in seconds.items()}
+        control.progress(f"Timing {id}", number / len(possible), force=True)
+        seconds[id] = _step_seconds(LoadModel(quantization=id, device=device.type), control)
+    measured = {id: value / seconds["none"] for id, value in seconds.items()}
+    return {**SPEEDS_ON_GPU, **measured}
 
 
 def _step_seconds(request: LoadModel, control: Control) -> float:

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
-from backend.engine import generate
+from backend.engine import devices, generate
 from backend.engine.base_model import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
@@ -38,7 +38,7 @@ def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
     """Return how long the first token of an answer takes."""
     started = time.perf_counter()
     answer_tokens(model, base, prompt=MEASURED_PROMPT, tokens=1)
-    settle(base.device)
+    devices.synchronize(base.device)
     return time.perf_counter() - started
 
 
@@ -48,15 +48,9 @@ def tokens_per_second(model: torch.nn.Module, base: Base) -> float:
     for _ in range(MEASURED_ROUNDS):
         started = time.perf_counter()
         answer_tokens(model, base, prompt=MEASURED_PROMPT, tokens=MEASURED_TOKENS)
-        settle(base.device)
+        devices.synchronize(base.device)
         best = min(best, time.perf_counter() - started)
     return MEASURED_TOKENS / best
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was given; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Dictation(LogitsProcessor):

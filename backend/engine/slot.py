@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, compiling, rehearsal, scan
+from backend.engine import adapters, compiling, devices, rehearsal, scan
 from backend.engine.base_model import Base
 from backend.engine.checks import require_close
 from backend.engine.slot_layers import Block, SlotMemory
@@ -148,7 +148,7 @@ class Slot:
     def _put(self, entry: Entry, strength: float) -> float:
         started = time.perf_counter()
         self.memory.put(entry.block, strength)
-        rehearsal.settle(self.base.device)
+        devices.synchronize(self.base.device)
         seconds = time.perf_counter() - started
         self.current, self.strength = entry, strength
         return seconds

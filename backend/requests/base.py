@@ -7,6 +7,8 @@ from pydantic import model_validator
 from backend.chat_templates import ChatTemplateId
 from backend.fields import Request, knob
 
+Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
+
 
 class LoadModel(Request):
     """Load a base model into the session; a base that is already there leaves first."""
@@ -26,7 +28,7 @@ class LoadModel(Request):
         "auto",
         label="Precision",
         help="How weights are stored. fp32 is exact; bf16 halves the memory. "
-        "auto: fp32 on a processor, bf16 on a GPU.",
+        "auto: fp32 on a processor, bf16 on a GPU, fp16 on one without bf16.",
     )
     quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
         "none",
@@ -42,10 +44,13 @@ class LoadModel(Request):
     compute_dtype: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
         label="Compute type of 4-bit layers",
-        help="What 4-bit weights are unpacked to. auto: fp32 on a processor, bf16 on a GPU.",
+        help="What 4-bit weights are unpacked to. auto: bf16 on a GPU that has it, else fp32.",
     )
-    device: Literal["auto", "cpu", "cuda"] = knob(
-        "auto", label="Device", help="Where the model computes; auto takes a GPU if there is one."
+    device: Device = knob(
+        "auto",
+        label="Device",
+        help="Where the model computes; auto takes a GPU if there is one. "
+        "cuda is NVIDIA's or AMD's, xpu Intel's, mps Apple's.",
     )
     revision: str | None = knob(
         None,
@@ -92,9 +97,7 @@ class QuantizationTable(Request):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
         "auto", label="Precision", help="How the weights that are not quantised are stored."
     )
-    device: Literal["auto", "cpu", "cuda"] = knob(
-        "auto", label="Device", help="Where the model would compute."
-    )
+    device: Device = knob("auto", label="Device", help="Where the model would compute.")
     double_quant: bool = knob(
         False,
         label="Double quantisation",

@@ -72,6 +72,8 @@ class QuantizationChoice(Result):
     summary: str
     can: str
     cannot: str
+    blocker: str = ""
+    """Why this device cannot quantise so; empty where it can."""
 
 
 class QuantizationTable(Result):

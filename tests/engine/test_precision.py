@@ -35,7 +35,9 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             return tokens * per_token[name]
 
         monkeypatch.setattr(steps, "time_step", time_step)
-        facts = SimpleNamespace(fingerprint="f", quantization="none", device="cpu")
+        facts = SimpleNamespace(
+            fingerprint="f", quantization="none", device="cpu", precision="fp32"
+        )
         base: Any = SimpleNamespace(facts=facts, device=torch.device("cpu"))
         train = rq.Train(name="x", data="starter:pirate")
         peft: Any = torch.nn.Linear(1, 1)
