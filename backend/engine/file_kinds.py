@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from backend.errors import DataError
+from backend.foreign_files import open_regular
+
 LONGEST = 512
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG picture"),
@@ -25,8 +28,11 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 
 def real_kind(path: Path) -> str:
-    """Say what a file is by its content; empty where its first bytes tell nothing."""
-    with path.open("rb") as file:
+    """Say what a file is by its content; empty where its first bytes tell nothing.
+
+    Raises DataError where it is no regular file.
+    """
+    with open_regular(path, path.name, DataError) as file:
         start = file.read(LONGEST)
     for signature, name in SIGNATURES:
         if start.startswith(signature):

@@ -1,34 +1,27 @@
 """One data file as numbered rows, read as they are asked for; a file is never held as a whole.
 
-The exception is `.json`, one list, which has to be. Row numbers count from 1 and are line numbers
-where the file has lines, so that an editor finds them. Knows nothing of what rows mean.
+Row numbers count from 1 and are line numbers where the file has lines, so that an editor finds
+them. Knows nothing of what rows mean. No row is longer than `limits` allow.
 """
 
-import codecs
 import csv
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as parquet
-
-from backend.engine.file_kinds import real_kind
+from backend import limits
+from backend.engine import json_rows, parquet_rows
+from backend.engine.lines import TooLong, open_text, read_lines
 from backend.errors import DataError
 
-log = logging.getLogger(__name__)
 Numbered = tuple[int, Any]
-KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
-LONGEST_CELL = 50_000_000
-PARQUET_BATCH = 1000
-SCANNED = 1 << 20
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
-TURNS = ("messages", "conversations")
-"""Columns whose cells are lists, so that an object with one is a row and not a list of rows."""
 PARAGRAPHS = (".txt", ".md")
 """Endings of files whose paragraphs are the examples."""
+TOO_LONG = f"it is longer than {limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
 
 
 class Broken(NamedTuple):
@@ -47,93 +40,31 @@ def count_rows(path: Path, name: str) -> int:
     """Count a file's rows, as fast as its format allows; what is in them is not looked at."""
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return sum(1 for line in _lines(path, name) if line.strip())
+        lines = read_lines(path, name)
+        return sum(1 for line in lines if isinstance(line, TooLong) or line.strip())
     if suffix == ".parquet":
-        return int(_open_parquet(path, name).metadata.num_rows)
+        return parquet_rows.count(path, name)
     return sum(1 for _ in read_rows(path, name))
 
 
-def _lines(path: Path, name: str) -> Iterator[str]:
-    kind = real_kind(path)
-    if kind:
-        cure = "Save it as UTF-8." if "UTF-16" in kind else f"Use {KINDS}."
-        raise DataError(f"{name} is {kind}, whatever its name says.", cure=cure)
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from file
-    except UnicodeDecodeError:
-        place = _first_bad_byte(path)
-        raise DataError(
-            f"{name} is not UTF-8 text (byte {place}).", cure="Save it as UTF-8."
-        ) from None
-
-
-def _first_bad_byte(path: Path) -> int:
-    """Find the place of what is not UTF-8: while streaming, the error knows only its own piece."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with path.open("rb") as file:
-        while True:
-            piece = file.read(SCANNED)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                return offset - pending + error.start
-            if not piece:
-                return offset
-            offset += len(piece)
-
-
 def _read_jsonl(path: Path, name: str) -> Iterator[Numbered]:
-    for number, line in enumerate(_lines(path, name), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, Broken(f"it is not valid JSON ({_reason(error)})", line.rstrip())
+    for number, line in enumerate(read_lines(path, name), 1):
+        if isinstance(line, TooLong):
+            yield number, Broken(TOO_LONG, line.start)
+        elif line.strip():
+            yield number, _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Broken(f"it is not valid JSON ({json_rows.reason(error)})", line.rstrip())
 
 
 def _read_json(path: Path, name: str) -> Iterator[Numbered]:
-    content = "".join(_lines(path, name))
-    if not content.strip():
-        return
-    try:
-        content = json.loads(content)
-    except json.JSONDecodeError as error:
-        several = error.msg == "Extra data"
-        raise DataError(
-            f"{name}, line {error.lineno} is not valid JSON: {_reason(error)}.",
-            cure="The file is one list of objects."
-            + (" One object a line is JSONL: name it .jsonl then." if several else ""),
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON: {error}.") from None
-    yield from enumerate(_examples(content, name), 1)
-
-
-def _examples(content: Any, name: str) -> list[Any]:
-    """Return the list that a file is, or the only list of objects in it; one example is a list."""
-    if isinstance(content, dict):
-        if any(isinstance(content.get(column), list) for column in TURNS):
-            return [content]
-        lists = [each for each in content.values() if isinstance(each, list)]
-        if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
-            content = lists[0]
-    if not isinstance(content, list):
-        raise DataError(
-            f"{name} is not a list of examples.",
-            cure='It looks like [{"prompt": "...", "completion": "..."}, ...].',
-        )
-    return content
-
-
-def _reason(error: Exception) -> str:
-    """Say what is wrong with JSON; some of Python's own sentences end in "at"."""
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    return f"{error.msg} column {error.colno}" if error.msg.endswith(" at") else error.msg
+    with open_text(path, name) as file:
+        yield from enumerate(json_rows.read_rows(file, name), 1)
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Numbered]:
@@ -149,25 +80,61 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
 
     Wrong quotes end the file: they may have swallowed any number of lines before they are noticed.
     """
-    lines = _lines(path, name)
+    lines = _Record(read_lines(path, name), name)
     first = next(lines, "")
     delimiter = _delimiter(first, delimiter)
     between = BETWEEN[delimiter]
     more = f"it has more columns than the first line (text with {between} needs quotes around it)"
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(limits.ROW_CHARACTERS)
     # Lines of the file, not `splitlines`, which also breaks at characters that end no line in CSV.
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
-        twice = [column for column in reader.fieldnames or [] if _count(reader, column) > 1]
-        if twice:
-            raise DataError(
-                f"{name} has two columns called {twice[0]!r}.", cure="Give each its own name."
-            )
+        _require_columns(reader.fieldnames or [], name)
         for row in reader:
+            lines.characters = 0
             yield reader.line_num, Broken(more, row[None]) if None in row else row
     except csv.Error as error:
         line = reader.reader.line_num  # DictReader's own number stays at the last good row
         raise DataError(f"{name}, line {line} is not valid {kind}: {error}.") from None
+
+
+class _Record:
+    """Hands out lines, and counts those of one record, which quotes may stretch over many."""
+
+    def __init__(self, lines: Iterator[str | TooLong], name: str) -> None:
+        self._lines, self._name = lines, name
+        self._number = 0
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        self.characters += line.characters if isinstance(line, TooLong) else len(line)
+        if isinstance(line, TooLong) or self.characters > limits.ROW_CHARACTERS:
+            raise DataError(
+                f"{self._name}: the row that line {self._number} belongs to is longer than "
+                f"{limits.ROW_CHARACTERS:,} characters.",
+                cure="Look for a quotation mark that is never closed, or split it into shorter "
+                "rows.",
+            )
+        return line
+
+
+def _require_columns(names: Sequence[str], name: str) -> None:
+    """Raise DataError where there are too many columns, or two of one name."""
+    if len(names) > limits.COLUMNS:
+        raise DataError(
+            f"{name} has {len(names):,} columns, and at most {limits.COLUMNS:,} are read.",
+            cure="Leave out the columns that are not needed.",
+        )
+    twice = [column for column, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{name} has two columns called {twice[0]!r}.", cure="Give each its own name."
+        )
 
 
 def _delimiter(names: str, usual: str) -> str:
@@ -177,57 +144,42 @@ def _delimiter(names: str, usual: str) -> str:
     return next((other for other in BETWEEN if other in names), usual)
 
 
-def _count(reader: "csv.DictReader[str]", column: str) -> int:
-    return list(reader.fieldnames or []).count(column)
-
-
 def _read_parquet(path: Path, name: str) -> Iterator[Numbered]:
-    file = _open_parquet(path, name)
-    number = 0
-    batches = file.iter_batches(batch_size=PARQUET_BATCH)
-    while True:
-        try:
-            rows = next(batches).to_pylist()
-        except StopIteration:
-            return
-        except Exception as error:
-            raise _damaged(path, name, error) from None
-        for row in rows:
-            number += 1
-            yield number, row
-
-
-def _open_parquet(path: Path, name: str) -> parquet.ParquetFile:
-    kind = real_kind(path)
-    if kind != "a Parquet file":
-        what = f"{name} is {kind or 'text'}, whatever its name says."
-        raise DataError(what, cure=f"Use {KINDS}, each with its own ending.")
-    try:
-        return parquet.ParquetFile(path)
-    except Exception as error:
-        raise _damaged(path, name, error) from None
-
-
-def _damaged(path: Path, name: str, error: Exception) -> DataError:
-    # The reader's own words name the folder in which an upload is kept.
-    log.info("%s cannot be read.", path, exc_info=error)
-    return DataError(
-        f"{name} is a damaged Parquet file: its content cannot be read to the end.",
-        cure="Write or download it again, and upload it once more.",
-    )
+    for number, row in enumerate(parquet_rows.read(path, name), 1):
+        yield number, Broken(TOO_LONG, "") if row is None else row
 
 
 def _read_paragraphs(path: Path, name: str) -> Iterator[Numbered]:
     """Paragraphs, blank lines apart, are the examples; each has the number of its first line."""
-    begun, kept = 0, ""
-    for number, line in enumerate(_lines(path, name), 1):
-        if line.strip():
-            begun, kept = begun or number, kept + line
-        elif kept:
-            yield begun, {"text": kept.rstrip()}
-            begun, kept = 0, ""
-    if kept:
-        yield begun, {"text": kept.rstrip()}
+    kept = _Paragraph()
+    for number, line in enumerate(read_lines(path, name), 1):
+        if isinstance(line, TooLong) or line.strip():
+            kept.add(number, line)
+        elif kept.begun:
+            yield kept.row()
+            kept = _Paragraph()
+    if kept.begun:
+        yield kept.row()
+
+
+class _Paragraph:
+    """Lines that belong together; of one that is too long no more than that is kept."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self._lines: list[str] = []
+        self._characters = 0
+
+    def add(self, number: int, line: str | TooLong) -> None:
+        self.begun = self.begun or number
+        self._characters += line.characters if isinstance(line, TooLong) else len(line)
+        if self._characters <= limits.ROW_CHARACTERS and isinstance(line, str):
+            self._lines.append(line)
+
+    def row(self) -> Numbered:
+        if self._characters > limits.ROW_CHARACTERS:
+            return self.begun, Broken(f"{TOO_LONG}, with blank lines between them", "")
+        return self.begun, {"text": "".join(self._lines).rstrip()}
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Numbered]]] = {

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from backend import limits
 from backend.engine.rows import Broken
 from backend.errors import DataError
 from backend.requests import Columns
@@ -25,6 +26,7 @@ SHAREGPT_ROLES = {
 }
 SYSTEM = "system"
 SHOWN_VALUE = 80
+SHOWN_COLUMNS = 20
 
 
 class BadRow(ValueError):
@@ -55,6 +57,7 @@ def first_row(rows: Iterable[Any]) -> Row:
     others: list[Any] = []
     for row in rows:
         if isinstance(row, dict):
+            _require_columns(row)
             return row
         others = others or [row]
     said = f"; of the first, {others[0].what}" if others and isinstance(others[0], Broken) else ""
@@ -62,6 +65,21 @@ def first_row(rows: Iterable[Any]) -> Row:
         f"The rows are not objects with named columns{said}.",
         cure='A row looks like {"prompt": "...", "completion": "..."}.',
     )
+
+
+def _require_columns(row: Row) -> None:
+    if len(row) > limits.COLUMNS:
+        raise DataError(
+            f"The first row has {len(row):,} columns, and at most {limits.COLUMNS:,} are read.",
+            cure="Leave out the columns that are not needed.",
+        )
+
+
+def _listed(columns: list[str]) -> str:
+    """Name columns, the first of them where there are many."""
+    shown = ", ".join(_shortened(column) for column in columns[:SHOWN_COLUMNS])
+    more = len(columns) - SHOWN_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def recognise(columns: Iterable[str]) -> Shape | None:
@@ -83,7 +101,7 @@ def shape_of(columns: Iterable[str], chosen: Columns) -> Shape:
         almost = recognise(column.strip().lower() for column in columns)
         hint = "Write the columns' names in small letters, without spaces around them. Or: "
         raise DataError(
-            f"The columns {', '.join(columns)} are not ones that can be learned from.",
+            f"The columns {_listed(columns)} are not ones that can be learned from.",
             cure=(hint if almost else "")
             + "Choose which column is the question and which the answer, or name them messages, "
             "conversations, prompt and completion, instruction (with input) and output, "
@@ -144,7 +162,7 @@ def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
     for label, column in chosen.named():
         if column not in columns:
             raise DataError(
-                f"{label}: there is no column {column!r}.", cure=f"There are {', '.join(columns)}."
+                f"{label}: there is no column {column!r}.", cure=f"There are {_listed(columns)}."
             )
 
     def convert(row: Row) -> Content:

@@ -1,0 +1,179 @@
+"""The rows of a Parquet file, decoded in small batches whose size is known before."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from backend import limits
+from backend.engine.file_kinds import real_kind
+from backend.engine.lines import KINDS
+from backend.engine.parquet_pages import ColumnCost, column_cost
+from backend.errors import DataError
+from backend.foreign_files import open_regular
+from backend.sizes import size_text
+
+log = logging.getLogger(__name__)
+BATCH_ROWS = 1000
+BATCH_BYTES = 1 << 26
+"""What the rows that are decoded at once may take."""
+VALUE_BYTES = 64
+"""What a value of a list takes as an object of Python, beside its text."""
+BYTES_PER_CHARACTER = 4
+REWRITE = "Write it again with smaller row groups, or as JSONL."
+
+
+def count(path: Path, name: str) -> int:
+    """Return the number of rows; raises DataError where the file cannot be read."""
+    return int(_open(path, name).metadata.num_rows)
+
+
+def read(path: Path, name: str) -> Iterator[Any]:
+    """Yield the rows, None for one that is too long; raises DataError where one is damaged."""
+    file = _open(path, name)
+    decoded, most = 0, _most_decoded(path)
+    with open_regular(path, name, DataError) as raw:
+        for group in range(file.metadata.num_row_groups):
+            costs = _require_bounded(file, group, raw, path, name)
+            for batch in _batches(file, group, _batch_rows(costs), path, name):
+                decoded += batch.nbytes
+                if decoded > most:
+                    raise _too_much(name, most)
+                yield from _as_python(batch)
+
+
+def require_bounded(path: Path, name: str) -> None:
+    """Raise DataError where reading the file takes more memory than is given to one."""
+    file = _open(path, name)
+    with open_regular(path, name, DataError) as raw:
+        for group in range(file.metadata.num_row_groups):
+            _require_bounded(file, group, raw, path, name)
+
+
+def _open(path: Path, name: str) -> parquet.ParquetFile:
+    kind = real_kind(path)
+    if kind != "a Parquet file":
+        what = f"{name} is {kind or 'text'}, whatever its name says."
+        raise DataError(what, cure=f"Use {KINDS}, each with its own ending.")
+    _require_footer(path, name)
+    try:
+        file = parquet.ParquetFile(path)
+    except Exception as error:
+        raise _damaged(path, name, error) from None
+    _require(file.metadata.num_columns, limits.COLUMNS, f"{name} has {{}} columns")
+    _require(file.metadata.num_rows, limits.PARQUET_ROWS, f"{name} has {{}} rows")
+    return file
+
+
+def _require_footer(path: Path, name: str) -> None:
+    """Raise DataError where the list of what is in the file is too long to be read."""
+    with open_regular(path, name, DataError) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+    if limits.PARQUET_FOOTER_BYTES < length < size:  # a longer one than the file is damaged
+        raise DataError(
+            f"The list of columns and row groups in {name} has {size_text(length)}, and at most "
+            f"{size_text(limits.PARQUET_FOOTER_BYTES)} are read.",
+            cure="Write it again with fewer row groups.",
+        )
+
+
+def _require_bounded(
+    file: parquet.ParquetFile, group: int, raw: BinaryIO, path: Path, name: str
+) -> list[ColumnCost]:
+    """Raise DataError where a row group cannot be decoded in bounded memory; return its costs."""
+    described = file.metadata.row_group(group)
+    try:
+        costs = [column_cost(raw, described.column(i)) for i in range(described.num_columns)]
+    except (ValueError, IndexError, OSError) as error:
+        raise _damaged(path, name, error) from None
+    pages = sum(cost.largest_page + cost.dictionary for cost in costs)
+    repeated = 0
+    for index, cost in enumerate(costs):
+        if file.schema.column(index).max_repetition_level:  # one row may hold all its values
+            _require(cost.values, limits.PARQUET_VALUES, f"A row group of {name} has lists of {{}}")
+            repeated += cost.repeated * cost.longest
+    for size in (pages, repeated):
+        if size > limits.PARQUET_DECODED_BYTES:
+            raise DataError(
+                f"A row group of {name} may take {size_text(size)} when it is read, and at most "
+                f"{size_text(limits.PARQUET_DECODED_BYTES)} are given to it.",
+                cure=REWRITE,
+            )
+    return costs
+
+
+def _require(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise DataError(
+            f"{what.format(f'{count:,}')}, and at most {most:,} are read.", cure=REWRITE
+        )
+
+
+def _batch_rows(costs: list[ColumnCost]) -> int:
+    """Return how many rows to decode at once: each may repeat the longest value there is."""
+    longest = sum(cost.longest for cost in costs)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, longest)))
+
+
+def _batches(
+    file: parquet.ParquetFile, group: int, at_once: int, path: Path, name: str
+) -> Iterator[pa.RecordBatch]:
+    batches = file.iter_batches(batch_size=at_once, row_groups=[group])
+    while True:
+        try:
+            yield next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise _damaged(path, name, error) from None
+
+
+def _most_decoded(path: Path) -> int:
+    return max(limits.UNPACKED_FREE_BYTES, limits.UNPACKED_RATIO * path.stat().st_size)
+
+
+def _too_much(name: str, most: int) -> DataError:
+    return DataError(
+        f"{name} unpacks to more than {size_text(most)}, as no text of its size does.",
+        cure="Check that it is the file you mean; rows that repeat each other teach nothing more.",
+    )
+
+
+def _as_python(batch: pa.RecordBatch) -> list[Any]:
+    """Return rows as objects; None for one that is too long to be one."""
+    if _object_bytes(batch) <= BATCH_BYTES:
+        rows: list[Any] = batch.to_pylist()
+        return rows
+    single = (batch.slice(index, 1) for index in range(batch.num_rows))
+    most = limits.ROW_CHARACTERS * BYTES_PER_CHARACTER
+    return [row.to_pylist()[0] if _object_bytes(row) <= most else None for row in single]
+
+
+def _object_bytes(batch: pa.RecordBatch) -> int:
+    values = sum(_values(column) for column in batch.columns)
+    return int(batch.nbytes) + VALUE_BYTES * values
+
+
+def _values(array: pa.Array) -> int:
+    """Count the values in an array, those inside of lists and structs as well."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return len(array) + sum(_values(part) for part in array.flatten())
+    if pa.types.is_nested(kind) and hasattr(array, "flatten"):
+        return len(array) + _values(array.flatten())
+    return len(array)
+
+
+def _damaged(path: Path, name: str, error: Exception) -> DataError:
+    # The reader's own words name the folder in which an upload is kept.
+    log.info("%s cannot be read.", path, exc_info=error)
+    return DataError(
+        f"{name} is a damaged Parquet file: its content cannot be read to the end.",
+        cure="Write or download it again, and upload it once more.",
+    )

@@ -1,0 +1,49 @@
+"""How much of a file from outside is read, in one place: each bound with its reason.
+
+A bound is far above what people have and far below what harms. Whoever refuses says the value, the
+limit and what to do.
+"""
+
+MB = 1024**2
+GB = 1024**3
+
+# -- data ----------------------------------------------------------------------------------------
+
+ROW_CHARACTERS = 16_000_000
+"""One example: a long book has 5 million; reading, rendering and tokenising take 25 times that."""
+JSON_OBJECT_CHARACTERS = 64_000_000
+"""A `.json` file that is one object, which has to be held whole; a list of rows has not."""
+COLUMNS = 10_000
+"""Columns of a table: wide ones have thousands."""
+
+PARQUET_ROWS = 200_000_000
+"""Equal rows of a Parquet file take no space in it, and some wherever they are counted."""
+PARQUET_VALUES = 100_000_000
+"""Values in the lists of one row group, all of which may belong to one row."""
+PARQUET_DECODED_BYTES = 1 * GB
+"""The pages of a row group that are in memory at once; writers make pages of 1 MB."""
+PARQUET_FOOTER_BYTES = 64 * MB
+"""The list of columns and row groups: 2,000 columns in 100 row groups take 40 MB."""
+UNPACKED_FREE_BYTES = 2 * GB
+UNPACKED_RATIO = 500
+"""What unpacks to more than the first has to stay below this many times its file's size."""
+HUB_JSON_BYTES = 1 * GB
+"""A `.json` file of a Hub data set that is one list or object, which `datasets` holds whole."""
+
+# -- data sets of the Hub ------------------------------------------------------------------------
+
+CARD_BYTES = 10 * MB
+"""A README with its metadata: those with hundreds of configurations reach 1 MB."""
+
+# -- models --------------------------------------------------------------------------------------
+
+CONFIG_BYTES = 4 * MB
+"""config.json, generation_config.json, adapter_config.json: real ones stay below 1 MB."""
+TEMPLATE_BYTES = 1 * MB
+"""A chat template: the longest in use have 20 KB."""
+TOKENIZER_BYTES = 256 * MB
+"""A file of a tokenizer: vocabularies of 250,000 tokens take 35 MB."""
+INDEX_BYTES = 64 * MB
+"""The index of weight files: one with 140,000 tensors takes 15 MB."""
+HEADER_BYTES = 32 * MB
+"""The header of one weight file; safetensors itself accepts 100 MB, which take a gigabyte."""
