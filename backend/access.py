@@ -5,7 +5,7 @@ Python and the command line act with the caller's own rights and are not checked
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from backend.errors import InvalidRequest, Unsupported
 from backend.requests import (
@@ -24,9 +24,11 @@ from backend.requests import (
     Train,
 )
 from backend.settings import Settings
+from backend.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
 
 Caller = Literal["local", "page", "owner"]
 """Python and the command line; any visitor of the page; the signed-in owner of a demo."""
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -42,6 +44,7 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
                 cure="Duplicate this Space or run the app on your own machine to use your own.",
             )
         if not _is_bundled(source) and looks_like_path(source):
+            _require_whole(source)
             require_allowed(Path(source), settings)
     if isinstance(request, PushAdapter) and demo:
         raise Unsupported("This shared demo does not send anything to the Hub.")
@@ -52,11 +55,15 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
 
 
 def looks_like_path(source: str) -> bool:
-    """Tell a folder or file from a Hugging Face id."""
+    """Tell a folder or file from a Hugging Face id, by its spelling alone.
+
+    What lies in the working folder of a process says nothing: the page, the worker and a run with
+    processes of its own have different ones, and a visitor knows none of them.
+    """
     return (
         source.startswith((".", "/", "~", "\\"))
         or not HUB_ID.fullmatch(source)
-        or (Path(source).exists())
+        or source.lower().endswith((*DATA_SUFFIXES, *ADAPTER_SUFFIXES))
     )
 
 
@@ -65,27 +72,60 @@ def on_hub(source: str) -> bool:
     return not _is_bundled(source) and not looks_like_path(source)
 
 
-def resolved(request: Request) -> Request:
-    """Return the request with whole paths: the engine works in a folder of its own."""
+def resolved(request: AnyRequest, caller: Caller = "local") -> AnyRequest:
+    """Return the request with whole paths: the engine works in a folder of its own.
+
+    Python and the command line may name what lies in their working folder, also where its name
+    could be a Hub id. From the page such a name is always a Hub id.
+    """
     changes: dict[str, Any] = {}
     for field in ("source", "data", "held_out"):
         source = getattr(request, field, None)
-        if source and not _is_bundled(source) and looks_like_path(source):
+        if source and not _is_bundled(source) and _names_path(source, caller):
             changes[field] = _whole(source)
     if getattr(request, "destination", ""):
         changes["destination"] = _whole(request.destination)  # type: ignore[attr-defined]
     if isinstance(request, Preflight):
-        changes["train"] = resolved(request.train)
+        changes["train"] = resolved(request.train, caller)
     return request.model_copy(update=changes)
 
 
+def _names_path(source: str, caller: Caller) -> bool:
+    return looks_like_path(source) or (caller == "local" and Path(source).exists())
+
+
 def _whole(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(_expanded(Path(path)).absolute())
+
+
+def _require_whole(source: str) -> None:
+    """Raise InvalidRequest where a path begins at a working folder, which nobody on a page knows.
+
+    Addresses and chains of them (`https://`, `hf://`, `zip://...::...`) end here, too.
+    """
+    if not _expanded(Path(source)).is_absolute():
+        raise InvalidRequest(
+            f"{source!r} is neither a bundled set, a whole path nor a Hub id.",
+            cure="Write the path from its beginning (/home/...), or an id such as owner/name.",
+        )
+
+
+def _expanded(path: Path) -> Path:
+    """Return a path with `~` replaced; raises InvalidRequest where it can be none."""
+    if "\0" in str(path):
+        raise InvalidRequest(f"{str(path)!r} is no path.", cure="Type it again.")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # what pathlib says of `~nobody`
+        raise InvalidRequest(
+            f"{str(path)!r} begins with the home of a user who does not exist here.",
+            cure="Write the path from its beginning (/home/...).",
+        ) from None
 
 
 def require_allowed(path: Path, settings: Settings) -> None:
     """Raise InvalidRequest where a path lies outside the folders that the page may use."""
-    real = path.expanduser().resolve()
+    real = _real(path)
     workspace = settings.workspace.expanduser().resolve()
     if real.is_relative_to(workspace):
         return
@@ -96,6 +136,18 @@ def require_allowed(path: Path, settings: Settings) -> None:
         f"The page may not use {path}.",
         cure="Start the app with --allow-folder and the folder's name to permit it.",
     )
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; raises InvalidRequest where links lead in a circle."""
+    expanded = _expanded(path)
+    try:
+        return expanded.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        raise InvalidRequest(
+            f"{path} leads nowhere: its links go in a circle, or it is too long.",
+            cure="Name the file or folder itself.",
+        ) from None
 
 
 def _sources(request: Request) -> list[str]:

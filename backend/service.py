@@ -87,7 +87,7 @@ class Service(WorkspaceTransfer):
         cannot work; everything later comes out of `job.result()`.
         """
         check_caller(request, self.settings, caller)
-        request = resolved(request)
+        request = resolved(request, caller)
         if isinstance(request, rq.Merge | rq.SaveAdapter | rq.ExportRun):
             self.starts.check_destination(request.destination)
         if isinstance(request, rq.Merge):
@@ -197,6 +197,7 @@ class Service(WorkspaceTransfer):
         every machine finds it under the same path. Raises as `start` does.
         """
         check_caller(train, self.settings, caller)
+        train = resolved(train, caller)
         self.starts.require_own_machine(caller)
         launching.require_shares(train.processes, machines)
         with self.engine.lock:
@@ -228,6 +229,7 @@ class Service(WorkspaceTransfer):
         Raises what would keep it from starting now, save that something else is going on.
         """
         check_caller(train, self.settings, caller)
+        train = resolved(train, caller)
         with self.engine.lock:
             base = self.engine.require_base()
             self.starts.check_new(train)

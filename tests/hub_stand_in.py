@@ -1,5 +1,5 @@
 """A small Hugging Face Hub on the loopback address: for `snapshot_download`, `upload_folder`,
-and their errors.
+`load_dataset`, and their errors. Data sets are the repositories under `datasets/owner/name`.
 
 Serves folders as repositories: model info, tree, and files by commit, with the Hub's own headers.
 Takes new ones below `uploads`, small files in the commit and large ones by the LFS protocol.
@@ -112,6 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             return self._api("/".join(parts[2:4]), parts[4:])
+        if parts[:2] == ["api", "datasets"]:
+            return self._api("/".join(parts[1:4]), parts[4:])
+        if parts[0] == "datasets" and len(parts) > 5 and parts[3] == "resolve":
+            return self._file("/".join(parts[:3]), parts[4], "/".join(parts[5:]))
         if len(parts) > 4 and parts[2] == "resolve":
             return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self._send(404)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset
 
 from backend.access import looks_like_path
+from backend.engine import hub_data
 from backend.engine.rows import READERS, Numbered, count_rows, read_rows
 from backend.errors import DataError, NotFound
+from backend.foreign_files import open_regular, require_regular
 from backend.settings import STARTER
 
 MOST_FILES = 1000
@@ -68,7 +69,7 @@ class FileTable:
         return count_rows(self.path, self.name)
 
     def digest(self) -> str:
-        with self.path.open("rb") as file:
+        with open_regular(self.path, self.name, DataError) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() + self.path.suffix.lower()
 
     def named(self) -> Table:
@@ -92,7 +93,7 @@ class HubTable:
         return int(self.split.data.nbytes)
 
     def rows(self) -> Iterator[Numbered]:
-        return enumerate(iter(self.split), 1)
+        return enumerate(hub_data.rows(self.split), 1)
 
     def count(self) -> int:
         return len(self.split)
@@ -117,7 +118,7 @@ def open_source(source: str) -> Source:
     if source.startswith("starter:"):
         return _bundled(source.removeprefix("starter:"))
     if not looks_like_path(source):
-        return Source(source, [_on_hub(source)], [])
+        return Source(source, [HubTable(source, hub_data.load_train_split(source))], [])
     path = Path(source).expanduser()
     if path.is_dir():
         return Source(path.name, _folder(path), [])
@@ -141,6 +142,8 @@ def _bundled(name: str) -> Source:
 
 
 def _file(path: Path, source: str) -> Table:
+    if path.exists():
+        require_regular(path, path.name, DataError)
     if not path.is_file():
         if path.parent.parent.name == "uploads":  # whose folder its owner has never seen
             raise NotFound(f"The upload {path.name!r} is gone.", cure="Upload the file again.")
@@ -181,16 +184,3 @@ def _folder(path: Path) -> list[Table]:
 
 def _is_about(name: str) -> bool:
     return name.startswith(".") or Path(name).stem.lower() in ABOUT
-
-
-def _on_hub(source: str) -> Table:
-    try:
-        return HubTable(source, load_dataset(source, split="train"))
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise NotFound(
-            f"The data set {source!r} is not on this machine, and the Hub does not give it.",
-            cure="Check the spelling and the internet connection, or upload a file.",
-            details=str(error),
-        ) from None
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"The data set {source!r} cannot be read: {error}.") from None

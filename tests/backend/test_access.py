@@ -6,7 +6,7 @@ import pytest
 
 from backend import Settings
 from backend import requests as rq
-from backend.access import check_caller, looks_like_path, require_allowed
+from backend.access import check_caller, looks_like_path, require_allowed, resolved
 from backend.errors import InvalidRequest, Unsupported
 
 
@@ -98,15 +98,71 @@ def test_a_link_leads_where_it_leads(home: Path, settings: Settings, tmp_path: P
     require_allowed(home / "models" / "in" / "x", settings)
 
 
-def test_a_relative_name_of_a_file_that_is_there_is_a_path(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "source",
+    [
+        "data.jsonl",
+        "folder/data.CSV",
+        "adapter.zip",
+        "./text",
+        "../text",
+        "C:\\data",
+        "a/b/c",
+        "https://example.org/data.jsonl",
+        "hf://datasets/someone/data",
+        "file:///etc/passwd",
+        "zip://data.csv::https://example.org/data.zip",
+        "s3://bucket/data.parquet",
+        "*.jsonl",
+        "{starter,backend}",
+        " text",
+        "te\0xt",
+        "~nobody-of-this-name/data",
+    ],
+)
+def test_what_begins_at_a_working_folder_or_is_an_address_is_refused_on_the_page(
+    settings: Settings, source: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "data.jsonl").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(home)
+    for request in requests_for(source)[:-3]:
+        with pytest.raises(InvalidRequest):
+            check_caller(request, settings)
 
-    assert looks_like_path("data.jsonl")
-    with pytest.raises(InvalidRequest):
-        check_caller(rq.PreviewData(data="data.jsonl"), settings)
+
+def test_what_lies_in_a_working_folder_changes_nothing_on_the_page(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page would otherwise read the folder that its process happens to be started in."""
+    monkeypatch.chdir(home)
+    (home / "someone" / "model").mkdir(parents=True)
+    (home / "text").mkdir()
+
+    for source in ("text", "someone/model", "models"):
+        assert not looks_like_path(source)
+        for request in requests_for(source)[:-3]:
+            check_caller(request, settings)
+            assert resolved(request, "page") == request
+
+
+def test_python_and_the_command_line_may_name_what_lies_in_their_working_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "text").mkdir()
+
+    assert resolved(rq.LoadModel(source="models")).source == str(home / "models")
+    assert resolved(rq.PreviewData(data="text")).data == str(home / "text")
+    assert resolved(rq.PreviewData(data="data.jsonl")).data == str(home / "data.jsonl")
+    inside = resolved(rq.Preflight(train=rq.Train(name="x", data="text"))).train
+    assert inside.data == str(home / "text")
+    assert resolved(rq.LoadModel(source="someone/model")).source == "someone/model"
+
+
+def test_a_loop_of_links_is_said(home: Path, settings: Settings) -> None:
+    (home / "loop").symlink_to(home / "loop")
+
+    with pytest.raises(InvalidRequest, match="its links go in a circle"):
+        check_caller(rq.LoadModel(source=str(home / "loop" / "x")), settings)
 
 
 @pytest.mark.parametrize("source", ["someone/model", "gpt2", "HuggingFaceTB/SmolLM2-135M"])
