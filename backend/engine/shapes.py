@@ -77,7 +77,7 @@ def _require_columns(row: Row) -> None:
 
 def _listed(columns: list[str]) -> str:
     """Name columns, the first of them where there are many."""
-    shown = ", ".join(_shortened(column) for column in columns[:SHOWN_COLUMNS])
+    shown = ", ".join(column[:SHOWN_VALUE] for column in columns[:SHOWN_COLUMNS])
     more = len(columns) - SHOWN_COLUMNS
     return f"{shown} and {more:,} more" if more > 0 else shown
 
