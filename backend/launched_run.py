@@ -6,7 +6,6 @@ several, looks and stops like one that the page started.
 """
 
 import logging
-import os
 import subprocess
 import threading
 import time
@@ -21,7 +20,7 @@ from backend.jobs import Job
 from backend.requests import Request
 from backend.results import RunResult, RunSummary
 from backend.runs import UNDER_WAY, Run, Runs
-from backend.runtime import ENVIRONMENT, Message, OnMessage
+from backend.runtime import Message, OnMessage, process_environment
 from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3
@@ -99,12 +98,9 @@ class LaunchedRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=PROJECT,
-                env={
-                    **ENVIRONMENT,
-                    **allocator.environment(),
-                    **launching.environment(processes),
-                    **os.environ,
-                },
+                env=process_environment(
+                    {**allocator.environment(), **launching.environment(processes)}
+                ),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
 

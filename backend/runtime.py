@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -34,9 +34,13 @@ OnExit = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 EXIT_GRACE_S = 5.0
-# Threads that wait for each other without spinning: with a browser on the same two cores a training
-# step takes a third of the time that way, and alone it takes no longer.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
+# How many turns of a loop a thread of libgomp waits awake for the others before it sleeps: about half
+# a millisecond. With 0 (OMP_WAIT_POLICY=PASSIVE) threads wake late, thousands of times a step, which
+# costs a third of training and chat. With 300,000, libgomp's default, waiting threads hold the cores
+# for milliseconds, and beside other busy programs training takes several times as long.
+# `python -m benchmarks.wait_policy` measures it.
+SPIN_COUNT = 30_000
 # Large tensors in pages of 2 MB: a merge makes each weight anew, and half its time went into giving
 # it pages of 4 KB. Not for models that stay: they would take more memory than is said of them.
 STREAMING = {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -115,7 +119,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=PROJECT,
-                env={**ENVIRONMENT, **environment, **os.environ},
+                env=process_environment(environment),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
         self.send({"settings": settings.model_dump(mode="json")})
@@ -243,6 +247,22 @@ def start_runtime(
         log_file=settings.workspace / log_name,
         environment=allocator.environment(),
     )
+
+
+def process_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an engine's process; what the person has set wins."""
+    return {**ENVIRONMENT, **_waiting(), **own, **os.environ}
+
+
+def _waiting() -> dict[str, str]:
+    """Return how threads wait for each other in libgomp, which torch's wheels for Linux contain.
+
+    The wheels for macOS and Windows contain other OpenMP libraries. A count would override a wait
+    policy, so none is set where the person has set a policy.
+    """
+    if sys.platform != "linux" or "OMP_WAIT_POLICY" in os.environ:
+        return {}
+    return {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
 
 
 def _exit_reason(code: int) -> str:

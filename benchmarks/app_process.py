@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpx
@@ -25,9 +26,12 @@ OVER = frozenset({"finished", "stopped", "failed", "interrupted"})
 
 
 class App:
-    """A running app; `process` is the one that serves the page."""
+    """A running app; `process` is the one that serves the page.
 
-    def __init__(self) -> None:
+    `environment` is what the person has set.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.workspace = Path(tempfile.mkdtemp(prefix="workbench-"))
         self.url = f"http://127.0.0.1:{free_port()}"
         self.started = time.perf_counter()
@@ -36,7 +40,7 @@ class App:
         self._popen = subprocess.Popen(
             [*command, "--port", self.url.rsplit(":", 1)[1]],
             cwd=ROOT,
-            env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
+            env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", **environment},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "gradio")
 
 
@@ -24,7 +25,8 @@ class Conditions:
         extra = [f"{name.replace('_', ' ')}: {value}" for name, value in more.items()]
         return [
             f"date: {self._date}",
-            f"processor: {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory",
+            f"processor: {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; "
+            f"{bf16_instructions() or 'no instructions for bf16'}",
             *extra,
             f"versions: {versions()}",
             f"load average: {self._load_before:.1f} before, {os.getloadavg()[0]:.1f} after",
@@ -37,6 +39,12 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def bf16_instructions() -> str:
+    """Return the processor's flags for products in bf16, which decide how fast that is."""
+    flags = next((line for line in _cpu_info() if line.startswith("flags")), "").split()
+    return ", ".join(flag for flag in BF16_FLAGS if flag in flags)
 
 
 def versions() -> str:

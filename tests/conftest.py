@@ -10,9 +10,9 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.runtime import ENVIRONMENT
+from backend.runtime import process_environment
 
-os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})  # before torch loads
+os.environ.update(process_environment({}))  # before torch loads
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

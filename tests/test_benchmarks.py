@@ -33,6 +33,7 @@ FIGURES_OF_THE_APP = {
     "event_overhead": "share of a core while training",
     "steering": "pause: seconds beyond one step",
     "page_latency": "second tab opened until it shows",
+    "wait_policy": "ours / PASSIVE, beside an open page",
 }
 
 

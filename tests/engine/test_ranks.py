@@ -1,7 +1,6 @@
 """A run shared by two processes over gloo: the same weights, one story, and ends of every kind."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from backend import requests as rq
 from backend.errors import Busy, Stopped, WorkerDied
 from backend.results import RunResult
 from backend.runs import Run
-from backend.runtime import ENVIRONMENT
+from backend.runtime import process_environment
 from backend.settings import PROJECT
 from tests.engine.shared_run import LEARNS, LONG
 from tests.engine.tiny import scores, start_service, write_base
@@ -82,7 +81,7 @@ def torchrun(run: Run, processes: int) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         launching.arguments(run.folder, processes),
         cwd=PROJECT,
-        env={**ENVIRONMENT, **launching.environment(processes), **os.environ},
+        env=process_environment(launching.environment(processes)),
         stderr=subprocess.PIPE,
         text=True,
     )
