@@ -8,6 +8,7 @@
     python -m backend runs
     python -m backend export-workspace --destination workspace.zip
     python -m backend import-workspace --source workspace.zip
+    python -m backend report-problem --destination problem.zip
 
 The session's recipe lies in the workspace, so one command goes on where the last one ended.
 """
@@ -36,6 +37,7 @@ PROGRESS_EVERY_S = 0.5
 TRANSFERS = {
     "export-workspace": "Write adapters, runs, session and queue as one zip for another machine.",
     "import-workspace": "Bring in an exported workspace; nothing here is replaced.",
+    "report-problem": "Write versions, settings and log lines as a zip, without anything private.",
 }
 
 
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bring = commands.add_parser("import-workspace", help=TRANSFERS["import-workspace"])
     bring.add_argument("--source", type=Path, required=True, help="The zip of an export.")
+    report = commands.add_parser("report-problem", help=TRANSFERS["report-problem"])
+    report.add_argument("--destination", type=Path, required=True, help="A new zip file.")
     return parser
 
 
@@ -161,13 +165,15 @@ def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
 
 
 def _transfer(options: argparse.Namespace, settings: Settings) -> int:
-    """Take the workspace elsewhere, or bring one in; no model is loaded for it."""
+    """Take the workspace elsewhere, bring one in, or report a problem; no model is loaded."""
     with _open(settings) as service:
         result: rs.Result
         if options.command == "export-workspace":
             result = service.export_workspace(
                 options.destination, checkpoints=options.checkpoints, progress=_show
             )
+        elif options.command == "report-problem":
+            result = service.report_problem(options.destination)
         else:
             result = service.import_workspace(options.source, progress=_show)
     print(result.model_dump_json(indent=1))

@@ -18,8 +18,9 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from backend.destinations import require_destination
 from backend.errors import DiskFull, InvalidRequest, Unsupported
-from backend.settings import VERSION
+from backend.settings import VERSION, Settings
 from backend.sizes import size_text
 from backend.workspace_format import FORMAT
 
@@ -80,6 +81,15 @@ def is_part(name: str) -> bool:
 
 
 # --- writing ---
+
+
+def require_new_zip(target: Path, settings: Settings) -> None:
+    """Raise InvalidRequest where a file cannot become a zip of ours: it replaces nothing."""
+    if target.suffix.lower() != ".zip":
+        raise InvalidRequest(f"{target.name} does not end in .zip.", cure=f"Try {target.name}.zip.")
+    if target.exists():
+        raise InvalidRequest(f"{target} is there already.", cure="Name a new file.")
+    require_destination(target, settings, None)
 
 
 class Writer:

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from backend.destinations import require_destination
-from backend.errors import InvalidRequest
 from backend.library import Library
 from backend.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
@@ -26,6 +24,7 @@ from backend.workspace_archive import (
     Writer,
     is_part,
     opened,
+    require_new_zip,
 )
 
 STAYS = ("launch.json", "result.json", "control")
@@ -50,7 +49,7 @@ class Export:
 
         Raises InvalidRequest where the file cannot be that zip, DiskFull, and what `progress` does.
         """
-        self._require_new(target)
+        require_new_zip(target, self.settings)
         make_folder(target.parent)
         with new_file(target) as partial:
             adapters, runs = self._write(partial, checkpoints=checkpoints, progress=progress)
@@ -63,15 +62,6 @@ class Export:
             files=files,
             left_out=self.left_out,
         )
-
-    def _require_new(self, target: Path) -> None:
-        if target.suffix.lower() != ".zip":
-            raise InvalidRequest(
-                f"{target.name} does not end in .zip.", cure=f"Try {target.name}.zip."
-            )
-        if target.exists():
-            raise InvalidRequest(f"{target} is there already.", cure="Name a new file.")
-        require_destination(target, self.settings, None)
 
     def _write(self, partial: Path, *, checkpoints: bool, progress: Progress) -> tuple[int, int]:
         with zipfile.ZipFile(partial, "x", allowZip64=True) as archive:

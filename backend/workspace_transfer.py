@@ -1,14 +1,16 @@
-"""The part of the service that takes a workspace elsewhere and brings one in.
+"""The part of the service that takes a workspace elsewhere, brings one in, or reports a problem.
 
 Says who may do it, and from and to where; the work is done by the modules of their own.
 """
 
+from abc import abstractmethod
 from pathlib import Path
 
+from backend import problem_report
 from backend.access import Caller, require_allowed
 from backend.engine_link import EngineLink
 from backend.errors import NotFound, Unsupported
-from backend.results import ExportedWorkspace, ImportedWorkspace
+from backend.results import ExportedWorkspace, ImportedWorkspace, ReportedProblem, Snapshot
 from backend.settings import Settings
 from backend.starting import Starts
 from backend.workspace_archive import Progress, quietly
@@ -57,6 +59,23 @@ class WorkspaceTransfer:
         )
         self.engine.version += 1
         return came
+
+    def report_problem(self, destination: Path, *, caller: Caller = "local") -> ReportedProblem:
+        """Write a zip of versions, settings and log lines to attach to a report; nothing private.
+
+        Raises InvalidRequest, Unsupported or DiskFull.
+        """
+        return problem_report.write(
+            self._allowed(destination, caller),
+            settings=self.settings,
+            library=self.starts.library,
+            runs=self.starts.runs,
+            snapshot=self.snapshot(),
+        )
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """Return the state of everything."""
 
     def _allowed(self, path: Path, caller: Caller) -> Path:
         """Return a whole path that this caller may use; raises Unsupported or InvalidRequest."""

@@ -116,12 +116,13 @@ def test_the_help_names_every_request_and_field(tmp_path: Path) -> None:
     assert "How much the adapter can hold." in " ".join(train.split())
 
 
-def test_a_workspace_travels_by_two_commands(tmp_path: Path) -> None:
+def test_a_workspace_travels_and_a_problem_is_reported_by_commands(tmp_path: Path) -> None:
     target = tmp_path / "a.zip"
 
     exported = run(tmp_path / "there", "export-workspace", "--destination", str(target))
     again = run(tmp_path / "there", "export-workspace", "--destination", str(target))
     imported = run(tmp_path / "here", "import-workspace", "--source", str(target))
+    reported = run(tmp_path / "here", "report-problem", "--destination", str(tmp_path / "b.zip"))
 
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["path"] == str(target)
@@ -129,3 +130,4 @@ def test_a_workspace_travels_by_two_commands(tmp_path: Path) -> None:
     assert again.stderr == f"Error: {target} is there already. Name a new file.\n"
     assert imported.returncode == 0, imported.stderr
     assert json.loads(imported.stdout)["left_out"] == []
+    assert json.loads(reported.stdout)["files"][:2] == ["README.txt", "report.json"]
