@@ -37,7 +37,7 @@ EXIT_GRACE_S = 5.0
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
 # How many turns of a loop a thread of libgomp waits awake for the others before it sleeps: half a
 # millisecond or so. With 0 (OMP_WAIT_POLICY=PASSIVE) threads wake late, thousands of times a step,
-# which costs a third of training and chat. With 300,000, libgomp's default, waiting threads hold the
+# which costs a third of training and chat. With 300,000, libgomp's default, threads hold the
 # cores for milliseconds, and beside other busy programs training takes several times as long.
 # `python -m benchmarks.wait_policy` measures it.
 SPIN_COUNT = 30_000
