@@ -89,11 +89,11 @@ class FakeEngine:
         return handler(request, message)
 
     def say(self, message: Message, **reply: Any) -> None:
-        self.service.engine._on_message({"id": message["id"], **reply})
+        self.service.engine.on_message({"id": message["id"], **reply})
 
     def _session(self) -> None:
         base = self.base.model_dump(mode="json") if self.base else None
-        self.service.engine._on_message({"type": "session", "base": base, "active": self.active})
+        self.service.engine.on_message({"type": "session", "base": base, "active": self.active})
 
     # -- operations ------------------------------------------------------------------------------
 
