@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend import limits
 from backend.errors import ModelError
+from backend.foreign_files import open_regular, read_json
+from backend.sizes import size_text
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
-MAX_HEADER_BYTES = 100_000_000
-"""What safetensors itself accepts; a longer header is a damaged file or an attack."""
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
@@ -43,10 +44,14 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that a model is read from; raises where one is missing."""
     whole, index = folder / WHOLE, folder / INDEX
     if whole.exists() or not index.exists():  # the order in which Transformers looks
-        return [whole] if whole.exists() else []
+        found = [whole] if whole.exists() else []
+        for file in found:
+            require_header(file)
+        return found
+    about = f"{title(folder)}/{index.name}"
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+        names = set(read_json(index, limits.INDEX_BYTES, about)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError(
             f"{title(folder)}/{index.name} is not a list of weight files.",
             cure="Download it again.",
@@ -60,7 +65,22 @@ def weight_files(folder: Path) -> list[Path]:
             f"{title(folder)} lacks {len(missing)} of {len(names)} weight files: {missing[0]}...",
             cure="Download it again.",
         )
-    return [folder / name for name in sorted(names)]
+    files = [folder / name for name in sorted(names)]
+    for file in files:
+        require_header(file)
+    return files
+
+
+def require_header(file: Path) -> None:
+    """Raise ModelError where a weight file is none, or its header longer than is read."""
+    with open_regular(file, file.name) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if limits.HEADER_BYTES < length < file.stat().st_size:  # a longer one than the file is damaged
+        raise ModelError(
+            f"The header of {file.name} has {size_text(length)}, and at most "
+            f"{size_text(limits.HEADER_BYTES)} are read.",
+            cure="Store it in more files, or download it again.",
+        )
 
 
 def title(folder: Path) -> str:
@@ -82,10 +102,11 @@ def read_header(file: Path) -> list[StoredTensor]:
     Raises ModelError where the header does not describe the file.
     """
     try:
-        with file.open("rb") as stream:
+        require_header(file)
+        with open_regular(file, file.name) as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if length > MAX_HEADER_BYTES:
-                raise ValueError("its header is too long")
+            if length > limits.HEADER_BYTES:
+                raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
         size = file.stat().st_size
         found = [
@@ -95,7 +116,7 @@ def read_header(file: Path) -> list[StoredTensor]:
         ]
         if any(each.offset < 8 + length or each.offset + each.bytes > size for each in found):
             raise ValueError("a tensor lies outside of it")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{file.name} is damaged or cut off ({error}).", cure="Download it again."
         ) from None

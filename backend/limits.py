@@ -38,7 +38,7 @@ CARD_BYTES = 10 * MB
 # -- models --------------------------------------------------------------------------------------
 
 CONFIG_BYTES = 4 * MB
-"""config.json, generation_config.json, adapter_config.json: real ones stay below 1 MB."""
+"""config.json, generation_config.json: real ones stay below 1 MB."""
 TEMPLATE_BYTES = 1 * MB
 """A chat template: the longest in use have 20 KB."""
 TOKENIZER_BYTES = 256 * MB
@@ -47,3 +47,25 @@ INDEX_BYTES = 64 * MB
 """The index of weight files: one with 140,000 tensors takes 15 MB."""
 HEADER_BYTES = 32 * MB
 """The header of one weight file; safetensors itself accepts 100 MB, which take a gigabyte."""
+FOLDER_ENTRIES = 10_000
+"""Files beside a model: a sharded one has a few hundred."""
+LAYERS = 2_000
+"""Layers in config.json: the deepest models have 200; each is built before a weight is read."""
+EXPERTS = 10_000
+"""Experts of a layer: the largest mixtures have 512."""
+SIZE = 2**27
+"""A width, a vocabulary or a context in config.json: the longest context is 10 million tokens."""
+BUFFER_BYTES = 1 * GB
+"""Tables that a model makes beside its weights, such as masks."""
+
+# -- adapters ------------------------------------------------------------------------------------
+
+ADAPTER_TEXT_BYTES = 1 * MB
+"""adapter_config.json and what the workbench writes beside it: a few KB."""
+ADAPTER_BYTES = 8 * GB
+"""The weights of an adapter: rank 256 on every layer of a model of 70 billion takes 7 GB."""
+ZIP_DIRECTORY_BYTES = 1 * MB
+"""The list of files in a zip, read before anything else: a folder of an adapter has ten."""
+ZIP_FREE_BYTES = 100 * MB
+ZIP_RATIO = 100
+"""A file that unpacks to more than the first has to stay below this many times its packed size."""

@@ -5,19 +5,19 @@ with the reason, expressions are never run and paths never followed.
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
 
+from backend import limits
 from backend.engine.adapters import Target
 from backend.errors import ModelError, Unsupported
+from backend.foreign_files import read_json
 
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096
-_MAX_CONFIG_BYTES = 1_000_000
 _MAX_PATTERNS = 1000  # each is tried on each layer
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 REWRITES_BASE = ("pissa", "olora")
@@ -27,12 +27,10 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
     """Return a folder's configuration as it is; raises ModelError where there is none."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{name} has no {CONFIG}, so it is not an adapter.")
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelError(f"The {CONFIG} of {name} is far too large to be one.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, limits.ADAPTER_TEXT_BYTES, f"The {CONFIG} of {name}")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} has no readable {CONFIG}: {shown(error, 200)}.") from None
     if not isinstance(content, dict):

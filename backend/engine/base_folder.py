@@ -1,6 +1,5 @@
 """A base on disk: finding it, checking its folder, its tokenizer, its modules without weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from backend import limits
 from backend.access import looks_like_path
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import title, weight_files
-from backend.engine import hub
+from backend.engine import base_bounds, hub
 from backend.engine.control import Control
 from backend.errors import ModelError, NotFound, Unsupported
+from backend.foreign_files import read_json
 from backend.settings import STARTER
 
 
@@ -55,6 +56,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
     if not config_file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
+    base_bounds.require_bounded_files(folder, name)
     config = _read_json(config_file, name)
     _require_no_code(config, name)
     if not weight_files(folder):
@@ -78,6 +80,12 @@ def require_known(folder: Path, config: dict[str, Any]) -> None:
     _known(config, title(folder))
 
 
+def require_held(folder: Path, config: dict[str, Any]) -> None:
+    """Raise ModelError where the weight files cannot hold what the configuration says."""
+    name = title(folder)
+    base_bounds.require_held(_known(config, name), weight_files(folder), name)
+
+
 def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
     """Return the configuration in a config.json, or in its content, without any other file.
 
@@ -98,6 +106,7 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
             f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
             cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
         )
+    base_bounds.require_plausible(config, name)
     try:
         known: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:
@@ -109,12 +118,13 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
             f"{name} is a {kind} model, which does not continue text.",
             cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
         )
+    base_bounds.require_sizes(known, name)
     return known
 
 
 def _read_json(file: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file, limits.CONFIG_BYTES, f"{name}/config.json")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -131,11 +141,15 @@ def _require_no_code(config: dict[str, Any], name: str) -> None:
 
 
 def skeleton(folder: Path) -> torch.nn.Module:
-    """Build the model's modules without memory for weights: enough to match names and count."""
-    check_folder(folder)
+    """Build the model's modules without memory for weights: enough to match names and count.
+
+    Raises ModelError where the weight files cannot hold them.
+    """
+    require_held(folder, check_folder(folder))
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    base_bounds.require_fits(model, weight_files(folder), title(folder))
     return model
 
 
@@ -158,6 +172,7 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
         raise ModelError(
             f"{title(folder)} has no tokenizer that can be read.", details=str(error)
         ) from error
+    _require_short_template(tokenizer.chat_template, title(folder))
     if template != "own":
         if tokenizer.chat_template:
             raise Unsupported(
@@ -166,6 +181,17 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
             )
         tokenizer.chat_template = CHAT_TEMPLATES[template].jinja
     return tokenizer
+
+
+def _require_short_template(template: Any, name: str) -> None:
+    """Raise ModelError where a chat template, or several by their names, is longer than any is."""
+    length = len(str(template or ""))
+    if length > limits.TEMPLATE_BYTES:
+        raise ModelError(
+            f"The chat template of {name} has {length:,} characters, and at most "
+            f"{limits.TEMPLATE_BYTES:,} are read.",
+            cure="Download it again.",
+        )
 
 
 def first_line(error: BaseException) -> str:

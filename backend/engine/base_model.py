@@ -87,7 +87,9 @@ def prepare(request: LoadModel, control: Control) -> Plan:
     quantization.require_possible(request, config, precision, title(folder), device=device)
     parameters, predicted = base_size.predict(folder, DTYPES[precision])
     passing = 0
-    if quantized:
+    if not quantized:
+        base_folder.skeleton(folder)  # asks whether the weight files can hold it
+    else:
         predicted, passing = base_size.predict_quantized(folder, request, precision, parameters)
     return Plan(
         request=request,

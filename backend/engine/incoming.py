@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from backend import limits
 from backend.access import looks_like_path
 from backend.engine import hub
 from backend.engine.adapter_config import CONFIG, shown
@@ -25,12 +26,12 @@ from backend.engine.control import Control
 from backend.engine.scan import require_no_pickle
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
+from backend.foreign_files import open_regular
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
+from backend.sizes import size_text
 
-MAX_UNPACKED_BYTES = 8 * 1024**3
-MAX_TEXT_BYTES = 1_000_000
-MAX_RATIO = 100
 WANTED = (CONFIG, WEIGHTS, SIDECAR)
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _BROKEN = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError,
     ValueError,
@@ -85,7 +86,7 @@ def _unpack(path: Path, folder: Path) -> Path:
             f"{path.name} is not a zip file.", cure="Use an adapter's folder, or a zip of it."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             for member in _members(archive, path.name):
                 target = folder / PurePosixPath(member.filename).name
                 with archive.open(member) as content, target.open("wb") as file:
@@ -98,6 +99,37 @@ def _unpack(path: Path, folder: Path) -> Path:
         # Python 3.11's zipfile looks for a member before the file's beginning where it is told to
         raise ModelError(f"{path.name} is damaged: a file in it lies nowhere.") from None
     return folder
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip whose list of files, which is read at once and whole, has a bounded length."""
+    with open_regular(path, path.name) as file:
+        bounded = _BoundedReads(file, path.name)
+        with zipfile.ZipFile(bounded) as archive:
+            bounded.most = None
+            yield archive
+
+
+class _BoundedReads:
+    """A file of which no more than `most` bytes are read at once."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self.most: int | None = limits.ZIP_DIRECTORY_BYTES
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self.most is not None and size > self.most:
+            raise Unsupported(
+                f"The list of files in {self._name} has {size_text(size)}, and at most "
+                f"{size_text(self.most)} are read.",
+                cure="Make the zip of the adapter's folder alone.",
+            )
+        return self._file.read(size)
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
@@ -131,16 +163,26 @@ def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
 
 
 def _require_size(member: zipfile.ZipInfo, name: str) -> None:
-    """Raise Unsupported where a member would fill the disk; its stated size is never exceeded."""
+    """Raise Unsupported where a member would fill the disk or the memory.
+
+    Its stated size is never exceeded.
+    """
     size, file = member.file_size, PurePosixPath(member.filename).name
-    if file != WEIGHTS and size > MAX_TEXT_BYTES:
-        raise Unsupported(f"The {file} in {name} is far too large to be one.")
-    if size > MAX_UNPACKED_BYTES:
-        raise Unsupported(f"{name} unpacks to more than {MAX_UNPACKED_BYTES // 1024**3} GB.")
-    if size > 100 * MAX_TEXT_BYTES and size > MAX_RATIO * member.compress_size:
+    most = limits.ADAPTER_BYTES if file == WEIGHTS else limits.ADAPTER_TEXT_BYTES
+    if size > most:
         raise Unsupported(
-            f"{name} unpacks to more than {MAX_RATIO} times its size, as no weights do.",
+            f"The {file} in {name} has {size_text(size)}, and at most {size_text(most)} are read.",
             cure="Make the zip of the adapter's folder again.",
+        )
+    if size > limits.ZIP_FREE_BYTES and size > limits.ZIP_RATIO * member.compress_size:
+        raise Unsupported(
+            f"{name} unpacks to more than {limits.ZIP_RATIO} times its size, as no weights do.",
+            cure="Make the zip of the adapter's folder again.",
+        )
+    if member.compress_type not in PACKED:  # others unpack whatever they are given, all at once
+        raise Unsupported(
+            f"{name} is packed in another way than zips usually are.",
+            cure="Make the zip again with the usual method (deflate).",
         )
 
 

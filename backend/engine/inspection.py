@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
 from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS, Target
 from backend.engine.adapters import method_title as method_title_of
-from backend.engine.incoming import MAX_TEXT_BYTES, Incoming, display_name
+from backend.engine.incoming import Incoming, display_name
 from backend.engine.plain_lora import Change
 from backend.engine.scan import Scanned, layer_of, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
+from backend.foreign_files import read_text
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
 
@@ -134,13 +136,12 @@ def sidecar(found: Incoming) -> AdapterInfo | None:
     """Return what the workbench wrote beside an adapter, if it is one of its own."""
     path = found.folder / SIDECAR
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            return None
-        info = AdapterInfo.model_validate_json(path.read_text(encoding="utf-8"))
+        text = read_text(path, limits.ADAPTER_TEXT_BYTES, SIDECAR)
+        info = AdapterInfo.model_validate_json(text)
         info = info.model_copy(update={field: shown(getattr(info, field), 200) for field in _SAID})
         # NaN is read but written as null: such a side-car would make the adapter disappear.
         return AdapterInfo.model_validate_json(info.model_dump_json())
-    except (OSError, ValueError):
+    except (OSError, ValueError, ModelError):
         return None
 
 

@@ -16,6 +16,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from backend import limits
+from backend.checkpoint import require_header
 from backend.engine.adapter_config import (
     REWRITES_BASE,
     normal_form,
@@ -25,6 +27,7 @@ from backend.engine.adapter_config import (
 )
 from backend.engine.adapters import WEIGHTS, Target, matched
 from backend.errors import ModelError, Unsupported
+from backend.foreign_files import require_size
 
 _KEY = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.-]+)\.lora_([AB]\.weight|magnitude_vector(\.weight)?)"
@@ -88,9 +91,11 @@ def layer_of(key: str) -> str:
 def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
     """Return every tensor's shape from the file's header; raises where there are no safe ones."""
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not path.exists():
         require_no_pickle([path.name for path in folder.iterdir()], name)
         raise ModelError(f"{name} has no {WEIGHTS}.", cure="The folder is not complete.")
+    require_size(path, limits.ADAPTER_BYTES, f"The {WEIGHTS} of {name}")
+    require_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118

@@ -1,7 +1,9 @@
 """Every harm with the sentence that refuses it."""
 
 import json
+import os
 import struct
+import zipfile
 
 import torch
 
@@ -18,12 +20,15 @@ from tests.engine.hostile.harm import (
     cut_off,
     holding,
     huge_header,
+    in_place_of,
     moved,
     no_weights,
     not_a_zip,
+    padded_list,
     patched,
     pickled,
     said,
+    sparse,
     with_number,
     with_tensor,
     without,
@@ -42,6 +47,33 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     "no weights": (no_weights, f"{{name}} has no {WEIGHTS}. The folder is not complete."),
     "no tensors": (without("lora"), "{name} holds no weights at all."),
     "cut off": (cut_off, "The weights of {name} are damaged or cut off (*"),
+    "a FIFO as configuration": (
+        in_place_of(CONFIG, os.mkfifo),
+        f"The {CONFIG} of {{name}} is a FIFO, not a file. Put the file itself in its place.",
+    ),
+    "a FIFO as weights": (
+        in_place_of(WEIGHTS, os.mkfifo),
+        f"The {WEIGHTS} of {{name}} is a FIFO, not a file. Put the file itself in its place.",
+    ),
+    "a device as weights": (
+        in_place_of(WEIGHTS, lambda path: path.symlink_to("/dev/zero")),
+        f"The {WEIGHTS} of {{name}} is a device, not a file. Put the file itself in its place.",
+    ),
+    "a folder as configuration": (
+        in_place_of(CONFIG, os.mkdir),
+        f"The {CONFIG} of {{name}} is a folder, not a file. Put the file itself in its place.",
+    ),
+    "endless weights": (
+        in_place_of(WEIGHTS, lambda path: sparse(path, 9 * 2**30)),
+        f"The {WEIGHTS} of {{name}} has 9.0 GB, and at most 8.0 GB are read. Check *",
+    ),
+    "endless header": (
+        in_place_of(
+            WEIGHTS, lambda path: sparse(path, 50 * 2**20, start=struct.pack("<Q", 40 * 2**20))
+        ),
+        f"The header of {WEIGHTS} has 40 MB, and at most 32 MB are read. Store it in more files, "
+        "or download it again.",
+    ),
     "huge header": (huge_header, "The weights of {name} are damaged or cut off (*"),
     "base layer inside": (
         with_tensor(f"{Q}.base_layer.weight", 64, 64),
@@ -197,7 +229,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     "not text": (written("\x00\x01"), f"{{name}} has no readable {CONFIG}: *"),
     "endless JSON": (
         written(json.dumps({"r": "4" * 2_000_000})),
-        f"The {CONFIG} of {{name}} is far too large to be one.",
+        f"The {CONFIG} of {{name}} has 2 MB, and at most 1 MB are read. Check that it is the file "
+        "you mean, and get it again.",
     ),
     "modules_to_save": (
         said(modules_to_save=["lm_head"]),
@@ -273,15 +306,28 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "a bomb as configuration": (
         both(written(" " * 3_000_000), zipped()),
-        f"The {CONFIG} in bad.zip is far too large to be one.",
+        f"The {CONFIG} in bad.zip has 3 MB, and at most 1 MB are read. Make the zip of the "
+        "adapter's folder again.",
     ),
     "a bomb as weights": (
-        zipped((f"adapter/{WEIGHTS}", "\0" * 101_000_000), leave_out=(WEIGHTS,)),
+        zipped((f"adapter/{WEIGHTS}", "\0" * 105_000_000), leave_out=(WEIGHTS,)),
         "bad.zip unpacks to more than 100 times its size, as no weights do. Make *",
     ),
     "gigabytes": (
         patched(24, struct.pack("<I", 2**32 - 2), CENTRAL),
-        f"The {CONFIG} in bad.zip is far too large to be one.",
+        f"The {CONFIG} in bad.zip has 4.0 GB, and at most 1 MB are read. Make *",
+    ),
+    "a list of a million files": (
+        padded_list(2_000_000),
+        "The list of files in bad.zip has 2 MB, and at most 1 MB are read. Make the zip of the "
+        "adapter's folder alone.",
+    ),
+    "a bomb that deflate does not know": (
+        zipped(
+            (f"adapter/{WEIGHTS}", "\0" * 10_000_000), leave_out=(WEIGHTS,), how=zipfile.ZIP_BZIP2
+        ),
+        "bad.zip is packed in another way than zips usually are. Make the zip again with the "
+        "usual method (deflate).",
     ),
     "encrypted": (
         both(patched(8, b"\x01\x00", CENTRAL)),
@@ -289,7 +335,7 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "unknown compression": (
         patched(10, b"\x63\x00", CENTRAL),
-        "bad.zip is damaged or locked: *",
+        "bad.zip is packed in another way than zips usually are. *",
     ),
     "damaged content": (patched(60, b"\xff" * 9, LOCAL), "bad.zip is damaged or locked: *"),
 }

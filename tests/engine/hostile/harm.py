@@ -106,14 +106,51 @@ def huge_header(folder: Path) -> Path:
     return folder
 
 
+def in_place_of(name: str, make: Callable[[Path], Any]) -> Harm:
+    """Put something else where a file was."""
+
+    def harm(folder: Path) -> Path:
+        (folder / name).unlink()
+        make(folder / name)
+        return folder
+
+    return harm
+
+
+def sparse(path: Path, size: int, *, start: bytes = b"") -> None:
+    """Write a file that says it is large and takes no space."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+
+
+def padded_list(size: int) -> Harm:
+    """Zip the folder and let its list of files be as long as `size`."""
+
+    def harm(folder: Path) -> Path:
+        path = zipped()(folder)
+        content = path.read_bytes()
+        at = content.rindex(b"PK\x05\x06")
+        start = int.from_bytes(content[at + 16 : at + 20], "little")
+        end = bytearray(content[at:])
+        end[12:16] = (at - start + size).to_bytes(4, "little")
+        path.write_bytes(content[:at] + bytes(size) + end)
+        return path
+
+    return harm
+
+
 def zipped(
-    *more: tuple[str, str], inside: str = "adapter/", leave_out: tuple[str, ...] = ()
+    *more: tuple[str, str],
+    inside: str = "adapter/",
+    leave_out: tuple[str, ...] = (),
+    how: int = zipfile.ZIP_DEFLATED,
 ) -> Harm:
     """Zip the folder with further members."""
 
     def harm(folder: Path) -> Path:
         path = folder.parent / "bad.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(path, "w", how) as archive:
             for file in sorted(folder.iterdir()):
                 if file.name not in leave_out:
                     archive.write(file, inside + file.name)

@@ -1,0 +1,169 @@
+"""What the files and numbers of a base may be, asked before Transformers opens or builds anything.
+
+Transformers 5.23 builds whatever config.json says: ten million layers take hours, and a tokenizer
+that is a FIFO waits for ever. What a base can hold is bounded by what its weight files hold.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend import checkpoint, limits
+from backend.errors import ModelError
+from backend.foreign_files import require_regular, require_size
+
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
+TEMPLATES = "additional_chat_templates"
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "vocab.bpe", "merges.txt", "chat_template.json",
+)  # fmt: skip
+TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
+OPENED = (".json", ".safetensors", ".jinja", *TOKENIZER_SUFFIXES)
+"""Endings of names that Transformers opens, where a folder is an error too."""
+LAYERS = re.compile(r"(num|n)_(\w+_)?layers?|(encoder|decoder)_layers")
+EXPERTS = re.compile(r"\w*num_(\w+_)?experts|n_(\w+_)?experts")
+SIZES = re.compile(
+    r"\w+_(size|dim|heads|positions|embeddings|length)|n_(embd|inner|positions|ctx|head)|d_\w+"
+)
+MUST_BE = ("num_hidden_layers", "hidden_size", "vocab_size")
+DAMAGED = "Its config.json is damaged, or of another model: download it again."
+BITS = 8
+"""In how few bits a number is stored at least one can be: a byte holds eight of them."""
+
+
+def require_bounded_files(folder: Path, name: str) -> None:
+    """Raise ModelError where a file of a model folder is none, or larger than any of its kind."""
+    for count, entry in enumerate(_entries(folder), 1):
+        if count > limits.FOLDER_ENTRIES:
+            raise ModelError(
+                f"{name} holds more than {limits.FOLDER_ENTRIES:,} files.",
+                cure="Choose the folder that holds the model alone.",
+            )
+        path = Path(entry.path)
+        if not path.exists() or (path.is_dir() and path.suffix not in OPENED):
+            continue
+        most = _most_bytes(path.name)
+        if most is None:
+            require_regular(path, f"{name}/{path.name}")
+        else:
+            require_size(path, most, f"{name}/{path.name}")
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    for place in (folder, folder / TEMPLATES):
+        if place.is_dir():
+            with os.scandir(place) as found:
+                yield from found
+
+
+def _most_bytes(file: str) -> int | None:
+    """Return how large a file of this name may be; None for weights and what is never opened."""
+    if file in CONFIGS:
+        return limits.CONFIG_BYTES
+    if file.endswith(".index.json"):
+        return limits.INDEX_BYTES
+    if file.endswith(".jinja"):
+        return limits.TEMPLATE_BYTES
+    if file in TOKENIZER or file.endswith(TOKENIZER_SUFFIXES):
+        return limits.TOKENIZER_BYTES
+    return None
+
+
+def require_plausible(config: dict[str, Any], name: str) -> None:
+    """Raise ModelError where a number in config.json is beyond every model there is."""
+    for key, value in _numbers(config):
+        most = _most(key)
+        if most is not None and not 0 <= value <= most:
+            raise ModelError(
+                f"{name}/config.json says {key} = {value:,}, and from 0 to {most:,} are possible.",
+                cure=DAMAGED,
+            )
+
+
+def require_sizes(known: Any, name: str) -> None:
+    """Raise ModelError where a configuration lacks what every model has."""
+    text = known.get_text_config(decoder=True)
+    for field in MUST_BE:
+        value = getattr(text, field, None)
+        if value is not None and (isinstance(value, bool) or not _is_count(value)):
+            raise ModelError(
+                f"{name}/config.json says {field} = {str(value)[:40]!r}, which is no number of "
+                "at least 1.",
+                cure=DAMAGED,
+            )
+
+
+def require_held(known: Any, files: list[Path], name: str) -> None:
+    """Raise ModelError where the weight files cannot hold what config.json says there is."""
+    tensors, most = _stored(files)
+    text = known.get_text_config(decoder=True)
+    layers = getattr(text, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > tensors:
+        raise ModelError(
+            f"{name}/config.json says num_hidden_layers = {layers:,}, and its weight files hold "
+            f"{tensors:,} tensors, too few for so many layers.",
+            cure=DAMAGED,
+        )
+    width, words = getattr(text, "hidden_size", None), getattr(text, "vocab_size", None)
+    if isinstance(width, int) and isinstance(words, int) and width * words > most:
+        raise ModelError(
+            f"{name}/config.json says {words:,} tokens of {width:,} numbers each, and its weight "
+            f"files hold at most {most:,} numbers.",
+            cure=DAMAGED,
+        )
+
+
+def require_fits(model: torch.nn.Module, files: list[Path], name: str) -> None:
+    """Raise ModelError where a skeleton has more parameters than its weight files can hold.
+
+    Transformers would make up those that are missing, in memory.
+    """
+    parameters = sum(each.numel() for each in model.parameters())
+    _, most = _stored(files)
+    if parameters > most:
+        raise ModelError(
+            f"{name}/config.json makes {parameters:,} parameters, and its weight files hold at "
+            f"most {most:,} numbers.",
+            cure=DAMAGED,
+        )
+    made = sum(each.numel() * each.element_size() for each in model.buffers())
+    if made > max(limits.BUFFER_BYTES, most):
+        raise ModelError(
+            f"{name}/config.json makes tables of {made:,} bytes beside its weights.", cure=DAMAGED
+        )
+
+
+def _stored(files: list[Path]) -> tuple[int, int]:
+    """Return how many tensors weight files hold, and how many numbers at most."""
+    held = [tensor for file in files for tensor in checkpoint.read_header(file)]
+    return len(held), BITS * sum(tensor.bytes for tensor in held)
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number of a configuration with its name, those of its parts too."""
+    left = [(key, value)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.items())
+        elif isinstance(value, list):
+            left.extend((key, each) for each in value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+def _most(key: str) -> int | None:
+    if LAYERS.fullmatch(key):
+        return limits.LAYERS
+    if EXPERTS.fullmatch(key):
+        return limits.EXPERTS
+    return limits.SIZE if SIZES.fullmatch(key) else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
