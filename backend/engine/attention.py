@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-NAME = "workbench_documents"
+NAME, COMPARED = "workbench_documents", "workbench_compared"
 # A batch may waste this share of its longest document on a shorter one before it is split.
 SHORTEST_SHARE = 0.7
+AGREES = 1e-5
+"""How far `document_attention` in fp32 may lie from a model's own attention."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Layout:
     """Where the documents of a pack lie. Not a tensor, so the model passes it on untouched."""
 
     groups: tuple[Group, ...]
-    tokens: int
+    lengths: tuple[int, ...]
+    """How long the documents are, as they lie side by side."""
 
     @classmethod
     def of(cls, lengths: list[int]) -> "Layout":
@@ -50,7 +54,7 @@ class Layout:
                 members = lengths[begin : index + 1]
                 groups.append(_group(members, start))
                 start, begin = start + sum(members), index + 1
-        return cls(tuple(groups), start)
+        return cls(tuple(groups), tuple(lengths))
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Layout":
         """Return the layout with its indices on a device, as `Tensor.to` does."""
@@ -63,7 +67,7 @@ class Layout:
             )
             for g in self.groups
         )
-        return Layout(moved, self.tokens)
+        return Layout(moved, self.lengths)
 
 
 def _group(lengths: list[int], start: int) -> Group:
@@ -135,10 +139,58 @@ def documents_apart(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+@contextmanager
+def compared(model: PreTrainedModel) -> Iterator[list[float]]:
+    """Let a model attend its own way for a while, and note how far `document_attention` is from it.
+
+    Both are computed in fp32 from each layer's own inputs, so that whatever the model computes in,
+    what our attention lacks shows: a cap, a bias, a mask within documents. The mask between
+    documents is not compared: that they are apart is proven before each run (`isolation.py`).
+    """
+    own, before = ALL_ATTENTION_FUNCTIONS["sdpa"], model.config._attn_implementation
+    differences: list[float] = []
+
+    def both(module: Any, *inputs: Any, layout: Layout | None = None, **options: Any) -> Any:
+        differences.append(_difference(own, module, inputs, layout, options))
+        return own(module, *inputs, **options)
+
+    AttentionInterface.register(COMPARED, both)
+    AttentionMaskInterface.register(COMPARED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation(COMPARED)
+    try:
+        yield differences
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _difference(
+    own: Callable[..., Any],
+    module: Any,
+    inputs: Any,
+    layout: Layout | None,
+    options: dict[str, Any],
+) -> float:
+    """Return how far our attention is from a layer's own, relative to the largest number."""
+    if layout is None:
+        raise ValueError("A pack came without its layout.")
+    states, mask = [each.float() for each in inputs[:3]], inputs[3]
+    ours, _ = document_attention(module, *states, None, layout=layout, **options)
+    start, theirs = 0, []
+    for length in layout.lengths:
+        part = slice(start, start + length)
+        within = None if mask is None else mask[..., part, part]
+        if within is not None and within.is_floating_point():
+            within = within.float()
+        theirs.append(own(module, *(each[:, :, part] for each in states), within, **options)[0])
+        start += length
+    expected = torch.cat(theirs, dim=1)
+    return float((ours - expected).abs().max() / expected.abs().max())
+
+
 def in_use(model: torch.nn.Module) -> bool:
-    """Tell whether a model, wrapped or not, uses `document_attention` now."""
+    """Tell whether a model, wrapped or not, needs the layout of a pack now."""
     inner = getattr(model, "module", model)  # what DistributedDataParallel wraps
-    return getattr(inner.config, "_attn_implementation", "") == NAME
+    return getattr(inner.config, "_attn_implementation", "") in (NAME, COMPARED)
 
 
 def could_use(model: PreTrainedModel) -> bool:
@@ -150,8 +202,8 @@ def could_use(model: PreTrainedModel) -> bool:
     special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "layer_types")
     if any(_is_set(getattr(config, name, None)) for name in special):
         return False
-    known: Callable[[str], bool] = ALL_ATTENTION_FUNCTIONS.__contains__
-    return bool(getattr(model, "_supports_attention_backend", False)) and known(NAME)
+    replaceable = bool(getattr(model, "_supports_attention_backend", False))
+    return replaceable and config._attn_implementation in ("sdpa", NAME)
 
 
 def _is_set(value: Any) -> bool:

@@ -15,10 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from backend.engine import attention, devices
 from backend.engine.base_model import Base
-from backend.engine.checks import relative_difference
 from backend.engine.encoded import Tokens
 from backend.engine.packing import Packs, collate
-from backend.errors import VerificationFailed
 from backend.results import Evaluation
 
 Batch = dict[str, Any]
@@ -115,17 +113,6 @@ def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[StepMode]:
         mode.leave()
 
 
-def require_isolation(base: Base, documents: list[Tokens]) -> None:
-    """Raise VerificationFailed where packed documents can see each other in this model."""
-    together, apart = _pack_losses(base, documents)
-    if relative_difference([together], [apart]) > 10 * base.bound:
-        raise VerificationFailed(
-            f"Examples packed together influence each other in this model: loss {together:.5f} "
-            f"instead of {apart:.5f}.",
-            cure="Choose another base; this architecture cannot be trained right here yet.",
-        )
-
-
 def evaluate(
     model: torch.nn.Module, packs: Packs, device: torch.device, precision: str
 ) -> Evaluation:
@@ -180,20 +167,22 @@ def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
 
 
 def _documents_apart_works(base: Base) -> bool:
-    """Try our attention on a small pack against the documents alone, before relying on it."""
+    """Compare our attention with the model's own on a small pack, before relying on it."""
     if not attention.could_use(base.model):
         return False
-    documents = _probe_documents(base)
+    batch = to_device(collate(probe_documents(base)), base.device)
+    # A base in bf16 may have norms in fp32 just now, which only autocast brings together.
+    opened = autocast(base.device, base.facts.precision)
     try:
-        with attention.documents_apart(base.model):
-            together, _ = _pack_losses(base, documents)
-        _, apart = _pack_losses(base, documents)
+        with attention.compared(base.model) as differences, torch.inference_mode(), opened:
+            forward(base.model, batch)
     except (RuntimeError, TypeError, ValueError):
         return False
-    return relative_difference([together], [apart]) <= 10 * base.bound
+    return bool(differences) and all(each <= attention.AGREES for each in differences)
 
 
-def _probe_documents(base: Base) -> list[Tokens]:
+def probe_documents(base: Base) -> list[Tokens]:
+    """Return a few short documents to try a model with, all of their tokens learned."""
     texts = (
         "The quick brown fox jumps over the lazy dog.",
         "Hello there!",
@@ -204,17 +193,3 @@ def _probe_documents(base: Base) -> list[Tokens]:
         ids = base.tokenizer(text, return_tensors="np").input_ids[0]
         found.append(Tokens(ids, np.ones(len(ids), dtype=bool)))
     return found
-
-
-def _pack_losses(base: Base, documents: list[Tokens]) -> tuple[float, float]:
-    """Return the loss of documents packed together and the sum of their losses alone."""
-    with torch.inference_mode():
-        together = _plain_loss(base, documents)
-        apart = sum(_plain_loss(base, [document]) for document in documents)
-    return together, apart
-
-
-def _plain_loss(base: Base, documents: list[Tokens]) -> float:
-    batch = to_device(collate(documents), base.device)
-    # A base in bf16 may have norms in fp32 just now, which only autocast brings together.
-    return loss_sum(base.model, batch, autocast(base.device, base.facts.precision)).item()

@@ -16,6 +16,7 @@ from backend.engine import (
     divergence,
     extending,
     guards,
+    isolation,
     memory,
     outcome,
     packing,
@@ -182,10 +183,10 @@ class _Training:
     def _learn(self, peft: PeftModel) -> None:
         checkpoint = self.checkpoint
         started = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-        steps.require_isolation(self.session.base, sorted(self.packs.documents, key=len)[:3])
         peft.set_adapter(self.adapter_id)
         with memory.exact_allocation(self._predict_memory(peft).is_tight):
             self._choose_precision(peft)
+            isolation.require_isolation(self.session.base, peft, self.precision)
             self._predict_memory(peft)
             self.taken.tidy()
             self._go(peft, started)

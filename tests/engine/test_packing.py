@@ -10,9 +10,10 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
-from backend.engine import adapters, attention, base_model, packing, steps
+from backend.engine import adapters, attention, base_model, isolation, packing, steps
 from backend.engine.control import Control
 from backend.engine.tokens import Tokens
+from backend.errors import VerificationFailed
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +112,9 @@ def test_step_mode_leaves_the_model_as_it_was(base: base_model.Base) -> None:
 
 
 def test_documents_that_see_each_other_are_noticed(
-    base: base_model.Base, monkeypatch: pytest.MonkeyPatch
+    base: base_model.Base, peft: PeftModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docs = documents(20, 20, 20)
-    steps.require_isolation(base, docs)  # isolated: nothing to say
+    isolation.require_isolation(base, peft, "fp32")  # isolated: nothing to say
 
     def leaking(docs: list[Tokens]) -> steps.Batch:
         batch = original(docs)
@@ -122,9 +122,9 @@ def test_documents_that_see_each_other_are_noticed(
         return {**batch, "position_ids": torch.arange(length)[None]}
 
     original = packing.collate
-    monkeypatch.setattr(steps, "collate", leaking)
-    with pytest.raises(steps.VerificationFailed, match="influence each other"):
-        steps.require_isolation(base, docs)
+    monkeypatch.setattr(packing, "collate", leaking)
+    with pytest.raises(VerificationFailed, match="influence each other"):
+        isolation.require_isolation(base, peft, "fp32")
 
 
 def test_exact_match_is_what_greedy_decoding_would_answer(base: base_model.Base) -> None:

@@ -161,11 +161,14 @@ def test_packed_documents_do_not_see_each_other(
     if not apart:
         monkeypatch.setattr(steps.attention, "could_use", lambda model: False)
     loaded = base(kind)
-    documents = steps._probe_documents(loaded)
+    documents = steps.probe_documents(loaded)
 
-    with steps.step_mode(loaded):
+    def loss(packed: list[tokens.Tokens]) -> float:
+        return steps.loss_sum(loaded.model, packing.collate(packed), nullcontext()).item()
+
+    with steps.step_mode(loaded), torch.inference_mode():
         assert steps.attention.in_use(loaded.model) is apart
-        together, alone = steps._pack_losses(loaded, documents)
+        together, alone = loss(documents), sum(loss([each]) for each in documents)
 
     assert together == pytest.approx(alone, rel=1e-5)
 

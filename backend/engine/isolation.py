@@ -1,0 +1,243 @@
+"""Proof that packed documents do not influence each other, taken before each run.
+
+The gradient of one document's logits towards the embeddings of every other document has to be
+exactly zero, for documents before and after it. A masked weight is exactly zero in any precision,
+so no tolerance is needed: a leak of any size shows, and mixtures of experts and int8, whose bits
+change with their neighbours, pass. Model, attention, checkpointing and autocast are the run's own.
+
+Two more checks follow. What has no gradient (a rounded or chosen number) would change the bits of
+other documents, which must not happen in dense, unquantised models. And a document has to come out
+in a pack as it does alone, which wrong positions would change.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from backend.engine import checks, packing, steps
+from backend.engine.base_model import Base
+from backend.engine.encoded import Tokens
+from backend.errors import VerificationFailed
+
+LONGEST = 6
+"""Tokens of a document that is tried: enough, since a leak shows at any of them."""
+SCALES = (2.0**12, 1.0)
+"""What logits are multiplied by: the first keeps small gradients in fp16 from vanishing, the second
+is for models where that is too large."""
+ALONE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
+"""How far documents may lie from the same alone: the mean difference of their tokens'
+log-probabilities, relative to max(1, |value|). What isolates them is proven otherwise."""
+CURE = "Choose another base; this architecture cannot be trained right here yet."
+
+
+def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> None:
+    """Raise VerificationFailed where packed documents influence each other, or could.
+
+    `model` is what the run trains, inside `steps.step_mode`, and `precision` what it computes in.
+    Raises ModelError where the base computes numbers that are not finite. The mode of the model and
+    the random numbers stay as they were.
+    """
+    if capacity := _capacity(base):
+        raise _unproven(f"its router drops tokens ({capacity})")
+    was_training = model.training
+    with torch.random.fork_rng(devices=[base.device] if base.device.type == "cuda" else []):
+        try:
+            pack = _Pack(base, model, precision)
+            model.train()
+            pack.require_no_gradient_across()
+            if _repeats_bits(base):
+                pack.require_same_bits()
+            model.eval()
+            pack.require_same_as_alone()
+        finally:
+            model.train(was_training)
+
+
+class _Pack:
+    """A few short documents beside each other, and what the model makes of them."""
+
+    def __init__(self, base: Base, model: torch.nn.Module, precision: str) -> None:
+        self._base = base
+        self._model = model
+        self._precision = precision
+        shortened = [
+            Tokens(each.ids[:LONGEST], each.learned[:LONGEST])
+            for each in steps.probe_documents(base)
+        ]
+        self._documents = sorted(shortened, key=len, reverse=True)  # as they lie in the pack
+        self._batch = steps.to_device(packing.collate(shortened), base.device)
+        lengths = torch.tensor([len(each) for each in self._documents], device=base.device)
+        numbers = torch.arange(len(lengths), device=base.device)
+        self._owner = numbers.repeat_interleave(lengths)
+        """The document of each token, shape (tokens,)."""
+        self._row_owner = self._owner[self._batch["keep"]]
+        """The document of each row of logits, shape (kept,)."""
+
+    def require_no_gradient_across(self) -> None:
+        """Raise where the logits of one document have a gradient towards another one."""
+        try:
+            with _leaves(self._base, len(self._owner)) as leaves, torch.enable_grad():
+                logits = self._logits(self._batch)
+                checks.require_finite([logits.sum().item()], "The score of an example")
+                for number in range(len(self._documents)):
+                    sizes = self._gradient_sizes(logits, leaves, number)
+                    self._require_apart(sizes.max(0).values > 0, self._owner, number)
+                    if not bool((sizes[0, self._owner == number] > 0).any()):
+                        raise _unproven("its logits pass no gradient on to its embeddings")
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise _unproven((str(error).strip().splitlines() or ["no reason given"])[0]) from error
+
+    def require_same_bits(self) -> None:
+        """Raise where other tokens in one document change a bit of another one's logits."""
+        ids = self._batch["input_ids"]
+        logits = self._repeatable_logits(ids)
+        if not torch.equal(logits, self._repeatable_logits(ids)):
+            return  # kernels that add up in another order each time prove nothing
+        for number in range(len(self._documents)):
+            changed = torch.where(self._owner == number, ids.flip(-1), ids)
+            differs = (self._repeatable_logits(changed) != logits).any(-1)
+            for other in self._row_owner[differs].unique().tolist():
+                self._require_apart(self._row_owner == number, self._row_owner, int(other))
+
+    def require_same_as_alone(self) -> None:
+        """Raise where documents come out in the pack otherwise than each by itself."""
+        with torch.no_grad():
+            together = self._chances(self._batch)
+            alone = torch.cat(
+                [
+                    self._chances(steps.to_device(packing.collate([each]), self._base.device))
+                    for each in self._documents
+                ]
+            )
+        difference = ((together - alone).abs() / alone.abs().clamp(min=1.0)).mean().item()
+        if not difference <= (allowed := _alone_bound(self._base, self._precision)):
+            raise VerificationFailed(
+                "Examples come out otherwise packed together than alone in this model: their "
+                f"log-probabilities differ by {difference:.1e}, more than the allowed "
+                f"{allowed:.0e}.",
+                cure=CURE,
+            )
+
+    def _gradient_sizes(
+        self, logits: torch.Tensor, leaves: list[torch.Tensor], number: int
+    ) -> torch.Tensor:
+        """Return the largest gradient of a document's logits for each token of each leaf.
+
+        Shape (leaves, tokens). The logits are summed up in a random direction, so that nothing in
+        them cancels out.
+        """
+        rows = logits[self._row_owner == number].float()
+        random = torch.Generator().manual_seed(number)
+        direction = torch.randn(rows.shape, generator=random).to(rows) / rows.shape[-1] ** 0.5
+        for scale in SCALES:
+            found = torch.autograd.grad(
+                (rows * direction * scale).sum(), leaves, retain_graph=True, allow_unused=True
+            )
+            sizes = torch.stack([_by_token(each, len(self._owner)) for each in found])
+            if bool(sizes.isfinite().all()):
+                return sizes
+        raise _unproven("its gradients are not finite numbers")
+
+    def _require_apart(self, reached: torch.Tensor, owner: torch.Tensor, number: int) -> None:
+        """Raise where a document's logits depend on a token of another one."""
+        others = owner[reached & (owner != number)].unique().tolist()
+        if others:
+            raise VerificationFailed(
+                "Examples packed together influence each other in this model: what it says in "
+                f"example {number + 1} depends on example {int(others[0]) + 1} of the same pack.",
+                cure=CURE,
+            )
+
+    def _logits(self, batch: steps.Batch) -> torch.Tensor:
+        """Return the logits where a token is learned, shape (kept, vocabulary)."""
+        with steps.autocast(self._base.device, self._precision):
+            return steps.forward(self._model, batch)
+
+    def _repeatable_logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits for other tokens, with the same dropout each time."""
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return self._logits({**self._batch, "input_ids": ids})
+
+    def _chances(self, batch: steps.Batch) -> torch.Tensor:
+        """Return the log-probability of each learned token, shape (kept,)."""
+        chances = self._logits(batch).float().log_softmax(-1)
+        return chances.gather(1, batch["labels"][:, None])[:, 0]
+
+
+@contextmanager
+def _leaves(base: Base, tokens: int) -> Iterator[list[torch.Tensor]]:
+    """Make what embeddings give for a pack the leaves of its gradients; the tokens' come first.
+
+    Some models have embeddings of tokens beside the first, as Gemma 3n has for each layer, and
+    embeddings of positions.
+    """
+    main = base.model.get_input_embeddings()
+    found: list[torch.Tensor] = []
+
+    def become_leaf(module: torch.nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        if output.ndim < 2 or output.shape[-2] != tokens:
+            return output
+        leaf = output.detach().requires_grad_()
+        found.insert(0 if module is main else len(found), leaf)
+        return leaf
+
+    embeddings = [each for each in base.model.modules() if isinstance(each, torch.nn.Embedding)]
+    handles = [each.register_forward_hook(become_leaf) for each in {*embeddings, main}]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_token(gradient: torch.Tensor | None, tokens: int) -> torch.Tensor:
+    """Return the largest size of a gradient for each token; zeros where there is none."""
+    if gradient is None:
+        return torch.zeros(tokens)
+    return gradient.abs().amax(-1).reshape(-1, tokens).amax(0).float().cpu()
+
+
+def _capacity(base: Base) -> str:
+    """Return the setting by which a router drops tokens beyond its experts' capacity, if it does.
+
+    Which tokens are dropped depends on the other documents, and no gradient shows that.
+    """
+    if not _has_experts(base):
+        return ""
+    return next((name for name, value in _settings(base) if "capacity" in name and value), "")
+
+
+def _repeats_bits(base: Base) -> bool:
+    """Tell whether a document's bits may not change with what is beside it."""
+    return base.facts.quantization == "none" and not _has_experts(base)
+
+
+def _has_experts(base: Base) -> bool:
+    return any(
+        "expert" in name and isinstance(value, int) and value for name, value in _settings(base)
+    )
+
+
+def _settings(base: Base) -> list[tuple[str, Any]]:
+    return list(base.model.config.get_text_config().to_dict().items())
+
+
+def _alone_bound(base: Base, precision: str) -> float:
+    """Return how far documents in a pack may lie from themselves alone."""
+    facts = base.facts
+    kinds = {precision, facts.precision, facts.quantized_compute or facts.precision}
+    quantized = checks.QUANTIZED.get((facts.quantization, base.device.type), 0.0)
+    return max(quantized, *(ALONE[kind] for kind in kinds))
+
+
+def _unproven(reason: str) -> VerificationFailed:
+    return VerificationFailed(
+        "Whether examples packed together influence each other cannot be proven in this model: "
+        f"{reason}.",
+        cure=CURE,
+    )
