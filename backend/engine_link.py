@@ -13,9 +13,10 @@ from typing import Literal
 from backend import replay, steering
 from backend import requests as rq
 from backend import results as rs
-from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
 from backend.jobs import Job
 from backend.operations import OPERATIONS
+from backend.outcomes import outcome_of, unreadable
 from backend.recipe import Recipe
 from backend.runs import Runs
 from backend.runtime import (
@@ -50,6 +51,8 @@ class EngineLink:
         self.status: tuple[rs.AdapterStatus, ...] = ()
         self.irregular = ""
         self.slot: rs.SlotStatus | None = None
+        self.free_gpu_bytes: int | None = None
+        """What the base's GPU had left after the last operation; None for a processor."""
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
@@ -231,7 +234,7 @@ class EngineLink:
             except Exception as error:  # who waits for the job must hear of its end all the same
                 log.error("A message could not be handled: %s", kind_of(message), exc_info=error)
                 if job is not None and message["type"] in ("result", "error"):
-                    self.fail(job, replay.unreadable(job, error))
+                    self.fail(job, unreadable(job, error))
 
     def _take(self, message: Message, job: Job | None) -> None:
         """Act on a message of the engine."""
@@ -258,10 +261,11 @@ class EngineLink:
         self.status = tuple(rs.AdapterStatus.model_validate(each) for each in known)
         self.irregular = message.get("irregular", "")
         self.slot = rs.SlotStatus.model_validate(slot) if slot else None
+        self.free_gpu_bytes = message.get("free_gpu_bytes")
 
     def _finish(self, job: Job, message: Message) -> None:
         """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
-        result, error = _outcome(job, message)
+        result, error = outcome_of(job, message)
         if result is not None and self.sides.completes(job, result):
             return
         if error is not None:
@@ -388,13 +392,3 @@ class EngineLink:
         with self.lock:
             if job.id in self._jobs and self._in_worker(job) and self._runtime is not None:
                 self._runtime.kill()
-
-
-def _outcome(job: Job, message: Message) -> tuple[rs.Result | None, WorkbenchError | None]:
-    """Return what a job came to: its result, or its error."""
-    if message["type"] == "error":
-        return None, from_dict(message["error"])
-    try:
-        return OPERATIONS[type(job.request)].result.model_validate(message["result"]), None
-    except (KeyError, ValueError) as error:
-        return None, replay.unreadable(job, error)

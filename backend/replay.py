@@ -75,15 +75,6 @@ def cannot_start(error: OSError) -> str:
     return f"The model process cannot be started: {error.strerror or error}. {TRY_AGAIN}"
 
 
-def unreadable(job: Job, error: Exception) -> WorkbenchError:
-    """Say that a job has ended, but that its result cannot be used."""
-    return WorkbenchError(
-        f"{job.title} has ended, but its result could not be read.",
-        cure="Try it again. If it comes back, report it with the details.",
-        details=f"{type(error).__name__}: {error}",
-    )
-
-
 def what_follows(recipe: Recipe, was_replaying: bool) -> str:
     """Say whether the session comes back."""
     if was_replaying:

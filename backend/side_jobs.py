@@ -32,6 +32,7 @@ class Link(Protocol):
     lock: Any
     version: int
     base: rs.ModelFacts | None
+    free_gpu_bytes: int | None
 
     @property
     def idle(self) -> bool: ...
@@ -195,7 +196,11 @@ class SideJobs:
 
     def _message(self, job: Job) -> Message:
         base = self._link.base
-        return {**job.message(), "base": base.model_dump(mode="json") if base else None}
+        return {
+            **job.message(),
+            "base": base.model_dump(mode="json") if base else None,
+            "free_gpu_bytes": self._link.free_gpu_bytes,
+        }
 
     def _on_message(self, message: Message) -> None:
         """Pass on what another process says; it has a session of its own, which is not ours."""

@@ -112,7 +112,7 @@ def write_adapter(base: Path, folder: Path) -> Path:
 def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
     """Merge, and print time and memory above idle as JSON."""
     from backend.engine import memory
-    from backend.engine.dispatch import quiet_libraries
+    from backend.engine.library_logging import quiet_libraries
 
     quiet_libraries()
     cpu = torch.device("cpu")

@@ -7,12 +7,11 @@ import logging
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging as transformers_logging
+import torch
 
 from backend import requests as rq
 from backend import results as rs
@@ -23,6 +22,7 @@ from backend.engine import (
     base_files,
     combine,
     conversion,
+    devices,
     exporting,
     hotswap,
     lifecycle,
@@ -38,6 +38,7 @@ from backend.engine import (
 )
 from backend.engine.control import Around, Control, Emit
 from backend.engine.failures import translate
+from backend.engine.library_logging import quiet_libraries
 from backend.engine.precision import Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
@@ -47,6 +48,7 @@ from backend.runs import Runs
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
+READING_SHARE = 0.5  # of the free memory: the worker beside a process that only reads works on
 Inbox = queue.SimpleQueue[dict[str, Any] | None]
 """Operations that wait for their turn; None means that the engine is to end."""
 
@@ -110,7 +112,9 @@ class Engine:
         self._data_limit: memory.DataLimit | None = None
         if settings.runtime == "process":
             self._data_limit = memory.DataLimit(
-                reserve=settings.memory_reserve_bytes, limit=settings.memory_limit_bytes
+                reserve=settings.memory_reserve_bytes,
+                limit=settings.memory_limit_bytes,
+                share=READING_SHARE if reads_only else 1.0,
             )
 
     def control(self, message: dict[str, Any]) -> None:
@@ -208,8 +212,26 @@ class Engine:
                 "slot": slot.status().model_dump(mode="json") if slot else None,
                 "status": [each.model_dump(mode="json") for each in status],
                 "irregular": irregular,
+                "free_gpu_bytes": self._free_gpu_bytes(),
             }
         )
+
+    def _free_gpu_bytes(self) -> int | None:
+        """Return what the base's GPU has left: asking takes memory of it, so a reader is told."""
+        if self.session.facts is None or not devices.is_gpu(self.session.base.device):
+            return None
+        return memory.available(self.session.base.device)
+
+    def _free_for(self, message: dict[str, Any]) -> Callable[[torch.device], int]:
+        """Return what tells the bytes that an operation of the worker could take on a device."""
+        known = message.get("free_gpu_bytes")
+
+        def free(device: torch.device) -> int:
+            if not devices.is_gpu(device):
+                return memory.unreserved(self.settings.memory_reserve_bytes)
+            return memory.available(device) if known is None else int(known)
+
+        return free if self._reads_only else memory.available
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -322,9 +344,10 @@ class Engine:
         return similarity.compare(self.library, request.names, control)
 
     def _quantization_table(
-        self, request: rq.QuantizationTable, control: Control, _: Any
+        self, request: rq.QuantizationTable, control: Control, message: Any
     ) -> rs.QuantizationTable:
-        return quantization_table.compare(request, control, self.settings)
+        free = self._free_for(message)
+        return quantization_table.compare(request, control, self.settings, free=free)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(
@@ -335,6 +358,7 @@ class Engine:
             timings=Timings(self.settings.timings_file),
             store=TokenStore(self.settings.tokens_dir),
             control=control,
+            free=self._free_for(message),
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
@@ -372,12 +396,3 @@ def _facts_of(message: dict[str, Any]) -> rs.ModelFacts | None:
     """Return the facts of the session's base, which may live in another process."""
     base = message.get("base")
     return rs.ModelFacts.model_validate(base) if base else None
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and advice out of the logs: ours say what matters."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="peft")
-    # PEFT 0.21.2 reads a property that Transformers 5.23 renamed.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

@@ -20,8 +20,8 @@ import psutil
 from backend import launching
 from backend.engine import devices, memory, ranks, training
 from backend.engine.control import Control
-from backend.engine.dispatch import quiet_libraries
 from backend.engine.failures import translate
+from backend.engine.library_logging import quiet_libraries
 from backend.engine.ranks import FollowingRun, Ranks
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session

@@ -52,9 +52,9 @@ class DataLimit:
     Linux only: elsewhere the system has no such limit, or does not say how much data there is.
     """
 
-    def __init__(self, *, reserve: int, limit: int | None) -> None:
-        """Bound the data to what is available less a reserve, or to `limit` bytes from now on."""
-        self._reserve = reserve
+    def __init__(self, *, reserve: int, limit: int | None, share: float = 1.0) -> None:
+        """Bound the data to a share of what is available less a reserve, or to `limit` bytes."""
+        self._reserve, self._share = reserve, share
         self._fixed = None if limit is None else _field("VmData") + limit
         self.renew()
 
@@ -63,7 +63,7 @@ class DataLimit:
         own = _field("VmData")
         if resource is None or own == 0:
             return
-        free = int(psutil.virtual_memory().available) - self._reserve
+        free = int(self._share * unreserved(self._reserve))
         bound = own + max(free, LEAST_ROOM) if self._fixed is None else self._fixed
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if hard != resource.RLIM_INFINITY:
@@ -72,6 +72,11 @@ class DataLimit:
             resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
         except (ValueError, OSError) as error:
             log.warning("No memory limit could be set: %s", error)
+
+
+def unreserved(reserve: int) -> int:
+    """Return the bytes that this machine could give to a process, less a reserve."""
+    return int(psutil.virtual_memory().available) - reserve
 
 
 def available(device: torch.device) -> int:

@@ -4,7 +4,7 @@ Works on the loaded base, or beside a busy one on a skeleton without weights.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +90,7 @@ def check(
     timings: Timings,
     store: TokenStore,
     control: Control | None = None,
+    free: Callable[[torch.device], int] | None = None,
 ) -> PreflightReport:
     """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
     train = request.train
@@ -110,7 +111,7 @@ def check(
         seconds, source = _duration(request, around, packs, runs, timings)
         notes = [*sharing.notes(train), *remarks.on(train, corpus.stats, around.parameters)]
         warned = rate_warning(train.learning_rate, around.parameters)
-    room = _Room(memory.available(around.device)) if around else _Room(0)
+    room = _Room((free or memory.available)(around.device)) if around else _Room(0)
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
         room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)

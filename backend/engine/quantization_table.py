@@ -6,6 +6,7 @@ measured on this machine on demand and kept in the workspace, or else from a com
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,21 +49,27 @@ ANY_GPU_BYTES = 4 * 10**9
 HERE = "measured on this machine with the starter"
 
 
-def compare(request: QuantizationTable, control: Control, settings: Settings) -> Table:
+def compare(
+    request: QuantizationTable,
+    control: Control,
+    settings: Settings,
+    *,
+    free: Callable[[torch.device], int] | None = None,
+) -> Table:
     """Return the table for a base; raises where it is not to be found."""
     elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = base_model.choose_precision(request.precision, device)
     config = _config_file(request)
     shape = estimate.Shape.from_config(config)
-    free = sys.maxsize if elsewhere else memory.available(device)
+    free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
     speeds, source = _speeds(request, device, control, settings)
     choices = [
         _choice(
             id,
             shape,
             _usual_run(request, shape, device, id),
-            free=free,
+            free=free_bytes,
             seconds=speeds[id],
             blocker=quantization.blocker(device) if id != "none" else "",
         )
@@ -70,14 +77,14 @@ def compare(request: QuantizationTable, control: Control, settings: Settings) ->
     ]
     where = "here" if source == HERE else "there"
     recommended, reason = (
-        _for_elsewhere(choices) if elsewhere else recommend(choices, free, where=where)
+        _for_elsewhere(choices) if elsewhere else recommend(choices, free_bytes, where=where)
     )
     return Table(
         source=request.source,
         precision=precision,
         device=device.type,
         parameters=shape.parameters,
-        free_bytes=0 if elsewhere else free,
+        free_bytes=0 if elsewhere else free_bytes,
         choices=choices,
         recommended=recommended,
         reason=reason,

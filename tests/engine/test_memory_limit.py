@@ -111,3 +111,27 @@ def test_a_real_process_has_the_limit() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == "refused", done.stderr
+
+
+def test_a_process_that_only_reads_leaves_the_worker_room(
+    machine: SimpleNamespace, tmp_path: Path
+) -> None:
+    settings = Settings(workspace=tmp_path, memory_reserve_bytes=500 * MB)
+    engine = Engine(settings, lambda message: None, reads_only=True)
+    engine.handle({"id": 1, "op": "similarity", "request": {"names": ["a", "b"]}})
+
+    assert machine.limits == (100 * MB + 1750 * MB, -1)
+
+
+def test_a_process_that_only_reads_reports_what_the_worker_may_take(
+    machine: SimpleNamespace, tmp_path: Path
+) -> None:
+    settings = Settings(workspace=tmp_path, memory_reserve_bytes=500 * MB)
+    reader = Engine(settings, lambda message: None, reads_only=True)
+    worker = Engine(settings, lambda message: None)
+
+    free = reader._free_for({"free_gpu_bytes": 7 * MB})
+
+    assert free(torch.device("cpu")) == 3500 * MB
+    assert free(torch.device("cuda")) == 7 * MB
+    assert worker._free_for({}) is memory.available

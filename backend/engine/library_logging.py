@@ -1,0 +1,14 @@
+"""What the libraries may print: their warnings and progress bars are not for our logs."""
+
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own progress bars and advice out of the logs: ours say what matters."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="peft")
+    # PEFT 0.21.2 reads a property that Transformers 5.23 renamed.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

@@ -1,0 +1,27 @@
+"""What a job came to, read from the engine's last message about it."""
+
+from typing import Any
+
+from backend.errors import WorkbenchError, from_dict
+from backend.jobs import Job
+from backend.operations import OPERATIONS
+from backend.results import Result
+
+
+def outcome_of(job: Job, message: dict[str, Any]) -> tuple[Result | None, WorkbenchError | None]:
+    """Return a job's result, or its error; a result that cannot be read is an error, too."""
+    if message["type"] == "error":
+        return None, from_dict(message["error"])
+    try:
+        return OPERATIONS[type(job.request)].result.model_validate(message["result"]), None
+    except (KeyError, ValueError) as error:
+        return None, unreadable(job, error)
+
+
+def unreadable(job: Job, error: Exception) -> WorkbenchError:
+    """Say that a job has ended, but that its result cannot be used."""
+    return WorkbenchError(
+        f"{job.title} has ended, but its result could not be read.",
+        cure="Try it again. If it comes back, report it with the details.",
+        details=f"{type(error).__name__}: {error}",
+    )
