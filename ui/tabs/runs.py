@@ -1,4 +1,4 @@
-"""The Runs tab: every run with its state; one of them in detail, several compared."""
+"""The Runs tab: every run, one in detail, several compared; below, the workspace as a whole."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from ui.feedback import refuse
 from ui.run_panel import RunPanel
 from ui.safe_view import clicked, el, safe_view
 from ui.wiring import QUIET
+from ui.workspace_panel import WorkspacePanel
 
 MOST_TICKED = 8
 
@@ -37,6 +38,7 @@ class RunsTab:
         self.comparison = ComparePanel(bench)
         self.panel = RunPanel(bench)
         self.actions = self.panel.actions
+        self.workspace = WorkspacePanel(bench)
 
     @property
     def watched(self) -> dict[str, Any]:
@@ -49,7 +51,10 @@ class RunsTab:
     @property
     def drawn(self) -> list[Any]:
         """What `show` draws."""
-        return [self.queue, self.table, *self.comparison.drawn, *self.panel.drawn]
+        return [
+            self.queue, self.table, *self.comparison.drawn, *self.panel.drawn,
+            *self.workspace.drawn,
+        ]  # fmt: skip
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
@@ -60,6 +65,7 @@ class RunsTab:
             self.queue.click(self.unqueue, None, None, **QUIET),
             self.table.click(self.pick, self.ticked, [self.selected, self.ticked], **QUIET),
             *self.panel.connect(self.selected),
+            *self.workspace.connect(),
         ]
 
     def no_change(self) -> None:
@@ -103,4 +109,5 @@ class RunsTab:
             self.table: tables.run_table(runs, selected, ticked),
             **self.comparison.show(snapshot, ticked),
             **self.panel.show(snapshot, run, deleting),
+            **self.workspace.show(),
         }

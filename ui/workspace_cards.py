@@ -1,0 +1,92 @@
+"""What an export, an import and a report of a problem came to, in words."""
+
+from backend import results as rs
+from ui import text
+from ui.feedback import evidence
+from ui.safe_view import Child, Node, button, el
+
+SHOWN = 12
+"""Names and sentences of a kind; a workspace may have hundreds."""
+
+
+def going_card(title: str, doing: str, done: float | None = None) -> Node:
+    """Say what is being done and how far it is, where that is known, and offer to stop it."""
+    known = done is not None
+    share = min(max(done or 0.0, 0.0), 1.0)
+    said = f"{doing}, {text.percent(share)}" if known else doing
+    return el(
+        "div",
+        el("p", el("strong", title), f" {said}"),
+        el(
+            "div",
+            el("div", cls="aw-fill", share=share),
+            cls="aw-progress" if known else "aw-progress unknown",
+            role="progressbar",
+            aria_label=title,
+            aria_valuemin=0,
+            aria_valuemax=100,
+            aria_valuenow=round(100 * share) if known else None,
+        ),
+        el("div", button("Stop", "stop"), cls="aw-actions"),
+    )
+
+
+def exported_card(exported: rs.ExportedWorkspace) -> Node:
+    """Say what is in an export, where it lies, and how it was verified."""
+    what = f"{text.plural(exported.adapters, 'adapter')} and {text.plural(exported.runs, 'run')}"
+    return _good(
+        el("p", f"{what}, {text.size(exported.bytes)}, in:"),
+        el("p", exported.path, cls="aw-path"),
+        _listed("Left out", exported.left_out),
+        evidence(f"Verified: {text.plural(exported.files, 'file')} read back, each as it is here."),
+    )
+
+
+def imported_card(came: rs.ImportedWorkspace) -> Node:
+    """Say what came, under which names, what was left out, and how it was verified."""
+    nothing = not (came.adapters or came.runs or came.queued or came.session)
+    head = "Nothing new: everything in it is here already." if came.already_there else "Nothing."
+    what = f"{text.plural(len(came.adapters), 'adapter')} and {text.plural(len(came.runs), 'run')}"
+    renamed = [f"{there} is called {here} here" for there, here in came.renamed]
+    session = "The next start begins with the base and the adapters of the other machine."
+    return _good(
+        el("p", el("strong", head if nothing else f"{what} came.")),
+        _listed("Adapters", came.adapters),
+        _listed("Renamed, for the name is taken here", renamed),
+        _listed("Waiting for their turn", came.queued),
+        _listed("Here already", [] if nothing else came.already_there),
+        _listed("Left out", came.left_out),
+        _listed("Not on this machine, and named by runs that came", came.missing_paths),
+        el("p", session) if came.session else None,
+        evidence(f"Verified: {text.plural(came.verified, 'file')} arrived as exported.")
+        if came.verified
+        else None,
+    )
+
+
+def reported_card(report: rs.ReportedProblem) -> Node:
+    """Say what is in a report, and that nobody has it yet."""
+    hidden = f" {text.plural(report.hidden, 'log line')} lost what may be private."
+    return _good(
+        el("p", f"{text.plural(len(report.files), 'file')}, {text.size(report.bytes)}, in:"),
+        el("p", report.path, cls="aw-path"),
+        el(
+            "p",
+            "Versions, settings and the end of the logs, without data, names, paths or secrets."
+            f"{hidden if report.hidden else ''} Nothing was sent: look at it, then attach it to "
+            "your message.",
+            cls="aw-quiet",
+        ),
+    )
+
+
+def _good(*children: Child) -> Node:
+    return el("div", *children, cls="aw-note good")
+
+
+def _listed(title: str, lines: list[str]) -> Node | None:
+    if not lines:
+        return None
+    more = len(lines) - SHOWN
+    shown = lines[:SHOWN] if more <= 0 else [*lines[:SHOWN], f"and {more:,} more"]
+    return el("div", el("p", f"{title}:"), el("ul", *(el("li", line) for line in shown)))

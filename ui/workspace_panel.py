@@ -1,0 +1,215 @@
+"""The last part of Runs: the workspace as a whole, taken elsewhere, brought in, or reported on.
+
+One such work goes on at a time, in a thread of its own; every browser tab sees it, and a reload
+loses nothing.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend import errors
+from backend import results as rs
+from ui import text
+from ui.bench import Bench
+from ui.feedback import explain, failure_card, refuse
+from ui.safe_view import Node, clicked, el, safe_view
+from ui.wiring import QUIET
+from ui.workspace_cards import exported_card, going_card, imported_card, reported_card
+
+NOTHING: Node = el("div")
+DRAWN_EVERY_S = 0.5
+Progress = Callable[[str, float], None]
+ABOUT = (
+    "Takes adapters, runs, notes, the queue and the session to another machine, as one zip. Data, "
+    "logs, models and passwords stay here."
+)
+
+REPORTING = (
+    "Where something goes wrong: versions, settings and the end of the logs as a zip, without "
+    "data, names, paths or secrets. Nothing is sent."
+)
+
+
+class WorkspacePanel:
+    """Starts exports, imports and reports, and shows how the last one goes or went."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._card = NOTHING
+        self._file: Path | None = None
+        """What the last work wrote, where a browser may fetch it."""
+        hidden = bench.service.settings.demo
+        with gr.Accordion(
+            "Workspace", open=False, visible=not hidden, elem_id="workspace"
+        ) as self.fold:
+            self._build()
+        bench.keep_for_owner(self.fold, visible=True)
+
+    def _build(self) -> None:
+        gr.Markdown(ABOUT, elem_classes="aw-help")
+        self.checkpoints = gr.Checkbox(
+            label="With checkpoints",
+            info="What stopped runs go on from, and finished ones are extended from. "
+            "Makes the zip several times larger.",
+            elem_id="workspace-checkpoints",
+        )
+        self.export = gr.Button(
+            "Export workspace", size="sm", elem_classes="aw-auto", elem_id="workspace-export"
+        )
+        self.source = gr.Textbox(
+            label="Zip of another machine",
+            info="Nothing here is replaced: what has the same name comes as a renamed copy.",
+            placeholder="the zip's path on this machine",
+            max_lines=1,
+            elem_id="workspace-source",
+        )
+        with gr.Row(elem_classes="aw-buttons"):
+            self.bring = gr.Button("Import", size="sm", elem_id="workspace-import")
+            limit = text.size(self.bench.service.settings.max_upload_bytes)
+            self.upload = gr.UploadButton(
+                f"Upload and import (up to {limit})",
+                size="sm",
+                file_types=[".zip"],
+                elem_id="workspace-upload",
+            )
+        gr.Markdown(REPORTING, elem_classes="aw-help")
+        self.report = gr.Button(
+            "Report a problem", size="sm", elem_classes="aw-auto", elem_id="workspace-report"
+        )
+        self.state = safe_view(NOTHING, label="The workspace", elem_id="workspace-state")
+        self.download = gr.DownloadButton(
+            "Download", size="sm", visible=False, elem_classes="aw-auto", elem_id="workspace-file"
+        )
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What `show` draws."""
+        return [self.state, self.download]
+
+    def connect(self) -> list[Any]:
+        """Wire the panel; returns the events after which the whole page is drawn again."""
+        return [
+            self.export.click(self.export_workspace, self.checkpoints, None, **QUIET),
+            self.upload.upload(self.import_workspace, self.upload, None, **QUIET),
+            self.bring.click(self.import_workspace, self.source, None, **QUIET),
+            self.source.submit(self.import_workspace, self.source, None, **QUIET),
+            self.report.click(self.report_problem, None, None, **QUIET),
+            self.state.click(self.stop, None, None, **QUIET),
+        ]
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def export_workspace(self, checkpoints: bool) -> None:
+        """Write the workspace as a zip."""
+        service, caller, target = self.bench.service, self.bench.caller, self._new_file("workspace")
+
+        def work(progress: Progress) -> Node:
+            exported = service.export_workspace(
+                target, checkpoints=checkpoints, caller=caller, progress=progress
+            )
+            self._offer(exported.path, exported.bytes)
+            return exported_card(exported)
+
+        self._begin("Exporting.", work)
+
+    def import_workspace(self, source: str) -> None:
+        """Bring in the zip of another machine."""
+        service, caller = self.bench.service, self.bench.caller
+        if not (source or "").strip():
+            self._show(el("p", "Name the zip of an export first.", cls="aw-quiet"))
+            return
+
+        def work(progress: Progress) -> Node:
+            path = Path(source.strip()).expanduser()
+            came: rs.ImportedWorkspace = service.import_workspace(
+                path, caller=caller, progress=progress
+            )
+            return imported_card(came)
+
+        self._begin("Importing.", work)
+
+    def report_problem(self) -> None:
+        """Write versions, settings and log lines as a zip."""
+        service, caller, target = self.bench.service, self.bench.caller, self._new_file("problem")
+
+        def work(progress: Progress) -> Node:
+            report = service.report_problem(target, caller=caller)
+            self._offer(report.path, report.bytes)
+            return reported_card(report)
+
+        self._begin("Writing the report.", work)
+
+    def stop(self, event: gr.EventData) -> None:
+        """End what goes on; what it had done so far is undone."""
+        if clicked(event)[0] == "stop" and self._thread is not None and self._thread.is_alive():
+            self._stop.set()
+            self._show(going_card("Stopping.", "What was done so far is undone"))
+
+    def _new_file(self, stem: str) -> Path:
+        # Whoever knows the name of a packed file may fetch it, guests of a demo too.
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
+        return self.bench.service.settings.exports_dir / f"{stem}-{stamp}.zip"
+
+    # -- the work that goes on -------------------------------------------------------------------
+
+    def _begin(self, title: str, work: Callable[[Progress], Node]) -> None:
+        """Start the work in a thread, unless some goes on already."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                busy = errors.Busy("An export or import still goes on.", cure="Wait or stop it.")
+                refuse("Not started", busy)
+                return
+            self._stop.clear()
+            self._file = None
+            self._show(going_card(title, "Starting"))
+            self._thread = threading.Thread(
+                target=self._do, args=(title, work), name="workspace", daemon=True
+            )
+            self._thread.start()
+
+    def _do(self, title: str, work: Callable[[Progress], Node]) -> None:
+        shown_at = 0.0
+
+        def progress(doing: str, done: float) -> None:
+            nonlocal shown_at
+            if self._stop.is_set():
+                raise errors.Stopped("Stopped, as asked. Nothing was changed.")
+            if time.monotonic() - shown_at > DRAWN_EVERY_S:
+                shown_at = time.monotonic()
+                self._show(going_card(title, doing, done))
+
+        try:
+            card = work(progress)
+        except Exception as error:  # whatever it is, the page must not show it as going on
+            card = failure_card(explain(error))
+        self._show(card)
+
+    def _offer(self, path: str, size: int) -> None:
+        """Offer a file for download where it is not too large for a browser and Gradio's cache."""
+        if size <= self.bench.service.settings.max_upload_bytes:
+            self._file = Path(path)
+
+    def _show(self, card: Node) -> None:
+        self._card = card
+        self.bench.version += 1
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    def show(self) -> dict[Any, Any]:
+        """Draw how the last work goes or went; a guest of a demo sees nothing of it."""
+        if self.bench.demo:
+            return {self.state: NOTHING, self.download: gr.update(visible=False)}
+        file = self._file
+        if file is None or not file.is_file():
+            return {self.state: self._card, self.download: gr.update(visible=False)}
+        offered = gr.update(value=str(file), label=f"Download {file.name}", visible=True)
+        return {self.state: self._card, self.download: offered}
