@@ -173,15 +173,18 @@ def _difference(
     """Return how far our attention is from a layer's own, relative to the largest number."""
     if layout is None:
         raise ValueError("A pack came without its layout.")
-    states, mask = [each.float() for each in inputs[:3]], inputs[3]
-    ours, _ = document_attention(module, *states, None, layout=layout, **options)
+    query, key, value = (each.float() for each in inputs[:3])
+    mask = inputs[3]
+    ours, _ = document_attention(module, query, key, value, None, layout=layout, **options)
     start, theirs = 0, []
     for length in layout.lengths:
         part = slice(start, start + length)
         within = None if mask is None else mask[..., part, part]
         if within is not None and within.is_floating_point():
             within = within.float()
-        theirs.append(own(module, *(each[:, :, part] for each in states), within, **options)[0])
+        theirs.append(
+            own(module, query[:, :, part], key[:, :, part], value[:, :, part], within, **options)[0]
+        )
         start += length
     expected = torch.cat(theirs, dim=1)
     return float((ours - expected).abs().max() / expected.abs().max())

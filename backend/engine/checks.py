@@ -22,8 +22,12 @@ INT8_ON_GPU = 5e-2
 def bound(precision: str, quantization: str, device: str) -> float:
     """Return how far results of a base may lie apart."""
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    coarse = INT8_ON_GPU if quantization == "int8" and device != "cpu" else 0.0
-    return max(BOUNDS[types[precision]], coarse)
+    return max(BOUNDS[types[precision]], coarseness(quantization, device))
+
+
+def coarseness(quantization: str, device: str) -> float:
+    """Return how far results may lie apart by the way that quantised layers compute alone."""
+    return INT8_ON_GPU if quantization == "int8" and device != "cpu" else 0.0
 
 
 def relative_difference(left: list[float], right: list[float]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from backend.engine import checks, packing, steps
+from backend.engine import checks, devices, packing, steps
 from backend.engine.base_model import Base
 from backend.engine.encoded import Tokens
 from backend.errors import VerificationFailed
@@ -42,7 +42,7 @@ def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> Non
     if capacity := _capacity(base):
         raise _unproven(f"its router drops tokens ({capacity})")
     was_training = model.training
-    with torch.random.fork_rng(devices=[base.device] if base.device.type == "cuda" else []):
+    with devices.same_random_numbers(base.device):
         try:
             pack = _Pack(base, model, precision)
             model.train()
@@ -231,8 +231,9 @@ def _alone_bound(base: Base, precision: str) -> float:
     """Return how far documents in a pack may lie from themselves alone."""
     facts = base.facts
     kinds = {precision, facts.precision, facts.quantized_compute or facts.precision}
-    quantized = checks.QUANTIZED.get((facts.quantization, base.device.type), 0.0)
-    return max(quantized, *(ALONE[kind] for kind in kinds))
+    return max(
+        checks.coarseness(facts.quantization, base.device.type), *(ALONE[kind] for kind in kinds)
+    )
 
 
 def _unproven(reason: str) -> VerificationFailed:
