@@ -81,7 +81,7 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         ours = ("PIP_", "CHROMIUM", "GRADIO_", "HF_", "TOKENIZERS_")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-        return {**kept, "PIP_CONFIG_FILE": os.devnull, **more}
+        return {**kept, "PIP_CONFIG_FILE": os.devnull, "no_proxy": "127.0.0.1", **more}
 
     def start(self, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
