@@ -32,8 +32,12 @@ def require_destination(destination: Path, settings: Settings, base: Path | None
 def require_outside(destination: Path, folder: Path, what: str, *, cure: str) -> None:
     """Raise InvalidRequest where a destination lies in a folder, or a folder in a destination."""
     real, place = _real(destination), _real(folder)
-    if _same(real, place) or _is_inside(real, place) or _is_inside(place, real):
-        raise InvalidRequest(f"{destination} and {what} lie within each other.", cure=cure)
+    if _same(real, place):
+        raise InvalidRequest(f"{destination} is {what}.", cure=cure)
+    if _is_inside(real, place):
+        raise InvalidRequest(f"{destination} lies inside {what}.", cure=cure)
+    if _is_inside(place, real):
+        raise InvalidRequest(f"{destination} contains {what}.", cure=cure)
 
 
 def _open_to_writing(settings: Settings) -> Iterator[Path]:

@@ -11,6 +11,8 @@ from backend.errors import InvalidRequest
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 
+WITHIN = "is|lies inside|contains"
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
@@ -36,7 +38,7 @@ def base(tmp_path: Path) -> Path:
     ],
 )  # fmt: skip
 def test_the_workspace_is_not_written_over(settings: Settings, base: Path, place: str) -> None:
-    with pytest.raises(InvalidRequest, match="lie within each other") as caught:
+    with pytest.raises(InvalidRequest, match=rf"({WITHIN}) ") as caught:
         require_destination(settings.workspace / place, settings, base)
 
     assert str(settings.merged_dir) in caught.value.cure
@@ -51,7 +53,7 @@ def test_folders_that_are_meant_for_it_are_open(settings: Settings, base: Path, 
 def test_the_apps_own_folder_is_not_written_over(
     settings: Settings, base: Path, place: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match="the app's own folder lie within each other"):
+    with pytest.raises(InvalidRequest, match=rf"({WITHIN}) the app's own folder"):
         require_destination(PROJECT / place, settings, base)
 
 
@@ -65,7 +67,7 @@ def test_a_workspace_in_the_apps_own_folder_keeps_its_open_folders(base: Path) -
 
 def test_the_base_is_not_written_over(settings: Settings, base: Path) -> None:
     for place in (base, base / "merged", base.parent):
-        with pytest.raises(InvalidRequest, match="the base's own folder lie within each other"):
+        with pytest.raises(InvalidRequest, match=rf"({WITHIN}) the base's own folder"):
             require_destination(place, settings, base)
 
 
@@ -116,7 +118,7 @@ def test_every_request_with_a_destination_is_checked(
     }[kind]
     before = list(engine.sent)
 
-    with pytest.raises(InvalidRequest, match="lie within each other"):
+    with pytest.raises(InvalidRequest, match=rf"({WITHIN}) "):
         service.start(request)
 
     assert engine.sent == before

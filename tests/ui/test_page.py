@@ -327,7 +327,7 @@ def test_an_adapter_is_turned_on_and_off(page: Page, service: FakeService) -> No
 
 def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> None:
     polite = service.add_adapter("polite").id
-    said = words(page.load.detail.save_copy(polite, str(service.settings.workspace / "copy")))
+    said = words(page.load.detail.save_copy(polite, str(service.settings.copies_dir / "copy")))
     assert "56 tensors" in said
     assert "largest difference 0" in said
     assert "No folder is named" in words(page.load.detail.save_copy(polite, " "))

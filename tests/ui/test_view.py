@@ -124,7 +124,7 @@ def test_a_ready_run_says_what_will_happen() -> None:
     [
         ({"base": None, "phase": "loading", "job": job(title="Loading starter")}, {}, "loading"),
         ({"base": None, "phase": "empty"}, {}, "No base model is loaded"),
-        ({"base": None, "phase": "down"}, {}, "restarted"),
+        ({"base": None, "phase": "down"}, {}, "Start again"),
         ({"job": job(title="Answering", run_id=None)}, {}, "Answering is going on"),
         ({"job": job()}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
         ({}, {"checking": True}, "Checking"),
