@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from backend import damage
 from backend.storage import write_text
 
 FILE = "adjustments.json"
@@ -38,11 +39,8 @@ _LIST = TypeAdapter(list[Adjustment])
 
 
 def read(folder: Path) -> list[Adjustment]:
-    """Return the changes of the run in this folder, in order."""
-    try:
-        return _LIST.validate_json((folder / FILE).read_bytes())
-    except FileNotFoundError:
-        return []
+    """Return the changes of the run in this folder, in order; raises Damaged."""
+    return damage.read_if_there(folder / FILE, _LIST.validate_json, missing=[])
 
 
 def add(folder: Path, change: Adjustment) -> list[Adjustment]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from backend import damage
 from backend.storage import write_text
 
 FIXED_S, PER_LAYER_S = 30.0, 22.0
@@ -24,11 +25,12 @@ class CompileTimes:
         write_text(self._file, json.dumps({"factor": seconds / _guess(layers)}))
 
     def _factor(self) -> float:
-        try:
-            found = float(json.loads(self._file.read_text(encoding="utf-8"))["factor"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 1.0
+        found = damage.read_measured(self._file, _parse, missing=1.0)
         return found if 0 < found < 1000 else 1.0
+
+
+def _parse(content: bytes) -> float:
+    return float(json.loads(content)["factor"])
 
 
 def _guess(layers: int) -> float:

@@ -153,9 +153,10 @@ class EngineLink:
 
         Raises WorkerDied where no model process can be started; it can be tried again.
         """
-        recipe = Recipe.load(self.settings.session_file)
         with self.lock:
-            self.recipe = recipe if recipe.base else Recipe(base=rq.LoadModel(source="starter"))
+            self.recipe, problem = Recipe.restore(self.settings.session_file)
+            if problem:  # beside what opening the workspace said
+                self.say("bad", f"{self.notice.text if self.notice else ''} {problem}".strip())
             self.sides.warm_up()
             try:
                 return self._replay.start(self.recipe)
@@ -176,7 +177,6 @@ class EngineLink:
             replay.sweep(job)
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
-        self.runs.sweep("The app was closed while this run was training.")
 
     def _end_training_well(self) -> None:
         with self.lock:
@@ -269,7 +269,7 @@ class EngineLink:
         if result is not None and self.sides.completes(job, result):
             return
         if error is not None:
-            replay.end_unbegun(job, error, self.runs)
+            replay.end_unwritten(job, error, self.runs)
         self.release(job)
         if error is not None:
             self._note_failure(job, error)
@@ -307,7 +307,7 @@ class EngineLink:
         self.sides.ended(job)
 
     def _remember(self, request: rq.Request) -> None:
-        """Keep the recipe in step with the session; a slot is not in it, and gives way to it."""
+        """Keep the recipe in step with the session; a slot is not part of it."""
         recipe = self.recipe.after(request, self.active)
         if self.slot is not None or recipe == self.recipe:
             return

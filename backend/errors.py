@@ -10,6 +10,7 @@ WorkbenchError
 +-- ModelError          a base model folder cannot be loaded
 +-- OutOfMemory         the job needed more memory than the machine has
 +-- DiskFull            a file could not be written
++-- Damaged             a file of the workspace cannot be read
 +-- Diverged            training produced numbers that are not finite
 +-- VerificationFailed  an operation was undone because its result was not right
 +-- WorkerDied          the model process ended while it worked
@@ -75,6 +76,10 @@ class OutOfMemory(WorkbenchError):
 
 class DiskFull(WorkbenchError):
     """A file could not be written."""
+
+
+class Damaged(WorkbenchError):
+    """A file of the workspace cannot be read."""
 
 
 class Diverged(WorkbenchError):

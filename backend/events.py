@@ -73,11 +73,14 @@ class EventWriter:
     """Appends to one run's event file; survives a last line that a crash cut off."""
 
     def __init__(self, path: Path) -> None:
-        _drop_partial_line(path)
+        self._path = path
+        try:
+            _drop_partial_line(path)
+            self._file = path.open("ab", buffering=0)  # what a full disk refuses is not tried again
+        except OSError as error:
+            raise disk_error(error, path) from error
         events = EventReader(path).poll()
         self._seq = events[-1].seq if events else 0
-        self._path = path
-        self._file = path.open("ab", buffering=0)  # what a full disk refuses is not tried again
 
     def write(self, type: EventType, **fields: object) -> Event:
         """Append one event, whole or not at all; raises DiskFull."""
@@ -108,6 +111,18 @@ class EventReader:
         self._path = path
         self._offset = 0
         self._events: list[Event] = []
+        self._unreadable = 0
+        self._refused = ""
+
+    @property
+    def problem(self) -> str:
+        """Say what of the file could not be read, in a sentence; empty where all could."""
+        if self._refused:
+            return f"{self._path.name} cannot be read: {self._refused}."
+        if not self._unreadable:
+            return ""
+        lines = "1 line" if self._unreadable == 1 else f"{self._unreadable:,} lines"
+        return f"{lines} of {self._path.name} cannot be read and left out."
 
     def poll(self) -> list[Event]:
         """Return all whole events so far, in order."""
@@ -117,9 +132,18 @@ class EventReader:
                 fresh = file.read()
         except FileNotFoundError:
             return self._events
+        except OSError as error:
+            self._refused = error.strerror or str(error)
+            return self._events
+        self._refused = ""
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self._offset += len(whole)
-        self._events.extend(event for line in whole.splitlines() if (event := _parse(line)))
+        for line in whole.split(b"\n")[:-1]:
+            event = _parse(line)
+            if event is not None:
+                self._events.append(event)
+            else:
+                self._unreadable += 1
         return self._events
 
 

@@ -6,21 +6,24 @@ several, looks and stops like one that the page started.
 """
 
 import logging
+import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from backend import allocator, launching
 from backend.engine_link import EngineLink
-from backend.errors import Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.errors import DiskFull, Stopped, WorkbenchError, WorkerDied, from_dict
 from backend.jobs import Job
 from backend.requests import Request
 from backend.results import RunResult, RunSummary
 from backend.runs import UNDER_WAY, Run, Runs
-from backend.runtime import NEW_GROUP, Message, OnMessage, process_environment
+from backend.runtime import Message, OnMessage, process_environment
 from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3
@@ -36,7 +39,7 @@ class LaunchedRun:
         self.run = run
         self._job_id = job_id
         self._on_message = on_message
-        self._before = run.status().claimed
+        self._before = run.known_status().claimed
         self._killed = False
         self._said: Message = {}
         self._let_go = threading.Event()
@@ -47,26 +50,39 @@ class LaunchedRun:
     # -- what an engine can be told --------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Pass on a stop or a wish to be saved; a run has no other ears."""
+        """Pass on a stop or a wish to be saved through the run's folder.
+
+        Where the disk is full a stop goes to its processes on this machine instead.
+        """
         word = message.get("control")
-        if word in ("stop", "abort", "save"):
+        if word not in ("stop", "abort", "save"):
+            return
+        try:
             self.run.tell(word)
+        except DiskFull as error:
+            log.warning("The run %s was not told to %s: %s", self.run.id, word, error)
+            if word != "save":
+                self._end(psutil.Process.terminate, self._processes()[:1])
 
     def kill(self) -> bool:
         """End all its processes on this machine; those elsewhere notice."""
         self._killed = True
-        self.run.tell("abort")
-        for process in self._processes():
+        with suppress(DiskFull):
+            self.run.tell("abort")
+        self._end(psutil.Process.kill, self._processes())
+        return True
+
+    def _end(self, how: Callable[[psutil.Process], None], processes: list[psutil.Process]) -> None:
+        for process in processes:
             try:
-                process.kill()
+                how(process)
             except psutil.NoSuchProcess:
                 log.debug("Process %s had ended already.", process.pid)
-        return True
 
     def close(self) -> None:
         """Let a run that was found going on be; one that was started here is stopped and saved."""
         if self._process is not None and self._process.poll() is None:
-            self.run.tell("stop")
+            self.send({"control": "stop"})
             try:
                 self._process.wait(STOP_GRACE_S)
             except subprocess.TimeoutExpired:
@@ -102,14 +118,15 @@ class LaunchedRun:
                     {**allocator.environment(), **launching.environment(processes)}
                 ),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
-                creationflags=NEW_GROUP,
             )
 
     def _processes(self) -> list[psutil.Process]:
         """Return the launcher and what it started, or the process that leads a found run."""
-        status = self.run.status()
+        status = self.run.known_status()
         first = self._process.pid if self._process is not None else status.pid
-        if self._process is None and not (status.state == "running" and self.run.is_alive()):
+        here = status.host in ("", socket.gethostname())  # elsewhere its number says nothing
+        going_on = here and status.state == "running" and self.run.is_alive()
+        if self._process is None and not going_on:
             return []
         try:
             parent = psutil.Process(first)
@@ -119,7 +136,7 @@ class LaunchedRun:
 
     def _is_over(self) -> bool:
         """Tell whether nobody trains the run any more."""
-        status = self.run.status()
+        status = self.run.known_status()
         if self._process is not None and self._process.poll() is None:
             return False
         return not (status.state == "running" and self.run.is_alive())
@@ -208,11 +225,13 @@ class LaunchedRun:
 
     def _never_began(self) -> bool:
         """Tell whether the processes started here have not taken the run up, yet or at all."""
-        return self._process is not None and self.run.status().claimed == self._before
+        return self._process is not None and self.run.known_status().claimed == self._before
 
     def _last_lines(self) -> str:
         try:
-            return (self.run.folder / "launch.log").read_text(encoding="utf-8")[-4000:]
+            return (self.run.folder / "launch.log").read_text(encoding="utf-8", errors="replace")[
+                -4000:
+            ]
         except OSError:
             return ""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from backend.errors import InvalidRequest, NotFound
-from backend.results import AdapterInfo
+from backend import damage
+from backend.errors import Damaged, InvalidRequest, NotFound
+from backend.results import AdapterInfo, DamagedAdapter
 from backend.storage import (
     disk_error,
     make_folder,
@@ -27,6 +28,7 @@ from backend.storage import (
 )
 
 SIDECAR = "workbench.json"
+WEIGHT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LIBRARY_SOURCE = "library:"
 """`library:pirate` names an adapter of the library where a folder or Hub id could stand too."""
 TRASH = ".trash"
@@ -71,6 +73,15 @@ class Library:
     def deleted(self) -> list[AdapterInfo]:
         """Return the adapters that can still be restored, oldest first."""
         return self._in(self.root / TRASH)
+
+    def damaged(self) -> list[DamagedAdapter]:
+        """Return the adapters whose side-car cannot be read: they are not lost, and not hidden."""
+        folders = (each for each in self.root.glob("ad_*") if each.is_dir())
+        return [self._damaged(each) for each in sorted(folders) if not self._info(each / SIDECAR)]
+
+    def trashed(self) -> set[str]:
+        """Return the ids of all that lies in the trash, readable or not."""
+        return {each.name for each in (self.root / TRASH).glob("ad_*")}
 
     def by_id(self, adapter_id: str) -> AdapterInfo | None:
         """Return the adapter with this internal id, if the library has it."""
@@ -151,15 +162,8 @@ class Library:
         return info
 
     def lora_settings(self, adapter_id: str) -> dict[str, Any]:
-        """Return the rank, alpha and kind of an adapter, from its configuration file."""
-        text = (self.folder(adapter_id) / "adapter_config.json").read_text(encoding="utf-8")
-        config = json.loads(text)
-        return {
-            "rank": config["r"],
-            "alpha": float(config["lora_alpha"]),
-            "use_rslora": bool(config.get("use_rslora")),
-            "use_dora": bool(config.get("use_dora")),
-        }
+        """Return the rank, alpha and kind of an adapter, from its file; raises Damaged."""
+        return damage.read(self.folder(adapter_id) / "adapter_config.json", _lora_settings)
 
     def discard(self, adapter_id: str) -> None:
         """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""
@@ -170,6 +174,12 @@ class Library:
             self.folder(adapter_id).replace(target)
         except OSError as error:
             raise disk_error(error, target) from error
+
+    def discard_damaged(self, adapter_id: str) -> None:
+        """Move an adapter whose side-car cannot be read to the trash; raises NotFound, DiskFull."""
+        if adapter_id not in {each.id for each in self.damaged()}:
+            raise NotFound("There is no such damaged adapter.", cure="Look at Load again.")
+        self.discard(adapter_id)
 
     def restore(self, name: str, taken: Collection[str] = ()) -> AdapterInfo:
         """Bring the adapter that was deleted last under this name back, under a free name."""
@@ -212,6 +222,16 @@ class Library:
                 archive.write(file, file.relative_to(source))
         return target
 
+    def _damaged(self, folder: Path) -> DamagedAdapter:
+        try:
+            info = damage.read(folder / SIDECAR, AdapterInfo.model_validate_json)
+            what = f"{SIDECAR} is that of another adapter, {info.id}."
+        except Damaged as error:
+            what = error.what
+        whole = all((folder / name).is_file() for name in WEIGHT_FILES)
+        cure = "Add it again from its folder, then delete it here." if whole else "Delete it."
+        return DamagedAdapter(id=folder.name, folder=str(folder), what=what, cure=cure)
+
     def _moved(self, adapter_id: str) -> float:
         return (self.root / TRASH / adapter_id).stat().st_ctime
 
@@ -229,6 +249,16 @@ class Library:
         except (OSError, ValueError):
             return None
         return known[1] if known[1].id == path.parent.name else None
+
+
+def _lora_settings(content: bytes) -> dict[str, Any]:
+    config = json.loads(content)
+    return {
+        "rank": config["r"],
+        "alpha": float(config["lora_alpha"]),
+        "use_rslora": bool(config.get("use_rslora")),
+        "use_dora": bool(config.get("use_dora")),
+    }
 
 
 def _named(name: str, adapters: list[AdapterInfo]) -> AdapterInfo | None:

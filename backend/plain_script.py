@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backend import adjustments
+from backend import adjustments, damage
 from backend.access import looks_like_path
 from backend.errors import NotFound, Unsupported
 from backend.learning_rate import schedule_name
@@ -88,7 +88,7 @@ def _adapter_config(run: Run, library: Library) -> dict[str, Any]:
     for folder in folders:
         file = folder / "adapter_config.json" if folder is not None else None
         if file is not None and file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            found: dict[str, Any] = damage.read(file, json.loads)
             return found
     raise NotFound(
         "This run has saved nothing yet, so which layers it trains is not on disk.",

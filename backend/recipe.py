@@ -1,9 +1,12 @@
 """The session's recipe: what it takes to build the session again in a new worker or a new start."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from backend import damage
+from backend.errors import Damaged, DiskFull
 from backend.requests import LoadModel, Request, UnloadModel, Variant
 from backend.storage import write_text
 
@@ -29,9 +32,22 @@ class Recipe(BaseModel):
         write_text(path, self.model_dump_json(indent=1))
 
     @classmethod
-    def load(cls, path: Path) -> "Recipe":
-        """Return the saved recipe, or an empty one."""
+    def restore(cls, path: Path) -> tuple["Recipe", str]:
+        """Return the saved recipe, or that of the starter model, and what is wrong with the file.
+
+        One that cannot be read is kept aside under another name.
+        """
+        starter = cls(base=LoadModel(source="starter"))
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return cls()
+            recipe = cls.load(path)
+        except Damaged as error:
+            with suppress(DiskFull):
+                damage.keep_aside(path)
+            lost = "The last session is not known, so the starter model is loaded."
+            return starter, f"{error} {lost}"
+        return (recipe if recipe.base else starter), ""
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Return the saved recipe, or an empty one where none was saved; raises Damaged."""
+        return damage.read_if_there(path, cls.model_validate_json, missing=cls())

@@ -57,9 +57,9 @@ def death_text(job: Job | None, reason: str, runs: Runs) -> str:
     if job is not None and job.run_id is not None:
         run = runs.get(job.run_id)
         if job.stops >= 2:
-            run.interrupt("Ended at once, as asked.", state="stopped")
+            runs.interrupt(run, "Ended at once, as asked.", state="stopped")
             return f"{job.title} was ended at once."
-        run.interrupt(f"The model process is gone: {reason}.")
+        runs.interrupt(run, f"The model process is gone: {reason}.")
         checkpoint = run.latest_checkpoint()
         step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
         advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
@@ -82,14 +82,15 @@ def what_follows(recipe: Recipe, was_replaying: bool) -> str:
     return REBUILDING if recipe.base is not None else ""
 
 
-def end_unbegun(job: Job, error: WorkbenchError, runs: Runs) -> None:
-    """Record that a training failed which was refused before it began: else it waited for ever."""
+def end_unwritten(job: Job, error: WorkbenchError, runs: Runs) -> None:
+    """Record why a training ended that could not write it down itself.
+
+    It was refused before it began, or the disk is full: else it seemed to go on for ever.
+    """
     if job.run_id is None:
         return
-    with suppress(WorkbenchError, OSError, ValueError):  # discarded meanwhile, or not writable
-        run, name = runs.get(job.run_id), type(error).__name__
-        if run.status().state == "queued":
-            run.update(state="failed", message=error.what, cure=error.cure, error=name)
+    with suppress(WorkbenchError, OSError, ValueError):  # it was discarded meanwhile
+        runs.fail(runs.get(job.run_id), error)
 
 
 def sweep(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Run folders: the disk is the database of everything that was ever trained.
 
-A run is a folder with `request.json` (what was asked, by which versions), `status.json` (where it
-stands, replaced whole), `events.jsonl`, `output.log` and `checkpoints/`. Whoever wants to know
-about a run reads its folder; only the process that trains writes `status.json` while it lives.
+Whoever wants to know about a run reads its folder (`run_folder.py`). Nothing is hidden: a run of
+which a file cannot be read is listed as damaged, and one whose process is gone as ended, even where
+a full disk kept that from being written down.
 """
 
 import logging
@@ -12,269 +12,37 @@ import shutil
 import socket
 import time
 import uuid
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
-from backend import adjustments
-from backend.errors import DiskFull, InvalidRequest, NotFound
-from backend.events import EventReader, EventWriter
-from backend.methods import method_of
+from backend.errors import Damaged, DiskFull, InvalidRequest, NotFound, Stopped, WorkbenchError
+from backend.events import EventReader
 from backend.requests import LoadModel, Train
-from backend.results import Evaluation, RunState, RunSummary
-from backend.storage import write_text
+from backend.results import RunSummary
+from backend.run_folder import LONGEST_NOTE, Run
+from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus
+from backend.run_summary import ended
+from backend.storage import disk_error, new_folder, remove_folder, write_text
+
+__all__ = [
+    "LONGEST_NOTE",
+    "UNDER_WAY",
+    "Run",
+    "RunRequest",
+    "RunStatus",
+    "Runs",
+    "installed_versions",
+]
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
-UNDER_WAY = ("running", "queued")
-SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
+PARTS = ("request.json", "status.json", "events.jsonl", "checkpoints")
+"""What tells a run's folder from another."""
+TRY_AGAIN_S = 5.0
 log = logging.getLogger(__name__)
-LONGEST_NOTE = 10_000
-CHANGED = (
-    "its learning rate or its steps were changed on the way, and more epochs would not follow its "
-    "plan"
-)
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-
-
-class RunRequest(BaseModel):
-    """What was asked: enough to do the run again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    run_id: str
-    created: float
-    adapter_id: str
-    colour: str
-    base_source: str
-    base_name: str
-    base_fingerprint: str
-    train: Train
-    versions: dict[str, str]
-    base: LoadModel | None = None
-    """How the base was loaded; runs of older versions know its source alone."""
-
-
-class RunStatus(BaseModel):
-    """Where a run stands.
-
-    `pid` and `process_started` name the process that trains it; `claimed` is when it began to.
-    `launched` means that it has processes of its own, which may be on other machines and listen to
-    its folder; one that is queued waits for somebody to launch it.
-    """
-
-    state: RunState = "queued"
-    paused: bool = False
-    launched: bool = False
-    host: str = ""
-    pid: int = 0
-    process_started: float = 0.0
-    claimed: float = 0.0
-    heartbeat: float = 0.0
-    step: int = 0
-    total_steps: int = 0
-    loss: float | None = None
-    eval_loss: float | None = None
-    exact_match: float | None = None
-    kept_step: int = 0
-    """The step whose state the adapter is, where that is not the last one."""
-    tokens_per_second: float | None = None
-    trained_seconds: float = 0.0
-    predicted_seconds: float | None = None
-    extra_epochs: list[float] = []
-    peak_memory_bytes: int = 0
-    predicted_memory_bytes: int = 0
-    precision: str = ""
-    preparation: str = ""
-    quantization: str = "none"
-    stored_precision: str = ""
-    retry: dict[str, int | bool] = {}
-    evaluation_before: Evaluation | None = None
-    message: str = ""
-    cure: str = ""
-    error: str = ""
-
-
-class Run:
-    """One run folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.id = folder.name
-        self.checkpoints = folder / "checkpoints"
-        self.log = folder / "output.log"
-        self.events_file = folder / "events.jsonl"
-        self.note_file = folder / "note.txt"
-        self._status_file = folder / "status.json"
-        self._request: RunRequest | None = None
-
-    @property
-    def request(self) -> RunRequest:
-        if self._request is None:
-            text = (self.folder / "request.json").read_text(encoding="utf-8")
-            self._request = RunRequest.model_validate_json(text)
-        return self._request
-
-    def status(self) -> RunStatus:
-        """Return where the run stands, as last written."""
-        return RunStatus.model_validate_json(self._status_file.read_text(encoding="utf-8"))
-
-    def update(self, **changes: object) -> RunStatus:
-        """Replace the status in one step."""
-        status = RunStatus.model_validate(
-            {**self.status().model_dump(), "heartbeat": time.time(), **changes}
-        )
-        write_text(self._status_file, status.model_dump_json(indent=1))
-        return status
-
-    def note(self) -> str:
-        """Return what somebody noted about the run; empty where nobody did."""
-        try:
-            return self.note_file.read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def write_note(self, text: str) -> None:
-        """Replace the note; raises InvalidRequest where it is too long, DiskFull."""
-        if len(text) > LONGEST_NOTE:
-            raise InvalidRequest(
-                f"A note has at most {LONGEST_NOTE:,} characters, got {len(text):,}.",
-                cure="Shorten it.",
-            )
-        write_text(self.note_file, text.strip())
-
-    def claim(self, *, launched: bool = False) -> None:
-        """Note that this process trains the run from now on."""
-        process = psutil.Process()
-        self.update(
-            state="running",
-            paused=False,
-            launched=launched,
-            host=socket.gethostname(),
-            pid=process.pid,
-            process_started=process.create_time(),
-            claimed=time.time(),
-            message="",
-            cure="",
-            error="",
-        )
-
-    def latest_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint; they appear by renaming, so each one is whole."""
-        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.is_dir()]
-        return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-    def is_alive(self) -> bool:
-        """Tell whether the process that trains this run still exists, or is still to come."""
-        status = self.status()
-        if status.launched and status.state == "queued":
-            return True
-        if status.launched and status.host != socket.gethostname():
-            return time.time() - status.heartbeat < SILENT_S
-        try:
-            started = psutil.Process(status.pid).create_time()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            return False
-        return bool(abs(started - status.process_started) < 1.0)
-
-    def tell(self, word: Literal["stop", "abort", "save"]) -> None:
-        """Say a word to a run with processes of its own, wherever they are.
-
-        A wish to be saved comes after none to stop, which saves anyway.
-        """
-        if word != "save" or self.told().partition(" ")[0] in ("", "save"):
-            write_text(self.folder / "control", f"{word} {time.time()}")
-
-    def told(self) -> str:
-        """Return the last word that was said to this run and when, if any."""
-        try:
-            return (self.folder / "control").read_text(encoding="utf-8").strip()
-        except OSError:
-            return ""
-
-    def forget_words(self) -> None:
-        """Remove what was said to an earlier sitting."""
-        (self.folder / "control").unlink(missing_ok=True)
-
-    def interrupt(
-        self, message: str, *, state: Literal["interrupted", "stopped"] = "interrupted"
-    ) -> None:
-        """Record that the run's process is gone, as well as a full disk allows."""
-        resumable = self.latest_checkpoint() is not None
-        cure = (
-            "Resume goes on from the last checkpoint."
-            if resumable
-            else "There was no checkpoint yet: start it again."
-        )
-        try:
-            self.update(state=state, message=message, cure=cure, **self._newest_step())
-            writer = EventWriter(self.events_file)
-            writer.write(state, text=message)
-            writer.close()
-        except (OSError, ValueError, DiskFull) as error:
-            log.error("The end of run %s could not be written down: %s", self.id, error)
-
-    def _newest_step(self) -> dict[str, object]:
-        """Return where the events end: the status follows them only once a second."""
-        steps = (event for event in reversed(EventReader(self.events_file).poll()))
-        last = next((event for event in steps if event.type in ("step", "resumed")), None)
-        if last is None or last.type == "resumed":
-            return {}
-        speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
-        return {"step": last.step, "loss": last.loss, **speed}
-
-    def not_extendable(self) -> str:
-        """Say why the finished run cannot go on by more epochs; empty where it can."""
-        status, processes = self.status(), self.request.train.processes
-        if processes > 1:
-            return f"it had {processes} processes, and only runs in one process are extended"
-        changed = any(each.changes_rate for each in adjustments.read(self.folder))
-        if changed or status.step < status.total_steps:
-            return CHANGED if changed else "it did not take all the steps that were planned"
-        return ""
-
-    def summary(self) -> RunSummary:
-        """Describe the run for lists."""
-        request, status = self.request, self.status()
-        done = status.state in ("stopped", "interrupted", "failed")
-        return RunSummary(
-            id=self.id,
-            name=request.train.name,
-            adapter_id=request.adapter_id,
-            state=status.state,
-            paused=status.paused and status.state == "running",
-            colour=request.colour,
-            data=request.train.data,
-            base_name=request.base_name,
-            precision=status.precision,
-            quantization=status.quantization,
-            method=method_of(request.train.adapter).title,
-            rank=request.train.adapter.rank,
-            created=request.created,
-            begun=max(request.created, status.claimed),
-            step=status.step,
-            total_steps=status.total_steps,
-            loss=status.loss,
-            eval_loss=status.eval_loss,
-            exact_match=status.exact_match,
-            kept_step=status.kept_step,
-            tokens_per_second=status.tokens_per_second,
-            seconds=status.trained_seconds,
-            predicted_seconds=status.predicted_seconds,
-            message=status.message,
-            cure=status.cure,
-            error=status.error,
-            peak_memory_bytes=status.peak_memory_bytes,
-            predicted_memory_bytes=status.predicted_memory_bytes,
-            preparation=status.preparation,
-            retry=status.retry,
-            launched=status.launched,
-            not_extendable=self.not_extendable() if status.state == "finished" else "",
-            resumable=done and self.latest_checkpoint() is not None,
-            note=self.note(),
-        )
 
 
 class Runs:
@@ -282,7 +50,10 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._summaries: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
+        self._summaries: dict[str, tuple[tuple[tuple[int, ...], ...], RunSummary]] = {}
+        self._unwritten: dict[str, tuple[float, End]] = {}
+        """Ends that a full disk kept from being written down, by run, and when it began."""
+        self._tried = 0.0
         self._readers: dict[str, EventReader] = {}
 
     def create(
@@ -300,7 +71,6 @@ class Runs:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
         slug = re.sub(r"[^a-z0-9]+", "-", train.name.lower()).strip("-") or "run"
         run = Run(self.root / f"{stamp}-{slug}-{uuid.uuid4().hex[:4]}")
-        run.checkpoints.mkdir(parents=True)
         request = RunRequest(
             run_id=run.id,
             created=created,
@@ -313,9 +83,19 @@ class Runs:
             versions=installed_versions(),
             base=loaded,
         )
-        status = RunStatus(pid=os.getpid(), launched=launched)
-        write_text(run.folder / "status.json", status.model_dump_json())
-        write_text(run.folder / "request.json", request.model_dump_json(indent=1))
+        maker = psutil.Process()
+        status = RunStatus(
+            launched=launched,
+            host=socket.gethostname(),
+            pid=maker.pid,
+            process_started=maker.create_time(),
+            heartbeat=created,
+        )
+        with new_folder(run.folder) as folder:
+            (folder / run.checkpoints.name).mkdir()
+            (folder / run.lock.file.name).touch()
+            write_text(folder / "status.json", status.model_dump_json())
+            write_text(folder / "request.json", request.model_dump_json(indent=1))
         return run
 
     def get(self, run_id: str) -> Run:
@@ -323,14 +103,18 @@ class Runs:
         if not RUN_ID.fullmatch(run_id):
             raise InvalidRequest(f"{run_id!r} is not the id of a run.", cure="Copy it from Runs.")
         folder = self.root / run_id
-        if not (folder / "request.json").is_file():
+        if not _is_run(folder):
             raise NotFound(f"There is no run {run_id!r}.", cure="Runs lists those there are.")
         return Run(folder)
 
     def all(self) -> list[Run]:
-        """Return all runs, newest first."""
-        folders = (path.parent for path in self.root.glob("*/request.json"))
-        return [Run(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
+        """Return all runs, newest first, also those of which a file is damaged."""
+        try:
+            found = [each for each in self.root.iterdir() if RUN_ID.fullmatch(each.name)]
+        except OSError:
+            return []
+        folders = sorted(filter(_is_run, found), key=lambda folder: folder.name, reverse=True)
+        return [Run(folder) for folder in folders]
 
     def summaries(self) -> list[RunSummary]:
         """Describe all runs, newest first; a run that did not change is not read again."""
@@ -351,39 +135,122 @@ class Runs:
         return self._readers[run_id]
 
     def delete(self, run_id: str) -> None:
-        """Remove a run's folder."""
-        shutil.rmtree(self.get(run_id).folder)
+        """Remove a run's folder, at once for whoever looks; raises Busy where it is trained."""
+        run = self.get(run_id)
+        if not _only_waits(run):
+            run.require_untrained()
+        with suppress(DiskFull):  # the lock of a run of an older version, where there is no room
+            if not run.lock.acquire():
+                run.require_untrained()
+        try:
+            remove_folder(run.folder)
+        except OSError as error:
+            raise disk_error(error, run.folder) from error
+        finally:
+            run.release()
         self._readers.pop(run_id, None)
+        self._unwritten.pop(run_id, None)
 
-    def sweep(self, message: str) -> list[Run]:
-        """Mark runs whose process is gone as interrupted; returns those."""
-        gone = [run for run in self._running() if not run.is_alive()]
+    def interrupt(self, run: Run, message: str, *, state: Ended = "interrupted") -> None:
+        """Record that a run's process is gone; where the disk is full, once there is room."""
+        self._remember(run, run.interrupt(message, state=state))
+
+    def fail(self, run: Run, error: WorkbenchError) -> None:
+        """Record why a run ended that could not write it down itself; another's is left alone."""
+        state: Ended = "stopped" if isinstance(error, Stopped) else "failed"
+        end = End(state=state, message=error.what, cure=error.cure, error=type(error).__name__)
+        self._remember(run, None if run.end(end) else end)
+
+    def sweep(self, message: str, *, own: bool = False) -> list[Run]:
+        """Mark runs whose process is gone as interrupted; returns those.
+
+        `own`: those that wait for this process, too, which will not begin them any more.
+        """
+        for deleted in self.root.glob(".*.old"):  # by a process that was killed on the way
+            shutil.rmtree(deleted, ignore_errors=True)
+        gone = [run for run in self._going_on() if _is_gone(run, own=own)]
         for run in gone:
-            run.interrupt(message)
+            self.interrupt(run, message)
         return gone
 
-    def _running(self) -> list[Run]:
-        live = {s.id for s in self.summaries() if s.state in ("running", "queued")}
-        return [run for run in self.all() if run.id in live]
+    def _going_on(self) -> list[Run]:
+        known = [(run, self._read(run)) for run in self.all()]
+        return [run for run, summary in known if summary and summary.state in UNDER_WAY]
+
+    def _remember(self, run: Run, end: End | None) -> None:
+        self._unwritten.pop(run.id, None)
+        if end is not None:
+            try:
+                self._unwritten[run.id] = (run.status().claimed, end)
+            except Damaged:
+                log.error("The run %s ended: %s", run.id, end.message)
 
     def _summary(self, run: Run) -> RunSummary | None:
+        """Describe a run as it is, also where its end could not be written down."""
+        summary = self._read(run)
+        if summary is None or summary.state not in UNDER_WAY:
+            return summary
         try:
-            key = (*_mark(run.folder / "status.json"), *_mark_if_there(run.note_file))
-            known = self._summaries.get(run.id)
-            if known is None or known[0] != key:
-                known = self._summaries[run.id] = (key, run.summary())
-        except (OSError, ValueError):
-            return None  # deleted under our hands, or written by something else
-        return known[1]
+            end = self._unwritten_end(run)
+            return ended(summary, run, end) if end or run.is_abandoned() else summary
+        except (OSError, Damaged):
+            return None if not run.folder.exists() else run.summary()
+
+    def _unwritten_end(self, run: Run) -> End | None:
+        claimed, end = self._unwritten.get(run.id, (0.0, None))
+        if end is None:
+            return None
+        if run.lock.is_taken() or run.status().claimed != claimed:
+            self._unwritten.pop(run.id)  # it goes on
+            return None
+        if time.monotonic() - self._tried > TRY_AGAIN_S:
+            self._tried = time.monotonic()
+            self._remember(run, None if run.end(end) else end)
+        return end
+
+    def _read(self, run: Run) -> RunSummary | None:
+        """Describe a run by its files; those that did not change are not read again."""
+        key = tuple(_mark(file) for file in run.described_by)
+        known = self._summaries.get(run.id)
+        if known is not None and known[0] == key:
+            return known[1]
+        try:
+            summary = run.summary()
+        except OSError:
+            return None  # deleted under our hands
+        if not run.folder.exists():
+            return None
+        if summary.state != "damaged":  # what is mended is seen at once
+            self._summaries[run.id] = (key, summary)
+        return summary
+
+
+def _is_run(folder: Path) -> bool:
+    """Tell whether a folder is one of a run, whole or not."""
+    return folder.is_dir() and any(os.path.lexists(folder / name) for name in PARTS)
+
+
+def _is_gone(run: Run, *, own: bool) -> bool:
+    if not run.is_alive():
+        return True
+    return own and _only_waits(run) and not run.waits_for_launch
+
+
+def _only_waits(run: Run) -> bool:
+    """Tell whether a run has not begun, and nobody but a person or this process begins it."""
+    if run.lock.is_taken():
+        return False
+    status = run.known_status()
+    return status.state == "queued" and (status.launched or status.pid == os.getpid())
 
 
 def _mark(file: Path) -> tuple[int, ...]:
-    stat = file.stat()
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size  # clocks of files are coarse
-
-
-def _mark_if_there(file: Path) -> tuple[int, ...]:
-    return _mark(file) if file.exists() else ()
+    """Return what changes whenever a file does: times of files alone are coarse."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return ()
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def installed_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ The service knows no model and imports no torch. It validates, and hands operati
 through `EngineLink`, which keeps the one model lock and survives the engine's death.
 """
 
+import time
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import launched_run, launching, merging
+from backend import damage, launched_run, launching, merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
 from backend.compile_times import CompileTimes
 from backend.engine_link import EngineLink
-from backend.errors import Busy, NotFound, WorkbenchError
+from backend.errors import Busy, DiskFull, NotFound, WorkbenchError
 from backend.events import Curve, Event, curve
 from backend.jobs import Job
 from backend.library import Library
@@ -38,6 +39,7 @@ from backend.workspace_moves import undo_unfinished
 from backend.workspace_transfer import WorkspaceTransfer
 
 Piece = TypeVar("Piece")
+ROOM_EVERY_S = 30.0  # so often a training that waits is tried again while the disk is full
 
 
 class Service(WorkspaceTransfer):
@@ -51,21 +53,23 @@ class Service(WorkspaceTransfer):
     ) -> None:
         self.settings = settings or Settings()
         require_usable(self.settings)
-        self.opening = open_workspace(self.settings.workspace)
-        """What was done to a workspace of an older format, in sentences."""
+        opening = open_workspace(self.settings.workspace)
         undo_unfinished(self.settings.workspace)
+        self.queue = TrainingQueue(self.settings.queue_file)
+        self.opening = [*opening, *filter(None, [self.queue.problem])]
+        """What was done to a workspace of an older format, and what is damaged, in sentences."""
         self.library = Library(self.settings.adapters_dir)
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
         self.engine = EngineLink(self.settings, self.runs, start_engine)
         if self.opening:
-            self.engine.say("info", " ".join(self.opening))
+            self.engine.say("bad" if self.queue.problem else "info", " ".join(self.opening))
         self.steering = Steering(self.engine)
-        self.queue = TrainingQueue(self.settings.queue_file)
         self.starts = Starts(self.settings, self.engine, self.runs, self.library, self.queue)
         self._queue_runner: QueueRunner | None = None
-        self._last_read: tuple[list[rs.RunSummary], list[rs.AdapterInfo], int] = ([], [], 0)
-        self._deleted_before = {info.id for info in self.library.deleted()}
+        self._queue_rests_until = 0.0
+        self._last_read: tuple[object, ...] = ([], [], 0, ())
+        self._deleted_before = self.library.trashed()
 
     def __enter__(self) -> Self:
         return self
@@ -181,8 +185,8 @@ class Service(WorkspaceTransfer):
         if self._queue_runner is not None:
             self._queue_runner.close()
         self.engine.close()
-        self.library.purge({info.id for info in self.library.deleted()} - self._deleted_before)
-        self.runs.sweep("The app was closed while this run was training.")
+        self.library.purge(self.library.trashed() - self._deleted_before)
+        self.runs.sweep("The app was closed while this run was training.", own=True)
 
     def compile_seconds(self, layers: int) -> float:
         """Return how long compiling a slot around a base of so many layers takes here."""
@@ -203,16 +207,19 @@ class Service(WorkspaceTransfer):
         with self.engine.lock:
             run = self.starts.new_run(train, launched=True)
         launch = launching.describe(run.folder.absolute(), train.processes, machines)
-        write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
+        try:
+            write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
+        except DiskFull:
+            self.runs.delete(run.id)  # nobody could launch it
+            raise
         return launch
 
     def launch_of(self, run_id: str) -> rs.Launch:
         """Return what starts a run that waits to be launched; raises NotFound."""
-        try:
-            text = (self.runs.get(run_id).folder / "launch.json").read_text(encoding="utf-8")
-            return rs.Launch.model_validate_json(text)
-        except (OSError, ValueError):
-            raise NotFound(f"Nothing says how to launch the run {run_id!r}.") from None
+        file = self.runs.get(run_id).folder / "launch.json"
+        if not file.exists():
+            raise NotFound(f"Nothing says how to launch the run {run_id!r}.")
+        return damage.read(file, rs.Launch.model_validate_json)
 
     def discard(self, run_id: str) -> None:
         """Forget a run that waits to be launched; raises Busy where it has begun."""
@@ -259,11 +266,14 @@ class Service(WorkspaceTransfer):
             if any(job.run_id is not None for job in engine.jobs()):
                 return  # a run with processes of its own
             item = self.queue.next_for(engine.base)
-            if item is None:
+            if item is None or time.monotonic() < self._queue_rests_until:
                 return
-            self.queue.remove(item.id)
             try:
-                self.start(item.train, caller=item.caller)
+                with self.queue.turn_of(item):
+                    self.start(item.train, caller=item.caller)
+            except DiskFull as error:
+                self._queue_rests_until = time.monotonic() + ROOM_EVERY_S
+                engine.say("bad", f"{item.train.name} waits until there is room: {error}")
             except WorkbenchError as error:
                 engine.say("bad", f"{item.train.name} had its turn but did not start: {error}")
 
@@ -274,12 +284,13 @@ class Service(WorkspaceTransfer):
         runs = self.runs.summaries()
         launched_run.adopt(self.engine, self.runs, runs)
         adapters, deleted = self.library.all(), self.library.deleted()
+        damaged = tuple(self.library.damaged())
         engine = self.engine
         with engine.lock:
             engine.sides.note_time()
             memory = engine.sample_memory()
-            if (runs, adapters, len(deleted)) != self._last_read:
-                self._last_read = (runs, adapters, len(deleted))
+            if (read := (runs, adapters, len(deleted), damaged)) != self._last_read:
+                self._last_read = read
                 engine.version += 1
             return rs.Snapshot(
                 version=engine.version,
@@ -293,6 +304,7 @@ class Service(WorkspaceTransfer):
                 status=engine.status,
                 irregular=engine.irregular,
                 deleted=tuple(deleted),
+                damaged=damaged,
                 side_jobs=tuple(job.info() for job in engine.sides.shown()),
                 queue=self.queue.describe(engine.base),
                 slot=engine.slot,
@@ -340,11 +352,14 @@ class Service(WorkspaceTransfer):
     def delete_run(self, run_id: str) -> None:
         """Remove a run's folder for good; its adapter stays. Raises Busy or NotFound."""
         with self.engine.lock:
-            run, job = self.runs.get(run_id), self.engine.current
-            ours = job is not None and job.run_id == run_id
-            if ours or (run.status().state == "running" and run.is_alive()):
-                raise Busy(f"{run.request.train.name} is being trained.", cure="Stop it first.")
+            if any(job.run_id == run_id for job in self.engine.jobs()):
+                name = self.runs.get(run_id).request.train.name
+                raise Busy(f"{name} is being trained.", cure="Stop it first.")
             self.runs.delete(run_id)
+
+    def delete_damaged(self, adapter_id: str) -> None:
+        """Move an adapter whose side-car cannot be read to the trash; raises NotFound."""
+        self.library.discard_damaged(adapter_id)
 
     def add_upload(self, path: Path, name: str) -> Path:
         """Copy an uploaded data file into the workspace; raises InvalidRequest."""

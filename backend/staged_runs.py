@@ -76,7 +76,7 @@ def write(staged: Staged, *, run_id: str, adapter_id: str, train: Train) -> None
         update={"run_id": run_id, "adapter_id": adapter_id, "train": train, "colour": colour}
     )
     status = staged.status.model_copy(
-        update={"pid": 0, "process_started": 0.0, "host": "", "paused": False}
+        update={"pid": 0, "process_started": 0.0, "host": "", "locked": False, "paused": False}
     )
     write_text(staged.folder / "request.json", request.model_dump_json(indent=1))
     write_text(staged.folder / "status.json", status.model_dump_json(indent=1))

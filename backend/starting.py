@@ -3,9 +3,10 @@
 Asked by the service while it holds the engine's lock; nothing here starts anything.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
-from backend import merging
+from backend import adjustments, merging
 from backend import requests as rq
 from backend.access import Caller
 from backend.destinations import require_destination
@@ -44,6 +45,8 @@ class Starts:
             return self.new_run(request).id
         if isinstance(request, rq.Resume):
             return self._resumable(request).id
+        if isinstance(request, rq.DeleteAdapter | rq.RenameAdapter):
+            self._require_untrained(request.name)
         if not isinstance(request, _WITHOUT_BASE):
             self.engine.require_base()
         return None
@@ -120,9 +123,17 @@ class Starts:
         """Return the names of adapters that are still to come."""
         return self.runs.reserved_names() | self.queue.names()
 
+    def _require_untrained(self, name: str) -> None:
+        """Raise Busy where the run of an adapter goes on in another app, which will write it."""
+        run_id = self.library.get(name).run_id
+        if run_id:
+            with suppress(NotFound, InvalidRequest):  # the adapter may have outlived its run
+                self.runs.get(run_id).require_untrained()
+
     def _resumable(self, request: rq.Resume) -> Run:
         base, run = self.engine.require_base(), self.runs.get(request.run_id)
-        train, finished = run.request.train, run.status().state == "finished"
+        run.require_untrained()
+        train, finished = run.request.train, run.known_status().state == "finished"
         if finished and not request.extra_epochs:
             raise InvalidRequest(
                 f"The run {train.name!r} is finished: nothing is left to resume.",
@@ -138,6 +149,7 @@ class Starts:
                 f"The run {train.name!r} cannot be extended: {reason}.",
                 cure="Start a new run from its adapter (Start from, under Advanced).",
             )
+        adjustments.read(run.folder)  # what cannot be read is said before anything starts
         if run.latest_checkpoint() is None:
             raise NotFound("This run has no checkpoint to go on from.", cure="Start it again.")
         if run.request.base_fingerprint != base.fingerprint:

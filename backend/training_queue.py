@@ -8,12 +8,16 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from backend import damage
 from backend.access import Caller
+from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
@@ -50,6 +54,7 @@ class Waiting(BaseModel):
 
 
 _LIST = TypeAdapter(list[Waiting])
+_ENTRIES = TypeAdapter(list[dict[str, Any]])
 
 
 def parse(text: str) -> list[Waiting]:
@@ -62,6 +67,10 @@ class TrainingQueue:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._up = ""
+        self._damaged = False
+        self.problem = ""
+        """What of the file could not be read, in a sentence; empty where all could."""
         self._waiting = self._load()
 
     def add(self, train: Train, base: ModelFacts, caller: Caller) -> Waiting:
@@ -86,12 +95,41 @@ class TrainingQueue:
         self._replace([*self._waiting, *items])
 
     def remove(self, id: str) -> bool:
-        """Take a training out; False where it does not wait any more."""
+        """Take a training out; False where it does not wait any more. Raises DiskFull."""
         kept = [item for item in self._waiting if item.id != id]
         found = len(kept) < len(self._waiting)
         if found:
             self._replace(kept)
         return found
+
+    @contextmanager
+    def turn_of(self, item: Waiting) -> Iterator[None]:
+        """Let a training begin: it leaves the queue only afterwards, its name is free to it before.
+
+        Where the disk has no room for its run it goes on waiting; after any other error it does not
+        wait any more. The error is raised again.
+        """
+        self._up = item.id
+        try:
+            yield
+        except (Busy, DiskFull):
+            raise
+        except WorkbenchError:
+            self._drop(item)
+            raise
+        else:
+            self._drop(item)
+        finally:
+            self._up = ""
+
+    def _drop(self, item: Waiting) -> None:
+        """Take a training out, also where that cannot be written down: it began, and is a run."""
+        kept = [each for each in self._waiting if each.id != item.id]
+        try:
+            self._replace(kept)
+        except DiskFull as error:
+            log.warning("The queue could not be written: %s", error)
+            self._waiting = kept
 
     def next_for(self, base: ModelFacts) -> Waiting | None:
         """Return the first that waits for this base."""
@@ -103,24 +141,48 @@ class TrainingQueue:
 
     def names(self) -> set[str]:
         """Return the names of the adapters that these will bring."""
-        return {item.train.name for item in self._waiting}
+        return {item.train.name for item in self._waiting if item.id != self._up}
 
     def describe(self, base: ModelFacts | None) -> tuple[QueuedRun, ...]:
         """Describe all, in their order."""
         return tuple(item.describe(base) for item in self._waiting)
 
     def _replace(self, waiting: list[Waiting]) -> None:
+        if self._damaged:
+            damage.keep_aside(self._file)
+            self._damaged = False
         write_text(self._file, _LIST.dump_json(waiting, indent=1).decode())
         self._waiting = waiting
 
     def _load(self) -> list[Waiting]:
+        """Read what can be read; the file stays as it is until something is to be written."""
+        nothing: list[dict[str, Any]] = []
         try:
-            return _LIST.validate_json(self._file.read_bytes())
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            log.warning("The queue in %s cannot be read: %s", self._file, error)
-            return []
+            entries = damage.read_if_there(self._file, _ENTRIES.validate_json, missing=nothing)
+        except Damaged as error:
+            return self._with_problem([], error.what)
+        waiting = [item for entry in entries if (item := _waiting(entry))]
+        lost = len(entries) - len(waiting)
+        if lost:
+            what = f"{lost} of {len(entries)} entries of {self._file.name} cannot be read."
+            return self._with_problem(waiting, what)
+        return waiting
+
+    def _with_problem(self, waiting: list[Waiting], what: str) -> list[Waiting]:
+        self._damaged = True
+        self.problem = (
+            f"Trainings that waited may be lost: {what} The file is kept under another name, in "
+            f"{self._file.parent}, before a new one is written."
+        )
+        log.warning("%s", self.problem)
+        return waiting
+
+
+def _waiting(entry: object) -> Waiting | None:
+    try:
+        return Waiting.model_validate(entry)
+    except ValidationError:
+        return None
 
 
 class QueueRunner:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+from backend.errors import Damaged
 from backend.library import Library
 from backend.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
@@ -92,9 +93,10 @@ class Export:
 
     def _ended(self, summary: RunSummary | None, run_id: str) -> RunSummary | None:
         """Return a run that can travel; of another one, note why it stays."""
-        if summary is None:
+        if summary is None or summary.state == "damaged":
             self.left_out.append(f"The run {run_id} cannot be read.")
-        elif summary.state in UNDER_WAY:
+            return None
+        if summary.state in UNDER_WAY:
             self.left_out.append(f"The run {summary.name} is still going on or waiting to begin.")
             return None
         return summary
@@ -127,11 +129,18 @@ class Export:
         return 1
 
     def _add_settings(self, writer: Writer) -> None:
-        recipe = Recipe.load(self.settings.session_file)
+        recipe = self._recipe()
         if recipe.base is not None:
             writer.add_text(SESSION, recipe.model_dump_json(indent=1))
         if self.queue.names():
             writer.add_text(QUEUE, self.queue.to_json())
+
+    def _recipe(self) -> Recipe:
+        try:
+            return Recipe.load(self.settings.session_file)
+        except Damaged as error:
+            self.left_out.append(f"The session is left out: {error}")
+            return Recipe()
 
 
 def _read_back(path: Path, progress: Progress) -> int:

@@ -24,6 +24,7 @@ def adapter_table(snapshot: rs.Snapshot, chosen: str = "") -> Node:
         parts.append(_empty())
     if snapshot.deleted:
         parts.append(_deleted(snapshot))
+    parts += [_damaged(each) for each in snapshot.damaged]
     return el("div", *parts)
 
 
@@ -52,6 +53,16 @@ def _deleted(snapshot: rs.Snapshot) -> Node:
         for info in snapshot.deleted
     ]
     return el("div", *items, cls="aw-deleted")
+
+
+def _damaged(adapter: rs.DamagedAdapter) -> Node:
+    return el(
+        "div",
+        el("p", el("strong", "An adapter cannot be read. "), f"{adapter.what} {adapter.cure}"),
+        el("p", adapter.folder, cls="aw-path"),
+        button("Delete it", "delete-damaged", adapter.id),
+        cls="aw-note bad",
+    )
 
 
 def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:

@@ -127,9 +127,11 @@ class Bench:
     ) -> rs.RunSummary | None:
         """Return the run that Train shows: the one that was last started or resumed.
 
-        A run that finished before the app was opened is history and stays in Runs.
+        A run that finished before the app was opened is history and stays in Runs; so does one
+        whose files are damaged.
         """
-        run = max(snapshot.runs, key=lambda each: each.begun, default=None)
+        shown = (each for each in snapshot.runs if each.state != "damaged")
+        run = max(shown, key=lambda each: each.begun, default=None)
         if run is None or run.id in dismissed:
             return None
         old = run.begun < self.opened and run.state == "finished"

@@ -18,8 +18,17 @@ LOG_BYTES = 8000
 COMMENT_WIDTH = 80
 
 
-def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[str] = ()) -> Node:
-    """Describe one run: where it stands, and the settings that are not the defaults."""
+def run_facts(
+    run: rs.RunSummary,
+    train: rq.Train,
+    log: Path,
+    changes: Sequence[str] = (),
+    problem: str = "",
+) -> Node:
+    """Describe one run: where it stands, and the settings that are not the defaults.
+
+    `problem` says what of its events cannot be read.
+    """
     match = text.percent(run.exact_match) if run.exact_match is not None else "not tested"
     loss = f"{text.loss(run.loss)} training, {text.loss(run.eval_loss)} held out"
     if run.kept_step:
@@ -40,7 +49,27 @@ def run_facts(run: rs.RunSummary, train: rq.Train, log: Path, changes: Sequence[
     ]
     if changes:
         pairs.append(("Changed on the way", " ".join(changes)))
+    if problem:
+        pairs.append(("Curve", problem))
     return el("div", facts(pairs), _settings(train), _log(log), cls="aw-run-facts")
+
+
+def damaged_facts(run: rs.RunSummary, folder: Path, checkpoint: Path | None) -> Node:
+    """Say what is known of a run of which a file cannot be read, and where its files lie."""
+    steps = f"{text.count(run.step)} of {text.count(run.total_steps)}" if run.total_steps else "-"
+    saved = (
+        "none"
+        if checkpoint is None
+        else f"{checkpoint}: a plain PEFT adapter, which Add an adapter takes"
+    )
+    pairs: list[tuple[str, Child]] = [
+        ("Steps", steps),
+        ("Loss", text.loss(run.loss)),
+        ("Folder", el("span", str(folder), cls="aw-path")),
+        ("Last checkpoint", el("span", saved, cls="aw-path")),
+        ("Began", text.when(run.created)),
+    ]
+    return el("div", facts(pairs), _log(folder / "output.log"), cls="aw-run-facts")
 
 
 def changes_of(events: Sequence[Event]) -> list[str]:
@@ -66,6 +95,7 @@ def run_actions(
     """Offer what can be done with a run and the adapter that it made, if that is still there."""
     note = f"{run.message} {run.cure}".strip()
     going_on = run.state in ("queued", "running")
+    whole = run.state != "damaged"
     return el(
         "div",
         el("h3", chip(run.name, run.colour, state_word(run).lower())),
@@ -74,9 +104,9 @@ def run_actions(
             "div",
             button("Resume", "resume", run.id, kind="main") if run.resumable else None,
             button("Try it in Chat", "try", adapter.id) if adapter else None,
-            button("Start again from this", "again", run.id),
-            button("Show as command", "command", run.id),
-            button("Show as a plain PEFT script", "script", run.id),
+            button("Start again from this", "again", run.id) if run.data else None,
+            button("Show as command", "command", run.id) if whole else None,
+            button("Show as a plain PEFT script", "script", run.id) if whole else None,
             None if going_on or deleting else button("Delete", "delete", run.id),
             cls="aw-actions",
         ),

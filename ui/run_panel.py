@@ -222,8 +222,12 @@ class RunPanel:
     def _facts(self, run: rs.RunSummary) -> Node:
         try:
             service = self.bench.service
-            folder = service.runs.get(run.id)
+            files = service.runs.get(run.id)
+            if run.state == "damaged":
+                return run_detail.damaged_facts(run, files.folder, files.latest_checkpoint())
             changes = run_detail.changes_of(service.events(run.id))
-            return run_detail.run_facts(run, folder.request.train, Path(folder.log), changes)
+            problem = service.runs.events(run.id).problem
+            train = files.request.train
+            return run_detail.run_facts(run, train, Path(files.log), changes, problem)
         except errors.WorkbenchError:
             return NOTHING

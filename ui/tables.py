@@ -15,6 +15,7 @@ MARKS = {
     "stopped": "wait",
     "failed": "bad",
     "interrupted": "bad",
+    "damaged": "bad",
 }
 
 
@@ -105,11 +106,11 @@ def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
     match = text.percent(run.exact_match) if run.exact_match is not None else "-"
     return el(
         "tr",
-        cell("Compare", _tick(run, ticked)),
+        cell("Compare", "-" if run.state == "damaged" else _tick(run, ticked)),
         cell("State", run_state(run)),
         cell("Name", chip(run.name, run.colour), cls="aw-name"),
-        cell("Data", data_sets.title(run.data)),
-        cell("Method", f"{run.method}, rank {run.rank}"),
+        cell("Data", data_sets.title(run.data) if run.data else "-"),
+        cell("Method", f"{run.method}, rank {run.rank}" if run.method else "-"),
         cell("Loss", text.loss(run.loss)),
         cell("Exact match", match),
         cell("Speed", text.speed(run.tokens_per_second)),

@@ -33,6 +33,7 @@ STATES: dict[str, str] = {
     "stopped": "Stopped",
     "failed": "Failed",
     "interrupted": "Interrupted",
+    "damaged": "Damaged",
 }
 
 

@@ -207,7 +207,7 @@ def read_best(folder: Path) -> Best | None:
     """Return what is known of the best state that a folder holds, if it does."""
     try:
         return Best.model_validate_json((folder / NOTE).read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 

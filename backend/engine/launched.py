@@ -120,7 +120,7 @@ def _must_resume(run: Run) -> bool:
 
     The leader decides, before it writes anything: then what an earlier sitting left is forgotten.
     """
-    status = run.status()
+    status = run.known_status()
     if status.state == "finished":
         raise InvalidRequest(f"The run {run.id!r} is finished: nothing is left to do.")
     if status.state == "running" and run.is_alive():

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from pydantic import TypeAdapter
 
+from backend import damage
 from backend.engine import base_model, devices, steps
 from backend.engine.base_model import Base
 from backend.engine.packing import Packs
@@ -20,6 +22,7 @@ from backend.results import ModelFacts
 from backend.storage import write_text
 
 ROUNDS = 3
+_TIMES = TypeAdapter(dict[str, list[float]])
 HOW = "each-length"
 """How times were measured; those of another way are not taken for these."""
 WORTH_IT = 0.8
@@ -102,11 +105,8 @@ class Timings:
         )
 
     def _read(self) -> dict[str, list[float]]:
-        try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        nothing: dict[str, list[float]] = {}
+        return damage.read_measured(self._file, _TIMES.validate_json, missing=nothing)
 
 
 def _key(train: Train, facts: ModelFacts) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from backend import damage
 from backend.access import looks_like_path
 from backend.engine import (
     adapters,
@@ -210,13 +211,18 @@ def _speeds(
         measured = measure(control, device)
         write_text(file, json.dumps(measured, indent=1))
         return measured, HERE
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {id: float(kept[id]) for id in QUANTIZATIONS}, HERE
-    except (OSError, ValueError, KeyError, TypeError):
-        if devices.is_gpu(device):
-            return SPEEDS_ON_GPU, SPEEDS_ON_GPU_FROM
-        return SPEEDS, SPEEDS_FROM
+    nothing: dict[str, float] = {}
+    kept = damage.read_measured(file, _kept_speeds, missing=nothing)
+    if kept:
+        return kept, HERE
+    if devices.is_gpu(device):
+        return SPEEDS_ON_GPU, SPEEDS_ON_GPU_FROM
+    return SPEEDS, SPEEDS_FROM
+
+
+def _kept_speeds(content: bytes) -> dict[str, float]:
+    kept = json.loads(content)
+    return {id: float(kept[id]) for id in QUANTIZATIONS}
 
 
 def measure(control: Control, device: torch.device) -> dict[str, float]:

@@ -236,6 +236,9 @@ class FollowingRun(Run):
         self.log = folder / f"output-{rank + 1}.log"
         self.events_file = Path(os.devnull)
 
+    def claim(self, *, launched: bool = False) -> None:
+        """Leave the right to train the run to the leader, who has it for all."""
+
     def update(self, **changes: object) -> Any:
         """Leave the status to the leader."""
         return self.status()

@@ -63,22 +63,21 @@ def train(
 
     `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
     `failed`. Each of several processes calls this with its own `ranks`; the first writes for all.
+    Raises Busy where somebody else trains the run.
     """
-    run.claim(launched=ranks.launched)
-    if extra_epochs:
-        run.update(extra_epochs=[*run.status().extra_epochs, extra_epochs])
-    log = RunLog(run, control)
-    try:
-        with output_to(run.log):
-            return _Training(session, log, control, settings, ranks, resume=resume).execute()
-    except BaseException as error:
-        known = ranks.explained(error, run)
-        log.failed(translate(known))
-        if known is not error:
-            raise known from error
-        raise
-    finally:
-        log.close()
+    with run.claimed(launched=ranks.launched, extra_epochs=extra_epochs):
+        log = RunLog(run, control)
+        try:
+            with output_to(run.log):
+                return _Training(session, log, control, settings, ranks, resume=resume).execute()
+        except BaseException as error:
+            known = ranks.explained(error, run)
+            log.failed(translate(known))
+            if known is not error:
+                raise known from error
+            raise
+        finally:
+            log.close()
 
 
 class _Training:

@@ -6,6 +6,15 @@ from backend.results.base import Problem, Result
 from backend.results.training import Evaluation
 
 
+class DamagedAdapter(Result):
+    """A folder of the library whose side-car cannot be read, and what can still be done."""
+
+    id: str
+    folder: str
+    what: str
+    cure: str
+
+
 class AdapterInfo(Result):
     """One adapter of the library, as its side-car file says.
 

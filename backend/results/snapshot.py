@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from backend.results.adapters import AdapterInfo, AdapterStatus
+from backend.results.adapters import AdapterInfo, AdapterStatus, DamagedAdapter
 from backend.results.base import ModelFacts, Result
 from backend.results.hotswap import SlotStatus
 from backend.results.training import QueuedRun, RunSummary
@@ -66,6 +66,8 @@ class Snapshot(Result):
     """What is not as it should be on the model; empty where all is well."""
     deleted: tuple[AdapterInfo, ...] = ()
     """Adapters that can still be restored."""
+    damaged: tuple[DamagedAdapter, ...] = ()
+    """Adapters whose side-car cannot be read."""
     side_jobs: tuple[JobInfo, ...] = ()
     """Work beside the session that is worth showing, such as a merge."""
     queue: tuple[QueuedRun, ...] = ()

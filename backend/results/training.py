@@ -9,7 +9,8 @@ from backend.results.base import Problem, Result
 
 MOST_NATS = 700.0
 """exp of more is no float any more."""
-RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted"]
+RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted", "damaged"]
+"""A run is damaged where a file in its folder cannot be read; nobody writes that state down."""
 
 
 class RowProblem(Result):

@@ -1,5 +1,6 @@
 """Runs with processes of their own, as the service sees them: by their folders alone."""
 
+import os
 import subprocess
 import sys
 import time
@@ -28,8 +29,11 @@ class Leader:
         code = "import time; time.sleep(600)"
         self.process = subprocess.Popen([sys.executable, "-S", "-c", code])
         run.claim(launched=True)
+        run.release()  # it is the process that has the run, by its number, not this one
         started = psutil.Process(self.process.pid).create_time()
-        run.update(pid=self.process.pid, process_started=started, step=4, total_steps=10)
+        run.update(
+            locked=False, pid=self.process.pid, process_started=started, step=4, total_steps=10
+        )
 
     def finish(self, result: rs.RunResult) -> None:
         self.run.update(state=result.state, message="Done.")
@@ -195,10 +199,13 @@ def test_a_run_that_has_begun_is_not_discarded(service: Service, leader: Leader)
 def test_a_run_of_another_machine_lives_while_it_writes(service: Service) -> None:
     run = waiting(service)
     run.claim(launched=True)
+    run.release()
     run.update(host="elsewhere", pid=0)
     assert run.is_alive()
 
-    text = run.status().model_copy(update={"heartbeat": time.time() - 3600}).model_dump_json()
+    long_ago = time.time() - 3600
+    os.utime(run.lock.file, (long_ago, long_ago))
+    text = run.status().model_copy(update={"heartbeat": long_ago}).model_dump_json()
     write_text(run.folder / "status.json", text)
 
     assert not run.is_alive()

@@ -1,14 +1,16 @@
 """The queue of trainings: order, persistence, and what does not stop it."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.errors import DataError, InvalidRequest, NotFound
+from backend.errors import DataError, DiskFull, InvalidRequest, NotFound
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
 
@@ -135,6 +137,71 @@ def test_one_that_cannot_start_is_said_and_the_next_has_its_turn(
 
     notice = service.snapshot().notice
     assert notice is None or "lost had its turn but did not start" in notice.text
+
+
+def refuse_writing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let only files of these names find the disk full."""
+    original = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if not names or any(name in Path(target).name for name in names):
+            raise OSError(28, "No space left on device")
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+def test_a_training_whose_turn_comes_on_a_full_disk_goes_on_waiting(
+    service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.service.ROOM_EVERY_S", 0.05)
+    service.start(train("first"))
+    service.enqueue(train("second"))
+    service.enqueue(train("third"))
+
+    with monkeypatch.context() as full:
+        refuse_writing(full)
+        fail(engine)
+        until(lambda: "waits until there is room" in str(service.snapshot().notice))
+        time.sleep(0.2)
+        assert trained(engine) == ["first"]
+        assert names(service) == ["second", "third"]
+        notice = service.snapshot().notice
+        assert notice is not None
+        assert notice.text.startswith("second waits until there is room: Could not write ")
+
+    until(lambda: trained(engine) == ["first", "second"])
+    assert names(service) == ["third"]
+    assert [run.name for run in service.snapshot().runs] == ["second", "first"]
+
+
+def test_a_training_that_began_leaves_the_queue_even_if_that_cannot_be_written_down(
+    service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.start(train("first"))
+    service.enqueue(train("second"))
+
+    with monkeypatch.context() as full:
+        refuse_writing(full, "queue.json")
+        fail(engine)
+        until(lambda: trained(engine) == ["first", "second"])
+        assert names(service) == []
+
+    fail(engine)
+    time.sleep(0.2)
+    assert trained(engine) == ["first", "second"]
+
+
+def test_a_training_that_cannot_be_added_on_a_full_disk_is_refused(
+    service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.start(train("first"))
+    refuse_writing(monkeypatch, "queue.json")
+
+    with pytest.raises(DiskFull, match=r"Could not write queue\.json"):
+        service.enqueue(train("second"))
+
+    assert names(service) == []
 
 
 def test_a_queue_that_cannot_be_read_is_empty(

@@ -54,7 +54,7 @@ def test_logs_tokens_uploads_and_secrets_stay(there: Service, tmp_path: Path) ->
 
 
 def test_what_is_going_on_or_a_link_is_left_out_and_said(there: Service, tmp_path: Path) -> None:
-    add_run(there, "shouty", "running")
+    going_on = add_run(there, "shouty", "running")
     private = tmp_path / "private.json"
     private.write_text(SECRET)
     adapter = there.library.get("mix")
@@ -67,6 +67,7 @@ def test_what_is_going_on_or_a_link_is_left_out_and_said(there: Service, tmp_pat
         "The run shouty is still going on or waiting to begin.",
     ]
     assert exported.runs == 2
+    assert going_on.is_alive()
 
 
 @pytest.mark.parametrize(

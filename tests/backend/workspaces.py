@@ -41,6 +41,8 @@ def add_run(service: Service, name: str, state: str = "finished", **train: objec
         folder.mkdir()
         (folder / "optimizer.pt").write_bytes(b"state")
     run.update(state=state, step=2, total_steps=4, loss=2.0)
+    if state != "running":
+        run.release()
     return run
 
 

@@ -154,8 +154,17 @@ class LoadTab:
         act, name = clicked(event)
         if act == "restore":
             return self._start(rq.RestoreAdapter(name=name))
+        if act == "delete-damaged":
+            return self._delete_damaged(name)
         wanted = _wanted(act, name, slid(event), self.bench.service.snapshot().active)
         return gr.skip() if wanted is None else self._start(rq.SetActive(adapters=wanted))
+
+    def _delete_damaged(self, adapter_id: str) -> Node:
+        try:
+            self.bench.service.delete_damaged(adapter_id)
+        except errors.WorkbenchError as error:
+            return failure_card(explain(error))
+        return NOTHING
 
     def _start(self, request: rq.Request) -> Node:
         try:

@@ -1,0 +1,287 @@
+"""One run's folder: what was asked, where it stands, and who trains it.
+
+A run is a folder with `request.json` (what was asked, by which versions), `status.json` (where it
+stands, replaced whole), `events.jsonl`, `output.log`, `checkpoints/` and `lock`. Whoever wants to
+know about a run reads its folder; only the process that trains writes `status.json` while it lives.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from backend import adjustments, damage
+from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
+from backend.events import EventReader, EventWriter
+from backend.results import RunSummary
+from backend.run_lock import RunLock
+from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus, status_from_events
+from backend.run_summary import describe
+from backend.storage import write_text
+
+SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
+LOCK_SILENT_S = 60.0
+"""The same where its process renews the lock's time, which it does far more often."""
+log = logging.getLogger(__name__)
+LONGEST_NOTE = 10_000
+CHANGED = (
+    "its learning rate or its steps were changed on the way, and more epochs would not follow its "
+    "plan"
+)
+_CLAIMED = {
+    "state", "paused", "launched", "host", "locked", "pid", "process_started", "claimed",
+    "message", "cure", "error",
+}  # fmt: skip
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self.checkpoints = folder / "checkpoints"
+        self.log = folder / "output.log"
+        self.events_file = folder / "events.jsonl"
+        self.note_file = folder / "note.txt"
+        self.lock = RunLock(folder)
+        self._status_file = folder / "status.json"
+        self._request: RunRequest | None = None
+
+    @property
+    def described_by(self) -> tuple[Path, ...]:
+        """The files that a description of the run follows from."""
+        changes = self.folder / adjustments.FILE
+        return self._status_file, self.folder / "request.json", self.note_file, changes
+
+    @property
+    def request(self) -> RunRequest:
+        """What was asked; raises Damaged where that cannot be read."""
+        if self._request is None:
+            file = self.folder / "request.json"
+            self._request = damage.read(file, RunRequest.model_validate_json)
+        return self._request
+
+    def status(self) -> RunStatus:
+        """Return where the run stands, as last written; raises Damaged."""
+        return damage.read(self._status_file, RunStatus.model_validate_json)
+
+    def known_status(self) -> RunStatus:
+        """Return where the run stands, from its events where its status cannot be read."""
+        try:
+            return self.status()
+        except Damaged:
+            return status_from_events(self.events_file)
+
+    def update(self, **changes: object) -> RunStatus:
+        """Replace the status in one step."""
+        status = RunStatus.model_validate(
+            {**self.status().model_dump(), "heartbeat": time.time(), **changes}
+        )
+        write_text(self._status_file, status.model_dump_json(indent=1))
+        return status
+
+    def note(self) -> str:
+        """Return what somebody noted about the run; empty where nobody did."""
+        try:
+            return self.note_file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def write_note(self, text: str) -> None:
+        """Replace the note; raises InvalidRequest where it is too long, DiskFull."""
+        if len(text) > LONGEST_NOTE:
+            raise InvalidRequest(
+                f"A note has at most {LONGEST_NOTE:,} characters, got {len(text):,}.",
+                cure="Shorten it.",
+            )
+        write_text(self.note_file, text.strip())
+
+    def claim(self, *, launched: bool = False) -> None:
+        """Let this process train the run from now on, until `release`; raises Busy, DiskFull.
+
+        Of several that claim a run at the same moment one gets it.
+        """
+        if not self.lock.acquire():
+            raise self._taken()
+        try:
+            self._write_claim(launched=launched)
+        except BaseException:
+            self.release()
+            raise
+
+    @contextmanager
+    def claimed(self, *, launched: bool = False, extra_epochs: float = 0.0) -> Iterator[None]:
+        """Train the run in this block; `extra_epochs` extends it. Raises Busy, DiskFull."""
+        self.claim(launched=launched)
+        try:
+            if extra_epochs:
+                self.update(extra_epochs=[*self.status().extra_epochs, extra_epochs])
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let others train or delete the run again."""
+        self.lock.release()
+
+    def _write_claim(self, *, launched: bool) -> None:
+        process = psutil.Process()
+        changes = RunStatus(
+            state="running",
+            launched=launched,
+            host=socket.gethostname(),
+            locked=self.lock.is_real,
+            pid=process.pid,
+            process_started=process.create_time(),
+            claimed=time.time(),
+        ).model_dump(include=_CLAIMED)
+        try:
+            self.update(**changes)
+        except Damaged:  # its checkpoints are whole: go on from what the events tell
+            known = status_from_events(self.events_file)
+            damage.keep_aside(self._status_file)
+            write_text(self._status_file, known.model_dump_json())
+            self.update(**changes)
+
+    def latest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint; they appear by renaming, so each one is whole."""
+        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.is_dir()]
+        return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+    def is_alive(self) -> bool:
+        """Tell whether somebody trains this run, here or elsewhere, or it is still to be begun."""
+        taken = self.lock.is_taken()
+        if taken:
+            return True
+        try:
+            status = self.status()
+        except Damaged:
+            return False
+        if status.state not in UNDER_WAY:
+            return False
+        if status.launched and status.state == "queued":
+            return True
+        if status.host not in ("", socket.gethostname()):
+            patience = SILENT_S if status.launched or not status.locked else LOCK_SILENT_S
+            return time.time() - max(status.heartbeat, self.lock.last_sign()) < patience
+        if status.locked and taken is False and status.state == "running":
+            return False
+        return _is_process(status.pid, status.process_started)
+
+    @property
+    def waits_for_launch(self) -> bool:
+        """Whether the run is to be begun by hand."""
+        status = self.status()
+        return status.launched and status.state == "queued"
+
+    def is_abandoned(self) -> bool:
+        """Tell whether the run should be going on, but nobody trains it."""
+        return not self.is_alive() and self.status().state in UNDER_WAY
+
+    def require_untrained(self) -> None:
+        """Raise Busy where somebody trains the run, also in another app or on another machine."""
+        if self.is_alive():
+            raise self._taken()
+
+    def _taken(self) -> Busy:
+        try:
+            name, status = self.request.train.name, self.status()
+        except Damaged:
+            return Busy(f"The run {self.id} is being trained.", cure="Wait until it has ended.")
+        if self.waits_for_launch:
+            return Busy(f"{name} waits to be launched.", cure="Launch it, or discard it first.")
+        where = "here" if status.host in ("", socket.gethostname()) else f"on {status.host}"
+        return Busy(
+            f"{name} is being trained {where} by process {status.pid}.",
+            cure="Stop it there first, or wait until it has ended.",
+        )
+
+    def tell(self, word: Literal["stop", "abort", "save"]) -> None:
+        """Say a word to a run with processes of its own, wherever they are.
+
+        A wish to be saved comes after none to stop, which saves anyway.
+        """
+        if word != "save" or self.told().partition(" ")[0] in ("", "save"):
+            write_text(self.folder / "control", f"{word} {time.time()}")
+
+    def told(self) -> str:
+        """Return the last word that was said to this run and when, if any."""
+        try:
+            file = self.folder / "control"
+            return file.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+    def forget_words(self) -> None:
+        """Remove what was said to an earlier sitting."""
+        (self.folder / "control").unlink(missing_ok=True)
+
+    def interrupt(self, message: str, *, state: Ended = "interrupted") -> End | None:
+        """Record that the run's process is gone; returns what could not be written down."""
+        end = End(state=state, message=message, cure=self.cure(), error="")
+        return None if self.end(end) else end
+
+    def cure(self) -> str:
+        """Say how a run goes on whose process is gone."""
+        if self.latest_checkpoint() is not None:
+            return "Resume goes on from the last checkpoint."
+        return "There was no checkpoint yet: start it again."
+
+    def end(self, end: End) -> bool:
+        """Record how the run ended where its own process did not; False where that fails.
+
+        A run that somebody trains is left alone.
+        """
+        held = self.lock.held
+        try:
+            if not self.lock.acquire():
+                return True
+            if self.status().state in UNDER_WAY:
+                self.update(**end._asdict(), **self._newest_step())
+                writer = EventWriter(self.events_file)
+                writer.write(end.state, text=end.message)
+                writer.close()
+        except (OSError, ValueError, WorkbenchError) as error:
+            log.error("The end of run %s could not be written down: %s", self.id, error)
+            return False
+        finally:
+            if not held:
+                self.release()
+        return True
+
+    def _newest_step(self) -> dict[str, object]:
+        """Return where the events end: the status follows them only once a second."""
+        steps = (event for event in reversed(EventReader(self.events_file).poll()))
+        last = next((event for event in steps if event.type in ("step", "resumed")), None)
+        if last is None or last.type == "resumed":
+            return {}
+        speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
+        return {"step": last.step, "loss": last.loss, **speed}
+
+    def summary(self) -> RunSummary:
+        """Describe the run for lists by what its files tell, also where some cannot be read."""
+        return describe(self)
+
+    def not_extendable(self) -> str:
+        """Say why the finished run cannot go on by more epochs; empty where it can."""
+        status, processes = self.status(), self.request.train.processes
+        if processes > 1:
+            return f"it had {processes} processes, and only runs in one process are extended"
+        changed = any(each.changes_rate for each in adjustments.read(self.folder))
+        if changed or status.step < status.total_steps:
+            return CHANGED if changed else "it did not take all the steps that were planned"
+        return ""
+
+
+def _is_process(pid: int, started: float) -> bool:
+    """Tell whether the process with this number is still the one that began at this time."""
+    try:
+        return bool(abs(psutil.Process(pid).create_time() - started) < 1.0)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
