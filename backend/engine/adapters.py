@@ -233,6 +233,18 @@ def same_weights(peft: PeftModel, adapter_id: str, folder: Path) -> bool:
     return live.keys() == stored.keys() and all(torch.equal(live[k], stored[k]) for k in live)
 
 
+def same_effect(peft: PeftModel, left: str, right: str) -> bool:
+    """Tell whether two adapters on a model are the same in every layer, bit for bit."""
+    one, other = weights(peft, left), weights(peft, right)
+    if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
+        return False
+    return all(
+        layer.scaling.get(left) == layer.scaling.get(right)
+        and (left in layer.lora_variant) == (right in layer.lora_variant)
+        for layer in adapted_layers(peft).values()
+    )
+
+
 def all_finite(peft: PeftModel, adapter_id: str) -> bool:
     """Tell whether every number of an adapter is finite."""
     return all(bool(torch.isfinite(t).all()) for t in weights(peft, adapter_id).values())

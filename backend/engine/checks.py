@@ -11,7 +11,7 @@ from backend.errors import ModelError, VerificationFailed
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 # Largest difference of a merged weight from the same computed in float64, for each adapter and
-# relative to the largest number on the way.
+# relative to the largest number on the way to it.
 WEIGHT_BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 # The same for quantised bases, whatever type lies around their layers. Their weights are fixed
 # numbers, so a computation repeats as exactly as its type allows; on a GPU, 8-bit layers quantise

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import adapters, compiling, rehearsal, saving, scan
+from backend.engine import adapters, compiling, rehearsal, saving, scan, slot_proof
 from backend.engine.checks import require_close
 from backend.engine.control import Control
 from backend.engine.session import Session
@@ -85,9 +85,13 @@ def leave(session: Session) -> rs.SlotLeft:
     """Take the slot off and prove that the session answers as it did before it."""
     slot = session.slot
     assert slot is not None
+    originals = slot.memory.originals
     slot.close()
     session.slot = None
     session.activate(session.active_ids)
+    slot_proof.require_out(session.base.model, originals)
+    if irregular := session.status()[1]:
+        raise VerificationFailed(irregular, cure="Load the base again.")
     difference = require_close(
         rehearsal.reference(session.model, session.base),
         slot.before,
@@ -275,6 +279,7 @@ class _Preparation:
             compiling.install(self.base.model)
             self.recompile_seconds = rehearsal.first_token_seconds(self.base.model, self.base)
             self._warm_up()
+            slot_proof.require_compiled_follows(self.base, slot.memory, slot.current.block)
         except (Stopped, OutOfMemory):
             raise
         except Exception as error:

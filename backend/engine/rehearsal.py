@@ -24,7 +24,7 @@ def reference(model: torch.nn.Module, base: Base) -> list[float]:
     First the text's total as `generate.score` has it, then tokens of it one by one, dictated to
     `generate`, so that both ways of computing are looked at.
     """
-    return [generate.score(model, base, REFERENCE_TEXT)[0], *_dictated(model, base)]
+    return [generate.score(model, base, REFERENCE_TEXT)[0], *dictated(model, base)]
 
 
 def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: int) -> None:
@@ -68,7 +68,11 @@ class _Dictation(LogitsProcessor):
         return forced
 
 
-def _dictated(model: torch.nn.Module, base: Base) -> list[float]:
+def dictated(model: torch.nn.Module, base: Base) -> list[float]:
+    """Return the log-probabilities of tokens of a fixed text, one by one, as `generate` has them.
+
+    Compiled code answers where there is some.
+    """
     ids = base.tokenizer(REFERENCE_TEXT, return_tensors="pt").input_ids.to(base.device)
     rest = ids[0, GIVEN_TOKENS:].tolist()[:DICTATED_TOKENS]
     if not rest:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, compiling, devices, rehearsal, scan
+from backend.engine import adapters, compiling, devices, rehearsal, scan, slot_proof
 from backend.engine.base_model import Base
 from backend.engine.checks import require_close
 from backend.engine.slot_layers import Block, SlotMemory
@@ -154,13 +154,19 @@ class Slot:
         return seconds
 
     def _verify(self, entry: Entry) -> float:
+        """Prove what is in the slot by its tensors; the answers show that all of it still works."""
+        memory, name = self.memory, entry.name
+        parts = {}
+        if name != BASE:
+            parts = slot_proof.read_file(self.library.folder(entry.id), memory, name=name)
+        slot_proof.require_holds(self.base.model, memory, parts, name=name)
         return require_close(
             rehearsal.reference(self.base.model, self.base),
             entry.reference,
             dtype=self.base.dtype,
             allowed=self.base.bound,
-            what=f"{entry.name or 'The base'} was swapped in and compared with its reference",
-            cure="The swap was undone. Leave the slot and prepare it again.",
+            what=f"{name or 'The base'} was swapped in and compared with its reference",
+            cure=slot_proof.CURE,
         )
 
     def _entry(self, name: str) -> Entry:

@@ -87,6 +87,11 @@ class SlotMemory:
         self._originals: dict[str, torch.nn.Module] = {}
 
     @property
+    def originals(self) -> dict[str, torch.nn.Module]:
+        """The objects that the slot's layers stand in for."""
+        return dict(self._originals)
+
+    @property
     def bytes(self) -> int:
         """The bytes of one adapter in the slot's layout."""
         return sum(each.numel() * each.element_size() for each in self.live)

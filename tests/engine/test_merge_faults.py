@@ -226,6 +226,28 @@ def test_numbers_that_fp16_cannot_hold_are_found(tied: Bench) -> None:
     assert tied.left_behind() == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("harm", ["left out", "of the wrong sign", "of another adapter"])
+def test_a_weak_adapter_that_is_merged_wrong_is_found(
+    tied: Bench, monkeypatch: pytest.MonkeyPatch, precision: Any, harm: str
+) -> None:
+    """It changes less than bf16 rounds in a row's largest number, but not in each of them."""
+    tied.add("lora")
+    original = merge_stream.StreamedMerge.change
+
+    def wrong(self: Any, key: str, weight: torch.Tensor) -> torch.Tensor:
+        before = weight.clone()
+        change = original(self, key, weight) - before
+        if harm == "of the wrong sign":
+            return before - change
+        return before if harm == "left out" else before + change.roll(1, -1)
+
+    tied.merge(("lora", 0.03), to="right", precision=precision)
+    monkeypatch.setattr(merge_stream.StreamedMerge, "change", wrong)
+    with pytest.raises(VerificationFailed, match="A recomputed row"):
+        tied.merge(("lora", 0.03), precision=precision)
+
+
 def test_a_weight_that_is_not_what_the_formula_gives_is_found(
     tied: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
