@@ -14,6 +14,7 @@ from backend.engine import base_model, loss_scaling
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import Diverged
 from tests.engine.starter_runs import assert_same_bits, stop_after, train, weights
+from tests.engine.test_exporting import export, losses_of_run, losses_of_script
 from tests.engine.tiny import start_service, write_base
 
 FAINT = {"o_proj": 1e-4, "lm_head": 1e-2}
@@ -129,3 +130,17 @@ def scaled_too_much(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
         accelerator.scaler = torch.amp.GradScaler(device.type, init_scale=scale)
 
     monkeypatch.setattr(loss_scaling, "install", install)
+
+
+def test_the_plain_script_scales_the_same_way(service: Service, tmp_path: Path) -> None:
+    run = train(service, "exported", **{**FIELDS, "max_steps": 8})
+    export(service, run.run_id, tmp_path / "out")
+
+    losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
+
+    assert 'COMPUTE_PRECISION = "fp16"' in (tmp_path / "out" / "train_again.py").read_text("utf-8")
+    assert losses == pytest.approx(losses_of_run(service, run.run_id), rel=1e-3)
+    again = load_file(tmp_path / "out" / "adapter_again" / "adapter_model.safetensors")
+    for key, tensor in weights(run).items():
+        if "lora_B" in key:  # of the two factors, the one that begins at zero
+            assert torch.cosine_similarity(again[key].flatten(), tensor.flatten(), dim=0) > 0.99
