@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear, LoraLayer
-from safetensors import safe_open
 
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
-from backend.engine import adapters, base_folder, checks, memory
+from backend.engine import adapters, base_folder, memory, merge_checks
 from backend.engine.control import Control
+from backend.engine.merge_checks import Shard
 from backend.engine.safetensors_stream import (
     DTYPES,
     NAMES,
@@ -33,7 +33,7 @@ from backend.engine.safetensors_stream import (
     read_ahead,
     read_samples,
 )
-from backend.errors import ModelError, Unsupported, VerificationFailed
+from backend.errors import ModelError, Unsupported
 from backend.merging import shard_sizes
 
 PREFIX = "base_model.model."
@@ -47,13 +47,6 @@ class Part(NamedTuple):
     name: str
     folder: Path
     strength: float
-
-
-class Shard(NamedTuple):
-    """One file to write: its name and its tensors in order."""
-
-    name: str
-    tensors: list[Planned]
 
 
 class StreamedMerge:
@@ -215,7 +208,7 @@ def write(
                     tell(planned.bytes, f"Writing file {number} of {len(shards)}")
     if len(shards) > 1:
         _write_index(folder, shards)
-    _read_back(folder, shards, rows)
+    merge_checks.read_back(folder, shards, rows)
     return len(merge.layers)
 
 
@@ -231,16 +224,16 @@ def _produce(
     if merge.stored[planned.key].dtype in FLOATS:
         tensor = tensor.to(compute)
     if planned.key not in merge.layers:
-        return _finite(tensor.to(wanted), planned, was=tensor)
+        return merge_checks.finite(tensor.to(wanted), planned, was=tensor)
     layer = merge.layers[planned.key]
     turned = bool(getattr(layer, "fan_in_fan_out", False))
     middle = (tensor.shape[1] if turned else tensor.shape[0]) // 2
     samples = {index: _row(tensor, index, turned).clone() for index in (0, middle)}
     merged = merge.change(planned.key, tensor)
     for index, row in samples.items():
-        _compare(planned.key, _row(merged, index, turned), *merge.expected_row(
+        merge_checks.compare(planned.key, _row(merged, index, turned), *merge.expected_row(
             planned.key, row, index), parts=len(merge.parts))  # fmt: skip
-    written = _finite(merged.to(wanted), planned)
+    written = merge_checks.finite(merged.to(wanted), planned)
     rows[planned.key] = (written.shape[0] // 2, written[written.shape[0] // 2].clone())
     return written
 
@@ -249,69 +242,11 @@ def _row(weight: torch.Tensor, index: int, turned: bool) -> torch.Tensor:
     return weight[:, index] if turned else weight[index]
 
 
-def _compare(
-    key: str, found: torch.Tensor, expected: torch.Tensor, largest: torch.Tensor, *, parts: int
-) -> None:
-    """Raise VerificationFailed where a merged row is not what the formula gives.
-
-    Each number has a bound of its own: beside the row's largest one, a weak adapter that is missing
-    would pass for rounding.
-    """
-    bounds = checks.WEIGHT_BOUNDS[found.dtype] * parts * largest
-    differences = (found.double() - expected).abs()
-    if not bool((differences <= bounds).all()):  # also catches NaN
-        worst = int((differences - bounds).nan_to_num(torch.inf).argmax())
-        raise VerificationFailed(
-            f"A recomputed row of {key} differs by {differences[worst]:.1e}, more than "
-            f"{bounds[worst]:.0e}.",
-            cure="Nothing was kept. Check the adapters with Inspect.",
-        )
-
-
-def _finite(
-    tensor: torch.Tensor, planned: Planned, *, was: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return a tensor; raises VerificationFailed where it is not finite and was so before."""
-    if was is not None and (was.dtype == tensor.dtype or not tensor.is_floating_point()):
-        return tensor  # copied as it is
-    if tensor.numel() and not _all_finite(tensor) and (was is None or _all_finite(was)):
-        raise VerificationFailed(
-            f"{planned.key} holds numbers that are not finite after merging.",
-            cure="Nothing was kept. Lower the strengths"
-            + (", or choose bf16 or fp32." if planned.dtype == "F16" else "."),
-        )
-    return tensor
-
-
-def _all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether all numbers are finite, without a temporary of the tensor's size."""
-    low, high = tensor.aminmax()
-    return bool(torch.isfinite(low) and torch.isfinite(high))
-
-
 def _write_index(folder: Path, shards: list[Shard]) -> None:
     total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
     where = {tensor.key: shard.name for shard in shards for tensor in shard.tensors}
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     (folder / checkpoint.INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def _read_back(
-    folder: Path, shards: list[Shard], rows: dict[str, tuple[int, torch.Tensor]]
-) -> None:
-    """Raise VerificationFailed where safetensors itself does not read what was to be written."""
-    for shard in shards:
-        planned = {each.key: each for each in shard.tensors}
-        with safe_open(folder / shard.name, framework="pt") as file:
-            same = set(file.keys()) == set(planned)
-            for key, each in planned.items() if same else ():
-                part = file.get_slice(key)
-                same &= tuple(part.get_shape()) == each.shape and part.get_dtype() == each.dtype
-                if same and key in rows:
-                    index, row = rows[key]
-                    same = torch.equal(part[index : index + 1][0], row)
-        if not same:
-            raise VerificationFailed(f"{shard.name} does not read back as it was written.")
 
 
 def _progress(control: Control, total: int, share: float) -> Callable[[int, str], None]:
@@ -380,7 +315,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
             raise ModelError(
                 f"{part.name!r} does not fit this base: {key} has shape {tuple(tensor.shape)}."
             )
-        if not _all_finite(tensor):
+        if not merge_checks.all_finite(tensor):
             raise ModelError(
                 f"{part.name!r} holds numbers that are not finite in {key}.", cure="Train it again."
             )

@@ -1,0 +1,74 @@
+"""What is checked of a merge: recomputed rows, numbers that stay finite, and files read back."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from backend.engine import checks
+from backend.engine.safetensors_stream import Planned
+from backend.errors import VerificationFailed
+
+
+class Shard(NamedTuple):
+    """One file to write: its name and its tensors in order."""
+
+    name: str
+    tensors: list[Planned]
+
+
+def compare(
+    key: str, found: torch.Tensor, expected: torch.Tensor, largest: torch.Tensor, *, parts: int
+) -> None:
+    """Raise VerificationFailed where a merged row is not what the formula gives.
+
+    Each number has a bound of its own: beside the row's largest one, a weak adapter that is missing
+    would pass for rounding.
+    """
+    bounds = checks.WEIGHT_BOUNDS[found.dtype] * parts * largest
+    differences = (found.double() - expected).abs()
+    if not bool((differences <= bounds).all()):  # also catches NaN
+        worst = int((differences - bounds).nan_to_num(torch.inf).argmax())
+        raise VerificationFailed(
+            f"A recomputed row of {key} differs by {differences[worst]:.1e}, more than "
+            f"{bounds[worst]:.0e}.",
+            cure="Nothing was kept. Check the adapters with Inspect.",
+        )
+
+
+def finite(
+    tensor: torch.Tensor, planned: Planned, *, was: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return a tensor; raises VerificationFailed where it is not finite and was so before."""
+    if was is not None and (was.dtype == tensor.dtype or not tensor.is_floating_point()):
+        return tensor  # copied as it is
+    if tensor.numel() and not all_finite(tensor) and (was is None or all_finite(was)):
+        raise VerificationFailed(
+            f"{planned.key} holds numbers that are not finite after merging.",
+            cure="Nothing was kept. Lower the strengths"
+            + (", or choose bf16 or fp32." if planned.dtype == "F16" else "."),
+        )
+    return tensor
+
+
+def read_back(folder: Path, shards: list[Shard], rows: dict[str, tuple[int, torch.Tensor]]) -> None:
+    """Raise VerificationFailed where safetensors itself does not read what was to be written."""
+    for shard in shards:
+        planned = {each.key: each for each in shard.tensors}
+        with safe_open(folder / shard.name, framework="pt") as file:
+            same = set(file.keys()) == set(planned)
+            for key, each in planned.items() if same else ():
+                part = file.get_slice(key)
+                same &= tuple(part.get_shape()) == each.shape and part.get_dtype() == each.dtype
+                if same and key in rows:
+                    index, row = rows[key]
+                    same = torch.equal(part[index : index + 1][0], row)
+        if not same:
+            raise VerificationFailed(f"{shard.name} does not read back as it was written.")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether all numbers are finite, without a temporary of the tensor's size."""
+    low, high = tensor.aminmax()
+    return bool(torch.isfinite(low) and torch.isfinite(high))
