@@ -100,6 +100,10 @@ class Run:
                 f"A note has at most {LONGEST_NOTE:,} characters, got {len(text):,}.",
                 cure="Shorten it.",
             )
+        try:
+            damage.read_if_there(self.note_file, bytes.decode, missing="")
+        except Damaged:
+            damage.keep_aside(self.note_file)
         write_text(self.note_file, text.strip())
 
     def claim(self, *, launched: bool = False) -> None:
@@ -107,7 +111,7 @@ class Run:
 
         Of several that claim a run at the same moment one gets it.
         """
-        if not self.lock.acquire():
+        if self._goes_on_elsewhere() or not self.lock.acquire():
             raise self._taken()
         try:
             self._write_claim(launched=launched)
@@ -167,12 +171,21 @@ class Run:
             return False
         if status.launched and status.state == "queued":
             return True
-        if status.host not in ("", socket.gethostname()):
-            patience = SILENT_S if status.launched or not status.locked else LOCK_SILENT_S
-            return time.time() - max(status.heartbeat, self.lock.last_sign()) < patience
+        if not _is_here(status):
+            return self._gives_signs(status)
         if status.locked and taken is False and status.state == "running":
             return False
         return _is_process(status.pid, status.process_started)
+
+    def _goes_on_elsewhere(self) -> bool:
+        """Tell whether another machine trains the run, whose lock may not reach here."""
+        status = self.known_status()
+        going_on = status.state == "running" and not self.lock.held
+        return going_on and not _is_here(status) and self._gives_signs(status)
+
+    def _gives_signs(self, status: RunStatus) -> bool:
+        patience = SILENT_S if status.launched or not status.locked else LOCK_SILENT_S
+        return time.time() - max(status.heartbeat, self.lock.last_sign()) < patience
 
     @property
     def waits_for_launch(self) -> bool:
@@ -196,7 +209,7 @@ class Run:
             return Busy(f"The run {self.id} is being trained.", cure="Wait until it has ended.")
         if self.waits_for_launch:
             return Busy(f"{name} waits to be launched.", cure="Launch it, or discard it first.")
-        where = "here" if status.host in ("", socket.gethostname()) else f"on {status.host}"
+        where = "here" if _is_here(status) else f"on {status.host}"
         return Busy(
             f"{name} is being trained {where} by process {status.pid}.",
             cure="Stop it there first, or wait until it has ended.",
@@ -240,7 +253,7 @@ class Run:
         """
         held = self.lock.held
         try:
-            if not self.lock.acquire():
+            if self._goes_on_elsewhere() or not self.lock.acquire():
                 return True
             if self.status().state in UNDER_WAY:
                 self.update(**end._asdict(), **self._newest_step())
@@ -277,6 +290,11 @@ class Run:
         if changed or status.step < status.total_steps:
             return CHANGED if changed else "it did not take all the steps that were planned"
         return ""
+
+
+def _is_here(status: RunStatus) -> bool:
+    """Tell whether the process that a status names is one of this machine."""
+    return status.host in ("", socket.gethostname())
 
 
 def _is_process(pid: int, started: float) -> bool:

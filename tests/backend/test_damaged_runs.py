@@ -11,7 +11,7 @@ from backend.events import EventReader, EventWriter
 from backend.library import new_adapter_id
 from backend.runs import Run, Runs
 from tests.backend.conftest import FACTS
-from tests.backend.damaging import WAYS, Way, a_folder, content_of, empty, forbid
+from tests.backend.damaging import WAYS, Way, a_folder, content_of, empty, forbid, not_utf8
 
 BASE = ("starter", "starter", FACTS.fingerprint)
 
@@ -210,6 +210,11 @@ def test_a_damaged_note_hides_nothing(runs: Runs, damaged: Way) -> None:
     damaged(run.note_file)
 
     assert runs.summaries()[0].state == "stopped"
+    before = content_of(run.note_file)
+    run.write_note("better")
+    assert run.note() == "better"
+    kept = [content_of(aside) for aside in run.folder.glob("note.txt.damaged-*")]
+    assert kept == ([before] if damaged in (not_utf8, a_folder) else [])
 
 
 def test_a_damaged_word_to_a_run_is_no_end_of_listening(runs: Runs, damaged: Way) -> None:

@@ -161,6 +161,11 @@ def test_a_run_of_another_machine_counts_as_trained_while_it_gives_signs_of_life
     with pytest.raises(Busy, match="is being trained on elsewhere by process 1"):
         run.require_untrained()
 
+    with pytest.raises(Busy, match="on elsewhere"):
+        run.claim()
+    runs.fail(run, DiskFull("Not ours to say."))
+    assert (run.status().state, run.status().host) == ("running", "elsewhere")
+
     old = time.time() - 61
     run.update(heartbeat=old)
     os.utime(run.lock.file, (old, old))
