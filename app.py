@@ -17,6 +17,7 @@ from ui.server import default_roots, open_problem, port_problem, serve
 
 ON_SPACE = bool(os.environ.get("SPACE_ID"))
 PASSWORD_VARIABLE = "ADAPTER_WORKBENCH_PASSWORD"
+INTERRUPTIBLE_S = 0.5
 
 
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -80,7 +81,8 @@ def main() -> int:
         with suppress(errors.WorkerDied):  # the page says so, and offers to try again
             service.restore()
         service.run_queue()
-        ended.wait()
+        while not ended.wait(INTERRUPTIBLE_S):
+            pass  # on Windows, Ctrl-C is only noticed between two waits
         print("Closing: the model process ends first.", flush=True)
         page.close(verbose=False)
     return 0

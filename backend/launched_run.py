@@ -23,7 +23,7 @@ from backend.jobs import Job
 from backend.requests import Request
 from backend.results import RunResult, RunSummary
 from backend.runs import UNDER_WAY, Run, Runs
-from backend.runtime import Message, OnMessage, process_environment
+from backend.runtime import NEW_GROUP, Message, OnMessage, process_environment
 from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3
@@ -118,6 +118,7 @@ class LaunchedRun:
                     {**allocator.environment(), **launching.environment(processes)}
                 ),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
+                creationflags=NEW_GROUP,
             )
 
     def _processes(self) -> list[psutil.Process]:

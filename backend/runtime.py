@@ -45,6 +45,11 @@ SPIN_COUNT = 30_000
 # it pages of 4 KB. Not for models that stay: they would take more memory than is said of them.
 STREAMING = {"THP_MEM_ALLOC_ENABLE": "1"}
 MEMORY_EVERY_S = 2.0
+# What `start_new_session` is on Windows, where subprocess passes over that one.
+if sys.platform == "win32":
+    NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    NEW_GROUP = 0
 
 
 def deliver(message: Message, take: OnMessage) -> None:
@@ -121,6 +126,7 @@ class WorkerProcess:
                 cwd=PROJECT,
                 env=process_environment(environment),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
+                creationflags=NEW_GROUP,
             )
         self.send({"settings": settings.model_dump(mode="json")})
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
@@ -266,11 +272,20 @@ def _waiting() -> dict[str, str]:
 
 
 def _exit_reason(code: int) -> str:
-    if code == -signal.SIGKILL:
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    name = _signal_name(-code)
+    if name == "SIGKILL":
         return "it was killed, by someone or because the machine ran out of memory"
-    if code < 0:
-        return f"it crashed ({signal.Signals(-code).name})"
-    return f"it ended with exit code {code}"
+    return f"it crashed ({name})"
+
+
+def _signal_name(number: int) -> str:
+    """Name a signal; not every one has a name, and Windows has few."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def start_beside(

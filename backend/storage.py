@@ -4,6 +4,8 @@ import errno
 import glob
 import os
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from backend.errors import DiskFull, InvalidRequest
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 UNHARMED = "What was saved before is unharmed."
+REPLACE_AGAIN_S = (0.01, 0.05, 0.2, 0.5) if sys.platform == "win32" else ()
+"""How long to wait before each new try to replace a file that another program holds open."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,7 +45,7 @@ def new_file(target: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        os.replace(partial, target)
+        _replace(partial, target)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
@@ -104,6 +108,16 @@ def remove_partials(target: Path) -> None:
     target = target.resolve()
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put a file in the place of another; Windows refuses for as long as that one is open."""
+    for seconds in REPLACE_AGAIN_S:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+    return os.replace(source, target)
 
 
 def _sync(file: Path) -> None:
