@@ -1,7 +1,6 @@
 """The memory estimate against measured peaks of our own training path, on many shapes."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import allocator
+from backend.runtime import process_environment
 from benchmarks import models
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
@@ -124,7 +124,7 @@ def measure(case: Case, folder: Path) -> dict[str, int]:
     said = {**case.__dict__, "model": str(model), "data": str(data), "steps": STEPS}
     words = json.dumps(said)
     command = [sys.executable, "-m", "benchmarks.one_run", words]
-    own = {**allocator.environment(), **os.environ}  # as the app starts a worker
+    own = process_environment(allocator.environment())  # as the app starts a worker
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout
     found: dict[str, int] = json.loads(output.splitlines()[-1])
     return found

@@ -1,5 +1,6 @@
 """The models that speed is measured on: the starter, and a Llama of 32 million random weights."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,15 @@ def random_llama(folder: Path, size: Size = LLAMA_32M) -> Path:
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copyfile(STARTER_MODEL / name, folder / name)
+    return folder
+
+
+def make_endless(folder: Path) -> Path:
+    """Give a model an end token that it never says, so that all answers are equally long."""
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    path.write_text(json.dumps({**config, "eos_token_id": vocabulary - 1}))
     return folder
 
 

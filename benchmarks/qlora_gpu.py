@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("No NVIDIA GPU here: nothing was measured.")
         return 0
     report = Report("qlora_gpu", "QLoRA of an 8 B model on a GPU", words)
-    with tempfile.TemporaryDirectory() as folder, OurTraining() as ours:
+    with tempfile.TemporaryDirectory() as folder, OurTraining("inline") as ours:
         device = torch.device("cuda" if there else "cpu")
         model = random_llama(
             Path(folder) / "model", chosen.layers, device, **(SMALL if chosen.quick else LLAMA_8B)

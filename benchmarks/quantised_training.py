@@ -8,12 +8,12 @@ import torch
 from bitsandbytes.autograd._functions import MatMul8bitFp
 from peft import prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend.engine.base_model import load
 from backend.engine.control import Control
 from backend.engine.quantization import _forward_8bit
+from backend.engine.tokens import Tokens
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.our_training import (
@@ -23,6 +23,7 @@ from benchmarks.our_training import (
     plan,
     train_request,
 )
+from benchmarks.peer import Peer
 from benchmarks.plain_script import train_plainly
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
@@ -50,17 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=120, help="examples in the data (default 120)")
     chosen, words = read_flags(parser, arguments, pairs=1, rows=16)
     report = Report("quantised_training", "Training on quantised bases", words)
-    transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder, QuantisedTraining() as ours:
+    with tempfile.TemporaryDirectory() as folder, QuantisedTraining() as ours, Peer() as peer:
         size = models.TINY if chosen.quick else models.LLAMA_32M
         model = models.random_llama(Path(folder) / "llama", size)
         data = write_skewed(Path(folder) / "skewed.jsonl", chosen.rows)
         memory(model, report, judged=not chosen.quick)
         for kind in CONFIGS:
-            speed(kind, model, data, ours, chosen, report)
+            speed(kind, model, data, ours, peer, chosen, report)
         report.facts = {
             "model": models.describe(model),
-            "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
+            "threads": f"{torch.get_num_threads()} on both sides, each with a process of its own",
             "script": "prepare_model_for_kbit_training without checkpointing, fp32, batches of 8",
         }
     return report.finish(save=chosen.save)
@@ -79,7 +79,9 @@ def memory(model: Path, report: Report, *, judged: bool) -> None:
     report.add("the whole base / fp32", f"{whole:.3f}x")
 
 
-def speed(kind: str, model: Path, data: Path, ours: Any, chosen: Any, report: Report) -> None:
+def speed(
+    kind: str, model: Path, data: Path, ours: Any, peer: Peer, chosen: Any, report: Report
+) -> None:
     """Measure a kind: both sides in turns, after one run of each that is not counted."""
     train = train_request(data, budget=1024, epochs=1, precision="fp32")
     examples = documents(train, model)
@@ -87,11 +89,7 @@ def speed(kind: str, model: Path, data: Path, ours: Any, chosen: Any, report: Re
     pack_tokens = [sum(len(examples[n]) for n in pack) for pack in plan(train, examples)]
 
     def script() -> Speed:
-        # our guard replaces this for the whole process, and plain PEFT has it as it was
-        MatMul8bitFp.forward = staticmethod(_forward_8bit)
-        return train_plainly(
-            model, train, examples, "fp32", read=lambda folder: read_quantised(folder, kind)
-        )
+        return peer.run(train_quantised_plainly, kind, model, train, examples)
 
     ours.on(kind, model, train, pack_tokens), script()
     found = interleaved(
@@ -104,6 +102,17 @@ def speed(kind: str, model: Path, data: Path, ours: Any, chosen: Any, report: Re
         f"{kind}: {train.tokens_per_step} useful tokens a step on our side, about as many as 8 "
         f"padded examples hold. Last pair {found.ours[-1].steps:,.0f} and "
         f"{found.peer[-1].steps:,.0f} tokens/s.\n"
+    )
+
+
+def train_quantised_plainly(
+    kind: str, model: Path, train: rq.Train, examples: list[Tokens]
+) -> Speed:
+    """Train once as plain PEFT's own script does on a quantised base."""
+    # our guard replaces this for the whole process, and plain PEFT has it as it was
+    MatMul8bitFp.forward = staticmethod(_forward_8bit)
+    return train_plainly(
+        model, train, examples, "fp32", read=lambda folder: read_quantised(folder, kind)
     )
 
 

@@ -24,6 +24,7 @@ def add_random_adapter(
     adapter_id = new_adapter_id()
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(base.path))
+    model.name_or_path = base.path  # else PEFT warns that the configuration names another base
     peft = get_peft_model(model.float(), lora, adapter_name=adapter_id)
     for key, parameter in peft.named_parameters():
         if "lora_B" in key:

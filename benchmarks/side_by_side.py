@@ -1,13 +1,11 @@
 """Four variants answer side by side, against four generations in turn by plain PEFT."""
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -153,13 +151,8 @@ def plain_peft(base: Path, folders: list[Path], tokens: int) -> Callable[[], Ans
 
 
 def endless_starter(folder: Path) -> Path:
-    """Copy the starter with an end token that it never says, so that all answers are as long."""
-    shutil.copytree(models.STARTER_MODEL, folder)
-    path = folder / "generation_config.json"
-    config: dict[str, Any] = json.loads(path.read_text())
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    path.write_text(json.dumps({**config, "eos_token_id": vocabulary - 1}))
-    return folder
+    """Copy the starter so that all answers are equally long."""
+    return models.make_endless(Path(shutil.copytree(models.STARTER_MODEL, folder)))
 
 
 def _question() -> rq.Message:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from backend import requests as rq
 from backend.engine.tokens import Tokens
@@ -20,6 +19,7 @@ from benchmarks.our_training import (
     plan,
     train_request,
 )
+from benchmarks.peer import Peer
 from benchmarks.plain_script import BATCH, train_plainly
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
@@ -38,21 +38,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grouped", action="store_true", help="let the script group by length")
     chosen, words = read_flags(parser, arguments, pairs=1, rows=24)
     report = Report("trainer_script", "Training speed against a plain Trainer script", words)
-    transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder, OurTraining() as ours:
+    with tempfile.TemporaryDirectory() as folder, OurTraining() as ours, Peer() as peer:
         size = models.TINY if chosen.quick else models.LLAMA_32M
         model = models.random_llama(Path(folder) / "llama", size)
         data = write_skewed(Path(folder) / "skewed.jsonl", chosen.rows)
-        measure(model, data, ours, chosen, report)
+        measure(model, data, ours, peer, chosen, report)
         report.facts = {
             "model": models.describe(model),
-            "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
+            "threads": f"{torch.get_num_threads()} on both sides, each with a process of its own",
             "runs": f"{chosen.pairs} pairs, one epoch each, after runs that are not counted",
         }
     return report.finish(save=chosen.save)
 
 
-def measure(model: Path, data: Path, ours: OurTraining, chosen: Namespace, report: Report) -> None:
+def measure(
+    model: Path, data: Path, ours: OurTraining, peer: Peer, chosen: Namespace, report: Report
+) -> None:
     """Measure both sides in turns, the script in the precision that suits it best."""
     train = train_request(data, budget=rq.Train.model_fields["tokens_per_step"].default, epochs=1)
     examples = documents(train, model)
@@ -60,10 +61,10 @@ def measure(model: Path, data: Path, ours: OurTraining, chosen: Namespace, repor
     pack_tokens = [sum(len(examples[n]) for n in pack) for pack in plan(train, examples)]
     ours.run(model, train, pack_tokens)
     tries = PRECISIONS if chosen.quick else PRECISIONS * 2  # the first of each is not counted
-    best = best_precision(model, train, examples, tries, report)
+    best = best_precision(model, train, examples, peer, tries, report)
     found = interleaved(
         lambda: ours.run(model, train, pack_tokens),
-        lambda: train_plainly(model, train, examples, best, grouped=chosen.grouped),
+        lambda: peer.run(train_plainly, model, train, examples, best, grouped=chosen.grouped),
         pairs=chosen.pairs,
     )
     tell(found, report, grouped=chosen.grouped)
@@ -81,13 +82,18 @@ def tell(found: Pairs[Speed], report: Report, *, grouped: bool) -> None:
 
 
 def best_precision(
-    model: Path, train: rq.Train, examples: list[Tokens], tries: Sequence[str], report: Report
+    model: Path,
+    train: rq.Train,
+    examples: list[Tokens],
+    peer: Peer,
+    tries: Sequence[str],
+    report: Report,
 ) -> str:
     """Try the script in both precisions; the last try of each counts. Returns the faster."""
     speeds = {}
     some = examples[:: max(1, len(examples) // SAMPLE)]
     for precision in tries:
-        speeds[precision] = train_plainly(model, train, some, precision).steps
+        speeds[precision] = peer.run(train_plainly, model, train, some, precision).steps
     words = ", ".join(f"{speed:,.0f} tokens/s in {name}" for name, speed in speeds.items())
     report.notes.append(f"Script's precision: {words}; the faster one is measured.\n")
     return max(speeds, key=speeds.__getitem__)

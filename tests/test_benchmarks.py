@@ -13,6 +13,7 @@ from benchmarks.training_speed import main as training_speed
 
 FIGURES = {
     "training_speed": "ours / loop",
+    "chat_speed": "the base: ours / plain generate",
     "trainer_script": "ours / script",
     "svd_blend": "PEFT's time / ours",
     "quantised_training": "nf4: ours / script",
