@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from backend import checkpoint, merging
+from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine import base_folder, base_model, generate, memory, merge_stream
 from backend.engine.base_model import DTYPES
@@ -24,6 +24,7 @@ from backend.engine.merge_stream import Part, StreamedMerge
 from backend.engine.saving import PROBES
 from backend.engine.session import Session
 from backend.errors import Unsupported
+from backend.foreign_files import read_json
 from backend.library import Library
 from backend.requests import LoadModel, Merge, Variant
 from backend.results import AdapterInfo, Merged, ModelFacts
@@ -302,7 +303,7 @@ def _write_surroundings(job: Job, folder: Path) -> None:
 
 def _write_config(job: Job, folder: Path) -> None:
     """Write the base's configuration with the type that the weights are stored in now."""
-    config = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(job.folder / "config.json", limits.CONFIG_BYTES, "The base's config.json")
     name = str(DTYPES[job.stored]).removeprefix("torch.")
     for part in (config, *(each for each in config.values() if isinstance(each, dict))):
         old = part.pop("torch_dtype", None)
