@@ -53,6 +53,8 @@ LAYERS = 2_000
 """Layers in config.json: the deepest models have 200; each is built before a weight is read."""
 EXPERTS = 10_000
 """Experts of a layer: the largest mixtures have 512."""
+EXPERTS_IN_ALL = 200_000
+"""Experts of all layers, some of which are modules of their own: the largest models have 25,000."""
 SIZE = 2**27
 """A width, a vocabulary or a context in config.json: the longest context is 10 million tokens."""
 BUFFER_BYTES = 1 * GB

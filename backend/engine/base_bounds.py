@@ -76,13 +76,24 @@ def _most_bytes(file: str) -> int | None:
 
 def require_plausible(config: dict[str, Any], name: str) -> None:
     """Raise ModelError where a number in config.json is beyond every model there is."""
+    largest = {LAYERS: 0.0, EXPERTS: 0.0}
     for key, value in _numbers(config):
+        for pattern in largest:
+            if pattern.fullmatch(key):
+                largest[pattern] = max(largest[pattern], value)
         most = _most(key)
         if most is not None and not 0 <= value <= most:
             raise ModelError(
                 f"{name}/config.json says {key} = {value:,}, and from 0 to {most:,} are possible.",
                 cure=DAMAGED,
             )
+    experts = int(largest[LAYERS] * largest[EXPERTS])
+    if experts > limits.EXPERTS_IN_ALL:
+        raise ModelError(
+            f"{name}/config.json says {experts:,} experts in all layers, and at most "
+            f"{limits.EXPERTS_IN_ALL:,} are possible.",
+            cure=DAMAGED,
+        )
 
 
 def require_sizes(known: Any, name: str) -> None:

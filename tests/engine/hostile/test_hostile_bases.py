@@ -84,6 +84,10 @@ def configure(folder: Path, **changes: Any) -> None:
         ({"vocab_size": -5}, "says vocab_size = -5, and from 0 to 134,217,728 are possible."),
         ({"text_config": {"num_layers": 9999}}, "says num_layers = 9,999, and from 0 to 2,000 are"),
         ({"num_local_experts": 10**6}, "says num_local_experts = 1,000,000, and from 0 to 10,000"),
+        (
+            {"num_hidden_layers": 1000, "n_routed_experts": 9000},
+            "says 9,000,000 experts in all layers, and at most 200,000 are possible.",
+        ),
         ({"max_position_embeddings": 10**18}, "says max_position_embeddings = 1,000,000,000,000,0"),
         ({"num_hidden_layers": 0}, "says num_hidden_layers = '0', which is no number of at least"),
         ({"vocab_size": True}, "cannot be used: Validation error for field 'vocab_size'"),
