@@ -13,18 +13,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backend import Service, Settings, errors
-from ui.server import default_roots, open_problem, port_problem, serve
+from ui.serving.environment import take_variables
+from ui.serving.options import (
+    Options,
+    Parser,
+    WrongOption,
+    add_flags,
+    is_loopback,
+    options_from,
+    port_problem,
+)
 
 ON_SPACE = bool(os.environ.get("SPACE_ID"))
-PASSWORD_VARIABLE = "ADAPTER_WORKBENCH_PASSWORD"
 INTERRUPTIBLE_S = 0.5
+ON_COMMAND_LINE = (
+    "The password on the command line shows in this machine's list of processes;"
+    " --password-file FILE hides it."
+)
 
 
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Fine-tune language models with adapters.")
-    parser.add_argument("--host", default="0.0.0.0" if ON_SPACE else "127.0.0.1")
-    parser.add_argument("--port", type=int, default=7860)
+    """Read the command line; raises WrongOption."""
+    parser = Parser(description="Fine-tune language models with adapters.", allow_abbrev=False)
     parser.add_argument("--workspace", type=Path, help="where adapters and runs are kept")
     parser.add_argument(
         "--allow-folder",
@@ -32,22 +42,26 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         help="a folder that the page may read and write; may be repeated (default: your home)",
     )
-    parser.add_argument(
-        "--password",
-        default=os.environ.get(PASSWORD_VARIABLE, ""),
-        help=f"name:password that the page asks for (or {PASSWORD_VARIABLE})",
-    )
+    add_flags(parser)
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args(arguments)
 
 
-def settings_from(flags: argparse.Namespace) -> Settings:
+def settings_from(flags: argparse.Namespace, options: Options) -> Settings:
     """Turn flags into settings; on a Space the page is a demo without paths, but for its owner."""
     named = {"workspace": flags.workspace} if flags.workspace else {}
-    roots = flags.allow_folder if flags.allow_folder is not None else default_roots(flags.host)
+    for root in flags.allow_folder or ():
+        if not root.expanduser().is_dir():
+            raise WrongOption(f"--allow-folder must name a folder that exists, got {root}.")
+    roots = flags.allow_folder if flags.allow_folder is not None else default_roots(options.host)
     return Settings(
         **named, allowed_roots=() if ON_SPACE else tuple(roots), demo=ON_SPACE, owner=space_owner()
     )
+
+
+def default_roots(host: str) -> tuple[Path, ...]:
+    """Return the folders that the page may use when nobody names any: the person's own, locally."""
+    return (Path.home(),) if is_loopback(host) else ()
 
 
 def space_owner() -> str:
@@ -58,25 +72,37 @@ def space_owner() -> str:
 
 def main() -> int:
     """Open the app and wait until it is told to end."""
-    flags = read_flags()
-    problem = open_problem(flags.host, flags.password, on_space=ON_SPACE)
-    problem = problem or port_problem(flags.host, flags.port)
-    if problem:
+    variables = take_variables(os.environ)
+    try:
+        flags = read_flags()
+        options = options_from(flags, variables, on_space=ON_SPACE)
+        settings = settings_from(flags, options)
+        if taken := port_problem(options.host, options.port):
+            raise WrongOption(taken)
+    except WrongOption as problem:
         print(problem, file=sys.stderr)
         return 1
+    if flags.password is not None:
+        print(ON_COMMAND_LINE, file=sys.stderr)
+    return run(settings, options, open_browser=not flags.no_browser and not ON_SPACE)
+
+
+def run(settings: Settings, options: Options, *, open_browser: bool) -> int:
+    """Serve the page until a signal ends it."""
+    # Gradio takes seconds to import, and reads the environment meanwhile: only once that is clean.
+    from ui.server import serve  # noqa: PLC0415
+
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
     try:
-        service = Service(settings_from(flags))
+        service = Service(settings)
     except errors.WorkbenchError as error:
         print(error, file=sys.stderr)
         return 1
     with service:
         print(*service.opening, sep="\n", end="\n" if service.opening else "", flush=True)
-        browser = not flags.no_browser and not ON_SPACE
-        page = serve(service, host=flags.host, port=flags.port, password=flags.password,
-                     open_browser=browser, on_space=ON_SPACE)  # fmt: skip
+        page = serve(service, options, open_browser=open_browser)
         print(f"Adapter Workbench is open on {page.local_url}", flush=True)
         with suppress(errors.WorkerDied):  # the page says so, and offers to try again
             service.restore()

@@ -1,9 +1,9 @@
 """Set up Adapter Workbench on first use, then open it: `python3 start.py`.
 
 Owns the folder `.venv` beside this file: makes it, fills it with the exact versions that were
-tested, repairs it. Of the app it knows only the file name and the flags `--host` and `--port`,
-which it reads to say early that a port is taken. Uses the standard library alone, in the syntax of
-Python 3.6, so that an old Python gets far enough to say that it is too old.
+tested, repairs it. Of the app it knows only the file name and the flags `--host` and `--port` with
+their variables, which it reads to say early that a port is taken. Uses the standard library alone,
+in the syntax of Python 3.6, so that an old Python gets far enough to say that it is too old.
 """
 
 import errno
@@ -216,8 +216,8 @@ def port_error(host: str, port: int) -> int:
 
 def check_port(arguments: list[str]) -> None:
     """Refuse a port that cannot be had, and name one that can."""
-    host = flag_value(arguments, "--host", "127.0.0.1")
-    text = flag_value(arguments, "--port", "7860")
+    host = flag_value(arguments, "--host", os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+    text = flag_value(arguments, "--port", os.environ.get("GRADIO_SERVER_PORT") or "7860")
     if "--help" in arguments or not text.isdigit() or not 0 < int(text) < 65536:
         return  # the app has its own words for these
     problem = port_error(host, int(text))

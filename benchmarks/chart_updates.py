@@ -12,6 +12,7 @@ from benchmarks.app_process import free_port
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.watching_page import POINTS_EVERY_S, WatchingPage
 from ui.server import serve
+from ui.serving.options import Options
 
 MOST_BYTES = 1000
 POINTS = (100, 10_000)
@@ -37,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(service: Service, report: Report) -> None:
     """Serve the real page and ask for points as its chart does."""
     port = free_port()
-    page = serve(
-        service, host="127.0.0.1", port=port, password="", open_browser=False, on_space=False
-    )
+    page = serve(service, Options(port=port))
     try:
         for points in POINTS:
             with closing(WatchingPage(f"http://127.0.0.1:{port}")) as watching:

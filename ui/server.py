@@ -1,19 +1,19 @@
-"""How the page is served: who may reach it, and the Gradio settings that keep it closed."""
+"""How the page is served: the Gradio settings that keep it closed, behind the guard."""
 
 import gc
 import os
-import socket
 from pathlib import Path
 
 import gradio as gr
-import psutil
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from backend import Service
 from ui.layout import build
 from ui.loss_chart import plotly_script
 from ui.safe_view import HEAD
+from ui.serving.body_limits import UPLOADS_AT_ONCE, TemporaryFolder
+from ui.serving.guard import guarding
+from ui.serving.login import Sessions
+from ui.serving.options import Options
 from ui.theme import STYLE, theme
 
 MENUS = f"<script>{Path(__file__).with_name('menus.js').read_text(encoding='utf-8')}</script>"
@@ -21,62 +21,23 @@ MENUS = f"<script>{Path(__file__).with_name('menus.js').read_text(encoding='utf-
 TEMPORARY = "temporary"
 # Gradio 6.31 looks into its empty queue a thousand times a second, which alone takes 6 % of a core.
 QUEUE_NAP_SECONDS = 0.02
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach the address."""
-    return host in LOOPBACK
-
-
-def open_problem(host: str, password: str, *, on_space: bool) -> str:
-    """Say why the app may not be opened on this address, or nothing if it may."""
-    if is_loopback(host) or on_space or password:
-        return ""
-    return (
-        f"Not opened on {host}: anyone who can reach it could train and write files here. "
-        "Add --password name:password, or set ADAPTER_WORKBENCH_PASSWORD, to open it wider."
-    )
-
-
-def port_problem(host: str, port: int) -> str:
-    """Say why a port cannot be used, or nothing if it can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return (
-                f"Port {port} on {host} cannot be used: {error.strerror or error}. "
-                f"Is the app open already? If not, try --port {port + 1}."
-            )
-    return ""
-
-
-def allowed_hosts(host: str, *, on_space: bool) -> list[str]:
-    """Return the names under which a browser may ask, so that no other name reaches us."""
-    if on_space:
-        return ["*"]
-    names = {*LOOPBACK, host}
-    if not is_loopback(host):
-        names |= {socket.gethostname(), socket.getfqdn(), *_own_addresses()}
-    return sorted(names)
-
-
-def serve(
-    service: Service, *, host: str, port: int, password: str, open_browser: bool, on_space: bool
-) -> gr.Blocks:
+def serve(service: Service, options: Options, *, open_browser: bool = False) -> gr.Blocks:
     """Open the page and return at once."""
     workspace = service.settings.workspace.resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(workspace / TEMPORARY)
+    temporary = _temporary_folder(service)
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary.folder)
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes no proxy: the guard decides
     gr.set_static_paths([plotly_script()])
     demo = build(service)
-    hosts = allowed_hosts(host, on_space=on_space)
+    sessions = Sessions()
     demo.launch(
-        server_name=host,
-        server_port=port,
-        auth=_credentials(password),
+        # brackets, or Gradio 6.31 makes an address of it that it cannot open
+        server_name=f"[{options.host}]" if ":" in options.host else options.host,
+        server_port=options.port,
+        root_path=options.root_path,
+        auth_dependency=sessions.name_of if options.credentials else None,
         inbrowser=open_browser,
         prevent_thread_lock=True,
         quiet=True,
@@ -88,11 +49,14 @@ def serve(
         enable_monitoring=False,
         show_error=False,
         strict_cors=True,
+        share=False,
         ssr_mode=False,
+        mcp_server=False,
+        num_workers=0,
         max_file_size=service.settings.max_upload_bytes,
         allowed_paths=[str(service.settings.exports_dir.resolve())],  # zips made for download
         blocked_paths=_private(workspace),
-        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+        app_kwargs={"lifespan": guarding(options, temporary, sessions)},
     )
     demo._queue.sleep_when_free = QUEUE_NAP_SECONDS
     gc.freeze()  # the page as built stays: looking through it for garbage delays every answer
@@ -105,20 +69,10 @@ def _private(workspace: Path) -> list[str]:
     return [str(workspace / name) for name in names]
 
 
-def _credentials(password: str) -> tuple[str, str] | None:
-    name, _, secret = password.partition(":")
-    return (name, secret) if password else None
-
-
-def _own_addresses() -> set[str]:
-    return {
-        address.address.partition("%")[0]
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family in (socket.AF_INET, socket.AF_INET6)
-    }
-
-
-def default_roots(host: str) -> tuple[Path, ...]:
-    """Return the folders that the page may use when nobody names any: the person's own, locally."""
-    return (Path.home(),) if is_loopback(host) else ()
+def _temporary_folder(service: Service) -> TemporaryFolder:
+    """Return where Gradio keeps files, without what earlier sessions left there."""
+    settings = service.settings
+    folder = settings.workspace.resolve() / TEMPORARY
+    temporary = TemporaryFolder(folder, UPLOADS_AT_ONCE * settings.max_upload_bytes)
+    temporary.clean()
+    return temporary

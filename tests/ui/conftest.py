@@ -11,6 +11,7 @@ from backend import Settings
 from backend import requests as rq
 from tests.ui.fake_service import FakeService
 from ui.server import serve
+from ui.serving.options import Options
 
 
 def free_port() -> int:
@@ -33,14 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
     """A service whose page is open; `url` is where."""
     workspace = tmp_path_factory.mktemp("workspace")
     with FakeService(Settings(workspace=workspace), step_seconds=0.002) as fake:
-        page = serve(
-            fake,
-            host="127.0.0.1",
-            port=free_port(),
-            password="",
-            open_browser=False,
-            on_space=False,
-        )
+        page = serve(fake, Options(port=free_port()))
         fake.start(rq.LoadModel()).result(timeout=10)
         fake.url = page.local_url
         yield fake

@@ -14,6 +14,7 @@ from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
 from ui.server import serve
+from ui.serving.options import Options
 
 
 @pytest.fixture
@@ -29,9 +30,7 @@ def served(
 ) -> Iterator[gr.Blocks]:
     """A page whose workspace lies outside what Gradio serves by itself."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
-    demo = serve(
-        service, host="127.0.0.1", port=free_port(), password="", open_browser=False, on_space=False
-    )
+    demo = serve(service, Options(port=free_port()))
     token = LocalContext.blocks.set(demo)
     yield demo
     LocalContext.blocks.reset(token)

@@ -1,0 +1,163 @@
+"""How much may be sent to the app: in one request, and in files that lie in its temporary folder.
+
+Gradio 6.31 bounds the size of a file, and neither how many come nor any other request's body.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend import size_text
+
+MOST_SIGN_IN_BYTES = 16 * 1024
+MOST_REQUEST_BYTES = 16 * 1024**2
+UPLOADS = ("/gradio_api/upload", "/gradio_api/process_recording")
+UPLOADS_AT_ONCE = 10
+"""The folder holds so many of the largest files."""
+OLD_S = 24 * 3600.0
+# An upload is copied into the workspace as it arrives: the temporary file is of no use for long.
+OLD_WHEN_FULL_S = 3600.0
+
+
+class TemporaryFolder:
+    """What lies in the folder of uploads, bounded in bytes and in age."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self.folder = folder
+        self.most_bytes = most_bytes
+        self.used_bytes = 0
+        self._active = 0
+        self._lock = asyncio.Lock()
+
+    async def begin(self, announced_bytes: int) -> bool:
+        """Begin an upload of at least so many bytes; False where there is no room."""
+        async with self._lock:
+            if not self._active:
+                self.used_bytes = await asyncio.to_thread(self._make_room, announced_bytes)
+            if self.used_bytes + announced_bytes > self.most_bytes:
+                return False
+            self._active += 1
+            return True
+
+    def take(self, count: int) -> bool:
+        """Count bytes as they arrive; False where they are too many."""
+        self.used_bytes += count
+        return self.used_bytes <= self.most_bytes
+
+    def end(self) -> None:
+        """End an upload, however it went."""
+        self._active -= 1
+
+    def clean(self, age_s: float = OLD_S) -> int:
+        """Delete files that are older; return the bytes that are left."""
+        left, oldest = 0, time.time() - age_s
+        for folder, _, files in os.walk(self.folder, topdown=False):
+            for name in files:
+                left += _bytes_unless_older(Path(folder, name), oldest)
+            _remove_if_empty(Path(folder), oldest)
+        return left
+
+    def _make_room(self, wanted_bytes: int) -> int:
+        used = self.clean()
+        return used if used + wanted_bytes <= self.most_bytes else self.clean(OLD_WHEN_FULL_S)
+
+
+class BodyLimits:
+    """Ends a request whose body is too large, before or while it arrives."""
+
+    def __init__(self, app: ASGIApp, temporary: TemporaryFolder) -> None:
+        self.app = app
+        self.temporary = temporary
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].rstrip("/") in UPLOADS:
+            await self._upload(scope, receive, send)
+            return
+        is_sign_in = scope["path"].rstrip("/") == "/login"
+        most = MOST_SIGN_IN_BYTES if is_sign_in else MOST_REQUEST_BYTES
+        sentence = f"The request is larger than {size_text(most)}."
+        if _announced(scope) > most:
+            await PlainTextResponse(sentence, 413)(scope, receive, send)
+            return
+        got = 0
+
+        def take(count: int) -> bool:
+            nonlocal got
+            got += count
+            return got <= most
+
+        error = HTTPException(413, sentence)
+        await self.app(scope, _counting(receive, take, error, cut_off=None), send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await self.temporary.begin(_announced(scope)):
+            await PlainTextResponse(self._full(), 413)(scope, receive, send)
+            return
+        try:
+            # Gradio removes the parts of an upload that ends with this error, and no other.
+            full, cut_off = MultiPartException(self._full()), MultiPartException("Cut off.")
+            await self.app(scope, _counting(receive, self.temporary.take, full, cut_off), send)
+        finally:
+            self.temporary.end()
+
+    def _full(self) -> str:
+        return (
+            f"No room for this upload: uploads may take {size_text(self.temporary.most_bytes)}"
+            " together, and each is removed after a while. Try again in an hour."
+        )
+
+
+def _counting(
+    receive: Receive,
+    take: Callable[[int], bool],
+    too_large: Exception,
+    cut_off: Exception | None,
+) -> Receive:
+    """Return a `receive` that counts the body and raises where it is too large or cut off."""
+    is_whole = False
+
+    async def counted() -> Message:
+        nonlocal is_whole
+        message = await receive()
+        if message["type"] == "http.disconnect" and cut_off and not is_whole:
+            raise cut_off
+        if message["type"] == "http.request":
+            is_whole = not message.get("more_body", False)
+            if not take(len(message.get("body", b""))):
+                raise too_large
+        return message
+
+    return counted
+
+
+def _announced(scope: Scope) -> int:
+    text = Headers(scope=scope).get("content-length", "")
+    return int(text[:18]) if text.isdecimal() else 0
+
+
+def _bytes_unless_older(file: Path, oldest: float) -> int:
+    """Delete an old file; return the bytes that it takes from now on."""
+    try:
+        found = file.lstat()
+        if found.st_mtime >= oldest:
+            return found.st_size
+        file.unlink()
+    except OSError:
+        return 0  # gone already, or of somebody else
+    return 0
+
+
+def _remove_if_empty(folder: Path, oldest: float) -> None:
+    try:
+        if folder.lstat().st_mtime < oldest:
+            folder.rmdir()
+    except OSError:
+        return
