@@ -78,7 +78,7 @@ def test_a_taken_port_is_said() -> None:
         ((), {"ADAPTER_WORKBENCH_PASSWORD": ":x"}, "has no name before the colon"),
         (("--password-file", "/no/such/file"), {}, "/no/such/file cannot be read"),
         (("--allow-folder", "/no/such/folder"), {}, "must name a folder that exists"),
-        (("--host", "no.such.host.invalid"), {}, "cannot be used"),
+        (("--host", "no.such.host.invalid", "--password", "a:b"), {}, "cannot be used"),
         (("--colour", "blue"), {}, "Unrecognized arguments: --colour blue"),
     ],
 )
@@ -114,8 +114,7 @@ def open_app(workspace: Path, *flags: str, **environment: str) -> Iterator[tuple
     )
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        assert "is open on " in line
+        line = next(line for line in process.stdout if "is open on " in line)
         yield line.split()[-1], process.pid
     finally:
         process.send_signal(signal.SIGINT)
@@ -142,7 +141,7 @@ def test_variables_open_the_page_and_weaken_nothing(tmp_path: Path) -> None:
     with open_app(tmp_path / "workspace", **variables) as (url, pid):
         assert url.endswith(f":{variables['GRADIO_SERVER_PORT']}/")
         assert 'action="/workbench/login"' in httpx.get(url).text
-        with httpx.Client(base_url=url) as visitor:
+        with httpx.Client(base_url=f"{url}workbench/") as visitor:
             visitor.post("login", data={"username": "ann", "password": "secret"})
             assert visitor.get("gradio_api/file=/etc/hostname").status_code == 403
             for path in ("mcp/", "profiling/traces", "vibe-code", "run-history/buckets"):
