@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+import start
 from tests.ui.conftest import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,18 @@ def test_a_port_from_the_environment_is_looked_at(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run_app(GRADIO_SERVER_PORT=port, GRADIO_NUM_PORTS="5")
     assert f"Port {port} on 127.0.0.1 cannot be used" in done.stderr
+
+
+def test_start_looks_at_the_port_that_the_app_will_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(start.SetupError, match="is taken"):
+            start.check_port([])
+        start.check_port(["--port", str(free_port())])
+        monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.3")  # where nobody listens
+        start.check_port([])
 
 
 @contextmanager

@@ -59,8 +59,8 @@ def test_a_day_of_guessing_from_one_address_is_little(limit: GuessLimit, clock: 
 
 
 def test_many_addresses_together_are_held_to_a_pace(limit: GuessLimit, clock: Clock) -> None:
-    addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(500)]
-    assert guesses_in(limit, clock, addresses, 3600) < BY_ALL.free + 3600 / BY_ALL.longest_s + 10
+    addresses = [f"10.0.0.{n}" for n in range(100)]
+    assert guesses_in(limit, clock, addresses, 1800) < BY_ALL.free + 1800 / BY_ALL.longest_s + 10
 
 
 def test_other_addresses_do_not_wait_for_one(limit: GuessLimit) -> None:
