@@ -1,6 +1,7 @@
 """A small reverse proxy that serves an app under a path, as nginx or Caddy would."""
 
 import http.client
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,16 @@ class Proxy:
         return passed
 
 
+class Server(ThreadingHTTPServer):
+    """Serves each connection in a thread of its own."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a browser leaves when it likes
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def proxied(
     target: str, path: str = "/workbench", *, strips: bool = True, forwards: bool = True
@@ -56,8 +67,7 @@ def proxied(
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}{path}/"

@@ -18,7 +18,14 @@ import httpx
 import psutil
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    expect,
+    sync_playwright,
+)
 
 from tests.engines import engines
 
@@ -139,9 +146,14 @@ class Visits:
         page.set_default_timeout(60_000)
         page.on("request", self._note_request)
         page.on("pageerror", lambda error: self.troubles.append(f"script error: {error}"))
+        page.on("console", self._note_message)
         page.goto(self.url)
         expect(page.locator(".aw-phase")).to_be_visible()
         return page
+
+    def _note_message(self, message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            self.troubles.append(message.text)
 
     def _note_request(self, request: object) -> None:
         address = urlsplit(request.url)
