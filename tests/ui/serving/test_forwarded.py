@@ -81,9 +81,9 @@ def test_files_go_up_and_come_down(proxy: Proxy) -> None:
 def test_signing_in_works_under_the_path_and_counts_the_real_client(tmp_path: Path) -> None:
     options = {"credentials": Credentials(NAME, SECRET), "root_path": "/workbench"}
     with opened(tmp_path, **options) as page, proxied(page) as proxy:
-        for _ in range(8):
-            refused = httpx.post(f"{proxy.url}login", data={"username": NAME, "password": "x"})
-        assert refused.status_code == 429
+        wrong = {"username": NAME, "password": "x"}
+        codes = [httpx.post(f"{proxy.url}login", data=wrong).status_code for _ in range(12)]
+        assert 429 in codes
         proxy.client = "198.51.100.4"  # another person behind the same proxy
         with httpx.Client(base_url=proxy.url) as visitor:
             assert 'action="/workbench/login"' in visitor.get("").text
