@@ -35,6 +35,7 @@ FIGURES_OF_THE_APP = {
     "steering": "pause: seconds beyond one step",
     "page_latency": "second tab opened until it shows",
     "wait_policy": "ours / PASSIVE, beside an open page",
+    "crash_recovery": "resumed runs equal to an undisturbed one, bit for bit",
 }
 
 
