@@ -18,6 +18,7 @@ import psutil
 from backend import adjustments, damage
 from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
 from backend.events import EventReader, EventWriter
+from backend.processes import is_running
 from backend.results import RunSummary
 from backend.run_lock import RunLock
 from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus, status_from_events
@@ -175,7 +176,7 @@ class Run:
             return self._gives_signs(status)
         if status.locked and taken is False and status.state == "running":
             return False
-        return _is_process(status.pid, status.process_started)
+        return is_running(status.pid, status.process_started)
 
     def _goes_on_elsewhere(self) -> bool:
         """Tell whether another machine trains the run, whose lock may not reach here."""
@@ -295,11 +296,3 @@ class Run:
 def _is_here(status: RunStatus) -> bool:
     """Tell whether the process that a status names is one of this machine."""
     return status.host in ("", socket.gethostname())
-
-
-def _is_process(pid: int, started: float) -> bool:
-    """Tell whether the process with this number is still the one that began at this time."""
-    try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < 1.0)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False

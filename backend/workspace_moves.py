@@ -16,6 +16,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from backend.errors import VerificationFailed
+from backend.processes import is_running
 from backend.storage import sync_folder, write_text
 from backend.workspace_archive import Entry, digest_of
 
@@ -123,14 +124,6 @@ def undo_unfinished(workspace: Path) -> None:
             journal = Journal.model_validate_json(text)
         except (OSError, ValidationError):
             continue
-        if not _is_alive(journal):
+        if not is_running(journal.pid, journal.process_started):
             _undo(journal)
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _is_alive(journal: Journal) -> bool:
-    try:
-        started = psutil.Process(journal.pid).create_time()
-    except psutil.Error:
-        return False
-    return bool(abs(started - journal.process_started) < 1.0)

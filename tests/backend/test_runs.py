@@ -189,6 +189,22 @@ def test_another_process_with_the_same_number_is_not_the_run(runs: Runs) -> None
     assert run.status().state == "interrupted"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no zombies")
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_a_run_of_a_zombie_is_interrupted(runs: Runs, state: str) -> None:
+    run = create(runs)
+    ended = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(ended.pid)
+    run.update(state=state, pid=process.pid, process_started=process.create_time())
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+
+    swept = runs.sweep("The app ended.")
+
+    ended.communicate()
+    assert [each.id for each in swept] == [run.id]
+
+
 @pytest.mark.parametrize("state", ["finished", "stopped", "failed", "interrupted"])
 def test_a_run_that_ended_is_not_swept(runs: Runs, state: str) -> None:
     run = create(runs)
