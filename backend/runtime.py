@@ -45,6 +45,8 @@ SPIN_COUNT = 30_000
 # it pages of 4 KB. Not for models that stay: they would take more memory than is said of them.
 STREAMING = {"THP_MEM_ALLOC_ENABLE": "1"}
 MEMORY_EVERY_S = 2.0
+PASSWORD = "ADAPTER_WORKBENCH_PASSWORD"
+"""How the variables begin that hold the page's password, or name its file."""
 # What `start_new_session` is on Windows, where subprocess passes over that one.
 if sys.platform == "win32":
     NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP
@@ -256,8 +258,12 @@ def start_runtime(
 
 
 def process_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an engine's process; what the person has set wins."""
-    return {**ENVIRONMENT, **_waiting(), **own, **os.environ}
+    """Return the environment of an engine's process; what the person has set wins.
+
+    The page's password is not passed on: no engine needs it.
+    """
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(PASSWORD)}
+    return {**ENVIRONMENT, **_waiting(), **own, **ours}
 
 
 def _waiting() -> dict[str, str]:

@@ -105,3 +105,10 @@ def test_the_openmp_library_of_torch_reads_the_count():
         check=True,
     )
     assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in loaded.stderr
+
+
+def test_no_engine_gets_the_password_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTER_WORKBENCH_PASSWORD", "name:secret")
+    monkeypatch.setenv("ADAPTER_WORKBENCH_PASSWORD_FILE", "secret.txt")
+
+    assert not [name for name in process_environment({}) if "PASSWORD" in name]

@@ -88,7 +88,9 @@ def test_a_log_that_is_a_folder_is_named(engines: Engines, tmp_path: Path) -> No
         open_in(tmp_path)
 
 
-@pytest.mark.parametrize("command", [["app.py", "--no-browser", "--port", "0"], ["-m", "backend"]])
+@pytest.mark.parametrize(
+    "command", [["app.py", "--no-browser", "--port", "7986"], ["-m", "backend"]]
+)
 def test_programs_say_one_sentence_and_exit(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     words = ["unload-model"] if "-m" in command else []

@@ -97,7 +97,7 @@ def test_the_table_tells_what_a_run_adds_and_what_double_quantisation_saves(
         ("[1, 2", "is not valid JSON"),
         (
             '{"model_type": "llama", "hidden_size": -64, "num_attention_heads": 4}',
-            "No model can be built from this config.json: .*negative",
+            "says hidden_size = -64, and from 0 to .* are possible",
         ),
         (
             '{"model_type": "llama", "hidden_size": "big"}',

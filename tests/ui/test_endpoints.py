@@ -62,7 +62,7 @@ def test_runs_lists_what_was_trained(client: Client) -> None:
 
 
 SCRIPTED = [
-    ("rename-adapter", {"name": "a", "new_name": "b"}),
+    ("rename-adapter", {"name": "there", "new_name": "b"}),
     ("end-hotswap", None),
     ("hotswap", {"adapter": "a"}),
     ("similarity", {"names": ["a", "b"]}),
@@ -81,6 +81,8 @@ def test_an_operation_is_handed_on_with_its_fields(
         return errors.Unsupported(f"{operation} was heard.")
 
     served.script[operation] = answer
+    if "there" not in {adapter.name for adapter in served.library.all()}:
+        served.add_adapter("there")
     arguments = [] if request_ is None else [request_]
     with pytest.raises(AppError, match=f"{operation} was heard"):
         client.predict(*arguments, api_name=f"/{operation.replace('-', '_')}")
