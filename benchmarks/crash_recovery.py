@@ -8,6 +8,7 @@ what broke off. Each adapter is compared with that of an undisturbed run of the 
 import json
 import queue
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,8 +66,8 @@ class Findings:
     announced: set[str] = field(default_factory=set)
     resumed: set[str] = field(default_factory=set)
     again: int = 0
-    finished: dict[str, bool] = field(default_factory=dict)
-    """Finished runs: whether the bits of their adapters are those of an undisturbed run."""
+    finished: dict[str, str] = field(default_factory=dict)
+    """Finished runs: how they differ from an undisturbed one of the same kind; empty if not."""
     lost: dict[str, str] = field(default_factory=dict)
     """Lost runs, each with the reason."""
     back: list[float] = field(default_factory=list)
@@ -261,7 +262,7 @@ class Trial:
             case {"refused": run_id, "why": why}:
                 found.lost[run_id] = why
             case {"finished": run_id, "adapter": adapter}:
-                found.finished[run_id] = self._is_whole(run_id, Path(adapter))
+                found.finished[run_id] = self._difference(run_id, Path(adapter))
 
     def _goes_on(self, run_id: str) -> None:
         self._run = run_id
@@ -277,13 +278,14 @@ class Trial:
             if state not in wanted:
                 self.found.lost[run_id] = f"a new app says: {state}"
 
-    def _is_whole(self, run_id: str, adapter: Path) -> bool:
+    def _difference(self, run_id: str, adapter: Path) -> str:
         """Compare a finished run's adapter and curve with what they have to be."""
         run = self.workspace / "runs" / run_id
         case = json.loads((run / "request.json").read_text())["train"]["name"].split()[0]
-        same = weights(adapter) == self._reference[case]
+        if weights(adapter) != self._reference[case]:
+            return "other weights"
         steps = curve(EventReader(run / "events.jsonl").poll()).step
-        return same and steps == list(range(1, STEPS + 1))
+        return "" if steps == list(range(1, STEPS + 1)) else f"its curve has the steps {steps}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -295,15 +297,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen.seed = random.randrange(10**6) if chosen.seed is None else chosen.seed
     print(f"seed {chosen.seed}", flush=True)
     report = Report("crash_recovery", "Worker and app killed at random moments", words)
-    with tempfile.TemporaryDirectory() as name:
-        began = time.monotonic()
-        reference, span_s = undisturbed(Path(name))
-        trial = Trial(Path(name), reference, span_s, chosen.seed)
-        trial.go(chosen.kills)
+    folder, began = Path(tempfile.mkdtemp(prefix="crash-recovery-")), time.monotonic()
+    reference, span_s = undisturbed(folder)
+    trial = Trial(folder, reference, span_s, chosen.seed)
+    trial.go(chosen.kills)
     tell(trial.found, chosen, time.monotonic() - began, report)
     report.finish(save=chosen.save)
-    found = trial.found
-    return 1 if found.lost or not all(found.finished.values()) else 0
+    if trial.found.lost or any(trial.found.finished.values()):
+        print(f"The workspaces are kept in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def undisturbed(folder: Path) -> tuple[dict[str, bytes], float]:
@@ -331,8 +335,8 @@ def weights(adapter: Path) -> bytes:
 
 def tell(found: Findings, chosen: Namespace, seconds: float, report: Report) -> None:
     """Put what was found into the report."""
-    lost, same = len(found.lost), sum(found.finished.values())
-    resumed = [same for run, same in found.finished.items() if run in found.resumed]
+    lost, whole = len(found.lost), [not off for off in found.finished.values()]
+    resumed = [not off for run, off in found.finished.items() if run in found.resumed]
     report.add("kills", str(found.kills.total()))
     report.add("runs that were announced", str(len(found.announced)))
     report.add("runs lost", str(lost), "0", lost == 0)
@@ -342,10 +346,8 @@ def tell(found: Findings, chosen: Namespace, seconds: float, report: Report) -> 
         "all",
         all(resumed),
     )
-    report.add(
-        "all finished runs, the same", f"{same} of {len(found.finished)}", "all",
-        same == len(found.finished),
-    )  # fmt: skip
+    figure = f"{sum(whole)} of {len(whole)}"
+    report.add("all finished runs, the same", figure, "all", all(whole))
     report.add("runs started again, without a checkpoint yet", str(found.again))
     if found.back:
         report.add("seconds from a kill until a run goes on", f"{Spread(found.back):.1f}")
@@ -360,7 +362,7 @@ def tell(found: Findings, chosen: Namespace, seconds: float, report: Report) -> 
         *(f"| {what} | {count} |" for what, count in sorted(found.kills.items())),
         "",
         *(f"- lost: {run}: {why}" for run, why in found.lost.items()),
-        *(f"- not the same: {run}" for run, same in found.finished.items() if not same),
+        *(f"- not the same: {run}: {off}" for run, off in found.finished.items() if off),
     ]
 
 

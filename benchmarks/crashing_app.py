@@ -20,6 +20,7 @@ from backend.results import RunResult, RunSummary
 
 TIMEOUT_S = 600.0
 LOOK_EVERY_S = 0.02
+ORPHAN_S = 30.0
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     cases = cycle(order["cases"]) if order["new"] else iter(())
     with Service(Settings(workspace=Path(order["workspace"]))) as service:
+        wait_for_orphans(service)
         say(opened={each.id: each.state for each in service.snapshot().runs})
         service.restore()
         going = True
@@ -42,6 +44,15 @@ def main() -> None:
 def say(**what: object) -> None:
     """Report one thing."""
     print(json.dumps(what), flush=True)
+
+
+def wait_for_orphans(service: Service) -> None:
+    """Give the worker of an app that was killed a moment to notice that and to end."""
+    until = time.monotonic() + ORPHAN_S
+    while any(each.state == "running" for each in service.snapshot().runs):
+        if time.monotonic() > until:
+            return
+        time.sleep(LOOK_EVERY_S)
 
 
 def wait_for_base(service: Service) -> None:
