@@ -11,6 +11,10 @@ GB = 1024**3
 
 ROW_CHARACTERS = 16_000_000
 """One example: a long book has 5 million; reading, rendering and tokenising take 25 times that."""
+RENDERED_CHARACTERS = 2 * ROW_CHARACTERS
+"""One example as a chat template shows it: templates add a few hundred characters for each turn."""
+BATCH_CHARACTERS = 4_000_000
+"""Examples that are rendered and tokenised at once, of which a few batches are in memory."""
 JSON_OBJECT_CHARACTERS = 64_000_000
 """A `.json` file that is one object, which has to be held whole; a list of rows has not."""
 COLUMNS = 10_000
@@ -41,6 +45,10 @@ CONFIG_BYTES = 4 * MB
 """config.json, generation_config.json: real ones stay below 1 MB."""
 TEMPLATE_BYTES = 1 * MB
 """A chat template: the longest in use have 20 KB."""
+TEMPLATE_SECONDS = 60
+"""Rendering a batch of examples: the slowest templates take a millisecond for each."""
+PROMPT_SECONDS = 10
+"""Rendering one conversation for an answer."""
 TOKENIZER_BYTES = 256 * MB
 """A file of a tokenizer: vocabularies of 250,000 tokens take 35 MB."""
 INDEX_BYTES = 64 * MB

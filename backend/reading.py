@@ -16,6 +16,8 @@ from backend.jobs import Job
 from backend.runtime import Message, OnExit, Runtime
 
 STOP_GRACE_S = 2.0
+START_S = 120.0
+"""How long a process may take to start, on a busy machine."""
 IDLE_S = 600.0
 """A process that was not needed for so long is ended: it takes a few hundred MB."""
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class ReadingProcess:
         self._waiting: deque[tuple[Job, Message]] = deque()
         self._current: Job | None = None
         self._timer: threading.Timer | None = None
+        self._is_ready = False
 
     def warm_up(self) -> None:
         """Start the process before it is needed; where it cannot be, the first job says so."""
@@ -93,12 +96,23 @@ class ReadingProcess:
                 self._fail(job, WorkerDied(f"{job.title} cannot start a process: {error}."))
                 continue
             self._current = job
-            self._end_after(self._limit_s, job, self._too_slow(job))
+            self._limit(job)
             runtime.send(message)
+
+    def ready(self) -> None:
+        """Take note that the process has started: only now does the time of a look run."""
+        self._is_ready = True
+        if self._current is not None and not self._current.stops:
+            self._limit(self._current)
+
+    def _limit(self, job: Job) -> None:
+        seconds = self._limit_s if self._is_ready else START_S + self._limit_s
+        self._end_after(seconds, job, self._too_slow(job))
 
     def _running(self) -> Runtime:
         if self._runtime is None:
             self._number += 1
+            self._is_ready = False
             number = self._number
             self._runtime = self._start(lambda reason: self._on_exit(number, reason))
         return self._runtime
@@ -106,7 +120,8 @@ class ReadingProcess:
     def _too_slow(self, job: Job) -> WorkbenchError:
         return WorkbenchError(
             f"{job.title} took longer than {self._limit_s:.0f} seconds and was ended.",
-            cure="A file, or the model's chat template, may have no end. The session is unharmed.",
+            cure="The file may be too large for a look, or it or the model's chat template may "
+            "have no end. The session is unharmed.",
         )
 
     # -- its end ---------------------------------------------------------------------------------
@@ -124,7 +139,8 @@ class ReadingProcess:
     def _on_exit(self, number: int, reason: str) -> None:
         with self._lock:
             if number == self._number and self._runtime is not None:
-                self._lose(WorkerDied(f"It broke off: its process is gone, {reason}."))
+                title = self._current.title if self._current is not None else ""
+                self._lose(WorkerDied(f"{title} broke off: its process is gone, {reason}."))
 
     def _lose(self, error: WorkbenchError) -> None:
         self._number += 1  # what the old process still says of its end is not news

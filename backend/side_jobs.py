@@ -55,7 +55,7 @@ class SideJobs:
         """Of jobs with a process of their own; None while it is on its way."""
         self._slow: list[int] = []
         self._reading = ReadingProcess(
-            lambda on_exit: start_reading(link.settings, self._on_message, on_exit),
+            lambda on_exit: start_reading(link.settings, self._on_reading_message, on_exit),
             link.fail,
             lock=link.lock,
             limit_s=link.settings.look_seconds,
@@ -201,6 +201,13 @@ class SideJobs:
             "base": base.model_dump(mode="json") if base else None,
             "free_gpu_bytes": self._link.free_gpu_bytes,
         }
+
+    def _on_reading_message(self, message: Message) -> None:
+        if message["type"] == "ready":
+            with self._link.lock:
+                self._reading.ready()
+        else:
+            self._on_message(message)
 
     def _on_message(self, message: Message) -> None:
         """Pass on what another process says; it has a session of its own, which is not ours."""

@@ -7,9 +7,11 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, TextStreamer
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
+from backend import limits
 from backend.engine import checks
 from backend.engine.base_model import Base
-from backend.errors import InvalidRequest
+from backend.engine.time_limit import within
+from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.requests import Message
 
 SCORE_CHUNK = 1024
@@ -38,12 +40,40 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
         return "".join(plain_prompt(message.content) for message in messages)
     turns = [message.model_dump() for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        text = within(
+            limits.PROMPT_SECONDS,
+            lambda: tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            ),
+            error=_endless,
+        )
+        return _readable(str(text))
+    except WorkbenchError:
+        raise
     except Exception as error:  # a template's own raise_exception, and whatever is wrong in it
         raise InvalidRequest(
             f"This base's chat template refuses the conversation: {error}.",
             cure="Some templates want user and assistant in turn, without a system message.",
         ) from error
+
+
+def _endless() -> ModelError:
+    return ModelError(
+        f"This base's chat template was not done with the conversation after "
+        f"{limits.PROMPT_SECONDS} seconds, and was ended.",
+        cure="It may have no end: use a base with another template.",
+    )
+
+
+def _readable(text: str) -> str:
+    """Return a prompt; raises InvalidRequest where the template made too much of it."""
+    if len(text) > limits.RENDERED_CHARACTERS:
+        raise InvalidRequest(
+            f"This base's chat template makes {len(text):,} characters of the conversation, and at "
+            f"most {limits.RENDERED_CHARACTERS:,} are read.",
+            cure="Use a base with another template.",
+        )
+    return text
 
 
 def plain_prompt(text: str) -> str:

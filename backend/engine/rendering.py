@@ -13,10 +13,12 @@ from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
+from backend import limits
 from backend.engine import frames
 from backend.engine.data import Document
 from backend.engine.generate import plain_prompt
-from backend.errors import DataError
+from backend.engine.time_limit import within
+from backend.errors import DataError, ModelError
 
 Span = tuple[int, int]
 OTHER_BASE = "Use a base with another template, or data in the text shape."
@@ -223,9 +225,16 @@ def _opening(tokenizer: Any, chat_template: str) -> str:
 
 def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]:
     try:
-        shown: list[str] = tokenizer.apply_chat_template(
-            conversations, tokenize=False, add_generation_prompt=asks
+        shown: list[str] = within(
+            limits.TEMPLATE_SECONDS,
+            lambda: tokenizer.apply_chat_template(
+                conversations, tokenize=False, add_generation_prompt=asks
+            ),
+            error=_endless,
         )
+        _require_readable(shown)
+    except (ModelError, Unrenderable):
+        raise
     except Exception as error:
         raise Unrenderable(
             f"this base's chat template refuses it: {error}",
@@ -233,6 +242,25 @@ def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]
             "Some templates want user and assistant in turn, without a system message.",
         ) from error
     return shown
+
+
+def _endless() -> ModelError:
+    return ModelError(
+        f"This base's chat template was not done with the examples after "
+        f"{limits.TEMPLATE_SECONDS} seconds, and was ended.",
+        cure="It may have no end: use a base with another template.",
+    )
+
+
+def _require_readable(shown: list[str]) -> None:
+    """Raise Unrenderable where the template makes more of a conversation than can be read."""
+    longest = max(map(len, shown), default=0)
+    if longest > limits.RENDERED_CHARACTERS:
+        raise Unrenderable(
+            f"this base's chat template makes {longest:,} characters of it",
+            f"This base's chat template makes {longest:,} characters of an example.",
+            f"At most {limits.RENDERED_CHARACTERS:,} are read: use a base with another template.",
+        )
 
 
 def _or_refusal(show: Callable[[], Rendered]) -> Rendered | Unrenderable:

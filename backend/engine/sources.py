@@ -161,13 +161,19 @@ def _folder(path: Path) -> list[Table]:
     found = sorted(
         each
         for each in path.iterdir()
-        if each.is_file() and each.suffix.lower() in READERS and not _is_about(each.name)
+        if each.suffix.lower() in READERS and not _is_about(each.name) and not each.is_dir()
     )
     if not found:
         raise DataError(
             f"The folder {path.name} holds no data file.", cure=f"Use {', '.join(READERS)}."
         )
     for each in found:
+        if not each.exists():
+            raise DataError(
+                f"{each.name} in the folder {path.name} is a link to a file that is not there.",
+                cure="Remove the link, or put the file itself into the folder.",
+            )
+        require_regular(each, each.name, DataError)
         if not each.resolve().is_relative_to(path.resolve()):
             raise DataError(
                 f"{each.name} in the folder {path.name} is a link to elsewhere.",

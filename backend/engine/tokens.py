@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from tokenizers import Encoding
 
+from backend import limits
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data_stats import stats_of
@@ -161,13 +161,27 @@ def _ahead(
     side_by_side = are_side_by_side(tokenizer)
     going: deque[tuple[list[Document], _Shown, Future[Any]]] = deque()
     with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
-        while batch := list(islice(documents, BATCH)):
+        for batch in _batches(documents):
             shown = render(batch, tokenizer)
             going.append((batch, shown, helpers.submit(_output, shown, batch, tokenizer)))
             if len(going) > AHEAD:
                 yield _finished(*going.popleft(), side_by_side)
         while going:
             yield _finished(*going.popleft(), side_by_side)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Gather documents by number and by length: a batch takes 25 times its text in memory."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text) + sum(len(turn["content"]) for turn in document.turns)
+        if len(batch) == BATCH or characters > limits.BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _finished(

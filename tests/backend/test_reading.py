@@ -30,6 +30,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Engines:
     monkeypatch.setattr("backend.side_jobs.start_reading", start)
     monkeypatch.setattr("backend.side_jobs.SHOWN_AFTER_S", 0.0)
     monkeypatch.setattr("backend.reading.STOP_GRACE_S", 0.01)
+    monkeypatch.setattr("backend.reading.START_S", 0.0)
     return started
 
 
@@ -125,8 +126,21 @@ def test_a_look_without_an_end_is_ended_by_itself(
     with pytest.raises(WorkbenchError, match="took longer than") as caught:
         job.result(timeout=10)
 
-    assert "chat template, may have no end" in caught.value.cure
+    assert "chat template may have no end" in caught.value.cure
     assert readers[0].killed
+
+
+def test_the_time_of_a_look_begins_when_its_process_is_ready(
+    make: Callable[..., Service], readers: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.reading.START_S", 60.0)
+    job = make(look_seconds=0.05).start(LOOK)
+    assert not job.wait(0.2)
+
+    readers[0].on_message({"type": "ready", "pid": 1})
+
+    with pytest.raises(WorkbenchError, match="took longer than"):
+        job.result(timeout=10)
 
 
 def test_a_reading_process_that_dies_fails_its_look_alone(
@@ -136,7 +150,7 @@ def test_a_reading_process_that_dies_fails_its_look_alone(
 
     readers[0].on_exit("it was killed")
 
-    with pytest.raises(WorkerDied, match="it was killed"):
+    with pytest.raises(WorkerDied, match=r"Looking at data broke off: .* it was killed"):
         lost.result(timeout=0)
     readers[1].answer(SEEN)
     assert after.result(timeout=0) == SEEN

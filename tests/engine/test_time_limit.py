@@ -1,0 +1,105 @@
+"""A limit of time for Python code: it ends loops, and never touches what comes after."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from backend import limits
+from backend.engine import generate, rendering
+from backend.engine.data import Document
+from backend.engine.time_limit import within
+from backend.errors import InvalidRequest, ModelError
+from backend.requests import Message
+
+
+def too_slow() -> ModelError:
+    return ModelError("It takes too long.")
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(Exception):  # what is raised from outside must not end here
+            len("x")
+
+
+def test_a_loop_without_an_end_is_ended() -> None:
+    started = time.monotonic()
+
+    with pytest.raises(ModelError, match="too long"):
+        within(0.05, lambda: spin(60), error=too_slow)
+
+    assert time.monotonic() - started < 30
+
+
+def test_what_ends_in_time_is_left_alone_and_so_is_what_follows() -> None:
+    for _ in range(300):
+        assert within(0.002, lambda: 7, error=too_slow) == 7
+    spin(0.1)  # nothing is raised afterwards
+
+
+def test_an_end_at_the_very_moment_of_the_limit_harms_nothing() -> None:
+    ended = 0
+    for _ in range(100):
+        try:
+            within(0.002, lambda: spin(0.002), error=too_slow)
+        except ModelError:
+            ended += 1
+        spin(0.001)
+    assert 0 <= ended <= 100
+
+
+def test_an_error_inside_passes_as_it_is() -> None:
+    with pytest.raises(KeyError):
+        within(10, lambda: {}["x"], error=too_slow)
+
+
+class Tokenizer:
+    """A tokenizer whose template does what it is told."""
+
+    chat_template = "x"
+    bos_token = ""
+
+    def __init__(self, render: Any) -> None:
+        self._render = render
+
+    def apply_chat_template(self, conversations: Any, **options: Any) -> Any:
+        return self._render(conversations)
+
+
+TALK = [Message(role="user", content="Hello")]
+
+
+def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PROMPT_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "TEMPLATE_SECONDS", 0.05)
+    endless = Tokenizer(lambda turns: spin(60))
+
+    with pytest.raises(ModelError, match="was not done with the conversation"):
+        generate.prompt_text(endless, TALK)
+    with pytest.raises(ModelError, match="was not done with the examples"):
+        rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
+
+
+def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RENDERED_CHARACTERS", 100)
+    wordy = Tokenizer(lambda turns: "x" * 101)
+
+    with pytest.raises(InvalidRequest, match="makes 101 characters of the conversation"):
+        generate.prompt_text(wordy, TALK)
+    with pytest.raises(rendering.Unrenderable, match="makes 101 characters of it"):
+        rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
+
+
+def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.engine import tokens
+
+    monkeypatch.setattr(limits, "BATCH_CHARACTERS", 25)
+    documents = [Document(row=row, text="x" * 10) for row in range(1, 8)]
+
+    batches = list(tokens._batches(iter(documents)))
+
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [document.row for batch in batches for document in batch] == list(range(1, 8))
