@@ -32,13 +32,20 @@ ON_COMMAND_LINE = (
 )
 
 
+def folder(text: str) -> Path:
+    """Read the name of a folder; an empty one, as of an unset variable, would be the current."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder, and is empty")
+    return Path(text)
+
+
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; raises WrongOption."""
     parser = Parser(description="Fine-tune language models with adapters.", allow_abbrev=False)
-    parser.add_argument("--workspace", type=Path, help="where adapters and runs are kept")
+    parser.add_argument("--workspace", type=folder, help="where adapters and runs are kept")
     parser.add_argument(
         "--allow-folder",
-        type=Path,
+        type=folder,
         action="append",
         help="a folder that the page may read and write; may be repeated (default: your home)",
     )

@@ -5,6 +5,7 @@ the same seed the same adapter, however busy the machine happens to be.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 
 from backend import damage
-from backend.engine import base_model, devices, steps
+from backend.engine import base_model, devices, divergence, steps
 from backend.engine.base_model import Base
 from backend.engine.packing import Packs
 from backend.methods import method_of
@@ -74,6 +75,7 @@ class Timings:
 
         The adapter must be trainable. Precisions take turns, so that a busy moment meets both, and
         each step is of another length, as in a run: what is compiled for a length is not there yet.
+        Raises ModelError where the base computes numbers that are not finite.
         """
         known = self.get(train, base.facts)
         if known is not None:
@@ -87,6 +89,8 @@ class Timings:
                 taken = steps.time_step(peft, packs[pack], base.device, precision)
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
+        if math.isinf(per_token["fp32"]):
+            raise divergence.damaged("The loss of a trial step is not a finite number")
         times = StepTimes(per_token["fp32"], per_token[half])
         content = {**self._read(), _key(train, base.facts): [times.fp32, times.bf16]}
         write_text(self._file, json.dumps(content, indent=1))

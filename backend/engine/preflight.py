@@ -108,7 +108,8 @@ def check(
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source, warned = None, "", None
     if around and packs and config and not problems:
-        seconds, source = _duration(request, around, packs, runs, timings)
+        took = _collect(problems, lambda: _duration(request, around, packs, runs, timings))
+        seconds, source = took or (None, "")
         notes = [*sharing.notes(train), *remarks.on(train, corpus.stats, around.parameters)]
         warned = rate_warning(train.learning_rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)

@@ -4,6 +4,7 @@ Shared by training, evaluation, pre-flight and the choice of precision, so that 
 what runs.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -147,15 +148,19 @@ def evaluate(
 
 
 def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precision: str) -> float:
-    """Return the seconds of one forward and backward pass; gradients and random state stay."""
+    """Return the seconds of one forward and backward pass; gradients and random state stay.
+
+    A step whose loss is not finite is of no use, however fast: it takes infinitely long.
+    """
     batch = to_device(batch, device)
     with devices.same_random_numbers(device):
         started = time.perf_counter()
-        loss_sum(model, batch, autocast(device, precision)).backward()
+        loss = loss_sum(model, batch, autocast(device, precision))
+        loss.backward()
         devices.synchronize(device)
         seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
-    return seconds
+    return seconds if bool(loss.isfinite()) else math.inf
 
 
 def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:

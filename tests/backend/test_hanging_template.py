@@ -11,7 +11,7 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.errors import Stopped, WorkbenchError, WorkerDied
+from backend.errors import ModelError, Stopped, WorkbenchError, WorkerDied
 from tests.engine.tiny import write_base
 
 pytestmark = pytest.mark.slow
@@ -77,16 +77,28 @@ def test_a_check_that_hangs_ends_by_itself(service: Service, endless: Path) -> N
         job.result(timeout=60)
 
 
-def test_a_chat_that_hangs_takes_the_worker_along_only_when_asked_twice(service: Service) -> None:
-    (worker,) = [
-        child for child in psutil.Process().children() if child.cmdline()[-1:] == ["backend.engine"]
-    ]
-    job = service.start(talk("HANG"))
-    time.sleep(1)
+def worker() -> psutil.Process:
+    children = psutil.Process().children()
+    return next(each for each in children if each.cmdline()[-1:] == ["backend.engine"])
+
+
+def test_a_chat_whose_template_has_no_end_ends_by_itself(service: Service) -> None:
+    before = worker().pid
+
+    with pytest.raises(ModelError, match="was not done with the conversation after 10 seconds"):
+        service.start(talk("HANG")).result(timeout=60)
+
+    assert worker().pid == before
+    assert service.start(talk("hi")).result(timeout=60).tokens
+
+
+def test_a_worker_that_hangs_is_ended_only_when_asked_twice(service: Service) -> None:
+    process = worker()
+    process.suspend()
+    job = service.start(talk("hi"))
     service.stop()
-    time.sleep(1)
-    assert worker.is_running()
-    assert not job.done()
+    assert not job.wait(7)
+    assert process.is_running()
     service.stop()
 
     with pytest.raises(WorkerDied, match="did not end when asked"):

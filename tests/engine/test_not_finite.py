@@ -45,6 +45,15 @@ def test_a_run_on_a_damaged_base_ends_and_says_why(damaged: Service, share: floa
     assert damaged.snapshot().job is None
 
 
+def test_a_check_that_times_a_step_notices_a_damaged_base(damaged: Service) -> None:
+    request = rq.Preflight(train=rq.Train(name="checked", data=QUICK["data"]), measure=True)
+
+    report = damaged.start(request).result(timeout=120)
+
+    assert not report.ready
+    assert "computes numbers that are not finite" in report.problems[0].what
+
+
 @pytest.mark.parametrize(
     "request_",
     [

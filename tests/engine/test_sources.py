@@ -1,10 +1,12 @@
 """Where data comes from, and what is said where there is none."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from backend.engine import data
+from backend.engine.sources import open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER
 from tests.engine.data_files import SHAPES, read, write
@@ -101,3 +103,26 @@ def test_a_link_out_of_a_folder_is_not_followed(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "a.jsonl in the folder rows is a link to elsewhere. Put the file itself into the folder."
     )
+
+
+def test_a_pipe_among_the_files_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    os.mkfifo(tmp_path / "b.jsonl")
+
+    with pytest.raises(DataError, match=r"b\.jsonl is a FIFO, not a file"):
+        open_source(str(tmp_path))
+
+
+def test_a_link_to_nothing_among_the_files_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+
+    with pytest.raises(DataError, match="is a link to a file that is not there"):
+        open_source(str(tmp_path))
+
+
+def test_a_folder_with_the_name_of_a_file_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    (tmp_path / "old.json").mkdir()
+
+    assert [table.name for table in open_source(str(tmp_path)).tables] == ["a.jsonl"]

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 import start
+from app import read_flags
 from tests.ui.conftest import free_port
+from ui.serving.options import WrongOption, port_problem
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -176,3 +178,16 @@ def test_the_page_opens_on_ipv6(tmp_path: Path) -> None:
     with open_app(tmp_path / "workspace", *flags) as (url, _):
         assert url.startswith("http://[::1]:")
         assert httpx.get(url).status_code == 200
+
+
+@pytest.mark.parametrize("flag", ["--workspace", "--allow-folder"])
+def test_an_empty_folder_is_no_folder(flag: str) -> None:
+    with pytest.raises(WrongOption, match="must name a folder"):
+        read_flags([flag, " "])
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "203.0.113.9"])
+def test_an_address_of_another_machine_is_said(host: str) -> None:
+    assert port_problem(host, free_port()) == (
+        f"{host} is no address of this machine. Try --host 127.0.0.1."
+    )

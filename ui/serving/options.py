@@ -5,6 +5,7 @@ Gradio, because the variables are read before Gradio is.
 """
 
 import argparse
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -163,6 +164,8 @@ def port_problem(host: str, port: int) -> str:
             try:
                 probe.bind((address, port))
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    return f"{address} is no address of this machine. Try --host 127.0.0.1."
                 other = port + 1 if port < 65535 else DEFAULT_PORT
                 return (
                     f"Port {port} on {address} cannot be used: {error.strerror or error}. "
