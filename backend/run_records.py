@@ -58,6 +58,8 @@ class RunStatus(BaseModel):
     exact_match: float | None = None
     kept_step: int = 0
     """The step whose state the adapter is, where that is not the last one."""
+    early_step: int = 0
+    """The step after which the run is to end early, until that is done."""
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
     predicted_seconds: float | None = None

@@ -82,6 +82,8 @@ class Guards:
             self._losses.append(loss)
             if at in tests and at in tests_at(self._log.total_steps):
                 self._add_point(at, tests[at])
+        if self._points and self._log.run.status().early_step == step:
+            self._end_early(step)  # it broke off after that, before it was saved
         self.best = read_best(self.folder)
         if self.best is not None and self.best.step > step:  # of steps that are taken anew
             remove_folder(self.folder)
@@ -157,6 +159,8 @@ class Guards:
         if planned:
             self._add_point(step, evaluation.loss)
             self._end_early(step)
+            if self.verdict:
+                self._log.ends_early(step)
             self._warn(step)
 
     def _add_point(self, step: int, loss: float) -> None:

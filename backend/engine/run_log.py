@@ -170,6 +170,10 @@ class RunLog:
             kept_step=step, eval_loss=evaluation.loss, exact_match=evaluation.exact_match
         )
 
+    def ends_early(self, step: int) -> None:
+        """Note that the run needs no step after this one, for a sitting that resumes it."""
+        self.run.update(early_step=step)
+
     def warned(self, text: str) -> None:
         """Note something that the person had better know."""
         self._events.write("warning", step=self.step, text=text)
@@ -191,6 +195,7 @@ class RunLog:
         self.run.update(
             state=state,
             peak_memory_bytes=peak_memory,
+            early_step=0,
             message=text,
             cure="" if finished else "Resume goes on from there.",
         )

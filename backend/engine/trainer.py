@@ -240,6 +240,10 @@ class AdapterTrainer(Trainer):
         if file.is_file():
             devices.set_random_state(self._base.device, torch.load(file, weights_only=True))
 
+    def read_checkpoint(self, checkpoint: Path) -> None:
+        """Take over the adapter of a checkpoint, without training."""
+        self._load_from_checkpoint(str(checkpoint))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read this run's adapter back; Trainer's own way would bring other adapters along."""
         tensors = load_file(Path(resume_from_checkpoint) / adapters.WEIGHTS)

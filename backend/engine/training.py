@@ -219,13 +219,15 @@ class _Training:
         )
         self.watch.choose(self.prompts)
         self.deadline = pausing.deadline(self.settings)
-        self._run_trainer(self._trainer(peft))
+        self._run_or_read(self._trainer(peft))
         while self._adjusted():
             self.checkpoint = self.run.latest_checkpoint()
-            self._run_trainer(self._trainer(peft))
+            self._run_or_read(self._trainer(peft))
         in_time = self.log.step >= self.total_steps or self.control.stop_requested
         self.early = "" if in_time else self.guards.verdict
-        if self.log.step not in guards.tests_at(self.total_steps):
+        if not self.went_on:
+            self._evaluate(self.log.step, noted=False)
+        elif self.log.step not in guards.tests_at(self.total_steps):
             self._look(self.log.step)
 
     def _adjusted(self) -> bool:
@@ -244,6 +246,17 @@ class _Training:
                 self.watch.look(self.log.step)
         goes_on = self.log.step < self.total_steps and not self.control.stop_requested
         return bool(asked) and goes_on and not self.guards.verdict
+
+    def _run_or_read(self, trainer: AdapterTrainer) -> None:
+        """Train; a run that broke off after its last step only reads its adapter back.
+
+        Trainer (Transformers 5.23) looks whether it is done after each step: it would do one more.
+        """
+        self.went_on = self.log.step < self.total_steps and not self.guards.verdict
+        if self.went_on or self.checkpoint is None:
+            self._run_trainer(trainer)
+        else:
+            trainer.read_checkpoint(self.checkpoint)
 
     def _run_trainer(self, trainer: AdapterTrainer) -> None:
         try:
@@ -346,12 +359,13 @@ class _Training:
         if self.ranks.leads:
             self.watch.look(step)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, *, noted: bool = True) -> None:
         if len(self.held_out) and self.ranks.leads:
             model, device = self.session.model, self.session.base.device
             self.evaluation = steps.evaluate(model, self.held_out, device, self.precision)
             divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
-            self.log.evaluated(step, self.evaluation)
+            if noted:
+                self.log.evaluated(step, self.evaluation)
 
     def _on_step(self, step: int, logs: dict[str, float], seconds: float) -> None:
         first = (step - 1) * self.request.accumulation

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import steps
+from backend.engine import saving, steps
 from backend.engine.guards import BAD_STEPS, BEST, Guards, read_best
 from backend.engine.trainer import AdapterTrainer
-from backend.errors import Diverged
+from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, weights
 
@@ -138,6 +138,31 @@ def test_a_resumed_run_loses_patience_where_it_would_have(
     assert (stopped.steps, run.steps, run.state) == (3, 5, "finished")
 
 
+def test_a_run_that_broke_off_after_its_early_end_trains_no_further(
+    service: Service, held_out: Callable[[list[float]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise DiskFull("There is no room.")
+
+    held_out([5.0, 4.0, 4.5, 4.2])
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "publish", no_room)
+        job = start(service, "patient then broken off", patience=2)
+        with pytest.raises(DiskFull):
+            job.result(timeout=120)
+    assert job.run_id is not None
+    held_out([4.2])
+    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+
+    run = service.start(rq.Resume(run_id=job.run_id)).result(timeout=120)
+
+    assert (run.state, run.steps) == ("finished", 4)
+    assert service.runs.get(job.run_id).status().message == (
+        "Ended early after step 4: held-out loss was lowest at step 2 (4.000), "
+        "and no better in 2 tests since."
+    )
+
+
 def test_a_run_that_is_stopped_while_it_loses_patience_can_go_on(
     service: Service, at_step: Callable[..., None], held_out: Callable[[list[float]], None]
 ) -> None:
@@ -145,8 +170,12 @@ def test_a_run_that_is_stopped_while_it_loses_patience_can_go_on(
     at_step(3, service.stop)
 
     stopped = start(service, "stopped impatient", patience=1).result(timeout=120)
+    held_out([4.2])
+    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+    run = service.start(rq.Resume(run_id=stopped.run_id)).result(timeout=120)
 
     assert (stopped.state, stopped.steps) == ("stopped", 3)
+    assert (run.state, run.steps) == ("finished", 4)
 
 
 def test_a_run_that_gets_no_better_in_its_last_test_is_not_called_early(

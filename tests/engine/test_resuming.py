@@ -6,7 +6,9 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.errors import InvalidRequest
+from backend.engine import saving
+from backend.errors import DiskFull, InvalidRequest
+from backend.results import RunResult
 from tests.engine.starter_runs import QUICK, assert_same_bits, scores, stop_after, train
 
 
@@ -31,6 +33,41 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert (resumed.state, resumed.steps) == ("finished", 12)
     assert_same_bits(whole, resumed)
     assert base_only.curve(stopped.run_id).step == list(range(1, 13))
+
+
+def broken_off_while_publishing(service: Service, name: str, **fields: Any) -> RunResult:
+    """Train a run whose adapter cannot be saved at its end, and resume it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "publish", lambda *_: _raise(DiskFull("There is no room.")))
+        job = service.start(rq.Train(**{**QUICK, "name": name, **fields}))
+        with pytest.raises(DiskFull):
+            job.result(timeout=300)
+    assert job.run_id is not None
+    result: RunResult = service.start(rq.Resume(run_id=job.run_id)).result(timeout=300)
+    return result
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("tested", {}), ("untested", {"eval_share": 0.0}), ("the best", {"keep_best": True})],
+)
+def test_a_run_that_broke_off_after_its_last_step_trains_no_further(
+    base_only: Service, name: str, fields: dict[str, Any]
+) -> None:
+    fields = {**fields, "max_steps": 6, "save_every": 3}
+    whole = train(base_only, f"{name} and whole", **fields)
+
+    resumed = broken_off_while_publishing(base_only, f"{name} and broken off", **fields)
+
+    assert (resumed.state, resumed.steps) == ("finished", 6)
+    assert_same_bits(whole, resumed)
+    assert (resumed.evaluation, resumed.adapter_step) == (whole.evaluation, whole.adapter_step)
+    expected, curve = base_only.curve(whole.run_id), base_only.curve(resumed.run_id)
+    assert (curve.step, curve.eval_step) == (expected.step, expected.eval_step)
 
 
 def test_a_stopped_run_says_so_and_keeps_its_adapter(
