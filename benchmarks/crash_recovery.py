@@ -154,6 +154,8 @@ class Trial:
         self._span_s = span_s
         self._random = random.Random(seed)
         self._run = ""
+        self._began = 0.0
+        self._events_before = ""
         self._killed: float | None = None
 
     def go(self, kills: int) -> None:
@@ -178,7 +180,7 @@ class Trial:
                 app.kill(victim)
                 self.found.kills[f"{victim}, {phase}"] += 1
                 print(f"{self.found.kills.total()}: {victim} killed, {phase}", flush=True)
-                self._killed = time.monotonic()
+                self._killed, self._run = time.monotonic(), ""
                 if victim != "worker":
                     self._listen_to_the_end(app)
                     return
@@ -204,8 +206,7 @@ class Trial:
             if not self._listen(app, LOOK_EVERY_S):
                 return False
             if time.monotonic() > until:
-                self.found.lost[self._run] = f"the phase {phase} did not come"
-                return False
+                break  # it does not come: now is a moment, too
         return self._listen(app, more)
 
     def _listen(self, app: App, seconds: float) -> bool:
@@ -222,7 +223,7 @@ class Trial:
             time.sleep(min(left, LOOK_EVERY_S))
 
     def _has_begun(self, phase: str, step: int) -> bool:
-        """Look at the folder of the run that goes on."""
+        """Look at the folder of the run that goes on, for what is new since it does."""
         if not self._run or self._run in self.found.finished:
             return False
         run = self.workspace / "runs" / self._run
@@ -235,13 +236,15 @@ class Trial:
                 return any((self.workspace / "adapters").glob(".ad_*.partial"))
             case "publishing":
                 return self._adapter_is_there(run)
-        text = (run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else ""
-        wanted = '"type":"evaluation"' if phase == "evaluation" else '"type":"step"'
-        return text.count(wanted) >= (step if phase == "step" else 1)
+        new = events_of(run).removeprefix(self._events_before)
+        if phase == "evaluation":
+            return '"type":"evaluation"' in new
+        return new.count('"type":"step"') >= min(step, STEPS - 1)
 
     def _adapter_is_there(self, run: Path) -> bool:
         request = json.loads((run / "request.json").read_text())
-        return (self.workspace / "adapters" / request["adapter_id"]).exists()
+        folder = self.workspace / "adapters" / request["adapter_id"]
+        return folder.exists() and folder.stat().st_ctime > self._began
 
     # -- what the app reports --------------------------------------------------------------------
 
@@ -265,7 +268,8 @@ class Trial:
                 found.finished[run_id] = self._difference(run_id, Path(adapter))
 
     def _goes_on(self, run_id: str) -> None:
-        self._run = run_id
+        self._run, self._began = run_id, time.time()
+        self._events_before = events_of(self.workspace / "runs" / run_id)
         if self._killed is not None:
             self.found.back.append(time.monotonic() - self._killed)
             self._killed = None
@@ -326,6 +330,12 @@ def undisturbed(folder: Path) -> tuple[dict[str, bytes], float]:
                     raise RuntimeError("The app ended by itself.")
             found[case] = weights(Path(said["adapter"]))
     return found, (time.monotonic() - began) / len(CASES)
+
+
+def events_of(run: Path) -> str:
+    """Return what is written down of a run."""
+    file = run / "events.jsonl"
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def weights(adapter: Path) -> bytes:
