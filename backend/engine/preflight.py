@@ -16,7 +16,6 @@ from backend.engine import (
     adapters,
     attention,
     base_files,
-    data,
     disk,
     estimate,
     memory,
@@ -186,10 +185,8 @@ def _collect(problems: list[Problem], look: Any) -> Any:
 def _corpus(
     train: Train, around: Surroundings, store: TokenStore, control: Control | None
 ) -> tokens.Corpus:
-    longest = min(train.longest, around.context) if around.context else train.longest
-    source = data.of_run(train)
-    return tokens.tokenise(
-        source, around.tokenizer, max_length=longest, store=store, control=control
+    return tokens.of_run(
+        train, around.tokenizer, context=around.context, store=store, control=control
     )
 
 

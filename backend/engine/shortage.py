@@ -3,6 +3,7 @@
 import logging
 import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,8 @@ from backend.engine import estimate, memory
 from backend.engine.failures import translate
 from backend.engine.packing import Packs
 from backend.engine.prediction import Prediction
+from backend.engine.ranks import Ranks
+from backend.engine.run_log import RunLog
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
 from backend.runs import Run
@@ -24,7 +27,20 @@ NAMES = {
     "optimiser": "the optimiser's memory of the adapter",
     "overhead": "working space and libraries (overhead)",
 }
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+
+def train_or_rescue(
+    trainer: AdapterTrainer, checkpoint: Path | None, log: RunLog, ranks: Ranks
+) -> None:
+    """Train, from a checkpoint where there is one; a run that breaks off saves its last step."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (RuntimeError, MemoryError) as error:
+        lost = ranks.lost(error)
+        if saved := rescue(trainer, error, trainer.device, lost=lost):
+            log.saved(saved)
+        raise
 
 
 def rescue(
@@ -44,7 +60,7 @@ def rescue(
     try:
         return trainer.save_last_step()
     except (RuntimeError, MemoryError, OSError, WorkbenchError) as second:
-        log.warning("No last checkpoint: %s", second)
+        logger.warning("No last checkpoint: %s", second)
         return 0
 
 

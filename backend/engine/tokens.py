@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from backend import limits
+from backend.engine import data
 from backend.engine.control import Control
 from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data_stats import stats_of
@@ -25,6 +26,7 @@ from backend.engine.learned_tokens import are_side_by_side, learned_tokens
 from backend.engine.rendering import Rendered, Unrenderable, holds, is_blank, render, special_tokens
 from backend.engine.token_store import TokenStore
 from backend.errors import DataError
+from backend.requests import Train
 from backend.results import DataStats, RowProblem
 
 __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
@@ -59,6 +61,20 @@ class Prepared:
         both.extend(self.main.problems)
         both.extend(self.apart.problems)
         return both
+
+
+def of_run(
+    train: Train,
+    tokenizer: Any,
+    *,
+    context: int,
+    store: TokenStore | None,
+    control: Control | None = None,
+) -> Corpus:
+    """Tokenise the data of a run; `context` is what the base reads at most, 0 for no limit."""
+    longest = min(train.longest, context) if context else train.longest
+    source = data.of_run(train)
+    return tokenise(source, tokenizer, max_length=longest, store=store, control=control)
 
 
 def tokenise(

@@ -87,6 +87,11 @@ class AdapterTrainer(Trainer):
             _leave_frozen_alone(model)
 
     @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self._base.device
+
+    @property
     def peft(self) -> PeftModel:
         """The model as PEFT knows it."""
         return _unwrap(self.model)

@@ -12,7 +12,6 @@ from peft import PeftModel
 from backend import adjustments
 from backend.engine import (
     adapters,
-    data,
     divergence,
     extending,
     guards,
@@ -37,7 +36,7 @@ from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.run_memory import RunMemory
 from backend.engine.session import Session
-from backend.engine.shortage import explained, rescue
+from backend.engine.shortage import explained, train_or_rescue
 from backend.engine.token_store import TokenStore
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
@@ -150,14 +149,9 @@ class _Training:
 
     def _prepare_data(self) -> None:
         request, base = self.request, self.session.base
-        context = base.facts.context_length
-        longest = min(request.longest, context) if context else request.longest
-        corpus = tokens.tokenise(
-            data.of_run(request),
-            base.tokenizer,
-            max_length=longest,
-            store=TokenStore(self.settings.tokens_dir),
-            control=self.control,
+        store, context = TokenStore(self.settings.tokens_dir), base.facts.context_length
+        corpus = tokens.of_run(
+            request, base.tokenizer, context=context, store=store, control=self.control
         )
         self.plan = extending.plan(corpus.train, request, self.before.extra_epochs)
         self.planned_steps = self.plan.total_steps
@@ -254,19 +248,9 @@ class _Training:
         """
         self.went_on = self.log.step < self.total_steps and not self.guards.verdict
         if self.went_on or self.checkpoint is None:
-            self._run_trainer(trainer)
+            train_or_rescue(trainer, self.checkpoint, self.log, self.ranks)
         else:
             trainer.read_checkpoint(self.checkpoint)
-
-    def _run_trainer(self, trainer: AdapterTrainer) -> None:
-        try:
-            resumed = str(self.checkpoint) if self.checkpoint else None
-            trainer.train(resume_from_checkpoint=resumed)
-        except (RuntimeError, MemoryError) as error:
-            lost = self.ranks.lost(error)
-            if saved := rescue(trainer, error, self.session.base.device, lost=lost):
-                self.log.saved(saved)
-            raise
 
     def _choose_precision(self, peft: PeftModel) -> None:
         """Measure, or keep what the run began with, so that a resumed run goes on the same."""

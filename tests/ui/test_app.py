@@ -81,7 +81,11 @@ def test_a_taken_port_is_said() -> None:
         ((), {"ADAPTER_WORKBENCH_PASSWORD": ":x"}, "has no name before the colon"),
         (("--password-file", "/no/such/file"), {}, "/no/such/file cannot be read"),
         (("--allow-folder", "/no/such/folder"), {}, "must name a folder that exists"),
-        (("--host", "no.such.host.invalid", "--password", "a:b"), {}, "is no address of this machine"),
+        (
+            ("--host", "no.such.host.invalid", "--password", "a:b"),
+            {},
+            "is no address of this machine",
+        ),
         (("--colour", "blue"), {}, "Unrecognized arguments: --colour blue"),
     ],
 )
