@@ -5,28 +5,51 @@ the folders that are meant for them are open. Holds for every caller, Python and
 too.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from backend.errors import InvalidRequest
 from backend.settings import PROJECT, Settings
 
+LONGEST_NAME = 255
+"""Bytes of a name, which is where the usual file systems end."""
 BASE_FOLDER = "the base's own folder"
 
 
 def require_destination(destination: Path, settings: Settings, base: Path | None) -> None:
     """Raise InvalidRequest where a destination would harm the app, its workspace or the base."""
     path = destination.expanduser().absolute()
+    _require_name(path)
     if path.is_symlink() and not path.exists():
         raise InvalidRequest(
             f"{destination} is a link to {path.readlink()}, which is not there.",
             cure="Name a new folder.",
         )
     real = path.resolve()
+    cure = f"Name a new folder in {settings.merged_dir}."
+    if base is not None:
+        require_outside(real, base, BASE_FOLDER, cure=cure)
     if any(_is_inside(real, folder) for folder in _open_to_writing(settings)):
         return
-    for folder, what in _protected(settings, base):
-        require_outside(real, folder, what, cure=f"Name a new folder in {settings.merged_dir}.")
+    for folder, what in _protected(settings):
+        require_outside(real, folder, what, cure=cure)
+
+
+def _require_name(path: Path) -> None:
+    """Raise InvalidRequest where a path has a part that no file system takes."""
+    if not path.name.strip():
+        raise InvalidRequest("The name of the folder is empty.", cure="Name a new folder.")
+    if longest := max((part for part in path.parts if _bytes(part) > LONGEST_NAME), default=""):
+        raise InvalidRequest(
+            f"The name {longest[:20]}... has {_bytes(longest)} bytes, and at most {LONGEST_NAME} "
+            "are possible.",
+            cure="Choose a shorter one.",
+        )
+
+
+def _bytes(name: str) -> int:
+    return len(os.fsencode(name))
 
 
 def require_outside(destination: Path, folder: Path, what: str, *, cure: str) -> None:
@@ -46,7 +69,7 @@ def _open_to_writing(settings: Settings) -> Iterator[Path]:
         yield _real(folder)
 
 
-def _protected(settings: Settings, base: Path | None) -> Iterator[tuple[Path, str]]:
+def _protected(settings: Settings) -> Iterator[tuple[Path, str]]:
     """Give what must stay as it is, each with its name in a sentence."""
     yield settings.workspace, "the workspace"
     yield settings.adapters_dir, "the adapter library"  # may be a link to another disk, as others
@@ -54,8 +77,6 @@ def _protected(settings: Settings, base: Path | None) -> Iterator[tuple[Path, st
     yield settings.tokens_dir, "the kept tokens"
     yield settings.uploads_dir, "the uploads"
     yield PROJECT, "the app's own folder"
-    if base is not None:
-        yield base, BASE_FOLDER
 
 
 def _real(folder: Path) -> Path:

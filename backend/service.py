@@ -31,7 +31,7 @@ from backend.settings import Settings
 from backend.starting import Starts
 from backend.steering import Steering
 from backend.storage import write_text
-from backend.training_queue import QueueRunner, TrainingQueue
+from backend.training_queue import QueueRunner, TrainingQueue, require_room
 from backend.uploads import ADAPTER_SUFFIXES, keep_upload
 from backend.workspace_check import require_usable
 from backend.workspace_format import open_workspace
@@ -270,6 +270,7 @@ class Service(WorkspaceTransfer):
                 return
             try:
                 with self.queue.turn_of(item):
+                    require_room(self.settings.workspace)
                     self.start(item.train, caller=item.caller)
             except DiskFull as error:
                 self._queue_rests_until = time.monotonic() + ROOM_EVERY_S

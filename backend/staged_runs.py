@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from backend import adjustments
-from backend.errors import InvalidRequest, ModelError
+from backend.errors import ModelError, WorkbenchError
 from backend.library import COLOURS
 from backend.requests import Train
 from backend.runs import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
@@ -36,7 +36,7 @@ def read(folder: Path) -> Staged:
             raise ValueError("too large")
         request, status = run.request, run.status()
         adjustments.read(folder)
-    except (OSError, ValueError, InvalidRequest):
+    except (OSError, ValueError, WorkbenchError):
         raise ModelError("its request or status cannot be read") from None
     sound = request.run_id == folder.name and _ADAPTER_ID.fullmatch(request.adapter_id)
     if not sound or not RUN_ID.fullmatch(folder.name) or not math.isfinite(request.created):
@@ -53,7 +53,7 @@ def find_same(staged: Staged, entry: Entry | None, runs: Runs) -> Run | None:
     for run in runs.all():
         try:
             same = run.request.created == staged.request.created
-        except (OSError, ValueError, InvalidRequest):
+        except (OSError, ValueError, WorkbenchError):
             continue
         if same and (digest_of(run.events_file) if run.events_file.is_file() else None) == entry:
             return run

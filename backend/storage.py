@@ -158,10 +158,17 @@ def _swap(partial: Path, target: Path) -> None:
 def disk_error(error: OSError, path: Path) -> DiskFull:
     """Say in one sentence why a file could not be written, and what to do."""
     return DiskFull(
-        f"Could not write {path.name}: {error.strerror or error}.",
+        f"Could not write {path.name}: {_reason(error)}.",
         cure=f"{_cure(error)} {UNHARMED}",
         details=f"{path}: {error}",
     )
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's own words; a copied folder has a list of them, one for each file."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _cure(error: OSError) -> str:

@@ -5,6 +5,7 @@ line that opens the same workspace for a moment leaves it alone.
 """
 
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -21,9 +22,12 @@ from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
+from backend.sizes import size_text
 from backend.storage import write_text
 
 LOOK_EVERY_S = 0.5
+ROOM_BYTES = 50 * 1024**2
+"""Free space without which a run is not begun: its checkpoints soon need more."""
 log = logging.getLogger(__name__)
 
 
@@ -205,3 +209,12 @@ class QueueRunner:
                 self._start_next()
             except Exception as error:  # one bad entry must not end the queue
                 log.error("The queue could not go on.", exc_info=error)
+
+
+def require_room(workspace: Path) -> None:
+    """Raise DiskFull where the disk is so full that a run which begins now would soon end."""
+    free = shutil.disk_usage(workspace).free
+    if free < ROOM_BYTES:
+        raise DiskFull(
+            f"Only {size_text(free)} are free.", cure=f"A run waits for {size_text(ROOM_BYTES)}."
+        )

@@ -4,6 +4,7 @@ Asked once at the start, so that a wrong folder gives one sentence and not a tra
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import DiskFull, InvalidRequest, WorkbenchError
@@ -79,4 +80,5 @@ def _require_writable(folder: Path, workspace: Path) -> None:
             details=error.details,
         ) from error
     finally:
-        trial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing is there to remove
+            trial.unlink(missing_ok=True)

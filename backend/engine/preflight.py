@@ -225,7 +225,10 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
     """Return the tokens per second of the newest comparable runs, their median."""
     found: list[float] = []
     for run in runs.all()[:RECENT_RUNS]:
-        request, status = run.request, run.status()
+        try:
+            request, status = run.request, run.status()
+        except (WorkbenchError, OSError, ValueError):
+            continue  # a damaged run says so in Runs, and keeps no other from starting
         same = (
             request.base_fingerprint == around.fingerprint
             and status.quantization == around.quantization

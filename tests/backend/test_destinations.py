@@ -128,3 +128,19 @@ def test_no_request_with_a_destination_is_forgotten() -> None:
     with_one = {name for name, kind in rq.BY_NAME.items() if "destination" in kind.model_fields}
 
     assert with_one == {"merge", "save-adapter", "export-run"}
+
+
+@pytest.mark.parametrize("place", ["merged/base/new", "merged/base"])
+def test_a_base_inside_an_open_folder_is_not_written_over(settings: Settings, place: str) -> None:
+    base = settings.merged_dir / "base"
+    base.mkdir(parents=True)
+
+    with pytest.raises(InvalidRequest, match="the base's own folder"):
+        require_destination(settings.workspace / place, settings, base)
+
+
+def test_a_name_that_no_file_system_takes_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="has 300 bytes, and at most 255 are possible"):
+        require_destination(tmp_path / ("x" * 300) / "deep", settings, None)
+    with pytest.raises(InvalidRequest, match="is empty"):
+        require_destination(tmp_path / " ", settings, None)

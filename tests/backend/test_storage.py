@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,15 @@ def test_what_to_do_follows_the_reason(number: int, cure: str) -> None:
     error = disk_error(OSError(number, os.strerror(number)), Path("status.json"))
 
     assert cure in error.cure
+
+
+def test_the_reason_of_a_folder_that_cannot_be_copied_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+
+    said = str(disk_error(caught.value, tmp_path / "b").what)
+
+    assert said.startswith("Could not write b: [Errno 2] No such file or directory")
+    assert "[(" not in said

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +211,25 @@ def test_a_queue_that_cannot_be_read_is_empty(
     (tmp_path / "queue.json").write_text("[{]")
 
     assert scripted().snapshot().queue == ()
+
+
+def test_a_training_waits_where_the_disk_is_nearly_full(
+    service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+    monkeypatch.setattr("backend.service.ROOM_EVERY_S", 0.0)
+    monkeypatch.setattr(
+        "backend.training_queue.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=20_000 if full[0] else 10**9),
+    )
+    service.enqueue(train("patient"))
+    service.run_queue()
+    until(lambda: service.snapshot().notice is not None)
+
+    notice = service.snapshot().notice
+    assert notice is not None
+    assert "patient waits until there is room: Only 20 KB are free" in notice.text
+    assert names(service) == ["patient"]
+    assert trained(engine) == []
+    full[0] = False
+    until(lambda: trained(engine) == ["patient"])

@@ -104,3 +104,15 @@ def test_programs_say_one_sentence_and_exit(tmp_path: Path, command: list[str]) 
     assert "is a file, and a folder is needed there." in ended.stderr
     assert "Traceback" not in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_where_not_even_removing_works_is_named(
+    engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DiskFull, match="Read-only file system"):
+        open_in(tmp_path / "workspace")
