@@ -40,6 +40,7 @@ def play(system):
         missing(signal, "SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "SIGUSR2",
                 "alarm", "pthread_kill", "setitimer", "sigwait")
         psutil.BELOW_NORMAL_PRIORITY_CLASS = 16384
+        signal.SIGBREAK = 21
         subprocess.CREATE_NEW_PROCESS_GROUP = 512
     sys.platform = system
 

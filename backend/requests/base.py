@@ -27,8 +27,8 @@ class LoadModel(Request):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
         "auto",
         label="Precision",
-        help="How weights are stored. fp32 is exact; bf16 halves the memory. "
-        "auto: fp32 on a processor, bf16 on a GPU, fp16 on one without bf16.",
+        help="How weights are stored. fp32 is exact, bf16 and fp16 halve the memory; auto goes by "
+        "the device.",
     )
     quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
         "none",
@@ -49,7 +49,7 @@ class LoadModel(Request):
     device: Device = knob(
         "auto",
         label="Device",
-        help="Where the model computes; auto takes a GPU if there is one. "
+        help="Where it computes; auto takes a GPU if there is one. "
         "cuda is NVIDIA's or AMD's, xpu Intel's, mps Apple's.",
     )
     revision: str | None = knob(

@@ -310,7 +310,10 @@ def test_nonsense_for_session_and_queue_is_left_out(
 
     came = here.import_workspace(pack(tmp_path / "bad.zip", files))
 
-    assert came.left_out == ["The queue is left out: it cannot be read."]
+    assert came.left_out == [
+        "The session is left out: session.json is damaged: it is cut off or is not JSON.",
+        "The queue is left out: it cannot be read.",
+    ]
     assert not here.settings.session_file.exists()
     assert not here.settings.queue_file.exists()
 

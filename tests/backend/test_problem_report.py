@@ -150,7 +150,8 @@ def test_a_run_that_cannot_be_read_is_said(seeded: Service) -> None:
 
 def test_a_trace_leads_through_the_app_and_its_packages(tmp_path: Path) -> None:
     code = (
-        "from backend.runs import Run; import pathlib; Run(pathlib.Path('/x/Zebrafink')).status()"
+        "from backend.foreign_files import open_regular; import pathlib; "
+        "open_regular(pathlib.Path('/x/Zebrafink'), 'a file')"
     )
     failed = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True
@@ -160,8 +161,8 @@ def test_a_trace_leads_through_the_app_and_its_packages(tmp_path: Path) -> None:
     lines = excerpt(tmp_path / "a.log").lines
 
     assert lines[0] == "Traceback (most recent call last):"
-    assert any(line.startswith("  File app/backend/runs.py, line ") for line in lines)
-    assert any("in status" in line for line in lines)
+    assert any(line.startswith("  File app/backend/foreign_files.py, line ") for line in lines)
+    assert any("in open_regular" in line for line in lines)
     assert any(line.startswith("  File python/pathlib.py, line ") for line in lines)
     assert lines[-1].startswith("FileNotFoundError: ")
     assert "No such file or directory" in lines[-1]

@@ -72,7 +72,7 @@ def test_what_is_going_on_or_a_link_is_left_out_and_said(there: Service, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("there/a.zip", "lie within"), ("there/runs/a.zip", "lie within"), ("a.tar", "not end in"),
+    [("there/a.zip", "lies inside"), ("there/runs/a.zip", "lies inside"), ("a.tar", "not end in"),
      ("old.zip", "is there already")],
 )  # fmt: skip
 def test_a_file_that_cannot_be_the_export_is_refused(
