@@ -13,6 +13,7 @@ from backend import requests as rq
 from backend.engine import adapters, factors
 from backend.engine.blend_maths import blend_layer
 from backend.engine.factors import Factor
+from backend.engine.linear_layers import Target
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags
 
@@ -103,8 +104,7 @@ def ours(folders: list[Path], destination: Path) -> None:
             for name, factor in first.layers.items()
         }
     targets = [
-        adapters.Target(name, factor.a.shape[1], factor.b.shape[0])
-        for name, factor in layers.items()
+        Target(name, factor.a.shape[1], factor.b.shape[0]) for name, factor in layers.items()
     ]
     destination.mkdir(exist_ok=True)
     factors.write(layers, targets, "", destination)

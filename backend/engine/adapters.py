@@ -7,7 +7,6 @@ import copy
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from peft import (
@@ -21,44 +20,13 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from safetensors.torch import load_file, save_file
-from transformers.pytorch_utils import Conv1D
 
+from backend.engine.linear_layers import Target, base_layer
 from backend.errors import InvalidRequest, ModelError, Unsupported
 from backend.requests import Lora
 
 WEIGHTS = "adapter_model.safetensors"
 _ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
-
-
-class Target(NamedTuple):
-    """A layer that an adapter would change."""
-
-    name: str
-    inputs: int
-    outputs: int
-
-
-def linear_layers(model: torch.nn.Module) -> list[Target]:
-    """Return every layer that LoRA can act on here, without the output head."""
-    find_head: Any = getattr(model, "get_output_embeddings", None)
-    head = find_head() if find_head else None
-    found = []
-    for name, module in model.named_modules():
-        plain = base_layer(module)
-        inside_tuner = ".base_layer" in name or ".lora_" in name
-        if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
-            if isinstance(plain, torch.nn.Linear):  # packed weights do not have the layer's shape
-                found.append(Target(name, plain.in_features, plain.out_features))
-            else:
-                found.append(Target(name, *plain.weight.shape))
-    return found
-
-
-def base_layer(module: torch.nn.Module) -> torch.nn.Module:
-    """Return the base's own layer inside whatever an adapter or a slot put around it."""
-    unwrap: Any = getattr(module, "get_base_layer", None)
-    inner: torch.nn.Module = unwrap() if unwrap is not None else module
-    return inner
 
 
 def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:

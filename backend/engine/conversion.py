@@ -18,6 +18,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine import adapters, plain_lora, saving, scan
 from backend.engine.control import Control
+from backend.engine.linear_layers import Target
 from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session
 from backend.errors import InvalidRequest, Unsupported, VerificationFailed
@@ -128,9 +129,7 @@ def _choose(spectra: dict[str, _Spectrum]) -> int:
     return longest
 
 
-def _require_possible(
-    rank: int | None, changes: dict[str, Change], layers: list[adapters.Target]
-) -> None:
+def _require_possible(rank: int | None, changes: dict[str, Change], layers: list[Target]) -> None:
     """Raise InvalidRequest for a rank beyond which no layer can hold anything more."""
     largest = max(min(t.inputs, t.outputs) for t in layers if t.name in changes)
     if rank is not None and rank > largest:

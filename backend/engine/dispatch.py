@@ -17,7 +17,6 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import (
-    adapters,
     answers,
     base_files,
     combine,
@@ -39,6 +38,7 @@ from backend.engine import (
 from backend.engine.control import Around, Control, Emit
 from backend.engine.failures import translate
 from backend.engine.library_logging import quiet_libraries
+from backend.engine.linear_layers import linear_layers
 from backend.engine.precision import Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
@@ -280,7 +280,7 @@ class Engine:
         facts = _facts_of(message)
         if facts is None:
             return None, None
-        return facts, adapters.linear_layers(base_files.skeleton(facts))
+        return facts, linear_layers(base_files.skeleton(facts))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
         return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))

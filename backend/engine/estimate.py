@@ -34,7 +34,8 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from backend.engine import base_folder, memory
-from backend.engine.adapters import Target, count_trainable, linear_layers, matched
+from backend.engine.adapters import count_trainable, matched
+from backend.engine.linear_layers import Target, linear_layers
 from backend.errors import ModelError
 from backend.requests import Train
 from backend.results import ModelFacts

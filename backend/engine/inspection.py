@@ -10,9 +10,10 @@ from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
 from backend.engine.adapter_config import read_raw_config, shown
-from backend.engine.adapters import WEIGHTS, Target
+from backend.engine.adapters import WEIGHTS
 from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import Incoming, display_name
+from backend.engine.linear_layers import Target
 from backend.engine.plain_lora import Change
 from backend.engine.scan import Scanned, layer_of, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError

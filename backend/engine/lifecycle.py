@@ -12,6 +12,7 @@ from backend.engine import adapters, inspection, memory, plain_lora, saving
 from backend.engine.control import Control
 from backend.engine.incoming import Incoming, display_name, incoming
 from backend.engine.inspection import Place
+from backend.engine.linear_layers import Target
 from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
 from backend.errors import ModelError, NotFound, Unsupported
@@ -36,7 +37,7 @@ def inspect(
     control: Control,
     *,
     facts: ModelFacts | None,
-    layers: list[adapters.Target] | None,
+    layers: list[Target] | None,
 ) -> AdapterReport:
     """Report on an adapter before it is added.
 

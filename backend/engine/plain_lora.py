@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine import adapters, checks
-from backend.engine.adapters import WEIGHTS, Target
+from backend.engine.adapters import WEIGHTS
+from backend.engine.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
 
 PREFIX = "base_model.model."
@@ -75,7 +76,7 @@ def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
             cure="Add it as it is, then convert it at a rank of your choice.",
         )
     name = str(adapters.read_config(folder).base_model_name_or_path or "")
-    config, tensors = plain(factors, adapters.linear_layers(base_model), name)
+    config, tensors = plain(factors, linear_layers(base_model), name)
     return Baked(config, tensors, config.r, max(change.error for change in changes.values()))
 
 
@@ -93,7 +94,7 @@ def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
         if up is None:
             raise ModelError(f"{folder.name} lacks the second half of {stem}.")
         name = stem.removeprefix(PREFIX)
-        layer = adapters.base_layer(base_model.get_submodule(name))
+        layer = base_layer(base_model.get_submodule(name))
         with torch.no_grad():
             changes[name] = _change(config, name, layer, (down.float(), up.float(), magnitude))
     return changes

@@ -27,6 +27,7 @@ from backend.engine import (
 )
 from backend.engine.control import Control
 from backend.engine.extending import total_steps
+from backend.engine.linear_layers import linear_layers
 from backend.engine.precision import StepTimes, Timings, without_timing
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
@@ -100,9 +101,7 @@ def check(
     around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
-    matched = (
-        adapters.matched(config, adapters.linear_layers(around.model)) if around and config else []
-    )
+    matched = adapters.matched(config, linear_layers(around.model)) if around and config else []
     trainable = adapters.count_trainable(config, matched) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source, warned = None, "", None
@@ -191,7 +190,7 @@ def _corpus(
 
 
 def _configure(train: Train, around: Surroundings) -> Any:
-    layers = adapters.linear_layers(around.model)
+    layers = linear_layers(around.model)
     if train.start_from is not None and around.session is not None:
         info = around.session.library.get(train.start_from)
         return adapters.read_config(around.session.library.folder(info.id))

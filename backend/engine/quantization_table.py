@@ -27,6 +27,7 @@ from backend.engine import (
 )
 from backend.engine.control import Control
 from backend.engine.encoded import Tokens
+from backend.engine.linear_layers import linear_layers
 from backend.engine.precision import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (
@@ -243,7 +244,7 @@ def measure(control: Control, device: torch.device) -> dict[str, float]:
 def _step_seconds(request: LoadModel, control: Control) -> float:
     """Return the best of some steps on a base of its own; the session is not touched."""
     base = base_model.load(request, control)
-    config = adapters.configure(Lora(), adapters.linear_layers(base.model), "starter")
+    config = adapters.configure(Lora(), linear_layers(base.model), "starter")
     peft = adapters.apply(base.model, None, config, "ad_probe")
     ids = (np.arange(DOCUMENT) % base.facts.vocabulary).astype(np.int32)
     document = Tokens(ids, np.ones(DOCUMENT, dtype=bool))

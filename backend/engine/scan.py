@@ -25,7 +25,8 @@ from backend.engine.adapter_config import (
     require_plain_lora,
     shown,
 )
-from backend.engine.adapters import WEIGHTS, Target, matched
+from backend.engine.adapters import WEIGHTS, matched
+from backend.engine.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.foreign_files import require_size
 

@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend.engine import adapters, base_model, memory, placing, scan
 from backend.engine.control import Control
+from backend.engine.linear_layers import Target, linear_layers
 from backend.engine.slot import Slot
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
@@ -42,7 +43,7 @@ class Session:
         """Bytes that runs on this base left for the next one, by the precision of their steps."""
         self._base: base_model.Base | None = None
         self._active: ActiveIds = []
-        self._targets: list[adapters.Target] | None = None
+        self._targets: list[Target] | None = None
         self._adapted: dict[str, LoraLayer] = {}
         self._strengths: dict[str, float] = {}
 
@@ -115,10 +116,10 @@ class Session:
         """Return an id that no adapter has: PEFT 0.21.2 would load one into another of its name."""
         return self.library.new_id(self.peft.peft_config if self.peft is not None else ())
 
-    def layers(self) -> list[adapters.Target]:
+    def layers(self) -> list[Target]:
         """Return the layers of the base that an adapter can change; adapters do not alter them."""
         if self._targets is None:
-            self._targets = adapters.linear_layers(self.base.model)
+            self._targets = linear_layers(self.base.model)
         return self._targets
 
     def adapted(self) -> dict[str, LoraLayer]:

@@ -15,6 +15,7 @@ from backend import results as rs
 from backend.engine import adapters, compiling, devices, rehearsal, scan, slot_proof
 from backend.engine.base_model import Base
 from backend.engine.checks import require_close
+from backend.engine.linear_layers import Target
 from backend.engine.slot_layers import Block, SlotMemory
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
@@ -191,7 +192,9 @@ class Slot:
         if stamp(folder) == entry.stamp:
             return
         scan.scan(
-            folder, [adapters.Target(n, *s) for n, s in self.memory.shapes.items()], name=entry.name
+            folder,
+            [Target(n, *s) for n, s in self.memory.shapes.items()],
+            name=entry.name,
         )
         raise Unsupported(
             f"The files of {entry.name!r} have changed since the slot was prepared.",

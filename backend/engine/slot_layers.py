@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional
 
-from backend.engine import adapters
+from backend.engine.linear_layers import base_layer
 from backend.errors import Unsupported
 
 ALIGNMENT_BYTES = 64  # compiled code may count on aligned inputs
@@ -123,7 +123,7 @@ class SlotMemory:
         numbers = {name: index for index, name in enumerate(views)}
         for name in self._affected(model):
             original = model.get_submodule(name)
-            base = adapters.base_layer(original)
+            base = base_layer(original)
             layer = base
             if name in views:
                 layer = SlotLayer(base, *views[name], self.live.scalings[numbers[name]]).eval()

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from backend.engine import rehearsal, scan
-from backend.engine.adapters import Target
 from backend.engine.base_model import Base
+from backend.engine.linear_layers import Target
 from backend.engine.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.errors import VerificationFailed
 

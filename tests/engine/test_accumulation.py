@@ -14,6 +14,7 @@ from backend.engine import adapters, trainer
 from backend.engine.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.extending import Stretch
+from backend.engine.linear_layers import linear_layers
 from backend.engine.packing import Packs
 from tests.engine.architectures import tiny
 
@@ -42,7 +43,7 @@ def gradient(folder: Path, kind: str, packs: list[list[int]], *, accepts: bool |
         for n in LENGTHS
     ]
     request = rq.Train(name="a", adapter=rq.Lora(rank=2), accumulation=len(packs), max_steps=1)
-    config = adapters.configure(request.adapter, adapters.linear_layers(model), model.name_or_path)
+    config = adapters.configure(request.adapter, linear_layers(model), model.name_or_path)
     config.init_lora_weights = False
     torch.manual_seed(0)
     kept = _Gradients()

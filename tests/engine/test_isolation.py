@@ -13,7 +13,16 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend import requests as rq
-from backend.engine import adapters, attention, base_model, isolation, packing, quantization, steps
+from backend.engine import (
+    adapters,
+    attention,
+    base_model,
+    isolation,
+    packing,
+    quantization,
+    steps,
+)
+from backend.engine.linear_layers import linear_layers
 from backend.errors import ModelError, VerificationFailed
 from tests.engine import quantised_bases
 from tests.engine.architectures import load, write
@@ -47,9 +56,7 @@ def in_precision(base: base_model.Base, precision: str) -> base_model.Base:
 @contextmanager
 def trained(base: base_model.Base) -> Iterator[PeftModel]:
     """Put an adapter on a base that does something, as in the middle of a run."""
-    config = adapters.configure(
-        rq.Lora(rank=1), adapters.linear_layers(base.model), base.model.name_or_path
-    )
+    config = adapters.configure(rq.Lora(rank=1), linear_layers(base.model), base.model.name_or_path)
     config.init_lora_weights = False
     peft = adapters.apply(base.model, None, config, "ad_test")
     try:

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backend import requests as rq
 from backend.engine import adapters, attention, base_model, isolation, packing, steps
 from backend.engine.control import Control
+from backend.engine.linear_layers import linear_layers
 from backend.engine.tokens import Tokens
 from backend.errors import VerificationFailed
 
@@ -23,7 +24,7 @@ def base() -> base_model.Base:
 
 @pytest.fixture(scope="module")
 def peft(base: base_model.Base) -> Iterator[PeftModel]:
-    layers = adapters.linear_layers(base.model)
+    layers = linear_layers(base.model)
     config = adapters.configure(rq.Lora(rank=4), layers, base.model.name_or_path)
     config.init_lora_weights = False  # a fresh adapter does nothing; this one does
     model = adapters.apply(base.model, None, config, "ad_test")

@@ -18,6 +18,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import adapters, packing, quantization, steps, tokens
 from backend.engine.base_model import Base
+from backend.engine.linear_layers import linear_layers
 from backend.engine.quantization import _forward_8bit
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8
@@ -60,7 +61,7 @@ def batch(base: Base) -> steps.Batch:
 
 def wrapped(base: Base, request: rq.Lora | None = None) -> Any:
     torch.manual_seed(0)
-    layers = adapters.linear_layers(base.model)
+    layers = linear_layers(base.model)
     config = adapters.configure(request or rq.Lora(), layers, base.model.name_or_path)
     peft = get_peft_model(base.model, config, adapter_name="ad_x")
     for name, parameter in peft.named_parameters():  # B starts at zero, where A has no gradient

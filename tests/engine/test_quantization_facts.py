@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from backend import requests as rq
-from backend.engine import adapters, base_model, quantization
+from backend.engine import base_model, quantization
+from backend.engine.linear_layers import linear_layers
 from backend.errors import InvalidRequest, Unsupported
 from backend.settings import STARTER
 from tests.engine.quantised_bases import KINDS, SILENT, base, plain_int8
@@ -39,10 +40,10 @@ def test_head_embeddings_and_norms_stay_in_full_precision() -> None:
 
 
 def test_layers_are_seen_with_their_true_sizes() -> None:
-    full = adapters.linear_layers(base("none").model)
+    full = linear_layers(base("none").model)
 
     for kind in KINDS:
-        assert adapters.linear_layers(base(kind).model) == full
+        assert linear_layers(base(kind).model) == full
 
 
 def test_norms_of_a_bf16_base_are_in_fp32_while_it_learns_and_bit_equal_afterwards() -> None:

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend import requests as rq
 from backend.engine import adapters, factors, plain_lora
+from backend.engine.linear_layers import linear_layers
 from tests.engine.architectures import SETTINGS, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # PEFT sets it
@@ -31,7 +32,7 @@ def attends(name: str) -> bool:
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_a_preset_reaches_its_layers_and_no_others(tmp_path: Path, kind: str, preset: Any) -> None:
     model = tiny(kind)
-    layers = adapters.linear_layers(model)
+    layers = linear_layers(model)
     wanted = {t.name for t in layers if preset == "all-linear" or attends(t.name)}
     config = adapters.configure(rq.Lora(rank=1, targets=preset), layers, kind)
 
@@ -48,7 +49,7 @@ def test_a_preset_reaches_its_layers_and_no_others(tmp_path: Path, kind: str, pr
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_bigcode"])
 def test_attention_of_gpt2_leaves_the_projection_of_its_mlp_alone(kind: str) -> None:
-    layers = adapters.linear_layers(tiny(kind))
+    layers = linear_layers(tiny(kind))
 
     names = adapters.resolve_targets(rq.Lora(targets="attention"), layers)
 
@@ -57,7 +58,7 @@ def test_attention_of_gpt2_leaves_the_projection_of_its_mlp_alone(kind: str) -> 
 
 def test_what_is_made_of_an_adapter_of_attention_reaches_no_more() -> None:
     """Blends and conversions name layers the same way."""
-    layers = adapters.linear_layers(tiny("gpt2"))
+    layers = linear_layers(tiny("gpt2"))
     zeros = {t.name: (torch.zeros(1, t.inputs), torch.zeros(t.outputs, 1)) for t in layers}
     some = {name: pair for name, pair in zeros.items() if attends(name)}
 
@@ -68,7 +69,7 @@ def test_what_is_made_of_an_adapter_of_attention_reaches_no_more() -> None:
 
 
 def test_a_part_of_the_layers_of_one_name_is_named_in_full() -> None:
-    layers = adapters.linear_layers(tiny("llama"))
+    layers = linear_layers(tiny("llama"))
     wanted = ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
 
     assert adapters.target_names(wanted, layers) == wanted

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters
+from backend.engine.linear_layers import linear_layers
 from backend.library import new_adapter_id
 
 STARTER = Path(__file__).parents[2] / "starter" / "model"
@@ -129,4 +129,4 @@ def scores(service: Service, variant: rq.Variant) -> list[float]:
 
 def layer_names(base: Path) -> list[str]:
     """Return the layers that an adapter can change."""
-    return [target.name for target in adapters.linear_layers(fresh(base))]
+    return [target.name for target in linear_layers(fresh(base))]

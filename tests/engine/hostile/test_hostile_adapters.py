@@ -14,6 +14,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend.engine import incoming, scan
+from backend.engine.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError
 from tests.engine import tiny
 from tests.engine.hostile.cases import FOLDERS, ZIPS
@@ -259,7 +260,10 @@ def test_a_zip_that_places_a_file_before_its_beginning_is_damaged(
 def test_any_damage_to_a_file_is_a_sentence(bench: Bench, tmp_path: Path) -> None:
     """Flipped bytes anywhere: only errors that a person can read, never another exception."""
     source = zipped()(Path(shutil.copytree(bench.good, tmp_path / "bad")))
-    whole, layers = source.read_bytes(), [scan.Target("model.layers.0.self_attn.q_proj", 64, 64)]
+    whole, layers = (
+        source.read_bytes(),
+        [Target("model.layers.0.self_attn.q_proj", 64, 64)],
+    )
     generator = torch.Generator().manual_seed(0)
     refused = 0
     for _ in range(300):

@@ -1,0 +1,37 @@
+"""The linear layers of a base model: what adapters act on and quantisation packs."""
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+
+class Target(NamedTuple):
+    """A layer that an adapter would change."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+def linear_layers(model: torch.nn.Module) -> list[Target]:
+    """Return every layer that LoRA can act on here, without the output head."""
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head else None
+    found = []
+    for name, module in model.named_modules():
+        plain = base_layer(module)
+        inside_tuner = ".base_layer" in name or ".lora_" in name
+        if isinstance(plain, torch.nn.Linear | Conv1D) and plain is not head and not inside_tuner:
+            if isinstance(plain, torch.nn.Linear):  # packed weights do not have the layer's shape
+                found.append(Target(name, plain.in_features, plain.out_features))
+            else:
+                found.append(Target(name, *plain.weight.shape))
+    return found
+
+
+def base_layer(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the base's own layer inside whatever an adapter or a slot put around it."""
+    unwrap: Any = getattr(module, "get_base_layer", None)
+    inner: torch.nn.Module = unwrap() if unwrap is not None else module
+    return inner
