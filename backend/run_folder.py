@@ -19,10 +19,8 @@ from backend import adjustments, damage
 from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
 from backend.events import EventReader, EventWriter
 from backend.processes import is_running
-from backend.results import RunSummary
 from backend.run_lock import RunLock
 from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus, status_from_events
-from backend.run_summary import describe
 from backend.storage import write_text
 
 SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
@@ -277,10 +275,6 @@ class Run:
             return {}
         speed = {"tokens_per_second": last.tokens_per_second} if last.tokens_per_second else {}
         return {"step": last.step, "loss": last.loss, **speed}
-
-    def summary(self) -> RunSummary:
-        """Describe the run for lists by what its files tell, also where some cannot be read."""
-        return describe(self)
 
     def not_extendable(self) -> str:
         """Say why the finished run cannot go on by more epochs; empty where it can."""

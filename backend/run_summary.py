@@ -4,17 +4,14 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from backend import adjustments
 from backend.errors import Damaged
 from backend.library import BASE_COLOUR
 from backend.methods import method_of
 from backend.results import RunSummary
+from backend.run_folder import Run
 from backend.run_records import End, RunStatus, status_from_events
-
-if TYPE_CHECKING:
-    from backend.run_folder import Run
 
 BROKEN_OFF = ("stopped", "interrupted", "failed")
 ENDED_UNSEEN = (
@@ -23,7 +20,7 @@ ENDED_UNSEEN = (
 _STAMP = re.compile(r"(\d{8}-\d{6})-(.+)-[0-9a-f]{4}")
 
 
-def describe(run: "Run") -> RunSummary:
+def describe(run: Run) -> RunSummary:
     """Describe a run as its files tell; one of which something cannot be read is `damaged`."""
     damaged = _damage(run)
     if not damaged:
@@ -34,7 +31,7 @@ def describe(run: "Run") -> RunSummary:
         return _damaged(_unknown(run.folder), run, damaged)
 
 
-def ended(summary: RunSummary, run: "Run", end: End | None) -> RunSummary:
+def ended(summary: RunSummary, run: Run, end: End | None) -> RunSummary:
     """Describe a run that should be going on by its files, but that nobody trains."""
     end = end or End(state="interrupted", message=ENDED_UNSEEN, cure=run.cure(), error="")
     resumable = run.latest_checkpoint() is not None
@@ -42,7 +39,7 @@ def ended(summary: RunSummary, run: "Run", end: End | None) -> RunSummary:
     return summary.model_copy(update=changes)
 
 
-def _damage(run: "Run") -> list[str]:
+def _damage(run: Run) -> list[str]:
     """Say which of a run's files cannot be read."""
     said = []
     for read in (lambda: run.request, run.status, lambda: _changes(run)):
@@ -53,20 +50,20 @@ def _damage(run: "Run") -> list[str]:
     return said
 
 
-def _changes(run: "Run") -> None:
+def _changes(run: Run) -> None:
     """Read the run's changes; a finished run needs them only to be extended."""
     if _state_of(run) != "finished":
         adjustments.read(run.folder)
 
 
-def _state_of(run: "Run") -> str:
+def _state_of(run: Run) -> str:
     try:
         return run.status().state
     except Damaged:
         return ""
 
 
-def _damaged(summary: RunSummary, run: "Run", damage: list[str]) -> RunSummary:
+def _damaged(summary: RunSummary, run: Run, damage: list[str]) -> RunSummary:
     alive, goes_on = run.is_alive(), _goes_on(run)
     if alive:
         cure = "It is still being trained."
@@ -85,7 +82,7 @@ def _damaged(summary: RunSummary, run: "Run", damage: list[str]) -> RunSummary:
     )
 
 
-def _goes_on(run: "Run") -> bool:
+def _goes_on(run: Run) -> bool:
     """Tell whether a damaged run can be resumed: all but its status must be readable."""
     try:
         _ = run.request
@@ -124,7 +121,7 @@ def _unknown(folder: Path) -> RunSummary:
     )
 
 
-def _described(run: "Run", status: RunStatus) -> RunSummary:
+def _described(run: Run, status: RunStatus) -> RunSummary:
     request = run.request
     done = status.state in BROKEN_OFF
     return RunSummary(
@@ -165,7 +162,7 @@ def _described(run: "Run", status: RunStatus) -> RunSummary:
     )
 
 
-def _not_extendable(run: "Run") -> str:
+def _not_extendable(run: Run) -> str:
     try:
         return run.not_extendable()
     except Damaged as error:

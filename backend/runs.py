@@ -24,7 +24,7 @@ from backend.requests import LoadModel, Train
 from backend.results import RunSummary
 from backend.run_folder import LONGEST_NOTE, Run
 from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus
-from backend.run_summary import ended
+from backend.run_summary import describe, ended
 from backend.storage import disk_error, new_folder, remove_folder, write_text
 
 __all__ = [
@@ -194,7 +194,7 @@ class Runs:
             end = self._unwritten_end(run)
             return ended(summary, run, end) if end or run.is_abandoned() else summary
         except (OSError, Damaged):
-            return None if not run.folder.exists() else run.summary()
+            return None if not run.folder.exists() else describe(run)
 
     def _unwritten_end(self, run: Run) -> End | None:
         claimed, end = self._unwritten.get(run.id, (0.0, None))
@@ -215,7 +215,7 @@ class Runs:
         if known is not None and known[0] == key:
             return known[1]
         try:
-            summary = run.summary()
+            summary = describe(run)
         except OSError:
             return None  # deleted under our hands
         if not run.folder.exists():

@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from backend.checkpoint import title, weight_files
-from backend.engine import base_folder, estimate, quantization
+from backend.engine import base_folder, quantization
+from backend.engine.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel
 
@@ -37,16 +38,16 @@ def predict_quantized(
 
     Raises Unsupported where the model has no layer that can be quantised.
     """
-    shape = estimate.Shape.of(base_folder.skeleton(folder), parameters)
+    shape = Shape.of(base_folder.skeleton(folder), parameters)
     if not shape.linear:
         raise Unsupported(
             f"{title(folder)} has no layers that bitsandbytes can quantise.",
             cure="Load it with quantisation none.",
         )
-    setup = estimate.Setup(
+    storage = Storage(
         stored=precision, quantization=request.quantization, double_quant=request.double_quant
     )
-    return estimate.weight_bytes(shape, setup), READ_AHEAD * 4 * shape.largest
+    return weight_bytes(shape, storage), READ_AHEAD * 4 * shape.largest
 
 
 def tensor_bytes(model: torch.nn.Module) -> int:

@@ -202,7 +202,7 @@ class Engine:
         self.session.unload()
 
     def _tell_session(self) -> None:
-        facts, slot = self.session.facts, self.session.slot
+        facts, slot = self.session.facts, hotswap.prepared(self.session)
         status, irregular = self.session.status()
         self.emit(
             {
@@ -311,8 +311,9 @@ class Engine:
         return hotswap.prepare(self.session, request, control, times)
 
     def _hotswap(self, request: rq.Hotswap, control: Control, _: Any) -> rs.Swapped:
-        assert self.session.slot is not None
-        return self.session.slot.swap(request.adapter)
+        slot = hotswap.prepared(self.session)
+        assert slot is not None
+        return slot.swap(request.adapter)
 
     def _end_hotswap(self, request: rq.EndHotswap, control: Control, _: Any) -> rs.SlotLeft:
         return hotswap.leave(self.session)

@@ -2,8 +2,7 @@
 
 peak = weights + adapter + gradients + optimiser + activations + logits + overhead, in bytes:
 
-- weights: every number in its stored type (`weight_bytes`). A quantised layer of n numbers takes
-  n/2 + 4 n/64 (nf4, fp4), n/2 + n/64 + 4 n/16384 (double quantisation), or n + 4 rows (int8).
+- weights: see `model_size`.
 - adapter, gradients: 4 bytes for each learned number; optimiser: 8 (Adam's two moments).
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
   all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
@@ -26,23 +25,16 @@ The constants were calibrated against the measured peaks of our own training pat
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
 
-from backend.engine import base_folder, memory
+from backend.engine import memory
 from backend.engine.adapters import count_trainable, matched
-from backend.engine.linear_layers import Target, linear_layers
-from backend.errors import ModelError
+from backend.engine.linear_layers import Target
+from backend.engine.model_size import BYTES, Shape, Storage, weight_bytes
 from backend.requests import Train
 from backend.results import ModelFacts
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-BLOCK, NESTED_BLOCK = 64, 256
-TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
@@ -59,71 +51,9 @@ PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of a model that decide about memory. `linear` leaves the output head out."""
+class Setup(Storage):
+    """How a model is stored, and a run on it."""
 
-    parameters: int
-    linear: tuple[Target, ...]
-    layers: int
-    width: int
-    inner: int
-    heads_width: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
-        """Read the sizes off a model, with or without weights; `parameters` of the base alone."""
-        config: Any = model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        width = int(getattr(config, "hidden_size", 512))
-        heads = int(getattr(config, "num_attention_heads", 1))
-        head = int(getattr(config, "head_dim", None) or width // heads)
-        return cls(
-            parameters=parameters or sum(p.numel() for p in model.parameters()),
-            linear=tuple(linear_layers(model)),
-            layers=int(getattr(config, "num_hidden_layers", 12)),
-            width=width,
-            inner=int(getattr(config, "intermediate_size", None) or 4 * width),
-            heads_width=heads * head,
-            vocabulary=int(config.vocab_size),
-        )
-
-    @classmethod
-    def from_config(cls, source: Path | dict[str, Any]) -> "Shape":
-        """Read the sizes from a config.json or its content; no weight is needed or downloaded.
-
-        Raises ModelError or Unsupported where it is not that of a causal language model.
-        """
-        config = base_folder.read_config(source)
-        try:
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
-        except Exception as error:
-            reason = base_folder.first_line(error).rstrip(".")
-            raise ModelError(
-                f"No model can be built from this config.json: {reason}.",
-                cure="Check its sizes: each is a whole number above 0.",
-                details=str(error),
-            ) from error
-        return cls.of(model)
-
-    @property
-    def linear_numbers(self) -> int:
-        return sum(layer.inputs * layer.outputs for layer in self.linear)
-
-    @property
-    def largest(self) -> int:
-        """Numbers in the largest layer."""
-        return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is done with a model: how it is stored, and a run on it."""
-
-    stored: str = "fp32"
-    quantization: str = "none"
-    double_quant: bool = False
     computed: str = "fp32"
     device: str = "cpu"
     targets: tuple[Target, ...] = ()
@@ -225,19 +155,6 @@ def needs_checkpointing(shape: Shape, setup: Setup, free: int) -> bool:
     return estimate(shape, replace(setup, exact=True)).run > free
 
 
-def weight_bytes(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of the loaded base."""
-    if setup.quantization == "none":
-        return shape.parameters * BYTES[setup.stored]
-    rest = shape.parameters - shape.linear_numbers
-    return rest * BYTES[setup.stored] + quantized_bytes(shape, setup)
-
-
-def quantized_bytes(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of the quantised layers alone."""
-    return sum(_layer_bytes(layer, setup) for layer in shape.linear)
-
-
 def largest_budget(shape: Shape, setup: Setup, free: int) -> int:
     """Return the largest token budget whose run fits into `free` bytes; 0 where none does."""
     low, high = 0, 1 << 20
@@ -280,17 +197,6 @@ def words(change: dict[str, int | bool]) -> str:
     if "tokens_per_step" in change:
         parts.append(f"a token budget of {change['tokens_per_step']:,}")
     return " and ".join(parts)
-
-
-def _layer_bytes(layer: Target, setup: Setup) -> int:
-    numbers = layer.inputs * layer.outputs
-    if setup.quantization == "int8":
-        return numbers + 4 * layer.outputs
-    blocks = -(-numbers // BLOCK)
-    if not setup.double_quant:
-        return -(-numbers // 2) + 4 * blocks + TABLE_BYTES
-    nested = 4 * -(-blocks // NESTED_BLOCK) + NESTED_TABLE_BYTES
-    return -(-numbers // 2) + blocks + nested + TABLE_BYTES
 
 
 def _fragmentation(setup: Setup) -> float:

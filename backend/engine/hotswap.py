@@ -17,7 +17,7 @@ from backend.compile_times import CompileTimes
 from backend.engine import adapters, compiling, rehearsal, saving, scan, slot_proof
 from backend.engine.checks import require_close
 from backend.engine.control import Control
-from backend.engine.session import Session
+from backend.engine.session import AdapterSlot, Session
 from backend.engine.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.slot_layers import Block, Part, SlotMemory, read_parts
 from backend.errors import (
@@ -54,7 +54,7 @@ CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 log = logging.getLogger(__name__)
 
 
-def require_allowed(slot: Slot | None, request: rq.Request) -> None:
+def require_allowed(slot: AdapterSlot | None, request: rq.Request) -> None:
     """Raise Unsupported for what would change the model under a prepared slot, or needs one."""
     if slot is None and isinstance(request, rq.Hotswap | rq.EndHotswap):
         raise Unsupported("No hot-swap slot is prepared.", cure="Prepare one first.")
@@ -81,9 +81,15 @@ def prepare(
         raise
 
 
+def prepared(session: Session) -> Slot | None:
+    """Return the session's slot, which this module put there; None where there is none."""
+    assert session.slot is None or isinstance(session.slot, Slot)
+    return session.slot
+
+
 def leave(session: Session) -> rs.SlotLeft:
     """Take the slot off and prove that the session answers as it did before it."""
-    slot = session.slot
+    slot = prepared(session)
     assert slot is not None
     originals = slot.memory.originals
     slot.close()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from peft import LoraConfig
 
 from backend.engine import attention, estimate
+from backend.engine.model_size import Shape
 from backend.engine.packing import Packs
 from backend.engine.session import Session
 from backend.requests import Train
@@ -14,7 +15,7 @@ from backend.results import ModelFacts
 class Prediction(NamedTuple):
     """The sizes that decide about a run's memory, settled for what is free."""
 
-    shape: estimate.Shape
+    shape: Shape
     setup: estimate.Setup
 
     @property
@@ -48,7 +49,7 @@ def predict(
 ) -> Prediction:
     """Predict a run with these packs; `computed` is the precision of its steps."""
     facts = session.base.facts
-    shape = estimate.Shape.of(session.base.model, facts.parameters)
+    shape = Shape.of(session.base.model, facts.parameters)
     setup = estimate.Setup.of_run(
         request,
         facts,

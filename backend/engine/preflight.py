@@ -28,6 +28,7 @@ from backend.engine import (
 from backend.engine.control import Control
 from backend.engine.extending import total_steps
 from backend.engine.linear_layers import linear_layers
+from backend.engine.model_size import Shape
 from backend.engine.precision import StepTimes, Timings, without_timing
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore
@@ -267,9 +268,9 @@ def _run_setup(
     packs: packing.Packs,
     config: Any,
     timings: Timings,
-) -> tuple[estimate.Shape, estimate.Setup]:
+) -> tuple[Shape, estimate.Setup]:
     """Return the sizes that decide about memory; one that nothing is known of is fp32."""
-    shape = estimate.Shape.of(around.model, around.parameters)
+    shape = Shape.of(around.model, around.parameters)
     targets = tuple(adapters.matched(config, list(shape.linear)))
     facts = around.facts
     stats = corpus.stats
@@ -298,9 +299,7 @@ def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> 
     return known.faster if known else "fp32"
 
 
-def _room(
-    train: Train, shape: estimate.Shape, setup: estimate.Setup, free: int, *, longest: int
-) -> _Room:
+def _room(train: Train, shape: Shape, setup: estimate.Setup, free: int, *, longest: int) -> _Room:
     """Weigh a run against the memory that is free, with checkpointing where it needs that."""
     notes = []
     if estimate.needs_checkpointing(shape, setup, free):

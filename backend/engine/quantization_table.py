@@ -28,6 +28,7 @@ from backend.engine import (
 from backend.engine.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.linear_layers import linear_layers
+from backend.engine.model_size import Shape
 from backend.engine.precision import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (
@@ -63,7 +64,7 @@ def compare(
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = base_model.choose_precision(request.precision, device)
     config = _config_file(request)
-    shape = estimate.Shape.from_config(config)
+    shape = Shape.from_config(config)
     free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
     speeds, source = _speeds(request, device, control, settings)
     choices = [
@@ -155,7 +156,7 @@ def _config_file(request: QuantizationTable) -> Path:
 
 
 def _usual_run(
-    request: QuantizationTable, shape: estimate.Shape, device: torch.device, id: str
+    request: QuantizationTable, shape: Shape, device: torch.device, id: str
 ) -> estimate.Setup:
     """Describe a training run with the settings that nobody changed, on a base of this shape."""
     train = Train(name="usual")
@@ -179,7 +180,7 @@ def _usual_run(
 
 def _choice(
     id: str,
-    shape: estimate.Shape,
+    shape: Shape,
     usual: estimate.Setup,
     *,
     free: int,

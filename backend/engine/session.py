@@ -9,8 +9,9 @@ Switching writes the active list and the scalings of each adapted layer directly
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -20,7 +21,6 @@ from peft.tuners.lora import LoraLayer
 from backend.engine import adapters, base_model, memory, placing, scan
 from backend.engine.control import Control
 from backend.engine.linear_layers import Target, linear_layers
-from backend.engine.slot import Slot
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Variant
@@ -30,13 +30,24 @@ ActiveIds = list[tuple[str, float]]
 log = logging.getLogger(__name__)
 
 
+class AdapterSlot(Protocol):
+    """What the session knows of a prepared hot-swap slot, which then answers for it."""
+
+    @property
+    def active(self) -> Variant: ...
+
+    def resolve(self, variant: Variant) -> ActiveIds: ...
+
+    def using_ids(self, wanted: ActiveIds) -> AbstractContextManager[None]: ...
+
+
 class Session:
     """A base model with adapters; `active` holds internal ids with their strengths."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.peft: PeftModel | None = None
-        self.slot: Slot | None = None
+        self.slot: AdapterSlot | None = None
         self.learning: AdapterInfo | None = None
         """The adapter of a paused run, which is in no library yet."""
         self.held_by_earlier_runs: dict[str, int] = {}

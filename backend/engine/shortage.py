@@ -9,6 +9,7 @@ import torch
 
 from backend.engine import estimate, memory
 from backend.engine.failures import translate
+from backend.engine.model_size import Shape
 from backend.engine.packing import Packs
 from backend.engine.prediction import Prediction
 from backend.engine.ranks import Ranks
@@ -66,7 +67,7 @@ def rescue(
 
 def out_of_memory(
     error: OutOfMemory,
-    shape: estimate.Shape,
+    shape: Shape,
     setup: estimate.Setup,
     *,
     free: int,

@@ -14,6 +14,7 @@ import pytest
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, NotFound
 from backend.events import EventReader, EventWriter
+from backend.run_summary import describe
 from backend.runs import Run, Runs
 
 BASE = ("starter", "starter", "abc123")
@@ -47,7 +48,7 @@ def test_runs_of_the_same_second_and_name_differ(runs: Runs) -> None:
 
 
 def test_a_new_run_is_queued_and_has_nothing_to_resume(runs: Runs) -> None:
-    summary = create(runs).summary()
+    summary = describe(create(runs))
 
     assert (summary.state, summary.step, summary.resumable) == ("queued", 0, False)
     assert (summary.name, summary.rank, summary.method) == ("pirate", 4, "LoRA")
@@ -174,7 +175,7 @@ def test_without_a_checkpoint_the_cure_is_to_start_again(runs: Runs) -> None:
     runs.sweep("The app ended.")
 
     assert run.status().cure == "There was no checkpoint yet: start it again."
-    assert not run.summary().resumable
+    assert not describe(run).resumable
 
 
 def test_another_process_with_the_same_number_is_not_the_run(runs: Runs) -> None:

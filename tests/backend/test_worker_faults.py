@@ -19,6 +19,7 @@ from backend.errors import DiskFull, OutOfMemory, Stopped, WorkerDied
 from backend.events import Curve, EventReader, curve
 from backend.jobs import Job
 from backend.replay import BY_ITSELF, REBUILDING
+from backend.run_summary import describe
 from backend.runs import Run, Runs
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
@@ -119,7 +120,7 @@ def test_a_killed_worker_loses_nothing(service: Service) -> None:
         f"because the machine ran out of memory. Resume goes on from step {step}. "
         "The session comes back by itself."
     )
-    summary = run.summary()
+    summary = describe(run)
     assert (summary.state, summary.resumable) == ("interrupted", True)
     assert summary.cure == "Resume goes on from the last checkpoint."
     notice = service.snapshot().notice
@@ -154,7 +155,7 @@ def test_a_stopped_run_is_saved_and_the_page_could_look_ahead_meanwhile(service:
     assert len(preview.examples) == 2
     assert (meanwhile.phase, meanwhile.base is not None) == ("training", True)
     assert result.state == "stopped"
-    summary = run.summary()
+    summary = describe(run)
     assert (summary.state, summary.step, summary.resumable) == ("stopped", result.steps, True)
     assert service.library.get("stopped").steps == result.steps
     assert scores(service, [("stopped", 1.0)]) != scores(service, [])
@@ -174,8 +175,8 @@ def test_a_second_stop_ends_the_run_in_the_middle_of_a_step(service: Service) ->
     with pytest.raises(Stopped, match="Ended at once, as asked"):
         job.result(timeout=60)
 
-    assert run.summary().state == "stopped"
-    assert run.summary().resumable
+    assert describe(run).state == "stopped"
+    assert describe(run).resumable
     assert "ended" not in [info.name for info in service.library.all()]
     assert scores(service, []) == before
 
@@ -207,7 +208,7 @@ def test_a_checkpoint_that_breaks_off_leaves_the_old_one_to_resume(
     assert whole is not None
     assert (whole / "optimizer.pt").stat().st_size > weights
     assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")] == []
-    assert (run.summary().state, run.summary().resumable) == ("failed", True)
+    assert (describe(run).state, describe(run).resumable) == ("failed", True)
     resumed = service.start(rq.Resume(run_id=run.id)).result(timeout=120)
     assert (resumed.state, resumed.steps) == ("finished", 40)
     assert service.curve(run.id).step == list(range(1, 41))
@@ -226,9 +227,9 @@ def test_running_out_of_memory_is_an_error_and_not_the_end(tmp_path: Path) -> No
 
         assert caught.value.what.startswith("The machine ran out of memory. The largest cost is")
         assert caught.value.cure.startswith("Retry with")
-        assert run_of(service, job).summary().retry
-        assert run_of(service, job).summary().state == "failed"
-        assert run_of(service, job).summary().message == caught.value.what
+        assert describe(run_of(service, job)).retry
+        assert describe(run_of(service, job)).state == "failed"
+        assert describe(run_of(service, job)).message == caught.value.what
         assert scores(service, []) == before
         small = service.start(rq.Train(**QUICK, name="small enough", max_steps=3))
         assert small.result(timeout=120).state == "finished"

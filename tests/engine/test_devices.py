@@ -20,6 +20,7 @@ from backend.engine import (
     steps,
     trainer,
 )
+from backend.engine.model_size import Shape, weight_bytes
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
 from backend.settings import Settings
@@ -212,7 +213,7 @@ def test_the_table_of_quantisations_plans_for_the_gpu_that_is_here(
 ) -> None:
     gpus.put(kind, bf16=bf16)
     monkeypatch.setattr(devices, "free_bytes", lambda device: GB)
-    shape = estimate.Shape.from_config(quantization_table.STARTER / "model" / "config.json")
+    shape = Shape.from_config(quantization_table.STARTER / "model" / "config.json")
 
     table = quantization_table.compare(
         QuantizationTable(source="starter"), SILENT, Settings(workspace=tmp_path)
@@ -223,7 +224,7 @@ def test_the_table_of_quantisations_plans_for_the_gpu_that_is_here(
     assert rows["none"].memory_bytes == plain * shape.parameters
     rest = 4 if not bf16 else 2  # what is not quantised of a quantised base
     kept = estimate.Setup(stored="fp32" if rest == 4 else "bf16", quantization="int8")
-    assert rows["int8"].memory_bytes == estimate.weight_bytes(shape, kept)
+    assert rows["int8"].memory_bytes == weight_bytes(shape, kept)
     blocked = [id for id, row in rows.items() if row.blocker]
     assert blocked == (["int8", "nf4", "fp4"] if kind == "mps" else [])
 
@@ -283,7 +284,7 @@ def test_an_apple_gpu_shares_the_machines_memory(
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
 def test_every_kind_is_estimated(kind: str) -> None:
-    shape = estimate.Shape.from_config(quantization_table.STARTER / "model" / "config.json")
+    shape = Shape.from_config(quantization_table.STARTER / "model" / "config.json")
     setup = estimate.Setup(stored="fp16", computed="fp16", device=kind, trainable=1000)
 
     assert estimate.estimate(shape, setup) == estimate.estimate(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from backend.engine import estimate
-from backend.engine.estimate import Setup, Shape
+from backend.engine.estimate import Setup
+from backend.engine.model_size import Shape, quantized_bytes, weight_bytes
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
@@ -49,12 +50,12 @@ def test_weights_of_public_shapes_follow_from_their_config(name: str) -> None:
 
     assert shape.parameters == parameters
     assert shape.linear_numbers == linear
-    assert estimate.weight_bytes(shape, Setup(stored="bf16")) == 2 * parameters
-    assert estimate.weight_bytes(shape, Setup(stored="fp32")) == 4 * parameters
-    nf4 = estimate.weight_bytes(shape, Setup(stored="bf16", quantization="nf4"))
+    assert weight_bytes(shape, Setup(stored="bf16")) == 2 * parameters
+    assert weight_bytes(shape, Setup(stored="fp32")) == 4 * parameters
+    nf4 = weight_bytes(shape, Setup(stored="bf16", quantization="nf4"))
     by_hand = 2 * (parameters - linear) + linear // 2 + 4 * linear // 64
     assert nf4 == by_hand + 64 * len(shape.linear)  # each layer has a table of 16 values
-    int8 = estimate.quantized_bytes(shape, Setup(quantization="int8"))
+    int8 = quantized_bytes(shape, Setup(quantization="int8"))
     assert int8 == linear + 4 * sum(layer.outputs for layer in shape.linear)
 
 
@@ -62,7 +63,7 @@ def test_double_quantisation_keeps_layers_below_0_15_of_fp32() -> None:
     shape = Shape.from_config(LLAMA_3_8B)
     setup = Setup(quantization="nf4", double_quant=True)
 
-    assert estimate.quantized_bytes(shape, setup) / (4 * shape.linear_numbers) < 0.13
+    assert quantized_bytes(shape, setup) / (4 * shape.linear_numbers) < 0.13
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from backend.engine.guards import BAD_STEPS, BEST, Guards, read_best
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation
+from backend.run_summary import describe
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, weights
 
 __all__ = ["at_step", "service"]
@@ -246,7 +247,7 @@ def test_a_loss_far_above_its_start_for_many_steps_ends_the_run_with_its_last_go
     steps_kept = [int(p.name.rsplit("-", 1)[1]) for p in run.checkpoints.glob("checkpoint-*")]
     assert steps_kept == [6]
     assert read_best(run.folder / BEST) is not None
-    assert run.summary().resumable
+    assert describe(run).resumable
 
 
 def test_a_loss_that_comes_back_ends_nothing(service: Service) -> None:

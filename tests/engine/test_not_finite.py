@@ -13,6 +13,7 @@ from backend import requests as rq
 from backend.engine import checks, steps
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
+from backend.run_summary import describe
 from tests.engine.starter_runs import QUICK
 from tests.engine.tiny import write_base
 
@@ -88,7 +89,7 @@ def test_a_test_that_is_not_finite_ends_the_run_as_diverged(
         job.result(timeout=300)
 
     assert job.run_id is not None
-    assert base_only.runs.get(job.run_id).summary().state == "failed"
+    assert describe(base_only.runs.get(job.run_id)).state == "failed"
 
 
 def test_results_carry_numbers_that_are_not_finite() -> None:

@@ -9,6 +9,7 @@ from backend import Service, errors
 from backend import requests as rq
 from backend import results as rs
 from backend.engine import estimate, quantization_table
+from backend.engine.model_size import Shape
 from backend.settings import STARTER
 from tests.engine.tiny import enlist, lora, start_service, write_adapter, write_base
 
@@ -156,7 +157,7 @@ def test_checkpointing_comes_by_itself_where_a_run_would_not_fit_and_is_said(
 
 
 def test_only_a_quantised_base_turns_checkpointing_on() -> None:
-    shape = estimate.Shape.from_config(STARTER / "model" / "config.json")
+    shape = Shape.from_config(STARTER / "model" / "config.json")
     free = estimate.estimate(shape, estimate.Setup(exact=True)).run - 1
 
     assert not estimate.needs_checkpointing(shape, estimate.Setup(), free)

@@ -18,6 +18,7 @@ from backend import Service, launching
 from backend import requests as rq
 from backend.errors import Busy, Stopped, WorkerDied
 from backend.results import RunResult
+from backend.run_summary import describe
 from backend.runs import Run
 from backend.runtime import process_environment
 from backend.settings import PROJECT
@@ -266,7 +267,7 @@ def test_a_killed_leader_is_noticed(service: Service) -> None:
     status = run.status()
     assert status.state == "interrupted"
     assert caught.value.cure == status.cure == "Resume goes on from the last checkpoint."
-    assert run.summary().resumable
+    assert describe(run).resumable
     wait_for(lambda: not processes_of(run), "the other process to end")
 
 

@@ -11,6 +11,7 @@ from backend import requests as rq
 from backend.engine import steps
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged, OutOfMemory
+from backend.run_summary import describe
 from tests.engine.starter_runs import QUICK, scores, train
 
 
@@ -147,7 +148,7 @@ def test_a_run_that_runs_out_of_memory_keeps_its_steps_and_can_be_retried(
 
     assert job.run_id is not None
     run = base_only.runs.get(job.run_id)
-    summary = run.summary()
+    summary = describe(run)
     assert (summary.state, summary.step, summary.resumable) == ("failed", 3, True)
     assert [p.name for p in run.checkpoints.iterdir()] == ["checkpoint-3"]
     assert scores(base_only, []) == before

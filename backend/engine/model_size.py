@@ -1,0 +1,112 @@
+"""The sizes of a model, and the bytes of its weights, from its config.json alone.
+
+Each number takes the bytes of its stored type. A quantised layer of n numbers takes n/2 + 4 n/64
+(nf4, fp4), n/2 + n/64 + 4 n/16384 (double quantisation), or n + 4 rows (int8).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from backend.engine import base_folder
+from backend.engine.linear_layers import Target, linear_layers
+from backend.errors import ModelError
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BLOCK, NESTED_BLOCK = 64, 256
+TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the weights of a model are stored."""
+
+    stored: str = "fp32"
+    quantization: str = "none"
+    double_quant: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that decide about memory. `linear` leaves the output head out."""
+
+    parameters: int
+    linear: tuple[Target, ...]
+    layers: int
+    width: int
+    inner: int
+    heads_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
+        """Read the sizes off a model, with or without weights; `parameters` of the base alone."""
+        config: Any = model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width = int(getattr(config, "hidden_size", 512))
+        heads = int(getattr(config, "num_attention_heads", 1))
+        head = int(getattr(config, "head_dim", None) or width // heads)
+        return cls(
+            parameters=parameters or sum(p.numel() for p in model.parameters()),
+            linear=tuple(linear_layers(model)),
+            layers=int(getattr(config, "num_hidden_layers", 12)),
+            width=width,
+            inner=int(getattr(config, "intermediate_size", None) or 4 * width),
+            heads_width=heads * head,
+            vocabulary=int(config.vocab_size),
+        )
+
+    @classmethod
+    def from_config(cls, source: Path | dict[str, Any]) -> "Shape":
+        """Read the sizes from a config.json or its content; no weight is needed or downloaded.
+
+        Raises ModelError or Unsupported where it is not that of a causal language model.
+        """
+        config = base_folder.read_config(source)
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except Exception as error:
+            reason = base_folder.first_line(error).rstrip(".")
+            raise ModelError(
+                f"No model can be built from this config.json: {reason}.",
+                cure="Check its sizes: each is a whole number above 0.",
+                details=str(error),
+            ) from error
+        return cls.of(model)
+
+    @property
+    def linear_numbers(self) -> int:
+        return sum(layer.inputs * layer.outputs for layer in self.linear)
+
+    @property
+    def largest(self) -> int:
+        """Numbers in the largest layer."""
+        return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
+
+
+def weight_bytes(shape: Shape, storage: Storage) -> int:
+    """Return the bytes of the loaded base."""
+    if storage.quantization == "none":
+        return shape.parameters * BYTES[storage.stored]
+    rest = shape.parameters - shape.linear_numbers
+    return rest * BYTES[storage.stored] + quantized_bytes(shape, storage)
+
+
+def quantized_bytes(shape: Shape, storage: Storage) -> int:
+    """Return the bytes of the quantised layers alone."""
+    return sum(_layer_bytes(layer, storage) for layer in shape.linear)
+
+
+def _layer_bytes(layer: Target, storage: Storage) -> int:
+    numbers = layer.inputs * layer.outputs
+    if storage.quantization == "int8":
+        return numbers + 4 * layer.outputs
+    blocks = -(-numbers // BLOCK)
+    if not storage.double_quant:
+        return -(-numbers // 2) + 4 * blocks + TABLE_BYTES
+    nested = 4 * -(-blocks // NESTED_BLOCK) + NESTED_TABLE_BYTES
+    return -(-numbers // 2) + blocks + nested + TABLE_BYTES
