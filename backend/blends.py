@@ -8,9 +8,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from backend.requests import BlendMethod
 from backend.results import AdapterInfo, Problem
 
+BlendMethod = Literal[
+    "cat",
+    "svd",
+    "linear",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+    "magnitude_prune",
+    "magnitude_prune_svd",
+]
 BlendField = Literal["rank", "density", "majority_sign", "seed"]
 PLAIN = frozenset({"lora", "rslora"})
 """Methods whose weight change is nothing but scaling x B x A on the untouched base."""

@@ -1,8 +1,8 @@
 """Learning rates: how they change, which suits a base of which size, and which cannot work."""
 
-from backend.requests import Train
 from backend.results import Problem
 
+USUAL_RATE = 0.003
 LARGE_PARAMETERS = 50_000_000
 LARGE_RATE = 2e-4
 """What most published LoRA runs on models from 100 million parameters use."""
@@ -20,8 +20,7 @@ def schedule_name(scheduler: str) -> str:
 
 def usual_rate(parameters: int) -> float:
     """Return the learning rate that suits a base with so many parameters."""
-    default = Train.model_fields["learning_rate"].default
-    return LARGE_RATE if parameters > LARGE_PARAMETERS else float(default)
+    return LARGE_RATE if parameters > LARGE_PARAMETERS else USUAL_RATE
 
 
 def rate_warning(rate: float, parameters: int) -> Problem | None:

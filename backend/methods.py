@@ -4,11 +4,85 @@ Strength is "any" where a factor on the adapter's effect means something, and "o
 strength 0 would not be the base (DoRA keeps its changed magnitudes at scaling 0).
 """
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from backend.requests import Lora
+from backend.fields import Request, knob
+from backend.refusals import shown
+
+
+class Lora(Request):
+    """LoRA (Hu et al. 2021) and its rank-stabilised and weight-decomposed relatives."""
+
+    method: Literal["lora"] = "lora"
+    rank: int = knob(
+        8,
+        label="Rank",
+        ge=1,
+        le=1024,
+        level="basic",
+        step=1,
+        help="How much the adapter can hold. Higher learns more, takes more memory and time.",
+    )
+    alpha: float | None = knob(
+        None,
+        label="Alpha",
+        gt=0,
+        le=4096,
+        help="How strongly the adapter acts; empty means twice the rank, which suits most data.",
+    )
+    dropout: float = knob(
+        0.0,
+        label="Dropout",
+        ge=0,
+        lt=1,
+        step=0.05,
+        help="Share of the adapter's input left out at random; more fights learning by heart.",
+    )
+    targets: Literal["all-linear", "attention"] | list[str] = knob(
+        "all-linear",
+        label="Target modules",
+        help="Which layers learn: all linear layers, attention only, or names such as q_proj.",
+    )
+    use_rslora: bool = knob(
+        False,
+        label="Rank-stabilised (rsLoRA)",
+        help="Scales by the root of the rank, so that high ranks keep learning. No extra cost.",
+    )
+    use_dora: bool = knob(
+        False,
+        label="Weight-decomposed (DoRA)",
+        help="Learns size and direction apart: often better at low rank, about 1.5x slower.",
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_names(cls, targets: Any) -> Any:
+        if isinstance(targets, str) and targets not in ("all-linear", "attention"):
+            return [name.strip() for name in targets.split(",") if name.strip()]
+        return targets
+
+    @field_validator("targets")
+    @classmethod
+    def _plain_names(cls, targets: str | list[str]) -> str | list[str]:
+        if isinstance(targets, str):
+            return targets
+        if not targets:
+            raise ValueError("Name at least one module, for example q_proj, or choose all-linear.")
+        for name in targets:
+            if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name):
+                raise ValueError(
+                    f"{shown(name)} is not a module name. "
+                    "Names look like q_proj or self_attn.v_proj."
+                )
+        return targets
+
+    @property
+    def effective_alpha(self) -> float:
+        """Alpha as PEFT will see it."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
 
 
 class Method(BaseModel):

@@ -7,8 +7,10 @@ number that is out of bounds is refused here, before anything starts. Nothing he
 import re
 from typing import Any, get_args
 
+from backend.blends import BlendMethod
 from backend.errors import InvalidRequest
 from backend.fields import Request, Strength, Variant
+from backend.methods import Lora
 from backend.requests.adapters import (
     DeleteAdapter,
     InspectAdapter,
@@ -21,12 +23,12 @@ from backend.requests.adapters import (
     UnloadAdapter,
 )
 from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
-from backend.requests.blending import BlendMethod, Combine, Merge, Similarity
+from backend.requests.blending import Combine, Merge, Similarity
 from backend.requests.data import Columns, PrepareData, PreviewData
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.steering import Adjust
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
-from backend.requests.training import ExportRun, Lora, Preflight, Resume, Train
+from backend.requests.training import ExportRun, Preflight, Resume, Train
 
 __all__ = [
     "BY_NAME",

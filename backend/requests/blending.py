@@ -4,21 +4,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from backend.blends import BlendMethod
 from backend.fields import Request, Variant, check_display_name, knob
-
-BlendMethod = Literal[
-    "cat",
-    "svd",
-    "linear",
-    "ties",
-    "ties_svd",
-    "dare_linear",
-    "dare_linear_svd",
-    "dare_ties",
-    "dare_ties_svd",
-    "magnitude_prune",
-    "magnitude_prune_svd",
-]
 
 
 class Combine(Request):
