@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Literal
 
-from backend import replay, steering
+from backend import pauses, replay
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
@@ -73,7 +73,7 @@ class EngineLink:
     def require_free(self, request: rq.Request | None = None) -> None:
         """Raise Busy where the model is not free for this, Stopped where all is closed."""
         self.require_open()
-        steering.require_open(self.current, self.guest, request)
+        pauses.require_open(self.current, self.guest, request)
 
     def require_open(self) -> None:
         """Raise Stopped where all is closed."""
@@ -248,7 +248,7 @@ class EngineLink:
         elif kind == "piece":
             job.add_piece(message["text"], message.get("column", 0))
         elif kind in ("paused", "unpaused"):
-            steering.hear(job, message)
+            pauses.hear(job, message)
         elif kind in ("result", "error"):
             self._finish(job, message)
 

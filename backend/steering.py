@@ -5,23 +5,18 @@ Where no run goes on, nothing happens, except that there is nothing to adjust.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from backend import adjustments
-from backend.errors import Busy, InvalidRequest, NotFound
+from backend.engine_link import EngineLink
+from backend.errors import InvalidRequest, NotFound
 from backend.jobs import Job
-from backend.operations import WHILE_PAUSED
-from backend.requests import Adjust, Request
-from backend.results import AdapterInfo
-
-if TYPE_CHECKING:
-    from backend.engine_link import EngineLink
+from backend.requests import Adjust
 
 
 class Steering:
     """The wheel of the run that goes on, if one does."""
 
-    def __init__(self, engine: "EngineLink") -> None:
+    def __init__(self, engine: EngineLink) -> None:
         self._engine = engine
 
     def pause(self) -> None:
@@ -89,26 +84,3 @@ class Steering:
             job = self._engine.current
             if job is not None and job.run_id is not None and not job.stops:
                 act(job)
-
-
-def require_open(current: Job | None, guest: Job | None, request: Request | None) -> None:
-    """Raise Busy where the model is not free: a paused run leaves it to who only asks something."""
-    if current is None:
-        return
-    is_open = current.paused and current.wish != "resume" and not current.stops
-    if guest is not None or not is_open:
-        title = (guest or current).title
-        raise Busy(f"{title} is still going on.", cure="Wait for it or stop it.")
-    if not isinstance(request, WHILE_PAUSED):
-        raise Busy(
-            f"{current.title} is paused, and the model only answers meanwhile.",
-            cure="Let it go on and wait for it, or stop it.",
-        )
-
-
-def hear(job: Job, message: dict[str, Any]) -> None:
-    """Take over what the engine says of a run: that it holds still, or that it goes on."""
-    paused = message["type"] == "paused"
-    job.half_trained = AdapterInfo.model_validate(message["adapter"]) if paused else None
-    if job.wish == ("pause" if paused else "resume"):
-        job.wish = ""
