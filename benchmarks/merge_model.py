@@ -111,8 +111,8 @@ def write_adapter(base: Path, folder: Path) -> Path:
 
 def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
     """Merge, and print time and memory above idle as JSON."""
-    from backend.engine import memory
-    from backend.engine.library_logging import quiet_libraries
+    from backend.engine.core import memory
+    from backend.engine.core.library_logging import quiet_libraries
 
     quiet_libraries()
     cpu = torch.device("cpu")
@@ -132,7 +132,7 @@ def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: in
 
 def _ours(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
     from backend.engine import merge_stream
-    from backend.engine.control import Control
+    from backend.engine.core.control import Control
 
     part = merge_stream.Part("ad_bench1", "bench", adapter, 1.0)
     streamed = merge_stream.StreamedMerge(base, [part])

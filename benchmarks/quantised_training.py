@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
 from backend.engine.base_model import load
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.quantization import _forward_8bit
 from backend.engine.tokens import Tokens
 from benchmarks import models

@@ -60,7 +60,7 @@ RUN = (
     + """
 modules = import_all()
 workspace = pathlib.Path(sys.argv[2])
-from backend.engine import memory
+from backend.engine.core import memory
 memory._STATUS = workspace / "no such /proc"
 memory._CLEAR = workspace / "no such /proc either"
 from backend import Service, Settings, requests as rq

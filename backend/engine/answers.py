@@ -14,7 +14,7 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.engine import batch, generate, words
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.session import ActiveIds, Session
 
 MAX_ROWS = 16

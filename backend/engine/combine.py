@@ -18,7 +18,7 @@ import torch
 from backend import blends
 from backend.engine import adapters, factors, saving
 from backend.engine.blend_maths import blend_layer, draw_as_peft
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.factors import Factor, Layers, Source
 from backend.engine.linear_layers import Target
 from backend.engine.session import Session

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from backend import requests as rq
 from backend import results as rs
 from backend.engine import adapters, plain_lora, saving, scan
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.linear_layers import Target
 from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session

@@ -21,11 +21,9 @@ from backend.engine import (
     base_files,
     combine,
     conversion,
-    devices,
     exporting,
     hotswap,
     lifecycle,
-    memory,
     merge,
     preflight,
     preview,
@@ -35,9 +33,10 @@ from backend.engine import (
     similarity,
     training,
 )
-from backend.engine.control import Around, Control, Emit
-from backend.engine.failures import translate
-from backend.engine.library_logging import quiet_libraries
+from backend.engine.core import devices, memory
+from backend.engine.core.control import Around, Control, Emit
+from backend.engine.core.failures import translate
+from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.linear_layers import linear_layers
 from backend.engine.precision import Timings
 from backend.engine.session import Session

@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 
 from peft import LoraConfig
 
-from backend.engine import memory
 from backend.engine.adapters import count_trainable, matched
+from backend.engine.core import memory
 from backend.engine.linear_layers import Target
 from backend.engine.model_size import BYTES, Shape, Storage, weight_bytes
 from backend.requests import Train

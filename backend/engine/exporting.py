@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.engine import base_folder, data, tokens
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.export_readme import write_readme
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.library import Library

@@ -15,8 +15,8 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import adapters, compiling, rehearsal, saving, scan, slot_proof
-from backend.engine.checks import require_close
-from backend.engine.control import Control
+from backend.engine.core.checks import require_close
+from backend.engine.core.control import Control
 from backend.engine.session import AdapterSlot, Session
 from backend.engine.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.slot_layers import Block, Part, SlotMemory, read_parts

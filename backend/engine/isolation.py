@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from backend.engine import checks, devices, packing, steps
+from backend.engine import packing, steps
 from backend.engine.base_model import Base
+from backend.engine.core import checks, devices
 from backend.engine.encoded import Tokens
 from backend.errors import VerificationFailed
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from backend.engine import adapters, inspection, memory, plain_lora, saving
-from backend.engine.control import Control
+from backend.engine import adapters, inspection, plain_lora, saving
+from backend.engine.core import memory
+from backend.engine.core.control import Control
 from backend.engine.incoming import Incoming, display_name, incoming
 from backend.engine.inspection import Place
 from backend.engine.linear_layers import Target

@@ -15,10 +15,11 @@ import torch
 
 from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import base_folder, base_model, generate, memory, merge_stream
+from backend.engine import base_folder, base_model, generate, merge_stream
 from backend.engine.base_model import DTYPES
-from backend.engine.checks import BOUNDS, require_close
-from backend.engine.control import Control
+from backend.engine.core import memory
+from backend.engine.core.checks import BOUNDS, require_close
+from backend.engine.core.control import Control
 from backend.engine.merge_card import card
 from backend.engine.merge_stream import Part, StreamedMerge
 from backend.engine.saving import PROBES

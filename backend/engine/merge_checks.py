@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from backend.engine import checks
+from backend.engine.core import checks
 from backend.engine.safetensors_stream import Planned
 from backend.errors import VerificationFailed
 

@@ -19,8 +19,9 @@ from peft.tuners.lora import Linear, LoraLayer
 
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
-from backend.engine import adapters, base_folder, memory, merge_checks
-from backend.engine.control import Control
+from backend.engine import adapters, base_folder, merge_checks
+from backend.engine.core import memory
+from backend.engine.core.control import Control
 from backend.engine.merge_checks import Shard
 from backend.engine.safetensors_stream import (
     DTYPES,

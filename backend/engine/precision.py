@@ -14,8 +14,9 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 
 from backend import damage
-from backend.engine import base_model, devices, divergence, steps
+from backend.engine import base_model, divergence, steps
 from backend.engine.base_model import Base
+from backend.engine.core import devices
 from backend.engine.packing import Packs
 from backend.methods import method_of
 from backend.requests import Train

@@ -18,14 +18,14 @@ from backend.engine import (
     base_files,
     disk,
     estimate,
-    memory,
     packing,
     remarks,
     sharing,
     steps,
     tokens,
 )
-from backend.engine.control import Control
+from backend.engine.core import memory
+from backend.engine.core.control import Control
 from backend.engine.extending import total_steps
 from backend.engine.linear_layers import linear_layers
 from backend.engine.model_size import Shape

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from backend.engine import base_files, data, tokens
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.data import DataSet, Document
 from backend.engine.encoded import Tokens
 from backend.engine.rendering import is_blank

@@ -15,7 +15,7 @@ from bitsandbytes.autograd._functions import MatMul8bitFp, MatmulLtState
 from transformers import BitsAndBytesConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from backend.engine import devices
+from backend.engine.core import devices
 from backend.errors import Unsupported
 from backend.quantizations import QUANTIZATIONS
 from backend.requests import LoadModel

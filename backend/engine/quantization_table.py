@@ -14,18 +14,9 @@ import torch
 
 from backend import damage
 from backend.access import looks_like_path
-from backend.engine import (
-    adapters,
-    base_model,
-    devices,
-    estimate,
-    hub,
-    memory,
-    packing,
-    quantization,
-    steps,
-)
-from backend.engine.control import Control
+from backend.engine import adapters, base_model, estimate, packing, quantization, steps
+from backend.engine.core import devices, hub, memory
+from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.linear_layers import linear_layers
 from backend.engine.model_size import Shape

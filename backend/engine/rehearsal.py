@@ -10,8 +10,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
-from backend.engine import devices, generate
+from backend.engine import generate
 from backend.engine.base_model import Base
+from backend.engine.core import devices
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
 GIVEN_TOKENS, DICTATED_TOKENS = 3, 4

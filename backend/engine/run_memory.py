@@ -1,6 +1,6 @@
 """What a run takes of the memory: measured from its start, and kept near what was predicted."""
 
-from backend.engine import memory
+from backend.engine.core import memory
 from backend.engine.session import Session
 
 TIDY_AT = 0.8

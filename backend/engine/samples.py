@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from backend.engine import answers
-from backend.engine.control import Control
-from backend.engine.failures import translate
+from backend.engine.core.control import Control
+from backend.engine.core.failures import translate
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.tokens import Tokens

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine import adapters, generate
 from backend.engine.adapters import WEIGHTS
-from backend.engine.checks import require_close
+from backend.engine.core.checks import require_close
 from backend.engine.session import Session
 from backend.errors import ModelError, VerificationFailed
 from backend.results import AdapterInfo, SavedAdapter

@@ -18,8 +18,9 @@ from peft import LoraConfig, PeftModel
 from peft.peft_model import TunerModelStatus
 from peft.tuners.lora import LoraLayer
 
-from backend.engine import adapters, base_model, memory, placing, scan
-from backend.engine.control import Control
+from backend.engine import adapters, base_model, placing, scan
+from backend.engine.core import memory
+from backend.engine.core.control import Control
 from backend.engine.linear_layers import Target, linear_layers
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from backend.engine import estimate, memory
-from backend.engine.failures import translate
+from backend.engine import estimate
+from backend.engine.core import memory
+from backend.engine.core.failures import translate
+from backend.engine.core.ranks import Ranks
 from backend.engine.model_size import Shape
 from backend.engine.packing import Packs
 from backend.engine.prediction import Prediction
-from backend.engine.ranks import Ranks
 from backend.engine.run_log import RunLog
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError

@@ -9,7 +9,7 @@ import torch
 
 from backend import blends
 from backend.engine import factors
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.factors import Factor, Source
 from backend.errors import InvalidRequest, Unsupported
 from backend.library import Library

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from backend.engine import attention, devices
+from backend.engine import attention
 from backend.engine.base_model import Base
+from backend.engine.core import devices
 from backend.engine.encoded import Tokens
 from backend.engine.packing import Packs, collate
 from backend.results import Evaluation

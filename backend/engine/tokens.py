@@ -18,7 +18,7 @@ from tokenizers import Encoding
 
 from backend import limits
 from backend.engine import data
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data_stats import stats_of
 from backend.engine.encoded import Documents, Encoded, Tokens, join

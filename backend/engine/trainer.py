@@ -19,13 +19,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
-from backend.engine import adapters, devices, divergence, extending, loss_scaling, steps
+from backend.engine import adapters, divergence, extending, loss_scaling, steps
 from backend.engine.base_model import Base
-from backend.engine.control import Control
+from backend.engine.core import devices
+from backend.engine.core.control import Control
+from backend.engine.core.ranks import ALONE, Ranks
 from backend.engine.extending import Stretch
 from backend.engine.one_device import OneDeviceArguments
 from backend.engine.packing import Packs
-from backend.engine.ranks import ALONE, Ranks
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 from backend.storage import disk_error, remove_folder, sync_folder

@@ -16,7 +16,6 @@ from backend.engine import (
     extending,
     guards,
     isolation,
-    memory,
     outcome,
     packing,
     pausing,
@@ -29,10 +28,11 @@ from backend.engine import (
     tokens,
     watching,
 )
-from backend.engine.control import Control
-from backend.engine.failures import translate
+from backend.engine.core import memory
+from backend.engine.core.control import Control
+from backend.engine.core.failures import translate
+from backend.engine.core.ranks import ALONE, Ranks
 from backend.engine.precision import Timings
-from backend.engine.ranks import ALONE, Ranks
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.run_memory import RunMemory
 from backend.engine.session import Session

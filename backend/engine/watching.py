@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from backend.engine import answers
-from backend.engine.control import Control
-from backend.engine.failures import translate
+from backend.engine.core.control import Control
+from backend.engine.core.failures import translate
 from backend.engine.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
 from backend.errors import WorkbenchError

@@ -9,7 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
 from backend.engine import base_model
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from tests.engine.tiny import STARTER
 
 HIDDEN, HEADS, LAYERS = 32, 4, 2

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from backend import requests as rq
 from backend.engine import base_model
 from backend.engine.base_model import Base
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.settings import STARTER
 
 SILENT = Control(0, lambda message: None)

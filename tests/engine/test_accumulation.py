@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from backend import requests as rq
 from backend.engine import adapters, trainer
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.extending import Stretch
 from backend.engine.linear_layers import linear_layers

@@ -10,16 +10,14 @@ from backend.engine import (
     attention,
     base_model,
     compiling,
-    devices,
     estimate,
-    memory,
     precision,
     quantization,
     quantization_table,
-    ranks,
     steps,
     trainer,
 )
+from backend.engine.core import devices, memory, ranks
 from backend.engine.model_size import Shape, weight_bytes
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train

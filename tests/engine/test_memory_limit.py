@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backend import Settings
-from backend.engine import memory
+from backend.engine.core import memory
 from backend.engine.dispatch import Engine
 
 MB = 1024**2

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
 from backend.engine import adapters, attention, base_model, isolation, packing, steps
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.linear_layers import linear_layers
 from backend.engine.tokens import Tokens
 from backend.errors import VerificationFailed

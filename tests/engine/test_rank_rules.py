@@ -10,8 +10,8 @@ import torch
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import launched
+from backend.engine.core.ranks import FollowingRun, Ranks
 from backend.engine.packing import Packs
-from backend.engine.ranks import FollowingRun, Ranks
 from backend.engine.run_log import RunLog
 from backend.engine.tokens import Tokens
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError

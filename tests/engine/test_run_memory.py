@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine import memory
+from backend.engine.core import memory
 from backend.engine.run_memory import RunMemory
 
 MB = 1_000_000

@@ -8,8 +8,8 @@ import pytest
 
 from backend import limits
 from backend.engine import generate, rendering
+from backend.engine.core.time_limit import within
 from backend.engine.data import Document
-from backend.engine.time_limit import within
 from backend.errors import InvalidRequest, ModelError
 from backend.requests import Message
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from backend.engine import data, tokens
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.token_store import TokenStore
 from backend.errors import Stopped
 from backend.requests import Columns

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from backend import Service
 from backend import requests as rq
 from backend.engine import compiling, rehearsal
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.dispatch import Engine
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import fresh, plain_scores, scores

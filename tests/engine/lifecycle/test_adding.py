@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import requests as rq
 from backend.engine import adapters, lifecycle, saving
-from backend.engine.control import Control
+from backend.engine.core.control import Control
 from backend.engine.incoming import display_name
 from backend.engine.inspection import effective_rank
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
@@ -51,7 +51,7 @@ def test_an_adapter_of_the_hub_is_added_under_its_own_name(
     def from_the_stand_in(source: str, library: Any, control: Control) -> Any:
         from huggingface_hub import snapshot_download
 
-        from backend.engine import hub as ours
+        from backend.engine.core import hub as ours
 
         def download(repo_id: str, **options: Any) -> str:
             options.pop("tqdm_class")

@@ -19,7 +19,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from backend.engine import devices
+from backend.engine.core import devices
 from backend.errors import (
     DiskFull,
     InvalidRequest,

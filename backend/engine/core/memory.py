@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from backend.engine import devices
+from backend.engine.core import devices
 from backend.errors import OutOfMemory
 from backend.sizes import size_text
 
