@@ -10,9 +10,9 @@ from peft import prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
-from backend.engine.base_model import load
 from backend.engine.core.control import Control
-from backend.engine.quantization import _forward_8bit
+from backend.engine.models.base_model import load
+from backend.engine.models.quantization import _forward_8bit
 from backend.engine.tokens import Tokens
 from benchmarks import models
 from benchmarks.interleave import interleaved

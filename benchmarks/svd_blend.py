@@ -13,7 +13,7 @@ from backend import requests as rq
 from backend.engine import adapters, factors
 from backend.engine.blend_maths import blend_layer
 from backend.engine.factors import Factor
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags
 

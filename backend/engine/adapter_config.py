@@ -12,7 +12,7 @@ from typing import Any
 from peft import LoraConfig
 
 from backend import limits
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.foreign_files import read_json
 

@@ -21,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from safetensors.torch import load_file, save_file
 
-from backend.engine.linear_layers import Target, base_layer
+from backend.engine.models.linear_layers import Target, base_layer
 from backend.errors import InvalidRequest, ModelError, Unsupported
 from backend.requests import Lora
 

@@ -20,9 +20,9 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
-from backend.engine.base_model import Base
 from backend.engine.core import checks
 from backend.engine.generate import NEXT_TOKEN, Luck, end_tokens
+from backend.engine.models.base_model import Base
 from backend.engine.words import WordStream
 
 BASE_ROW = "__base__"

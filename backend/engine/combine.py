@@ -20,7 +20,7 @@ from backend.engine import adapters, factors, saving
 from backend.engine.blend_maths import blend_layer, draw_as_peft
 from backend.engine.core.control import Control
 from backend.engine.factors import Factor, Layers, Source
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
 from backend.errors import ModelError, Unsupported, VerificationFailed
 from backend.requests import Combine

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from backend.engine.base_model import Base
 from backend.engine.core import devices
 from backend.engine.core.control import Control
+from backend.engine.models.base_model import Base
 from backend.engine.rehearsal import answer_tokens
 
 WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)

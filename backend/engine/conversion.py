@@ -18,7 +18,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine import adapters, plain_lora, saving, scan
 from backend.engine.core.control import Control
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session
 from backend.errors import InvalidRequest, Unsupported, VerificationFailed

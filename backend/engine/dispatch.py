@@ -18,7 +18,6 @@ from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import (
     answers,
-    base_files,
     combine,
     conversion,
     exporting,
@@ -37,7 +36,8 @@ from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
-from backend.engine.linear_layers import linear_layers
+from backend.engine.models import base_files
+from backend.engine.models.linear_layers import linear_layers
 from backend.engine.precision import Timings
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore

@@ -30,8 +30,8 @@ from peft import LoraConfig
 
 from backend.engine.adapters import count_trainable, matched
 from backend.engine.core import memory
-from backend.engine.linear_layers import Target
-from backend.engine.model_size import BYTES, Shape, Storage, weight_bytes
+from backend.engine.models.linear_layers import Target
+from backend.engine.models.model_size import BYTES, Shape, Storage, weight_bytes
 from backend.requests import Train
 from backend.results import ModelFacts
 

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.engine import base_folder, data, tokens
+from backend.engine import data, tokens
 from backend.engine.core.control import Control
 from backend.engine.export_readme import write_readme
+from backend.engine.models import base_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.library import Library
 from backend.plain_script import EXAMPLES, SCRIPT, START, script_of

@@ -8,9 +8,9 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, Te
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from backend import limits
-from backend.engine.base_model import Base
 from backend.engine.core import checks
 from backend.engine.core.time_limit import within
+from backend.engine.models.base_model import Base
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.requests import Message
 

@@ -13,7 +13,7 @@ from backend.engine.adapter_config import read_raw_config, shown
 from backend.engine.adapters import WEIGHTS
 from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import Incoming, display_name
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.engine.plain_lora import Change
 from backend.engine.scan import Scanned, layer_of, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from backend.engine import packing, steps
-from backend.engine.base_model import Base
 from backend.engine.core import checks, devices
 from backend.engine.encoded import Tokens
+from backend.engine.models.base_model import Base
 from backend.errors import VerificationFailed
 
 LONGEST = 6

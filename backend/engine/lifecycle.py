@@ -13,7 +13,7 @@ from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.incoming import Incoming, display_name, incoming
 from backend.engine.inspection import Place
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
 from backend.errors import ModelError, NotFound, Unsupported

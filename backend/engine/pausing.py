@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 
 from peft import PeftModel
 
-from backend.engine import quantization
 from backend.engine.core import devices
 from backend.engine.core.control import Control
+from backend.engine.models import quantization
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.steps import StepMode

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from backend.engine import adapters
 from backend.engine.adapters import WEIGHTS
 from backend.engine.core import checks
-from backend.engine.linear_layers import Target, base_layer, linear_layers
+from backend.engine.models.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
 
 PREFIX = "base_model.model."

@@ -14,9 +14,10 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 
 from backend import damage
-from backend.engine import base_model, divergence, steps
-from backend.engine.base_model import Base
+from backend.engine import divergence, steps
 from backend.engine.core import devices
+from backend.engine.models import base_model
+from backend.engine.models.base_model import Base
 from backend.engine.packing import Packs
 from backend.methods import method_of
 from backend.requests import Train

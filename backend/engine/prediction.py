@@ -5,7 +5,7 @@ from typing import NamedTuple
 from peft import LoraConfig
 
 from backend.engine import attention, estimate
-from backend.engine.model_size import Shape
+from backend.engine.models.model_size import Shape
 from backend.engine.packing import Packs
 from backend.engine.session import Session
 from backend.requests import Train

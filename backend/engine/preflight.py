@@ -15,7 +15,6 @@ from backend.command_line import changed_fields
 from backend.engine import (
     adapters,
     attention,
-    base_files,
     disk,
     estimate,
     packing,
@@ -27,8 +26,9 @@ from backend.engine import (
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.extending import total_steps
-from backend.engine.linear_layers import linear_layers
-from backend.engine.model_size import Shape
+from backend.engine.models import base_files
+from backend.engine.models.linear_layers import linear_layers
+from backend.engine.models.model_size import Shape
 from backend.engine.precision import StepTimes, Timings, without_timing
 from backend.engine.session import Session
 from backend.engine.token_store import TokenStore

@@ -8,10 +8,11 @@ import time
 from itertools import islice
 from typing import Any
 
-from backend.engine import base_files, data, tokens
+from backend.engine import data, tokens
 from backend.engine.core.control import Control
 from backend.engine.data import DataSet, Document
 from backend.engine.encoded import Tokens
+from backend.engine.models import base_files
 from backend.engine.rendering import is_blank
 from backend.engine.session import Session
 from backend.engine.shapes import first_row

@@ -14,12 +14,13 @@ import torch
 
 from backend import damage
 from backend.access import looks_like_path
-from backend.engine import adapters, base_model, estimate, packing, quantization, steps
+from backend.engine import adapters, estimate, packing, steps
 from backend.engine.core import devices, hub, memory
 from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
-from backend.engine.linear_layers import linear_layers
-from backend.engine.model_size import Shape
+from backend.engine.models import base_model, quantization
+from backend.engine.models.linear_layers import linear_layers
+from backend.engine.models.model_size import Shape
 from backend.engine.precision import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (

@@ -11,8 +11,8 @@ from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
 from backend.engine import generate
-from backend.engine.base_model import Base
 from backend.engine.core import devices
+from backend.engine.models.base_model import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
 GIVEN_TOKENS, DICTATED_TOKENS = 3, 4

@@ -26,7 +26,7 @@ from backend.engine.adapter_config import (
     shown,
 )
 from backend.engine.adapters import WEIGHTS, matched
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.foreign_files import require_size
 

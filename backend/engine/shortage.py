@@ -11,7 +11,7 @@ from backend.engine import estimate
 from backend.engine.core import memory
 from backend.engine.core.failures import translate
 from backend.engine.core.ranks import Ranks
-from backend.engine.model_size import Shape
+from backend.engine.models.model_size import Shape
 from backend.engine.packing import Packs
 from backend.engine.prediction import Prediction
 from backend.engine.run_log import RunLog

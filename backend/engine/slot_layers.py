@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional
 
-from backend.engine.linear_layers import base_layer
+from backend.engine.models.linear_layers import base_layer
 from backend.errors import Unsupported
 
 ALIGNMENT_BYTES = 64  # compiled code may count on aligned inputs

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from backend.engine import rehearsal, scan
-from backend.engine.base_model import Base
-from backend.engine.linear_layers import Target
+from backend.engine.models.base_model import Base
+from backend.engine.models.linear_layers import Target
 from backend.engine.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.errors import VerificationFailed
 

@@ -20,7 +20,6 @@ from backend.engine import (
     packing,
     pausing,
     prediction,
-    quantization,
     run_adapter,
     samples,
     saving,
@@ -32,6 +31,7 @@ from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.core.ranks import ALONE, Ranks
+from backend.engine.models import quantization
 from backend.engine.precision import Timings
 from backend.engine.run_log import RunLog, output_to
 from backend.engine.run_memory import RunMemory

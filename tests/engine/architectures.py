@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
-from backend.engine import base_model
 from backend.engine.core.control import Control
+from backend.engine.models import base_model
 from tests.engine.tiny import STARTER
 
 HIDDEN, HEADS, LAYERS = 32, 4, 2

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import base_model, merge
+from backend.engine import merge
 from backend.engine.core.control import Control
+from backend.engine.models import base_model
 from backend.library import Library, new_adapter_id
 from backend.settings import STARTER
 

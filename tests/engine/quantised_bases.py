@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
-from backend.engine import base_model
-from backend.engine.base_model import Base
 from backend.engine.core.control import Control
+from backend.engine.models import base_model
+from backend.engine.models.base_model import Base
 from backend.settings import STARTER
 
 SILENT = Control(0, lambda message: None)

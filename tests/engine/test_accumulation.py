@@ -14,7 +14,7 @@ from backend.engine import adapters, trainer
 from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.extending import Stretch
-from backend.engine.linear_layers import linear_layers
+from backend.engine.models.linear_layers import linear_layers
 from backend.engine.packing import Packs
 from tests.engine.architectures import tiny
 

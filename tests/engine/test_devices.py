@@ -8,17 +8,16 @@ import torch
 
 from backend.engine import (
     attention,
-    base_model,
     compiling,
     estimate,
     precision,
-    quantization,
     quantization_table,
     steps,
     trainer,
 )
 from backend.engine.core import devices, memory, ranks
-from backend.engine.model_size import Shape, weight_bytes
+from backend.engine.models import base_model, quantization
+from backend.engine.models.model_size import Shape, weight_bytes
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
 from backend.settings import Settings

@@ -7,7 +7,7 @@ import pytest
 
 from backend.engine import estimate
 from backend.engine.estimate import Setup
-from backend.engine.model_size import Shape, quantized_bytes, weight_bytes
+from backend.engine.models.model_size import Shape, quantized_bytes, weight_bytes
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}

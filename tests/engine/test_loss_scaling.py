@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import base_model, loss_scaling
+from backend.engine import loss_scaling
+from backend.engine.models import base_model
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import Diverged
 from tests.engine.starter_runs import assert_same_bits, stop_after, train, weights

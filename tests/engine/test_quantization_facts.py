@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from backend import requests as rq
-from backend.engine import base_model, quantization
-from backend.engine.linear_layers import linear_layers
+from backend.engine.models import base_model, quantization
+from backend.engine.models.linear_layers import linear_layers
 from backend.errors import InvalidRequest, Unsupported
 from backend.settings import STARTER
 from tests.engine.quantised_bases import KINDS, SILENT, base, plain_int8

@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend import requests as rq
 from backend.engine import adapters, factors, plain_lora
-from backend.engine.linear_layers import linear_layers
+from backend.engine.models.linear_layers import linear_layers
 from tests.engine.architectures import SETTINGS, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # PEFT sets it

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.engine.linear_layers import linear_layers
+from backend.engine.models.linear_layers import linear_layers
 from backend.library import new_adapter_id
 
 STARTER = Path(__file__).parents[2] / "starter" / "model"

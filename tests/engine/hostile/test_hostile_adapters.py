@@ -14,7 +14,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend.engine import incoming, scan
-from backend.engine.linear_layers import Target
+from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError
 from tests.engine import tiny
 from tests.engine.hostile.cases import FOLDERS, ZIPS

@@ -13,9 +13,9 @@ import pytest
 
 from backend import limits
 from backend import requests as rq
-from backend.engine import base_folder, base_model
-from backend.engine.base_bounds import _most
 from backend.engine.core.control import Control
+from backend.engine.models import base_folder, base_model
+from backend.engine.models.base_bounds import _most
 from backend.errors import ModelError, WorkbenchError
 from backend.settings import STARTER
 from tests.engine.hostile.harm import sparse

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from backend.engine import base_folder
-from backend.engine.linear_layers import Target, linear_layers
+from backend.engine.models import base_folder
+from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import ModelError
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from backend.checkpoint import title, weight_files
-from backend.engine import base_folder, quantization
-from backend.engine.model_size import Shape, Storage, weight_bytes
+from backend.engine.models import base_folder, quantization
+from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from backend.engine import base_folder
+from backend.engine.models import base_folder
 from backend.results import ModelFacts
 
 

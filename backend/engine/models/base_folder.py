@@ -19,9 +19,9 @@ from backend import limits
 from backend.access import looks_like_path
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import title, weight_files
-from backend.engine import base_bounds
 from backend.engine.core import hub
 from backend.engine.core.control import Control
+from backend.engine.models import base_bounds
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.foreign_files import read_json
 from backend.settings import STARTER
