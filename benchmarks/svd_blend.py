@@ -10,9 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from backend import requests as rq
-from backend.engine import adapters, factors
 from backend.engine.blend_maths import blend_layer
-from backend.engine.factors import Factor
+from backend.engine.methods import adapters, factors
+from backend.engine.methods.factors import Factor
 from backend.engine.models.linear_layers import Target
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 
 from backend import blends
-from backend.engine import adapters, factors, saving
+from backend.engine import saving
 from backend.engine.blend_maths import blend_layer, draw_as_peft
 from backend.engine.core.control import Control
-from backend.engine.factors import Factor, Layers, Source
+from backend.engine.methods import adapters, factors
+from backend.engine.methods.factors import Factor, Layers, Source
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
 from backend.errors import ModelError, Unsupported, VerificationFailed

@@ -16,10 +16,11 @@ from peft import LoraConfig
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import adapters, plain_lora, saving, scan
+from backend.engine import saving
 from backend.engine.core.control import Control
+from backend.engine.methods import adapters, plain_lora, scan
+from backend.engine.methods.plain_lora import Change, Factors
 from backend.engine.models.linear_layers import Target
-from backend.engine.plain_lora import Change, Factors
 from backend.engine.session import Session
 from backend.errors import InvalidRequest, Unsupported, VerificationFailed
 from backend.results import AdapterInfo

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
-from backend.engine import adapters
+from backend.engine.methods import adapters
 from backend.engine.run_log import RunLog
 from backend.errors import Diverged
 from backend.events import EventReader, curve

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import adapters, compiling, rehearsal, saving, scan, slot_proof
+from backend.engine import compiling, rehearsal, saving, slot_proof
 from backend.engine.core.checks import require_close
 from backend.engine.core.control import Control
+from backend.engine.methods import adapters, scan
 from backend.engine.session import AdapterSlot, Session
 from backend.engine.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.slot_layers import Block, Part, SlotMemory, read_parts

@@ -19,11 +19,11 @@ from typing import BinaryIO, NamedTuple
 
 from backend import limits
 from backend.access import looks_like_path
-from backend.engine.adapter_config import CONFIG, shown
-from backend.engine.adapters import WEIGHTS
 from backend.engine.core import hub
 from backend.engine.core.control import Control
-from backend.engine.scan import require_no_pickle
+from backend.engine.methods.adapter_config import CONFIG, shown
+from backend.engine.methods.adapters import WEIGHTS
+from backend.engine.methods.scan import require_no_pickle
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
 from backend.foreign_files import open_regular

@@ -9,13 +9,13 @@ import torch
 from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
-from backend.engine.adapter_config import read_raw_config, shown
-from backend.engine.adapters import WEIGHTS
-from backend.engine.adapters import method_title as method_title_of
 from backend.engine.incoming import Incoming, display_name
+from backend.engine.methods.adapter_config import read_raw_config, shown
+from backend.engine.methods.adapters import WEIGHTS
+from backend.engine.methods.adapters import method_title as method_title_of
+from backend.engine.methods.plain_lora import Change
+from backend.engine.methods.scan import Scanned, layer_of, scan
 from backend.engine.models.linear_layers import Target
-from backend.engine.plain_lora import Change
-from backend.engine.scan import Scanned, layer_of, scan
 from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.foreign_files import read_text
 from backend.library import SIDECAR

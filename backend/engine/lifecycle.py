@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from backend.engine import adapters, inspection, plain_lora, saving
+from backend.engine import inspection, saving
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.incoming import Incoming, display_name, incoming
 from backend.engine.inspection import Place
+from backend.engine.methods import adapters, plain_lora
+from backend.engine.methods.scan import Scanned, scan
 from backend.engine.models.linear_layers import Target
-from backend.engine.scan import Scanned, scan
 from backend.engine.session import Session
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.library import LIBRARY_SOURCE, Library

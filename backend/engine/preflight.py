@@ -12,20 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from backend.command_line import changed_fields
-from backend.engine import (
-    adapters,
-    attention,
-    disk,
-    estimate,
-    packing,
-    remarks,
-    sharing,
-    steps,
-    tokens,
-)
+from backend.engine import attention, disk, estimate, packing, remarks, sharing, steps, tokens
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.extending import total_steps
+from backend.engine.methods import adapters
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape

@@ -14,10 +14,11 @@ import torch
 
 from backend import damage
 from backend.access import looks_like_path
-from backend.engine import adapters, estimate, packing, steps
+from backend.engine import estimate, packing, steps
 from backend.engine.core import devices, hub, memory
 from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
+from backend.engine.methods import adapters
 from backend.engine.models import base_model, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 
-from backend.engine import adapters
+from backend.engine.methods import adapters
 from backend.engine.session import Session
 from backend.requests import Train
 from backend.runs import Run

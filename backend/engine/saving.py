@@ -8,9 +8,10 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import adapters, generate
-from backend.engine.adapters import WEIGHTS
+from backend.engine import generate
 from backend.engine.core.checks import require_close
+from backend.engine.methods import adapters
+from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.session import Session
 from backend.errors import ModelError, VerificationFailed
 from backend.results import AdapterInfo, SavedAdapter

@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel
 from peft.peft_model import TunerModelStatus
 from peft.tuners.lora import LoraLayer
 
-from backend.engine import adapters, placing, scan
 from backend.engine.core import memory
 from backend.engine.core.control import Control
+from backend.engine.methods import adapters, placing, scan
 from backend.engine.models import base_model
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import InvalidRequest, NotFound, Unsupported

@@ -8,9 +8,9 @@ import math
 import torch
 
 from backend import blends
-from backend.engine import factors
 from backend.engine.core.control import Control
-from backend.engine.factors import Factor, Source
+from backend.engine.methods import factors
+from backend.engine.methods.factors import Factor, Source
 from backend.errors import InvalidRequest, Unsupported
 from backend.library import Library
 from backend.results import SimilarityReport

@@ -11,7 +11,6 @@ from peft import PeftModel
 
 from backend import adjustments
 from backend.engine import (
-    adapters,
     divergence,
     extending,
     guards,
@@ -31,6 +30,7 @@ from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.core.ranks import ALONE, Ranks
+from backend.engine.methods import adapters
 from backend.engine.models import quantization
 from backend.engine.precision import Timings
 from backend.engine.run_log import RunLog, output_to

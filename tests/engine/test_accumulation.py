@@ -10,10 +10,11 @@ import torch
 from transformers import TrainerCallback
 
 from backend import requests as rq
-from backend.engine import adapters, trainer
+from backend.engine import trainer
 from backend.engine.core.control import Control
 from backend.engine.encoded import Tokens
 from backend.engine.extending import Stretch
+from backend.engine.methods import adapters
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.packing import Packs
 from tests.engine.architectures import tiny

@@ -9,8 +9,9 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import factors, saving
-from backend.engine.factors import Factor
+from backend.engine import saving
+from backend.engine.methods import factors
+from backend.engine.methods.factors import Factor
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine import made_adapters as made
 from tests.engine.upstream.still import assert_still

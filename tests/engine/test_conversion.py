@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from backend import Service
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import plain_lora
+from backend.engine.methods import plain_lora
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine.tiny import (
     enlist,
@@ -246,7 +246,7 @@ def test_a_failed_conversion_leaves_nothing_behind(
     service.start(rq.SetActive(adapters=[("fails", 1.0)])).result(timeout=60)
     names = [info.name for info in service.library.all()]
     folders = sorted(service.settings.adapters_dir.iterdir())
-    monkeypatch.setattr("backend.engine.adapters.same_weights", lambda *arguments: False)
+    monkeypatch.setattr("backend.engine.methods.adapters.same_weights", lambda *arguments: False)
 
     with pytest.raises(VerificationFailed):
         convert(service, "fails", "never")

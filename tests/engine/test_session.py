@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import adapters, placing
+from backend.engine.methods import adapters, placing
 from backend.library import new_adapter_id
 from tests.engine import tiny
 

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from backend import requests as rq
-from backend.engine import adapters, factors, plain_lora
+from backend.engine.methods import adapters, factors, plain_lora
 from backend.engine.models.linear_layers import linear_layers
 from tests.engine.architectures import SETTINGS, tiny
 

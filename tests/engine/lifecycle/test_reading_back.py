@@ -9,7 +9,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import adapters
+from backend.engine.methods import adapters
 from backend.errors import VerificationFailed
 from tests.engine.tiny import enlist, lora, start_service, write_base
 

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from backend.engine.scan import Fit, Scanned
+from backend.engine.methods.scan import Fit, Scanned
 
 
 def can_place(layers: dict[str, LoraLayer], scanned: Scanned) -> bool:

@@ -17,9 +17,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
-from backend.engine import adapters
-from backend.engine.adapters import WEIGHTS
 from backend.engine.core import checks
+from backend.engine.methods import adapters
+from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
 
