@@ -17,7 +17,6 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import (
-    answers,
     combine,
     conversion,
     exporting,
@@ -36,6 +35,7 @@ from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
+from backend.engine.inference import answers
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.precision import Timings

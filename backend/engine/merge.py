@@ -15,10 +15,11 @@ import torch
 
 from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import generate, merge_stream
+from backend.engine import merge_stream
 from backend.engine.core import memory
 from backend.engine.core.checks import BOUNDS, require_close
 from backend.engine.core.control import Control
+from backend.engine.inference import generate
 from backend.engine.merge_card import card
 from backend.engine.merge_stream import Part, StreamedMerge
 from backend.engine.models import base_folder, base_model

@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
-from backend.engine import generate
 from backend.engine.core import devices
+from backend.engine.inference import generate
 from backend.engine.models.base_model import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."

@@ -17,7 +17,7 @@ from backend import limits
 from backend.engine import frames
 from backend.engine.core.time_limit import within
 from backend.engine.data import Document
-from backend.engine.generate import plain_prompt
+from backend.engine.inference.generate import plain_prompt
 from backend.errors import DataError, ModelError
 
 Span = tuple[int, int]

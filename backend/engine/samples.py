@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from backend.engine import answers
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
+from backend.engine.inference import answers
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.tokens import Tokens

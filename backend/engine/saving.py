@@ -8,8 +8,8 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import generate
 from backend.engine.core.checks import require_close
+from backend.engine.inference import generate
 from backend.engine.methods import adapters
 from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.session import Session

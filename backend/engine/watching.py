@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from backend.engine import answers
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
+from backend.engine.inference import answers
 from backend.engine.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
 from backend.errors import WorkbenchError

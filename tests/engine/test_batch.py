@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import batch
+from backend.engine.inference import batch
 from backend.engine.session import Session
 from backend.errors import InvalidRequest
 from backend.settings import STARTER

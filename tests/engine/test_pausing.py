@@ -254,8 +254,8 @@ def test_stopping_a_paused_run_ends_it_where_it_is_and_it_can_be_resumed(
 def test_a_stop_takes_the_answer_that_is_coming_along(
     service: Service, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.engine.generate.end_tokens", lambda base: [])
-    monkeypatch.setattr("backend.engine.batch.end_tokens", lambda base: [])
+    monkeypatch.setattr("backend.engine.inference.generate.end_tokens", lambda base: [])
+    monkeypatch.setattr("backend.engine.inference.batch.end_tokens", lambda base: [])
     at_step(2, service.pause)
     job = start(service, "stopped while it answers")
     wait_for(service, "paused")

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from backend import limits
-from backend.engine import generate, rendering
+from backend.engine import rendering
 from backend.engine.core.time_limit import within
 from backend.engine.data import Document
+from backend.engine.inference import generate
 from backend.errors import InvalidRequest, ModelError
 from backend.requests import Message
 

@@ -13,8 +13,8 @@ import torch
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import batch, generate, words
 from backend.engine.core.control import Control
+from backend.engine.inference import batch, generate, words
 from backend.engine.session import ActiveIds, Session
 
 MAX_ROWS = 16

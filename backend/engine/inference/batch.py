@@ -21,9 +21,9 @@ from torch.nn.functional import linear
 from transformers import DynamicCache
 
 from backend.engine.core import checks
-from backend.engine.generate import NEXT_TOKEN, Luck, end_tokens
+from backend.engine.inference.generate import NEXT_TOKEN, Luck, end_tokens
+from backend.engine.inference.words import WordStream
 from backend.engine.models.base_model import Base
-from backend.engine.words import WordStream
 
 BASE_ROW = "__base__"
 """Stands for the base in a row without an adapter."""
