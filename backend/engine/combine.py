@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from backend import blends
-from backend.engine import saving
+from backend.engine.adapters import saving
 from backend.engine.blend_maths import blend_layer, draw_as_peft
 from backend.engine.core.control import Control
 from backend.engine.methods import adapters, factors

@@ -18,19 +18,16 @@ from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import (
     combine,
-    conversion,
     exporting,
     hotswap,
-    lifecycle,
     merge,
     preflight,
     preview,
-    publishing,
     quantization_table,
-    saving,
     similarity,
     training,
 )
+from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate

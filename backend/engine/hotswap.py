@@ -14,7 +14,8 @@ from typing import NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import compiling, rehearsal, saving, slot_proof
+from backend.engine import compiling, rehearsal, slot_proof
+from backend.engine.adapters import saving
 from backend.engine.core.checks import require_close
 from backend.engine.core.control import Control
 from backend.engine.methods import adapters, scan

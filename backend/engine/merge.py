@@ -16,6 +16,7 @@ import torch
 from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine import merge_stream
+from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
 from backend.engine.core.checks import BOUNDS, require_close
 from backend.engine.core.control import Control
@@ -24,7 +25,6 @@ from backend.engine.merge_card import card
 from backend.engine.merge_stream import Part, StreamedMerge
 from backend.engine.models import base_folder, base_model
 from backend.engine.models.base_model import DTYPES
-from backend.engine.saving import PROBES
 from backend.engine.session import Session
 from backend.errors import Unsupported
 from backend.foreign_files import read_json

@@ -21,11 +21,11 @@ from backend.engine import (
     prediction,
     run_adapter,
     samples,
-    saving,
     steps,
     tokens,
     watching,
 )
+from backend.engine.adapters import saving
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate

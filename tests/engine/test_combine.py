@@ -9,7 +9,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import saving
+from backend.engine.adapters import saving
 from backend.engine.methods import factors
 from backend.engine.methods.factors import Factor
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed

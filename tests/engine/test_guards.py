@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import saving, steps
+from backend.engine import steps
+from backend.engine.adapters import saving
 from backend.engine.guards import BAD_STEPS, BEST, Guards, read_best
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged

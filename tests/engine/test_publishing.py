@@ -9,7 +9,7 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import publishing
+from backend.engine.adapters import publishing
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from backend.library import Library
 from tests.hub_stand_in import HubStandIn, know_only

@@ -6,7 +6,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import saving
+from backend.engine.adapters import saving
 from backend.errors import DiskFull, InvalidRequest
 from backend.results import RunResult
 from tests.engine.starter_runs import QUICK, assert_same_bits, scores, stop_after, train

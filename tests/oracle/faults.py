@@ -4,7 +4,7 @@ from typing import Any
 from unittest import mock
 
 from backend import requests as rq
-from backend.engine import saving
+from backend.engine.adapters import saving
 from backend.errors import VerificationFailed
 from tests.oracle.workbench import Workbench
 

@@ -13,7 +13,7 @@ import torch
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import incoming
+from backend.engine.adapters import incoming
 from backend.engine.methods import scan
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from backend import requests as rq
-from backend.engine import lifecycle, saving
+from backend.engine.adapters import lifecycle, saving
+from backend.engine.adapters.incoming import display_name
+from backend.engine.adapters.inspection import effective_rank
 from backend.engine.core.control import Control
-from backend.engine.incoming import display_name
-from backend.engine.inspection import effective_rank
 from backend.engine.methods import adapters
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from tests.engine import tiny

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import inspection
+from backend.engine.adapters import inspection
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from tests.engine import tiny
 from tests.engine.lifecycle.conftest import WEIGHTS, Bench, do, session_of

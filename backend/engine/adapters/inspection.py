@@ -9,7 +9,7 @@ import torch
 from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
-from backend.engine.incoming import Incoming, display_name
+from backend.engine.adapters.incoming import Incoming, display_name
 from backend.engine.methods.adapter_config import read_raw_config, shown
 from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.methods.adapters import method_title as method_title_of

@@ -15,10 +15,10 @@ from huggingface_hub import HfApi, RepoFile, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from backend.access import HUB_ID, looks_like_path
+from backend.engine.adapters.saving import TEMPLATE
 from backend.engine.core.control import Control
 from backend.engine.methods.adapter_config import CONFIG
 from backend.engine.methods.adapters import WEIGHTS
-from backend.engine.saving import TEMPLATE
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed, WorkbenchError
 from backend.library import Library
 from backend.requests import PushAdapter
