@@ -17,17 +17,16 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine import (
-    combine,
     exporting,
     hotswap,
     merge,
     preflight,
     preview,
     quantization_table,
-    similarity,
     training,
 )
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
+from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate

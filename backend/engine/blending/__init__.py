@@ -1,0 +1,1 @@
+"""Blends: one adapter made of several, and how similar the sources are."""
