@@ -116,7 +116,7 @@ def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: in
 
     quiet_libraries()
     cpu = torch.device("cpu")
-    from backend.engine import merge  # noqa: F401 - imports belong to idle
+    from backend.engine.merging import merge  # noqa: F401 - imports belong to idle
 
     merge_side = _ours if side == "ours" else _peer
     target.mkdir()
@@ -131,8 +131,8 @@ def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: in
 
 
 def _ours(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
-    from backend.engine import merge_stream
     from backend.engine.core.control import Control
+    from backend.engine.merging import merge_stream
 
     part = merge_stream.Part("ad_bench1", "bench", adapter, 1.0)
     streamed = merge_stream.StreamedMerge(base, [part])
@@ -155,7 +155,7 @@ def _compare_answers(base: Path, adapter: Path, target: Path) -> float:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from backend.engine.merge import TEXTS
+    from backend.engine.merging.merge import TEXTS
 
     started = time.monotonic()
     shutil.copyfile(base / "config.json", target / "config.json")
@@ -174,7 +174,7 @@ def _facts(adapter: Path, target: Path) -> dict[str, Any]:
     import hashlib
 
     from backend.checkpoint import read_header
-    from backend.engine.safetensors_stream import as_bytes, read
+    from backend.engine.merging.safetensors_stream import as_bytes, read
 
     stored = sorted(t for file in target.glob("*.safetensors") for t in read_header(file))
     digest = hashlib.sha256()

@@ -16,15 +16,7 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import (
-    exporting,
-    hotswap,
-    merge,
-    preflight,
-    preview,
-    quantization_table,
-    training,
-)
+from backend.engine import exporting, hotswap, preflight, preview, quantization_table, training
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
@@ -32,6 +24,7 @@ from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.inference import answers
+from backend.engine.merging import merge
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.precision import Timings

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backend import results as rs
-from backend.engine import merge_stream
 from backend.engine.core import memory
+from backend.engine.merging import merge_stream
 from backend.settings import STARTER
 from tests.engine.merge_bench import (
     ADAPTERS,

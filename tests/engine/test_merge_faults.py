@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from backend import checkpoint
 from backend import requests as rq
-from backend.engine import merge, merge_stream, safetensors_stream
 from backend.engine.core.control import Control
-from backend.engine.safetensors_stream import FileWriter
+from backend.engine.merging import merge, merge_stream, safetensors_stream
+from backend.engine.merging.safetensors_stream import FileWriter
 from backend.errors import (
     DiskFull,
     InvalidRequest,

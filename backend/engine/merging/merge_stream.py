@@ -19,13 +19,11 @@ from peft.tuners.lora import Linear, LoraLayer
 
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
-from backend.engine import merge_checks
 from backend.engine.core import memory
 from backend.engine.core.control import Control
-from backend.engine.merge_checks import Shard
-from backend.engine.methods import adapters
-from backend.engine.models import base_folder
-from backend.engine.safetensors_stream import (
+from backend.engine.merging import merge_checks
+from backend.engine.merging.merge_checks import Shard
+from backend.engine.merging.safetensors_stream import (
     DTYPES,
     NAMES,
     Behind,
@@ -36,6 +34,8 @@ from backend.engine.safetensors_stream import (
     read_ahead,
     read_samples,
 )
+from backend.engine.methods import adapters
+from backend.engine.models import base_folder
 from backend.errors import ModelError, Unsupported
 from backend.merging import shard_sizes
 

@@ -15,14 +15,14 @@ import torch
 
 from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import merge_stream
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
 from backend.engine.core.checks import BOUNDS, require_close
 from backend.engine.core.control import Control
 from backend.engine.inference import generate
-from backend.engine.merge_card import card
-from backend.engine.merge_stream import Part, StreamedMerge
+from backend.engine.merging import merge_stream
+from backend.engine.merging.merge_card import card
+from backend.engine.merging.merge_stream import Part, StreamedMerge
 from backend.engine.models import base_folder, base_model
 from backend.engine.models.base_model import DTYPES
 from backend.engine.session import Session
