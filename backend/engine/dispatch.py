@@ -16,13 +16,14 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import exporting, hotswap, preflight, preview, quantization_table, training
+from backend.engine import exporting, preflight, preview, quantization_table, training
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
+from backend.engine.hotswap import hotswap
 from backend.engine.inference import answers
 from backend.engine.merging import merge
 from backend.engine.models import base_files

@@ -6,16 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine import (
-    attention,
-    compiling,
-    estimate,
-    precision,
-    quantization_table,
-    steps,
-    trainer,
-)
+from backend.engine import attention, estimate, precision, quantization_table, steps, trainer
 from backend.engine.core import devices, memory, ranks
+from backend.engine.hotswap import compiling
 from backend.engine.models import base_model, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
 from backend.errors import Unsupported

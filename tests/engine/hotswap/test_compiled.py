@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import compiling, rehearsal
 from backend.engine.core.control import Control
 from backend.engine.dispatch import Engine
+from backend.engine.hotswap import compiling, rehearsal
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import fresh, plain_scores, scores
 

@@ -9,9 +9,9 @@ import torch
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import compiling, slot_proof
-from backend.engine.slot import BASE, Slot
-from backend.engine.slot_layers import SlotLayer
+from backend.engine.hotswap import compiling, slot_proof
+from backend.engine.hotswap.slot import BASE, Slot
+from backend.engine.hotswap.slot_layers import SlotLayer
 from backend.errors import VerificationFailed
 from tests.engine.hotswap.conftest import start
 from tests.engine.tiny import enlist, lora, start_service, write_base

@@ -9,7 +9,7 @@ import torch
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import compiling
+from backend.engine.hotswap import compiling
 from backend.errors import (
     InvalidRequest,
     ModelError,
@@ -320,7 +320,7 @@ def test_a_failed_preparation_changes_nothing(
     def refuse(*arguments: object) -> None:
         raise VerificationFailed("Not today.")
 
-    monkeypatch.setattr("backend.engine.slot.Slot._verify", refuse)
+    monkeypatch.setattr("backend.engine.hotswap.slot.Slot._verify", refuse)
     with pytest.raises(VerificationFailed):
         start(service, rq.PrepareHotswap(adapters=["en", "wide"], compile=False))
 

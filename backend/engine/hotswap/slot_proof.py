@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from backend.engine import rehearsal
+from backend.engine.hotswap import rehearsal
+from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import scan
 from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import Target
-from backend.engine.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.errors import VerificationFailed
 
 FOLLOWS = 0.1

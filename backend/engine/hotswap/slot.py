@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import compiling, rehearsal, slot_proof
 from backend.engine.core import devices
 from backend.engine.core.checks import require_close
+from backend.engine.hotswap import compiling, rehearsal, slot_proof
+from backend.engine.hotswap.slot_layers import Block, SlotMemory
 from backend.engine.methods import adapters, scan
 from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import Target
-from backend.engine.slot_layers import Block, SlotMemory
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 

@@ -1,0 +1,1 @@
+"""The hot-swap slot: preparing, compiling, swapping in milliseconds, leaving, with proof."""
