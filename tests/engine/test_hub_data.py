@@ -14,7 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 
-from backend.engine import hub_data, sources
+from backend.engine.data_files import hub_data, sources
 from backend.errors import DataError, NotFound
 from backend.settings import PROJECT
 from tests.hub_stand_in import HubStandIn, Repository, know_only
@@ -22,7 +22,7 @@ from tests.hub_stand_in import HubStandIn, Repository, know_only
 SECRET = "the secret of this machine"
 OPEN = """
 import json, sys
-from backend.engine.sources import open_source
+from backend.engine.data_files.sources import open_source
 from backend.errors import WorkbenchError
 try:
     (table,) = open_source(sys.argv[1]).tables

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.engine import data
-from backend.engine.sources import open_source
+from backend.engine.data_files.sources import open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER
 from tests.engine.data_files import SHAPES, read, write

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from datasets import Dataset
 
 from backend.access import looks_like_path
-from backend.engine import hub_data
-from backend.engine.rows import READERS, Numbered, count_rows, read_rows
+from backend.engine.data_files import hub_data
+from backend.engine.data_files.rows import READERS, Numbered, count_rows, read_rows
 from backend.errors import DataError, NotFound
 from backend.foreign_files import open_regular, require_regular
 from backend.settings import STARTER
