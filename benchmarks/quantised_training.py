@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
 from backend.engine.core.control import Control
+from backend.engine.data.tokens import Tokens
 from backend.engine.models.base_model import load
 from backend.engine.models.quantization import _forward_8bit
-from backend.engine.tokens import Tokens
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.our_training import (

@@ -16,13 +16,15 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import exporting, preflight, preview, quantization_table, training
+from backend.engine import exporting, preflight, quantization_table, training
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
 from backend.engine.core.control import Around, Control, Emit
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
+from backend.engine.data import preview
+from backend.engine.data.token_store import TokenStore
 from backend.engine.hotswap import hotswap
 from backend.engine.inference import answers
 from backend.engine.merging import merge
@@ -30,7 +32,6 @@ from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.precision import Timings
 from backend.engine.session import Session
-from backend.engine.token_store import TokenStore
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs import Runs

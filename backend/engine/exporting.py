@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.engine import data, tokens
 from backend.engine.core.control import Control
+from backend.engine.data import data, tokens
 from backend.engine.export_readme import write_readme
 from backend.engine.models import base_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported

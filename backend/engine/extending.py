@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from backend.engine import packing
+from backend.engine.data.tokens import Tokens
 from backend.engine.packing import Packs
-from backend.engine.tokens import Tokens
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 

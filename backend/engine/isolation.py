@@ -18,7 +18,7 @@ import torch
 
 from backend.engine import packing, steps
 from backend.engine.core import checks, devices
-from backend.engine.encoded import Tokens
+from backend.engine.data.encoded import Tokens
 from backend.engine.models.base_model import Base
 from backend.errors import VerificationFailed
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from backend.engine.attention import Layout
-from backend.engine.encoded import Tokens, lengths_of
+from backend.engine.data.encoded import Tokens, lengths_of
 from backend.requests import Train
 
 

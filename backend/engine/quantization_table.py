@@ -17,7 +17,7 @@ from backend.access import looks_like_path
 from backend.engine import estimate, packing, steps
 from backend.engine.core import devices, hub, memory
 from backend.engine.core.control import Control
-from backend.engine.encoded import Tokens
+from backend.engine.data.encoded import Tokens
 from backend.engine.methods import adapters
 from backend.engine.models import base_model, quantization
 from backend.engine.models.linear_layers import linear_layers

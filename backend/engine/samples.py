@@ -8,10 +8,10 @@ import torch
 
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
+from backend.engine.data.tokens import Tokens
 from backend.engine.inference import answers
 from backend.engine.run_log import RunLog
 from backend.engine.session import Session
-from backend.engine.tokens import Tokens
 from backend.errors import WorkbenchError
 from backend.results import Sample
 

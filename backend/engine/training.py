@@ -22,7 +22,6 @@ from backend.engine import (
     run_adapter,
     samples,
     steps,
-    tokens,
     watching,
 )
 from backend.engine.adapters import saving
@@ -30,6 +29,8 @@ from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.core.ranks import ALONE, Ranks
+from backend.engine.data import tokens
+from backend.engine.data.token_store import TokenStore
 from backend.engine.methods import adapters
 from backend.engine.models import quantization
 from backend.engine.precision import Timings
@@ -37,7 +38,6 @@ from backend.engine.run_log import RunLog, output_to
 from backend.engine.run_memory import RunMemory
 from backend.engine.session import Session
 from backend.engine.shortage import explained, train_or_rescue
-from backend.engine.token_store import TokenStore
 from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from backend.engine import data
-from backend.engine.data import DataSet
+from backend.engine.data import data
+from backend.engine.data.data import DataSet
 
 Row = dict[str, Any]
 TURNS = [

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from backend import requests as rq
 from backend.engine import trainer
 from backend.engine.core.control import Control
-from backend.engine.encoded import Tokens
+from backend.engine.data.encoded import Tokens
 from backend.engine.extending import Stretch
 from backend.engine.methods import adapters
 from backend.engine.models.linear_layers import linear_layers

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from backend import CHAT_TEMPLATES, Service, Settings
 from backend import requests as rq
-from backend.engine import tokens
-from backend.engine.data import Document
+from backend.engine.data import tokens
+from backend.engine.data.data import Document
 from backend.engine.inference.generate import prompt_text
 from backend.errors import Unsupported
 from tests.engine.tiny import STARTER, start_service, write_base

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine import frames, rendering
-from backend.engine.data import Document
+from backend.engine.data import frames, rendering
+from backend.engine.data.data import Document
 from backend.settings import STARTER
 
 OTHERS = {

@@ -10,7 +10,7 @@ import pytest
 from backend import Service
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import preview
+from backend.engine.data import preview
 from backend.errors import DataError
 from tests.engine.tiny import start_service, write_base
 

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import tokens
-from backend.engine.data import Document
+from backend.engine.data import tokens
+from backend.engine.data.data import Document
 from backend.engine.inference.generate import prompt_text
 from backend.errors import InvalidRequest
 from tests.engine.tiny import write_base

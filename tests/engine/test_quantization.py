@@ -16,7 +16,8 @@ from peft import get_peft_model
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import packing, steps, tokens
+from backend.engine import packing, steps
+from backend.engine.data import tokens
 from backend.engine.methods import adapters
 from backend.engine.models import quantization
 from backend.engine.models.base_model import Base

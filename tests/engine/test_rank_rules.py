@@ -11,9 +11,9 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import launched
 from backend.engine.core.ranks import FollowingRun, Ranks
+from backend.engine.data.tokens import Tokens
 from backend.engine.packing import Packs
 from backend.engine.run_log import RunLog
-from backend.engine.tokens import Tokens
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError
 from backend.results import PreflightReport
 from tests.engine.shared_run import LEARNS, LONG

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine import data
+from backend.engine.data import data
 from backend.engine.data_files.sources import open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from backend import limits
-from backend.engine import rendering
 from backend.engine.core.time_limit import within
-from backend.engine.data import Document
+from backend.engine.data import rendering
+from backend.engine.data.data import Document
 from backend.engine.inference import generate
 from backend.errors import InvalidRequest, ModelError
 from backend.requests import Message
@@ -97,7 +97,7 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.engine import tokens
+    from backend.engine.data import tokens
 
     monkeypatch.setattr(limits, "BATCH_CHARACTERS", 25)
     documents = [Document(row=row, text="x" * 10) for row in range(1, 8)]

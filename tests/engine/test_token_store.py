@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from backend.engine import data, tokens
 from backend.engine.core.control import Control
-from backend.engine.token_store import TokenStore
+from backend.engine.data import data, tokens
+from backend.engine.data.token_store import TokenStore
 from backend.errors import Stopped
 from backend.requests import Columns
 from backend.settings import STARTER

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from backend.engine import data, tokens
-from backend.engine.data import DataSet, Document
-from backend.engine.data_stats import histogram
+from backend.engine.data import data, tokens
+from backend.engine.data.data import DataSet, Document
+from backend.engine.data.data_stats import histogram
 from backend.errors import DataError
 from backend.results import LengthBin
 from backend.settings import STARTER

@@ -8,16 +8,16 @@ import time
 from itertools import islice
 from typing import Any
 
-from backend.engine import data, tokens
 from backend.engine.core.control import Control
-from backend.engine.data import DataSet, Document
+from backend.engine.data import data, tokens
+from backend.engine.data.data import DataSet, Document
+from backend.engine.data.encoded import Tokens
+from backend.engine.data.rendering import is_blank
+from backend.engine.data.shapes import first_row
+from backend.engine.data.token_store import TokenStore
 from backend.engine.data_files.sources import first_rows, open_source
-from backend.engine.encoded import Tokens
 from backend.engine.models import base_files
-from backend.engine.rendering import is_blank
 from backend.engine.session import Session
-from backend.engine.shapes import first_row
-from backend.engine.token_store import TokenStore
 from backend.errors import DataError, NotFound
 from backend.requests import PrepareData, PreviewData
 from backend.results import (

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.engine.data.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.engine.data_files import sources
 from backend.engine.data_files.rows import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table
-from backend.engine.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.errors import DataError
 from backend.requests import Columns, Train
 from backend.results import RowProblem

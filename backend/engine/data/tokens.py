@@ -17,14 +17,21 @@ import numpy as np
 from tokenizers import Encoding
 
 from backend import limits
-from backend.engine import data
 from backend.engine.core.control import Control
-from backend.engine.data import DataSet, Document, Part, Problems, refuse, split
-from backend.engine.data_stats import stats_of
-from backend.engine.encoded import Documents, Encoded, Tokens, join
-from backend.engine.learned_tokens import are_side_by_side, learned_tokens
-from backend.engine.rendering import Rendered, Unrenderable, holds, is_blank, render, special_tokens
-from backend.engine.token_store import TokenStore
+from backend.engine.data import data
+from backend.engine.data.data import DataSet, Document, Part, Problems, refuse, split
+from backend.engine.data.data_stats import stats_of
+from backend.engine.data.encoded import Documents, Encoded, Tokens, join
+from backend.engine.data.learned_tokens import are_side_by_side, learned_tokens
+from backend.engine.data.rendering import (
+    Rendered,
+    Unrenderable,
+    holds,
+    is_blank,
+    render,
+    special_tokens,
+)
+from backend.engine.data.token_store import TokenStore
 from backend.errors import DataError
 from backend.requests import Train
 from backend.results import DataStats, RowProblem

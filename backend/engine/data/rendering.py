@@ -14,9 +14,9 @@ from itertools import islice
 from typing import Any
 
 from backend import limits
-from backend.engine import frames
 from backend.engine.core.time_limit import within
-from backend.engine.data import Document
+from backend.engine.data import frames
+from backend.engine.data.data import Document
 from backend.engine.inference.generate import plain_prompt
 from backend.errors import DataError, ModelError
 
