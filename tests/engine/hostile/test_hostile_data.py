@@ -49,7 +49,8 @@ def memory_of_reading(path: Path) -> tuple[int, str]:
     """Return by how many bytes a process grows that reads a file, and why it was refused."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from backend.engine.data_files.rows import read_rows; from backend.errors import DataError\n"
+        "from backend.engine.data_files.rows import read_rows\n"
+        "from backend.errors import DataError\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before, path = peak(), Path(sys.argv[1])\n"
         "try:\n    for row in read_rows(path, path.name): pass\n"
