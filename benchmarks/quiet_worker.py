@@ -7,9 +7,9 @@ way; status and progress are not written at all while it trains.
 import time
 from typing import Any
 
-from backend.engine import training
 from backend.engine.__main__ import main
 from backend.engine.core import control
+from backend.engine.runs import training
 from backend.events import EventWriter
 
 write_now, close_now = EventWriter.write, EventWriter.close

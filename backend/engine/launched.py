@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import psutil
 
 from backend import launching
-from backend.engine import training
 from backend.engine.core import devices, memory, ranks
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.core.ranks import FollowingRun, Ranks
-from backend.engine.run_log import RunLog
+from backend.engine.runs import training
+from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
 from backend.library import Library

@@ -12,7 +12,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine import steps
 from backend.engine.adapters import saving
-from backend.engine.guards import BAD_STEPS, BEST, Guards, read_best
+from backend.engine.runs.guards import BAD_STEPS, BEST, Guards, read_best
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation

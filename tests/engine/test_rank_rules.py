@@ -13,7 +13,7 @@ from backend.engine import launched
 from backend.engine.core.ranks import FollowingRun, Ranks
 from backend.engine.data.tokens import Tokens
 from backend.engine.packing import Packs
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError
 from backend.results import PreflightReport
 from tests.engine.shared_run import LEARNS, LONG

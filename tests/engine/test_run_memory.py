@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.engine.core import memory
-from backend.engine.run_memory import RunMemory
+from backend.engine.runs.run_memory import RunMemory
 
 MB = 1_000_000
 

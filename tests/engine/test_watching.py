@@ -10,7 +10,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import watching
+from backend.engine.runs import watching
 from backend.errors import InvalidRequest
 from backend.events import Event
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, wait_for

@@ -13,7 +13,7 @@ from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
 from backend.engine.methods import adapters
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.errors import Diverged
 from backend.events import EventReader, curve
 from backend.requests import Train

@@ -12,7 +12,7 @@ from pathlib import Path
 from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.inference import answers
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
 from backend.errors import WorkbenchError
 from backend.events import EventReader

@@ -13,7 +13,7 @@ from peft import PeftModel
 from backend.engine.core import devices
 from backend.engine.core.control import Control
 from backend.engine.models import quantization
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.steps import StepMode
 from backend.errors import DiskFull

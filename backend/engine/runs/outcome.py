@@ -5,7 +5,7 @@ from typing import Any
 from peft import PeftModel
 
 from backend.engine.methods import adapters
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import Run

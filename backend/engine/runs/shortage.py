@@ -13,8 +13,8 @@ from backend.engine.core.failures import translate
 from backend.engine.core.ranks import Ranks
 from backend.engine.models.model_size import Shape
 from backend.engine.packing import Packs
-from backend.engine.prediction import Prediction
-from backend.engine.run_log import RunLog
+from backend.engine.runs.prediction import Prediction
+from backend.engine.runs.run_log import RunLog
 from backend.engine.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
 from backend.runs import Run

@@ -10,7 +10,7 @@ from backend.engine.core.control import Control
 from backend.engine.core.failures import translate
 from backend.engine.data.tokens import Tokens
 from backend.engine.inference import answers
-from backend.engine.run_log import RunLog
+from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import WorkbenchError
 from backend.results import Sample
