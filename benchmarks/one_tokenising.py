@@ -10,10 +10,10 @@ from typing import Any
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoTokenizer
 
-from backend.engine import packing
 from backend.engine.data import data, tokens
 from backend.engine.data.encoded import lengths_of
 from backend.engine.data.token_store import TokenStore
+from backend.engine.training import packing
 from benchmarks import models
 from benchmarks.our_training import train_request
 

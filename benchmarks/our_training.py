@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import packing
 from backend.engine.data import data, tokens
+from backend.engine.training import packing
 from benchmarks.plain_script import BATCH
 from benchmarks.speed import Speed, by_the_wall
 

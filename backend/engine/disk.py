@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from backend.engine.trainer import KEPT_CHECKPOINTS
+from backend.engine.training.trainer import KEPT_CHECKPOINTS
 from backend.results import Problem
 from backend.sizes import size_text
 

@@ -30,9 +30,9 @@ from backend.engine.inference import answers
 from backend.engine.merging import merge
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.precision import Timings
 from backend.engine.runs import training
 from backend.engine.session import Session
+from backend.engine.training.precision import Timings
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs import Runs

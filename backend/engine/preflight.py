@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 import torch
 
 from backend.command_line import changed_fields
-from backend.engine import attention, disk, estimate, packing, remarks, sharing, steps
+from backend.engine import disk, remarks, sharing
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
-from backend.engine.extending import total_steps
 from backend.engine.methods import adapters
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.precision import StepTimes, Timings, without_timing
 from backend.engine.session import Session
+from backend.engine.training import attention, estimate, packing, steps
+from backend.engine.training.extending import total_steps
+from backend.engine.training.precision import StepTimes, Timings, without_timing
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.learning_rate import rate_warning
 from backend.library import Library

@@ -14,7 +14,6 @@ import torch
 
 from backend import damage
 from backend.access import looks_like_path
-from backend.engine import estimate, packing, steps
 from backend.engine.core import devices, hub, memory
 from backend.engine.core.control import Control
 from backend.engine.data.encoded import Tokens
@@ -22,7 +21,8 @@ from backend.engine.methods import adapters
 from backend.engine.models import base_model, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.precision import without_timing
+from backend.engine.training import estimate, packing, steps
+from backend.engine.training.precision import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (
     QUANTIZATIONS,

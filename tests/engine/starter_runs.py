@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training.trainer import AdapterTrainer
 from backend.results import RunResult
 
 TEXTS = ["Where is the cat?", "The cat is on the mat.", "Arr, the cat be on the mat!", "Hello!"]

@@ -10,13 +10,13 @@ import torch
 from transformers import TrainerCallback
 
 from backend import requests as rq
-from backend.engine import trainer
 from backend.engine.core.control import Control
 from backend.engine.data.encoded import Tokens
-from backend.engine.extending import Stretch
 from backend.engine.methods import adapters
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.packing import Packs
+from backend.engine.training import trainer
+from backend.engine.training.extending import Stretch
+from backend.engine.training.packing import Packs
 from tests.engine.architectures import tiny
 
 LENGTHS = (12, 5, 9, 20)

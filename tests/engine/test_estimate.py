@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from backend.engine import estimate
-from backend.engine.estimate import Setup
 from backend.engine.models.model_size import Shape, quantized_bytes, weight_bytes
+from backend.engine.training import estimate
+from backend.engine.training.estimate import Setup
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}

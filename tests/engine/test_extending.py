@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import extending, packing
 from backend.engine.data.tokens import Tokens
+from backend.engine.training import extending, packing
 from backend.errors import InvalidRequest
 from backend.results import RunResult
 from tests.engine.test_exporting import export, losses_of_script

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import steps
 from backend.engine.adapters import saving
 from backend.engine.runs.guards import BAD_STEPS, BEST, Guards, read_best
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training import steps
+from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation
 from backend.run_summary import describe

@@ -13,10 +13,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend import requests as rq
-from backend.engine import attention, isolation, packing, steps
 from backend.engine.methods import adapters
 from backend.engine.models import base_model, quantization
 from backend.engine.models.linear_layers import linear_layers
+from backend.engine.training import attention, isolation, packing, steps
 from backend.errors import ModelError, VerificationFailed
 from tests.engine import quantised_bases
 from tests.engine.architectures import load, write

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import loss_scaling
 from backend.engine.models import base_model
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training import loss_scaling
+from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import Diverged
 from tests.engine.starter_runs import assert_same_bits, stop_after, train, weights
 from tests.engine.test_exporting import export, losses_of_run, losses_of_script

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import steps
 from backend.engine.core import checks
+from backend.engine.training import steps
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
 from backend.run_summary import describe

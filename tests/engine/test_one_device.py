@@ -9,8 +9,8 @@ from transformers import TrainingArguments
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import steps, trainer
 from backend.engine.core import devices
+from backend.engine.training import steps, trainer
 from tests.engine.starter_runs import QUICK, assert_same_bits, stop_after, train
 
 STEPS: dict[str, Any] = {"adapter": rq.Lora(rank=2, dropout=0.1), "max_steps": 6}

@@ -10,12 +10,12 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
-from backend.engine import attention, isolation, packing, steps
 from backend.engine.core.control import Control
 from backend.engine.data.tokens import Tokens
 from backend.engine.methods import adapters
 from backend.engine.models import base_model
 from backend.engine.models.linear_layers import linear_layers
+from backend.engine.training import attention, isolation, packing, steps
 from backend.errors import VerificationFailed
 
 

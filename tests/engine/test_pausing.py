@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from backend import Job, Service
 from backend import requests as rq
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import Busy, DiskFull, WorkerDied
 from backend.results import RunResult
 from tests.engine import tiny

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backend import requests as rq
-from backend.engine import precision, steps
+from backend.engine.training import precision, steps
 
 
 class Packs:

@@ -16,13 +16,13 @@ from peft import get_peft_model
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import packing, steps
 from backend.engine.data import tokens
 from backend.engine.methods import adapters
 from backend.engine.models import quantization
 from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.quantization import _forward_8bit
+from backend.engine.training import packing, steps
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8
 from tests.engine.upstream.still import assert_still

@@ -12,8 +12,8 @@ from backend import requests as rq
 from backend.engine import launched
 from backend.engine.core.ranks import FollowingRun, Ranks
 from backend.engine.data.tokens import Tokens
-from backend.engine.packing import Packs
 from backend.engine.runs.run_log import RunLog
+from backend.engine.training.packing import Packs
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError
 from backend.results import PreflightReport
 from tests.engine.shared_run import LEARNS, LONG

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import steps
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training import steps
+from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged, OutOfMemory
 from backend.run_summary import describe
 from tests.engine.starter_runs import QUICK, scores, train

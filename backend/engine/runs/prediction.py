@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from peft import LoraConfig
 
-from backend.engine import attention, estimate
 from backend.engine.models.model_size import Shape
-from backend.engine.packing import Packs
 from backend.engine.session import Session
+from backend.engine.training import attention, estimate
+from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from backend.engine import estimate
 from backend.engine.core import memory
 from backend.engine.core.failures import translate
 from backend.engine.core.ranks import Ranks
 from backend.engine.models.model_size import Shape
-from backend.engine.packing import Packs
 from backend.engine.runs.prediction import Prediction
 from backend.engine.runs.run_log import RunLog
-from backend.engine.trainer import AdapterTrainer
+from backend.engine.training import estimate
+from backend.engine.training.packing import Packs
+from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
 from backend.runs import Run
 from backend.sizes import size_text

@@ -10,7 +10,6 @@ from functools import partial
 from peft import PeftModel
 
 from backend import adjustments
-from backend.engine import divergence, extending, isolation, packing, steps
 from backend.engine.adapters import saving
 from backend.engine.core import memory
 from backend.engine.core.control import Control
@@ -20,13 +19,14 @@ from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
 from backend.engine.methods import adapters
 from backend.engine.models import quantization
-from backend.engine.precision import Timings
 from backend.engine.runs import guards, outcome, pausing, prediction, run_adapter, samples, watching
 from backend.engine.runs.run_log import RunLog, output_to
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.runs.shortage import explained, train_or_rescue
 from backend.engine.session import Session
-from backend.engine.trainer import AdapterTrainer, RunCallback, arguments
+from backend.engine.training import divergence, extending, isolation, packing, steps
+from backend.engine.training.precision import Timings
+from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult

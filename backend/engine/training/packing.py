@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.engine.attention import Layout
 from backend.engine.data.encoded import Tokens, lengths_of
+from backend.engine.training.attention import Layout
 from backend.requests import Train
 
 

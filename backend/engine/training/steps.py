@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from backend.engine import attention
 from backend.engine.core import devices
 from backend.engine.data.encoded import Tokens
 from backend.engine.models.base_model import Base
-from backend.engine.packing import Packs, collate
+from backend.engine.training import attention
+from backend.engine.training.packing import Packs, collate
 from backend.results import Evaluation
 
 Batch = dict[str, Any]

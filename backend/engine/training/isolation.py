@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from backend.engine import packing, steps
 from backend.engine.core import checks, devices
 from backend.engine.data.encoded import Tokens
 from backend.engine.models.base_model import Base
+from backend.engine.training import packing, steps
 from backend.errors import VerificationFailed
 
 LONGEST = 6

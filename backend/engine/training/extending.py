@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from backend.engine import packing
 from backend.engine.data.tokens import Tokens
-from backend.engine.packing import Packs
+from backend.engine.training import packing
+from backend.engine.training.packing import Packs
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 

@@ -19,15 +19,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
-from backend.engine import divergence, extending, loss_scaling, steps
 from backend.engine.core import devices
 from backend.engine.core.control import Control
 from backend.engine.core.ranks import ALONE, Ranks
-from backend.engine.extending import Stretch
 from backend.engine.methods import adapters
 from backend.engine.models.base_model import Base
-from backend.engine.one_device import OneDeviceArguments
-from backend.engine.packing import Packs
+from backend.engine.training import divergence, extending, loss_scaling, steps
+from backend.engine.training.extending import Stretch
+from backend.engine.training.one_device import OneDeviceArguments
+from backend.engine.training.packing import Packs
 from backend.learning_rate import schedule_name
 from backend.requests import Train
 from backend.storage import disk_error, remove_folder, sync_folder

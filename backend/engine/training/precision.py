@@ -14,11 +14,11 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 
 from backend import damage
-from backend.engine import divergence, steps
 from backend.engine.core import devices
 from backend.engine.models import base_model
 from backend.engine.models.base_model import Base
-from backend.engine.packing import Packs
+from backend.engine.training import divergence, steps
+from backend.engine.training.packing import Packs
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts
