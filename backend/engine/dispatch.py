@@ -16,7 +16,7 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import exporting, preflight, quantization_table
+from backend.engine import exporting
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
@@ -30,6 +30,7 @@ from backend.engine.inference import answers
 from backend.engine.merging import merge
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
+from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import training
 from backend.engine.session import Session
 from backend.engine.training.precision import Timings

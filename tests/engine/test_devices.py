@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine import quantization_table
 from backend.engine.core import devices, memory, ranks
 from backend.engine.hotswap import compiling
 from backend.engine.models import base_model, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
+from backend.engine.planning import quantization_table
 from backend.engine.training import attention, estimate, precision, steps, trainer
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train

@@ -6,7 +6,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine import disk
+from backend.engine.planning import disk
 
 
 def size(folder: Path) -> int:

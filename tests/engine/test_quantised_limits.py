@@ -8,8 +8,8 @@ import pytest
 from backend import Service, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.engine import quantization_table
 from backend.engine.models.model_size import Shape
+from backend.engine.planning import quantization_table
 from backend.engine.training import estimate
 from backend.settings import STARTER
 from tests.engine.tiny import enlist, lora, start_service, write_adapter, write_base

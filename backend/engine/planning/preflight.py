@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 
 from backend.command_line import changed_fields
-from backend.engine import disk, remarks, sharing
 from backend.engine.core import memory
 from backend.engine.core.control import Control
 from backend.engine.data import tokens
@@ -21,6 +20,7 @@ from backend.engine.methods import adapters
 from backend.engine.models import base_files
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
+from backend.engine.planning import disk, remarks, sharing
 from backend.engine.session import Session
 from backend.engine.training import attention, estimate, packing, steps
 from backend.engine.training.extending import total_steps
