@@ -16,7 +16,6 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine import exporting
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
@@ -25,6 +24,7 @@ from backend.engine.core.failures import translate
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.data import preview
 from backend.engine.data.token_store import TokenStore
+from backend.engine.export import exporting
 from backend.engine.hotswap import hotswap
 from backend.engine.inference import answers
 from backend.engine.merging import merge

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.engine.core.control import Control
 from backend.engine.data import data, tokens
-from backend.engine.export_readme import write_readme
+from backend.engine.export.export_readme import write_readme
 from backend.engine.models import base_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.library import Library
