@@ -17,7 +17,7 @@ from backend.library import Library
 from backend.runs import Run
 from backend.settings import STARTER
 
-TEMPLATE = Path(__file__).parent / "engine" / "plain_peft_script.py"
+TEMPLATE = Path(__file__).parent / "engine" / "export" / "plain_peft_script.py"
 SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
 SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
