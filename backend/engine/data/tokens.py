@@ -18,8 +18,7 @@ from tokenizers import Encoding
 
 from backend import limits
 from backend.engine.core.control import Control
-from backend.engine.data import data
-from backend.engine.data.data import DataSet, Document, Part, Problems, refuse, split
+from backend.engine.data.data import DataSet, Document, Part, Problems, of_run, refuse, split
 from backend.engine.data.data_stats import stats_of
 from backend.engine.data.encoded import Documents, Encoded, Tokens, join
 from backend.engine.data.learned_tokens import are_side_by_side, learned_tokens
@@ -80,8 +79,7 @@ def of_run(
 ) -> Corpus:
     """Tokenise the data of a run; `context` is what the base reads at most, 0 for no limit."""
     longest = min(train.longest, context) if context else train.longest
-    source = data.of_run(train)
-    return tokenise(source, tokenizer, max_length=longest, store=store, control=control)
+    return tokenise(of_run(train), tokenizer, max_length=longest, store=store, control=control)
 
 
 def tokenise(
