@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.hotswap import hotswap, rehearsal
 from backend.engine.session import Session
 from backend.library import Library, new_adapter_id

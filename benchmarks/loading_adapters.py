@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.session import Session
 from backend.results import AdapterInfo
 from benchmarks import models

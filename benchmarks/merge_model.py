@@ -131,7 +131,7 @@ def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: in
 
 
 def _ours(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
-    from backend.engine.core.control import Control
+    from backend.engine.core.job_control import Control
     from backend.engine.merging import merge_stream
 
     part = merge_stream.Part("ad_bench1", "bench", adapter, 1.0)

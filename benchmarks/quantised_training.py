@@ -10,7 +10,7 @@ from peft import prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
 from backend.engine.models.base_model import load
 from backend.engine.models.quantization import _forward_8bit

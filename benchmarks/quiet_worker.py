@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from backend.engine.__main__ import main
-from backend.engine.core import control
+from backend.engine.core import job_control
 from backend.engine.runs import training
 from backend.events import EventWriter
 
@@ -41,6 +41,6 @@ def say_nothing(*words: Any, **more: Any) -> None:
 if __name__ == "__main__":
     EventWriter.write = keep
     EventWriter.close = write_kept
-    control.Control.progress = say_nothing
+    job_control.Control.progress = say_nothing
     training._Training._write_status = say_nothing
     main()

@@ -19,8 +19,8 @@ from backend.compile_times import CompileTimes
 from backend.engine.adapters import conversion, lifecycle, publishing, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
-from backend.engine.core.control import Around, Control, Emit
-from backend.engine.core.failures import translate
+from backend.engine.core.error_translation import translate
+from backend.engine.core.job_control import Around, Control, Emit
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.data import preview
 from backend.engine.data.token_store import TokenStore

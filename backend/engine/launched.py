@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 import psutil
 
 from backend import launching
-from backend.engine.core import devices, memory, ranks
-from backend.engine.core.control import Control
-from backend.engine.core.failures import translate
+from backend.engine.core import devices, memory, process_group
+from backend.engine.core.error_translation import translate
+from backend.engine.core.job_control import Control
 from backend.engine.core.library_logging import quiet_libraries
-from backend.engine.core.ranks import FollowingRun, Ranks
+from backend.engine.core.process_group import FollowingRun, Ranks
 from backend.engine.runs import training
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
@@ -48,14 +48,14 @@ def main(argv: list[str]) -> int:
     quiet_libraries()
     try:
         _require_plain_launch()
-        run, place = _find(folder), ranks.asked_for()
+        run, place = _find(folder), process_group.asked_for()
         _require_world(run, place)
         result = _take_part(run)
     except WorkbenchError as error:
-        if ranks.asked_for()[0] == 0:
+        if process_group.asked_for()[0] == 0:
             print(f"Error: {error}", file=sys.stderr, flush=True)
         return 1
-    if ranks.asked_for()[0] == 0:
+    if process_group.asked_for()[0] == 0:
         print(f"{result.state}: {result.steps} of {result.total_steps} steps.", file=sys.stderr)
     return 0
 
@@ -74,7 +74,7 @@ def _require_world(run: Run, place: tuple[int, int]) -> None:
     rank, started = place
     asked = run.request.train.processes
     try:
-        ranks.require_world(asked, started, launching.command(run.folder, asked))
+        process_group.require_world(asked, started, launching.command(run.folder, asked))
     except InvalidRequest as error:
         if rank == 0 and run.status().state == "queued":
             run.update(state="failed", message=error.what, cure=error.cure, error="InvalidRequest")
@@ -85,7 +85,7 @@ def _take_part(run: Run) -> RunResult:
     request = _base_request(run)
     settings = Settings(workspace=run.folder.parent.parent)
     kind = "cpu" if request.device == "cpu" else devices.gpu() or "cpu"
-    with ranks.joined(kind) as crew:
+    with process_group.joined(kind) as crew:
         control = Control(0, _narrator(crew))
         _listen_to_signals(control)
         resume = crew.agree(lambda: _must_resume(run))
@@ -126,7 +126,7 @@ def _must_resume(run: Run) -> bool:
         raise InvalidRequest(f"The run {run.id!r} is finished: nothing is left to do.")
     if status.state == "running" and run.is_alive():
         raise Busy(f"The run {run.id!r} is going on: process {status.pid} trains it.")
-    ranks.forget_failures(run)
+    process_group.forget_failures(run)
     _forget_old_words(run, _begun())
     (run.folder / "result.json").unlink(missing_ok=True)
     return run.latest_checkpoint() is not None
@@ -167,7 +167,7 @@ def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:
     """Say why, and go without the farewell that would wait for processes that may be gone."""
     known = translate(error)
     if not crew.leads:
-        ranks.write_failure(run, crew.rank, known)
+        process_group.write_failure(run, crew.rank, known)
     who = f"Process {crew.rank + 1} of {crew.world}: " if crew.several else "Error: "
     print(f"{who}{known}", file=sys.stderr, flush=True)
     if not crew.several:

@@ -19,7 +19,7 @@ from peft.peft_model import TunerModelStatus
 from peft.tuners.lora import LoraLayer
 
 from backend.engine.core import memory
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters, placing, scan
 from backend.engine.models import base_model
 from backend.engine.models.linear_layers import Target, linear_layers

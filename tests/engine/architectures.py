@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.models import base_model
 from tests.engine.tiny import STARTER
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.merging import merge
 from backend.engine.models import base_model
 from backend.library import Library, new_adapter_id

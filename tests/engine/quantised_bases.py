@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.models import base_model
 from backend.engine.models.base_model import Base
 from backend.settings import STARTER

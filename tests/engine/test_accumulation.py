@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data.encoded import Tokens
 from backend.engine.methods import adapters
 from backend.engine.models.linear_layers import linear_layers

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from backend import Service
 from backend import requests as rq
 from backend.engine.core import memory
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.models import base_folder, base_model, base_size
 from backend.errors import ModelError, NotFound, OutOfMemory, Unsupported, WorkbenchError
 from backend.settings import STARTER

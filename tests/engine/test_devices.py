@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.core import devices, memory, ranks
+from backend.engine.core import devices, memory, process_group
 from backend.engine.hotswap import compiling
 from backend.engine.models import base_model, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
@@ -337,7 +337,10 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
 
-    with pytest.raises(Unsupported, match="has 1 GPU, and process 2 on it"), ranks.joined("mps"):
+    with (
+        pytest.raises(Unsupported, match="has 1 GPU, and process 2 on it"),
+        process_group.joined("mps"),
+    ):
         raise AssertionError("It was let in.")
     gpus.put("xpu", count=2)
     devices.take(1)

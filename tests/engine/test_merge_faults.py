@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import checkpoint
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.merging import merge, merge_stream, safetensors_stream
 from backend.engine.merging.safetensors_stream import FileWriter
 from backend.errors import (

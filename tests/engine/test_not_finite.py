@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.core import checks
+from backend.engine.core import tolerances
 from backend.engine.training import steps
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
@@ -103,4 +103,4 @@ def test_results_carry_numbers_that_are_not_finite() -> None:
 @pytest.mark.parametrize("values", [[0.1, math.nan], [math.nan, 0.1], [math.inf, 0.1]])
 def test_a_difference_to_nan_is_never_close(values: list[float]) -> None:
     with pytest.raises(VerificationFailed):
-        checks.require_close(values, [0.1, 0.1], dtype=torch.float32, what="Saving")
+        tolerances.require_close(values, [0.1, 0.1], dtype=torch.float32, what="Saving")

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
 from backend.engine.methods import adapters
 from backend.engine.models import base_model

@@ -10,7 +10,7 @@ import torch
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import launched
-from backend.engine.core.ranks import FollowingRun, Ranks
+from backend.engine.core.process_group import FollowingRun, Ranks
 from backend.engine.data.tokens import Tokens
 from backend.engine.runs.run_log import RunLog
 from backend.engine.training.packing import Packs

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data import data, tokens
 from backend.engine.data.token_store import TokenStore
 from backend.errors import Stopped

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.adapters import saving
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters, plain_lora, scan
 from backend.engine.methods.plain_lora import Change, Factors
 from backend.engine.models.linear_layers import Target

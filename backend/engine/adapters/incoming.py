@@ -19,8 +19,8 @@ from typing import BinaryIO, NamedTuple
 
 from backend import limits
 from backend.access import looks_like_path
-from backend.engine.core import hub
-from backend.engine.core.control import Control
+from backend.engine.core import hub_download
+from backend.engine.core.job_control import Control
 from backend.engine.methods.adapter_config import CONFIG, shown
 from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.methods.scan import require_no_pickle
@@ -54,7 +54,7 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
         yield Incoming(library.folder(info.id), info.name, "the library")
         return
     if not looks_like_path(source):
-        folder = hub.fetch_adapter(source, control)
+        folder = hub_download.fetch_adapter(source, control)
         yield Incoming(folder, display_name(source.rsplit("/", 1)[-1]), f"the Hub: {source}")
         return
     path = Path(source).expanduser()

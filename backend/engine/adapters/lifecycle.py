@@ -12,7 +12,7 @@ from backend.engine.adapters import inspection, saving
 from backend.engine.adapters.incoming import Incoming, display_name, incoming
 from backend.engine.adapters.inspection import Place
 from backend.engine.core import memory
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters, plain_lora
 from backend.engine.methods.scan import Scanned, scan
 from backend.engine.models.linear_layers import Target

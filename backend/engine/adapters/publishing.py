@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from backend.access import HUB_ID, looks_like_path
 from backend.engine.adapters.saving import TEMPLATE
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods.adapter_config import CONFIG
 from backend.engine.methods.adapters import WEIGHTS
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed, WorkbenchError

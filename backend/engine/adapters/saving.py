@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine.core.checks import require_close
+from backend.engine.core.tolerances import require_close
 from backend.engine.inference import generate
 from backend.engine.methods import adapters
 from backend.engine.methods.adapters import WEIGHTS

@@ -18,7 +18,7 @@ import torch
 from backend import blends
 from backend.engine.adapters import saving
 from backend.engine.blending.blend_maths import blend_layer, draw_as_peft
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters, factors
 from backend.engine.methods.factors import Factor, Layers, Source
 from backend.engine.models.linear_layers import Target

@@ -8,7 +8,7 @@ import math
 import torch
 
 from backend import blends
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import factors
 from backend.engine.methods.factors import Factor, Source
 from backend.errors import InvalidRequest, Unsupported

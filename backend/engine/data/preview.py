@@ -8,7 +8,7 @@ import time
 from itertools import islice
 from typing import Any
 
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data import data, tokens
 from backend.engine.data.data import DataSet, Document
 from backend.engine.data.encoded import Tokens

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from backend import limits
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data.data import DataSet, Document, Part, Problems, of_run, refuse, split
 from backend.engine.data.data_stats import stats_of
 from backend.engine.data.encoded import Documents, Encoded, Tokens, join

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data import data, tokens
 from backend.engine.export.export_readme import write_readme
 from backend.engine.models import base_folder

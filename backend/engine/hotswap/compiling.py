@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from backend.engine.core import devices
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.hotswap.rehearsal import answer_tokens
 from backend.engine.models.base_model import Base
 

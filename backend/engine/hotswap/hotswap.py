@@ -15,8 +15,8 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine.adapters import saving
-from backend.engine.core.checks import require_close
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
+from backend.engine.core.tolerances import require_close
 from backend.engine.hotswap import compiling, rehearsal, slot_proof
 from backend.engine.hotswap.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.hotswap.slot_layers import Block, Part, SlotMemory, read_parts

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.core import devices
-from backend.engine.core.checks import require_close
+from backend.engine.core.tolerances import require_close
 from backend.engine.hotswap import compiling, rehearsal, slot_proof
 from backend.engine.hotswap.slot_layers import Block, SlotMemory
 from backend.engine.methods import adapters, scan

@@ -13,7 +13,7 @@ import torch
 
 from backend import requests as rq
 from backend import results as rs
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.inference import batch, generate, words
 from backend.engine.session import ActiveIds, Session
 

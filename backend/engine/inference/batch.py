@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
-from backend.engine.core import checks
+from backend.engine.core import tolerances
 from backend.engine.inference.generate import NEXT_TOKEN, Luck, end_tokens
 from backend.engine.inference.words import WordStream
 from backend.engine.models.base_model import Base
@@ -264,7 +264,7 @@ def _take_tokens(
     rounding = [MARGINS[base.dtype] / (row.luck.temperature or 1.0) for row in going]
     gaps = ((best.values[:, 0] - best.values[:, 1]) / largest).tolist()
     if any(map(math.isnan, gaps)):  # so they are wherever the largest score is not finite
-        checks.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
+        tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
     unsure = [not gap > limit for gap, limit in zip(gaps, rounding, strict=True)]
     tokens: list[int] = best.indices[:, 0].tolist()
     for index in (index for index, close in enumerate(unsure) if close):

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, Te
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from backend import limits
-from backend.engine.core import checks
+from backend.engine.core import tolerances
 from backend.engine.core.time_limit import within
 from backend.engine.models.base_model import Base
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
@@ -167,7 +167,7 @@ def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
             found = part.gather(1, wanted[:, None]).double()
             total += found.sum().item()
             each.extend(found[:, 0].tolist())
-    checks.require_finite([total], "The log-probability of a text")
+    tolerances.require_finite([total], "The log-probability of a text")
     return TextScore(total, each, ids[0].tolist())
 
 
@@ -178,7 +178,7 @@ def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, -1]
     chances = logits.double().softmax(-1).cpu()
-    checks.require_finite([chances.sum().item()], NEXT_TOKEN)
+    tolerances.require_finite([chances.sum().item()], NEXT_TOKEN)
     return chances
 
 
@@ -209,7 +209,7 @@ class _Chance(LogitsProcessor):
         self._luck = luck
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        checks.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
+        tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
         return self._luck.apply(scores, self._luck.draw(scores.shape[-1]))
 
 

@@ -17,8 +17,8 @@ from backend import checkpoint, limits, merging
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
-from backend.engine.core.checks import BOUNDS, require_close
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
+from backend.engine.core.tolerances import BOUNDS, require_close
 from backend.engine.inference import generate
 from backend.engine.merging import merge_stream
 from backend.engine.merging.merge_card import card

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from backend.engine.core import checks
+from backend.engine.core import tolerances
 from backend.engine.merging.safetensors_stream import Planned
 from backend.errors import VerificationFailed
 
@@ -26,7 +26,7 @@ def compare(
     Each number has a bound of its own: beside the row's largest one, a weak adapter that is missing
     would pass for rounding.
     """
-    bounds = checks.WEIGHT_BOUNDS[found.dtype] * parts * largest
+    bounds = tolerances.WEIGHT_BOUNDS[found.dtype] * parts * largest
     differences = (found.double() - expected).abs()
     if not bool((differences <= bounds).all()):  # also catches NaN
         worst = int((differences - bounds).nan_to_num(torch.inf).argmax())

@@ -20,7 +20,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from backend import checkpoint
 from backend.checkpoint import FLOATS, StoredTensor
 from backend.engine.core import memory
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.merging import merge_checks
 from backend.engine.merging.merge_checks import Shard
 from backend.engine.merging.safetensors_stream import (

@@ -17,7 +17,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
-from backend.engine.core import checks
+from backend.engine.core import tolerances
 from backend.engine.methods import adapters
 from backend.engine.methods.adapters import WEIGHTS
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
@@ -186,7 +186,7 @@ def _without_start(
     factors = torch.cat([down, down0]), torch.cat([scaling * up, -scaling * up0], dim=1)
     residue = float(torch.linalg.norm(factors[1] @ factors[0] - wanted))
     size = float(torch.linalg.norm(wanted))
-    checks.require_finite([residue, size], "What an adapter adds to a weight")
+    tolerances.require_finite([residue, size], "What an adapter adds to a weight")
     return Change(factors, error=residue / size if size else residue)
 
 

@@ -19,8 +19,8 @@ from backend import limits
 from backend.access import looks_like_path
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import title, weight_files
-from backend.engine.core import hub
-from backend.engine.core.control import Control
+from backend.engine.core import hub_download
+from backend.engine.core.job_control import Control
 from backend.engine.models import base_bounds
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.foreign_files import read_json
@@ -39,7 +39,7 @@ def find(source: str, revision: str | None, control: Control) -> Path:
                 cure="Check the path; a Hub id looks like HuggingFaceTB/SmolLM2-135M.",
             )
         return folder.resolve()
-    return hub.fetch_model(source, revision, control)
+    return hub_download.fetch_model(source, revision, control)
 
 
 def display_name(source: str, folder: Path) -> str:

@@ -18,8 +18,8 @@ from backend import launching
 from backend.access import looks_like_path
 from backend.checkpoint import title
 from backend.engine.core import devices, memory
-from backend.engine.core.checks import bound
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
+from backend.engine.core.tolerances import bound
 from backend.engine.models import base_folder, base_size, quantization
 from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel

@@ -13,7 +13,7 @@ import torch
 
 from backend.command_line import changed_fields
 from backend.engine.core import memory
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
 from backend.engine.methods import adapters

@@ -14,8 +14,8 @@ import torch
 
 from backend import damage
 from backend.access import looks_like_path
-from backend.engine.core import devices, hub, memory
-from backend.engine.core.control import Control
+from backend.engine.core import devices, hub_download, memory
+from backend.engine.core.job_control import Control
 from backend.engine.data.encoded import Tokens
 from backend.engine.methods import adapters
 from backend.engine.models import base_model, quantization
@@ -139,7 +139,7 @@ def _config_file(request: QuantizationTable) -> Path:
     if source == "starter":
         return STARTER / "model" / "config.json"
     if not looks_like_path(source):
-        return hub.fetch_config(source, request.revision)
+        return hub_download.fetch_config(source, request.revision)
     file = Path(source).expanduser() / "config.json"
     if not file.is_file():
         raise NotFound(

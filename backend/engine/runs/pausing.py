@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from peft import PeftModel
 
 from backend.engine.core import devices
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.models import quantization
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.adjustments import Adjustment
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.errors import Stopped, WorkbenchError
 from backend.events import EventWriter
 from backend.results import Evaluation, Sample

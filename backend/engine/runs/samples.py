@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from backend.engine.core.control import Control
-from backend.engine.core.failures import translate
+from backend.engine.core.error_translation import translate
+from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
 from backend.engine.inference import answers
 from backend.engine.runs.run_log import RunLog

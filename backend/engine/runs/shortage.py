@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from backend.engine.core import memory
-from backend.engine.core.failures import translate
-from backend.engine.core.ranks import Ranks
+from backend.engine.core.error_translation import translate
+from backend.engine.core.process_group import Ranks
 from backend.engine.models.model_size import Shape
 from backend.engine.runs.prediction import Prediction
 from backend.engine.runs.run_log import RunLog

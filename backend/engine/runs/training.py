@@ -12,9 +12,9 @@ from peft import PeftModel
 from backend import adjustments
 from backend.engine.adapters import saving
 from backend.engine.core import memory
-from backend.engine.core.control import Control
-from backend.engine.core.failures import translate
-from backend.engine.core.ranks import ALONE, Ranks
+from backend.engine.core.error_translation import translate
+from backend.engine.core.job_control import Control
+from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
 from backend.engine.methods import adapters

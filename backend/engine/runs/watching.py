@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from backend.engine.core.control import Control
-from backend.engine.core.failures import translate
+from backend.engine.core.error_translation import translate
+from backend.engine.core.job_control import Control
 from backend.engine.inference import answers
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import ActiveIds, Session

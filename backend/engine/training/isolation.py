@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from backend.engine.core import checks, devices
+from backend.engine.core import devices, tolerances
 from backend.engine.data.encoded import Tokens
 from backend.engine.models.base_model import Base
 from backend.engine.training import packing, steps
@@ -81,7 +81,7 @@ class _Pack:
         try:
             with _leaves(self._base, len(self._owner)) as leaves, torch.enable_grad():
                 logits = self._logits(self._batch)
-                checks.require_finite([logits.sum().item()], "The score of an example")
+                tolerances.require_finite([logits.sum().item()], "The score of an example")
                 for number in range(len(self._documents)):
                     sizes = self._gradient_sizes(logits, leaves, number)
                     self._require_apart(sizes.max(0).values > 0, self._owner, number)
@@ -233,7 +233,8 @@ def _alone_bound(base: Base, precision: str) -> float:
     facts = base.facts
     kinds = {precision, facts.precision, facts.quantized_compute or facts.precision}
     return max(
-        checks.coarseness(facts.quantization, base.device.type), *(ALONE[kind] for kind in kinds)
+        tolerances.coarseness(facts.quantization, base.device.type),
+        *(ALONE[kind] for kind in kinds),
     )
 
 

@@ -20,8 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from backend import adjustments
 from backend.adjustments import Adjustment
 from backend.engine.core import devices
-from backend.engine.core.control import Control
-from backend.engine.core.ranks import ALONE, Ranks
+from backend.engine.core.job_control import Control
+from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.methods import adapters
 from backend.engine.models.base_model import Base
 from backend.engine.training import divergence, extending, loss_scaling, steps

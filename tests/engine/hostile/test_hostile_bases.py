@@ -13,7 +13,7 @@ import pytest
 
 from backend import limits
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.models import base_folder, base_model
 from backend.engine.models.base_bounds import _most
 from backend.errors import ModelError, WorkbenchError

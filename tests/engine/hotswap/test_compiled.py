@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.dispatch import Engine
 from backend.engine.hotswap import compiling, rehearsal
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start

@@ -15,7 +15,7 @@ from backend import requests as rq
 from backend.engine.adapters import lifecycle, saving
 from backend.engine.adapters.incoming import display_name
 from backend.engine.adapters.inspection import effective_rank
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from tests.engine import tiny
@@ -52,7 +52,7 @@ def test_an_adapter_of_the_hub_is_added_under_its_own_name(
     def from_the_stand_in(source: str, library: Any, control: Control) -> Any:
         from huggingface_hub import snapshot_download
 
-        from backend.engine.core import hub as ours
+        from backend.engine.core import hub_download as ours
 
         def download(repo_id: str, **options: Any) -> str:
             options.pop("tqdm_class")

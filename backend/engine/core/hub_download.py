@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
-from backend.engine.core.control import Control
+from backend.engine.core.job_control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from backend.sizes import size_text
 
