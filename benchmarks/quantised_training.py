@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
-from backend.engine.models.base_model import load
+from backend.engine.models.loading import load
 from backend.engine.models.quantization import _forward_8bit
 from benchmarks import models
 from benchmarks.interleave import interleaved

@@ -28,7 +28,7 @@ from backend.engine.export import exporting
 from backend.engine.hotswap import hotswap
 from backend.engine.inference import answers
 from backend.engine.merging import merge
-from backend.engine.models import base_files
+from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import training
@@ -272,7 +272,7 @@ class Engine:
         facts = _facts_of(message)
         if facts is None:
             return None, None
-        return facts, linear_layers(base_files.skeleton(facts))
+        return facts, linear_layers(model_skeleton.skeleton(facts))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
         return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))

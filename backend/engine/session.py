@@ -21,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.methods import adapters, placing, scan
-from backend.engine.models import base_model
+from backend.engine.models import loading
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
@@ -54,14 +54,14 @@ class Session:
         """The adapter of a paused run, which is in no library yet."""
         self.held_by_earlier_runs: dict[str, int] = {}
         """Bytes that runs on this base left for the next one, by the precision of their steps."""
-        self._base: base_model.Base | None = None
+        self._base: loading.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[Target] | None = None
         self._adapted: dict[str, LoraLayer] = {}
         self._strengths: dict[str, float] = {}
 
     @property
-    def base(self) -> base_model.Base:
+    def base(self) -> loading.Base:
         """The loaded base; raises NotFound where there is none."""
         if self._base is None:
             raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
@@ -94,15 +94,15 @@ class Session:
         The old one leaves before weights are read, so that both never need memory together; it
         comes back if reading fails.
         """
-        plan = base_model.prepare(request, control)
+        plan = loading.prepare(request, control)
         old, active = self._base.plan if self._base else None, self.active
         self.unload()
         try:
-            self._base = base_model.load_prepared(plan, control)
+            self._base = loading.load_prepared(plan, control)
         except Exception as error:
             if old is not None:
                 log.info("The earlier base comes back: %s", error)
-                self._base = base_model.load_prepared(old, control)
+                self._base = loading.load_prepared(old, control)
                 self.set_active(active)
             raise
         return self._base.facts

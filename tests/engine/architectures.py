@@ -9,7 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.models import base_model
+from backend.engine.models import loading
 from tests.engine.tiny import STARTER
 
 HIDDEN, HEADS, LAYERS = 32, 4, 2
@@ -93,7 +93,7 @@ def write(folder: Path, kind: str, **changes: Any) -> Path:
     return folder
 
 
-def load(folder: Path, **options: Any) -> base_model.Base:
+def load(folder: Path, **options: Any) -> loading.Base:
     """Load a base as the app does."""
     request = rq.LoadModel(source=str(folder), **options)
-    return base_model.load(request, Control(0, lambda *_: None))
+    return loading.load(request, Control(0, lambda *_: None))

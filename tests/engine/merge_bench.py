@@ -16,7 +16,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine.core.job_control import Control
 from backend.engine.merging import merge
-from backend.engine.models import base_model
+from backend.engine.models import loading
 from backend.library import Library, new_adapter_id
 from backend.settings import STARTER
 
@@ -50,7 +50,7 @@ class Bench:
 
     def load(self) -> rs.ModelFacts:
         request = rq.LoadModel(source=str(self.folder), precision=self.precision)
-        return base_model.load(request, SILENT).facts
+        return loading.load(request, SILENT).facts
 
     def add(self, name: str, **changes: Any) -> rs.AdapterInfo:
         config = LoraConfig(**{**ADAPTERS.get(name, ADAPTERS["lora"]), "task_type": "CAUSAL_LM"})

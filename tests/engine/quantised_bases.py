@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.models import base_model
-from backend.engine.models.base_model import Base
+from backend.engine.models import loading
+from backend.engine.models.loading import Base
 from backend.settings import STARTER
 
 SILENT = Control(0, lambda message: None)
@@ -16,7 +16,7 @@ KINDS = ("nf4", "fp4", "int8")
 
 
 def base(quantization: str, **fields: Any) -> Base:
-    return base_model.load(rq.LoadModel(quantization=quantization, **fields), SILENT)
+    return loading.load(rq.LoadModel(quantization=quantization, **fields), SILENT)
 
 
 def plain_int8() -> Any:

@@ -16,7 +16,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
-from backend.engine.models import base_folder, base_model, base_size
+from backend.engine.models import fingerprint, loading, model_folder
 from backend.errors import ModelError, NotFound, OutOfMemory, Unsupported, WorkbenchError
 from backend.settings import STARTER
 
@@ -311,14 +311,14 @@ def test_code_in_a_model_folder_never_runs(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('It ran.')", encoding="utf-8")
 
     with pytest.raises(ModelError, match="no tokenizer that can be read"):
-        base_model.load(rq.LoadModel(source=str(folder)), SILENT)
+        loading.load(rq.LoadModel(source=str(folder)), SILENT)
 
 
 def test_the_facts_are_those_of_the_files(folder: Path) -> None:
     stored = load_file(folder / WEIGHTS)
     count = sum(tensor.numel() for tensor in stored.values())
 
-    facts = base_model.load(rq.LoadModel(source=str(folder), device="cpu"), SILENT).facts
+    facts = loading.load(rq.LoadModel(source=str(folder), device="cpu"), SILENT).facts
 
     assert (facts.name, facts.source, facts.path) == ("spoilt", str(folder), str(folder))
     assert (facts.architecture, facts.layers, facts.chat_template) == ("llama", layers(), True)
@@ -334,10 +334,10 @@ def test_weights_are_stored_in_the_precision_that_was_asked_for(
 ) -> None:
     request = rq.LoadModel(source="starter", precision=precision, device="cpu")
 
-    base = base_model.load(request, SILENT)
+    base = loading.load(request, SILENT)
 
     parameters = list(base.model.parameters())
-    assert {p.dtype for p in parameters} == {base_model.DTYPES[precision]}
+    assert {p.dtype for p in parameters} == {loading.DTYPES[precision]}
     assert base.facts.memory_predicted_bytes == bytes_each * sum(p.numel() for p in parameters)
     assert (base.facts.precision, base.facts.precision_reason) == (precision, "as chosen")
     assert not base.model.training
@@ -345,11 +345,11 @@ def test_weights_are_stored_in_the_precision_that_was_asked_for(
 
 
 def test_other_safetensors_in_a_folder_are_not_counted(folder: Path) -> None:
-    before, _ = base_size.predict(folder, torch.float32)
+    before, _ = fingerprint.predict(folder, torch.float32)
 
     save_file({"x": torch.zeros(1000)}, folder / "consolidated.safetensors")
 
-    assert base_size.predict(folder, torch.float32)[0] == before
+    assert fingerprint.predict(folder, torch.float32)[0] == before
 
 
 def test_a_base_in_several_files_is_the_same_base(folder: Path) -> None:
@@ -364,32 +364,32 @@ def test_a_base_in_several_files_is_the_same_base(folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
     (folder / WEIGHTS).unlink()
 
-    split = base_model.load(rq.LoadModel(source=str(folder)), SILENT).facts
-    whole = base_model.load(rq.LoadModel(source="starter"), SILENT).facts
+    split = loading.load(rq.LoadModel(source=str(folder)), SILENT).facts
+    whole = loading.load(rq.LoadModel(source="starter"), SILENT).facts
 
     assert split.fingerprint == whole.fingerprint
     assert split.parameters == whole.parameters
 
 
 def test_the_fingerprint_tells_bases_apart_and_not_their_precision(folder: Path) -> None:
-    fp32 = base_model.load(rq.LoadModel(source=str(folder), precision="fp32"), SILENT)
-    bf16 = base_model.load(rq.LoadModel(source=str(folder), precision="bf16"), SILENT)
+    fp32 = loading.load(rq.LoadModel(source=str(folder), precision="fp32"), SILENT)
+    bf16 = loading.load(rq.LoadModel(source=str(folder), precision="bf16"), SILENT)
     tensors = load_file(folder / WEIGHTS)
     tensors["model.embed_tokens.weight"][0, 0] += 1
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    changed = base_model.load(rq.LoadModel(source=str(folder)), SILENT)
+    changed = loading.load(rq.LoadModel(source=str(folder)), SILENT)
 
     assert fp32.facts.fingerprint == bf16.facts.fingerprint
     assert fp32.facts.fingerprint != changed.facts.fingerprint
 
 
 def test_the_fingerprint_of_a_wrapped_base_is_that_of_the_base() -> None:
-    base = base_model.load(rq.LoadModel(source="starter"), SILENT)
+    base = loading.load(rq.LoadModel(source="starter"), SILENT)
 
     wrapped = get_peft_model(base.model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
 
-    assert base_size.fingerprint(base.model) == base.facts.fingerprint
-    assert base_size.fingerprint(wrapped) == base.facts.fingerprint
+    assert fingerprint.fingerprint(base.model) == base.facts.fingerprint
+    assert fingerprint.fingerprint(wrapped) == base.facts.fingerprint
 
 
 def test_a_model_in_the_hub_cache_is_called_by_its_id(tmp_path: Path) -> None:
@@ -397,4 +397,4 @@ def test_a_model_in_the_hub_cache_is_called_by_its_id(tmp_path: Path) -> None:
     cached.mkdir(parents=True)
 
     with pytest.raises(ModelError, match=r"someone/starter has no config\.json"):
-        base_folder.check_folder(cached)
+        model_folder.check_folder(cached)

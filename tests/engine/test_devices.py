@@ -8,7 +8,7 @@ import torch
 
 from backend.engine.core import devices, memory, process_group
 from backend.engine.hotswap import compiling
-from backend.engine.models import base_model, quantization
+from backend.engine.models import loading, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
 from backend.engine.planning import quantization_table
 from backend.engine.training import attention, estimate, precision, steps, trainer
@@ -111,16 +111,16 @@ def test_bf16_is_stored_only_where_the_device_computes_it(
     gpus.put(kind, bf16=bf16, apple=apple)
     device = devices.choose("auto")
 
-    stored, reason = base_model.choose_precision("auto", device)
+    stored, reason = loading.choose_precision("auto", device)
     assert stored == plain
     assert ("no bf16 of its own" in reason) == (plain == "fp16")
-    assert base_model.choose_precision("auto", device, quantized=True)[0] == quantised
+    assert loading.choose_precision("auto", device, quantized=True)[0] == quantised
 
 
 def test_a_person_may_choose_emulated_bf16_and_is_told(gpus: FakeGpus) -> None:
     gpus.put("cuda", bf16=False)
 
-    stored, reason = base_model.choose_precision("bf16", devices.choose("auto"))
+    stored, reason = loading.choose_precision("bf16", devices.choose("auto"))
 
     assert stored == "bf16"
     assert reason == "as chosen, though this GPU has no bf16 of its own and converts, which is slow"
@@ -136,7 +136,7 @@ def test_4_bit_weights_are_unpacked_to_what_the_gpu_computes(
     config: Any = quantization.bnb_config(request, devices.choose("auto"))
 
     assert quantization.computed_in(request, devices.choose("auto")) == computed
-    assert config.bnb_4bit_compute_dtype == base_model.DTYPES[computed]
+    assert config.bnb_4bit_compute_dtype == loading.DTYPES[computed]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_base_is_not_quantised_on_an_apple_gpu_and_the_reason_is_said(gpus: Fa
     gpus.put("mps")
 
     with pytest.raises(Unsupported, match=r"downloads from the Hub.* choose cpu as device"):
-        base_model.prepare(LoadModel(quantization="nf4"), SILENT)
+        loading.prepare(LoadModel(quantization="nf4"), SILENT)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])

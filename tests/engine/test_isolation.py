@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend import requests as rq
 from backend.engine.methods import adapters
-from backend.engine.models import base_model, quantization
+from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import attention, isolation, packing, steps
 from backend.errors import ModelError, VerificationFailed
@@ -40,15 +40,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Write:
     return make
 
 
-def in_precision(base: base_model.Base, precision: str) -> base_model.Base:
+def in_precision(base: loading.Base, precision: str) -> loading.Base:
     """Give a base the weights and facts of a half precision."""
-    base.model.to(base_model.DTYPES[precision])
+    base.model.to(loading.DTYPES[precision])
     base.facts = base.facts.model_copy(update={"precision": precision})
     return base
 
 
 @contextmanager
-def trained(base: base_model.Base) -> Iterator[PeftModel]:
+def trained(base: loading.Base) -> Iterator[PeftModel]:
     """Put an adapter on a base that does something, as in the middle of a run."""
     config = adapters.configure(rq.Lora(rank=1), linear_layers(base.model), base.model.name_or_path)
     config.init_lora_weights = False
@@ -59,7 +59,7 @@ def trained(base: base_model.Base) -> Iterator[PeftModel]:
         peft.unload()
 
 
-def prove(base: base_model.Base, precision: str = "", *, checkpointing: bool = False) -> str:
+def prove(base: loading.Base, precision: str = "", *, checkpointing: bool = False) -> str:
     """Prove the isolation as a run does; returns which attention was used."""
     norms = quantization.prepared(base.model)
     with norms, trained(base) as peft, steps.step_mode(base, checkpointing=checkpointing):
@@ -158,7 +158,7 @@ def owners(starts: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def leaking(
-    base: base_model.Base,
+    base: loading.Base,
     leak: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     layer: int | None = None,
@@ -321,7 +321,7 @@ def test_a_run_proves_what_it_trains(monkeypatch: pytest.MonkeyPatch, base_only:
     """With the run's model, precision and attention; a leak ends it before the first step."""
     original, seen = isolation.require_isolation, []
 
-    def noting(base: base_model.Base, model: Any, precision: str) -> None:
+    def noting(base: loading.Base, model: Any, precision: str) -> None:
         inside = base.model.config._attn_implementation
         seen.append((type(model), precision, inside, base.model.is_gradient_checkpointing))
         original(base, model, precision)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.models import base_model
+from backend.engine.models import loading
 from backend.engine.training import loss_scaling
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import Diverged
@@ -43,7 +43,7 @@ def faint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a processor stand for a GPU that stores fp16."""
-    monkeypatch.setattr(base_model, "choose_precision", lambda *_, **__: ("fp16", "as a T4 does"))
+    monkeypatch.setattr(loading, "choose_precision", lambda *_, **__: ("fp16", "as a T4 does"))
 
 
 @pytest.fixture

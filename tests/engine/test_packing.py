@@ -13,19 +13,19 @@ from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
 from backend.engine.methods import adapters
-from backend.engine.models import base_model
+from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import attention, isolation, packing, steps
 from backend.errors import VerificationFailed
 
 
 @pytest.fixture(scope="module")
-def base() -> base_model.Base:
-    return base_model.load(rq.LoadModel(source="starter"), Control(0, print))
+def base() -> loading.Base:
+    return loading.load(rq.LoadModel(source="starter"), Control(0, print))
 
 
 @pytest.fixture(scope="module")
-def peft(base: base_model.Base) -> Iterator[PeftModel]:
+def peft(base: loading.Base) -> Iterator[PeftModel]:
     layers = linear_layers(base.model)
     config = adapters.configure(rq.Lora(rank=4), layers, base.model.name_or_path)
     config.init_lora_weights = False  # a fresh adapter does nothing; this one does
@@ -57,7 +57,7 @@ def gradient(model: torch.nn.Module, packs: list[list[Tokens]]) -> torch.Tensor:
 
 @pytest.mark.parametrize("way", ["mask", "documents"])
 def test_packed_loss_equals_the_separate_documents(
-    base: base_model.Base, peft: PeftModel, way: str
+    base: loading.Base, peft: PeftModel, way: str
 ) -> None:
     docs = documents(40, 7, 23, 2, 90, 41, 3)
     apart = attention.documents_apart(base.model) if way == "documents" else nullcontext()
@@ -69,9 +69,7 @@ def test_packed_loss_equals_the_separate_documents(
     assert packed == pytest.approx(separate, rel=1e-5)
 
 
-def test_packed_gradients_equal_the_separate_documents(
-    base: base_model.Base, peft: PeftModel
-) -> None:
+def test_packed_gradients_equal_the_separate_documents(base: loading.Base, peft: PeftModel) -> None:
     docs = documents(40, 7, 23, 90)
     peft.set_adapter("ad_test")
 
@@ -104,7 +102,7 @@ def test_models_with_windowed_attention_keep_their_own() -> None:
     assert not attention.could_use(LlamaForCausalLM(config))
 
 
-def test_step_mode_leaves_the_model_as_it_was(base: base_model.Base) -> None:
+def test_step_mode_leaves_the_model_as_it_was(base: loading.Base) -> None:
     before = (base.model.config._attn_implementation, base.model.config.use_cache)
 
     with steps.step_mode(base):
@@ -115,7 +113,7 @@ def test_step_mode_leaves_the_model_as_it_was(base: base_model.Base) -> None:
 
 
 def test_documents_that_see_each_other_are_noticed(
-    base: base_model.Base, peft: PeftModel, monkeypatch: pytest.MonkeyPatch
+    base: loading.Base, peft: PeftModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     isolation.require_isolation(base, peft, "fp32")  # isolated: nothing to say
 
@@ -130,7 +128,7 @@ def test_documents_that_see_each_other_are_noticed(
         isolation.require_isolation(base, peft, "fp32")
 
 
-def test_exact_match_is_what_greedy_decoding_would_answer(base: base_model.Base) -> None:
+def test_exact_match_is_what_greedy_decoding_would_answer(base: loading.Base) -> None:
     """Teacher-forced argmax against a real greedy continuation of the same prompt."""
     prompt = base.tokenizer("The cat", return_tensors="pt").input_ids
     answer = base.model.generate(prompt, max_new_tokens=8, do_sample=False)[0]

@@ -19,8 +19,8 @@ from backend import requests as rq
 from backend.engine.data import tokens
 from backend.engine.methods import adapters
 from backend.engine.models import quantization
-from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import linear_layers
+from backend.engine.models.loading import Base
 from backend.engine.models.quantization import _forward_8bit
 from backend.engine.training import packing, steps
 from backend.results import ModelFacts, RunResult

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backend import requests as rq
-from backend.engine.models import base_model, quantization
+from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.errors import InvalidRequest, Unsupported
 from backend.settings import STARTER
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused(tmp_path: Path) -> No
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     with pytest.raises(Unsupported, match=r"stored quantised already \(gptq\)"):
-        base_model.prepare(rq.LoadModel(source=str(folder)), SILENT)
+        loading.prepare(rq.LoadModel(source=str(folder)), SILENT)
 
 
 def test_kernels_from_the_hub_are_out_of_reach() -> None:

@@ -16,7 +16,7 @@ from backend.engine.data.rendering import is_blank
 from backend.engine.data.shapes import first_row
 from backend.engine.data.token_store import TokenStore
 from backend.engine.data_files.sources import first_rows, open_source
-from backend.engine.models import base_files
+from backend.engine.models import model_skeleton
 from backend.engine.session import Session
 from backend.errors import DataError, NotFound
 from backend.requests import PrepareData, PreviewData
@@ -112,7 +112,7 @@ def _tokenizer(session: Session, facts: ModelFacts | None) -> Any:
         return session.base.tokenizer
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    return base_files.tokenizer(facts)
+    return model_skeleton.tokenizer(facts)
 
 
 def _columns(source: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from backend.engine.core.job_control import Control
 from backend.engine.data import data, tokens
 from backend.engine.export.export_readme import write_readme
-from backend.engine.models import base_folder
+from backend.engine.models import model_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.library import Library
 from backend.plain_script import EXAMPLES, SCRIPT, START, script_of
@@ -95,10 +95,10 @@ def _script(
 
 def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokens.Tokens]:
     """Return what a run learns from, as its base sees it."""
-    context = base_folder.context_length(base)
+    context = model_folder.context_length(base)
     longest = min(train.longest, context) if context else train.longest
     source = data.of_run(train)
-    tokenizer = base_folder.read_tokenizer(base, template)
+    tokenizer = model_folder.read_tokenizer(base, template)
     return tokens.tokenise(source, tokenizer, max_length=longest).train
 
 
@@ -116,4 +116,4 @@ def write_examples(documents: Sequence[tokens.Tokens], file: Path) -> None:
 def _base_folder(run: Run, base: ModelFacts | None, control: Control) -> Path:
     if base is not None and base.fingerprint == run.request.base_fingerprint:
         return Path(base.path)
-    return base_folder.find(run.request.base_source, None, control)
+    return model_folder.find(run.request.base_source, None, control)

@@ -20,7 +20,7 @@ import torch
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
 from backend.engine.hotswap.rehearsal import answer_tokens
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 
 WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)
 """Prompt lengths: the first compiles, the others show whether lengths alone compile anything."""

@@ -12,7 +12,7 @@ from transformers.generation import LogitsProcessorList
 
 from backend.engine.core import devices
 from backend.engine.inference import generate
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
 GIVEN_TOKENS, DICTATED_TOKENS = 3, 4

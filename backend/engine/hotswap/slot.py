@@ -17,8 +17,8 @@ from backend.engine.core.tolerances import require_close
 from backend.engine.hotswap import compiling, rehearsal, slot_proof
 from backend.engine.hotswap.slot_layers import Block, SlotMemory
 from backend.engine.methods import adapters, scan
-from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import Target
+from backend.engine.models.loading import Base
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 

@@ -13,8 +13,8 @@ import torch
 from backend.engine.hotswap import rehearsal
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import scan
-from backend.engine.models.base_model import Base
 from backend.engine.models.linear_layers import Target
+from backend.engine.models.loading import Base
 from backend.errors import VerificationFailed
 
 FOLLOWS = 0.1

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from backend.engine.core import tolerances
 from backend.engine.inference.generate import NEXT_TOKEN, Luck, end_tokens
 from backend.engine.inference.words import WordStream
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
 """Stands for the base in a row without an adapter."""

@@ -10,7 +10,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from backend import limits
 from backend.engine.core import tolerances
 from backend.engine.core.time_limit import within
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.requests import Message
 

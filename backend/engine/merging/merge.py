@@ -23,8 +23,8 @@ from backend.engine.inference import generate
 from backend.engine.merging import merge_stream
 from backend.engine.merging.merge_card import card
 from backend.engine.merging.merge_stream import Part, StreamedMerge
-from backend.engine.models import base_folder, base_model
-from backend.engine.models.base_model import DTYPES
+from backend.engine.models import loading, model_folder
+from backend.engine.models.loading import DTYPES
 from backend.engine.session import Session
 from backend.errors import Unsupported
 from backend.foreign_files import read_json
@@ -121,7 +121,7 @@ def _about_quantised(job: Job) -> list[str]:
 
 def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
     folder = Path(base.path)
-    config = base_folder.check_folder(folder)
+    config = model_folder.check_folder(folder)
     if config.get("quantization_config"):
         raise Unsupported(
             f"The files of {base.name!r} are quantised themselves.",
@@ -216,7 +216,7 @@ def _answers(job: Job, folder: Path, control: Control) -> list[float]:
     """Score the texts with the written model, loaded like any base."""
     precision = "fp32" if job.stored == "fp16" else job.stored  # fp16 is slow on a processor
     request = LoadModel(source=str(folder), precision=precision, device="cpu")
-    written = base_model.load(request, _quiet(control))
+    written = loading.load(request, _quiet(control))
     scores = [generate.score(written.model, written, text)[0] for text in _texts(job.base)]
     del written
     memory.release(CPU)

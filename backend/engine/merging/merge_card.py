@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from backend.access import looks_like_path
-from backend.engine.models.base_model import DTYPES
+from backend.engine.models.loading import DTYPES
 from backend.requests import Variant
 from backend.results import AdapterInfo, ModelFacts
 

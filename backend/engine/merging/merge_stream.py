@@ -35,7 +35,7 @@ from backend.engine.merging.safetensors_stream import (
     read_samples,
 )
 from backend.engine.methods import adapters
-from backend.engine.models import base_folder
+from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
 from backend.merging import shard_sizes
 
@@ -58,7 +58,7 @@ class StreamedMerge:
     def __init__(self, folder: Path, parts: list[Part]) -> None:
         self.parts = parts
         self.stored = {tensor.key: tensor for tensor in checkpoint.tensors(folder)}
-        model = base_folder.skeleton(folder)
+        model = model_folder.skeleton(folder)
         self.parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._peft = _put_on(model, parts)
         self.layers: dict[str, LoraLayer] = {
@@ -137,7 +137,7 @@ class StreamedMerge:
         return current, largest
 
     def _fingerprint(self, dtype: torch.dtype) -> str:
-        """Hash the files as `base_size.fingerprint` hashes the model loaded from them."""
+        """Hash the files as `fingerprint.fingerprint` hashes the model loaded from them."""
         digest = hashlib.sha256()
         for name, shape in sorted(self.parameters.items()):
             digest.update(f"{name}{shape}".encode())

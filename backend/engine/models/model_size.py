@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from backend.engine.models import base_folder
+from backend.engine.models import model_folder
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import ModelError
 
@@ -65,12 +65,12 @@ class Shape:
 
         Raises ModelError or Unsupported where it is not that of a causal language model.
         """
-        config = base_folder.read_config(source)
+        config = model_folder.read_config(source)
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
-            reason = base_folder.first_line(error).rstrip(".")
+            reason = model_folder.first_line(error).rstrip(".")
             raise ModelError(
                 f"No model can be built from this config.json: {reason}.",
                 cure="Check its sizes: each is a whole number above 0.",

@@ -17,7 +17,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
 from backend.engine.methods import adapters
-from backend.engine.models import base_files
+from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import disk, remarks, sharing
@@ -146,10 +146,10 @@ def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
         )  # fmt: skip
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    model = base_files.skeleton(facts)
+    model = model_skeleton.skeleton(facts)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
     return Surroundings(
-        model, base_files.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
+        model, model_skeleton.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
         torch.device(facts.device), None, facts,
     )  # fmt: skip
 

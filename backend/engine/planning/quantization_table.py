@@ -18,7 +18,7 @@ from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
 from backend.engine.data.encoded import Tokens
 from backend.engine.methods import adapters
-from backend.engine.models import base_model, quantization
+from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.training import estimate, packing, steps
@@ -55,7 +55,7 @@ def compare(
     """Return the table for a base; raises where it is not to be found."""
     elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
-    precision, _ = base_model.choose_precision(request.precision, device)
+    precision, _ = loading.choose_precision(request.precision, device)
     config = _config_file(request)
     shape = Shape.from_config(config)
     free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
@@ -154,7 +154,7 @@ def _usual_run(
     """Describe a training run with the settings that nobody changed, on a base of this shape."""
     train = Train(name="usual")
     quantized = id != "none"
-    stored, _ = base_model.choose_precision(request.precision, device, quantized=quantized)
+    stored, _ = loading.choose_precision(request.precision, device, quantized=quantized)
     known = without_timing(train, stored, device)
     layers = list(shape.linear)
     config = adapters.configure(train.adapter, layers, "")
@@ -237,7 +237,7 @@ def measure(control: Control, device: torch.device) -> dict[str, float]:
 
 def _step_seconds(request: LoadModel, control: Control) -> float:
     """Return the best of some steps on a base of its own; the session is not touched."""
-    base = base_model.load(request, control)
+    base = loading.load(request, control)
     config = adapters.configure(Lora(), linear_layers(base.model), "starter")
     peft = adapters.apply(base.model, None, config, "ad_probe")
     ids = (np.arange(DOCUMENT) % base.facts.vocabulary).astype(np.int32)

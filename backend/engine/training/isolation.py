@@ -18,7 +18,7 @@ import torch
 
 from backend.engine.core import devices, tolerances
 from backend.engine.data.encoded import Tokens
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 from backend.engine.training import packing, steps
 from backend.errors import VerificationFailed
 

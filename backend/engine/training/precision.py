@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from backend import damage
 from backend.engine.core import devices
-from backend.engine.models import base_model
-from backend.engine.models.base_model import Base
+from backend.engine.models import loading
+from backend.engine.models.loading import Base
 from backend.engine.training import divergence, steps
 from backend.engine.training.packing import Packs
 from backend.methods import method_of
@@ -57,7 +57,7 @@ def without_timing(train: Train, stored: str, device: torch.device) -> tuple[str
     if train.precision != "auto":
         return train.precision, "as chosen"
     if not devices.computes_bf16(device):
-        return "fp32", base_model.EMULATED
+        return "fp32", loading.EMULATED
     return None
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from backend.engine.core import devices
 from backend.engine.data.encoded import Tokens
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 from backend.engine.training import attention
 from backend.engine.training.packing import Packs, collate
 from backend.results import Evaluation

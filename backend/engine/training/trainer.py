@@ -23,7 +23,7 @@ from backend.engine.core import devices
 from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.methods import adapters
-from backend.engine.models.base_model import Base
+from backend.engine.models.loading import Base
 from backend.engine.training import divergence, extending, loss_scaling, steps
 from backend.engine.training.extending import Stretch
 from backend.engine.training.one_device import OneDeviceArguments

@@ -14,8 +14,8 @@ import pytest
 from backend import limits
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.models import base_folder, base_model
-from backend.engine.models.base_bounds import _most
+from backend.engine.models import loading, model_folder
+from backend.engine.models.model_limits import _most
 from backend.errors import ModelError, WorkbenchError
 from backend.settings import STARTER
 from tests.engine.hostile.harm import sparse
@@ -53,7 +53,7 @@ def refusal(use: Callable[[], Any]) -> str:
 
 
 def load(folder: Path) -> Callable[[], Any]:
-    return lambda: base_model.prepare(rq.LoadModel(source=str(folder)), SILENT)
+    return lambda: loading.prepare(rq.LoadModel(source=str(folder)), SILENT)
 
 
 def configure(folder: Path, **changes: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_number_beyond_every_model_is_refused(
 
     assert found.startswith(f"bad/config.json {said}")
     assert found.endswith(DAMAGED) or "cannot be used" in said
-    assert refusal(lambda: base_folder.skeleton(folder)) == found
+    assert refusal(lambda: model_folder.skeleton(folder)) == found
 
 
 @pytest.mark.parametrize("value", ["many", [], {}, "1000000000000"])
@@ -123,7 +123,7 @@ def test_a_configuration_alone_is_bounded_too() -> None:
     config = json.loads((STARTER / "model" / "config.json").read_text())
 
     with pytest.raises(ModelError, match="num_hidden_layers = 5,000, and from 0 to 2,000"):
-        base_folder.read_config({**config, "num_hidden_layers": 5000})
+        model_folder.read_config({**config, "num_hidden_layers": 5000})
 
 
 @pytest.mark.parametrize(
@@ -257,4 +257,4 @@ def test_large_files_that_are_never_opened_do_no_harm(folder: Path) -> None:
     (folder / "gone.json").symlink_to(folder / "nowhere")
     (folder / "onnx").mkdir()
 
-    assert base_model.prepare(rq.LoadModel(source=str(folder)), SILENT).parameters > 0
+    assert loading.prepare(rq.LoadModel(source=str(folder)), SILENT).parameters > 0

@@ -21,7 +21,7 @@ from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import title, weight_files
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.models import base_bounds
+from backend.engine.models import model_limits
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.foreign_files import read_json
 from backend.settings import STARTER
@@ -57,7 +57,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
     if not config_file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
-    base_bounds.require_bounded_files(folder, name)
+    model_limits.require_bounded_files(folder, name)
     config = _read_json(config_file, name)
     _require_no_code(config, name)
     if not weight_files(folder):
@@ -84,7 +84,7 @@ def require_known(folder: Path, config: dict[str, Any]) -> None:
 def require_held(folder: Path, config: dict[str, Any]) -> None:
     """Raise ModelError where the weight files cannot hold what the configuration says."""
     name = title(folder)
-    base_bounds.require_held(_known(config, name), weight_files(folder), name)
+    model_limits.require_held(_known(config, name), weight_files(folder), name)
 
 
 def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
@@ -107,7 +107,7 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
             f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
             cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
         )
-    base_bounds.require_plausible(config, name)
+    model_limits.require_plausible(config, name)
     try:
         known: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:
@@ -119,7 +119,7 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
             f"{name} is a {kind} model, which does not continue text.",
             cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
         )
-    base_bounds.require_sizes(known, name)
+    model_limits.require_sizes(known, name)
     return known
 
 
@@ -150,7 +150,7 @@ def skeleton(folder: Path) -> torch.nn.Module:
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    base_bounds.require_fits(model, weight_files(folder), title(folder))
+    model_limits.require_fits(model, weight_files(folder), title(folder))
     return model
 
 

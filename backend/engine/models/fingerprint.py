@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from backend.checkpoint import title, weight_files
-from backend.engine.models import base_folder, quantization
+from backend.engine.models import model_folder, quantization
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel
@@ -38,7 +38,7 @@ def predict_quantized(
 
     Raises Unsupported where the model has no layer that can be quantised.
     """
-    shape = Shape.of(base_folder.skeleton(folder), parameters)
+    shape = Shape.of(model_folder.skeleton(folder), parameters)
     if not shape.linear:
         raise Unsupported(
             f"{title(folder)} has no layers that bitsandbytes can quantise.",

@@ -20,7 +20,7 @@ from backend.checkpoint import title
 from backend.engine.core import devices, memory
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
-from backend.engine.models import base_folder, base_size, quantization
+from backend.engine.models import fingerprint, model_folder, quantization
 from backend.errors import ModelError, Unsupported
 from backend.requests import LoadModel
 from backend.results import ModelFacts
@@ -82,16 +82,16 @@ def prepare(request: LoadModel, control: Control) -> Plan:
     device = devices.choose(request.device)
     quantized = request.quantization != "none"
     precision, reason = choose_precision(request.precision, device, quantized=quantized)
-    folder = base_folder.find(request.source, request.revision, control)
-    config = base_folder.check_folder(folder)
-    base_folder.require_known(folder, config)
+    folder = model_folder.find(request.source, request.revision, control)
+    config = model_folder.check_folder(folder)
+    model_folder.require_known(folder, config)
     quantization.require_possible(request, config, precision, title(folder), device=device)
-    parameters, predicted = base_size.predict(folder, DTYPES[precision])
+    parameters, predicted = fingerprint.predict(folder, DTYPES[precision])
     passing = 0
     if not quantized:
-        base_folder.skeleton(folder)  # asks whether the weight files can hold it
+        model_folder.skeleton(folder)  # asks whether the weight files can hold it
     else:
-        predicted, passing = base_size.predict_quantized(folder, request, precision, parameters)
+        predicted, passing = fingerprint.predict_quantized(folder, request, precision, parameters)
     return Plan(
         request=request,
         folder=folder,
@@ -99,7 +99,7 @@ def prepare(request: LoadModel, control: Control) -> Plan:
         device=device,
         precision=precision,
         precision_reason=reason,
-        tokenizer=base_folder.read_tokenizer(folder, request.chat_template),
+        tokenizer=model_folder.read_tokenizer(folder, request.chat_template),
         parameters=parameters,
         memory_bytes=predicted,
         passing_bytes=passing,
@@ -124,10 +124,10 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     from_hub = source != "starter" and not looks_like_path(source)
     model.name_or_path = source if from_hub else str(plan.folder)
     memory.release(plan.device)  # what reading and quantising left behind
-    measured = base_size.tensor_bytes(model)
+    measured = fingerprint.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
     facts = ModelFacts(
-        name=base_folder.display_name(source, plan.folder),
+        name=model_folder.display_name(source, plan.folder),
         source=source,
         path=str(plan.folder),
         architecture=model.config.model_type,
@@ -144,7 +144,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         given_template=plan.request.chat_template,
         memory_predicted_bytes=plan.memory_bytes,
         memory_measured_bytes=measured,
-        fingerprint=base_size.fingerprint(model, plan.folder),
+        fingerprint=fingerprint.fingerprint(model, plan.folder),
         seconds=time.monotonic() - started,
         quantization=wanted,
         quantization_note=(
@@ -206,7 +206,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
         )
     except (ValueError, OSError, SafetensorError, KeyError) as error:
         raise ModelError(
-            f"{plan.title} could not be read: {base_folder.first_line(error)}",
+            f"{plan.title} could not be read: {model_folder.first_line(error)}",
             cure="Its files do not fit together: download it again.",
             details=str(error),
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from backend.engine.models import base_folder
+from backend.engine.models import model_folder
 from backend.results import ModelFacts
 
 
@@ -25,9 +25,9 @@ def tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
 
 @lru_cache(1)
 def _skeleton(path: str, fingerprint: str) -> torch.nn.Module:
-    return base_folder.skeleton(Path(path))
+    return model_folder.skeleton(Path(path))
 
 
 @lru_cache(1)
 def _tokenizer(path: str, fingerprint: str, template: str) -> PreTrainedTokenizerBase:
-    return base_folder.read_tokenizer(Path(path), template)
+    return model_folder.read_tokenizer(Path(path), template)
