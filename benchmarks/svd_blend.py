@@ -11,8 +11,8 @@ from torch import nn
 
 from backend import requests as rq
 from backend.engine.blending.blend_maths import blend_layer
-from backend.engine.methods import adapters, factors
-from backend.engine.methods.factors import Factor
+from backend.engine.methods import low_rank, peft_io
+from backend.engine.methods.low_rank import Factor
 from backend.engine.models.linear_layers import Target
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             lambda: timed(lambda: by_peft(model)),
             pairs=chosen.pairs,
         )
-        apart = distance(model, factors.read(Path(name) / "blend", "blend").layers)
+        apart = distance(model, low_rank.read(Path(name) / "blend", "blend").layers)
     ratio = found.ratios(lambda seconds: 1 / seconds)
     judged = not chosen.quick
     report.add(
@@ -84,7 +84,7 @@ def adapted(side: int, inner: int, blocks: int) -> PeftModel:
 def write(model: PeftModel, adapter_id: str, folder: Path) -> Path:
     """Write an adapter as the library keeps it."""
     folder.mkdir()
-    adapters.write(model, adapter_id, folder)
+    peft_io.write(model, adapter_id, folder)
     return folder
 
 
@@ -97,7 +97,7 @@ def timed(work: Callable[[], None]) -> float:
 
 def ours(folders: list[Path], destination: Path) -> None:
     """Blend from file to file."""
-    first, second = (factors.read(folder, folder.name) for folder in folders)
+    first, second = (low_rank.read(folder, folder.name) for folder in folders)
     with torch.no_grad():
         layers = {
             name: blend_layer([factor, second.layers[name]], WEIGHTS, REQUEST, 16)
@@ -107,7 +107,7 @@ def ours(folders: list[Path], destination: Path) -> None:
         Target(name, factor.a.shape[1], factor.b.shape[0]) for name, factor in layers.items()
     ]
     destination.mkdir(exist_ok=True)
-    factors.write(layers, targets, "", destination)
+    low_rank.write(layers, targets, "", destination)
 
 
 def by_peft(model: PeftModel) -> None:

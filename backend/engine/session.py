@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
-from backend.engine.methods import adapters, placing, scan
+from backend.engine.methods import fast_load, file_validation, peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import InvalidRequest, NotFound, Unsupported
@@ -159,7 +159,7 @@ class Session:
 
     def add(self, adapter_id: str, config: LoraConfig) -> PeftModel:
         """Put a fresh adapter on the model, not active."""
-        self.peft = adapters.apply(self.base.model, self.peft, config, adapter_id)
+        self.peft = peft_io.apply(self.base.model, self.peft, config, adapter_id)
         self.settle()
         return self.peft
 
@@ -181,12 +181,12 @@ class Session:
 
     def load_folder(self, folder: Path, adapter_id: str, *, plainly: bool = False) -> None:
         """Load an adapter folder under an id, not active; `plainly` takes PEFT's own way."""
-        scanned = scan.scan(folder, self.layers(), name=self.name_of(adapter_id))
+        scanned = file_validation.scan(folder, self.layers(), name=self.name_of(adapter_id))
         peft = self.peft
-        if peft is not None and not plainly and placing.can_place(self._adapted, scanned):
-            placing.place(peft, self._adapted, scanned, adapter_id)
+        if peft is not None and not plainly and fast_load.can_place(self._adapted, scanned):
+            fast_load.place(peft, self._adapted, scanned, adapter_id)
         else:
-            self.peft = adapters.load_plainly(self.base.model, peft, folder, adapter_id)
+            self.peft = peft_io.load_plainly(self.base.model, peft, folder, adapter_id)
             self.settle()
 
     def drop(self, adapter_id: str) -> None:
@@ -220,7 +220,7 @@ class Session:
 
     def settle(self) -> None:
         """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
-        self._adapted = adapters.adapted_layers(self.base.model)
+        self._adapted = peft_io.adapted_layers(self.base.model)
         if self.peft is not None:
             self.peft.requires_grad_(False)
             self.peft.eval()
@@ -306,7 +306,7 @@ class Session:
                 strength=strengths.get(id, 1.0),
                 trainable=told.requires_grad.get(id) is not False,
                 merged=id in merged,
-                memory_bytes=sum(adapters.bytes_in(layer, id) for layer in self._adapted.values()),
+                memory_bytes=sum(peft_io.bytes_in(layer, id) for layer in self._adapted.values()),
             )
             for id in told.available_adapters
         ]

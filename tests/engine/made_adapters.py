@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.engine.methods.adapters import write
+from backend.engine.methods.peft_io import write
 from benchmarks.models import TINY, random_llama
 
 

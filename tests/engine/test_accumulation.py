@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.data.encoded import Tokens
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import trainer
 from backend.engine.training.extending import Stretch
@@ -44,7 +44,7 @@ def gradient(folder: Path, kind: str, packs: list[list[int]], *, accepts: bool |
         for n in LENGTHS
     ]
     request = rq.Train(name="a", adapter=rq.Lora(rank=2), accumulation=len(packs), max_steps=1)
-    config = adapters.configure(request.adapter, linear_layers(model), model.name_or_path)
+    config = peft_io.configure(request.adapter, linear_layers(model), model.name_or_path)
     config.init_lora_weights = False
     torch.manual_seed(0)
     kept = _Gradients()
@@ -52,7 +52,7 @@ def gradient(folder: Path, kind: str, packs: list[list[int]], *, accepts: bool |
     wanted.max_grad_norm = 0.0  # clipping would hide another size
     wanted.set_save("no")
     running = trainer.AdapterTrainer(
-        model=adapters.apply(model, None, config, "ad_test"),
+        model=peft_io.apply(model, None, config, "ad_test"),
         base=SimpleNamespace(device=torch.device("cpu")),  # type: ignore[arg-type]
         adapter_id="ad_test",
         packs=Packs(documents, packs),

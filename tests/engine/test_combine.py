@@ -10,8 +10,8 @@ from backend import Service
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.adapters import saving
-from backend.engine.methods import factors
-from backend.engine.methods.factors import Factor
+from backend.engine.methods import low_rank
+from backend.engine.methods.low_rank import Factor
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from tests.engine import made_adapters as made
 from tests.engine.upstream.still import assert_still
@@ -237,7 +237,7 @@ def test_a_sum_that_no_model_can_compute_with_is_refused() -> None:
     huge = Factor(torch.full((1, 4), 1e20), torch.full((4, 1), 1e20), 1.0)
 
     with pytest.raises(InvalidRequest, match=r"overflows in q_proj\. Take smaller"):
-        factors.require_usable({"q_proj": huge})
+        low_rank.require_usable({"q_proj": huge})
 
 
 # -- whole, or not at all ------------------------------------------------------------------------
@@ -377,4 +377,4 @@ def test_peft_still_scales_a_blend_of_rslora_too_far(service: Service) -> None:
     found = by_peft(service, sources, "cat")
 
     wrong = made.distance(found, expected) == pytest.approx(8**0.5 - 1, rel=1e-3)
-    assert_still(wrong, "blends of rsLoRA (issue 3761)", "factors.py (scaling_of)")
+    assert_still(wrong, "blends of rsLoRA (issue 3761)", "low_rank.py (scaling_of)")

@@ -246,7 +246,7 @@ def test_a_failed_conversion_leaves_nothing_behind(
     service.start(rq.SetActive(adapters=[("fails", 1.0)])).result(timeout=60)
     names = [info.name for info in service.library.all()]
     folders = sorted(service.settings.adapters_dir.iterdir())
-    monkeypatch.setattr("backend.engine.methods.adapters.same_weights", lambda *arguments: False)
+    monkeypatch.setattr("backend.engine.methods.peft_io.same_weights", lambda *arguments: False)
 
     with pytest.raises(VerificationFailed):
         convert(service, "fails", "never")

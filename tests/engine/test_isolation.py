@@ -13,7 +13,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend import requests as rq
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import attention, isolation, packing, steps
@@ -50,9 +50,9 @@ def in_precision(base: loading.Base, precision: str) -> loading.Base:
 @contextmanager
 def trained(base: loading.Base) -> Iterator[PeftModel]:
     """Put an adapter on a base that does something, as in the middle of a run."""
-    config = adapters.configure(rq.Lora(rank=1), linear_layers(base.model), base.model.name_or_path)
+    config = peft_io.configure(rq.Lora(rank=1), linear_layers(base.model), base.model.name_or_path)
     config.init_lora_weights = False
-    peft = adapters.apply(base.model, None, config, "ad_test")
+    peft = peft_io.apply(base.model, None, config, "ad_test")
     try:
         yield peft
     finally:

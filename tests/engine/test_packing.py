@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import attention, isolation, packing, steps
@@ -27,9 +27,9 @@ def base() -> loading.Base:
 @pytest.fixture(scope="module")
 def peft(base: loading.Base) -> Iterator[PeftModel]:
     layers = linear_layers(base.model)
-    config = adapters.configure(rq.Lora(rank=4), layers, base.model.name_or_path)
+    config = peft_io.configure(rq.Lora(rank=4), layers, base.model.name_or_path)
     config.init_lora_weights = False  # a fresh adapter does nothing; this one does
-    model = adapters.apply(base.model, None, config, "ad_test")
+    model = peft_io.apply(base.model, None, config, "ad_test")
     yield model
     model.unload()
 

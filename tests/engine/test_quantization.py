@@ -17,7 +17,7 @@ from peft import get_peft_model
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.data import tokens
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
@@ -65,7 +65,7 @@ def batch(base: Base) -> steps.Batch:
 def wrapped(base: Base, request: rq.Lora | None = None) -> Any:
     torch.manual_seed(0)
     layers = linear_layers(base.model)
-    config = adapters.configure(request or rq.Lora(), layers, base.model.name_or_path)
+    config = peft_io.configure(request or rq.Lora(), layers, base.model.name_or_path)
     peft = get_peft_model(base.model, config, adapter_name="ad_x")
     for name, parameter in peft.named_parameters():  # B starts at zero, where A has no gradient
         if "lora_B" in name:

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.methods import adapters, placing
+from backend.engine.methods import fast_load, peft_io
 from backend.library import new_adapter_id
 from tests.engine import tiny
 
@@ -65,7 +65,7 @@ def by_peft(model: PeftModel, variant: Mixed) -> list[float]:
     """Score with plain PEFT: `set_adapter` and `set_scale`."""
     wanted = {name.replace(" ", "_"): strength for name, strength in variant}
     model.base_model.set_adapter(list(wanted), inference_mode=True)
-    layers = adapters.adapted_layers(model.base_model.model).values()
+    layers = peft_io.adapted_layers(model.base_model.model).values()
     for layer in layers:
         for name, strength in wanted.items():
             layer.set_scale(name, strength)
@@ -142,7 +142,7 @@ def test_placing_is_what_plain_loading_does(bench: Bench) -> None:
     placed, loaded = new_adapter_id(), new_adapter_id()
     folder = session.library.folder(session.library.get("patterned").id)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapters, "load_plainly", None)
+        patch.setattr(peft_io, "load_plainly", None)
         session.load_folder(folder, placed)
     try:
         session.load_folder(folder, loaded, plainly=True)
@@ -163,7 +163,7 @@ def test_placing_is_what_plain_loading_does(bench: Bench) -> None:
 def test_a_failed_placing_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     session = session_of(bench.service)
     before = tiny.scores(bench.service, [("plain", 1.0)])
-    real, calls = placing._frozen_linear, iter(range(99))
+    real, calls = fast_load._frozen_linear, iter(range(99))
 
     def fail(weight: torch.Tensor, device: torch.device) -> torch.nn.Linear:
         if next(calls) == 9:
@@ -172,7 +172,7 @@ def test_a_failed_placing_leaves_nothing(bench: Bench, monkeypatch: pytest.Monke
 
     folder = session.library.folder(session.library.get("rs").id)
     with monkeypatch.context() as patch:
-        patch.setattr(placing, "_frozen_linear", fail)
+        patch.setattr(fast_load, "_frozen_linear", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             session.load_folder(folder, "ad_broken")
 

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from backend import requests as rq
-from backend.engine.methods import adapters, factors, plain_lora
+from backend.engine.methods import low_rank, peft_io, plain_lora
 from backend.engine.models.linear_layers import linear_layers
 from tests.engine.architectures import SETTINGS, tiny
 
@@ -34,13 +34,13 @@ def test_a_preset_reaches_its_layers_and_no_others(tmp_path: Path, kind: str, pr
     model = tiny(kind)
     layers = linear_layers(model)
     wanted = {t.name for t in layers if preset == "all-linear" or attends(t.name)}
-    config = adapters.configure(rq.Lora(rank=1, targets=preset), layers, kind)
+    config = peft_io.configure(rq.Lora(rank=1, targets=preset), layers, kind)
 
-    adapters.apply(model, None, config, "ad_test")
+    peft_io.apply(model, None, config, "ad_test")
     assert adapted(model) == wanted
 
     config.save_pretrained(str(tmp_path))
-    reread = adapters.read_config(tmp_path)
+    reread = peft_io.read_config(tmp_path)
     reread.base_model_name_or_path = kind
     plain = get_peft_model(tiny(kind), reread)
     plain.save_pretrained(str(tmp_path), save_embedding_layers=False)
@@ -51,7 +51,7 @@ def test_a_preset_reaches_its_layers_and_no_others(tmp_path: Path, kind: str, pr
 def test_attention_of_gpt2_leaves_the_projection_of_its_mlp_alone(kind: str) -> None:
     layers = linear_layers(tiny(kind))
 
-    names = adapters.resolve_targets(rq.Lora(targets="attention"), layers)
+    names = peft_io.resolve_targets(rq.Lora(targets="attention"), layers)
 
     assert names == ["attn.c_proj", "c_attn"]
 
@@ -63,7 +63,9 @@ def test_what_is_made_of_an_adapter_of_attention_reaches_no_more() -> None:
     some = {name: pair for name, pair in zeros.items() if attends(name)}
 
     converted, _ = plain_lora.plain(some, layers, "gpt2")
-    blend = factors.configuration({n: factors.Factor(*p) for n, p in some.items()}, layers, "gpt2")
+    blend = low_rank.configuration(
+        {n: low_rank.Factor(*p) for n, p in some.items()}, layers, "gpt2"
+    )
 
     assert set(converted.target_modules) == set(blend.target_modules) == {"attn.c_proj", "c_attn"}
 
@@ -72,4 +74,4 @@ def test_a_part_of_the_layers_of_one_name_is_named_in_full() -> None:
     layers = linear_layers(tiny("llama"))
     wanted = ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
 
-    assert adapters.target_names(wanted, layers) == wanted
+    assert peft_io.target_names(wanted, layers) == wanted

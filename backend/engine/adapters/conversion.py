@@ -18,7 +18,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine.adapters import saving
 from backend.engine.core.job_control import Control
-from backend.engine.methods import adapters, plain_lora, scan
+from backend.engine.methods import file_validation, peft_io, plain_lora
 from backend.engine.methods.plain_lora import Change, Factors
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
@@ -63,7 +63,7 @@ def convert(
     _require_same_base(session, source)
     folder = session.library.folder(source.id)
     control.progress("Computing what the adapter changes", force=True)
-    scan.scan(folder, session.layers(), name=source.name)
+    file_validation.scan(folder, session.layers(), name=source.name)
     changes = plain_lora.changes_of(folder, session.base.model)
     _require_possible(request.rank, changes, session.layers())
     factors, error, per_layer = _approximate(changes, request.rank, control)
@@ -149,7 +149,7 @@ def _publish(session: Session, info: AdapterInfo, folder: Path) -> float:
     try:
         session.load_folder(folder, info.id)
         assert session.peft is not None
-        if not adapters.same_weights(session.peft, info.id, folder):
+        if not peft_io.same_weights(session.peft, info.id, folder):
             raise VerificationFailed("The converted adapter did not read back as it was written.")
         return saving.publish(session, info)
     finally:

@@ -21,9 +21,9 @@ from backend import limits
 from backend.access import looks_like_path
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.methods.adapter_config import CONFIG, shown
-from backend.engine.methods.adapters import WEIGHTS
-from backend.engine.methods.scan import require_no_pickle
+from backend.engine.methods.config_validation import CONFIG, shown
+from backend.engine.methods.file_validation import require_no_pickle
+from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
 from backend.foreign_files import open_regular

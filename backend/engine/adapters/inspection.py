@@ -10,11 +10,11 @@ from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
 from backend.engine.adapters.incoming import Incoming, display_name
-from backend.engine.methods.adapter_config import read_raw_config, shown
-from backend.engine.methods.adapters import WEIGHTS
-from backend.engine.methods.adapters import method_title as method_title_of
+from backend.engine.methods.config_validation import read_raw_config, shown
+from backend.engine.methods.file_validation import Scanned, layer_of, scan
+from backend.engine.methods.peft_io import WEIGHTS
+from backend.engine.methods.peft_io import method_title as method_title_of
 from backend.engine.methods.plain_lora import Change
-from backend.engine.methods.scan import Scanned, layer_of, scan
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported, WorkbenchError
 from backend.foreign_files import read_text

@@ -13,8 +13,8 @@ from backend.engine.adapters.incoming import Incoming, display_name, incoming
 from backend.engine.adapters.inspection import Place
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
-from backend.engine.methods import adapters, plain_lora
-from backend.engine.methods.scan import Scanned, scan
+from backend.engine.methods import peft_io, plain_lora
+from backend.engine.methods.file_validation import Scanned, scan
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
 from backend.errors import ModelError, NotFound, Unsupported
@@ -86,7 +86,7 @@ def add(
         try:
             with session.library.receive(info) as folder:
                 base_name = session.base.model.name_or_path
-                adapters.write_folder(folder, scanned.config, scanned.tensors, base_name)
+                peft_io.write_folder(folder, scanned.config, scanned.tensors, base_name)
                 session.load_folder(folder, info.id)
                 difference = saving.verify(session, info.id, folder)
                 info = info.model_copy(update={"max_difference": difference})
@@ -141,7 +141,7 @@ def _baked(session: Session, found: Incoming, scanned: Scanned) -> tuple[Scanned
     config = copy.deepcopy(scanned.config)
     config.init_lora_weights = scanned.initial
     with tempfile.TemporaryDirectory(prefix="adapter-") as place:
-        adapters.write_folder(Path(place), config, scanned.tensors, "")
+        peft_io.write_folder(Path(place), config, scanned.tensors, "")
         baked = plain_lora.bake(Path(place), session.base.model)
     fits = [fit._replace(rank=baked.rank, alpha=baked.rank, scaling=1.0) for fit in scanned.fits]
     note = (
@@ -204,4 +204,4 @@ def _base_weights(session: Session) -> dict[str, torch.Tensor]:
     """Return the base's own weights by layer, where they are in memory and not too many."""
     if session.facts is None or session.facts.parameters > WEIGHED_PARAMETERS:
         return {}
-    return adapters.base_weights(session.base.model, session.layers())
+    return peft_io.base_weights(session.base.model, session.layers())

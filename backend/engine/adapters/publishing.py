@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from backend.access import HUB_ID, looks_like_path
 from backend.engine.adapters.saving import TEMPLATE
 from backend.engine.core.job_control import Control
-from backend.engine.methods.adapter_config import CONFIG
-from backend.engine.methods.adapters import WEIGHTS
+from backend.engine.methods.config_validation import CONFIG
+from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed, WorkbenchError
 from backend.library import Library
 from backend.requests import PushAdapter

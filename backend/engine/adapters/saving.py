@@ -10,8 +10,8 @@ from safetensors import safe_open
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine.core.tolerances import require_close
 from backend.engine.inference import generate
-from backend.engine.methods import adapters
-from backend.engine.methods.adapters import WEIGHTS
+from backend.engine.methods import peft_io
+from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.session import Session
 from backend.errors import ModelError, VerificationFailed
 from backend.results import AdapterInfo, SavedAdapter
@@ -68,13 +68,13 @@ def verify(session: Session, adapter_id: str, folder: Path) -> float:
     of the folder, with the scaling of each layer. The log-probabilities of a few sentences, which
     in bf16 hardly tell adapters apart, show that all of it still computes.
     """
-    if not adapters.same_weights(_peft(session), adapter_id, folder):
+    if not peft_io.same_weights(_peft(session), adapter_id, folder):
         raise VerificationFailed(f"{folder.name} does not hold the weights that were to be saved.")
     twin = session.new_id()
     try:
         session.load_folder(folder, twin, plainly=True)
         with session.using_ids([]):  # at strength 1
-            if not adapters.same_effect(_peft(session), adapter_id, twin):
+            if not peft_io.same_effect(_peft(session), adapter_id, twin):
                 raise VerificationFailed(f"PEFT reads another adapter out of {folder.name}.")
         live, stored = _scores(session, adapter_id), _scores(session, twin)
     finally:
@@ -95,11 +95,11 @@ def _scores(session: Session, adapter_id: str) -> list[float]:
 
 def _write(session: Session, info: AdapterInfo, folder: Path) -> None:
     peft = _peft(session)
-    if not adapters.weights(peft, info.id):
+    if not peft_io.weights(peft, info.id):
         raise ModelError(f"{info.name!r} has no weights to save.")
-    if not adapters.all_finite(peft, info.id):
+    if not peft_io.all_finite(peft, info.id):
         raise VerificationFailed(f"{info.name!r} holds numbers that are not finite.")
-    adapters.write(peft, info.id, folder)
+    peft_io.write(peft, info.id, folder)
     write_card(session, info, folder)
 
 

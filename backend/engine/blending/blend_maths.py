@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft.utils import merge_utils
 
-from backend.engine.methods.factors import Factor, stacked
+from backend.engine.methods.low_rank import Factor, stacked
 from backend.requests import Combine
 
 Parts = Sequence[Factor]

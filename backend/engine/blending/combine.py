@@ -19,8 +19,8 @@ from backend import blends
 from backend.engine.adapters import saving
 from backend.engine.blending.blend_maths import blend_layer, draw_as_peft
 from backend.engine.core.job_control import Control
-from backend.engine.methods import adapters, factors
-from backend.engine.methods.factors import Factor, Layers, Source
+from backend.engine.methods import low_rank, peft_io
+from backend.engine.methods.low_rank import Factor, Layers, Source
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
 from backend.errors import ModelError, Unsupported, VerificationFailed
@@ -101,7 +101,7 @@ def ingredients(session: Session, request: Combine) -> list[AdapterInfo]:
 
 def make_plan(session: Session, request: Combine, infos: list[AdapterInfo]) -> Plan:
     """Read the sources and settle layers, method and rank; raises where they do not go together."""
-    sources = [factors.read(session.library.folder(info.id), info.name) for info in infos]
+    sources = [low_rank.read(session.library.folder(info.id), info.name) for info in infos]
     touched = {layer for source in sources for layer in source.layers}
     targets = [target for target in session.layers() if target.name in touched]
     unknown = touched - {target.name for target in targets}
@@ -158,7 +158,7 @@ def blend(plan: Plan, control: Control) -> Layers:
                 plan.request,
                 min(plan.rank, target.inputs, target.outputs),
             )
-    factors.require_usable(layers)
+    low_rank.require_usable(layers)
     return layers
 
 
@@ -177,8 +177,8 @@ def measure(plan: Plan, layers: Layers) -> Distance:
     squares: dict[str, tuple[float, float]] = {}
     for name, made in layers.items():
         exact = [factor.times(weight) for factor, weight in plan.parts(name)]
-        gap = factors.squared_norm([made, *(part.times(-1.0) for part in exact)])
-        size = factors.squared_norm(exact) or factors.inner(made, made)
+        gap = low_rank.squared_norm([made, *(part.times(-1.0) for part in exact)])
+        size = low_rank.squared_norm(exact) or low_rank.inner(made, made)
         squares[name] = (gap, size)
     overall = _ratio(sum(g for g, _ in squares.values()), sum(s for _, s in squares.values()))
     return Distance(overall, {name: _ratio(*pair) for name, pair in squares.items()})
@@ -235,7 +235,7 @@ def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> Adap
             majority_sign=request.majority_sign,
             seed=request.seed,
         ),
-        targets=tuple(adapters.target_names(layers.keys(), session.layers())),
+        targets=tuple(peft_io.target_names(layers.keys(), session.layers())),
     )
 
 
@@ -245,10 +245,10 @@ def _publish(session: Session, info: AdapterInfo, layers: Layers) -> float:
     try:
         with tempfile.TemporaryDirectory(dir=session.library.root, prefix=".blend-") as name:
             folder = Path(name)
-            factors.write(layers, session.layers(), session.base.model.name_or_path, folder)
+            low_rank.write(layers, session.layers(), session.base.model.name_or_path, folder)
             session.load_folder(folder, info.id)
             assert session.peft is not None
-            if not adapters.same_weights(session.peft, info.id, folder):
+            if not peft_io.same_weights(session.peft, info.id, folder):
                 raise VerificationFailed("The blend on the model is not what was computed.")
         return saving.publish(session, info)
     except BaseException:

@@ -9,8 +9,8 @@ import torch
 
 from backend import blends
 from backend.engine.core.job_control import Control
-from backend.engine.methods import factors
-from backend.engine.methods.factors import Factor, Source
+from backend.engine.methods import low_rank
+from backend.engine.methods.low_rank import Factor, Source
 from backend.errors import InvalidRequest, Unsupported
 from backend.library import Library
 from backend.results import SimilarityReport
@@ -30,7 +30,7 @@ def compare(library: Library, names: list[str], control: Control) -> SimilarityR
     sources = []
     for info in infos:
         control.check_stop()
-        sources.append(factors.read(library.folder(info.id), info.name))
+        sources.append(low_rank.read(library.folder(info.id), info.name))
     return report(sources)
 
 

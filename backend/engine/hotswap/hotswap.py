@@ -20,7 +20,7 @@ from backend.engine.core.tolerances import require_close
 from backend.engine.hotswap import compiling, rehearsal, slot_proof
 from backend.engine.hotswap.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.hotswap.slot_layers import Block, Part, SlotMemory, read_parts
-from backend.engine.methods import adapters, scan
+from backend.engine.methods import file_validation, peft_io
 from backend.engine.session import AdapterSlot, Session
 from backend.errors import (
     DiskFull,
@@ -114,7 +114,7 @@ def leave(session: Session) -> rs.SlotLeft:
 def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.SavedAdapter:
     """Copy an adapter's own files: what is in the slot is padded and is never saved."""
     source = session.library.folder(info.id)
-    scan.scan(source, session.layers(), name=info.name)
+    file_validation.scan(source, session.layers(), name=info.name)
     with new_folder(destination) as folder:
         for path in source.iterdir():
             if (
@@ -337,8 +337,8 @@ def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
             cure=f"Load {info.base_name!r} to use it.",
         )
     folder = session.library.folder(info.id)
-    scan.scan(folder, session.layers(), name=info.name)
-    config = adapters.read_config(folder)
+    file_validation.scan(folder, session.layers(), name=info.name)
+    config = peft_io.read_config(folder)
     start = str(config.init_lora_weights).lower()
     if config.use_dora:
         what = "is a DoRA adapter, which changes whole weights"

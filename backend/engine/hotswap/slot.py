@@ -16,7 +16,7 @@ from backend.engine.core import devices
 from backend.engine.core.tolerances import require_close
 from backend.engine.hotswap import compiling, rehearsal, slot_proof
 from backend.engine.hotswap.slot_layers import Block, SlotMemory
-from backend.engine.methods import adapters, scan
+from backend.engine.methods import file_validation, peft_io
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.loading import Base
 from backend.errors import InvalidRequest, NotFound, Unsupported
@@ -193,7 +193,7 @@ class Slot:
         folder = self.library.folder(entry.id)
         if stamp(folder) == entry.stamp:
             return
-        scan.scan(
+        file_validation.scan(
             folder,
             [Target(n, *s) for n, s in self.memory.shapes.items()],
             name=entry.name,
@@ -207,7 +207,7 @@ class Slot:
 def stamp(folder: Path) -> Stamp:
     """Return what tells whether an adapter's files were touched; missing files count as touched."""
     marks = []
-    for name in ("adapter_config.json", adapters.WEIGHTS):
+    for name in ("adapter_config.json", peft_io.WEIGHTS):
         try:
             status = (folder / name).stat()
             marks.append((status.st_mtime_ns, status.st_size))

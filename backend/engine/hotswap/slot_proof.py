@@ -12,7 +12,7 @@ import torch
 
 from backend.engine.hotswap import rehearsal
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
-from backend.engine.methods import scan
+from backend.engine.methods import file_validation
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.loading import Base
 from backend.errors import VerificationFailed
@@ -26,7 +26,7 @@ CURE = "The swap was undone. Leave the slot and prepare it again."
 def read_file(folder: Path, memory: SlotMemory, *, name: str) -> dict[str, Part]:
     """Return what an adapter's own file holds for each layer, without PEFT."""
     layers = [Target(layer, *shape) for layer, shape in memory.shapes.items()]
-    scanned = scan.scan(folder, layers, name=name)
+    scanned = file_validation.scan(folder, layers, name=name)
     return {
         fit.layer: Part(
             scanned.tensors[f"base_model.model.{fit.layer}.lora_A.weight"],

@@ -34,7 +34,7 @@ from backend.engine.merging.safetensors_stream import (
     read_ahead,
     read_samples,
 )
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
 from backend.merging import shard_sizes
@@ -273,7 +273,7 @@ def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
     """Let PEFT build its layers without weights, then place each adapter's tensors in them."""
     peft: PeftModel | None = None
     for part in parts:
-        config = adapters.read_config(part.folder)
+        config = peft_io.read_config(part.folder)
         peft = _add(model, peft, config, part.id)
     assert peft is not None
     layers = dict(adapters_on(model))
@@ -307,7 +307,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
         for kind in ("lora_A", "lora_B", "lora_magnitude_vector")
         if part.id in getattr(layer, kind)
     }
-    file = part.folder / adapters.WEIGHTS
+    file = part.folder / peft_io.WEIGHTS
     stored = {t.key.removesuffix(".weight"): t for t in checkpoint.read_header(file)}
     odd = sorted(stored.keys() ^ places.keys())
     if odd:

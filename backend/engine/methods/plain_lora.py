@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.core import tolerances
-from backend.engine.methods import adapters
-from backend.engine.methods.adapters import WEIGHTS
+from backend.engine.methods import peft_io
+from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
 
@@ -76,14 +76,14 @@ def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
             f"{folder.name} is a DoRA adapter, which is plain LoRA only approximately.",
             cure="Add it as it is, then convert it at a rank of your choice.",
         )
-    name = str(adapters.read_config(folder).base_model_name_or_path or "")
+    name = str(peft_io.read_config(folder).base_model_name_or_path or "")
     config, tensors = plain(factors, linear_layers(base_model), name)
     return Baked(config, tensors, config.r, max(change.error for change in changes.values()))
 
 
 def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
     """Compute what an adapter folder adds to each weight of the base, with its scaling inside."""
-    config = adapters.read_config(folder)
+    config = peft_io.read_config(folder)
     _require_repeatable(config, folder.name)
     tensors = load_file(folder / WEIGHTS)
     changes = {}
@@ -112,7 +112,7 @@ def plain(
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=adapters.target_names(factors.keys(), layers),
+        target_modules=peft_io.target_names(factors.keys(), layers),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,

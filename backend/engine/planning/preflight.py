@@ -16,7 +16,7 @@ from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
@@ -95,8 +95,8 @@ def check(
     around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
-    matched = adapters.matched(config, linear_layers(around.model)) if around and config else []
-    trainable = adapters.count_trainable(config, matched) if config else 0
+    matched = peft_io.matched(config, linear_layers(around.model)) if around and config else []
+    trainable = peft_io.count_trainable(config, matched) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source, warned = None, "", None
     if around and packs and config and not problems:
@@ -187,8 +187,8 @@ def _configure(train: Train, around: Surroundings) -> Any:
     layers = linear_layers(around.model)
     if train.start_from is not None and around.session is not None:
         info = around.session.library.get(train.start_from)
-        return adapters.read_config(around.session.library.folder(info.id))
-    return adapters.configure(train.adapter, layers, around.name)
+        return peft_io.read_config(around.session.library.folder(info.id))
+    return peft_io.configure(train.adapter, layers, around.name)
 
 
 def _duration(
@@ -242,7 +242,7 @@ def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
     """Time a step with a throw-away adapter; the session is as before afterwards."""
-    config = adapters.configure(train.adapter, session.layers(), session.base.model.name_or_path)
+    config = peft_io.configure(train.adapter, session.layers(), session.base.model.name_or_path)
     probe = "ad_probe"
     try:
         peft = session.add(probe, config)
@@ -264,7 +264,7 @@ def _run_setup(
 ) -> tuple[Shape, estimate.Setup]:
     """Return the sizes that decide about memory; one that nothing is known of is fp32."""
     shape = Shape.of(around.model, around.parameters)
-    targets = tuple(adapters.matched(config, list(shape.linear)))
+    targets = tuple(peft_io.matched(config, list(shape.linear)))
     facts = around.facts
     stats = corpus.stats
     return shape, estimate.Setup(
@@ -274,7 +274,7 @@ def _run_setup(
         computed=_compute_precision(train, around, timings),
         device=around.device.type,
         targets=targets,
-        trainable=adapters.count_trainable(config, list(targets)),
+        trainable=peft_io.count_trainable(config, list(targets)),
         uses_dora=bool(config.use_dora),
         tokens=max(map(packs.tokens, range(len(packs)))),
         learned_share=stats.learned_tokens / max(stats.tokens, 1),

@@ -17,7 +17,7 @@ from backend.access import looks_like_path
 from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
 from backend.engine.data.encoded import Tokens
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
@@ -157,8 +157,8 @@ def _usual_run(
     stored, _ = loading.choose_precision(request.precision, device, quantized=quantized)
     known = without_timing(train, stored, device)
     layers = list(shape.linear)
-    config = adapters.configure(train.adapter, layers, "")
-    targets = adapters.matched(config, layers)
+    config = peft_io.configure(train.adapter, layers, "")
+    targets = peft_io.matched(config, layers)
     return estimate.Setup(
         stored=stored,
         quantization=id,
@@ -166,7 +166,7 @@ def _usual_run(
         computed=known[0] if known else "fp32" if device.type == "cpu" else "bf16",
         device=device.type,
         targets=tuple(targets),
-        trainable=adapters.count_trainable(config, targets),
+        trainable=peft_io.count_trainable(config, targets),
         tokens=train.tokens_per_step,
     )
 
@@ -238,8 +238,8 @@ def measure(control: Control, device: torch.device) -> dict[str, float]:
 def _step_seconds(request: LoadModel, control: Control) -> float:
     """Return the best of some steps on a base of its own; the session is not touched."""
     base = loading.load(request, control)
-    config = adapters.configure(Lora(), linear_layers(base.model), "starter")
-    peft = adapters.apply(base.model, None, config, "ad_probe")
+    config = peft_io.configure(Lora(), linear_layers(base.model), "starter")
+    peft = peft_io.apply(base.model, None, config, "ad_probe")
     ids = (np.arange(DOCUMENT) % base.facts.vocabulary).astype(np.int32)
     document = Tokens(ids, np.ones(DOCUMENT, dtype=bool))
     batch = packing.collate([document] * (TOKENS // DOCUMENT))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.errors import Diverged
 from backend.events import EventReader, curve
@@ -98,7 +98,7 @@ class Guards:
         if self.best.step == self._log.step:
             self.kept = "The last state is the best, and is the adapter."
             return None
-        adapters.read_weights(peft, adapter_id, self.folder)
+        peft_io.read_weights(peft, adapter_id, self.folder)
         self.kept = (
             f"The adapter is the best state, of step {self.best.step:,} "
             f"(held-out loss {self.best.evaluation.loss:.3f})."

@@ -4,7 +4,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.results import AdapterInfo, Evaluation, RunResult
@@ -29,11 +29,11 @@ def adapter_info(
         id=adapter_id,
         name=before.name if before else train.name,  # a stopped run's may be renamed
         colour=request.colour,
-        method=adapters.method_title(config),
+        method=peft_io.method_title(config),
         rank=int(config.r),
         strength="on-off" if config.use_dora else "any",
         targets=tuple(sorted({str(name) for name in config.target_modules})),
-        parameters=sum(tensor.numel() for tensor in adapters.weights(peft, adapter_id).values()),
+        parameters=sum(tensor.numel() for tensor in peft_io.weights(peft, adapter_id).values()),
         base_name=base.name,
         base_fingerprint=base.fingerprint,
         created=request.created,

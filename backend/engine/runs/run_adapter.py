@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.session import Session
 from backend.requests import Train
 from backend.runs import Run
@@ -18,17 +18,17 @@ def put_on(session: Session, run: Run, checkpoint: Path | None) -> PeftModel:
     config = _config(session, request, checkpoint)
     session.drop(adapter_id)  # a stopped run's adapter, about to be trained on
     torch.manual_seed(request.seed)
-    peft = session.add(adapter_id, adapters.trainable(config))
+    peft = session.add(adapter_id, peft_io.trainable(config))
     if request.start_from is not None and checkpoint is None:
-        adapters.copy_weights(peft, session.library.get(request.start_from).id, adapter_id)
+        peft_io.copy_weights(peft, session.library.get(request.start_from).id, adapter_id)
     return peft
 
 
 def _config(session: Session, request: Train, checkpoint: Path | None) -> LoraConfig:
     if checkpoint is not None:
-        return adapters.read_config(checkpoint)
+        return peft_io.read_config(checkpoint)
     if request.start_from is not None:
         start = session.library.get(request.start_from)
         session.ensure_loaded(start)
-        return adapters.read_config(session.library.folder(start.id))
-    return adapters.configure(request.adapter, session.layers(), session.base.model.name_or_path)
+        return peft_io.read_config(session.library.folder(start.id))
+    return peft_io.configure(request.adapter, session.layers(), session.base.model.name_or_path)

@@ -17,7 +17,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.data import tokens
 from backend.engine.data.token_store import TokenStore
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models import quantization
 from backend.engine.runs import guards, outcome, pausing, prediction, run_adapter, samples, watching
 from backend.engine.runs.run_log import RunLog, output_to
@@ -192,7 +192,7 @@ class _Training:
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
         self.guards = guards.Guards(
-            self.request, self.log, lambda folder: adapters.write(peft, self.adapter_id, folder)
+            self.request, self.log, lambda folder: peft_io.write(peft, self.adapter_id, folder)
         )
         half = self._info(peft, pausing.HALF_TRAINED)
         around = partial(pausing.aside, self.session, half, self.mode, self.norms)

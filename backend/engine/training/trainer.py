@@ -22,7 +22,7 @@ from backend.adjustments import Adjustment
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.engine.models.loading import Base
 from backend.engine.training import divergence, extending, loss_scaling, steps
 from backend.engine.training.extending import Stretch
@@ -230,7 +230,7 @@ class AdapterTrainer(Trainer):
         """Write this run's adapter; Trainer's own way would write every adapter of the model."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        adapters.write(_unwrap(self.model), self._adapter_id, folder)
+        peft_io.write(_unwrap(self.model), self._adapter_id, folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save the random state, also that of a GPU which Trainer leaves out: Intel's, Apple's."""
@@ -253,7 +253,7 @@ class AdapterTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read this run's adapter back; Trainer's own way would bring other adapters along."""
-        tensors = load_file(Path(resume_from_checkpoint) / adapters.WEIGHTS)
+        tensors = load_file(Path(resume_from_checkpoint) / peft_io.WEIGHTS)
         set_peft_model_state_dict(_unwrap(self.model), tensors, adapter_name=self._adapter_id)
 
 

@@ -14,7 +14,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend.engine.adapters import incoming
-from backend.engine.methods import scan
+from backend.engine.methods import file_validation
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError
 from tests.engine import tiny
@@ -274,7 +274,7 @@ def test_any_damage_to_a_file_is_a_sentence(bench: Bench, tmp_path: Path) -> Non
         source.write_bytes(content)
         try:
             with incoming.incoming(str(source), bench.service.library, None) as found:  # type: ignore[arg-type]
-                scan.scan(found.folder, layers)
+                file_validation.scan(found.folder, layers)
         except WorkbenchError:
             refused += 1
     assert refused > 250

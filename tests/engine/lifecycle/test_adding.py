@@ -16,7 +16,7 @@ from backend.engine.adapters import lifecycle, saving
 from backend.engine.adapters.incoming import display_name
 from backend.engine.adapters.inspection import effective_rank
 from backend.engine.core.job_control import Control
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from tests.engine import tiny
 from tests.engine.lifecycle.conftest import WEIGHTS, Bench, do, state
@@ -179,7 +179,7 @@ def test_a_full_disk_while_adding_changes_nothing(
 
     with monkeypatch.context() as patch:
         if broken == "weights":
-            patch.setattr(adapters, "save_file", fail)
+            patch.setattr(peft_io, "save_file", fail)
         elif broken == "card":
             patch.setattr(saving, "write_card", fail)
         else:
@@ -197,7 +197,7 @@ def test_an_adapter_that_does_not_read_back_is_taken_off_again(
 ) -> None:
     before = state(bench)
     with monkeypatch.context() as patch:
-        patch.setattr(adapters, "same_weights", lambda *_: False)
+        patch.setattr(peft_io, "same_weights", lambda *_: False)
         with pytest.raises(VerificationFailed):
             do(bench, rq.LoadAdapter(source=str(bench.good), name="phoenix"))
     assert state(bench) == before

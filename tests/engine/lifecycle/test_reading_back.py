@@ -9,7 +9,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.methods import adapters
+from backend.engine.methods import peft_io
 from backend.errors import VerificationFailed
 from tests.engine.tiny import enlist, lora, start_service, write_base
 
@@ -36,7 +36,7 @@ def test_a_configuration_that_was_written_wrong_is_caught(
     name: str,
     change: dict[str, Any],
 ) -> None:
-    write = adapters.write
+    write = peft_io.write
 
     def wrong(peft: Any, adapter_id: str, folder: Path) -> None:
         write(peft, adapter_id, folder)
@@ -45,7 +45,7 @@ def test_a_configuration_that_was_written_wrong_is_caught(
 
     request = rq.SaveAdapter(name=name, destination=str(tmp_path / "copy"))
     with monkeypatch.context() as patch:
-        patch.setattr(adapters, "write", wrong)
+        patch.setattr(peft_io, "write", wrong)
         with pytest.raises(VerificationFailed, match="PEFT reads another adapter"):
             service.start(request).result(timeout=60)
     assert not (tmp_path / "copy").exists()

@@ -106,7 +106,7 @@ def test_a_blend_forgets_biases(base: Path) -> None:
     wrong = distance(blended(model), before) > 1e-2
     wrong &= gap(changes(model, "blend"), changes(model, "biased")) < 1e-5  # the rest is right
     assert_still(
-        wrong, "blends of lora_bias (issue 3761)", "adapter_config.py (require_plain_lora)"
+        wrong, "blends of lora_bias (issue 3761)", "config_validation.py (require_plain_lora)"
     )
 
 
@@ -119,7 +119,7 @@ def test_a_blend_forgets_the_diagonal_of_kasa(base: Path) -> None:
             parameter.data.normal_(std=0.3)
     before = logits(model)
     wrong = distance(blended(model), before) > 1e-2
-    assert_still(wrong, "blends of KaSA (issue 3761)", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "blends of KaSA (issue 3761)", "config_validation.py (require_plain_lora)")
 
 
 def test_a_blend_forgets_whole_layers(base: Path) -> None:
@@ -130,4 +130,4 @@ def test_a_blend_forgets_whole_layers(base: Path) -> None:
             parameter.data.mul_(1.5)
     before = logits(model)
     wrong = distance(blended(model), before) > 1e-2
-    assert_still(wrong, "blends of modules_to_save", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "blends of modules_to_save", "config_validation.py (require_plain_lora)")

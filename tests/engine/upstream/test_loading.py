@@ -32,7 +32,9 @@ def test_base_weights_in_an_adapter_overwrite_the_base(base: Path, write: Write)
         zeroed = not logits(model).any()
     layer = model.get_submodule(Q).get_base_layer()
     assert_still(
-        zeroed and not layer.weight.any(), "base weights in adapters", "scan.py (_layer_names)"
+        zeroed and not layer.weight.any(),
+        "base weights in adapters",
+        "file_validation.py (_layer_names)",
     )
 
 
@@ -42,7 +44,7 @@ def test_numbers_that_are_not_finite_load_in_silence(base: Path, write: Write) -
     tensors[f"{Q}.lora_B.weight"].fill_(float("nan"))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     wrong = bool(logits(load(base, folder)).isnan().any())
-    assert_still(wrong, "NaN in adapters", "scan.py (scan)")
+    assert_still(wrong, "NaN in adapters", "file_validation.py (scan)")
 
 
 def test_a_foreign_regular_expression_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +56,9 @@ def test_a_foreign_regular_expression_is_run(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(re, "fullmatch", fullmatch)
     tuners_utils.check_target_module_exists(lora(target_modules="a+"), "model.q_proj")
-    assert_still(bool(run), "regular expressions as targets", "adapter_config.py (_plain_targets)")
+    assert_still(
+        bool(run), "regular expressions as targets", "config_validation.py (_plain_targets)"
+    )
 
 
 def test_loading_into_a_name_keeps_the_old_configuration(base: Path, write: Write) -> None:
@@ -72,7 +76,7 @@ def test_a_failed_load_leaves_half_an_adapter(base: Path, write: Write, tmp_path
     get_peft_model(other, lora(r=2)).save_pretrained(tmp_path / "bad", save_embedding_layers=False)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_adapter(tmp_path / "bad", "two")
-    assert_still("two" in model.peft_config, "half-made adapters", "adapters.py (load_plainly)")
+    assert_still("two" in model.peft_config, "half-made adapters", "peft_io.py (load_plainly)")
 
 
 def test_an_adapter_of_fewer_layers_loads_with_empty_ones(base: Path, write: Write) -> None:
@@ -81,7 +85,7 @@ def test_an_adapter_of_fewer_layers_loads_with_empty_ones(base: Path, write: Wri
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     layer = load(base, folder).get_submodule(Q.replace("layers.0", "layers.1"))
     wrong = "default" in layer.lora_A and not layer.lora_B["default"].weight.any()
-    assert_still(wrong, "adapters of fewer layers", "scan.py (_require_same_layers)")
+    assert_still(wrong, "adapters of fewer layers", "file_validation.py (_require_same_layers)")
 
 
 def test_pissa_changes_the_base_under_the_others(base: Path, write: Write) -> None:

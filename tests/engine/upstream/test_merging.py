@@ -53,7 +53,7 @@ def test_repeated_layers_merge_wrongly(base: Path) -> None:
     model = get_peft_model(fresh(base), config)
     before = logits(model)
     wrong = distance(logits(model.merge_and_unload()), before) > 1e-3
-    assert_still(wrong, "merges of layer_replication", "adapter_config.py (require_plain_lora)")
+    assert_still(wrong, "merges of layer_replication", "config_validation.py (require_plain_lora)")
 
 
 def test_a_merge_into_tied_embeddings_is_wrong(base: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_merge_into_tied_embeddings_is_wrong(base: Path) -> None:
     model = get_peft_model(tied, config)
     before = logits(model)
     wrong = distance(logits(model.merge_and_unload()), before) > 1e-3
-    assert_still(wrong, "merges into tied embeddings", "scan.py (_require_same_layers)")
+    assert_still(wrong, "merges into tied embeddings", "file_validation.py (_require_same_layers)")
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])

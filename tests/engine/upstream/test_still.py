@@ -32,7 +32,13 @@ def test_every_guard_that_a_test_names_exists() -> None:
 
 @pytest.mark.parametrize(
     "stale",
-    ["scan.py (_REFUSED)", "scan.py (_plain_targets)", "nowhere.py (scan)", "scan.py", "Slot.swap"],
+    [
+        "file_validation.py (_REFUSED)",
+        "file_validation.py (_plain_targets)",
+        "nowhere.py (scan)",
+        "file_validation.py",
+        "Slot.swap",
+    ],
 )
 def test_a_pointer_to_nothing_is_noticed(stale: str) -> None:
     assert not exists(stale)
@@ -41,5 +47,7 @@ def test_a_pointer_to_nothing_is_noticed(stale: str) -> None:
 
 
 def test_what_is_mended_is_noticed() -> None:
-    with pytest.raises(AssertionError, match=r"PEFT .* mended something: the guard in scan.py"):
-        assert_still(False, "something", "scan.py (scan)")
+    with pytest.raises(
+        AssertionError, match=r"PEFT .* mended something: the guard in file_validation.py"
+    ):
+        assert_still(False, "something", "file_validation.py (scan)")

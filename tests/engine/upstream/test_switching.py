@@ -74,7 +74,9 @@ def test_whole_layers_of_an_adapter_do_not_scale(base: Path, tmp_path: Path) -> 
             parameter.data.mul_(1.5)
     set_strength(model, 0.0)
     wrong = distance(logits(model), logits(fresh(base))) > 1e-2
-    assert_still(wrong, "the strength of modules_to_save", "adapter_config.py (require_plain_lora)")
+    assert_still(
+        wrong, "the strength of modules_to_save", "config_validation.py (require_plain_lora)"
+    )
 
 
 def test_saving_writes_every_adapter(base: Path, write: Write, tmp_path: Path) -> None:
@@ -96,4 +98,6 @@ def test_single_tokens_of_an_adapter_do_not_scale(base: Path) -> None:
     full = logits(model)
     set_strength(model, 0.0)
     wrong = distance(logits(model), full) < 1e-6 and distance(full, logits(fresh(base))) > 1e-2
-    assert_still(wrong, "the strength of single tokens", "adapter_config.py (require_plain_lora)")
+    assert_still(
+        wrong, "the strength of single tokens", "config_validation.py (require_plain_lora)"
+    )

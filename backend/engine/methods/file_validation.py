@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 from backend import limits
 from backend.checkpoint import require_header
-from backend.engine.methods.adapter_config import (
+from backend.engine.methods.config_validation import (
     REWRITES_BASE,
     normal_form,
     read_raw_config,
     require_plain_lora,
     shown,
 )
-from backend.engine.methods.adapters import WEIGHTS, matched
+from backend.engine.methods.peft_io import WEIGHTS, matched
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.foreign_files import require_size

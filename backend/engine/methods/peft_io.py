@@ -138,7 +138,7 @@ def load_plainly(
 ) -> PeftModel:
     """Load a scanned adapter folder as plain PEFT does, or change nothing.
 
-    What was saved is verified through this, since `placing.place` is our own.
+    What was saved is verified through this, since `fast_load.place` is our own.
     """
     device = str(next(model.parameters()).device)
     try:

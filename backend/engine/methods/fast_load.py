@@ -2,14 +2,14 @@
 
 PEFT 0.21.2 walks through every module, the other adapters' included, several times for each adapter
 it adds: the 49th costs ten times the first. Where every layer is adapted already, an adapter is two
-small layers in each, so they are put there directly. `adapters.load_plainly` stays the oracle.
+small layers in each, so they are put there directly. `peft_io.load_plainly` stays the oracle.
 """
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from backend.engine.methods.scan import Fit, Scanned
+from backend.engine.methods.file_validation import Fit, Scanned
 
 
 def can_place(layers: dict[str, LoraLayer], scanned: Scanned) -> bool:
