@@ -26,7 +26,7 @@ from backend.engine.data import preview
 from backend.engine.data.token_store import TokenStore
 from backend.engine.export import exporting
 from backend.engine.hotswap import hotswap
-from backend.engine.inference import answers
+from backend.engine.inference import chat
 from backend.engine.merging import merge
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
@@ -315,19 +315,19 @@ class Engine:
         return conversion.convert(self.session, request, control, taken=taken)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
-        return answers.chat(self.session, request, control)
+        return chat.chat(self.session, request, control)
 
     def _side_by_side(self, request: rq.SideBySide, control: Control, _: Any) -> rs.SideAnswers:
-        return answers.side_by_side(self.session, request, control)
+        return chat.side_by_side(self.session, request, control)
 
     def _compare(self, request: rq.Compare, control: Control, _: Any) -> rs.Answers:
-        return answers.compare(self.session, request, control)
+        return chat.compare(self.session, request, control)
 
     def _score(self, request: rq.Score, control: Control, _: Any) -> rs.Scores:
-        return answers.score(self.session, request, control)
+        return chat.score(self.session, request, control)
 
     def _next_token(self, request: rq.NextToken, control: Control, _: Any) -> rs.NextTokens:
-        return answers.next_tokens(self.session, request, control)
+        return chat.next_tokens(self.session, request, control)
 
     def _combine(self, request: rq.Combine, control: Control, _: Any) -> rs.Blend:
         taken = self.runs.reserved_names()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.inference import batch
+from backend.engine.inference import batched_decoding
 from backend.engine.session import Session
 from backend.errors import InvalidRequest
 from backend.settings import STARTER
@@ -99,7 +99,7 @@ def test_close_scores_are_decided_by_the_row_alone(adapted: Service) -> None:
     """The margin is far above what company changes, and a wider one gives the same answers."""
     narrow, _ = side_by_side(adapted, VARIANTS, PROMPTS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(batch.MARGINS, torch.float32, 10.0)  # every token is decided alone
+        patch.setitem(batched_decoding.MARGINS, torch.float32, 10.0)  # every token is decided alone
         wide, _ = side_by_side(adapted, VARIANTS, PROMPTS)
     assert narrow == wide
 
@@ -185,7 +185,7 @@ def test_a_stop_tells_whole_answers_from_cut_ones_and_from_those_never_begun(
         variants=[[], [], [("dora", 1.0)]],
         max_new_tokens=128,
     )
-    original = batch._take_tokens
+    original = batched_decoding._take_tokens
 
     def stopping(base: Any, going: Any, *args: Any) -> Any:
         ended = original(base, going, *args)
@@ -193,7 +193,7 @@ def test_a_stop_tells_whole_answers_from_cut_ones_and_from_those_never_begun(
             adapted.stop()
         return ended
 
-    monkeypatch.setattr(batch, "_take_tokens", stopping)
+    monkeypatch.setattr(batched_decoding, "_take_tokens", stopping)
     short, story, dora = adapted.start(request).result(timeout=120).answers
 
     assert [each.stopped for each in (short, story, dora)] == [False, True, True]
@@ -207,7 +207,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
 ) -> None:
     adapted.start(rq.SetActive(adapters=[("dora", 1.0)])).result(timeout=60)
     before = [score(adapted, variant) for variant in [*VARIANTS, [("dora", 1.0)]]]
-    original, calls = batch._forward, []
+    original, calls = batched_decoding._forward, []
 
     def failing(*args: Any) -> Any:
         calls.append(1)
@@ -215,7 +215,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
             raise RuntimeError("out of luck")
         return original(*args)
 
-    monkeypatch.setattr(batch, "_forward", failing)
+    monkeypatch.setattr(batched_decoding, "_forward", failing)
     with pytest.raises(Exception, match="out of luck"):
         side_by_side(adapted, VARIANTS, PROMPTS)
 

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from backend.engine.inference.words import WordStream, spans, visible
+from backend.engine.inference.text_streaming import WordStream, spans, visible
 from backend.settings import STARTER
 
 TEXTS = [

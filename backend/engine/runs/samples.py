@@ -9,7 +9,7 @@ import torch
 from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
 from backend.engine.data.tokens import Tokens
-from backend.engine.inference import answers
+from backend.engine.inference import chat
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import WorkbenchError
@@ -36,13 +36,13 @@ def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control
         return
     adapter_id = run_log.run.request.adapter_id
     questions = [
-        answers.Question([], variant, seed=0, prompt=each.prompt)
+        chat.Question([], variant, seed=0, prompt=each.prompt)
         for variant in ([], [(adapter_id, 1.0)])
         for each in asked
     ]
-    settings = answers.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
+    settings = chat.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
     try:
-        found, _ = answers.answer(session, questions, settings, control, lambda number, text: None)
+        found, _ = chat.answer(session, questions, settings, control, lambda number, text: None)
     except (WorkbenchError, RuntimeError, MemoryError) as error:
         run_log.notice(f"The held-out examples were not answered: {translate(error)}")
         return  # a run does not fail for them

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
-from backend.engine.inference import answers
+from backend.engine.inference import chat
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
 from backend.errors import WorkbenchError
@@ -72,13 +72,13 @@ class Watch:
         if not prompts or self._control.stop_requested:
             return
         questions = [
-            answers.Question([Message(role="user", content=prompt)], variant, seed=0)
+            chat.Question([Message(role="user", content=prompt)], variant, seed=0)
             for prompt in prompts
         ]
-        settings = answers.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
+        settings = chat.Settings(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
         try:
             with self._around():
-                found, _ = answers.answer(
+                found, _ = chat.answer(
                     self._session, questions, settings, self._control, lambda number, text: None
                 )
         except (WorkbenchError, RuntimeError, MemoryError) as error:

@@ -37,7 +37,7 @@ def test_a_batch_cannot_be_streamed(base: Path) -> None:
         wrong = False
     except ValueError as error:
         wrong = "batch size 1" in str(error)
-    assert_still(wrong, "streaming of batches", "words.py (WordStream)", transformers)
+    assert_still(wrong, "streaming of batches", "text_streaming.py (WordStream)", transformers)
 
 
 def test_a_call_that_raises_lets_its_adapters_answer_the_next(base: Path, write: Write) -> None:
@@ -54,4 +54,4 @@ def test_a_call_that_raises_lets_its_adapters_answer_the_next(base: Path, write:
     for module in model.modules():
         module._forward_pre_hooks.clear()
     wrong = distance(stale, right) > 1e-2 and distance(stale, logits(model)) < 1e-5
-    assert_still(wrong, "hooks after an error (issue 3475)", "batch.py (Routing)")
+    assert_still(wrong, "hooks after an error (issue 3475)", "batched_decoding.py (Routing)")

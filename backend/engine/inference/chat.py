@@ -14,7 +14,7 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.core.job_control import Control
-from backend.engine.inference import batch, generate, words
+from backend.engine.inference import batched_decoding, generate, text_streaming
 from backend.engine.session import ActiveIds, Session
 
 MAX_ROWS = 16
@@ -109,7 +109,7 @@ def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs
     chances = torch.stack(rows)
     likeliest = chances.amax(dim=0).topk(min(request.top, chances.shape[1])).indices.tolist()
     return rs.NextTokens(
-        words=[words.visible(session.base.tokenizer, token) for token in likeliest],
+        words=[text_streaming.visible(session.base.tokenizer, token) for token in likeliest],
         chances=chances[:, likeliest].tolist(),
     )
 
@@ -157,7 +157,7 @@ def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
     """Sort questions into passes, the largest first; what cannot share one comes last, alone."""
     shared: list[_Group] = []
     alone: list[_Group] = []
-    batchable = session.slot is None and batch.can_batch(session.base.model)
+    batchable = session.slot is None and batched_decoding.can_batch(session.base.model)
     for number, question in enumerate(questions):
         if not batchable or not _is_single(session, question.variant):
             alone.append(_Group([number], None))
@@ -179,7 +179,9 @@ def _is_single(session: Session, variant: ActiveIds) -> bool:
     if not variant:
         return True
     peft = session.peft
-    return len(variant) == 1 and peft is not None and batch.fits_batch(peft, variant[0][0])
+    return (
+        len(variant) == 1 and peft is not None and batched_decoding.fits_batch(peft, variant[0][0])
+    )
 
 
 def _row(
@@ -191,19 +193,19 @@ def _row(
     settings: Settings,
     group: _Group,
     on_text: OnText,
-) -> batch.Row:
-    own = question.variant[0][0] if question.variant else batch.BASE_ROW
-    return batch.Row(
+) -> batched_decoding.Row:
+    own = question.variant[0][0] if question.variant else batched_decoding.BASE_ROW
+    return batched_decoding.Row(
         prompt=prompt[0].tolist(),
         adapter=own if group.strengths is not None else None,
         luck=generate.Luck(settings.temperature, question.seed),
         room=room,
         on_text=lambda text: on_text(number, text),
-        words=words.WordStream(session.base.tokenizer),
+        words=text_streaming.WordStream(session.base.tokenizer),
     )
 
 
-def _answer_of(session: Session, row: batch.Row) -> rs.Answer:
+def _answer_of(session: Session, row: batched_decoding.Row) -> rs.Answer:
     """Return what a row said; one that neither ended itself nor ran out of room was stopped."""
     last = row.tokens[-1] if row.tokens else None
     over = last in generate.end_tokens(session.base) or len(row.tokens) >= row.room
@@ -218,7 +220,7 @@ def _answer_of(session: Session, row: batch.Row) -> rs.Answer:
 def _run(
     session: Session,
     group: _Group,
-    rows: list[batch.Row],
+    rows: list[batched_decoding.Row],
     questions: Sequence[Question],
     control: Control,
 ) -> None:
@@ -229,12 +231,16 @@ def _run(
         wanted = list(group.strengths.items())
     with session.using_ids(wanted):
         if group.strengths is not None:
-            routing = batch.Routing(session.peft, rows) if session.peft is not None else None
+            routing = (
+                batched_decoding.Routing(session.peft, rows) if session.peft is not None else None
+            )
             with session.using_ids([]):
-                batch.answer_rows(session.base, rows, routing, lambda: control.stop_requested)
+                batched_decoding.answer_rows(
+                    session.base, rows, routing, lambda: control.stop_requested
+                )
             return
-        if session.slot is None and batch.can_batch(session.base.model):
-            batch.answer_rows(session.base, rows, None, lambda: control.stop_requested)
+        if session.slot is None and batched_decoding.can_batch(session.base.model):
+            batched_decoding.answer_rows(session.base, rows, None, lambda: control.stop_requested)
             return
         started, row = time.monotonic(), rows[0]
         row.tokens = generate.answer_plainly(
@@ -256,7 +262,7 @@ def _with_pieces(
     pieces: list[list[str]] = []
     shares: list[list[list[float]]] = [[] for _ in found]
     for text in range(len(found[0])):
-        cut = words.spans(session.base.tokenizer, found[0][text].tokens)
+        cut = text_streaming.spans(session.base.tokenizer, found[0][text].tokens)
         pieces.append([piece for piece, _ in cut])
         for variant, rows in enumerate(found):
             each, start, sums = [0.0, *rows[text].each], 0, []

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from backend.engine.core import tolerances
 from backend.engine.inference.generate import NEXT_TOKEN, Luck, end_tokens
-from backend.engine.inference.words import WordStream
+from backend.engine.inference.text_streaming import WordStream
 from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
