@@ -16,7 +16,7 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.engine.adapters import conversion, lifecycle, publishing, saving
+from backend.engine.adapters import conversion, hub_upload, lifecycle, saving
 from backend.engine.blending import combine, similarity
 from backend.engine.core import devices, memory
 from backend.engine.core.error_translation import translate
@@ -382,7 +382,7 @@ class Engine:
         return exporting.export(request, control, run=run, library=self.library, base=base)
 
     def _push_adapter(self, request: rq.PushAdapter, control: Control, _: Any) -> rs.Result:
-        return publishing.push(request, control, library=self.library)
+        return hub_upload.push(request, control, library=self.library)
 
 
 def _facts_of(message: dict[str, Any]) -> rs.ModelFacts | None:

@@ -9,7 +9,7 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.engine.adapters import publishing
+from backend.engine.adapters import hub_upload
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed
 from backend.library import Library
 from tests.hub_stand_in import HubStandIn, know_only
@@ -138,7 +138,7 @@ def test_a_file_that_still_names_a_folder_is_not_sent(service: Service, tmp_path
     card.write_text(f'{text}see "{Path.home()}/notes.txt"', encoding="utf-8")
     try:
         with pytest.raises(VerificationFailed, match=r"README\.md would tell others"):
-            publishing.public_copy(library, info, tmp_path / "copy")
+            hub_upload.public_copy(library, info, tmp_path / "copy")
     finally:
         card.write_text(text, encoding="utf-8")
 
@@ -153,4 +153,4 @@ def test_a_file_that_still_names_a_folder_is_not_sent(service: Service, tmp_path
     ],
 )
 def test_paths_become_names(said: str, public: str) -> None:
-    assert publishing.without_paths(said) == public
+    assert hub_upload.without_paths(said) == public

@@ -9,7 +9,7 @@ import torch
 from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.checkpoint import StoredTensor, read_header
-from backend.engine.adapters.incoming import Incoming, display_name
+from backend.engine.adapters.import_sources import Incoming, display_name
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, layer_of, scan
 from backend.engine.methods.peft_io import WEIGHTS

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from backend.engine.adapters import inspection, saving
-from backend.engine.adapters.incoming import Incoming, display_name, incoming
+from backend.engine.adapters.import_sources import Incoming, display_name, incoming
 from backend.engine.adapters.inspection import Place
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control

@@ -13,7 +13,7 @@ import torch
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.adapters import incoming
+from backend.engine.adapters import import_sources
 from backend.engine.methods import file_validation
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError
@@ -229,10 +229,12 @@ def test_nothing_of_a_zip_is_written_outside_a_place_of_our_own(
     bench: Bench, tmp_path: Path
 ) -> None:
     places = []
-    real = incoming._unpack
+    real = import_sources._unpack
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            incoming, "_unpack", lambda path, folder: places.append(folder) or real(path, folder)
+            import_sources,
+            "_unpack",
+            lambda path, folder: places.append(folder) or real(path, folder),
         )
         source = zipped(("adapter/handler.py", "raise SystemExit"), ("adapter/x.bin", "x"))(
             Path(shutil.copytree(bench.good, tmp_path / "good"))
@@ -253,7 +255,7 @@ def test_a_zip_that_places_a_file_before_its_beginning_is_damaged(
     source.write_bytes(content)
     with (
         pytest.raises(ModelError, match=r"bad\.zip is damaged"),
-        incoming.incoming(str(source), bench.service.library, None),  # type: ignore[arg-type]
+        import_sources.incoming(str(source), bench.service.library, None),  # type: ignore[arg-type]
     ):
         pass
 
@@ -273,7 +275,7 @@ def test_any_damage_to_a_file_is_a_sentence(bench: Bench, tmp_path: Path) -> Non
             content[place] ^= 0xFF
         source.write_bytes(content)
         try:
-            with incoming.incoming(str(source), bench.service.library, None) as found:  # type: ignore[arg-type]
+            with import_sources.incoming(str(source), bench.service.library, None) as found:  # type: ignore[arg-type]
                 file_validation.scan(found.folder, layers)
         except WorkbenchError:
             refused += 1

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import requests as rq
 from backend.engine.adapters import lifecycle, saving
-from backend.engine.adapters.incoming import display_name
+from backend.engine.adapters.import_sources import display_name
 from backend.engine.adapters.inspection import effective_rank
 from backend.engine.core.job_control import Control
 from backend.engine.methods import peft_io
