@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from backend import requests as rq
-from backend.engine.blending.blend_maths import blend_layer
+from backend.engine.blending.blend_methods import blend_layer
 from backend.engine.methods import low_rank, peft_io
 from backend.engine.methods.low_rank import Factor
 from backend.engine.models.linear_layers import Target

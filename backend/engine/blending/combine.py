@@ -17,7 +17,7 @@ import torch
 
 from backend import blends
 from backend.engine.adapters import saving
-from backend.engine.blending.blend_maths import blend_layer, draw_as_peft
+from backend.engine.blending.blend_methods import blend_layer, draw_as_peft
 from backend.engine.core.job_control import Control
 from backend.engine.methods import low_rank, peft_io
 from backend.engine.methods.low_rank import Factor, Layers, Source
