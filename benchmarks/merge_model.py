@@ -132,14 +132,14 @@ def one_side(side: str, base: Path, adapter: Path, target: Path, shard_bytes: in
 
 def _ours(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
     from backend.engine.core.job_control import Control
-    from backend.engine.merging import merge_stream
+    from backend.engine.merging import streaming
 
-    part = merge_stream.Part("ad_bench1", "bench", adapter, 1.0)
-    streamed = merge_stream.StreamedMerge(base, [part])
+    part = streaming.Part("ad_bench1", "bench", adapter, 1.0)
+    streamed = streaming.StreamedMerge(base, [part])
     streamed.obstacle("", torch.float32)  # its time counts; the fingerprint is not known here
-    shards = merge_stream.plan(streamed.stored, torch.float32, shard_bytes)
+    shards = streaming.plan(streamed.stored, torch.float32, shard_bytes)
     control = Control(0, lambda message: None)
-    merge_stream.write(streamed, target, shards, compute=torch.float32, control=control)
+    streaming.write(streamed, target, shards, compute=torch.float32, control=control)
 
 
 def _peer(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
@@ -174,7 +174,7 @@ def _facts(adapter: Path, target: Path) -> dict[str, Any]:
     import hashlib
 
     from backend.checkpoint import read_header
-    from backend.engine.merging.safetensors_stream import as_bytes, read
+    from backend.engine.merging.safetensors_io import as_bytes, read
 
     stored = sorted(t for file in target.glob("*.safetensors") for t in read_header(file))
     digest = hashlib.sha256()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from backend import results as rs
 from backend.engine.core import memory
-from backend.engine.merging import merge_stream
+from backend.engine.merging import streaming
 from backend.settings import STARTER
 from tests.engine.merge_bench import (
     ADAPTERS,
@@ -68,7 +68,7 @@ def test_a_streamed_merge_is_bit_for_bit_what_peft_merges(
 def test_merging_in_blocks_of_rows_keeps_every_bit(
     tied: Bench, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(merge_stream, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", block_bytes)
     variant = [("lora", 0.5), ("patterns", 2.0)]
     for name, _ in variant:
         tied.add(name)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from backend import checkpoint
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.merging import merge, merge_stream, safetensors_stream
-from backend.engine.merging.safetensors_stream import FileWriter
+from backend.engine.merging import merge, safetensors_io, streaming
+from backend.engine.merging.safetensors_io import FileWriter
 from backend.errors import (
     DiskFull,
     InvalidRequest,
@@ -233,7 +233,7 @@ def test_a_weak_adapter_that_is_merged_wrong_is_found(
 ) -> None:
     """It changes less than bf16 rounds in a row's largest number, but not in each of them."""
     tied.add("lora")
-    original = merge_stream.StreamedMerge.change
+    original = streaming.StreamedMerge.change
 
     def wrong(self: Any, key: str, weight: torch.Tensor) -> torch.Tensor:
         before = weight.clone()
@@ -243,7 +243,7 @@ def test_a_weak_adapter_that_is_merged_wrong_is_found(
         return before if harm == "left out" else before + change.roll(1, -1)
 
     tied.merge(("lora", 0.03), to="right", precision=precision)
-    monkeypatch.setattr(merge_stream.StreamedMerge, "change", wrong)
+    monkeypatch.setattr(streaming.StreamedMerge, "change", wrong)
     with pytest.raises(VerificationFailed, match="A recomputed row"):
         tied.merge(("lora", 0.03), precision=precision)
 
@@ -252,12 +252,12 @@ def test_a_weight_that_is_not_what_the_formula_gives_is_found(
     tied: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tied.add("lora")
-    original = merge_stream.StreamedMerge.change
+    original = streaming.StreamedMerge.change
 
     def wrong(self: Any, key: str, weight: torch.Tensor) -> torch.Tensor:
         return original(self, key, weight) * 1.001
 
-    monkeypatch.setattr(merge_stream.StreamedMerge, "change", wrong)
+    monkeypatch.setattr(streaming.StreamedMerge, "change", wrong)
     with pytest.raises(VerificationFailed, match="A recomputed row"):
         tied.merge("lora")
 
@@ -306,7 +306,7 @@ def test_only_a_few_weights_are_in_memory_at_a_time(
     tied.add("wide")
     alive: list[int] = []
     known: list[weakref.ref[torch.Tensor]] = []
-    original = safetensors_stream.read
+    original = safetensors_io.read
 
     def counting(stored: checkpoint.StoredTensor) -> torch.Tensor:
         alive.append(sum(ref() is not None for ref in known))
@@ -314,7 +314,7 @@ def test_only_a_few_weights_are_in_memory_at_a_time(
         known.append(weakref.ref(tensor))
         return tensor
 
-    monkeypatch.setattr(safetensors_stream, "read", counting)
+    monkeypatch.setattr(safetensors_io, "read", counting)
     tied.merge("wide")
 
     assert 1 <= max(alive) <= 2

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from backend.checkpoint import read_header
-from backend.engine.merging.safetensors_stream import Behind, read_ahead
+from backend.engine.merging.safetensors_io import Behind, read_ahead
 from backend.errors import ModelError
 
 

@@ -20,9 +20,9 @@ from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import BOUNDS, require_close
 from backend.engine.inference import generate
-from backend.engine.merging import merge_stream
-from backend.engine.merging.merge_card import card
-from backend.engine.merging.merge_stream import Part, StreamedMerge
+from backend.engine.merging import streaming
+from backend.engine.merging.model_card import card
+from backend.engine.merging.streaming import Part, StreamedMerge
 from backend.engine.models import loading, model_folder
 from backend.engine.models.loading import DTYPES
 from backend.engine.session import Session
@@ -148,8 +148,8 @@ def _write_weights(job: Job, folder: Path, control: Control, library: Library) -
     if obstacle:
         del streamed
         return _write_from_memory(job, folder, control, library, obstacle)
-    shards = merge_stream.plan(streamed.stored, DTYPES[job.stored], job.shard_bytes)
-    changed = merge_stream.write(
+    shards = streaming.plan(streamed.stored, DTYPES[job.stored], job.shard_bytes)
+    changed = streaming.write(
         streamed, folder, shards, compute=DTYPES[job.compute], control=control, share=STREAM_SHARE
     )
     peak = memory.peak(CPU)

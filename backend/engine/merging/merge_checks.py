@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from backend.engine.core import tolerances
-from backend.engine.merging.safetensors_stream import Planned
+from backend.engine.merging.safetensors_io import Planned
 from backend.errors import VerificationFailed
 
 

@@ -23,7 +23,7 @@ from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.merging import merge_checks
 from backend.engine.merging.merge_checks import Shard
-from backend.engine.merging.safetensors_stream import (
+from backend.engine.merging.safetensors_io import (
     DTYPES,
     NAMES,
     Behind,
