@@ -25,7 +25,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.engine.core.job_control import Control
-from backend.engine.hotswap import hotswap, rehearsal
+from backend.engine.hotswap import prepare, reference_outputs
 from backend.engine.session import Session
 from backend.library import Library, new_adapter_id
 from benchmarks import models
@@ -59,7 +59,7 @@ def measure(chosen: argparse.Namespace, words: list[str], place: Path) -> int:
     for seed, (name, (rank, alpha)) in enumerate(ADAPTERS.items()):
         enlist(session, base, name, lora(rank, alpha), seed)
     request = rq.PrepareHotswap(adapters=list(ADAPTERS), compile=chosen.compile)
-    prepared = hotswap.prepare(session, request, quiet(), CompileTimes(place / "times.json"))
+    prepared = prepare.prepare(session, request, quiet(), CompileTimes(place / "times.json"))
     report.facts["model"] = models.describe(base)
     report.facts["slot"] = f"rank {prepared.rank}, {prepared.layers} layers"
     _swap_against_copy(report, session, chosen.rounds)
@@ -70,7 +70,7 @@ def measure(chosen: argparse.Namespace, words: list[str], place: Path) -> int:
         again = _slot(session).recompilations
         report.add("recompilations in all these swaps and answers", str(again), "0", again == 0)
     _speeds(report, prepared)
-    hotswap.leave(session)
+    prepare.leave(session)
     if chosen.compile:
         _against_unprepared(report, session, base, prepared_seconds)
     return report.finish(save=chosen.save)
@@ -124,7 +124,9 @@ def _next_answer(report: Report, session: Session, rounds: int) -> None:
 
     def answer() -> float:
         return timed(
-            lambda: rehearsal.answer_tokens(session.model, session.base, prompt=12, tokens=8)
+            lambda: reference_outputs.answer_tokens(
+                session.model, session.base, prompt=12, tokens=8
+            )
         )
 
     def after_swap() -> float:
@@ -144,7 +146,7 @@ def _to_first_token(session: Session, rounds: int) -> float:
     found = []
     for number in range(max(rounds, 2)):
         seconds = timed(lambda: slot.swap(list(ADAPTERS)[number % len(ADAPTERS)]))  # noqa: B023
-        found.append(seconds + rehearsal.first_token_seconds(session.model, session.base))
+        found.append(seconds + reference_outputs.first_token_seconds(session.model, session.base))
     return Spread(found).median
 
 
@@ -167,7 +169,7 @@ def _against_unprepared(
     torch._dynamo.reset()
     model = PeftModel.from_pretrained(load(base), small).eval()
     model.get_base_model().compile(dynamic=True)
-    ids = torch.full((1, rehearsal.MEASURED_PROMPT), 7)
+    ids = torch.full((1, reference_outputs.MEASURED_PROMPT), 7)
 
     def first_token() -> None:
         with torch.inference_mode():

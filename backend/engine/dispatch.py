@@ -25,7 +25,7 @@ from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.data import preview
 from backend.engine.data.token_store import TokenStore
 from backend.engine.export import exporting
-from backend.engine.hotswap import hotswap
+from backend.engine.hotswap import prepare
 from backend.engine.inference import chat
 from backend.engine.merging import merge
 from backend.engine.models import model_skeleton
@@ -166,7 +166,7 @@ class Engine:
     def _reply(self, message: dict[str, Any], control: Control) -> dict[str, Any]:
         try:
             request = rq.parse(message["op"], message["request"])
-            hotswap.require_allowed(self.session.slot, request)
+            prepare.require_allowed(self.session.slot, request)
             result = self._operations[message["op"]](request, control, message)
             return {"type": "result", "result": result.model_dump(mode="json")}
         except Exception as error:
@@ -194,7 +194,7 @@ class Engine:
         self.session.unload()
 
     def _tell_session(self) -> None:
-        facts, slot = self.session.facts, hotswap.prepared(self.session)
+        facts, slot = self.session.facts, prepare.prepared(self.session)
         status, irregular = self.session.status()
         self.emit(
             {
@@ -258,7 +258,7 @@ class Engine:
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.session.find(request.name)
-        save = saving.save_copy if self.session.slot is None else hotswap.save_copy
+        save = saving.save_copy if self.session.slot is None else prepare.save_copy
         return save(self.session, info, Path(request.destination).expanduser())
 
     def _inspect_adapter(self, request: rq.InspectAdapter, control: Control, message: Any) -> Any:
@@ -300,15 +300,15 @@ class Engine:
 
     def _prepare_hotswap(self, request: rq.PrepareHotswap, control: Control, _: Any) -> rs.Result:
         times = CompileTimes(self.settings.compile_times_file)
-        return hotswap.prepare(self.session, request, control, times)
+        return prepare.prepare(self.session, request, control, times)
 
     def _hotswap(self, request: rq.Hotswap, control: Control, _: Any) -> rs.Swapped:
-        slot = hotswap.prepared(self.session)
+        slot = prepare.prepared(self.session)
         assert slot is not None
         return slot.swap(request.adapter)
 
     def _end_hotswap(self, request: rq.EndHotswap, control: Control, _: Any) -> rs.SlotLeft:
-        return hotswap.leave(self.session)
+        return prepare.leave(self.session)
 
     def _convert_adapter(self, request: rq.ConvertAdapter, control: Control, _: Any) -> rs.Result:
         taken = self.runs.reserved_names()

@@ -19,7 +19,7 @@ import torch
 
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
-from backend.engine.hotswap.rehearsal import answer_tokens
+from backend.engine.hotswap.reference_outputs import answer_tokens
 from backend.engine.models.loading import Base
 
 WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)

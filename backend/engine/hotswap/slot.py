@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine.core import devices
 from backend.engine.core.tolerances import require_close
-from backend.engine.hotswap import compiling, rehearsal, slot_proof
+from backend.engine.hotswap import compiling, reference_outputs, slot_proof
 from backend.engine.hotswap.slot_layers import Block, SlotMemory
 from backend.engine.methods import file_validation, peft_io
 from backend.engine.models.linear_layers import Target
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     id: str
     block: Block
     reference: list[float]
-    """Its answers in numbers (`rehearsal.reference`), computed eagerly from a plain load."""
+    """Its answers in numbers (`reference_outputs.reference`), computed eagerly from a plain load."""
     stamp: Stamp
 
 
@@ -164,7 +164,7 @@ class Slot:
             parts = slot_proof.read_file(self.library.folder(entry.id), memory, name=name)
         slot_proof.require_holds(self.base.model, memory, parts, name=name)
         return require_close(
-            rehearsal.reference(self.base.model, self.base),
+            reference_outputs.reference(self.base.model, self.base),
             entry.reference,
             dtype=self.base.dtype,
             allowed=self.base.bound,

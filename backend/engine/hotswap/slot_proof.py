@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from backend.engine.hotswap import rehearsal
+from backend.engine.hotswap import reference_outputs
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import file_validation
 from backend.engine.models.linear_layers import Target
@@ -117,6 +117,6 @@ def _answers(base: Base, *, compiled: bool) -> torch.Tensor:
     if not compiled:
         base.model._compiled_call_impl = None
     try:
-        return torch.tensor(rehearsal.dictated(base.model, base))
+        return torch.tensor(reference_outputs.dictated(base.model, base))
     finally:
         base.model._compiled_call_impl = call

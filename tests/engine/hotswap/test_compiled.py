@@ -16,7 +16,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.dispatch import Engine
-from backend.engine.hotswap import compiling, rehearsal
+from backend.engine.hotswap import compiling, reference_outputs
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import fresh, plain_scores, scores
 
@@ -105,11 +105,14 @@ def dictated_plainly(base: Path, adapter: Path | None) -> list[float]:
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter).eval()
     ids = AutoTokenizer.from_pretrained(base)(
-        rehearsal.REFERENCE_TEXT, return_tensors="pt"
+        reference_outputs.REFERENCE_TEXT, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
         chances = model(ids, use_cache=False).logits[0].log_softmax(-1)
-    given, end = rehearsal.GIVEN_TOKENS, rehearsal.GIVEN_TOKENS + rehearsal.DICTATED_TOKENS
+    given, end = (
+        reference_outputs.GIVEN_TOKENS,
+        reference_outputs.GIVEN_TOKENS + reference_outputs.DICTATED_TOKENS,
+    )
     return [chances[place - 1, token].item() for place, token in enumerate(ids[0])][given:end]
 
 
@@ -143,7 +146,7 @@ def test_what_compiled_code_answers_is_what_fresh_plain_loads_answer(
 ) -> None:
     """Scores go the plain way, so this listens to `generate`, in the engine's check of a swap."""
     runs, heard = count_runs(monkeypatch), []
-    reference = rehearsal.reference
+    reference = reference_outputs.reference
 
     def listen(*arguments: Any) -> list[float]:
         heard.append(reference(*arguments))
@@ -151,16 +154,18 @@ def test_what_compiled_code_answers_is_what_fresh_plain_loads_answer(
 
     prepared = start(service, rq.PrepareHotswap(adapters=list(FIVE)))
     assert prepared.compiled
-    monkeypatch.setattr(rehearsal, "reference", listen)
+    monkeypatch.setattr(reference_outputs, "reference", listen)
     wanted = []
     for name in (*FIVE, ""):
         before = len(runs)
         start(service, rq.Hotswap(adapter=name))
-        assert len(runs) - before >= rehearsal.DICTATED_TOKENS  # every step ran compiled code
+        assert (
+            len(runs) - before >= reference_outputs.DICTATED_TOKENS
+        )  # every step ran compiled code
         wanted.append(dictated_plainly(base, folder(service, name) if name else None))
         assert heard[-1][1:] == pytest.approx(wanted[-1], rel=1e-5)
 
     assert len(heard) == len(wanted) == 6
-    assert len(wanted[0]) == rehearsal.DICTATED_TOKENS
+    assert len(wanted[0]) == reference_outputs.DICTATED_TOKENS
     assert min(abs(a[0] - b[0]) for a, b in itertools.combinations(wanted, 2)) > 1e-3
     assert service.snapshot().slot.recompilations == 0

@@ -72,7 +72,7 @@ def test_a_swap_leaves_the_old_configuration_and_is_saved_with_it(
     model.save_pretrained(tmp_path / "saved", save_embedding_layers=False)
 
     wrong = stale and distance(logits(load(base, tmp_path / "saved")), logits(model)) > 1e-2
-    assert_still(wrong, "configurations after a swap (issue 3581)", "hotswap.py (save_copy)")
+    assert_still(wrong, "configurations after a swap (issue 3581)", "prepare.py (save_copy)")
 
 
 def test_a_prepared_adapter_is_saved_wrong(base: Path, write: Write, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_prepared_adapter_is_saved_wrong(base: Path, write: Write, tmp_path: P
     model.save_pretrained(tmp_path / "saved", save_embedding_layers=False)
 
     wrong = distance(logits(load(base, tmp_path / "saved")), before) > 1e-2
-    assert_still(wrong, "saving of prepared adapters", "hotswap.py (save_copy)")
+    assert_still(wrong, "saving of prepared adapters", "prepare.py (save_copy)")
 
 
 def test_a_strength_after_a_swap_takes_the_old_scaling(base: Path, write: Write) -> None:
@@ -104,7 +104,7 @@ def test_a_pissa_adapter_is_swapped_in_wrong(base: Path, write: Write) -> None:
     hotswap_adapter(model, str(pissa), "default", torch_device="cpu")
 
     wrong = distance(logits(model), logits(load(base, pissa))) > 1e-2
-    assert_still(wrong, "swaps of PiSSA", "hotswap.py (_require_fit)")
+    assert_still(wrong, "swaps of PiSSA", "prepare.py (_require_fit)")
 
 
 def refuses(model: PeftModel, folder: Path, word: str) -> bool:
@@ -129,7 +129,7 @@ def test_dora_and_rslora_cannot_take_turns_with_lora(base: Path, write: Write) -
     for option in ("use_rslora", "use_dora"):
         model = load(base, write(f"plain {option}", lora(r=8)))
         wrong = refuses(model, write(option, lora(r=8, **{option: True})), option)
-        assert_still(wrong, f"swaps with {option}", "hotswap.py (_require_fit)")
+        assert_still(wrong, f"swaps with {option}", "prepare.py (_require_fit)")
 
 
 def test_generate_does_not_use_what_a_compiled_peft_model_compiled(

@@ -17,7 +17,7 @@ from backend.compile_times import CompileTimes
 from backend.engine.adapters import saving
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import require_close
-from backend.engine.hotswap import compiling, rehearsal, slot_proof
+from backend.engine.hotswap import compiling, reference_outputs, slot_proof
 from backend.engine.hotswap.slot import BASE, Entry, Slot, Stamp, stamp
 from backend.engine.hotswap.slot_layers import Block, Part, SlotMemory, read_parts
 from backend.engine.methods import file_validation, peft_io
@@ -101,7 +101,7 @@ def leave(session: Session) -> rs.SlotLeft:
     if irregular := session.status()[1]:
         raise VerificationFailed(irregular, cure="Load the base again.")
     difference = require_close(
-        rehearsal.reference(session.model, session.base),
+        reference_outputs.reference(session.model, session.base),
         slot.before,
         dtype=session.base.dtype,
         allowed=session.base.bound,
@@ -161,9 +161,9 @@ class _Preparation:
     def execute(self, *, compile: bool) -> rs.PreparedSlot:
         """Do the whole preparation; see `prepare`."""
         session = self.session
-        before = rehearsal.reference(session.model, self.base)
+        before = reference_outputs.reference(session.model, self.base)
         with session.using_ids([]):
-            alone = rehearsal.reference(session.model, self.base)
+            alone = reference_outputs.reference(session.model, self.base)
         readings = [self._read(number, info) for number, info in enumerate(self.infos)]
         slot = self.slot = self._build(readings, alone)
         slot.before = before
@@ -182,7 +182,11 @@ class _Preparation:
         for number, info in enumerate(self.infos):
             self._tell(f"Proving {info.name}", COMPILING[1] + 0.1 * number / len(self.infos))
             slot.swap(info.name)
-        speed = rehearsal.tokens_per_second(self.base.model, self.base) if slot.compiled else None
+        speed = (
+            reference_outputs.tokens_per_second(self.base.model, self.base)
+            if slot.compiled
+            else None
+        )
         eager = max(reading.tokens_per_second for reading in readings)
         if speed is not None and speed < eager:
             self.notes.append(
@@ -242,17 +246,19 @@ class _Preparation:
             started = time.perf_counter()
             with session.using_ids([(twin, 1.0)]):
                 switched = time.perf_counter() - started
-                rehearsal.first_token_seconds(session.model, self.base)
-                first = rehearsal.first_token_seconds(session.model, self.base)
+                reference_outputs.first_token_seconds(session.model, self.base)
+                first = reference_outputs.first_token_seconds(session.model, self.base)
                 reading = _Reading(
                     info,
                     read_parts(self.base.model, twin),
-                    rehearsal.reference(session.model, self.base),
+                    reference_outputs.reference(session.model, self.base),
                     mark,
                     switch_seconds=switched + first,
                     reload_seconds=loaded + switched + first,
                     tokens_per_second=(
-                        rehearsal.tokens_per_second(session.model, self.base) if not number else 0.0
+                        reference_outputs.tokens_per_second(session.model, self.base)
+                        if not number
+                        else 0.0
                     ),
                 )
         finally:
@@ -285,7 +291,9 @@ class _Preparation:
         try:
             slot.compiled = True
             compiling.install(self.base.model)
-            self.recompile_seconds = rehearsal.first_token_seconds(self.base.model, self.base)
+            self.recompile_seconds = reference_outputs.first_token_seconds(
+                self.base.model, self.base
+            )
             self._warm_up()
             slot_proof.require_compiled_follows(self.base, slot.memory, slot.current.block)
         except (Stopped, OutOfMemory):
@@ -317,9 +325,9 @@ class _Preparation:
         started = time.perf_counter()
         swapped = slot.swap(BASE).seconds
         checked = time.perf_counter() - started - swapped
-        rehearsal.first_token_seconds(model, base)
+        reference_outputs.first_token_seconds(model, base)
         return rs.SwapTimes(
-            hotswap_seconds=swapped + rehearsal.first_token_seconds(model, base),
+            hotswap_seconds=swapped + reference_outputs.first_token_seconds(model, base),
             switch_seconds=min(reading.switch_seconds for reading in readings),
             reload_seconds=min(reading.reload_seconds for reading in readings),
             recompile_seconds=self.recompile_seconds,
