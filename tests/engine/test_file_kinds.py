@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backend.engine.data import data
-from backend.engine.data_files.file_kinds import SIGNATURES, real_kind
+from backend.engine.data_files.file_type import SIGNATURES, real_kind
 from backend.errors import DataError, NotFound
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from backend.engine.data.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.engine.data_files import sources
-from backend.engine.data_files.rows import PARAGRAPHS, Broken
+from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table
 from backend.errors import DataError
 from backend.requests import Columns, Train

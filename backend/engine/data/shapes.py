@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from backend import limits
-from backend.engine.data_files.rows import Broken
+from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
 from backend.requests import Columns
 

@@ -13,8 +13,8 @@ from typing import TextIO
 
 from backend import limits
 from backend.engine.data_files import json_rows, parquet_rows
-from backend.engine.data_files.file_kinds import real_kind
-from backend.engine.data_files.lines import TooLong, lines_of, open_text
+from backend.engine.data_files.file_type import real_kind
+from backend.engine.data_files.text_lines import TooLong, lines_of, open_text
 from backend.errors import DataError
 from backend.foreign_files import open_regular, require_size
 

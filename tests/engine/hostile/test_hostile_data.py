@@ -16,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from backend import limits
-from backend.engine.data_files.rows import Broken, count_rows, read_rows
+from backend.engine.data_files.file_readers import Broken, count_rows, read_rows
 from backend.errors import DataError, WorkbenchError
 from backend.settings import PROJECT
 from tests.engine.data_files import read
@@ -49,7 +49,7 @@ def memory_of_reading(path: Path) -> tuple[int, str]:
     """Return by how many bytes a process grows that reads a file, and why it was refused."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from backend.engine.data_files.rows import read_rows\n"
+        "from backend.engine.data_files.file_readers import read_rows\n"
         "from backend.errors import DataError\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before, path = peak(), Path(sys.argv[1])\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from backend import limits
-from backend.engine.data_files.file_kinds import real_kind
+from backend.engine.data_files.file_type import real_kind
 from backend.errors import DataError
 from backend.foreign_files import open_regular
 

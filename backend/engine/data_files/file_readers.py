@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from backend import limits
 from backend.engine.data_files import json_rows, parquet_rows
-from backend.engine.data_files.lines import TooLong, open_text, read_lines
+from backend.engine.data_files.text_lines import TooLong, open_text, read_lines
 from backend.errors import DataError
 
 Numbered = tuple[int, Any]
