@@ -10,9 +10,9 @@ from typing import Any
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoTokenizer
 
-from backend.engine.data import data, tokens
-from backend.engine.data.encoded import lengths_of
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data import dataset, tokenization
+from backend.engine.data.token_arrays import lengths_of
+from backend.engine.data.token_cache import TokenStore
 from backend.engine.training import packing
 from benchmarks import models
 from benchmarks.our_training import train_request
@@ -54,8 +54,8 @@ def ours(file: Path, tokenizer: Any, folder: Path) -> dict[str, float]:
 
     def packed() -> tuple[float, packing.Packs]:
         started = time.perf_counter()
-        corpus = tokens.tokenise(
-            data.of_run(train),
+        corpus = tokenization.tokenise(
+            dataset.of_run(train),
             tokenizer,
             max_length=train.longest,
             store=TokenStore(folder / "tokens", worth_bytes=0),

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.data import data, tokens
+from backend.engine.data import dataset, tokenization
 from backend.engine.training import packing
 from benchmarks.plain_script import BATCH
 from benchmarks.speed import Speed, by_the_wall
@@ -29,19 +29,19 @@ def train_request(source: Path, *, budget: int, **more: object) -> rq.Train:
     return rq.Train(data=str(source), tokens_per_step=budget, **fields)
 
 
-def documents(train: rq.Train, model: Path) -> list[tokens.Tokens]:
+def documents(train: rq.Train, model: Path) -> list[tokenization.Tokens]:
     """Return the tokenised examples of a training, as the engine sees them."""
-    source = data.read(train.data, eval_share=train.eval_share, seed=train.seed)
+    source = dataset.read(train.data, eval_share=train.eval_share, seed=train.seed)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    return list(tokens.tokenise(source, tokenizer, max_length=train.longest).train)
+    return list(tokenization.tokenise(source, tokenizer, max_length=train.longest).train)
 
 
-def as_many_tokens(examples: list[tokens.Tokens]) -> int:
+def as_many_tokens(examples: list[tokenization.Tokens]) -> int:
     """Return a token budget as large as the script's useful batches: both correct as often."""
     return max(512, round(BATCH * statistics.mean(map(len, examples))))
 
 
-def plan(train: rq.Train, examples: list[tokens.Tokens]) -> list[list[int]]:
+def plan(train: rq.Train, examples: list[tokenization.Tokens]) -> list[list[int]]:
     """Return the packs that a training goes through."""
     lengths = [len(example) for example in examples]
     packs = packing.plan(

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, get_scheduler
 
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from benchmarks.speed import Speed, StepLog
 
 

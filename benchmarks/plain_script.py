@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from benchmarks.speed import Speed, StepLog
 
 BATCH = 8

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.models.loading import load
 from backend.engine.models.quantization import _forward_8bit
 from benchmarks import models

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from benchmarks import models
 from benchmarks.interleave import Pairs, interleaved
 from benchmarks.our_training import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.settings import STARTER
 from benchmarks import models
 from benchmarks.conditions import bf16_instructions

@@ -23,7 +23,7 @@ from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Around, Control, Emit
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.data import preview
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data.token_cache import TokenStore
 from backend.engine.export import exporting
 from backend.engine.hotswap import prepare
 from backend.engine.inference import chat

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from backend.engine.data import data
-from backend.engine.data.data import DataSet
+from backend.engine.data import dataset
+from backend.engine.data.dataset import DataSet
 
 Row = dict[str, Any]
 TURNS = [
@@ -32,7 +32,7 @@ SHAPES: dict[str, Row] = {
 
 def read(path: Path, *, eval_share: float = 0.0, seed: int = 0, **options: Any) -> DataSet:
     """Read every row at once, which else happens as rows are asked for."""
-    found = data.read(str(path), eval_share=eval_share, seed=seed, **options)
+    found = dataset.read(str(path), eval_share=eval_share, seed=seed, **options)
     assert found.rows >= 0
     return found
 

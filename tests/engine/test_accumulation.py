@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.data.encoded import Tokens
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import trainer

@@ -7,7 +7,7 @@ import pytest
 
 from backend import Service, adjustments
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.training import packing
 from backend.errors import InvalidRequest, NotFound
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, wait_for

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from backend import CHAT_TEMPLATES, Service, Settings
 from backend import requests as rq
-from backend.engine.data import tokens
-from backend.engine.data.data import Document
+from backend.engine.data import tokenization
+from backend.engine.data.dataset import Document
 from backend.engine.inference.generate import prompt_text
 from backend.errors import Unsupported
 from tests.engine.tiny import STARTER, start_service, write_base
@@ -42,7 +42,7 @@ def given(request: pytest.FixtureRequest) -> Any:
 
 
 def test_the_answers_alone_are_learned_up_to_the_end(given: Any) -> None:
-    (encoded,) = tokens.encode([Document(1, turns=TURNS)], given, 512)
+    (encoded,) = tokenization.encode([Document(1, turns=TURNS)], given, 512)
 
     learned = given.decode(encoded.ids[encoded.learned].tolist())
     mark = "<|im_end|>" if "im_end" in given.chat_template else ""
@@ -50,7 +50,7 @@ def test_the_answers_alone_are_learned_up_to_the_end(given: Any) -> None:
 
 
 def test_a_prompt_is_the_beginning_of_what_was_learned(given: Any) -> None:
-    (encoded,) = tokens.encode([Document(1, turns=TURNS[:3])], given, 512)
+    (encoded,) = tokenization.encode([Document(1, turns=TURNS[:3])], given, 512)
     asked = prompt_text(given, [rq.Message(**turn) for turn in TURNS[:2]])
 
     ids = given(asked, add_special_tokens=False).input_ids
@@ -131,6 +131,6 @@ def test_an_answer_that_opens_the_conversation_is_learned_without_its_head() -> 
     tokenizer = AutoTokenizer.from_pretrained(STARTER)
     turns = [{"role": "assistant", "content": "Ahoy."}, {"role": "user", "content": "Hi."}]
 
-    (encoded,) = tokens.encode([Document(1, turns=turns)], tokenizer, 512)
+    (encoded,) = tokenization.encode([Document(1, turns=turns)], tokenizer, 512)
 
     assert tokenizer.decode(encoded.ids[encoded.learned].tolist()) == "Ahoy.<|end|>"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.training import extending, packing
 from backend.errors import InvalidRequest
 from backend.results import RunResult

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine.data import data
+from backend.engine.data import dataset
 from backend.engine.data_files.file_type import SIGNATURES, real_kind
 from backend.errors import DataError, NotFound
 
@@ -39,7 +39,7 @@ def test_a_file_under_a_false_name_says_what_it_is(
     path.write_bytes(content)
 
     with pytest.raises(DataError) as caught:
-        data.read(str(path), eval_share=0.1, seed=0)
+        dataset.read(str(path), eval_share=0.1, seed=0)
 
     assert str(caught.value) == sentence
 
@@ -65,7 +65,7 @@ def test_a_damaged_parquet_file_is_told_without_its_folder(tmp_path: Path) -> No
     path.write_bytes(b"PAR1 not really")
 
     with pytest.raises(DataError) as caught:
-        data.read(str(path), eval_share=0.1, seed=0)
+        dataset.read(str(path), eval_share=0.1, seed=0)
 
     assert str(caught.value) == (
         "data.parquet is a damaged Parquet file: its content cannot be read to the end. "
@@ -78,6 +78,6 @@ def test_an_upload_that_is_gone_is_named_as_its_owner_does(tmp_path: Path) -> No
     gone = tmp_path / "uploads" / "0123456789ab" / "my rows.csv"
 
     with pytest.raises(NotFound) as caught:
-        data.read(str(gone), eval_share=0.1, seed=0)
+        dataset.read(str(gone), eval_share=0.1, seed=0)
 
     assert str(caught.value) == "The upload 'my rows.csv' is gone. Upload the file again."

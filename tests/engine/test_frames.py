@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.engine.data import frames, rendering
-from backend.engine.data.data import Document
+from backend.engine.data import chat_rendering, template_cache
+from backend.engine.data.dataset import Document
 from backend.settings import STARTER
 
 OTHERS = {
@@ -46,7 +46,7 @@ def conversations() -> Any:
 
 
 def comparable(shown: list[Any]) -> list[Any]:
-    return [each.what if isinstance(each, rendering.Unrenderable) else each for each in shown]
+    return [each.what if isinstance(each, chat_rendering.Unrenderable) else each for each in shown]
 
 
 @settings(
@@ -55,10 +55,10 @@ def comparable(shown: list[Any]) -> list[Any]:
 @given(talks=st.lists(conversations(), min_size=1, max_size=4))
 def test_a_frame_shows_the_answers_that_all_beginnings_show(tokenizer: Any, talks: Any) -> None:
     documents = [Document(row=n, turns=turns, text="") for n, turns in enumerate(talks, 1)]
-    documents = [each for each in documents if rendering.has_answer(each)]
+    documents = [each for each in documents if chat_rendering.has_answer(each)]
 
-    fast = rendering.render(documents, tokenizer)
-    slow = rendering._render_beginnings(documents, tokenizer) if documents else []
+    fast = chat_rendering.render(documents, tokenizer)
+    slow = chat_rendering._render_beginnings(documents, tokenizer) if documents else []
 
     assert comparable(fast) == comparable(slow)
 
@@ -66,7 +66,7 @@ def test_a_frame_shows_the_answers_that_all_beginnings_show(tokenizer: Any, talk
 def test_most_templates_have_a_frame_and_one_rendering_is_enough() -> None:
     tokenizer = AutoTokenizer.from_pretrained(STARTER / "model")
     for template in (tokenizer.chat_template, *(t.jinja for t in CHAT_TEMPLATES.values())):
-        frame = rendering._frame(tokenizer, template, ("user", "assistant"))
+        frame = chat_rendering._frame(tokenizer, template, ("user", "assistant"))
         assert frame is not None
         text = "".join([frame.around[0], "Hello", frame.around[1], "Aye!", frame.around[2]])
         assert frame.spans(["Hello", "Aye!"], text) is not None
@@ -77,4 +77,4 @@ def test_a_template_whose_beginnings_are_others_has_no_frame() -> None:
     def render(turns: Any, asks: bool) -> str:
         return f"{len(turns)} turns: " + " ".join(turn["content"] for turn in turns) + "."
 
-    assert frames.learn(["user", "assistant"], render) is None
+    assert template_cache.learn(["user", "assistant"], render) is None

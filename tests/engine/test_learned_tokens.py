@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from backend.engine.data.learned_tokens import are_side_by_side, by_ends, by_places, learned_tokens
+from backend.engine.data.loss_mask import are_side_by_side, by_ends, by_places, learned_tokens
 from backend.settings import STARTER
 
 STARTER_TOKENIZER = AutoTokenizer.from_pretrained(STARTER / "model")

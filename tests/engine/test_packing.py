@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.data import tokens
-from backend.engine.data.data import Document
+from backend.engine.data import tokenization
+from backend.engine.data.dataset import Document
 from backend.engine.inference.generate import prompt_text
 from backend.errors import InvalidRequest
 from tests.engine.tiny import write_base
@@ -43,7 +43,7 @@ def test_without_a_template_a_single_turn_is_what_training_makes_of_a_prompt(pla
         {"role": "user", "content": "Where is the cat?"},
         {"role": "assistant", "content": "On the mat."},
     ]
-    (learned,) = tokens.encode([Document(1, turns=turns)], plain, 512)
+    (learned,) = tokenization.encode([Document(1, turns=turns)], plain, 512)
 
     asked = plain(prompt_text(plain, talk("Where is the cat?"))).input_ids
 

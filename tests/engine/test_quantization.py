@@ -16,7 +16,7 @@ from peft import get_peft_model
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.data import tokens
+from backend.engine.data import tokenization
 from backend.engine.methods import peft_io
 from backend.engine.models import quantization
 from backend.engine.models.linear_layers import linear_layers
@@ -58,7 +58,7 @@ def scores(service: Service, variant: rq.Variant) -> list[float]:
 def batch(base: Base) -> steps.Batch:
     ids = base.tokenizer(TEXTS[0], return_tensors="np").input_ids[0]
     more = base.tokenizer(TEXTS[1], return_tensors="np").input_ids[0]
-    learned = [tokens.Tokens(each, each >= 0) for each in (ids, more)]
+    learned = [tokenization.Tokens(each, each >= 0) for each in (ids, more)]
     return packing.collate(learned)
 
 
@@ -167,7 +167,7 @@ def test_packed_documents_do_not_see_each_other(
     loaded = base(kind)
     documents = steps.probe_documents(loaded)
 
-    def loss(packed: list[tokens.Tokens]) -> float:
+    def loss(packed: list[tokenization.Tokens]) -> float:
         return steps.loss_sum(loaded.model, packing.collate(packed), nullcontext()).item()
 
     with steps.step_mode(loaded), torch.inference_mode():

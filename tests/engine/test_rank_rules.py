@@ -11,7 +11,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine import launched
 from backend.engine.core.process_group import FollowingRun, Ranks
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.runs.run_log import RunLog
 from backend.engine.training.packing import Packs
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError

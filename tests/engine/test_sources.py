@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine.data import data
+from backend.engine.data import dataset
 from backend.engine.data_files.sources import open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER
@@ -28,7 +28,7 @@ def test_an_unknown_bundled_set_lists_the_known_ones(name: str) -> None:
     known = sorted(path.parent.name for path in STARTER.glob("data/*/train.jsonl"))
 
     with pytest.raises(NotFound) as caught:
-        data.read(f"starter:{name}", eval_share=0.1, seed=0)
+        dataset.read(f"starter:{name}", eval_share=0.1, seed=0)
 
     assert str(caught.value) == (
         f"There is no bundled data set {name!r}. Bundled: {', '.join(known)}."

@@ -8,8 +8,8 @@ import pytest
 
 from backend import limits
 from backend.engine.core.time_limit import within
-from backend.engine.data import rendering
-from backend.engine.data.data import Document
+from backend.engine.data import chat_rendering
+from backend.engine.data.dataset import Document
 from backend.engine.inference import generate
 from backend.errors import InvalidRequest, ModelError
 from backend.requests import Message
@@ -83,7 +83,7 @@ def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match="was not done with the conversation"):
         generate.prompt_text(endless, TALK)
     with pytest.raises(ModelError, match="was not done with the examples"):
-        rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
+        chat_rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
 
 
 def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,17 +92,17 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(InvalidRequest, match="makes 101 characters of the conversation"):
         generate.prompt_text(wordy, TALK)
-    with pytest.raises(rendering.Unrenderable, match="makes 101 characters of it"):
-        rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
+    with pytest.raises(chat_rendering.Unrenderable, match="makes 101 characters of it"):
+        chat_rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
 
 
 def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.engine.data import tokens
+    from backend.engine.data import tokenization
 
     monkeypatch.setattr(limits, "BATCH_CHARACTERS", 25)
     documents = [Document(row=row, text="x" * 10) for row in range(1, 8)]
 
-    batches = list(tokens._batches(iter(documents)))
+    batches = list(tokenization._batches(iter(documents)))
 
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert [document.row for batch in batches for document in batch] == list(range(1, 8))

@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from backend.engine.core.job_control import Control
-from backend.engine.data import data, tokens
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data import dataset, tokenization
+from backend.engine.data.token_cache import TokenStore
 from backend.errors import Stopped
 from backend.requests import Columns
 from backend.settings import STARTER
@@ -38,13 +38,13 @@ def file(tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which tables were tokenised and not found."""
     seen: list[str] = []
-    real = tokens.encode_part
+    real = tokenization.encode_part
 
     def spy(part: Any, *arguments: Any) -> Any:
         seen.append(part.table.name)
         return real(part, *arguments)
 
-    monkeypatch.setattr(tokens, "encode_part", spy)
+    monkeypatch.setattr(tokenization, "encode_part", spy)
     return seen
 
 
@@ -54,14 +54,14 @@ def store(tmp_path: Path, **options: Any) -> TokenStore:
 
 def tokenise(
     file: Path, tokenizer: Any, kept: TokenStore | None, *, longest: int = 64, **options: Any
-) -> tokens.Corpus:
+) -> tokenization.Corpus:
     settings = {"eval_share": 0.2, "seed": 0, "drop_bad_rows": True, **options}
-    return tokens.tokenise(
-        data.read(str(file), **settings), tokenizer, max_length=longest, store=kept
+    return tokenization.tokenise(
+        dataset.read(str(file), **settings), tokenizer, max_length=longest, store=kept
     )
 
 
-def as_lists(corpus: tokens.Corpus) -> list[Any]:
+def as_lists(corpus: tokenization.Corpus) -> list[Any]:
     return [
         [(t.ids.tolist(), t.learned.tolist(), t.cut) for t in side]
         for side in (corpus.train, corpus.held_out)
@@ -157,19 +157,19 @@ def test_what_was_not_used_for_longest_makes_room(
 def test_a_stopped_check_keeps_nothing(tmp_path: Path, file: Path, tokenizer: Any) -> None:
     control = Control(1, lambda message: None)
     control.hear("stop")
-    found = data.read(str(file), eval_share=0.0, seed=0)
+    found = dataset.read(str(file), eval_share=0.0, seed=0)
 
     with pytest.raises(Stopped):
-        tokens.prepare(found, tokenizer, store=store(tmp_path), control=control)
+        tokenization.prepare(found, tokenizer, store=store(tmp_path), control=control)
 
     assert not (tmp_path / "tokens").exists()
 
 
 def test_progress_is_told_in_rows(tmp_path: Path, file: Path, tokenizer: Any) -> None:
     told: list[dict[str, Any]] = []
-    found = data.read(str(file), eval_share=0.0, seed=0)
+    found = dataset.read(str(file), eval_share=0.0, seed=0)
 
-    tokens.prepare(found, tokenizer, control=Control(1, told.append))
+    tokenization.prepare(found, tokenizer, control=Control(1, told.append))
 
     assert [(each["text"], each["fraction"]) for each in told] == [("31 of 31 rows read", 1.0)]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from backend.engine.data import data, tokens
-from backend.engine.data.data import DataSet, Document
-from backend.engine.data.data_stats import histogram
+from backend.engine.data import dataset, tokenization
+from backend.engine.data.dataset import DataSet, Document
+from backend.engine.data.statistics import histogram
 from backend.errors import DataError
 from backend.results import LengthBin
 from backend.settings import STARTER
@@ -29,11 +29,11 @@ def tokenizer() -> Any:
 def read(folder: Path, rows: list[Any]) -> DataSet:
     file = folder / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return data.read(str(file), eval_share=0.0, seed=0)
+    return dataset.read(str(file), eval_share=0.0, seed=0)
 
 
 def learned(document: Document, tokenizer: Any, max_length: int = 512) -> str:
-    (encoded,) = tokens.encode([document], tokenizer, max_length)
+    (encoded,) = tokenization.encode([document], tokenizer, max_length)
     return str(tokenizer.decode(encoded.ids[encoded.learned].tolist()))
 
 
@@ -53,7 +53,7 @@ def test_every_answer_of_a_conversation_is_learned(tokenizer: Any) -> None:
 
 
 def test_what_is_learned_is_what_is_asked_for_in_chat(tokenizer: Any) -> None:
-    (encoded,) = tokens.encode([Document(1, turns=TURNS)], tokenizer, 512)
+    (encoded,) = tokenization.encode([Document(1, turns=TURNS)], tokenizer, 512)
     prompt = tokenizer.apply_chat_template(
         TURNS[:1], add_generation_prompt=True, return_dict=True
     ).input_ids
@@ -87,7 +87,7 @@ def test_a_template_that_hides_where_the_answer_begins_is_refused(other_template
     other_template.chat_template = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}!"
 
     with pytest.raises(DataError) as caught:
-        tokens.encode([Document(7, turns=TURNS)], other_template, 512)
+        tokenization.encode([Document(7, turns=TURNS)], other_template, 512)
 
     assert str(caught.value) == (
         "Row 7: this base's chat template does not show where the answer begins, so the answer "
@@ -99,13 +99,13 @@ def test_a_template_that_refuses_an_example_is_quoted(other_template: Any) -> No
     other_template.chat_template = "{{ raise_exception('No system messages, please') }}"
 
     with pytest.raises(DataError, match="refuses an example: No system messages, please"):
-        tokens.encode([Document(1, turns=TURNS)], other_template, 512)
+        tokenization.encode([Document(1, turns=TURNS)], other_template, 512)
 
 
 def test_without_a_template_prompt_and_completion_still_work(other_template: Any) -> None:
     other_template.chat_template = None
 
-    (encoded,) = tokens.encode([Document(1, turns=TURNS)], other_template, 512)
+    (encoded,) = tokenization.encode([Document(1, turns=TURNS)], other_template, 512)
 
     text = other_template.decode(encoded.ids.tolist())
     assert text.endswith("Where is the cat?\nOn the mat.<|end|>")
@@ -116,7 +116,7 @@ def test_without_a_template_a_conversation_is_refused(other_template: Any) -> No
     other_template.chat_template = None
 
     with pytest.raises(DataError) as caught:
-        tokens.encode([Document(3, turns=TURNS * 2)], other_template, 512)
+        tokenization.encode([Document(3, turns=TURNS * 2)], other_template, 512)
 
     assert str(caught.value) == (
         "Row 3 is a conversation, and this base has no chat template. "
@@ -134,7 +134,7 @@ def test_what_is_cut_and_what_is_left_out_is_counted(tmp_path: Path, tokenizer: 
     ]
     found = read(tmp_path, rows)
 
-    corpus = tokens.tokenise(found, tokenizer, max_length=32)
+    corpus = tokenization.tokenise(found, tokenizer, max_length=32)
 
     assert (corpus.stats.rows, corpus.stats.examples) == (4, 2)
     assert (corpus.stats.cut, corpus.stats.dropped) == (1, 2)
@@ -148,7 +148,7 @@ def test_nothing_to_learn_is_an_error_with_its_cure(tmp_path: Path, tokenizer: A
     found = read(tmp_path, rows)
 
     with pytest.raises(DataError) as caught:
-        tokens.tokenise(found, tokenizer, max_length=16)
+        tokenization.tokenise(found, tokenizer, max_length=16)
 
     assert str(caught.value) == (
         "None of the 2 examples has anything to learn: the answers are empty or lie beyond the "
@@ -159,15 +159,15 @@ def test_nothing_to_learn_is_an_error_with_its_cure(tmp_path: Path, tokenizer: A
 def test_a_conversation_without_an_answer_is_left_out(tmp_path: Path, tokenizer: Any) -> None:
     rows: list[Any] = [{"messages": TURNS}, {"messages": TURNS[:1]}]
 
-    corpus = tokens.tokenise(read(tmp_path, rows), tokenizer, max_length=512)
+    corpus = tokenization.tokenise(read(tmp_path, rows), tokenizer, max_length=512)
 
     assert (corpus.stats.examples, corpus.stats.dropped) == (1, 1)
 
 
 def test_a_bundled_set_brings_its_own_held_out_part(tokenizer: Any) -> None:
-    found = data.read("starter:pirate", eval_share=0.0, seed=0)
+    found = dataset.read("starter:pirate", eval_share=0.0, seed=0)
 
-    corpus = tokens.tokenise(found, tokenizer, max_length=512)
+    corpus = tokenization.tokenise(found, tokenizer, max_length=512)
 
     assert corpus.stats.held_out > 0
     assert (corpus.stats.cut, corpus.stats.dropped) == (0, 0)
@@ -189,10 +189,10 @@ MIXED = [
 def test_bad_rows_are_left_out_when_somebody_says_so(tmp_path: Path, tokenizer: Any) -> None:
     found = read(tmp_path, MIXED)
     with pytest.raises(DataError) as caught:
-        tokens.tokenise(found, tokenizer, max_length=32)
+        tokenization.tokenise(found, tokenizer, max_length=32)
 
     found.drop_bad_rows = True
-    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+    stats = tokenization.tokenise(found, tokenizer, max_length=32).stats
 
     assert caught.value.droppable
     assert (stats.rows, stats.examples, stats.bad) == (6, 3, 1)
@@ -202,7 +202,7 @@ def test_each_kind_of_row_is_counted_and_placed(tmp_path: Path, tokenizer: Any) 
     found = read(tmp_path, MIXED)
     found.drop_bad_rows = True
 
-    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+    stats = tokenization.tokenise(found, tokenizer, max_length=32).stats
 
     assert [(group.kind, group.count, group.places) for group in stats.groups] == [
         ("bad", 1, ("row 2",)),
@@ -218,7 +218,7 @@ def test_rows_that_hold_special_tokens_are_named(tmp_path: Path, tokenizer: Any)
     end = tokenizer.eos_token
     found = read(tmp_path, [{"text": "on"}, {"text": f"one{end}two"}, {"text": f"{end[:-1]}"}])
 
-    stats = tokens.tokenise(found, tokenizer, max_length=32).stats
+    stats = tokenization.tokenise(found, tokenizer, max_length=32).stats
 
     assert [(group.kind, group.places) for group in stats.groups] == [("special", ("row 2",))]
 
@@ -230,7 +230,7 @@ def test_a_conversation_that_brings_the_template_with_it_is_named(
     templated = tokenizer.apply_chat_template([asked], tokenize=False)
     rows = [{"prompt": text, "completion": "Hi."} for text in ("Hello.", templated)]
 
-    stats = tokens.tokenise(read(tmp_path, rows), tokenizer, max_length=64).stats
+    stats = tokenization.tokenise(read(tmp_path, rows), tokenizer, max_length=64).stats
 
     assert [(group.kind, group.places) for group in stats.groups] == [("special", ("row 2",))]
 
@@ -238,8 +238,8 @@ def test_a_conversation_that_brings_the_template_with_it_is_named(
 def test_lengths_are_those_before_the_cut(tmp_path: Path, tokenizer: Any) -> None:
     found = read(tmp_path, [{"text": "on and " * count} for count in (1, 1, 5, 40)])
 
-    stats = tokens.tokenise(found, tokenizer, max_length=16).stats
-    whole = [len(t) for t in tokens.encode(found.train, tokenizer, 10_000)]
+    stats = tokenization.tokenise(found, tokenizer, max_length=16).stats
+    whole = [len(t) for t in tokenization.encode(found.train, tokenizer, 10_000)]
 
     assert sum(each.examples for each in stats.histogram) == 4
     assert stats.histogram[0].low == min(whole)
@@ -259,14 +259,14 @@ def test_rows_that_only_the_template_refuses_are_bad_rows(
     found = read(tmp_path, rows)
 
     with pytest.raises(DataError) as caught:
-        tokens.tokenise(found, other_template, max_length=32)
+        tokenization.tokenise(found, other_template, max_length=32)
 
     assert str(caught.value) == (
         "1 of 3 rows cannot be used: row 2: this base's chat template refuses it: not this. "
         "Mend or remove them, or choose to leave bad rows out."
     )
     found.drop_bad_rows = True
-    corpus = tokens.tokenise(found, other_template, max_length=32)
+    corpus = tokenization.tokenise(found, other_template, max_length=32)
     assert (corpus.stats.examples, corpus.stats.bad) == (2, 1)
 
 
@@ -275,7 +275,7 @@ def test_a_template_that_shows_no_row_is_said_once(tmp_path: Path, other_templat
     found = read(tmp_path, [{"messages": TURNS * 2}] * 3)
 
     with pytest.raises(DataError) as caught:
-        tokens.tokenise(found, other_template, max_length=32)
+        tokenization.tokenise(found, other_template, max_length=32)
 
     assert str(caught.value) == (
         "Row 1 is a conversation, and this base has no chat template. "
@@ -291,14 +291,14 @@ def test_an_answer_without_a_question_needs_a_template(other_template: Any) -> N
     turns = [{"role": "system", "content": "Be kind."}, TURNS[1]]
 
     with pytest.raises(DataError, match="Row 1 is a conversation, and this base has no chat"):
-        tokens.encode([Document(1, turns=turns)], other_template, 512)
+        tokenization.encode([Document(1, turns=turns)], other_template, 512)
 
 
 def test_rendering_many_at_once_is_rendering_each(other_template: Any) -> None:
     documents = [Document(n, turns=TURNS * (1 + n % 3)) for n in range(20)]
 
-    together = tokens.encode(documents, other_template, 512)
-    alone = [tokens.encode([document], other_template, 512)[0] for document in documents]
+    together = tokenization.encode(documents, other_template, 512)
+    alone = [tokenization.encode([document], other_template, 512)[0] for document in documents]
 
     assert [t.ids.tolist() for t in together] == [t.ids.tolist() for t in alone]
     assert [t.learned.tolist() for t in together] == [t.learned.tolist() for t in alone]
@@ -311,8 +311,8 @@ def test_what_is_held_out_too_is_counted(tmp_path: Path, tokenizer: Any) -> None
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    found = data.read(str(file), eval_share=0.5, seed=0, held_out=str(other))
-    stats = tokens.tokenise(found, tokenizer, max_length=64).stats
+    found = dataset.read(str(file), eval_share=0.5, seed=0, held_out=str(other))
+    stats = tokenization.tokenise(found, tokenizer, max_length=64).stats
 
     assert (stats.rows, stats.examples, stats.held_out, stats.overlap) == (6, 4, 1, 1)
 
@@ -321,10 +321,10 @@ def test_data_that_is_all_held_out_leaves_nothing_to_learn(tmp_path: Path, token
     read(tmp_path, MIXED[:1])
     file = str(tmp_path / "data.jsonl")
 
-    found = data.read(file, eval_share=0.0, seed=0, held_out=file)
+    found = dataset.read(file, eval_share=0.0, seed=0, held_out=file)
 
     with pytest.raises(DataError) as caught:
-        tokens.tokenise(found, tokenizer, max_length=64)
+        tokenization.tokenise(found, tokenizer, max_length=64)
 
     assert str(caught.value) == (
         "Every example is held out, so none is left to learn. Give it other data to test with."

@@ -9,12 +9,12 @@ from itertools import islice
 from typing import Any
 
 from backend.engine.core.job_control import Control
-from backend.engine.data import data, tokens
-from backend.engine.data.data import DataSet, Document
-from backend.engine.data.encoded import Tokens
-from backend.engine.data.rendering import is_blank
-from backend.engine.data.shapes import first_row
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data import dataset, tokenization
+from backend.engine.data.chat_rendering import is_blank
+from backend.engine.data.dataset import DataSet, Document
+from backend.engine.data.row_formats import first_row
+from backend.engine.data.token_arrays import Tokens
+from backend.engine.data.token_cache import TokenStore
 from backend.engine.data_files.sources import first_rows, open_source
 from backend.engine.models import model_skeleton
 from backend.engine.session import Session
@@ -49,7 +49,7 @@ def preview(
     tokenizer = _tokenizer(session, facts)
     columns = _columns(request.data)
     try:
-        source = data.read(
+        source = dataset.read(
             request.data, eval_share=0.0, seed=0, columns=request.columns,
             drop_bad_rows=request.drop_bad_rows,
         )  # fmt: skip
@@ -73,7 +73,7 @@ def preview(
     )
     if not request.every_row:
         return shown.model_copy(update={"rows": sum(part.table.count() for part in parts)})
-    prepared = tokens.prepare(source, tokenizer, store=store, control=control)
+    prepared = tokenization.prepare(source, tokenizer, store=store, control=control)
     return shown.model_copy(
         update={
             "rows": prepared.rows,
@@ -95,10 +95,10 @@ def prepare(
     """Tokenise a data set onto the disk, so that whatever uses it finds it done."""
     started = time.monotonic()
     tokenizer = _tokenizer(session, facts)
-    source = data.read(
+    source = dataset.read(
         request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out
     )
-    prepared = tokens.prepare(source, tokenizer, store=store, control=control)
+    prepared = tokenization.prepare(source, tokenizer, store=store, control=control)
     return PreparedData(
         rows=prepared.rows,
         bad=prepared.problems.count,
@@ -142,17 +142,19 @@ def _first_examples(
     documents = (d for part in source.parts for d in part.documents(problems.append))
     for document in islice(documents, request.rows):
         try:
-            (shown,) = tokens.encode([document], tokenizer, request.max_length)
+            (shown,) = tokenization.encode([document], tokenizer, request.max_length)
             examples.append(_example(document, shown, tokenizer))
         except DataError as error:
             problems.append(RowProblem(row=document.row, what=error.what))
     return problems, examples
 
 
-def _stats(source: DataSet, prepared: tokens.Prepared, request: PreviewData) -> DataStats | None:
+def _stats(
+    source: DataSet, prepared: tokenization.Prepared, request: PreviewData
+) -> DataStats | None:
     """Return the figures of the rows that can be used; None where nothing can be learned."""
     try:
-        return tokens.assemble(source, prepared, max_length=request.max_length).stats
+        return tokenization.assemble(source, prepared, max_length=request.max_length).stats
     except DataError:
         return None
 

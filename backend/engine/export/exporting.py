@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.engine.core.job_control import Control
-from backend.engine.data import data, tokens
+from backend.engine.data import dataset, tokenization
 from backend.engine.export.export_readme import write_readme
 from backend.engine.models import model_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
@@ -93,16 +93,16 @@ def _script(
             (folder / name).unlink(missing_ok=True)
 
 
-def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokens.Tokens]:
+def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokenization.Tokens]:
     """Return what a run learns from, as its base sees it."""
     context = model_folder.context_length(base)
     longest = min(train.longest, context) if context else train.longest
-    source = data.of_run(train)
+    source = dataset.of_run(train)
     tokenizer = model_folder.read_tokenizer(base, template)
-    return tokens.tokenise(source, tokenizer, max_length=longest).train
+    return tokenization.tokenise(source, tokenizer, max_length=longest).train
 
 
-def write_examples(documents: Sequence[tokens.Tokens], file: Path) -> None:
+def write_examples(documents: Sequence[tokenization.Tokens], file: Path) -> None:
     """Write one example a line: its tokens, and which of them are learned."""
     try:
         with file.open("w", encoding="utf-8") as lines:

@@ -14,8 +14,8 @@ import torch
 from backend.command_line import changed_fields
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
-from backend.engine.data import tokens
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data import tokenization
+from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
@@ -177,8 +177,8 @@ def _collect(problems: list[Problem], look: Any) -> Any:
 
 def _corpus(
     train: Train, around: Surroundings, store: TokenStore, control: Control | None
-) -> tokens.Corpus:
-    return tokens.of_run(
+) -> tokenization.Corpus:
+    return tokenization.of_run(
         train, around.tokenizer, context=around.context, store=store, control=control
     )
 
@@ -257,7 +257,7 @@ def _step_times(
 def _run_setup(
     train: Train,
     around: Surroundings,
-    corpus: tokens.Corpus,
+    corpus: tokenization.Corpus,
     packs: packing.Packs,
     config: Any,
     timings: Timings,

@@ -16,7 +16,7 @@ from backend import damage
 from backend.access import looks_like_path
 from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
-from backend.engine.data.encoded import Tokens
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers

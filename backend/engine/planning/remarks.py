@@ -1,6 +1,6 @@
 """What is worth a word before a run starts, though nothing keeps it from starting."""
 
-from backend.engine.data.data import FEWEST
+from backend.engine.data.dataset import FEWEST
 from backend.learning_rate import rate_warning, usual_rate
 from backend.requests import Train
 from backend.results import DataStats

@@ -8,7 +8,7 @@ import torch
 
 from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.inference import chat
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session

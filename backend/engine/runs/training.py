@@ -15,8 +15,8 @@ from backend.engine.core import memory
 from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
-from backend.engine.data import tokens
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data import tokenization
+from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.models import quantization
 from backend.engine.runs import guards, outcome, pausing, prediction, run_adapter, samples, watching
@@ -138,7 +138,7 @@ class _Training:
     def _prepare_data(self) -> None:
         request, base = self.request, self.session.base
         store, context = TokenStore(self.settings.tokens_dir), base.facts.context_length
-        corpus = tokens.of_run(
+        corpus = tokenization.of_run(
             request, base.tokenizer, context=context, store=store, control=self.control
         )
         self.plan = extending.plan(corpus.train, request, self.before.extra_epochs)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from backend.engine.data.tokens import Tokens
+from backend.engine.data.tokenization import Tokens
 from backend.engine.training import packing
 from backend.engine.training.packing import Packs
 from backend.learning_rate import schedule_name

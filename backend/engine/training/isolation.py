@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from backend.engine.core import devices, tolerances
-from backend.engine.data.encoded import Tokens
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
 from backend.engine.training import packing, steps
 from backend.errors import VerificationFailed

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.engine.data.encoded import Tokens, lengths_of
+from backend.engine.data.token_arrays import Tokens, lengths_of
 from backend.engine.training.attention import Layout
 from backend.requests import Train
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from backend.engine.core import devices
-from backend.engine.data.encoded import Tokens
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
 from backend.engine.training import attention
 from backend.engine.training.packing import Packs, collate

@@ -18,11 +18,7 @@ from tokenizers import Encoding
 
 from backend import limits
 from backend.engine.core.job_control import Control
-from backend.engine.data.data import DataSet, Document, Part, Problems, of_run, refuse, split
-from backend.engine.data.data_stats import stats_of
-from backend.engine.data.encoded import Documents, Encoded, Tokens, join
-from backend.engine.data.learned_tokens import are_side_by_side, learned_tokens
-from backend.engine.data.rendering import (
+from backend.engine.data.chat_rendering import (
     Rendered,
     Unrenderable,
     holds,
@@ -30,7 +26,11 @@ from backend.engine.data.rendering import (
     render,
     special_tokens,
 )
-from backend.engine.data.token_store import TokenStore
+from backend.engine.data.dataset import DataSet, Document, Part, Problems, of_run, refuse, split
+from backend.engine.data.loss_mask import are_side_by_side, learned_tokens
+from backend.engine.data.statistics import stats_of
+from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
+from backend.engine.data.token_cache import TokenStore
 from backend.errors import DataError
 from backend.requests import Train
 from backend.results import DataStats, RowProblem

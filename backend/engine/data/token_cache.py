@@ -18,8 +18,8 @@ import numpy as np
 import tokenizers
 import transformers
 
-from backend.engine.data.data import Part, Problems
-from backend.engine.data.encoded import Encoded
+from backend.engine.data.dataset import Part, Problems
+from backend.engine.data.token_arrays import Encoded
 from backend.errors import WorkbenchError
 from backend.results import RowProblem
 from backend.storage import new_folder

@@ -15,8 +15,8 @@ from typing import Any
 
 from backend import limits
 from backend.engine.core.time_limit import within
-from backend.engine.data import frames
-from backend.engine.data.data import Document
+from backend.engine.data import template_cache
+from backend.engine.data.dataset import Document
 from backend.engine.inference.generate import plain_prompt
 from backend.errors import DataError, ModelError
 
@@ -118,22 +118,24 @@ def _render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendere
     return [shown.get(id(document)) or next(rest) for document in documents]
 
 
-def _frame_of(document: Document, tokenizer: Any) -> frames.Frame | None:
+def _frame_of(document: Document, tokenizer: Any) -> template_cache.Frame | None:
     roles = tuple(turn["role"] for turn in document.turns)
-    if len(roles) > frames.LONGEST or any(len(turn) != 2 for turn in document.turns):
+    if len(roles) > template_cache.LONGEST or any(len(turn) != 2 for turn in document.turns):
         return None
     return _frame(tokenizer, str(tokenizer.chat_template), roles)
 
 
 @lru_cache(32)
-def _frame(tokenizer: Any, chat_template: str, roles: tuple[str, ...]) -> frames.Frame | None:
+def _frame(
+    tokenizer: Any, chat_template: str, roles: tuple[str, ...]
+) -> template_cache.Frame | None:
     """Learn the frame of a template, which may be exchanged, for an order of roles."""
 
     def render_turns(turns: Sequence[dict[str, str]], asks: bool) -> str:
         return _texts([_Beginning(turns, asks)], tokenizer)[0]
 
     try:
-        return frames.learn(roles, render_turns)
+        return template_cache.learn(roles, render_turns)
     except Unrenderable:
         return None
 

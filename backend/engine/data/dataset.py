@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.data.shapes import BadRow, Row, Shape, Turns, first_row, shape_of
+from backend.engine.data.row_formats import BadRow, Row, Shape, Turns, first_row, shape_of
 from backend.engine.data_files import sources
 from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table

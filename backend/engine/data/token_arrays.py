@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.data.data import Keys, Problems
+from backend.engine.data.dataset import Keys, Problems
 from backend.results.training import place_of
 
 Ints = NDArray[np.int64]

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.data.data import DataSet
-from backend.engine.data.encoded import Encoded, Ints
+from backend.engine.data.dataset import DataSet
+from backend.engine.data.token_arrays import Encoded, Ints
 from backend.results import DataStats, LengthBin, RowGroup, RowKind
 
 SHOWN_PLACES = 10
