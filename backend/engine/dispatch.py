@@ -33,7 +33,7 @@ from backend.engine.models.linear_layers import linear_layers
 from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import training
 from backend.engine.session import Session
-from backend.engine.training.precision import Timings
+from backend.engine.training.precision_choice import Timings
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs import Runs

@@ -15,7 +15,7 @@ from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.training import trainer
-from backend.engine.training.extending import Stretch
+from backend.engine.training.extension import Stretch
 from backend.engine.training.packing import Packs
 from tests.engine.architectures import tiny
 

@@ -11,7 +11,13 @@ from backend.engine.hotswap import compiling
 from backend.engine.models import loading, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
 from backend.engine.planning import quantization_table
-from backend.engine.training import attention, estimate, precision, steps, trainer
+from backend.engine.training import (
+    memory_estimate,
+    packed_attention,
+    precision_choice,
+    step_loss,
+    trainer,
+)
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
 from backend.settings import Settings
@@ -154,7 +160,7 @@ def test_steps_compute_in_bf16_on_such_a_gpu_only_where_asked(
     gpus.put("cuda", bf16=False)
     train = Train(name="x", data="starter:pirate", precision=asked)
 
-    known = precision.without_timing(train, stored, devices.choose("auto"))
+    known = precision_choice.without_timing(train, stored, devices.choose("auto"))
 
     assert known is not None
     assert known[0] == computed
@@ -164,7 +170,7 @@ def test_on_a_gpu_with_bf16_the_clock_decides_for_a_base_in_fp32(gpus: FakeGpus)
     gpus.put("cuda")
     train = Train(name="x", data="starter:pirate")
 
-    assert precision.without_timing(train, "fp32", devices.choose("auto")) is None
+    assert precision_choice.without_timing(train, "fp32", devices.choose("auto")) is None
 
 
 # -- quantised bases -------------------------------------------------------------------------------
@@ -214,7 +220,7 @@ def test_the_table_of_quantisations_plans_for_the_gpu_that_is_here(
     assert table.recommended == recommended
     assert rows["none"].memory_bytes == plain * shape.parameters
     rest = 4 if not bf16 else 2  # what is not quantised of a quantised base
-    kept = estimate.Setup(stored="fp32" if rest == 4 else "bf16", quantization="int8")
+    kept = memory_estimate.Setup(stored="fp32" if rest == 4 else "bf16", quantization="int8")
     assert rows["int8"].memory_bytes == weight_bytes(shape, kept)
     blocked = [id for id, row in rows.items() if row.blocker]
     assert blocked == (["int8", "nf4", "fp4"] if kind == "mps" else [])
@@ -276,10 +282,10 @@ def test_an_apple_gpu_shares_the_machines_memory(
 @pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
 def test_every_kind_is_estimated(kind: str) -> None:
     shape = Shape.from_config(quantization_table.STARTER / "model" / "config.json")
-    setup = estimate.Setup(stored="fp16", computed="fp16", device=kind, trainable=1000)
+    setup = memory_estimate.Setup(stored="fp16", computed="fp16", device=kind, trainable=1000)
 
-    assert estimate.estimate(shape, setup) == estimate.estimate(
-        shape, estimate.Setup(stored="bf16", computed="bf16", device="cuda", trainable=1000)
+    assert memory_estimate.estimate(shape, setup) == memory_estimate.estimate(
+        shape, memory_estimate.Setup(stored="bf16", computed="bf16", device="cuda", trainable=1000)
     )
 
 
@@ -287,10 +293,10 @@ def test_every_kind_is_estimated(kind: str) -> None:
 
 
 def test_a_batch_with_a_layout_moves_to_a_gpu() -> None:
-    layout = attention.Layout.of([3, 2])
+    layout = packed_attention.Layout.of([3, 2])
     batch = {"input_ids": torch.zeros(1, 5, dtype=torch.int64), "layout": layout}
 
-    moved = steps.to_device(batch, torch.device("meta"))
+    moved = step_loss.to_device(batch, torch.device("meta"))
 
     assert moved["input_ids"].device.type == "meta"
     assert {group.gather.device.type for group in moved["layout"].groups} == {"meta"}

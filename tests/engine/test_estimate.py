@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from backend.engine.models.model_size import Shape, quantized_bytes, weight_bytes
-from backend.engine.training import estimate
-from backend.engine.training.estimate import Setup
+from backend.engine.training import memory_estimate
+from backend.engine.training.memory_estimate import Setup
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
@@ -72,10 +72,10 @@ def shape() -> Shape:
 
 
 def test_the_parts_add_up_and_leave_the_loaded_base_out_of_the_run(shape: Shape) -> None:
-    found = estimate.estimate(shape, Setup(trainable=1000))
+    found = memory_estimate.estimate(shape, Setup(trainable=1000))
     sizes = dict(found.parts)
 
-    assert tuple(sizes) == estimate.PARTS
+    assert tuple(sizes) == memory_estimate.PARTS
     assert found.run == found.total - sizes["weights"]
     assert sizes["adapter"] + sizes["gradients"] + sizes["optimiser"] == 16_000
 
@@ -84,22 +84,22 @@ def test_checkpointing_remembers_less_and_fewer_tokens_need_less(shape: Shape) -
     plain = Setup(tokens=4096)
 
     assert (
-        estimate.estimate(shape, replace(plain, checkpointing=True)).run
-        < estimate.estimate(shape, plain).run
+        memory_estimate.estimate(shape, replace(plain, checkpointing=True)).run
+        < memory_estimate.estimate(shape, plain).run
     )
-    assert estimate.estimate(shape, replace(plain, tokens=512)).run < (
-        estimate.estimate(shape, plain).run
+    assert memory_estimate.estimate(shape, replace(plain, tokens=512)).run < (
+        memory_estimate.estimate(shape, plain).run
     )
 
 
 def test_the_largest_budget_fits_and_the_next_does_not(shape: Shape) -> None:
     setup, free = Setup(), 300_000_000
-    budget = estimate.largest_budget(shape, setup, free)
+    budget = memory_estimate.largest_budget(shape, setup, free)
     tight = replace(setup, exact=True)
 
     assert budget > 0
-    assert estimate.estimate(shape, replace(tight, tokens=budget)).run <= free
-    assert estimate.estimate(shape, replace(tight, tokens=budget + 64)).run > free
+    assert memory_estimate.estimate(shape, replace(tight, tokens=budget)).run <= free
+    assert memory_estimate.estimate(shape, replace(tight, tokens=budget + 64)).run > free
 
 
 @pytest.mark.parametrize(("share", "fields"), [
@@ -111,8 +111,8 @@ def test_the_smallest_change_makes_the_run_fit(
 ) -> None:
     shape = replace(shape, layers=32)
     setup = Setup(tokens=8192, learned_share=0.1, exact=True)
-    free = round(share * estimate.estimate(shape, setup).run)
-    change = estimate.smallest_change(shape, setup, free, longest=64)
+    free = round(share * memory_estimate.estimate(shape, setup).run)
+    change = memory_estimate.smallest_change(shape, setup, free, longest=64)
 
     assert change is not None
     assert set(change) == fields
@@ -121,14 +121,14 @@ def test_the_smallest_change_makes_the_run_fit(
         tokens=int(change.get("tokens_per_step", setup.tokens)),
         checkpointing=bool(change.get("gradient_checkpointing", False)),
     )
-    assert estimate.estimate(shape, changed).run <= free
+    assert memory_estimate.estimate(shape, changed).run <= free
 
 
 def test_where_nothing_fits_no_change_is_offered(shape: Shape) -> None:
-    assert estimate.smallest_change(shape, Setup(tokens=512), 1_000_000, longest=64) is None
+    assert memory_estimate.smallest_change(shape, Setup(tokens=512), 1_000_000, longest=64) is None
 
 
 def test_a_gpu_is_estimated_without_one(shape: Shape) -> None:
     setup = Setup(stored="bf16", computed="bf16", device="cuda", trainable=1000)
 
-    assert estimate.estimate(shape, setup).run > 0
+    assert memory_estimate.estimate(shape, setup).run > 0

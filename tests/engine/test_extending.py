@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from backend import Service
 from backend import requests as rq
 from backend.engine.data.tokenization import Tokens
-from backend.engine.training import extending, packing
+from backend.engine.training import extension, packing
 from backend.errors import InvalidRequest
 from backend.results import RunResult
 from tests.engine.test_exporting import export, losses_of_script
@@ -63,7 +63,7 @@ def test_an_extension_sees_what_a_longer_run_would_have_seen() -> None:
     request = rq.Train(name="x", epochs=2, tokens_per_step=16, seed=3)
     longer = packing.plan(lengths, budget=16, epochs=3, seed=3)
 
-    plan = extending.plan(documents(lengths), request, [1.0])
+    plan = extension.plan(documents(lengths), request, [1.0])
 
     assert plan.packs.packs == longer
     assert plan.total_steps == len(longer)
@@ -73,9 +73,9 @@ def test_an_extension_sees_what_a_longer_run_would_have_seen() -> None:
 def test_no_step_mixes_the_run_with_its_extension() -> None:
     lengths = [5, 9, 3, 7, 8, 2, 6, 7]
     request = rq.Train(name="x", epochs=1, tokens_per_step=16, accumulation=3, seed=3)
-    alone = extending.plan(documents(lengths), request, []).packs.packs
+    alone = extension.plan(documents(lengths), request, []).packs.packs
 
-    plan = extending.plan(documents(lengths), request, [0.5, 1.0])
+    plan = extension.plan(documents(lengths), request, [0.5, 1.0])
 
     assert len(alone) % 3
     assert plan.packs.packs[: len(alone)] == alone
@@ -90,7 +90,7 @@ def test_no_step_mixes_the_run_with_its_extension() -> None:
 def test_an_extension_starts_after_the_steps_that_a_limit_left() -> None:
     request = rq.Train(name="x", epochs=4, tokens_per_step=16, max_steps=2, accumulation=2)
 
-    plan = extending.plan(documents([8] * 10), request, [1.0])
+    plan = extension.plan(documents([8] * 10), request, [1.0])
 
     assert plan.stretches == [(0, 2), (2, 3)]
     assert len(plan.packs) == 4 + 5
@@ -99,8 +99,8 @@ def test_an_extension_starts_after_the_steps_that_a_limit_left() -> None:
 def test_the_schedule_runs_once_more() -> None:
     request = rq.Train(name="x", scheduler="linear", warmup=0.25, learning_rate=0.1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    rate = extending.schedule(
-        request, optimizer, [extending.Stretch(0, 4), extending.Stretch(4, 8)]
+    rate = extension.schedule(
+        request, optimizer, [extension.Stretch(0, 4), extension.Stretch(4, 8)]
     )
     seen = []
     for _ in range(12):

@@ -12,7 +12,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine.adapters import saving
 from backend.engine.runs.guards import BAD_STEPS, BEST, Guards, read_best
-from backend.engine.training import steps
+from backend.engine.training import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation
@@ -35,7 +35,7 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
                 loss=loss, exact_match=1 / loss, token_accuracy=0.5, examples=10, tokens=50
             )
 
-        monkeypatch.setattr(steps, "evaluate", told)
+        monkeypatch.setattr(step_loss, "evaluate", told)
 
     return script
 
@@ -134,7 +134,7 @@ def test_a_resumed_run_loses_patience_where_it_would_have(
     stopped = start(service, "stopped in between", patience=3).result(timeout=120)
     held_out([4.2, 4.3])
 
-    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+    step_loss.evaluate(None, None, None, None)  # the base, which is not tested again
     run = service.start(rq.Resume(run_id=stopped.run_id)).result(timeout=120)
 
     assert (stopped.steps, run.steps, run.state) == (3, 5, "finished")
@@ -154,7 +154,7 @@ def test_a_run_that_broke_off_after_its_early_end_trains_no_further(
             job.result(timeout=120)
     assert job.run_id is not None
     held_out([4.2])
-    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+    step_loss.evaluate(None, None, None, None)  # the base, which is not tested again
 
     run = service.start(rq.Resume(run_id=job.run_id)).result(timeout=120)
 
@@ -173,7 +173,7 @@ def test_a_run_that_is_stopped_while_it_loses_patience_can_go_on(
 
     stopped = start(service, "stopped impatient", patience=1).result(timeout=120)
     held_out([4.2])
-    steps.evaluate(None, None, None, None)  # the base, which is not tested again
+    step_loss.evaluate(None, None, None, None)  # the base, which is not tested again
     run = service.start(rq.Resume(run_id=stopped.run_id)).result(timeout=120)
 
     assert (stopped.state, stopped.steps) == ("stopped", 3)

@@ -16,7 +16,7 @@ from backend import requests as rq
 from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import attention, isolation, packing, steps
+from backend.engine.training import isolation, packed_attention, packing, step_loss
 from backend.errors import ModelError, VerificationFailed
 from tests.engine import quantised_bases
 from tests.engine.architectures import load, write
@@ -62,7 +62,7 @@ def trained(base: loading.Base) -> Iterator[PeftModel]:
 def prove(base: loading.Base, precision: str = "", *, checkpointing: bool = False) -> str:
     """Prove the isolation as a run does; returns which attention was used."""
     norms = quantization.prepared(base.model)
-    with norms, trained(base) as peft, steps.step_mode(base, checkpointing=checkpointing):
+    with norms, trained(base) as peft, step_loss.step_mode(base, checkpointing=checkpointing):
         used = str(base.model.config._attn_implementation)
         isolation.require_isolation(base, peft, precision or base.facts.precision)
     return used
@@ -103,7 +103,7 @@ def test_quantised_bases_are_proven_right(kind: str, checkpointing: bool) -> Non
     double = {"quantization": "nf4", "double_quant": True}
     base = quantised_bases.base(**(double if kind == "double" else {"quantization": kind}))
 
-    assert prove(base, checkpointing=checkpointing) == attention.NAME
+    assert prove(base, checkpointing=checkpointing) == packed_attention.NAME
 
 
 @pytest.mark.parametrize("kind", quantised_bases.KINDS)
@@ -122,9 +122,9 @@ def test_each_way_to_attend_is_proven_right(
     base = load(folder("llama"))
     if way != "documents":
         base.model.set_attn_implementation(way)
-        monkeypatch.setattr(attention, "could_use", lambda _: False)
+        monkeypatch.setattr(packed_attention, "could_use", lambda _: False)
 
-    assert prove(base, compute) == (attention.NAME if way == "documents" else way)
+    assert prove(base, compute) == (packed_attention.NAME if way == "documents" else way)
 
 
 # -- leaks ---------------------------------------------------------------------------------------
@@ -214,11 +214,11 @@ def test_a_leak_of_our_own_attention_is_noticed(
 ) -> None:
     """The attention of the run is what is proven, not another one beside it."""
     base = load(folder("llama"))
-    original = attention.Layout.of
-    with trained(base) as peft, steps.step_mode(base):
-        assert base.model.config._attn_implementation == attention.NAME
+    original = packed_attention.Layout.of
+    with trained(base) as peft, step_loss.step_mode(base):
+        assert base.model.config._attn_implementation == packed_attention.NAME
         as_one = classmethod(lambda cls, lengths: original([sum(lengths)]))
-        monkeypatch.setattr(attention.Layout, "of", as_one)
+        monkeypatch.setattr(packed_attention.Layout, "of", as_one)
         with pytest.raises(VerificationFailed, match="example 2 depends on example 1"):
             isolation.require_isolation(base, peft, "bf16")
 
@@ -302,7 +302,7 @@ def test_a_base_that_computes_no_numbers_is_not_called_a_leak(folder: Write) -> 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_proof_changes_nothing(folder: Write, training: bool) -> None:
     base = load(folder("gpt2", attn_pdrop=0.1, resid_pdrop=0.1, embd_pdrop=0.1))
-    with trained(base) as peft, steps.step_mode(base):
+    with trained(base) as peft, step_loss.step_mode(base):
         peft.train(training)
         random = torch.get_rng_state()
         before = {name: p.detach().clone() for name, p in peft.named_parameters()}
@@ -333,7 +333,7 @@ def test_a_run_proves_what_it_trains(monkeypatch: pytest.MonkeyPatch, base_only:
     )  # fmt: skip
     base_only.start(request).result(timeout=120)
 
-    assert [each[1:] for each in seen] == [("bf16", attention.NAME, True)]
+    assert [each[1:] for each in seen] == [("bf16", packed_attention.NAME, True)]
     assert issubclass(seen[0][0], PeftModel)
 
 
@@ -347,7 +347,7 @@ def test_our_attention_is_used_only_where_it_is_the_models_own(
 ) -> None:
     """A wrong one must not pass because bf16 rounds: each layer is compared in fp32."""
     base = in_precision(load(folder("llama")), precision)
-    original = attention.document_attention
+    original = packed_attention.document_attention
 
     def differing(module: Any, query: torch.Tensor, *inputs: Any, **options: Any) -> Any:
         if wrong == "scaling":
@@ -357,18 +357,18 @@ def test_our_attention_is_used_only_where_it_is_the_models_own(
         out, weights = original(module, query, *inputs, **options)
         return out + (1e-4 if wrong == "bias" else 0.0), weights
 
-    monkeypatch.setattr(attention, "document_attention", differing)
-    with steps.step_mode(base):
+    monkeypatch.setattr(packed_attention, "document_attention", differing)
+    with step_loss.step_mode(base):
         used = base.model.config._attn_implementation
 
-    assert (used == attention.NAME) == (wrong is None)
+    assert (used == packed_attention.NAME) == (wrong is None)
 
 
 def test_models_whose_attention_is_their_own_keep_it(folder: Write) -> None:
     for kind in ("gemma2", "gemma3_text", "mistral"):
         base = load(folder(kind))
-        with steps.step_mode(base):
-            assert base.model.config._attn_implementation not in (attention.NAME, None)
+        with step_loss.step_mode(base):
+            assert base.model.config._attn_implementation not in (packed_attention.NAME, None)
 
 
 def test_packing_lays_documents_as_the_proof_expects() -> None:

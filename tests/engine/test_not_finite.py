@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.core import tolerances
-from backend.engine.training import steps
+from backend.engine.training import step_loss
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
 from backend.run_summary import describe
@@ -76,7 +76,7 @@ def test_answers_and_scores_of_a_damaged_base_are_errors(
 def test_a_test_that_is_not_finite_ends_the_run_as_diverged(
     base_only: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = steps.evaluate
+    original = step_loss.evaluate
     tests: list[Evaluation] = []
 
     def poisoned(*args: Any, **kwargs: Any) -> Evaluation:
@@ -84,7 +84,7 @@ def test_a_test_that_is_not_finite_ends_the_run_as_diverged(
         poison = {} if len(tests) == 1 else {"loss": math.inf}
         return tests[-1].model_copy(update=poison)
 
-    monkeypatch.setattr(steps, "evaluate", poisoned)
+    monkeypatch.setattr(step_loss, "evaluate", poisoned)
     job = base_only.start(rq.Train(**{**QUICK, "name": "overflows", "eval_share": 0.2}))
     with pytest.raises(Diverged, match="held-out loss became inf at step"):
         job.result(timeout=300)

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from backend import Service
 from backend import requests as rq
 from backend.engine.core import devices
-from backend.engine.training import steps, trainer
+from backend.engine.training import step_loss, trainer
 from tests.engine.starter_runs import QUICK, assert_same_bits, stop_after, train
 
 STEPS: dict[str, Any] = {"adapter": rq.Lora(rank=2, dropout=0.1), "max_steps": 6}
@@ -82,7 +82,7 @@ def test_the_random_numbers_of_a_gpu_are_resumed_whatever_its_kind(
         stop_after(base_only, patch, step=3)
         stopped = base_only.start(rq.Train(**QUICK, name="gpu random", **STEPS)).result(300)
     put_back.clear()
-    monkeypatch.setattr(steps, "time_step", refuse)  # would put them back, too
+    monkeypatch.setattr(step_loss, "time_step", refuse)  # would put them back, too
 
     base_only.start(rq.Resume(run_id=stopped.run_id)).result(timeout=300)
 

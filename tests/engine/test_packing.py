@@ -15,7 +15,7 @@ from backend.engine.data.tokenization import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import attention, isolation, packing, steps
+from backend.engine.training import isolation, packed_attention, packing, step_loss
 from backend.errors import VerificationFailed
 
 
@@ -44,13 +44,13 @@ def documents(*lengths: int) -> list[Tokens]:
 
 def loss(model: torch.nn.Module, docs: list[Tokens]) -> float:
     with torch.no_grad():
-        return steps.loss_sum(model, packing.collate(docs), nullcontext()).item()
+        return step_loss.loss_sum(model, packing.collate(docs), nullcontext()).item()
 
 
 def gradient(model: torch.nn.Module, packs: list[list[Tokens]]) -> torch.Tensor:
     model.zero_grad()
     for docs in packs:
-        steps.loss_sum(model, packing.collate(docs), nullcontext()).backward()
+        step_loss.loss_sum(model, packing.collate(docs), nullcontext()).backward()
     found = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
     return torch.cat(found)
 
@@ -60,7 +60,7 @@ def test_packed_loss_equals_the_separate_documents(
     base: loading.Base, peft: PeftModel, way: str
 ) -> None:
     docs = documents(40, 7, 23, 2, 90, 41, 3)
-    apart = attention.documents_apart(base.model) if way == "documents" else nullcontext()
+    apart = packed_attention.documents_apart(base.model) if way == "documents" else nullcontext()
 
     separate = sum(loss(peft, [document]) for document in docs)
     with apart:
@@ -74,7 +74,7 @@ def test_packed_gradients_equal_the_separate_documents(base: loading.Base, peft:
     peft.set_adapter("ad_test")
 
     separate = gradient(peft, [[document] for document in docs])
-    with attention.documents_apart(base.model):
+    with packed_attention.documents_apart(base.model):
         packed = gradient(peft, [docs])
 
     assert separate.norm() > 0
@@ -90,7 +90,7 @@ def test_packed_attention_handles_grouped_heads_without_grouping() -> None:
     docs = documents(30, 5, 12)
 
     separate = sum(loss(model, [document]) for document in docs)
-    with attention.documents_apart(model):
+    with packed_attention.documents_apart(model):
         packed = loss(model, docs)
 
     assert packed == pytest.approx(separate, rel=1e-5)
@@ -99,16 +99,16 @@ def test_packed_attention_handles_grouped_heads_without_grouping() -> None:
 def test_models_with_windowed_attention_keep_their_own() -> None:
     config = LlamaConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=100)
     config.sliding_window = 16
-    assert not attention.could_use(LlamaForCausalLM(config))
+    assert not packed_attention.could_use(LlamaForCausalLM(config))
 
 
 def test_step_mode_leaves_the_model_as_it_was(base: loading.Base) -> None:
     before = (base.model.config._attn_implementation, base.model.config.use_cache)
 
-    with steps.step_mode(base):
+    with step_loss.step_mode(base):
         inside = base.model.config._attn_implementation
 
-    assert inside == attention.NAME
+    assert inside == packed_attention.NAME
     assert (base.model.config._attn_implementation, base.model.config.use_cache) == before
 
 
@@ -117,7 +117,7 @@ def test_documents_that_see_each_other_are_noticed(
 ) -> None:
     isolation.require_isolation(base, peft, "fp32")  # isolated: nothing to say
 
-    def leaking(docs: list[Tokens]) -> steps.Batch:
+    def leaking(docs: list[Tokens]) -> step_loss.Batch:
         batch = original(docs)
         length = batch["input_ids"].shape[1]
         return {**batch, "position_ids": torch.arange(length)[None]}
@@ -138,7 +138,7 @@ def test_exact_match_is_what_greedy_decoding_would_answer(base: loading.Base) ->
     wrong.ids[-3] = (wrong.ids[-3] + 1) % 1000
     packs = packing.Packs([right, wrong], [[0, 1]])
 
-    result = steps.evaluate(base.model, packs, base.device, "fp32")
+    result = step_loss.evaluate(base.model, packs, base.device, "fp32")
 
     assert result.examples == 2
     assert result.exact_match == 0.5

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backend import requests as rq
-from backend.engine.training import precision, steps
+from backend.engine.training import precision_choice, step_loss
 
 
 class Packs:
@@ -29,12 +29,12 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let steps take what they are told per token, and note their lengths."""
     lengths: list[int] = []
 
-    def measure(**per_token: float) -> tuple[precision.StepTimes, list[int]]:
+    def measure(**per_token: float) -> tuple[precision_choice.StepTimes, list[int]]:
         def time_step(model: Any, tokens: int, device: Any, name: str) -> float:
             lengths.append(tokens)
             return tokens * per_token[name]
 
-        monkeypatch.setattr(steps, "time_step", time_step)
+        monkeypatch.setattr(step_loss, "time_step", time_step)
         facts = SimpleNamespace(
             fingerprint="f", quantization="none", device="cpu", precision="fp32"
         )
@@ -42,7 +42,9 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         train = rq.Train(name="x", data="starter:pirate")
         peft: Any = torch.nn.Linear(1, 1)
         packs: Any = Packs()
-        times = precision.Timings(tmp_path / "timings.json").measure(train, base, peft, packs)
+        times = precision_choice.Timings(tmp_path / "timings.json").measure(
+            train, base, peft, packs
+        )
         return times, lengths
 
     return measure
@@ -51,7 +53,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_each_timed_step_has_a_length_of_its_own(measured: Any) -> None:
     times, lengths = measured(fp32=2.0, bf16=1.0)
     assert lengths[::2] == lengths[1::2]  # both precisions meet the same
-    assert len(set(lengths)) == len(lengths) // 2 == precision.ROUNDS + 1
+    assert len(set(lengths)) == len(lengths) // 2 == precision_choice.ROUNDS + 1
     assert (times.fp32, times.bf16) == pytest.approx((2.0, 1.0))
 
 

@@ -10,7 +10,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import quantization_table
-from backend.engine.training import estimate
+from backend.engine.training import memory_estimate
 from backend.settings import STARTER
 from tests.engine.tiny import enlist, lora, start_service, write_adapter, write_base
 
@@ -149,7 +149,7 @@ def test_checkpointing_comes_by_itself_where_a_run_would_not_fit_and_is_said(
     plain = service.start(asked).result(timeout=120)
     assert "Gradient checkpointing stays off" in plain.preparation
 
-    monkeypatch.setattr(estimate, "needs_checkpointing", lambda *_: True)
+    monkeypatch.setattr(memory_estimate, "needs_checkpointing", lambda *_: True)
     again = asked.model_copy(update={"name": "tighter"})
     lean = service.start(again).result(timeout=120)
 
@@ -159,11 +159,11 @@ def test_checkpointing_comes_by_itself_where_a_run_would_not_fit_and_is_said(
 
 def test_only_a_quantised_base_turns_checkpointing_on() -> None:
     shape = Shape.from_config(STARTER / "model" / "config.json")
-    free = estimate.estimate(shape, estimate.Setup(exact=True)).run - 1
+    free = memory_estimate.estimate(shape, memory_estimate.Setup(exact=True)).run - 1
 
-    assert not estimate.needs_checkpointing(shape, estimate.Setup(), free)
+    assert not memory_estimate.needs_checkpointing(shape, memory_estimate.Setup(), free)
     for kind in ("nf4", "int8"):
-        setup = estimate.Setup(quantization=kind)
-        assert estimate.needs_checkpointing(shape, setup, free)
-        assert not estimate.needs_checkpointing(shape, setup, 10 * free)
-        assert estimate.settle(shape, setup, free).checkpointing
+        setup = memory_estimate.Setup(quantization=kind)
+        assert memory_estimate.needs_checkpointing(shape, setup, free)
+        assert not memory_estimate.needs_checkpointing(shape, setup, 10 * free)
+        assert memory_estimate.settle(shape, setup, free).checkpointing

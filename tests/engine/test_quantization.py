@@ -22,7 +22,7 @@ from backend.engine.models import quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
 from backend.engine.models.quantization import _forward_8bit
-from backend.engine.training import packing, steps
+from backend.engine.training import packing, step_loss
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8
 from tests.engine.upstream.still import assert_still
@@ -55,7 +55,7 @@ def scores(service: Service, variant: rq.Variant) -> list[float]:
     return values
 
 
-def batch(base: Base) -> steps.Batch:
+def batch(base: Base) -> step_loss.Batch:
     ids = base.tokenizer(TEXTS[0], return_tensors="np").input_ids[0]
     more = base.tokenizer(TEXTS[1], return_tensors="np").input_ids[0]
     learned = [tokenization.Tokens(each, each >= 0) for each in (ids, more)]
@@ -75,7 +75,7 @@ def wrapped(base: Base, request: rq.Lora | None = None) -> Any:
 
 def gradient(peft: Any, base: Base) -> torch.Tensor:
     peft.train()
-    loss = steps.loss_sum(peft, batch(base), steps.autocast(base.device, "fp32"))
+    loss = step_loss.loss_sum(peft, batch(base), step_loss.autocast(base.device, "fp32"))
     loss.backward()
     found = [p.grad.reshape(-1) for p in peft.parameters() if p.grad is not None]
     peft.zero_grad(set_to_none=True)
@@ -163,15 +163,15 @@ def test_packed_documents_do_not_see_each_other(
     kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not apart:
-        monkeypatch.setattr(steps.attention, "could_use", lambda model: False)
+        monkeypatch.setattr(step_loss.attention, "could_use", lambda model: False)
     loaded = base(kind)
-    documents = steps.probe_documents(loaded)
+    documents = step_loss.probe_documents(loaded)
 
     def loss(packed: list[tokenization.Tokens]) -> float:
-        return steps.loss_sum(loaded.model, packing.collate(packed), nullcontext()).item()
+        return step_loss.loss_sum(loaded.model, packing.collate(packed), nullcontext()).item()
 
-    with steps.step_mode(loaded), torch.inference_mode():
-        assert steps.attention.in_use(loaded.model) is apart
+    with step_loss.step_mode(loaded), torch.inference_mode():
+        assert step_loss.attention.in_use(loaded.model) is apart
         together, alone = loss(documents), sum(loss([each]) for each in documents)
 
     assert together == pytest.approx(alone, rel=1e-5)

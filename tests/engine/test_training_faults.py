@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.training import steps
+from backend.engine.training import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged, OutOfMemory
 from backend.run_summary import describe
@@ -116,7 +116,7 @@ def test_running_out_of_memory_names_it_and_changes_nothing(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
         )
 
-    monkeypatch.setattr(steps, "loss_sum", exhausted)
+    monkeypatch.setattr(step_loss, "loss_sum", exhausted)
     with pytest.raises(OutOfMemory, match="ran out of memory") as caught:
         train(base_only, "too big", max_steps=2)
     monkeypatch.undo()

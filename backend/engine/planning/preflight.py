@@ -22,9 +22,9 @@ from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import disk, remarks, sharing
 from backend.engine.session import Session
-from backend.engine.training import attention, estimate, packing, steps
-from backend.engine.training.extending import total_steps
-from backend.engine.training.precision import StepTimes, Timings, without_timing
+from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
+from backend.engine.training.extension import total_steps
+from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.learning_rate import rate_warning
 from backend.library import Library
@@ -247,7 +247,7 @@ def _step_times(
     try:
         peft = session.add(probe, config)
         peft.set_adapter(probe)
-        with steps.step_mode(session.base, checkpointing=train.gradient_checkpointing):
+        with step_loss.step_mode(session.base, checkpointing=train.gradient_checkpointing):
             return timings.measure(train, session.base, peft, packs)
     finally:
         session.drop(probe)
@@ -261,13 +261,13 @@ def _run_setup(
     packs: packing.Packs,
     config: Any,
     timings: Timings,
-) -> tuple[Shape, estimate.Setup]:
+) -> tuple[Shape, memory_estimate.Setup]:
     """Return the sizes that decide about memory; one that nothing is known of is fp32."""
     shape = Shape.of(around.model, around.parameters)
     targets = tuple(peft_io.matched(config, list(shape.linear)))
     facts = around.facts
     stats = corpus.stats
-    return shape, estimate.Setup(
+    return shape, memory_estimate.Setup(
         stored=facts.precision if facts else "fp32",
         quantization=around.quantization,
         double_quant=facts.double_quant if facts else False,
@@ -279,7 +279,7 @@ def _run_setup(
         tokens=max(map(packs.tokens, range(len(packs)))),
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
-        attention_apart=attention.could_use(around.model),
+        attention_apart=packed_attention.could_use(around.model),
     )
 
 
@@ -292,17 +292,19 @@ def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> 
     return known.faster if known else "fp32"
 
 
-def _room(train: Train, shape: Shape, setup: estimate.Setup, free: int, *, longest: int) -> _Room:
+def _room(
+    train: Train, shape: Shape, setup: memory_estimate.Setup, free: int, *, longest: int
+) -> _Room:
     """Weigh a run against the memory that is free, with checkpointing where it needs that."""
     notes = []
-    if estimate.needs_checkpointing(shape, setup, free):
+    if memory_estimate.needs_checkpointing(shape, setup, free):
         notes = ["Gradient checkpointing will be on: without it the run does not fit."]
-    setup = estimate.settle(shape, setup, free)
-    needs = estimate.estimate(shape, setup)
+    setup = memory_estimate.settle(shape, setup, free)
+    needs = memory_estimate.estimate(shape, setup)
     needed = sharing.memory_bytes(train, setup.device, needs)
     alone, problems, change = train.processes == 1, [], None
     if needed > free and alone:
-        change = estimate.smallest_change(shape, setup, free, longest=longest)
+        change = memory_estimate.smallest_change(shape, setup, free, longest=longest)
         problems = [_too_big(needed, free, change)]
     elif needed > free:
         problems = [sharing.too_big(train, needed, free)]
@@ -310,7 +312,7 @@ def _room(train: Train, shape: Shape, setup: estimate.Setup, free: int, *, longe
         free=free,
         needed=needed,
         parts=list(needs.parts) if alone else [],
-        budget=estimate.largest_budget(shape, setup, free),
+        budget=memory_estimate.largest_budget(shape, setup, free),
         change=change,
         problems=problems,
         notes=notes,
@@ -319,7 +321,7 @@ def _room(train: Train, shape: Shape, setup: estimate.Setup, free: int, *, longe
 
 def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Problem:
     cure = (
-        f"It fits with {estimate.words(change)}."
+        f"It fits with {memory_estimate.words(change)}."
         if change
         else "Load a smaller base, or this one quantised to 4 bits."
     )

@@ -21,8 +21,8 @@ from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.training import estimate, packing, steps
-from backend.engine.training.precision import without_timing
+from backend.engine.training import memory_estimate, packing, step_loss
+from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
 from backend.quantizations import (
     QUANTIZATIONS,
@@ -150,7 +150,7 @@ def _config_file(request: QuantizationTable) -> Path:
 
 def _usual_run(
     request: QuantizationTable, shape: Shape, device: torch.device, id: str
-) -> estimate.Setup:
+) -> memory_estimate.Setup:
     """Describe a training run with the settings that nobody changed, on a base of this shape."""
     train = Train(name="usual")
     quantized = id != "none"
@@ -159,7 +159,7 @@ def _usual_run(
     layers = list(shape.linear)
     config = peft_io.configure(train.adapter, layers, "")
     targets = peft_io.matched(config, layers)
-    return estimate.Setup(
+    return memory_estimate.Setup(
         stored=stored,
         quantization=id,
         double_quant=request.double_quant,
@@ -174,14 +174,14 @@ def _usual_run(
 def _choice(
     id: str,
     shape: Shape,
-    usual: estimate.Setup,
+    usual: memory_estimate.Setup,
     *,
     free: int,
     seconds: float,
     blocker: str,
 ) -> QuantizationChoice:
     known = QUANTIZATIONS[id]  # type: ignore[index]
-    needs = estimate.estimate(shape, usual)
+    needs = memory_estimate.estimate(shape, usual)
     size = needs.total - needs.run
     return QuantizationChoice(
         quantization=id,
@@ -244,7 +244,8 @@ def _step_seconds(request: LoadModel, control: Control) -> float:
     document = Tokens(ids, np.ones(DOCUMENT, dtype=bool))
     batch = packing.collate([document] * (TOKENS // DOCUMENT))
     peft.train()
-    with steps.step_mode(base):
+    with step_loss.step_mode(base):
         return min(
-            steps.time_step(peft, batch, base.device, base.facts.precision) for _ in range(ROUNDS)
+            step_loss.time_step(peft, batch, base.device, base.facts.precision)
+            for _ in range(ROUNDS)
         )

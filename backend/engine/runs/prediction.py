@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from backend.engine.models.model_size import Shape
 from backend.engine.session import Session
-from backend.engine.training import attention, estimate
+from backend.engine.training import memory_estimate, packed_attention
 from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
@@ -16,7 +16,7 @@ class Prediction(NamedTuple):
     """The sizes that decide about a run's memory, settled for what is free."""
 
     shape: Shape
-    setup: estimate.Setup
+    setup: memory_estimate.Setup
 
     @property
     def is_tight(self) -> bool:
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     @property
     def run_bytes(self) -> int:
         """What the run takes beyond the loaded base."""
-        return estimate.estimate(self.shape, self.setup).run
+        return memory_estimate.estimate(self.shape, self.setup).run
 
     def noted(self, facts: ModelFacts) -> dict[str, int | str]:
         """Return what is kept of it in the run's status."""
@@ -50,7 +50,7 @@ def predict(
     """Predict a run with these packs; `computed` is the precision of its steps."""
     facts = session.base.facts
     shape = Shape.of(session.base.model, facts.parameters)
-    setup = estimate.Setup.of_run(
+    setup = memory_estimate.Setup.of_run(
         request,
         facts,
         config=config,
@@ -58,6 +58,6 @@ def predict(
         largest_pack=max(map(packs.tokens, range(len(packs)))),
         learned_share=learned_share,
         computed=computed,
-        attention_apart=attention.could_use(session.base.model),
+        attention_apart=packed_attention.could_use(session.base.model),
     )
-    return Prediction(shape, estimate.settle(shape, setup, free))
+    return Prediction(shape, memory_estimate.settle(shape, setup, free))

@@ -13,7 +13,7 @@ from backend.engine.core.process_group import Ranks
 from backend.engine.models.model_size import Shape
 from backend.engine.runs.prediction import Prediction
 from backend.engine.runs.run_log import RunLog
-from backend.engine.training import estimate
+from backend.engine.training import memory_estimate
 from backend.engine.training.packing import Packs
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
@@ -69,24 +69,24 @@ def rescue(
 def out_of_memory(
     error: OutOfMemory,
     shape: Shape,
-    setup: estimate.Setup,
+    setup: memory_estimate.Setup,
     *,
     free: int,
     longest: int,
 ) -> tuple[OutOfMemory, dict[str, int | bool] | None]:
     """Return the error with its largest cost named, and the settings that would fit, if any do."""
-    found = estimate.estimate(shape, setup)
+    found = memory_estimate.estimate(shape, setup)
     name, size = found.largest
     # A retry is planned with exact allocation: measured against that, it is smaller than the run.
-    exact = estimate.estimate(shape, replace(setup, exact=True)).run
+    exact = memory_estimate.estimate(shape, replace(setup, exact=True)).run
     room = round(ROOM * min(free, exact))
-    change = estimate.smallest_change(shape, setup, room, longest=longest)
+    change = memory_estimate.smallest_change(shape, setup, room, longest=longest)
     what = (
         f"The machine ran out of memory. The largest cost is {NAMES[name]}, "
         f"about {size_text(size)} of {size_text(found.run)}."
     )
     cure = (
-        f"Retry with {estimate.words(change)}."
+        f"Retry with {memory_estimate.words(change)}."
         if change
         else "Load a smaller base, or this one quantised to 4 bits."
     )

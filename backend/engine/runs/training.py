@@ -24,8 +24,8 @@ from backend.engine.runs.run_log import RunLog, output_to
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.runs.shortage import explained, train_or_rescue
 from backend.engine.session import Session
-from backend.engine.training import divergence, extending, isolation, packing, steps
-from backend.engine.training.precision import Timings
+from backend.engine.training import divergence, extension, isolation, packing, step_loss
+from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
@@ -106,7 +106,7 @@ class _Training:
             with quantization.prepared(base.model) as self.preparation:
                 peft = run_adapter.put_on(self.session, self.run, self.checkpoint)
                 checkpointing = self._choose_checkpointing(peft)
-                with steps.step_mode(base, checkpointing=checkpointing) as self.mode:
+                with step_loss.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = self.taken.peak
             self.session.settle()
@@ -141,7 +141,7 @@ class _Training:
         corpus = tokenization.of_run(
             request, base.tokenizer, context=context, store=store, control=self.control
         )
-        self.plan = extending.plan(corpus.train, request, self.before.extra_epochs)
+        self.plan = extension.plan(corpus.train, request, self.before.extra_epochs)
         self.planned_steps = self.plan.total_steps
         self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
         self.held_out = packing.evaluation_packs(
@@ -155,7 +155,7 @@ class _Training:
         own = watching.own_prompts(self.request.data) if self.request.watch is None else []
         self.prompts = adjustments.watched(self.request.watch or own, changes)
         self.total_steps = adjustments.total_steps(self.planned_steps, changes)
-        self.packs = extending.enough(
+        self.packs = extension.enough(
             self.plan, self.request, self.before.extra_epochs, self.total_steps
         )
 
@@ -181,7 +181,7 @@ class _Training:
         )
         extended = self.before.extra_epochs
         if extended and started == self.plan.stretches[-1].start:
-            self.log.notice(extending.words(self.plan.stretches[-1], extended[-1]))
+            self.log.notice(extension.words(self.plan.stretches[-1], extended[-1]))
         if self.preparation:
             self.log.prepared(self.preparation)
         if self.ranks.several:
@@ -334,7 +334,7 @@ class _Training:
     def _evaluate(self, step: int, *, noted: bool = True) -> None:
         if len(self.held_out) and self.ranks.leads:
             model, device = self.session.model, self.session.base.device
-            self.evaluation = steps.evaluate(model, self.held_out, device, self.precision)
+            self.evaluation = step_loss.evaluate(model, self.held_out, device, self.precision)
             divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
             if noted:
                 self.log.evaluated(step, self.evaluation)

@@ -19,7 +19,7 @@ import torch
 from backend.engine.core import devices, tolerances
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import packing, steps
+from backend.engine.training import packing, step_loss
 from backend.errors import VerificationFailed
 
 LONGEST = 6
@@ -36,7 +36,7 @@ CURE = "Choose another base; this architecture cannot be trained right here yet.
 def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> None:
     """Raise VerificationFailed where packed documents influence each other, or could.
 
-    `model` is what the run trains, inside `steps.step_mode`, and `precision` what it computes in.
+    `model` is what the run trains, inside `step_loss.step_mode`, and `precision` what it computes in.
     Raises ModelError where the base computes numbers that are not finite. The mode of the model and
     the random numbers stay as they were.
     """
@@ -65,10 +65,10 @@ class _Pack:
         self._precision = precision
         shortened = [
             Tokens(each.ids[:LONGEST], each.learned[:LONGEST])
-            for each in steps.probe_documents(base)
+            for each in step_loss.probe_documents(base)
         ]
         self._documents = sorted(shortened, key=len, reverse=True)  # as they lie in the pack
-        self._batch = steps.to_device(packing.collate(shortened), base.device)
+        self._batch = step_loss.to_device(packing.collate(shortened), base.device)
         lengths = torch.tensor([len(each) for each in self._documents], device=base.device)
         numbers = torch.arange(len(lengths), device=base.device)
         self._owner = numbers.repeat_interleave(lengths)
@@ -110,7 +110,7 @@ class _Pack:
             together = self._chances(self._batch)
             alone = torch.cat(
                 [
-                    self._chances(steps.to_device(packing.collate([each]), self._base.device))
+                    self._chances(step_loss.to_device(packing.collate([each]), self._base.device))
                     for each in self._documents
                 ]
             )
@@ -153,10 +153,10 @@ class _Pack:
                 cure=CURE,
             )
 
-    def _logits(self, batch: steps.Batch) -> torch.Tensor:
+    def _logits(self, batch: step_loss.Batch) -> torch.Tensor:
         """Return the logits where a token is learned, shape (kept, vocabulary)."""
-        with steps.autocast(self._base.device, self._precision):
-            return steps.forward(self._model, batch)
+        with step_loss.autocast(self._base.device, self._precision):
+            return step_loss.forward(self._model, batch)
 
     def _repeatable_logits(self, ids: torch.Tensor) -> torch.Tensor:
         """Return logits for other tokens, with the same dropout each time."""
@@ -164,7 +164,7 @@ class _Pack:
         with torch.no_grad():
             return self._logits({**self._batch, "input_ids": ids})
 
-    def _chances(self, batch: steps.Batch) -> torch.Tensor:
+    def _chances(self, batch: step_loss.Batch) -> torch.Tensor:
         """Return the log-probability of each learned token, shape (kept,)."""
         chances = self._logits(batch).float().log_softmax(-1)
         return chances.gather(1, batch["labels"][:, None])[:, 0]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from backend.engine.data.token_arrays import Tokens, lengths_of
-from backend.engine.training.attention import Layout
+from backend.engine.training.packed_attention import Layout
 from backend.requests import Train
 
 

@@ -24,8 +24,8 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.methods import peft_io
 from backend.engine.models.loading import Base
-from backend.engine.training import divergence, extending, loss_scaling, steps
-from backend.engine.training.extending import Stretch
+from backend.engine.training import divergence, extension, loss_scaling, step_loss
+from backend.engine.training.extension import Stretch
 from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
 from backend.learning_rate import schedule_name
@@ -101,13 +101,13 @@ class AdapterTrainer(Trainer):
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: steps.Batch,
+        inputs: step_loss.Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Sum over learned tokens / all learned tokens of the step, whatever packs they are in."""
-        opened = steps.autocast(self._base.device, self._precision)
-        total = steps.loss_sum(model, inputs, opened)
+        opened = step_loss.autocast(self._base.device, self._precision)
+        total = step_loss.loss_sum(model, inputs, opened)
         loss = total / (num_items_in_batch or len(inputs["labels"]))
         if self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
@@ -160,7 +160,7 @@ class AdapterTrainer(Trainer):
         known = getattr(self, "lr_scheduler", None)
         if len(self._stretches) > 1 and known is None:
             wanted = optimizer or self.optimizer
-            self.lr_scheduler = extending.schedule(self._request, wanted, self._stretches)
+            self.lr_scheduler = extension.schedule(self._request, wanted, self._stretches)
         scheduler: Any = super().create_scheduler(self._planned_steps, optimizer)
         if self._changes:
             last = self._stretches[-1]

@@ -33,7 +33,7 @@ def test_packed_documents_see_each_other_by_default(base: Path) -> None:
         alone = model(IDS.flip(1), use_cache=False).logits
     assert distance(second(use_cache=False), alone) < 1e-4
     wrong = distance(second(use_cache=True), alone) > 1e-2
-    assert_still(wrong, "packing with a cache", "steps.py (forward)", transformers)
+    assert_still(wrong, "packing with a cache", "step_loss.py (forward)", transformers)
 
 
 def trainer(model: Any, folder: Path, **options: Any) -> Trainer:

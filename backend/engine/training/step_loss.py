@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from backend.engine.core import devices
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import attention
+from backend.engine.training import packed_attention
 from backend.engine.training.packing import Packs, collate
 from backend.results import Evaluation
 
@@ -38,7 +38,7 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
     No attention mask and no cache: only so does Transformers keep packed documents apart.
     """
-    extra = {"layout": batch["layout"]} if attention.in_use(model) else {}
+    extra = {"layout": batch["layout"]} if packed_attention.in_use(model) else {}
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -83,7 +83,7 @@ class StepMode:
         model = self._base.model
         self._open.callback(setattr, model.config, "use_cache", model.config.use_cache)
         if self._apart:
-            self._open.enter_context(attention.documents_apart(model))
+            self._open.enter_context(packed_attention.documents_apart(model))
         if self._checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
@@ -174,17 +174,17 @@ def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
 
 def _documents_apart_works(base: Base) -> bool:
     """Compare our attention with the model's own on a small pack, before relying on it."""
-    if not attention.could_use(base.model):
+    if not packed_attention.could_use(base.model):
         return False
     batch = to_device(collate(probe_documents(base)), base.device)
     # A base in bf16 may have norms in fp32 just now, which only autocast brings together.
     opened = autocast(base.device, base.facts.precision)
     try:
-        with attention.compared(base.model) as differences, torch.inference_mode(), opened:
+        with packed_attention.compared(base.model) as differences, torch.inference_mode(), opened:
             forward(base.model, batch)
     except (RuntimeError, TypeError, ValueError):
         return False
-    return bool(differences) and all(each <= attention.AGREES for each in differences)
+    return bool(differences) and all(each <= packed_attention.AGREES for each in differences)
 
 
 def probe_documents(base: Base) -> list[Tokens]:

@@ -17,7 +17,7 @@ from backend import damage
 from backend.engine.core import devices
 from backend.engine.models import loading
 from backend.engine.models.loading import Base
-from backend.engine.training import divergence, steps
+from backend.engine.training import divergence, step_loss
 from backend.engine.training.packing import Packs
 from backend.methods import method_of
 from backend.requests import Train
@@ -88,7 +88,7 @@ class Timings:
         for number in range(ROUNDS + 1):  # the best of some rounds; the first one warms up
             pack = number % len(packs)
             for precision in per_token:
-                taken = steps.time_step(peft, packs[pack], base.device, precision)
+                taken = step_loss.time_step(peft, packs[pack], base.device, precision)
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
         if math.isinf(per_token["fp32"]):
