@@ -31,7 +31,7 @@ from backend.engine.merging import merge
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.planning import preflight, quantization_table
-from backend.engine.runs import training
+from backend.engine.runs import train_run
 from backend.engine.session import Session
 from backend.engine.training.precision_choice import Timings
 from backend.library import Library
@@ -235,11 +235,11 @@ class Engine:
 
     def _train(self, request: rq.Train, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(self.session, run, control, self._limits(message))
+        return train_run.train(self.session, run, control, self._limits(message))
 
     def _resume(self, request: rq.Resume, control: Control, message: Any) -> rs.RunResult:
         run = self.runs.get(message["run_id"])
-        return training.train(
+        return train_run.train(
             self.session,
             run,
             control,

@@ -23,7 +23,7 @@ from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.core.process_group import FollowingRun, Ranks
-from backend.engine.runs import training
+from backend.engine.runs import train_run
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
@@ -160,7 +160,7 @@ def _train(
         log.failed(known)
         log.close()
         raise known from error
-    return training.train(session, run, control, settings, resume=resume, ranks=crew)
+    return train_run.train(session, run, control, settings, resume=resume, ranks=crew)
 
 
 def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:

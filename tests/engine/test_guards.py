@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from backend import Service
 from backend import requests as rq
 from backend.engine.adapters import saving
-from backend.engine.runs.guards import BAD_STEPS, BEST, Guards, read_best
+from backend.engine.runs.early_stopping import BAD_STEPS, BEST, Guards, read_best
 from backend.engine.training import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged

@@ -8,7 +8,7 @@ import pytest
 from backend import Service
 from backend import requests as rq
 from backend.engine.data.tokenization import Tokens
-from backend.engine.runs.samples import MOST, _asked
+from backend.engine.runs.heldout_samples import MOST, _asked
 from backend.results import Evaluation
 from tests.engine.test_pausing import at_step, service, start
 

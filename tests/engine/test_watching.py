@@ -10,7 +10,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.runs import watching
+from backend.engine.runs import test_questions
 from backend.errors import InvalidRequest
 from backend.events import Event
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, wait_for
@@ -124,10 +124,10 @@ def test_a_bundled_set_brings_its_own_prompt_and_others_bring_none(tmp_path: Pat
     catalogue.write_text(json.dumps(entries), encoding="utf-8")
 
     own = {
-        data: watching.own_prompts(data, catalogue)
+        data: test_questions.own_prompts(data, catalogue)
         for data in ("starter:pirate", "starter:mute", "starter:ghost", "/data/rows.jsonl")
     }
-    missing = watching.own_prompts("starter:pirate", tmp_path / "nothing.json")
+    missing = test_questions.own_prompts("starter:pirate", tmp_path / "nothing.json")
 
     assert own["starter:pirate"] == ["Where is the cat?"]
     assert [own["starter:mute"], own["starter:ghost"], own["/data/rows.jsonl"]] == [[], [], []]

@@ -11,7 +11,7 @@ from backend.engine.core import memory
 from backend.engine.core.error_translation import translate
 from backend.engine.core.process_group import Ranks
 from backend.engine.models.model_size import Shape
-from backend.engine.runs.prediction import Prediction
+from backend.engine.runs.memory_prediction import Prediction
 from backend.engine.runs.run_log import RunLog
 from backend.engine.training import memory_estimate
 from backend.engine.training.packing import Packs

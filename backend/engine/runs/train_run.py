@@ -19,10 +19,18 @@ from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.models import quantization
-from backend.engine.runs import guards, outcome, pausing, prediction, run_adapter, samples, watching
+from backend.engine.runs import (
+    early_stopping,
+    heldout_samples,
+    initial_adapter,
+    memory_prediction,
+    pausing,
+    run_result,
+    test_questions,
+)
+from backend.engine.runs.oom_recovery import explained, train_or_rescue
 from backend.engine.runs.run_log import RunLog, output_to
 from backend.engine.runs.run_memory import RunMemory
-from backend.engine.runs.shortage import explained, train_or_rescue
 from backend.engine.session import Session
 from backend.engine.training import divergence, extension, isolation, packing, step_loss
 from backend.engine.training.precision_choice import Timings
@@ -92,7 +100,7 @@ class _Training:
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
-        self.needed: prediction.Prediction | None = None
+        self.needed: memory_prediction.Prediction | None = None
 
     def execute(self) -> RunResult:
         """Do the whole sitting; see the module's docstring for the order."""
@@ -104,7 +112,7 @@ class _Training:
         self.norms = quantization.narrow_norms(base.model)
         try:
             with quantization.prepared(base.model) as self.preparation:
-                peft = run_adapter.put_on(self.session, self.run, self.checkpoint)
+                peft = initial_adapter.put_on(self.session, self.run, self.checkpoint)
                 checkpointing = self._choose_checkpointing(peft)
                 with step_loss.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
@@ -117,7 +125,7 @@ class _Training:
             info = self._info(peft, state)
             difference = 0.0
             if self.ranks.leads:
-                samples.note(self.session, self.log, self.held_out.documents, self.control)
+                heldout_samples.note(self.session, self.log, self.held_out.documents, self.control)
                 difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
@@ -152,7 +160,7 @@ class _Training:
     def _plan_steps(self, changes: list[adjustments.Adjustment]) -> None:
         """Plan as many steps as the run makes with these changes, and the packs for them."""
         self.changes = changes
-        own = watching.own_prompts(self.request.data) if self.request.watch is None else []
+        own = test_questions.own_prompts(self.request.data) if self.request.watch is None else []
         self.prompts = adjustments.watched(self.request.watch or own, changes)
         self.total_steps = adjustments.total_steps(self.planned_steps, changes)
         self.packs = extension.enough(
@@ -191,12 +199,12 @@ class _Training:
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
-        self.guards = guards.Guards(
+        self.guards = early_stopping.Guards(
             self.request, self.log, lambda folder: peft_io.write(peft, self.adapter_id, folder)
         )
         half = self._info(peft, pausing.HALF_TRAINED)
         around = partial(pausing.aside, self.session, half, self.mode, self.norms)
-        self.watch = watching.Watch(
+        self.watch = test_questions.Watch(
             self.session, self.log, self.control, adapter_id=self.adapter_id, around=around
         )
         self.watch.choose(self.prompts)
@@ -209,7 +217,7 @@ class _Training:
         self.early = "" if in_time else self.guards.verdict
         if not self.went_on:
             self._evaluate(self.log.step, noted=False)
-        elif self.log.step not in guards.tests_at(self.total_steps):
+        elif self.log.step not in early_stopping.tests_at(self.total_steps):
             self._look(self.log.step)
 
     def _adjusted(self) -> bool:
@@ -260,10 +268,10 @@ class _Training:
             )
         return chosen
 
-    def _predict_memory(self, peft: PeftModel) -> prediction.Prediction:
+    def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:
         """Note what the run will take."""
         config = peft.peft_config[self.adapter_id]
-        self.needed = prediction.predict(
+        self.needed = memory_prediction.predict(
             self.session,
             self.request,
             self.packs,
@@ -282,7 +290,7 @@ class _Training:
             on_step=self._on_step,
             on_step_over=self.taken.tidy,
             on_save=self.log.saved,
-            evaluate_at=guards.tests_at(self.total_steps),
+            evaluate_at=early_stopping.tests_at(self.total_steps),
             on_evaluate=self._look,
             on_pause=lambda: self._pause(trainer),
             is_over=lambda: bool(self.guards.verdict) or pausing.is_over(self.deadline),
@@ -326,7 +334,7 @@ class _Training:
         """Test what was learned, and let it answer what is watched."""
         self._evaluate(step)
         if self.evaluation is not None:
-            planned = step in guards.tests_at(self.total_steps)
+            planned = step in early_stopping.tests_at(self.total_steps)
             self.guards.tested(step, self.evaluation, planned=planned)
         if self.ranks.leads:
             self.watch.look(step)
@@ -348,7 +356,7 @@ class _Training:
             self.guards.stepped(step, logs["loss"])
         except Diverged:
             if self.ranks.leads:
-                guards.drop_after(self.run.checkpoints, self.guards.good_until or 0)
+                early_stopping.drop_after(self.run.checkpoints, self.guards.good_until or 0)
             raise
         self.trainer.good_until = self.guards.good_until
 
@@ -362,7 +370,7 @@ class _Training:
             self.log.kept(best.step, best.evaluation)
 
     def _info(self, peft: PeftModel, state: str) -> AdapterInfo:
-        return outcome.adapter_info(
+        return run_result.adapter_info(
             self.session,
             self.run,
             peft,
@@ -372,7 +380,7 @@ class _Training:
         )
 
     def _result(self, info: AdapterInfo, difference: float) -> RunResult:
-        return outcome.run_result(
+        return run_result.run_result(
             self.run,
             self.log,
             info,
