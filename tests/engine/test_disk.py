@@ -6,7 +6,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.planning import disk
+from backend.engine.planning import disk_space
 
 
 def size(folder: Path) -> int:
@@ -40,7 +40,7 @@ def test_settings_that_differ_from_the_defaults_are_counted(base_only: Service) 
 def test_a_run_that_does_not_fit_on_the_disk_is_not_ready(
     base_only: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "free", lambda folder: 1024**2)
+    monkeypatch.setattr(disk_space, "free", lambda folder: 1024**2)
     train = rq.Train(name="too much", adapter=rq.Lora(rank=16))
 
     report = base_only.start(rq.Preflight(train=train, measure=False)).result(timeout=120)

@@ -20,7 +20,7 @@ from backend.engine.methods import peft_io
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import disk, remarks, sharing
+from backend.engine.planning import advice, disk_space, multiprocess_checks
 from backend.engine.session import Session
 from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
 from backend.engine.training.extension import total_steps
@@ -91,7 +91,7 @@ def check(
     problems: list[Problem] = []
     notes: list[str] = []
     _check_name(train, session.library, runs, problems)
-    problems.extend(sharing.problems(train, facts))
+    problems.extend(multiprocess_checks.problems(train, facts))
     around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
@@ -102,7 +102,10 @@ def check(
     if around and packs and config and not problems:
         took = _collect(problems, lambda: _duration(request, around, packs, runs, timings))
         seconds, source = took or (None, "")
-        notes = [*sharing.notes(train), *remarks.on(train, corpus.stats, around.parameters)]
+        notes = [
+            *multiprocess_checks.notes(train),
+            *advice.on(train, corpus.stats, around.parameters),
+        ]
         warned = rate_warning(train.learning_rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)
     if around and corpus and config and packs:
@@ -110,8 +113,8 @@ def check(
         room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)
         notes, problems = [*notes, *room.notes], [*problems, *room.problems]
     steps_to_do = total_steps(train, len(packs) if packs else 0)
-    disk_needed, disk_free = disk.needed(trainable, steps_to_do), disk.free(runs.root)
-    if full := disk.problem(disk_needed, disk_free):
+    disk_needed, disk_free = disk_space.needed(trainable, steps_to_do), disk_space.free(runs.root)
+    if full := disk_space.problem(disk_needed, disk_free):
         problems.append(full)
     return PreflightReport(
         ready=not problems,
@@ -301,13 +304,13 @@ def _room(
         notes = ["Gradient checkpointing will be on: without it the run does not fit."]
     setup = memory_estimate.settle(shape, setup, free)
     needs = memory_estimate.estimate(shape, setup)
-    needed = sharing.memory_bytes(train, setup.device, needs)
+    needed = multiprocess_checks.memory_bytes(train, setup.device, needs)
     alone, problems, change = train.processes == 1, [], None
     if needed > free and alone:
         change = memory_estimate.smallest_change(shape, setup, free, longest=longest)
         problems = [_too_big(needed, free, change)]
     elif needed > free:
-        problems = [sharing.too_big(train, needed, free)]
+        problems = [multiprocess_checks.too_big(train, needed, free)]
     return _Room(
         free=free,
         needed=needed,
