@@ -24,7 +24,7 @@ from backend.engine.core.job_control import Around, Control, Emit
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.data import preview
 from backend.engine.data.token_cache import TokenStore
-from backend.engine.export import exporting
+from backend.engine.export import run_export
 from backend.engine.hotswap import prepare
 from backend.engine.inference import chat
 from backend.engine.merging import merge
@@ -379,7 +379,7 @@ class Engine:
     def _export_run(self, request: rq.ExportRun, control: Control, message: Any) -> rs.Result:
         base = message["base"] and rs.ModelFacts.model_validate(message["base"])
         run = self.runs.get(request.run_id)
-        return exporting.export(request, control, run=run, library=self.library, base=base)
+        return run_export.export(request, control, run=run, library=self.library, base=base)
 
     def _push_adapter(self, request: rq.PushAdapter, control: Control, _: Any) -> rs.Result:
         return hub_upload.push(request, control, library=self.library)
