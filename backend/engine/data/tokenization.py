@@ -18,6 +18,7 @@ from tokenizers import Encoding
 
 from backend import limits
 from backend.engine.core.job_control import Control
+from backend.engine.data import dataset
 from backend.engine.data.chat_rendering import (
     Rendered,
     Unrenderable,
@@ -26,7 +27,7 @@ from backend.engine.data.chat_rendering import (
     render,
     special_tokens,
 )
-from backend.engine.data.dataset import DataSet, Document, Part, Problems, of_run, refuse, split
+from backend.engine.data.dataset import DataSet, Document, Part, Problems, refuse, split
 from backend.engine.data.loss_mask import are_side_by_side, learned_tokens
 from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
@@ -79,7 +80,9 @@ def of_run(
 ) -> Corpus:
     """Tokenise the data of a run; `context` is what the base reads at most, 0 for no limit."""
     longest = min(train.longest, context) if context else train.longest
-    return tokenise(of_run(train), tokenizer, max_length=longest, store=store, control=control)
+    return tokenise(
+        dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control
+    )
 
 
 def tokenise(

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     id: str
     block: Block
     reference: list[float]
-    """Its answers in numbers (`reference_outputs.reference`), computed eagerly from a plain load."""
+    """Its answers in numbers (`reference_outputs.reference`), computed without compiling."""
     stamp: Stamp
 
 

@@ -36,7 +36,7 @@ CURE = "Choose another base; this architecture cannot be trained right here yet.
 def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> None:
     """Raise VerificationFailed where packed documents influence each other, or could.
 
-    `model` is what the run trains, inside `step_loss.step_mode`, and `precision` what it computes in.
+    `model` is what the run trains, inside `step_loss.step_mode`, in the run's `precision`.
     Raises ModelError where the base computes numbers that are not finite. The mode of the model and
     the random numbers stay as they were.
     """

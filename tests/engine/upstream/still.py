@@ -25,8 +25,7 @@ def exists(guard: str) -> bool:
     pointer = POINTER.fullmatch(guard)
     if pointer is None:
         return False
-    files = [BACKEND / "engine" / pointer["file"], BACKEND / pointer["file"]]
-    return any(file.is_file() and pointer["name"] in defined(file) for file in files)
+    return any(pointer["name"] in defined(file) for file in BACKEND.rglob(pointer["file"]))
 
 
 @lru_cache
