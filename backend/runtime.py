@@ -226,7 +226,7 @@ class InlineRuntime:
         return int(psutil.Process().memory_info().rss)
 
     def _run(self) -> None:
-        from backend.engine.dispatch import Engine
+        from backend.engine.worker import Engine
 
         gc.collect()  # this process had a life of its own, which left garbage
         try:

@@ -1,6 +1,6 @@
 """The worker process: JSON lines in on standard input, replies and events out on standard output.
 
-`python -m backend.engine run FOLDER` is a process of a run instead (see `launched.py`), and
+`python -m backend.engine run FOLDER` is a process of a run instead (see `run_process.py`), and
 `python -m backend.engine read` one that only looks at files, with less memory.
 
 The main thread runs operations one after the other; a reader thread hears controls meanwhile. When
@@ -29,7 +29,7 @@ def main(*, reads_only: bool = False) -> None:
     channel = _claim_stdout()
     first = json.loads(sys.stdin.buffer.readline())
     settings = Settings.model_validate(first["settings"])
-    from backend.engine.dispatch import Engine
+    from backend.engine.worker import Engine
 
     engine = Engine(settings, _Sender(channel), reads_only=reads_only)
     threading.Thread(target=_read, args=(engine,), daemon=True).start()
@@ -79,7 +79,7 @@ def _take(engine: Any, message: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["run"]:
-        from backend.engine import launched
+        from backend.engine import run_process
 
-        sys.exit(launched.main(sys.argv[2:]))
+        sys.exit(run_process.main(sys.argv[2:]))
     main(reads_only=sys.argv[1:2] == ["read"])

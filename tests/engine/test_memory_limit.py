@@ -10,7 +10,7 @@ import torch
 
 from backend import Settings
 from backend.engine.core import memory
-from backend.engine.dispatch import Engine
+from backend.engine.worker import Engine
 
 MB = 1024**2
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has such a limit.")

@@ -9,7 +9,7 @@ import torch
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine import launched
+from backend.engine import run_process
 from backend.engine.core.process_group import FollowingRun, Ranks
 from backend.engine.data.tokenization import Tokens
 from backend.engine.runs.run_log import RunLog
@@ -129,9 +129,9 @@ def test_a_stop_of_an_earlier_sitting_is_forgotten(service: Service) -> None:
     run = service.runs.get(launch.run_id)
     run.tell("stop")
 
-    launched._forget_old_words(run, begun=time.time() - 60)
+    run_process._forget_old_words(run, begun=time.time() - 60)
     assert run.told().startswith("stop ")
-    launched._forget_old_words(run, begun=time.time() + 60)
+    run_process._forget_old_words(run, begun=time.time() + 60)
     assert run.told() == ""
 
 

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from backend import Service
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.dispatch import Engine
 from backend.engine.hotswap import compiling, reference_outputs
+from backend.engine.worker import Engine
 from tests.engine.hotswap.conftest import FIVE, ask, folder, start
 from tests.engine.tiny import fresh, plain_scores, scores
 
