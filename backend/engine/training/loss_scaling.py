@@ -1,9 +1,9 @@
 """Loss scaling for a base in fp16: gradients that fp16 would round to zero are learned.
 
-Trainer's own fp16 switch would leave the model's forward in autocast (see `step_loss.autocast`),
-so the step opens autocast itself, and only the scaler comes from torch: the loss is multiplied before the
-backward pass, the gradients are divided after it, in fp32, and a step whose gradients overflowed is
-left out and followed by a smaller scale. Micikevicius et al. 2018, section 3.2.
+Trainer's own fp16 switch would leave the model's forward in autocast (see `step_loss.autocast`), so
+the step opens autocast itself, and only the scaler comes from torch: the loss is multiplied before
+the backward pass, the gradients are divided after it, in fp32, and a step whose gradients
+overflowed is left out and followed by a smaller scale. Micikevicius et al. 2018, section 3.2.
 """
 
 from typing import Any
