@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from backend.errors import InvalidRequest, Unsupported
+from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
 from backend.requests import (
     ExportRun,
     InspectAdapter,
@@ -24,7 +25,6 @@ from backend.requests import (
     Train,
 )
 from backend.settings import Settings
-from backend.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
 
 Caller = Literal["local", "page", "owner"]
 """Python and the command line; any visitor of the page; the signed-in owner of a demo."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from backend import damage
-from backend.storage import write_text
+from backend.files import damage
+from backend.files.storage import write_text
 
 FILE = "adjustments.json"
 OTHER_PROMPTS = "Other prompts are watched."

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from backend import damage
-from backend.storage import write_text
+from backend.files import damage
+from backend.files.storage import write_text
 
 FIXED_S, PER_LAYER_S = 30.0, 22.0
 """Measured on two CPU cores: code is made for every layer, whatever its size."""

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from backend import damage
 from backend.errors import Damaged, InvalidRequest, NotFound
-from backend.results import AdapterInfo, DamagedAdapter
-from backend.storage import (
+from backend.files import damage
+from backend.files.storage import (
     disk_error,
     make_folder,
     new_file,
@@ -26,6 +25,7 @@ from backend.storage import (
     require_free,
     write_text,
 )
+from backend.results import AdapterInfo, DamagedAdapter
 
 SIDECAR = "workbench.json"
 WEIGHT_FILES = ("adapter_config.json", "adapter_model.safetensors")

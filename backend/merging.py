@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from backend import checkpoint
-from backend.destinations import BASE_FOLDER, require_outside
 from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
+from backend.files import checkpoint
+from backend.files.destinations import BASE_FOLDER, require_outside
 from backend.library import Library
 from backend.requests import Merge, Variant
 from backend.results import AdapterInfo, MergeNeeds, ModelFacts

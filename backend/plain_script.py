@@ -9,9 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backend import adjustments, damage
+from backend import adjustments
 from backend.access import looks_like_path
 from backend.errors import NotFound, Unsupported
+from backend.files import damage
 from backend.learning_rate import schedule_name
 from backend.library import Library
 from backend.runs import Run

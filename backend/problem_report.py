@@ -22,6 +22,7 @@ from typing import Any, get_args
 import psutil
 
 from backend.command_line import fields_of
+from backend.files.storage import make_folder, new_file
 from backend.library import Library
 from backend.log_excerpt import HIDDEN, excerpt, public_text
 from backend.quantizations import QUANTIZATIONS
@@ -29,7 +30,6 @@ from backend.requests import Train
 from backend.results import ReportedProblem, Snapshot
 from backend.runs import VERSIONED, Run, Runs
 from backend.settings import PROJECT, VERSION, Settings
-from backend.storage import make_folder, new_file
 from backend.workspace_archive import require_new_zip
 from backend.workspace_format import FORMAT
 

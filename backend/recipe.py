@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from backend import damage
 from backend.errors import Damaged, DiskFull
+from backend.files import damage
+from backend.files.storage import write_text
 from backend.requests import LoadModel, Request, UnloadModel, Variant
-from backend.storage import write_text
 
 
 class Recipe(BaseModel):

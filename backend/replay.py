@@ -6,10 +6,10 @@ from pathlib import Path
 
 from backend import requests as rq
 from backend.errors import WorkbenchError
+from backend.files.storage import remove_partials
 from backend.jobs import Job
 from backend.recipe import Recipe
 from backend.runs import Runs
-from backend.storage import remove_partials
 
 REBUILDING = "The session is being rebuilt."
 BY_ITSELF = "The session comes back by itself."

@@ -20,12 +20,12 @@ import psutil
 
 from backend.errors import Damaged, DiskFull, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.events import EventReader
+from backend.files.storage import disk_error, new_folder, remove_folder, write_text
 from backend.requests import LoadModel, Train
 from backend.results import RunSummary
 from backend.run_folder import LONGEST_NOTE, Run
 from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus
 from backend.run_summary import describe, ended
-from backend.storage import disk_error, new_folder, remove_folder, write_text
 
 __all__ = [
     "LONGEST_NOTE",

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.checkpoint import read_header
 from backend.errors import ModelError
 from backend.fields import DISPLAY_NAME
+from backend.files.checkpoint import read_header
 from backend.library import COLOURS, SIDECAR, TRASH, Library, new_adapter_id
 from backend.results import AdapterInfo
 from backend.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of

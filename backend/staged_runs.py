@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from backend import adjustments
 from backend.errors import ModelError, WorkbenchError
+from backend.files.storage import write_text
 from backend.library import COLOURS
 from backend.requests import Train
 from backend.runs import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
-from backend.storage import write_text
 from backend.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of
 
 EVENTS = "events.jsonl"

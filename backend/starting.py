@@ -9,9 +9,9 @@ from pathlib import Path
 from backend import adjustments, merging
 from backend import requests as rq
 from backend.access import Caller
-from backend.destinations import require_destination
 from backend.engine_link import EngineLink
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
+from backend.files.destinations import require_destination
 from backend.library import Library
 from backend.runs import Run, Runs
 from backend.settings import Settings

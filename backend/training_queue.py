@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from backend import damage
 from backend.access import Caller
 from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
+from backend.files import damage
+from backend.files.storage import write_text
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
 from backend.sizes import size_text
-from backend.storage import write_text
 
 LOOK_EVERY_S = 0.5
 ROOM_BYTES = 50 * 1024**2

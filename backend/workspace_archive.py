@@ -18,8 +18,8 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backend.destinations import require_destination
 from backend.errors import DiskFull, InvalidRequest, Unsupported
+from backend.files.destinations import require_destination
 from backend.settings import VERSION, Settings
 from backend.sizes import size_text
 from backend.workspace_format import FORMAT

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import DiskFull, InvalidRequest, WorkbenchError
+from backend.files.storage import make_folder, write_text
 from backend.settings import Settings
-from backend.storage import make_folder, write_text
 
 ELSEWHERE = "name another workspace (--workspace FOLDER)"
 LOGS = ("worker.log", "side.log")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO
 
 from backend.errors import Damaged
+from backend.files.storage import make_folder, new_file
 from backend.library import Library
 from backend.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
 from backend.runs import UNDER_WAY, Runs
 from backend.settings import Settings
-from backend.storage import make_folder, new_file
 from backend.training_queue import TrainingQueue
 from backend.workspace_archive import (
     QUEUE,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.errors import Unsupported
+from backend.files.storage import disk_error, new_folder, write_text
 from backend.settings import VERSION
-from backend.storage import disk_error, new_folder, write_text
 
 FILE = "workspace.json"
 FORMAT = 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from backend import staged_adapters, staged_runs, training_queue
 from backend.access import Caller, check_caller
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
+from backend.files.storage import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id
 from backend.recipe import Recipe
 from backend.requests import Train
@@ -18,7 +19,6 @@ from backend.results import AdapterInfo, ImportedWorkspace
 from backend.runs import Runs
 from backend.settings import Settings
 from backend.staged_adapters import KnownAdapters
-from backend.storage import disk_error
 from backend.training_queue import TrainingQueue, Waiting
 from backend.workspace_archive import MOST_TEXT_BYTES, QUEUE, SESSION, Entry, Progress, opened
 from backend.workspace_moves import Moves, staging

@@ -16,8 +16,8 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from backend.errors import VerificationFailed
+from backend.files.storage import sync_folder, write_text
 from backend.processes import is_running
-from backend.storage import sync_folder, write_text
 from backend.workspace_archive import Entry, digest_of
 
 JOURNAL = "journal.json"

@@ -173,8 +173,8 @@ def _facts(adapter: Path, target: Path) -> dict[str, Any]:
     """Return the sizes that memory is judged by, and a digest of what was written."""
     import hashlib
 
-    from backend.checkpoint import read_header
     from backend.engine.merging.safetensors_io import as_bytes, read
+    from backend.files.checkpoint import read_header
 
     stored = sorted(t for file in target.glob("*.safetensors") for t in read_header(file))
     digest = hashlib.sha256()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import runtime, storage
+from backend import runtime
+from backend.files import storage
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What Windows does not have. Libraries come first: their own builds for Windows need none of it.

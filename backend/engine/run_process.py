@@ -27,12 +27,12 @@ from backend.engine.runs import train_run
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
+from backend.files.storage import write_text
 from backend.library import Library
 from backend.requests import LoadModel
 from backend.results import RunResult
 from backend.runs import Run, Runs
 from backend.settings import Settings
-from backend.storage import write_text
 
 LISTEN_EVERY_S = 0.2
 TOLD_EVERY_S = 2.0

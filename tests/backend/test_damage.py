@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from backend import Service, damage
+from backend import Service
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.errors import Damaged, NotFound
+from backend.files import damage
 from backend.library import SIDECAR, new_adapter_id
 from backend.training_queue import TrainingQueue
 from tests.backend.conftest import FACTS, ScriptedRuntime

@@ -6,8 +6,8 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.destinations import require_destination
 from backend.errors import InvalidRequest
+from backend.files.destinations import require_destination
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 

@@ -150,7 +150,7 @@ def test_a_run_that_cannot_be_read_is_said(seeded: Service) -> None:
 
 def test_a_trace_leads_through_the_app_and_its_packages(tmp_path: Path) -> None:
     code = (
-        "from backend.foreign_files import open_regular; import pathlib; "
+        "from backend.files.foreign_files import open_regular; import pathlib; "
         "open_regular(pathlib.Path('/x/Zebrafink'), 'a file')"
     )
     failed = subprocess.run(

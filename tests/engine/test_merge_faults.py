@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend import checkpoint
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.merging import merge, safetensors_io, streaming
@@ -24,6 +23,7 @@ from backend.errors import (
     Unsupported,
     VerificationFailed,
 )
+from backend.files import checkpoint
 from tests.engine.merge_bench import (
     ADAPTERS,
     Bench,

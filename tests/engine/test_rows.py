@@ -8,7 +8,7 @@ import pytest
 
 from backend.engine.data_files.file_readers import READERS, count_rows, read_rows
 from backend.errors import DataError
-from backend.uploads import DATA_SUFFIXES
+from backend.files.uploads import DATA_SUFFIXES
 from tests.engine.data_files import SHAPES, TURNS, read, write
 
 # -- formats --------------------------------------------------------------------------

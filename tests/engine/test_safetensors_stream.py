@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.checkpoint import read_header
 from backend.engine.merging.safetensors_io import Behind, read_ahead
 from backend.errors import ModelError
+from backend.files.checkpoint import read_header
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from backend import limits
 from backend.engine.core.time_limit import within
 from backend.engine.data import chat_rendering
 from backend.engine.data.dataset import Document
 from backend.engine.inference import generate
 from backend.errors import InvalidRequest, ModelError
+from backend.files import limits
 from backend.requests import Message
 
 

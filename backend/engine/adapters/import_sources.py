@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from backend import limits
 from backend.access import looks_like_path
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
@@ -26,7 +25,8 @@ from backend.engine.methods.file_validation import require_no_pickle
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
-from backend.foreign_files import open_regular
+from backend.files import limits
+from backend.files.foreign_files import open_regular
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
 from backend.sizes import size_text
 

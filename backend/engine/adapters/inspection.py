@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from backend import limits
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.checkpoint import StoredTensor, read_header
 from backend.engine.adapters.import_sources import Incoming, display_name
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, layer_of, scan
@@ -17,7 +15,9 @@ from backend.engine.methods.peft_io import method_title as method_title_of
 from backend.engine.methods.plain_lora import Change
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported, WorkbenchError
-from backend.foreign_files import read_text
+from backend.files import limits
+from backend.files.checkpoint import StoredTensor, read_header
+from backend.files.foreign_files import read_text
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
 

@@ -14,8 +14,8 @@ from backend.engine.methods import peft_io
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.session import Session
 from backend.errors import ModelError, VerificationFailed
+from backend.files.storage import new_folder
 from backend.results import AdapterInfo, SavedAdapter
-from backend.storage import new_folder
 
 TEMPLATE = "chat_template.jinja"
 """Where Transformers looks for a template beside a tokenizer."""

@@ -27,8 +27,8 @@ from backend.errors import (
     WorkerDied,
     from_dict,
 )
+from backend.files.storage import write_text
 from backend.runs import Run
-from backend.storage import write_text
 
 T = TypeVar("T")
 # How long to look for the reason of a lost connection: a process that fails writes it down first.

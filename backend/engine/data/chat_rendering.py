@@ -13,12 +13,12 @@ from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
-from backend import limits
 from backend.engine.core.time_limit import within
 from backend.engine.data import template_cache
 from backend.engine.data.dataset import Document
 from backend.engine.inference.generate import plain_prompt
 from backend.errors import DataError, ModelError
+from backend.files import limits
 
 Span = tuple[int, int]
 OTHER_BASE = "Use a base with another template, or data in the text shape."

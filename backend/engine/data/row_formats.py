@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from backend import limits
 from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
+from backend.files import limits
 from backend.requests import Columns
 
 Row = dict[str, Any]

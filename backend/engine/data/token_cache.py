@@ -21,8 +21,8 @@ import transformers
 from backend.engine.data.dataset import Part, Problems
 from backend.engine.data.token_arrays import Encoded
 from backend.errors import WorkbenchError
+from backend.files.storage import new_folder
 from backend.results import RowProblem
-from backend.storage import new_folder
 
 log = logging.getLogger(__name__)
 FORMAT = 3  # 1: the head of an answer that opens a conversation was learned, too; 2: no `special`

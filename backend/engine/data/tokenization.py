@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from backend import limits
 from backend.engine.core.job_control import Control
 from backend.engine.data import dataset
 from backend.engine.data.chat_rendering import (
@@ -33,6 +32,7 @@ from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
 from backend.engine.data.token_cache import TokenStore
 from backend.errors import DataError
+from backend.files import limits
 from backend.requests import Train
 from backend.results import DataStats, RowProblem
 

@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend import limits
 from backend.engine.data_files import json_rows, parquet_rows
 from backend.engine.data_files.text_lines import TooLong, open_text, read_lines
 from backend.errors import DataError
+from backend.files import limits
 
 Numbered = tuple[int, Any]
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backend.errors import DataError
-from backend.foreign_files import open_regular
+from backend.files.foreign_files import open_regular
 
 LONGEST = 512
 SIGNATURES: tuple[tuple[bytes, str], ...] = (

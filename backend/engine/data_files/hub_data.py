@@ -25,10 +25,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from backend import limits
 from backend.engine.data_files.hub_files import require_bounded
 from backend.errors import DataError, NotFound, WorkbenchError
-from backend.foreign_files import read_text
+from backend.files import limits
+from backend.files.foreign_files import read_text
 
 README, STANDALONE = "README.md", ".huggingface.yaml"
 READ = ("json", "csv", "parquet", "text")

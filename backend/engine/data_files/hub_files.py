@@ -11,12 +11,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from backend import limits
 from backend.engine.data_files import json_rows, parquet_rows
 from backend.engine.data_files.file_type import real_kind
 from backend.engine.data_files.text_lines import TooLong, lines_of, open_text
 from backend.errors import DataError
-from backend.foreign_files import open_regular, require_size
+from backend.files import limits
+from backend.files.foreign_files import open_regular, require_size
 
 PARQUET, GZIP = "a Parquet file", "a gzip archive"
 SHORTER = "Use another data set, or download the file, shorten its rows and name its path."

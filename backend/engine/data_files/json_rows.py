@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from backend import limits
 from backend.errors import DataError
+from backend.files import limits
 
 READ_AT_ONCE = 1 << 20
 SPACE = re.compile(r"[ \t\r\n]*")

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from backend import limits
 from backend.engine.data_files.file_type import real_kind
 from backend.engine.data_files.parquet_pages import ColumnCost, column_cost
 from backend.engine.data_files.text_lines import KINDS
 from backend.errors import DataError
-from backend.foreign_files import open_regular
+from backend.files import limits
+from backend.files.foreign_files import open_regular
 from backend.sizes import size_text
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from backend import limits
 from backend.engine.data_files.file_type import real_kind
 from backend.errors import DataError
-from backend.foreign_files import open_regular
+from backend.files import limits
+from backend.files.foreign_files import open_regular
 
 KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
 SCANNED = 1 << 20

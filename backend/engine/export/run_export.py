@@ -14,12 +14,12 @@ from backend.engine.data import dataset, tokenization
 from backend.engine.export.export_readme import write_readme
 from backend.engine.models import model_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
+from backend.files.storage import disk_error, new_folder
 from backend.library import Library
 from backend.plain_script import EXAMPLES, SCRIPT, START, script_of
 from backend.requests import ExportRun, Train
 from backend.results import ExportedRun, ModelFacts
 from backend.runs import Run
-from backend.storage import disk_error, new_folder
 
 RECORDS = ("events.jsonl", "output.log", "note.txt", "status.json")
 

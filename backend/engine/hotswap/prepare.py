@@ -30,7 +30,7 @@ from backend.errors import (
     Unsupported,
     VerificationFailed,
 )
-from backend.storage import new_folder
+from backend.files.storage import new_folder
 
 ALLOWED = (
     rq.Hotswap,

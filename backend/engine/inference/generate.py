@@ -7,11 +7,11 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, TextStreamer
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
-from backend import limits
 from backend.engine.core import tolerances
 from backend.engine.core.time_limit import within
 from backend.engine.models.loading import Base
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
+from backend.files import limits
 from backend.requests import Message
 
 SCORE_CHUNK = 1024

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from backend import checkpoint, limits, merging
+from backend import merging
 from backend.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
@@ -27,12 +27,13 @@ from backend.engine.models import loading, model_folder
 from backend.engine.models.loading import DTYPES
 from backend.engine.session import Session
 from backend.errors import Unsupported
-from backend.foreign_files import read_json
+from backend.files import checkpoint, limits
+from backend.files.foreign_files import read_json
+from backend.files.storage import new_folder, remove_partials
 from backend.library import Library
 from backend.requests import LoadModel, Merge, Variant
 from backend.results import AdapterInfo, Merged, ModelFacts
 from backend.sizes import size_text
-from backend.storage import new_folder, remove_partials
 
 TEXTS = (
     *PROBES,

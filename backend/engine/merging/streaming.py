@@ -17,8 +17,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear, LoraLayer
 
-from backend import checkpoint
-from backend.checkpoint import FLOATS, StoredTensor
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.merging import merge_checks
@@ -37,6 +35,8 @@ from backend.engine.merging.safetensors_io import (
 from backend.engine.methods import peft_io
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
+from backend.files import checkpoint
+from backend.files.checkpoint import FLOATS, StoredTensor
 from backend.merging import shard_sizes
 
 PREFIX = "base_model.model."

@@ -11,10 +11,10 @@ from typing import Any
 
 from peft import LoraConfig
 
-from backend import limits
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
-from backend.foreign_files import read_json
+from backend.files import limits
+from backend.files.foreign_files import read_json
 
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096

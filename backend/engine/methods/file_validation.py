@@ -16,8 +16,6 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from backend import limits
-from backend.checkpoint import require_header
 from backend.engine.methods.config_validation import (
     REWRITES_BASE,
     normal_form,
@@ -28,7 +26,9 @@ from backend.engine.methods.config_validation import (
 from backend.engine.methods.peft_io import WEIGHTS, matched
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
-from backend.foreign_files import require_size
+from backend.files import limits
+from backend.files.checkpoint import require_header
+from backend.files.foreign_files import require_size
 
 _KEY = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.-]+)\.lora_([AB]\.weight|magnitude_vector(\.weight)?)"

@@ -16,12 +16,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend import launching
 from backend.access import looks_like_path
-from backend.checkpoint import title
 from backend.engine.core import devices, memory
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
 from backend.errors import ModelError, Unsupported
+from backend.files.checkpoint import title
 from backend.requests import LoadModel
 from backend.results import ModelFacts
 

@@ -15,15 +15,15 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from backend import limits
 from backend.access import looks_like_path
 from backend.chat_templates import CHAT_TEMPLATES
-from backend.checkpoint import title, weight_files
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
 from backend.engine.models import model_limits
 from backend.errors import ModelError, NotFound, Unsupported
-from backend.foreign_files import read_json
+from backend.files import limits
+from backend.files.checkpoint import title, weight_files
+from backend.files.foreign_files import read_json
 from backend.settings import STARTER
 
 

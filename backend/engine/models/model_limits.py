@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from backend import checkpoint, limits
 from backend.errors import ModelError
-from backend.foreign_files import require_regular, require_size
+from backend.files import checkpoint, limits
+from backend.files.foreign_files import require_regular, require_size
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 TEMPLATES = "additional_chat_templates"

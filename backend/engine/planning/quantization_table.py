@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend import damage
 from backend.access import looks_like_path
 from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
@@ -24,6 +23,8 @@ from backend.engine.models.model_size import Shape
 from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
+from backend.files import damage
+from backend.files.storage import write_text
 from backend.quantizations import (
     QUANTIZATIONS,
     ROOM_FOR_A_RUN,
@@ -37,7 +38,6 @@ from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table
 from backend.settings import STARTER, Settings
 from backend.sizes import size_text
-from backend.storage import write_text
 
 ROUNDS = 4
 TOKENS, DOCUMENT = 512, 32

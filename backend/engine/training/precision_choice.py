@@ -13,16 +13,16 @@ import torch
 from peft import PeftModel
 from pydantic import TypeAdapter
 
-from backend import damage
 from backend.engine.core import devices
 from backend.engine.models import loading
 from backend.engine.models.loading import Base
 from backend.engine.training import divergence, step_loss
 from backend.engine.training.packing import Packs
+from backend.files import damage
+from backend.files.storage import write_text
 from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts
-from backend.storage import write_text
 
 ROUNDS = 3
 _TIMES = TypeAdapter(dict[str, list[float]])

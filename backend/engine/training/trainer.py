@@ -28,9 +28,9 @@ from backend.engine.training import divergence, extension, loss_scaling, step_lo
 from backend.engine.training.extension import Stretch
 from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
+from backend.files.storage import disk_error, remove_folder, sync_folder
 from backend.learning_rate import schedule_name
 from backend.requests import Train
-from backend.storage import disk_error, remove_folder, sync_folder
 
 KEPT_CHECKPOINTS = 2
 GPU_RANDOM_STATE = "gpu_random_state.pth"

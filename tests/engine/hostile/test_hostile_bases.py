@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from backend import limits
 from backend import requests as rq
 from backend.engine.core.job_control import Control
 from backend.engine.models import loading, model_folder
 from backend.engine.models.model_limits import _most
 from backend.errors import ModelError, WorkbenchError
+from backend.files import limits
 from backend.settings import STARTER
 from tests.engine.hostile.harm import sparse
 

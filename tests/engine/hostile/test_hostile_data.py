@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from backend import limits
 from backend.engine.data_files.file_readers import Broken, count_rows, read_rows
 from backend.errors import DataError, WorkbenchError
+from backend.files import limits
 from backend.settings import PROJECT
 from tests.engine.data_files import read
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend import limits
 from backend.errors import ModelError
-from backend.foreign_files import open_regular, read_json
+from backend.files import limits
+from backend.files.foreign_files import open_regular, read_json
 from backend.sizes import size_text
 
 INDEX = "model.safetensors.index.json"

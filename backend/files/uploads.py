@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 from backend.errors import InvalidRequest, VerificationFailed
+from backend.files.storage import make_folder, new_file
 from backend.settings import Settings
 from backend.sizes import size_text
-from backend.storage import make_folder, new_file
 
 LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
