@@ -1,12 +1,13 @@
 """The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
 
-from backend import blends, errors, requests, results
+from backend import errors, requests, results
 from backend.access import Caller
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue import blends
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.learning_rate import usual_rate
+from backend.catalogue.methods import METHODS, Method, method_of
 from backend.events import Curve, Event
 from backend.jobs import Job
-from backend.learning_rate import usual_rate
-from backend.methods import METHODS, Method, method_of
 from backend.operations import OPERATIONS, Operation
 from backend.service import Service
 from backend.settings import Settings

@@ -11,9 +11,9 @@ from typing import Any
 
 from backend import adjustments
 from backend.access import looks_like_path
+from backend.catalogue.learning_rate import schedule_name
 from backend.errors import NotFound, Unsupported
 from backend.files import damage
-from backend.learning_rate import schedule_name
 from backend.library import Library
 from backend.runs import Run
 from backend.settings import STARTER

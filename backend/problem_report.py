@@ -21,11 +21,11 @@ from typing import Any, get_args
 
 import psutil
 
+from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.command_line import fields_of
 from backend.files.storage import make_folder, new_file
 from backend.library import Library
 from backend.log_excerpt import HIDDEN, excerpt, public_text
-from backend.quantizations import QUANTIZATIONS
 from backend.requests import Train
 from backend.results import ReportedProblem, Snapshot
 from backend.runs import VERSIONED, Run, Runs

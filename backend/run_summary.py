@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend import adjustments
+from backend.catalogue.methods import method_of
 from backend.errors import Damaged
 from backend.library import BASE_COLOUR
-from backend.methods import method_of
 from backend.results import RunSummary
 from backend.run_folder import Run
 from backend.run_records import End, RunStatus, status_from_events

@@ -17,10 +17,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from backend.access import Caller
+from backend.catalogue.methods import method_of
 from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
 from backend.files import damage
 from backend.files.storage import write_text
-from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
 from backend.sizes import size_text

@@ -7,10 +7,10 @@ number that is out of bounds is refused here, before anything starts. Nothing he
 import re
 from typing import Any, get_args
 
-from backend.blends import BlendMethod
+from backend.catalogue.blends import BlendMethod
+from backend.catalogue.methods import Lora
 from backend.errors import InvalidRequest
 from backend.fields import Request, Strength, Variant
-from backend.methods import Lora
 from backend.requests.adapters import (
     DeleteAdapter,
     InspectAdapter,

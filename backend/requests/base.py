@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from backend.chat_templates import ChatTemplateId
+from backend.catalogue.chat_templates import ChatTemplateId
 from backend.fields import Request, knob
 
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from backend.blends import BlendMethod
+from backend.catalogue.blends import BlendMethod
 from backend.fields import Request, Variant, check_display_name, knob
 
 

@@ -4,9 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from backend.catalogue.learning_rate import USUAL_RATE
+from backend.catalogue.methods import Lora
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
-from backend.learning_rate import USUAL_RATE
-from backend.methods import Lora
 from backend.requests.data import (
     Columns,
     bad_rows,

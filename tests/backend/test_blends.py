@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from backend import blends
 from backend import requests as rq
 from backend import results as rs
+from backend.catalogue import blends
 
 
 def adapter(name: str, **fields: object) -> rs.AdapterInfo:

@@ -3,7 +3,7 @@
 import pytest
 
 from backend import requests as rq
-from backend.learning_rate import rate_warning, usual_rate
+from backend.catalogue.learning_rate import rate_warning, usual_rate
 
 STARTER, LARGE = 3_850_000, 135_000_000
 

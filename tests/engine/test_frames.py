@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.data import chat_rendering, template_cache
 from backend.engine.data.dataset import Document
 from backend.settings import STARTER

@@ -4,7 +4,7 @@ import math
 
 from backend import requests as rq
 from backend import results as rs
-from backend.quantizations import QUANTIZATIONS, SPEEDS
+from backend.catalogue.quantizations import QUANTIZATIONS, SPEEDS
 from tests.ui.fake_facts import FACTS, STATS
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, layer_of, scan

@@ -7,7 +7,7 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import safe_open
 
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.core.tolerances import require_close
 from backend.engine.inference import generate
 from backend.engine.methods import peft_io

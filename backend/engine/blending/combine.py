@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from backend import blends
+from backend.catalogue import blends
 from backend.engine.adapters import saving
 from backend.engine.blending.blend_methods import blend_layer, draw_as_peft
 from backend.engine.core.job_control import Control

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from backend import blends
+from backend.catalogue import blends
 from backend.engine.core.job_control import Control
 from backend.engine.methods import low_rank
 from backend.engine.methods.low_rank import Factor, Source

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from backend import merging
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.access import looks_like_path
-from backend.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
 from backend.engine.models import model_limits

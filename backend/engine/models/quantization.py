@@ -15,9 +15,9 @@ from bitsandbytes.autograd._functions import MatMul8bitFp, MatmulLtState
 from transformers import BitsAndBytesConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.engine.core import devices
 from backend.errors import Unsupported
-from backend.quantizations import QUANTIZATIONS
 from backend.requests import LoadModel
 
 COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16}

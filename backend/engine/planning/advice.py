@@ -1,7 +1,7 @@
 """What is worth a word before a run starts, though nothing keeps it from starting."""
 
+from backend.catalogue.learning_rate import rate_warning, usual_rate
 from backend.engine.data.dataset import FEWEST
-from backend.learning_rate import rate_warning, usual_rate
 from backend.requests import Train
 from backend.results import DataStats
 

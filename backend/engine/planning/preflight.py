@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from backend.catalogue.learning_rate import rate_warning
+from backend.catalogue.methods import method_of
 from backend.command_line import changed_fields
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
@@ -26,9 +28,7 @@ from backend.engine.training import memory_estimate, packed_attention, packing, 
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
-from backend.learning_rate import rate_warning
 from backend.library import Library
-from backend.methods import method_of
 from backend.requests import Preflight, Train
 from backend.results import ModelFacts, PreflightReport, Problem
 from backend.runs import Runs

@@ -13,6 +13,14 @@ import numpy as np
 import torch
 
 from backend.access import looks_like_path
+from backend.catalogue.quantizations import (
+    QUANTIZATIONS,
+    ROOM_FOR_A_RUN,
+    SPEEDS,
+    SPEEDS_FROM,
+    SPEEDS_ON_GPU,
+    SPEEDS_ON_GPU_FROM,
+)
 from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
@@ -25,14 +33,6 @@ from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
 from backend.files import damage
 from backend.files.storage import write_text
-from backend.quantizations import (
-    QUANTIZATIONS,
-    ROOM_FOR_A_RUN,
-    SPEEDS,
-    SPEEDS_FROM,
-    SPEEDS_ON_GPU,
-    SPEEDS_ON_GPU_FROM,
-)
 from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table

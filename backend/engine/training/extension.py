@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from backend.catalogue.learning_rate import schedule_name
 from backend.engine.data.tokenization import Tokens
 from backend.engine.training import packing
 from backend.engine.training.packing import Packs
-from backend.learning_rate import schedule_name
 from backend.requests import Train
 
 

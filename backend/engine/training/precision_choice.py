@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from pydantic import TypeAdapter
 
+from backend.catalogue.methods import method_of
 from backend.engine.core import devices
 from backend.engine.models import loading
 from backend.engine.models.loading import Base
@@ -20,7 +21,6 @@ from backend.engine.training import divergence, step_loss
 from backend.engine.training.packing import Packs
 from backend.files import damage
 from backend.files.storage import write_text
-from backend.methods import method_of
 from backend.requests import Train
 from backend.results import ModelFacts
 

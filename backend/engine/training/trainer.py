@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from backend import adjustments
 from backend.adjustments import Adjustment
+from backend.catalogue.learning_rate import schedule_name
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
@@ -29,7 +30,6 @@ from backend.engine.training.extension import Stretch
 from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
 from backend.files.storage import disk_error, remove_folder, sync_folder
-from backend.learning_rate import schedule_name
 from backend.requests import Train
 
 KEPT_CHECKPOINTS = 2
