@@ -28,7 +28,7 @@ from backend import results as rs
 from backend.command_line import PROGRAM, fields_of, value_of
 from backend.errors import InvalidRequest, WorkbenchError
 from backend.jobs import Job
-from backend.runs import Runs
+from backend.runs.runs import Runs
 from backend.service import Service
 from backend.settings import Settings
 from backend.workspace_check import require_folders

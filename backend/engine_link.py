@@ -18,7 +18,7 @@ from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.outcomes import outcome_of, unreadable
 from backend.recipe import Recipe
-from backend.runs import Runs
+from backend.runs.runs import Runs
 from backend.runtime import (
     MemorySample,
     Message,

@@ -9,7 +9,7 @@ from backend.errors import WorkbenchError
 from backend.files.storage import remove_partials
 from backend.jobs import Job
 from backend.recipe import Recipe
-from backend.runs import Runs
+from backend.runs.runs import Runs
 
 REBUILDING = "The session is being rebuilt."
 BY_ITSELF = "The session comes back by itself."

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from backend import adjustments
 from backend.errors import ModelError, WorkbenchError
 from backend.files.storage import write_text
 from backend.library import COLOURS
 from backend.requests import Train
-from backend.runs import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
+from backend.runs import adjustments
+from backend.runs.runs import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
 from backend.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of
 
 EVENTS = "events.jsonl"

@@ -15,9 +15,9 @@ from backend.files.storage import make_folder, new_file
 from backend.library import Library
 from backend.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
-from backend.runs import UNDER_WAY, Runs
+from backend.runs.runs import UNDER_WAY, Runs
+from backend.runs.training_queue import TrainingQueue
 from backend.settings import Settings
-from backend.training_queue import TrainingQueue
 from backend.workspace_archive import (
     QUEUE,
     SESSION,

@@ -25,7 +25,7 @@ from typing import Any, Self
 import psutil
 
 from backend import requests as rq
-from backend.events import EventReader, curve
+from backend.runs.events import EventReader, curve
 from backend.settings import PROJECT
 from benchmarks.interleave import Spread
 from benchmarks.report import Report, flags, read_flags

@@ -10,7 +10,7 @@ from typing import Any
 from backend.engine.__main__ import main
 from backend.engine.core import job_control
 from backend.engine.runs import train_run
-from backend.events import EventWriter
+from backend.runs.events import EventWriter
 
 write_now, close_now = EventWriter.write, EventWriter.close
 kept: list[tuple[str, float, dict[str, Any]]] = []

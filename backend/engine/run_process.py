@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import psutil
 
-from backend import launching
 from backend.engine.core import devices, memory, process_group
 from backend.engine.core.error_translation import translate
 from backend.engine.core.job_control import Control
@@ -31,7 +30,8 @@ from backend.files.storage import write_text
 from backend.library import Library
 from backend.requests import LoadModel
 from backend.results import RunResult
-from backend.runs import Run, Runs
+from backend.runs import launching
+from backend.runs.runs import Run, Runs
 from backend.settings import Settings
 
 LISTEN_EVERY_S = 0.2

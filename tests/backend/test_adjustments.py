@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import adjustments
-from backend.adjustments import Adjustment, Plan
+from backend.runs import adjustments
+from backend.runs.adjustments import Adjustment, Plan
 
 PEAK = 0.01
 

@@ -13,7 +13,7 @@ from backend.compile_times import CompileTimes
 from backend.errors import Damaged, NotFound
 from backend.files import damage
 from backend.library import SIDECAR, new_adapter_id
-from backend.training_queue import TrainingQueue
+from backend.runs.training_queue import TrainingQueue
 from tests.backend.conftest import FACTS, ScriptedRuntime
 from tests.backend.damaging import (
     WAYS,

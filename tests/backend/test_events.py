@@ -8,7 +8,7 @@ import pytest
 
 from backend import Service
 from backend.errors import DiskFull
-from backend.events import Event, EventReader, EventWriter, curve
+from backend.runs.events import Event, EventReader, EventWriter, curve
 
 
 @pytest.fixture

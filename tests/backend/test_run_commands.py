@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from backend import Settings, adjustments
+from backend import Settings
 from backend import requests as rq
 from backend.__main__ import _parser, _request
 from backend.command_line import command_of
-from backend.run_commands import commands_of
-from backend.runs import Run, Runs
+from backend.runs import adjustments
+from backend.runs.run_commands import commands_of
+from backend.runs.runs import Run, Runs
 from backend.settings import default_workspace
 
 TRAINS = [

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from backend import Service, run_lock
+from backend import Service
 from backend import requests as rq
 from backend.errors import Busy, DiskFull, WorkerDied
 from backend.library import new_adapter_id
 from backend.results import AdapterInfo
-from backend.run_lock import RunLock
-from backend.runs import Run, Runs
+from backend.runs import run_lock
+from backend.runs.run_lock import RunLock
+from backend.runs.runs import Run, Runs
 from backend.settings import PROJECT
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
@@ -26,7 +27,7 @@ BASE = ("starter", "starter", FACTS.fingerprint)
 HOLD = """
 import sys
 from pathlib import Path
-from backend.runs import Run
+from backend.runs.runs import Run
 run = Run(Path(sys.argv[1]))
 run.claim()
 print("claimed", flush=True)
@@ -175,7 +176,7 @@ def test_a_run_of_another_machine_counts_as_trained_while_it_gives_signs_of_life
 def test_a_run_that_is_trained_gives_signs_of_life(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.run_lock.SIGN_EVERY_S", 0.01)
+    monkeypatch.setattr("backend.runs.run_lock.SIGN_EVERY_S", 0.01)
     run = create(runs)
     run.claim()
     os.utime(run.lock.file, (1.0, 1.0))
@@ -191,7 +192,7 @@ def test_a_run_that_is_trained_gives_signs_of_life(
 def test_without_locks_the_number_of_the_process_decides(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.run_lock.fcntl", None)
+    monkeypatch.setattr("backend.runs.run_lock.fcntl", None)
     run = create(runs)
     run.claim()
 
@@ -320,7 +321,7 @@ def test_a_run_that_a_full_disk_ended_is_shown_as_ended_and_can_be_resumed_and_d
         assert (summary.message, summary.cure) == (error.what, error.cure)
         assert summary.resumable
 
-    monkeypatch.setattr("backend.runs.TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr("backend.runs.runs.TRY_AGAIN_S", 0.0)
     service.snapshot()
     assert (run.status().state, run.status().message) == ("failed", error.what)
     engine.session(FACTS, [])

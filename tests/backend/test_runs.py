@@ -13,9 +13,9 @@ import pytest
 
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, NotFound
-from backend.events import EventReader, EventWriter
-from backend.run_summary import describe
-from backend.runs import Run, Runs
+from backend.runs.events import EventReader, EventWriter
+from backend.runs.run_summary import describe
+from backend.runs.runs import Run, Runs
 
 BASE = ("starter", "starter", "abc123")
 

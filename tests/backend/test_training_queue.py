@@ -17,7 +17,7 @@ from tests.backend.conftest import FACTS, ScriptedRuntime
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.training_queue.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("backend.runs.training_queue.LOOK_EVERY_S", 0.01)
 
 
 def train(name: str) -> rq.Train:
@@ -219,7 +219,7 @@ def test_a_training_waits_where_the_disk_is_nearly_full(
     full = [True]
     monkeypatch.setattr("backend.service.ROOM_EVERY_S", 0.0)
     monkeypatch.setattr(
-        "backend.training_queue.shutil.disk_usage",
+        "backend.runs.training_queue.shutil.disk_usage",
         lambda path: SimpleNamespace(free=20_000 if full[0] else 10**9),
     )
     service.enqueue(train("patient"))

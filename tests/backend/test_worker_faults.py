@@ -16,11 +16,11 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import DiskFull, OutOfMemory, Stopped, WorkerDied
-from backend.events import Curve, EventReader, curve
 from backend.jobs import Job
 from backend.replay import BY_ITSELF, REBUILDING
-from backend.run_summary import describe
-from backend.runs import Run, Runs
+from backend.runs.events import Curve, EventReader, curve
+from backend.runs.run_summary import describe
+from backend.runs.runs import Run, Runs
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 from tests.engines import engines

@@ -13,7 +13,7 @@ from backend import Service
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from backend.recipe import Recipe
-from backend.training_queue import Waiting
+from backend.runs.training_queue import Waiting
 from tests.backend.workspaces import (
     Make,
     add_adapter,
@@ -271,7 +271,7 @@ def test_a_queue_that_cannot_be_written_undoes_everything(
     def full(*_: object) -> None:
         raise DiskFull("Could not write queue.json.")
 
-    monkeypatch.setattr("backend.training_queue.write_text", full)
+    monkeypatch.setattr("backend.runs.training_queue.write_text", full)
 
     with pytest.raises(DiskFull):
         here.import_workspace(tmp_path / "a.zip")

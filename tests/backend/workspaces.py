@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
-from backend.events import EventWriter
 from backend.library import new_adapter_id
-from backend.runs import Run
+from backend.runs.events import EventWriter
+from backend.runs.runs import Run
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
 Make = Callable[..., Service]

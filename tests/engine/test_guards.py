@@ -16,7 +16,7 @@ from backend.engine.training import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation
-from backend.run_summary import describe
+from backend.runs.run_summary import describe
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, weights
 
 __all__ = ["at_step", "service"]

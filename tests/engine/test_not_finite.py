@@ -14,7 +14,7 @@ from backend.engine.core import tolerances
 from backend.engine.training import step_loss
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
-from backend.run_summary import describe
+from backend.runs.run_summary import describe
 from tests.engine.starter_runs import QUICK
 from tests.engine.tiny import write_base
 

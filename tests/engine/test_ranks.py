@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend import Service, launching
+from backend import Service
 from backend import requests as rq
 from backend.errors import Busy, Stopped, WorkerDied
 from backend.results import RunResult
-from backend.run_summary import describe
-from backend.runs import Run
+from backend.runs import launching
+from backend.runs.run_summary import describe
+from backend.runs.runs import Run
 from backend.runtime import process_environment
 from backend.settings import PROJECT
 from tests.engine.shared_run import LEARNS, LONG

@@ -11,7 +11,7 @@ from backend import requests as rq
 from backend.engine.training import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged, OutOfMemory
-from backend.run_summary import describe
+from backend.runs.run_summary import describe
 from tests.engine.starter_runs import QUICK, scores, train
 
 

@@ -12,7 +12,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine.runs import test_questions
 from backend.errors import InvalidRequest
-from backend.events import Event
+from backend.runs.events import Event
 from tests.engine.test_pausing import assert_same_bits, at_step, service, start, wait_for
 
 __all__ = ["at_step", "service"]

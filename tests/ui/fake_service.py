@@ -15,9 +15,9 @@ from typing import Any
 from backend import Service, Settings, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.events import EventWriter
 from backend.library import new_adapter_id
-from backend.runs import Run
+from backend.runs.events import EventWriter
+from backend.runs.runs import Run
 from tests.ui import fake_answers, fake_pause
 from tests.ui.fake_facts import FACTS, STATS, evaluation
 

@@ -10,9 +10,9 @@ import pytest
 from backend import Event, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.adjustments import OTHER_PROMPTS, Adjustment
-from backend.adjustments import add as add_change
-from backend.events import Curve
+from backend.runs.adjustments import OTHER_PROMPTS, Adjustment
+from backend.runs.adjustments import add as add_change
+from backend.runs.events import Curve
 from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of, wait

@@ -28,7 +28,7 @@ from backend.errors import (
     from_dict,
 )
 from backend.files.storage import write_text
-from backend.runs import Run
+from backend.runs.runs import Run
 
 T = TypeVar("T")
 # How long to look for the reason of a lost connection: a process that fails writes it down first.

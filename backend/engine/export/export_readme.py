@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.plain_script import EXAMPLES, SCRIPT, START
-from backend.runs import Run
+from backend.runs.plain_script import EXAMPLES, SCRIPT, START
+from backend.runs.runs import Run
 
 README = "README.md"
 WHAT = {

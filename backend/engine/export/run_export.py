@@ -16,10 +16,10 @@ from backend.engine.models import model_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
 from backend.files.storage import disk_error, new_folder
 from backend.library import Library
-from backend.plain_script import EXAMPLES, SCRIPT, START, script_of
 from backend.requests import ExportRun, Train
 from backend.results import ExportedRun, ModelFacts
-from backend.runs import Run
+from backend.runs.plain_script import EXAMPLES, SCRIPT, START, script_of
+from backend.runs.runs import Run
 
 RECORDS = ("events.jsonl", "output.log", "note.txt", "status.json")
 

@@ -14,7 +14,6 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from backend import launching
 from backend.access import looks_like_path
 from backend.engine.core import devices, memory
 from backend.engine.core.job_control import Control
@@ -24,6 +23,7 @@ from backend.errors import ModelError, Unsupported
 from backend.files.checkpoint import title
 from backend.requests import LoadModel
 from backend.results import ModelFacts
+from backend.runs import launching
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -1,10 +1,10 @@
 """What a look ahead says of a run that several processes share: places, and memory for them all."""
 
-from backend import launching
 from backend.engine.training.memory_estimate import Estimate
 from backend.errors import Unsupported
 from backend.requests import Train
 from backend.results import ModelFacts, Problem
+from backend.runs import launching
 from backend.sizes import size_text
 
 

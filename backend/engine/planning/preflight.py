@@ -31,7 +31,7 @@ from backend.errors import DataError, InvalidRequest, NotFound, Stopped, Workben
 from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.results import ModelFacts, PreflightReport, Problem
-from backend.runs import Runs
+from backend.runs.runs import Runs
 from backend.sizes import size_text
 
 RECENT_RUNS = 50

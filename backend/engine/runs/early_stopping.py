@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.errors import Diverged
-from backend.events import EventReader, curve
 from backend.files.storage import new_folder, remove_folder
 from backend.requests import Train
 from backend.results import Evaluation
+from backend.runs.events import EventReader, curve
 
 BEST = "best"
 NOTE = "best.json"

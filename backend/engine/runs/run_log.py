@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backend.adjustments import Adjustment
 from backend.engine.core.job_control import Control
 from backend.errors import Stopped, WorkbenchError
-from backend.events import EventWriter
 from backend.results import Evaluation, Sample
-from backend.runs import Run
+from backend.runs.adjustments import Adjustment
+from backend.runs.events import EventWriter
+from backend.runs.runs import Run
 
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0

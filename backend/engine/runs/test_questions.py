@@ -15,8 +15,8 @@ from backend.engine.inference import chat
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import ActiveIds, Session
 from backend.errors import WorkbenchError
-from backend.events import EventReader
 from backend.requests import Message
+from backend.runs.events import EventReader
 from backend.settings import STARTER
 
 LONGEST_ANSWER = 32

@@ -9,7 +9,6 @@ from functools import partial
 
 from peft import PeftModel
 
-from backend import adjustments
 from backend.engine.adapters import saving
 from backend.engine.core import memory
 from backend.engine.core.error_translation import translate
@@ -38,7 +37,8 @@ from backend.engine.training.trainer import AdapterTrainer, RunCallback, argumen
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
-from backend.runs import Run
+from backend.runs import adjustments
+from backend.runs.runs import Run
 from backend.settings import Settings
 
 EVALUATED_EXAMPLES = 200

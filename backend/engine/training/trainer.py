@@ -17,8 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from backend import adjustments
-from backend.adjustments import Adjustment
 from backend.catalogue.learning_rate import schedule_name
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
@@ -31,6 +29,8 @@ from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
 from backend.files.storage import disk_error, remove_folder, sync_folder
 from backend.requests import Train
+from backend.runs import adjustments
+from backend.runs.adjustments import Adjustment
 
 KEPT_CHECKPOINTS = 2
 GPU_RANDOM_STATE = "gpu_random_state.pth"

@@ -1,10 +1,10 @@
 """A run as the lines of the command line that do it again."""
 
-from backend import adjustments
 from backend.command_line import command_of, command_of_file
 from backend.requests import LoadModel
 from backend.results import RunCommands
-from backend.runs import Run
+from backend.runs import adjustments
+from backend.runs.runs import Run
 from backend.settings import Settings
 
 

@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backend import adjustments
 from backend.access import looks_like_path
 from backend.catalogue.learning_rate import schedule_name
 from backend.errors import NotFound, Unsupported
 from backend.files import damage
 from backend.library import Library
-from backend.runs import Run
+from backend.runs import adjustments
+from backend.runs.runs import Run
 from backend.settings import STARTER
 
 TEMPLATE = Path(__file__).parent / "engine" / "export" / "plain_peft_script.py"

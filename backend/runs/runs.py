@@ -19,13 +19,13 @@ from pathlib import Path
 import psutil
 
 from backend.errors import Damaged, DiskFull, InvalidRequest, NotFound, Stopped, WorkbenchError
-from backend.events import EventReader
 from backend.files.storage import disk_error, new_folder, remove_folder, write_text
 from backend.requests import LoadModel, Train
 from backend.results import RunSummary
-from backend.run_folder import LONGEST_NOTE, Run
-from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus
-from backend.run_summary import describe, ended
+from backend.runs.events import EventReader
+from backend.runs.run_folder import LONGEST_NOTE, Run
+from backend.runs.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus
+from backend.runs.run_summary import describe, ended
 
 __all__ = [
     "LONGEST_NOTE",

@@ -15,14 +15,21 @@ from typing import Literal
 
 import psutil
 
-from backend import adjustments
 from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
-from backend.events import EventReader, EventWriter
 from backend.files import damage
 from backend.files.storage import write_text
 from backend.processes import is_running
-from backend.run_lock import RunLock
-from backend.run_records import UNDER_WAY, End, Ended, RunRequest, RunStatus, status_from_events
+from backend.runs import adjustments
+from backend.runs.events import EventReader, EventWriter
+from backend.runs.run_lock import RunLock
+from backend.runs.run_records import (
+    UNDER_WAY,
+    End,
+    Ended,
+    RunRequest,
+    RunStatus,
+    status_from_events,
+)
 
 SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
 LOCK_SILENT_S = 60.0

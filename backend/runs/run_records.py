@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from backend.events import EventReader
 from backend.requests import LoadModel, Train
 from backend.results import Evaluation, RunState
+from backend.runs.events import EventReader
 
 UNDER_WAY = ("running", "queued")
 Ended = Literal["interrupted", "stopped", "failed"]

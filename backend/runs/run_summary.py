@@ -5,13 +5,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from backend import adjustments
 from backend.catalogue.methods import method_of
 from backend.errors import Damaged
 from backend.library import BASE_COLOUR
 from backend.results import RunSummary
-from backend.run_folder import Run
-from backend.run_records import End, RunStatus, status_from_events
+from backend.runs import adjustments
+from backend.runs.run_folder import Run
+from backend.runs.run_records import End, RunStatus, status_from_events
 
 BROKEN_OFF = ("stopped", "interrupted", "failed")
 ENDED_UNSEEN = (
