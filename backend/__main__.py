@@ -31,7 +31,7 @@ from backend.jobs import Job
 from backend.runs.runs import Runs
 from backend.service import Service
 from backend.settings import Settings
-from backend.workspace_check import require_folders
+from backend.workspace.workspace_check import require_folders
 
 PROGRESS_EVERY_S = 0.5
 TRANSFERS = {

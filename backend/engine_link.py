@@ -17,7 +17,6 @@ from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDi
 from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.outcomes import outcome_of, unreadable
-from backend.recipe import Recipe
 from backend.runs.runs import Runs
 from backend.runtime import (
     MemorySample,
@@ -29,6 +28,7 @@ from backend.runtime import (
 )
 from backend.settings import Settings
 from backend.side_jobs import SideJobs
+from backend.workspace.recipe import Recipe
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0

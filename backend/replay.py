@@ -8,8 +8,8 @@ from backend import requests as rq
 from backend.errors import WorkbenchError
 from backend.files.storage import remove_partials
 from backend.jobs import Job
-from backend.recipe import Recipe
 from backend.runs.runs import Runs
+from backend.workspace.recipe import Recipe
 
 REBUILDING = "The session is being rebuilt."
 BY_ITSELF = "The session comes back by itself."

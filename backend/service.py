@@ -35,9 +35,9 @@ from backend.runtime import StartRuntime
 from backend.settings import Settings
 from backend.starting import Starts
 from backend.steering import Steering
-from backend.workspace_check import require_usable
-from backend.workspace_format import open_workspace
-from backend.workspace_moves import undo_unfinished
+from backend.workspace.workspace_check import require_usable
+from backend.workspace.workspace_format import open_workspace
+from backend.workspace.workspace_moves import undo_unfinished
 from backend.workspace_transfer import WorkspaceTransfer
 
 Piece = TypeVar("Piece")

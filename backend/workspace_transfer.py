@@ -6,16 +6,16 @@ Says who may do it, and from and to where; the work is done by the modules of th
 from abc import abstractmethod
 from pathlib import Path
 
-from backend import problem_report
 from backend.access import Caller, require_allowed
 from backend.engine_link import EngineLink
 from backend.errors import NotFound, Unsupported
 from backend.results import ExportedWorkspace, ImportedWorkspace, ReportedProblem, Snapshot
 from backend.settings import Settings
 from backend.starting import Starts
-from backend.workspace_archive import Progress, quietly
-from backend.workspace_export import Export
-from backend.workspace_import import Import
+from backend.workspace import problem_report
+from backend.workspace.workspace_archive import Progress, quietly
+from backend.workspace.workspace_export import Export
+from backend.workspace.workspace_import import Import
 
 
 class WorkspaceTransfer:

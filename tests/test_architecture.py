@@ -92,7 +92,7 @@ def test_the_engine_does_not_know_who_started_it() -> None:
         "backend.engine_link",
         "backend.runtime",
         "backend.jobs",
-        "backend.recipe",
+        "backend.workspace.recipe",
     }
 
     assert breaks(sources("backend/engine"), banned) == []

@@ -13,8 +13,8 @@ import pytest
 from backend import Service
 from backend import requests as rq
 from backend.errors import InvalidRequest, Unsupported
-from backend.log_excerpt import HIDDEN, MOST_LINES, excerpt, public_line
 from backend.settings import PROJECT, VERSION
+from backend.workspace.log_excerpt import HIDDEN, MOST_LINES, excerpt, public_line
 from tests.backend.conftest import FACTS, ScriptedRuntime
 from tests.backend.workspaces import Make, add_adapter, add_run, make, wait_there
 

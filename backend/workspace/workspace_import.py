@@ -8,21 +8,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from backend import staged_adapters, staged_runs
+from backend.workspace import staged_adapters, staged_runs
 from backend.access import Caller, check_caller
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.files.storage import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id
-from backend.recipe import Recipe
+from backend.workspace.recipe import Recipe
 from backend.requests import Train
 from backend.results import AdapterInfo, ImportedWorkspace
 from backend.runs import training_queue
 from backend.runs.runs import Runs
 from backend.runs.training_queue import TrainingQueue, Waiting
 from backend.settings import Settings
-from backend.staged_adapters import KnownAdapters
-from backend.workspace_archive import MOST_TEXT_BYTES, QUEUE, SESSION, Entry, Progress, opened
-from backend.workspace_moves import Moves, staging
+from backend.workspace.staged_adapters import KnownAdapters
+from backend.workspace.workspace_archive import MOST_TEXT_BYTES, QUEUE, SESSION, Entry, Progress, opened
+from backend.workspace.workspace_moves import Moves, staging
 
 Found = tuple[staged_adapters.Staged, AdapterInfo | None]
 FoundRun = tuple[staged_runs.Staged, str | None]

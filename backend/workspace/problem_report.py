@@ -25,13 +25,13 @@ from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.command_line import fields_of
 from backend.files.storage import make_folder, new_file
 from backend.library import Library
-from backend.log_excerpt import HIDDEN, excerpt, public_text
+from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text
 from backend.requests import Train
 from backend.results import ReportedProblem, Snapshot
 from backend.runs.runs import VERSIONED, Run, Runs
 from backend.settings import PROJECT, VERSION, Settings
-from backend.workspace_archive import require_new_zip
-from backend.workspace_format import FORMAT
+from backend.workspace.workspace_archive import require_new_zip
+from backend.workspace.workspace_format import FORMAT
 
 PACKAGES = (
     *VERSIONED, "datasets", "gradio", "gradio_client", "huggingface_hub", "numpy", "pyarrow",
