@@ -6,10 +6,10 @@ from backend.catalogue import blends
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.learning_rate import usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
-from backend.jobs import Job
 from backend.operations import OPERATIONS, Operation
 from backend.runs.events import Curve, Event
-from backend.service import Service
+from backend.service.jobs import Job
+from backend.service.service import Service
 from backend.settings import Settings
 from backend.sizes import size_text
 

@@ -27,9 +27,9 @@ from backend import requests as rq
 from backend import results as rs
 from backend.command_line import PROGRAM, fields_of, value_of
 from backend.errors import InvalidRequest, WorkbenchError
-from backend.jobs import Job
 from backend.runs.runs import Runs
-from backend.service import Service
+from backend.service.jobs import Job
+from backend.service.service import Service
 from backend.settings import Settings
 from backend.workspace.workspace_check import require_folders
 

@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend import allocator
-from backend.runtime import process_environment
+from backend.service import allocator
+from backend.service.runtime import process_environment
 from benchmarks import models
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from backend import allocator
+from backend.service import allocator
 from backend.settings import PROJECT
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags

@@ -88,10 +88,10 @@ def test_the_runtime_imports_the_engine_inside_one_function() -> None:
 
 def test_the_engine_does_not_know_who_started_it() -> None:
     banned = {
-        "backend.service",
-        "backend.engine_link",
-        "backend.runtime",
-        "backend.jobs",
+        "backend.service.service",
+        "backend.service.engine_link",
+        "backend.service.runtime",
+        "backend.service.jobs",
         "backend.workspace.recipe",
     }
 

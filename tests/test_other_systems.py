@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import runtime
 from backend.files import storage
+from backend.service import runtime
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What Windows does not have. Libraries come first: their own builds for Windows need none of it.

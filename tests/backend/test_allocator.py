@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import allocator
+from backend.service import allocator
 from backend.settings import PROJECT
 
 BUILT = (platform.system(), platform.machine()) == ("Linux", "x86_64")

@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from backend import Service, Settings, launched_run, runtime
+from backend import Service, Settings
 from backend import requests as rq
-from backend.runtime import SPIN_COUNT, process_environment, start_beside, start_runtime
+from backend.service import launched_run, runtime
+from backend.service.runtime import SPIN_COUNT, process_environment, start_beside, start_runtime
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems' wheels differ")
 PERSONS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")

@@ -16,11 +16,11 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import DiskFull, OutOfMemory, Stopped, WorkerDied
-from backend.jobs import Job
-from backend.replay import BY_ITSELF, REBUILDING
 from backend.runs.events import Curve, EventReader, curve
 from backend.runs.run_summary import describe
 from backend.runs.runs import Run, Runs
+from backend.service.jobs import Job
+from backend.service.replay import BY_ITSELF, REBUILDING
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 from tests.engines import engines

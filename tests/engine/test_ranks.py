@@ -21,7 +21,7 @@ from backend.results import RunResult
 from backend.runs import launching
 from backend.runs.run_summary import describe
 from backend.runs.runs import Run
-from backend.runtime import process_environment
+from backend.service.runtime import process_environment
 from backend.settings import PROJECT
 from tests.engine.shared_run import LEARNS, LONG
 from tests.engine.tiny import scores, start_service, write_base

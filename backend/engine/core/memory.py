@@ -37,7 +37,7 @@ _LINKED = _linked_libraries()
 _TRIM = getattr(_LINKED, "malloc_trim", None)
 _MALLOPT = getattr(_LINKED, "mallopt", None)
 REUSES_BLOCKS = hasattr(_LINKED, "__TBB_malloc_proxy")
-"""Whether this process has the allocator of `backend.allocator`."""
+"""Whether this process has the allocator of `backend.service.allocator`."""
 _CLEAN_ALL_BUFFERS = 0  # TBBMALLOC_CLEAN_ALL_BUFFERS of oneTBB's scalable_allocator.h
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _EXACT, _USUAL = 1024**2, 32 * 1024**2

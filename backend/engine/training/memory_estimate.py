@@ -13,7 +13,7 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
 - logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
   that of the logits), for a pack asks for logits only where a token is learned.
 - on a processor, activations and logits count 1.17 times with the allocator of
-  `backend.allocator` (1.55 where a quantised base unpacks its weights again as layers are
+  `backend.service.allocator` (1.55 where a quantised base unpacks its weights again as layers are
   recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
   more than half of what is free (`settle`).

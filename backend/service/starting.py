@@ -9,13 +9,13 @@ from pathlib import Path
 from backend import merging
 from backend import requests as rq
 from backend.access import Caller
-from backend.engine_link import EngineLink
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.files.destinations import require_destination
 from backend.library import Library
 from backend.runs import adjustments
 from backend.runs.runs import Run, Runs
 from backend.runs.training_queue import TrainingQueue
+from backend.service.engine_link import EngineLink
 from backend.settings import Settings
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)

@@ -7,8 +7,8 @@ from pathlib import Path
 from backend import requests as rq
 from backend.errors import WorkbenchError
 from backend.files.storage import remove_partials
-from backend.jobs import Job
 from backend.runs.runs import Runs
+from backend.service.jobs import Job
 from backend.workspace.recipe import Recipe
 
 REBUILDING = "The session is being rebuilt."

@@ -3,10 +3,10 @@
 from typing import Any
 
 from backend.errors import Busy
-from backend.jobs import Job
 from backend.operations import WHILE_PAUSED
 from backend.requests import Request
 from backend.results import AdapterInfo
+from backend.service.jobs import Job
 
 
 def require_open(current: Job | None, guest: Job | None, request: Request | None) -> None:

@@ -7,11 +7,11 @@ from abc import abstractmethod
 from pathlib import Path
 
 from backend.access import Caller, require_allowed
-from backend.engine_link import EngineLink
 from backend.errors import NotFound, Unsupported
 from backend.results import ExportedWorkspace, ImportedWorkspace, ReportedProblem, Snapshot
+from backend.service.engine_link import EngineLink
+from backend.service.starting import Starts
 from backend.settings import Settings
-from backend.starting import Starts
 from backend.workspace import problem_report
 from backend.workspace.workspace_archive import Progress, quietly
 from backend.workspace.workspace_export import Export

@@ -10,15 +10,15 @@ import threading
 import time
 from typing import Literal
 
-from backend import pauses, replay
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
-from backend.jobs import Job
 from backend.operations import OPERATIONS
-from backend.outcomes import outcome_of, unreadable
 from backend.runs.runs import Runs
-from backend.runtime import (
+from backend.service import pauses, replay
+from backend.service.jobs import Job
+from backend.service.outcomes import outcome_of, unreadable
+from backend.service.runtime import (
     MemorySample,
     Message,
     Runtime,
@@ -26,8 +26,8 @@ from backend.runtime import (
     kind_of,
     start_runtime,
 )
+from backend.service.side_jobs import SideJobs
 from backend.settings import Settings
-from backend.side_jobs import SideJobs
 from backend.workspace.recipe import Recipe
 
 ABORT_GRACE_S = 5.0

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 
 from backend.errors import Stopped, WorkbenchError, WorkerDied
-from backend.jobs import Job
-from backend.runtime import Message, OnExit, Runtime
+from backend.service.jobs import Job
+from backend.service.runtime import Message, OnExit, Runtime
 
 STOP_GRACE_S = 2.0
 START_S = 120.0

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import psutil
 
-from backend import allocator
-from backend.engine_link import EngineLink
 from backend.errors import DiskFull, Stopped, WorkbenchError, WorkerDied, from_dict
-from backend.jobs import Job
 from backend.requests import Request
 from backend.results import RunResult, RunSummary
 from backend.runs import launching
 from backend.runs.runs import UNDER_WAY, Run, Runs
-from backend.runtime import NEW_GROUP, Message, OnMessage, process_environment
+from backend.service import allocator
+from backend.service.engine_link import EngineLink
+from backend.service.jobs import Job
+from backend.service.runtime import NEW_GROUP, Message, OnMessage, process_environment
 from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3

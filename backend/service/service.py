@@ -13,17 +13,15 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import launched_run, merging
+from backend import merging
 from backend import requests as rq
 from backend import results as rs
 from backend.access import Caller, check_caller, resolved
 from backend.compile_times import CompileTimes
-from backend.engine_link import EngineLink
 from backend.errors import Busy, DiskFull, NotFound, WorkbenchError
 from backend.files import damage
 from backend.files.storage import write_text
 from backend.files.uploads import ADAPTER_SUFFIXES, keep_upload
-from backend.jobs import Job
 from backend.library import Library
 from backend.runs import launching
 from backend.runs.events import Curve, Event, curve
@@ -31,14 +29,17 @@ from backend.runs.plain_script import script_of
 from backend.runs.run_commands import commands_of
 from backend.runs.runs import Runs
 from backend.runs.training_queue import QueueRunner, TrainingQueue, require_room
-from backend.runtime import StartRuntime
+from backend.service import launched_run
+from backend.service.engine_link import EngineLink
+from backend.service.jobs import Job
+from backend.service.runtime import StartRuntime
+from backend.service.starting import Starts
+from backend.service.steering import Steering
+from backend.service.workspace_transfer import WorkspaceTransfer
 from backend.settings import Settings
-from backend.starting import Starts
-from backend.steering import Steering
 from backend.workspace.workspace_check import require_usable
 from backend.workspace.workspace_format import open_workspace
 from backend.workspace.workspace_moves import undo_unfinished
-from backend.workspace_transfer import WorkspaceTransfer
 
 Piece = TypeVar("Piece")
 ROOM_EVERY_S = 30.0  # so often a training that waits is tried again while the disk is full

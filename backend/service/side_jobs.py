@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, get_args
 
-from backend import replay
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import Stopped, WorkbenchError, WorkerDied
-from backend.jobs import Job
 from backend.operations import OPERATIONS
-from backend.reading import ReadingProcess
-from backend.runtime import Message, OnMessage, Runtime, start_beside, start_reading
+from backend.service import replay
+from backend.service.jobs import Job
+from backend.service.reading import ReadingProcess
+from backend.service.runtime import Message, OnMessage, Runtime, start_beside, start_reading
 from backend.settings import Settings
 
 SHOWN_AFTER_S = 2.0

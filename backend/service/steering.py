@@ -6,11 +6,11 @@ Where no run goes on, nothing happens, except that there is nothing to adjust.
 
 from collections.abc import Callable
 
-from backend.engine_link import EngineLink
 from backend.errors import InvalidRequest, NotFound
-from backend.jobs import Job
 from backend.requests import Adjust
 from backend.runs import adjustments
+from backend.service.engine_link import EngineLink
+from backend.service.jobs import Job
 
 
 class Steering:

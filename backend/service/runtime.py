@@ -23,7 +23,7 @@ from typing import IO, Any, Protocol
 
 import psutil
 
-from backend import allocator
+from backend.service import allocator
 from backend.settings import PROJECT, Settings
 
 Message = dict[str, Any]

@@ -3,9 +3,9 @@
 from typing import Any
 
 from backend.errors import WorkbenchError, from_dict
-from backend.jobs import Job
 from backend.operations import OPERATIONS
 from backend.results import Result
+from backend.service.jobs import Job
 
 
 def outcome_of(job: Job, message: dict[str, Any]) -> tuple[Result | None, WorkbenchError | None]:
