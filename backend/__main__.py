@@ -25,8 +25,8 @@ from pydantic.fields import FieldInfo
 
 from backend import requests as rq
 from backend import results as rs
-from backend.command_line import PROGRAM, fields_of, value_of
 from backend.errors import InvalidRequest, WorkbenchError
+from backend.requests.command_line import PROGRAM, fields_of, value_of
 from backend.runs.runs import Runs
 from backend.service.jobs import Job
 from backend.service.service import Service

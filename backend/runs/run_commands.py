@@ -1,7 +1,7 @@
 """A run as the lines of the command line that do it again."""
 
-from backend.command_line import command_of, command_of_file
 from backend.requests import LoadModel
+from backend.requests.command_line import command_of, command_of_file
 from backend.results import RunCommands
 from backend.runs import adjustments
 from backend.runs.runs import Run

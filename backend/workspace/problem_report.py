@@ -22,7 +22,7 @@ from typing import Any, get_args
 import psutil
 
 from backend.catalogue.quantizations import QUANTIZATIONS
-from backend.command_line import fields_of
+from backend.requests.command_line import fields_of
 from backend.files.storage import make_folder, new_file
 from backend.library import Library
 from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text

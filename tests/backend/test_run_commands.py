@@ -9,7 +9,7 @@ import pytest
 from backend import Settings
 from backend import requests as rq
 from backend.__main__ import _parser, _request
-from backend.command_line import command_of
+from backend.requests.command_line import command_of
 from backend.runs import adjustments
 from backend.runs.run_commands import commands_of
 from backend.runs.runs import Run, Runs

@@ -13,7 +13,6 @@ import torch
 
 from backend.catalogue.learning_rate import rate_warning
 from backend.catalogue.methods import method_of
-from backend.command_line import changed_fields
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.data import tokenization
@@ -30,6 +29,7 @@ from backend.engine.training.precision_choice import StepTimes, Timings, without
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
 from backend.library import Library
 from backend.requests import Preflight, Train
+from backend.requests.command_line import changed_fields
 from backend.results import ModelFacts, PreflightReport, Problem
 from backend.runs.runs import Runs
 from backend.sizes import size_text
