@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 
 FIXED_S, PER_LAYER_S = 30.0, 22.0
 """Measured on two CPU cores: code is made for every layer, whatever its size."""
@@ -25,7 +25,7 @@ class CompileTimes:
         write_text(self._file, json.dumps({"factor": seconds / _guess(layers)}))
 
     def _factor(self) -> float:
-        found = damage.read_measured(self._file, _parse, missing=1.0)
+        found = damaged_files.read_measured(self._file, _parse, missing=1.0)
         return found if 0 < found < 1000 else 1.0
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from backend.errors import Damaged, InvalidRequest, NotFound
-from backend.files import damage
-from backend.files.storage import (
+from backend.files import damaged_files
+from backend.files.atomic_files import (
     disk_error,
     make_folder,
     new_file,
@@ -163,7 +163,7 @@ class Library:
 
     def lora_settings(self, adapter_id: str) -> dict[str, Any]:
         """Return the rank, alpha and kind of an adapter, from its file; raises Damaged."""
-        return damage.read(self.folder(adapter_id) / "adapter_config.json", _lora_settings)
+        return damaged_files.read(self.folder(adapter_id) / "adapter_config.json", _lora_settings)
 
     def discard(self, adapter_id: str) -> None:
         """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""
@@ -224,7 +224,7 @@ class Library:
 
     def _damaged(self, folder: Path) -> DamagedAdapter:
         try:
-            info = damage.read(folder / SIDECAR, AdapterInfo.model_validate_json)
+            info = damaged_files.read(folder / SIDECAR, AdapterInfo.model_validate_json)
             what = f"{SIDECAR} is that of another adapter, {info.id}."
         except Damaged as error:
             what = error.what

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
-from backend.files import checkpoint
+from backend.files import safetensors_header
 from backend.files.destinations import BASE_FOLDER, require_outside
 from backend.library import Library
 from backend.requests import Merge, Variant
@@ -74,12 +74,12 @@ def check_destination(destination: Path, base_folder: Path) -> None:
 
 def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
     """Say how much disk and memory a merge takes, from file headers alone."""
-    stored = checkpoint.tensors(Path(base.path))
+    stored = safetensors_header.tensors(Path(base.path))
     if not stored:
         raise ModelError(f"{base.name!r} has no weight files in {base.path} any more.")
     precision = target_precision(request, base, stored)
     item, wide = BYTES[precision], max(BYTES[precision], BYTES[merge_precision(request, base)])
-    sizes = [t.numel * item if t.dtype in checkpoint.FLOATS else t.bytes for t in stored]
+    sizes = [t.numel * item if t.dtype in safetensors_header.FLOATS else t.bytes for t in stored]
     largest = max(t.numel * wide for t in stored)
     names = {name.casefold() for name, _ in request.variant}
     adapters = [i for i in library.all() if i.name.casefold() in names]
@@ -96,7 +96,7 @@ def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
 
 
 def target_precision(
-    request: Merge, base: ModelFacts, stored: list[checkpoint.StoredTensor]
+    request: Merge, base: ModelFacts, stored: list[safetensors_header.StoredTensor]
 ) -> str:
     """Return the type that the merged weights are stored in.
 

@@ -174,7 +174,7 @@ def _facts(adapter: Path, target: Path) -> dict[str, Any]:
     import hashlib
 
     from backend.engine.merging.safetensors_io import as_bytes, read
-    from backend.files.checkpoint import read_header
+    from backend.files.safetensors_header import read_header
 
     stored = sorted(t for file in target.glob("*.safetensors") for t in read_header(file))
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.files import storage
+from backend.files import atomic_files
 from backend.service import runtime
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -107,16 +107,16 @@ def test_a_file_that_another_program_reads_is_replaced_a_moment_later(
 ) -> None:
     """Windows refuses to replace a file while it is open elsewhere, as a run's status often is."""
     refusals = iter([PermissionError(13, "Access is denied")] * 2)
-    real = storage.os.replace
+    real = atomic_files.os.replace
 
     def replace(source: Path, target: Path) -> None:
         if error := next(refusals, None):
             raise error
         real(source, target)
 
-    monkeypatch.setattr(storage.os, "replace", replace)
-    monkeypatch.setattr(storage, "REPLACE_AGAIN_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(atomic_files.os, "replace", replace)
+    monkeypatch.setattr(atomic_files, "REPLACE_AGAIN_S", (0.0, 0.0, 0.0))
 
-    storage.write_text(tmp_path / "status.json", "new")
+    atomic_files.write_text(tmp_path / "status.json", "new")
 
     assert (tmp_path / "status.json").read_text(encoding="utf-8") == "new"

@@ -26,7 +26,7 @@ from backend.engine.runs import train_run
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.errors import Busy, InvalidRequest, Unsupported, WorkbenchError
-from backend.files.storage import write_text
+from backend.files.atomic_files import write_text
 from backend.library import Library
 from backend.requests import LoadModel
 from backend.results import RunResult

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from backend.errors import InvalidRequest, VerificationFailed
-from backend.files.storage import make_folder, new_file
+from backend.files.atomic_files import make_folder, new_file
 from backend.settings import Settings
 from backend.sizes import size_text
 

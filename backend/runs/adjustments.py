@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 
 FILE = "adjustments.json"
 OTHER_PROMPTS = "Other prompts are watched."
@@ -40,7 +40,7 @@ _LIST = TypeAdapter(list[Adjustment])
 
 def read(folder: Path) -> list[Adjustment]:
     """Return the changes of the run in this folder, in order; raises Damaged."""
-    return damage.read_if_there(folder / FILE, _LIST.validate_json, missing=[])
+    return damaged_files.read_if_there(folder / FILE, _LIST.validate_json, missing=[])
 
 
 def add(folder: Path, change: Adjustment) -> list[Adjustment]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backend.files.storage import disk_error
+from backend.files.atomic_files import disk_error
 
 EventType = Literal[
     "started",

@@ -12,7 +12,7 @@ from typing import Any
 from backend.access import looks_like_path
 from backend.catalogue.learning_rate import schedule_name
 from backend.errors import NotFound, Unsupported
-from backend.files import damage
+from backend.files import damaged_files
 from backend.library import Library
 from backend.runs import adjustments
 from backend.runs.runs import Run
@@ -89,7 +89,7 @@ def _adapter_config(run: Run, library: Library) -> dict[str, Any]:
     for folder in folders:
         file = folder / "adapter_config.json" if folder is not None else None
         if file is not None and file.is_file():
-            found: dict[str, Any] = damage.read(file, json.loads)
+            found: dict[str, Any] = damaged_files.read(file, json.loads)
             return found
     raise NotFound(
         "This run has saved nothing yet, so which layers it trains is not on disk.",

@@ -16,8 +16,8 @@ from typing import Literal
 import psutil
 
 from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.processes import is_running
 from backend.runs import adjustments
 from backend.runs.events import EventReader, EventWriter
@@ -71,12 +71,12 @@ class Run:
         """What was asked; raises Damaged where that cannot be read."""
         if self._request is None:
             file = self.folder / "request.json"
-            self._request = damage.read(file, RunRequest.model_validate_json)
+            self._request = damaged_files.read(file, RunRequest.model_validate_json)
         return self._request
 
     def status(self) -> RunStatus:
         """Return where the run stands, as last written; raises Damaged."""
-        return damage.read(self._status_file, RunStatus.model_validate_json)
+        return damaged_files.read(self._status_file, RunStatus.model_validate_json)
 
     def known_status(self) -> RunStatus:
         """Return where the run stands, from its events where its status cannot be read."""
@@ -108,9 +108,9 @@ class Run:
                 cure="Shorten it.",
             )
         try:
-            damage.read_if_there(self.note_file, bytes.decode, missing="")
+            damaged_files.read_if_there(self.note_file, bytes.decode, missing="")
         except Damaged:
-            damage.keep_aside(self.note_file)
+            damaged_files.keep_aside(self.note_file)
         write_text(self.note_file, text.strip())
 
     def claim(self, *, launched: bool = False) -> None:
@@ -156,7 +156,7 @@ class Run:
             self.update(**changes)
         except Damaged:  # its checkpoints are whole: go on from what the events tell
             known = status_from_events(self.events_file)
-            damage.keep_aside(self._status_file)
+            damaged_files.keep_aside(self._status_file)
             write_text(self._status_file, known.model_dump_json())
             self.update(**changes)
 

@@ -11,7 +11,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from backend.files.storage import disk_error
+from backend.files.atomic_files import disk_error
 
 try:
     import fcntl

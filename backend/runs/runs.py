@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from backend.errors import Damaged, DiskFull, InvalidRequest, NotFound, Stopped, WorkbenchError
-from backend.files.storage import disk_error, new_folder, remove_folder, write_text
+from backend.files.atomic_files import disk_error, new_folder, remove_folder, write_text
 from backend.requests import LoadModel, Train
 from backend.results import RunSummary
 from backend.runs.events import EventReader

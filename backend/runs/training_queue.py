@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from backend.access import Caller
 from backend.catalogue.methods import method_of
 from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
 from backend.sizes import size_text
@@ -153,7 +153,7 @@ class TrainingQueue:
 
     def _replace(self, waiting: list[Waiting]) -> None:
         if self._damaged:
-            damage.keep_aside(self._file)
+            damaged_files.keep_aside(self._file)
             self._damaged = False
         write_text(self._file, _LIST.dump_json(waiting, indent=1).decode())
         self._waiting = waiting
@@ -162,7 +162,9 @@ class TrainingQueue:
         """Read what can be read; the file stays as it is until something is to be written."""
         nothing: list[dict[str, Any]] = []
         try:
-            entries = damage.read_if_there(self._file, _ENTRIES.validate_json, missing=nothing)
+            entries = damaged_files.read_if_there(
+                self._file, _ENTRIES.validate_json, missing=nothing
+            )
         except Damaged as error:
             return self._with_problem([], error.what)
         waiting = [item for entry in entries if (item := _waiting(entry))]

@@ -19,8 +19,8 @@ from backend import results as rs
 from backend.access import Caller, check_caller, resolved
 from backend.compile_times import CompileTimes
 from backend.errors import Busy, DiskFull, NotFound, WorkbenchError
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.files.uploads import ADAPTER_SUFFIXES, keep_upload
 from backend.library import Library
 from backend.runs import launching
@@ -222,7 +222,7 @@ class Service(WorkspaceTransfer):
         file = self.runs.get(run_id).folder / "launch.json"
         if not file.exists():
             raise NotFound(f"Nothing says how to launch the run {run_id!r}.")
-        return damage.read(file, rs.Launch.model_validate_json)
+        return damaged_files.read(file, rs.Launch.model_validate_json)
 
     def discard(self, run_id: str) -> None:
         """Forget a run that waits to be launched; raises Busy where it has begun."""

@@ -23,7 +23,7 @@ import psutil
 
 from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.requests.command_line import fields_of
-from backend.files.storage import make_folder, new_file
+from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
 from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text
 from backend.requests import Train

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from backend.errors import Damaged, DiskFull
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.requests import LoadModel, Request, UnloadModel, Variant
 
 
@@ -42,7 +42,7 @@ class Recipe(BaseModel):
             recipe = cls.load(path)
         except Damaged as error:
             with suppress(DiskFull):
-                damage.keep_aside(path)
+                damaged_files.keep_aside(path)
             lost = "The last session is not known, so the starter model is loaded."
             return starter, f"{error} {lost}"
         return (recipe if recipe.base else starter), ""
@@ -50,4 +50,4 @@ class Recipe(BaseModel):
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Return the saved recipe, or an empty one where none was saved; raises Damaged."""
-        return damage.read_if_there(path, cls.model_validate_json, missing=cls())
+        return damaged_files.read_if_there(path, cls.model_validate_json, missing=cls())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import ModelError
 from backend.fields import DISPLAY_NAME
-from backend.files.checkpoint import read_header
+from backend.files.safetensors_header import read_header
 from backend.library import COLOURS, SIDECAR, TRASH, Library, new_adapter_id
 from backend.results import AdapterInfo
 from backend.workspace.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of

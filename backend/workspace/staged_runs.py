@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from backend.errors import ModelError, WorkbenchError
-from backend.files.storage import write_text
+from backend.files.atomic_files import write_text
 from backend.library import COLOURS
 from backend.requests import Train
 from backend.runs import adjustments

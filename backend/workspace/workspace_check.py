@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import DiskFull, InvalidRequest, WorkbenchError
-from backend.files.storage import make_folder, write_text
+from backend.files.atomic_files import make_folder, write_text
 from backend.settings import Settings
 
 ELSEWHERE = "name another workspace (--workspace FOLDER)"

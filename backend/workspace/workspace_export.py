@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from backend.errors import Damaged
-from backend.files.storage import make_folder, new_file
+from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
 from backend.workspace.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary

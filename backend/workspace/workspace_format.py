@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.errors import Unsupported
-from backend.files.storage import disk_error, new_folder, write_text
+from backend.files.atomic_files import disk_error, new_folder, write_text
 from backend.settings import VERSION
 
 FILE = "workspace.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 from backend.workspace import staged_adapters, staged_runs
 from backend.access import Caller, check_caller
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
-from backend.files.storage import disk_error
+from backend.files.atomic_files import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id
 from backend.workspace.recipe import Recipe
 from backend.requests import Train

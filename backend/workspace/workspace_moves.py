@@ -16,7 +16,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from backend.errors import VerificationFailed
-from backend.files.storage import sync_folder, write_text
+from backend.files.atomic_files import sync_folder, write_text
 from backend.processes import is_running
 from backend.workspace.workspace_archive import Entry, digest_of
 

@@ -11,7 +11,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
 from backend.errors import Damaged, NotFound
-from backend.files import damage
+from backend.files import damaged_files
 from backend.library import SIDECAR, new_adapter_id
 from backend.runs.training_queue import TrainingQueue
 from tests.backend.conftest import FACTS, ScriptedRuntime
@@ -215,7 +215,7 @@ def test_the_reason_is_said_in_words(tmp_path: Path, way: Way, reason: str) -> N
     way(file)
 
     with pytest.raises(Damaged) as caught:
-        damage.read_if_there(file, json.loads, missing={})
+        damaged_files.read_if_there(file, json.loads, missing={})
 
     assert caught.value.what == f"facts.json {reason}"
 
@@ -224,6 +224,6 @@ def test_files_kept_aside_in_one_second_do_not_replace_each_other(tmp_path: Path
     kept: set[Path] = set()
     for number in range(3):
         (tmp_path / "queue.json").write_text(str(number), encoding="utf-8")
-        kept.add(damage.keep_aside(tmp_path / "queue.json"))
+        kept.add(damaged_files.keep_aside(tmp_path / "queue.json"))
 
     assert sorted(path.read_text() for path in kept) == ["0", "1", "2"]

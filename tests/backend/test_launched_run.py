@@ -14,7 +14,7 @@ from backend import Service
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import Busy, InvalidRequest, NotFound, Stopped, Unsupported, WorkerDied
-from backend.files.storage import write_text
+from backend.files.atomic_files import write_text
 from backend.runs.runs import Run
 from tests.backend.conftest import ScriptedRuntime
 

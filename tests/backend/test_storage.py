@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.errors import DiskFull, InvalidRequest
-from backend.files.storage import disk_error, new_file, new_folder, write_text
+from backend.files.atomic_files import disk_error, new_file, new_folder, write_text
 
 
 def fail_with_full_disk(*args: Any, **kwargs: Any) -> None:

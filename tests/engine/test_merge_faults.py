@@ -23,7 +23,7 @@ from backend.errors import (
     Unsupported,
     VerificationFailed,
 )
-from backend.files import checkpoint
+from backend.files import safetensors_header
 from tests.engine.merge_bench import (
     ADAPTERS,
     Bench,
@@ -308,7 +308,7 @@ def test_only_a_few_weights_are_in_memory_at_a_time(
     known: list[weakref.ref[torch.Tensor]] = []
     original = safetensors_io.read
 
-    def counting(stored: checkpoint.StoredTensor) -> torch.Tensor:
+    def counting(stored: safetensors_header.StoredTensor) -> torch.Tensor:
         alive.append(sum(ref() is not None for ref in known))
         tensor = original(stored)
         known.append(weakref.ref(tensor))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from backend.engine.merging.safetensors_io import Behind, read_ahead
 from backend.errors import ModelError
-from backend.files.checkpoint import read_header
+from backend.files.safetensors_header import read_header
 
 
 @pytest.fixture

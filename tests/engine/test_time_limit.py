@@ -11,7 +11,7 @@ from backend.engine.data import chat_rendering
 from backend.engine.data.dataset import Document
 from backend.engine.inference import generate
 from backend.errors import InvalidRequest, ModelError
-from backend.files import limits
+from backend.files import read_limits
 from backend.requests import Message
 
 
@@ -76,8 +76,8 @@ TALK = [Message(role="user", content="Hello")]
 
 
 def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PROMPT_SECONDS", 0.05)
-    monkeypatch.setattr(limits, "TEMPLATE_SECONDS", 0.05)
+    monkeypatch.setattr(read_limits, "PROMPT_SECONDS", 0.05)
+    monkeypatch.setattr(read_limits, "TEMPLATE_SECONDS", 0.05)
     endless = Tokenizer(lambda turns: spin(60))
 
     with pytest.raises(ModelError, match="was not done with the conversation"):
@@ -87,7 +87,7 @@ def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "RENDERED_CHARACTERS", 100)
+    monkeypatch.setattr(read_limits, "RENDERED_CHARACTERS", 100)
     wordy = Tokenizer(lambda turns: "x" * 101)
 
     with pytest.raises(InvalidRequest, match="makes 101 characters of the conversation"):
@@ -99,7 +99,7 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
 def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from backend.engine.data import tokenization
 
-    monkeypatch.setattr(limits, "BATCH_CHARACTERS", 25)
+    monkeypatch.setattr(read_limits, "BATCH_CHARACTERS", 25)
     documents = [Document(row=row, text="x" * 10) for row in range(1, 8)]
 
     batches = list(tokenization._batches(iter(documents)))

@@ -25,7 +25,7 @@ from backend.engine.methods.file_validation import require_no_pickle
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.fields import DISPLAY_NAME
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
 from backend.sizes import size_text
@@ -116,7 +116,7 @@ class _BoundedReads:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
-        self.most: int | None = limits.ZIP_DIRECTORY_BYTES
+        self.most: int | None = read_limits.ZIP_DIRECTORY_BYTES
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def seekable(self) -> bool:
@@ -168,15 +168,15 @@ def _require_size(member: zipfile.ZipInfo, name: str) -> None:
     Its stated size is never exceeded.
     """
     size, file = member.file_size, PurePosixPath(member.filename).name
-    most = limits.ADAPTER_BYTES if file == WEIGHTS else limits.ADAPTER_TEXT_BYTES
+    most = read_limits.ADAPTER_BYTES if file == WEIGHTS else read_limits.ADAPTER_TEXT_BYTES
     if size > most:
         raise Unsupported(
             f"The {file} in {name} has {size_text(size)}, and at most {size_text(most)} are read.",
             cure="Make the zip of the adapter's folder again.",
         )
-    if size > limits.ZIP_FREE_BYTES and size > limits.ZIP_RATIO * member.compress_size:
+    if size > read_limits.ZIP_FREE_BYTES and size > read_limits.ZIP_RATIO * member.compress_size:
         raise Unsupported(
-            f"{name} unpacks to more than {limits.ZIP_RATIO} times its size, as no weights do.",
+            f"{name} unpacks to more than {read_limits.ZIP_RATIO} times its size, as no weights do.",
             cure="Make the zip of the adapter's folder again.",
         )
     if member.compress_type not in PACKED:  # others unpack whatever they are given, all at once

@@ -15,9 +15,9 @@ from backend.engine.methods.peft_io import method_title as method_title_of
 from backend.engine.methods.plain_lora import Change
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported, WorkbenchError
-from backend.files import limits
-from backend.files.checkpoint import StoredTensor, read_header
+from backend.files import read_limits
 from backend.files.foreign_files import read_text
+from backend.files.safetensors_header import StoredTensor, read_header
 from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
 
@@ -137,7 +137,7 @@ def sidecar(found: Incoming) -> AdapterInfo | None:
     """Return what the workbench wrote beside an adapter, if it is one of its own."""
     path = found.folder / SIDECAR
     try:
-        text = read_text(path, limits.ADAPTER_TEXT_BYTES, SIDECAR)
+        text = read_text(path, read_limits.ADAPTER_TEXT_BYTES, SIDECAR)
         info = AdapterInfo.model_validate_json(text)
         info = info.model_copy(update={field: shown(getattr(info, field), 200) for field in _SAID})
         # NaN is read but written as null: such a side-car would make the adapter disappear.

@@ -14,7 +14,7 @@ from backend.engine.methods import peft_io
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.session import Session
 from backend.errors import ModelError, VerificationFailed
-from backend.files.storage import new_folder
+from backend.files.atomic_files import new_folder
 from backend.results import AdapterInfo, SavedAdapter
 
 TEMPLATE = "chat_template.jinja"

@@ -27,7 +27,7 @@ from backend.errors import (
     WorkerDied,
     from_dict,
 )
-from backend.files.storage import write_text
+from backend.files.atomic_files import write_text
 from backend.runs.runs import Run
 
 T = TypeVar("T")

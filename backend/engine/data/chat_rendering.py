@@ -18,7 +18,7 @@ from backend.engine.data import template_cache
 from backend.engine.data.dataset import Document
 from backend.engine.inference.generate import plain_prompt
 from backend.errors import DataError, ModelError
-from backend.files import limits
+from backend.files import read_limits
 
 Span = tuple[int, int]
 OTHER_BASE = "Use a base with another template, or data in the text shape."
@@ -228,7 +228,7 @@ def _opening(tokenizer: Any, chat_template: str) -> str:
 def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]:
     try:
         shown: list[str] = within(
-            limits.TEMPLATE_SECONDS,
+            read_limits.TEMPLATE_SECONDS,
             lambda: tokenizer.apply_chat_template(
                 conversations, tokenize=False, add_generation_prompt=asks
             ),
@@ -249,7 +249,7 @@ def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]
 def _endless() -> ModelError:
     return ModelError(
         f"This base's chat template was not done with the examples after "
-        f"{limits.TEMPLATE_SECONDS} seconds, and was ended.",
+        f"{read_limits.TEMPLATE_SECONDS} seconds, and was ended.",
         cure="It may have no end: use a base with another template.",
     )
 
@@ -257,11 +257,11 @@ def _endless() -> ModelError:
 def _require_readable(shown: list[str]) -> None:
     """Raise Unrenderable where the template makes more of a conversation than can be read."""
     longest = max(map(len, shown), default=0)
-    if longest > limits.RENDERED_CHARACTERS:
+    if longest > read_limits.RENDERED_CHARACTERS:
         raise Unrenderable(
             f"this base's chat template makes {longest:,} characters of it",
             f"This base's chat template makes {longest:,} characters of an example.",
-            f"At most {limits.RENDERED_CHARACTERS:,} are read: use a base with another template.",
+            f"At most {read_limits.RENDERED_CHARACTERS:,} are read: use a base with another template.",
         )
 
 

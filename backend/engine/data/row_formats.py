@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 from backend.requests import Columns
 
 Row = dict[str, Any]
@@ -68,9 +68,9 @@ def first_row(rows: Iterable[Any]) -> Row:
 
 
 def _require_columns(row: Row) -> None:
-    if len(row) > limits.COLUMNS:
+    if len(row) > read_limits.COLUMNS:
         raise DataError(
-            f"The first row has {len(row):,} columns, and at most {limits.COLUMNS:,} are read.",
+            f"The first row has {len(row):,} columns, and at most {read_limits.COLUMNS:,} are read.",
             cure="Leave out the columns that are not needed.",
         )
 

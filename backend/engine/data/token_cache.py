@@ -21,7 +21,7 @@ import transformers
 from backend.engine.data.dataset import Part, Problems
 from backend.engine.data.token_arrays import Encoded
 from backend.errors import WorkbenchError
-from backend.files.storage import new_folder
+from backend.files.atomic_files import new_folder
 from backend.results import RowProblem
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
 from backend.engine.data.token_cache import TokenStore
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 from backend.requests import Train
 from backend.results import DataStats, RowProblem
 
@@ -201,7 +201,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
     for document in documents:
         batch.append(document)
         characters += len(document.text) + sum(len(turn["content"]) for turn in document.turns)
-        if len(batch) == BATCH or characters > limits.BATCH_CHARACTERS:
+        if len(batch) == BATCH or characters > read_limits.BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:

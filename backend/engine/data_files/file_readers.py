@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 from backend.engine.data_files import json_rows, parquet_rows
 from backend.engine.data_files.text_lines import TooLong, open_text, read_lines
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 
 Numbered = tuple[int, Any]
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
 PARAGRAPHS = (".txt", ".md")
 """Endings of files whose paragraphs are the examples."""
-TOO_LONG = f"it is longer than {limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
+TOO_LONG = (
+    f"it is longer than {read_limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
+)
 
 
 class Broken(NamedTuple):
@@ -85,7 +87,7 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
     delimiter = _delimiter(first, delimiter)
     between = BETWEEN[delimiter]
     more = f"it has more columns than the first line (text with {between} needs quotes around it)"
-    csv.field_size_limit(limits.ROW_CHARACTERS)
+    csv.field_size_limit(read_limits.ROW_CHARACTERS)
     # Lines of the file, not `splitlines`, which also breaks at characters that end no line in CSV.
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
@@ -113,10 +115,10 @@ class _Record:
         line = next(self._lines)
         self._number += 1
         self.characters += line.characters if isinstance(line, TooLong) else len(line)
-        if isinstance(line, TooLong) or self.characters > limits.ROW_CHARACTERS:
+        if isinstance(line, TooLong) or self.characters > read_limits.ROW_CHARACTERS:
             raise DataError(
                 f"{self._name}: the row that line {self._number} belongs to is longer than "
-                f"{limits.ROW_CHARACTERS:,} characters.",
+                f"{read_limits.ROW_CHARACTERS:,} characters.",
                 cure="Look for a quotation mark that is never closed, or split it into shorter "
                 "rows.",
             )
@@ -125,9 +127,9 @@ class _Record:
 
 def _require_columns(names: Sequence[str], name: str) -> None:
     """Raise DataError where there are too many columns, or two of one name."""
-    if len(names) > limits.COLUMNS:
+    if len(names) > read_limits.COLUMNS:
         raise DataError(
-            f"{name} has {len(names):,} columns, and at most {limits.COLUMNS:,} are read.",
+            f"{name} has {len(names):,} columns, and at most {read_limits.COLUMNS:,} are read.",
             cure="Leave out the columns that are not needed.",
         )
     twice = [column for column, count in Counter(names).items() if count > 1]
@@ -173,11 +175,11 @@ class _Paragraph:
     def add(self, number: int, line: str | TooLong) -> None:
         self.begun = self.begun or number
         self._characters += line.characters if isinstance(line, TooLong) else len(line)
-        if self._characters <= limits.ROW_CHARACTERS and isinstance(line, str):
+        if self._characters <= read_limits.ROW_CHARACTERS and isinstance(line, str):
             self._lines.append(line)
 
     def row(self) -> Numbered:
-        if self._characters > limits.ROW_CHARACTERS:
+        if self._characters > read_limits.ROW_CHARACTERS:
             return self.begun, Broken(f"{TOO_LONG}, with blank lines between them", "")
         return self.begun, {"text": "".join(self._lines).rstrip()}
 

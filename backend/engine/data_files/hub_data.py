@@ -27,7 +27,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from backend.engine.data_files.hub_files import require_bounded
 from backend.errors import DataError, NotFound, WorkbenchError
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import read_text
 
 README, STANDALONE = "README.md", ".huggingface.yaml"
@@ -124,7 +124,7 @@ def _metadata(id: str, name: str, commit: str) -> dict[str, Any]:
         path = Path(hf_hub_download(id, name, repo_type="dataset", revision=commit))
     except EntryNotFoundError:
         return {}
-    text = read_text(path, limits.CARD_BYTES, f"The {name} of {id}", DataError)
+    text = read_text(path, read_limits.CARD_BYTES, f"The {name} of {id}", DataError)
     try:  # a README is taken apart as `datasets` does it, so that both see the same
         said = DatasetCard(text).data.to_dict() if name == README else yaml.safe_load(text)
     except yaml.YAMLError:

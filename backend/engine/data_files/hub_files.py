@@ -15,7 +15,7 @@ from backend.engine.data_files import json_rows, parquet_rows
 from backend.engine.data_files.file_type import real_kind
 from backend.engine.data_files.text_lines import TooLong, lines_of, open_text
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular, require_size
 
 PARQUET, GZIP = "a Parquet file", "a gzip archive"
@@ -29,7 +29,7 @@ def require_bounded(path: Path, name: str) -> None:
         return parquet_rows.require_bounded(path, name)
     with _unpacked(path, name) if kind == GZIP else open_text(path, name) as file:
         if _is_one_value(path, name):
-            require_size(path, limits.HUB_JSON_BYTES, name, DataError)
+            require_size(path, read_limits.HUB_JSON_BYTES, name, DataError)
             for _ in json_rows.read_rows(file, name):
                 pass
         else:
@@ -58,12 +58,15 @@ def _is_one_value(path: Path, name: str) -> bool:
 
 
 def _require_lines(file: TextIO, path: Path, name: str) -> None:
-    total, most = 0, max(limits.UNPACKED_FREE_BYTES, limits.UNPACKED_RATIO * path.stat().st_size)
+    total, most = (
+        0,
+        max(read_limits.UNPACKED_FREE_BYTES, read_limits.UNPACKED_RATIO * path.stat().st_size),
+    )
     for line in lines_of(file):
         if isinstance(line, TooLong):
             raise DataError(
                 f"A line of {name} has {line.characters:,} characters, and at most "
-                f"{limits.ROW_CHARACTERS:,} are read.",
+                f"{read_limits.ROW_CHARACTERS:,} are read.",
                 cure=SHORTER,
             )
         total += len(line)

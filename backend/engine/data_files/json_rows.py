@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 
 READ_AT_ONCE = 1 << 20
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -27,7 +27,7 @@ def read_rows(file: TextIO, name: str) -> Iterator[Any]:
         yield from text.elements()
         text.require_end()
     elif first:
-        whole = text.value(limits.JSON_OBJECT_CHARACTERS)
+        whole = text.value(read_limits.JSON_OBJECT_CHARACTERS)
         text.require_end()
         yield from _examples(whole, name)
 
@@ -64,7 +64,7 @@ class _Window:
             self.at += 1
             return
         while True:
-            yield self.value(limits.ROW_CHARACTERS)
+            yield self.value(read_limits.ROW_CHARACTERS)
             character = self.next_character()
             if character not in ("]", ","):
                 raise self.error(

@@ -13,7 +13,7 @@ from backend.engine.data_files.file_type import real_kind
 from backend.engine.data_files.parquet_pages import ColumnCost, column_cost
 from backend.engine.data_files.text_lines import KINDS
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular
 from backend.sizes import size_text
 
@@ -64,8 +64,8 @@ def _open(path: Path, name: str) -> parquet.ParquetFile:
         file = parquet.ParquetFile(path)
     except Exception as error:
         raise _damaged(path, name, error) from None
-    _require(file.metadata.num_columns, limits.COLUMNS, f"{name} has {{}} columns")
-    _require(file.metadata.num_rows, limits.PARQUET_ROWS, f"{name} has {{}} rows")
+    _require(file.metadata.num_columns, read_limits.COLUMNS, f"{name} has {{}} columns")
+    _require(file.metadata.num_rows, read_limits.PARQUET_ROWS, f"{name} has {{}} rows")
     return file
 
 
@@ -75,10 +75,10 @@ def _require_footer(path: Path, name: str) -> None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
         length = int.from_bytes(file.read(4), "little")
-    if limits.PARQUET_FOOTER_BYTES < length < size:  # a longer one than the file is damaged
+    if read_limits.PARQUET_FOOTER_BYTES < length < size:  # a longer one than the file is damaged
         raise DataError(
             f"The list of columns and row groups in {name} has {size_text(length)}, and at most "
-            f"{size_text(limits.PARQUET_FOOTER_BYTES)} are read.",
+            f"{size_text(read_limits.PARQUET_FOOTER_BYTES)} are read.",
             cure="Write it again with fewer row groups.",
         )
 
@@ -96,13 +96,15 @@ def _require_bounded(
     repeated = 0
     for index, cost in enumerate(costs):
         if file.schema.column(index).max_repetition_level:  # one row may hold all its values
-            _require(cost.values, limits.PARQUET_VALUES, f"A row group of {name} has lists of {{}}")
+            _require(
+                cost.values, read_limits.PARQUET_VALUES, f"A row group of {name} has lists of {{}}"
+            )
             repeated += cost.repeated * cost.longest
     for size in (pages, repeated):
-        if size > limits.PARQUET_DECODED_BYTES:
+        if size > read_limits.PARQUET_DECODED_BYTES:
             raise DataError(
                 f"A row group of {name} may take {size_text(size)} when it is read, and at most "
-                f"{size_text(limits.PARQUET_DECODED_BYTES)} are given to it.",
+                f"{size_text(read_limits.PARQUET_DECODED_BYTES)} are given to it.",
                 cure=REWRITE,
             )
     return costs
@@ -135,7 +137,7 @@ def _batches(
 
 
 def _most_decoded(path: Path) -> int:
-    return max(limits.UNPACKED_FREE_BYTES, limits.UNPACKED_RATIO * path.stat().st_size)
+    return max(read_limits.UNPACKED_FREE_BYTES, read_limits.UNPACKED_RATIO * path.stat().st_size)
 
 
 def _too_much(name: str, most: int) -> DataError:
@@ -151,7 +153,7 @@ def _as_python(batch: pa.RecordBatch) -> list[Any]:
         rows: list[Any] = batch.to_pylist()
         return rows
     single = (batch.slice(index, 1) for index in range(batch.num_rows))
-    most = limits.ROW_CHARACTERS * BYTES_PER_CHARACTER
+    most = read_limits.ROW_CHARACTERS * BYTES_PER_CHARACTER
     return [row.to_pylist()[0] if _object_bytes(row) <= most else None for row in single]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TextIO
 
 from backend.engine.data_files.file_type import real_kind
 from backend.errors import DataError
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular
 
 KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
@@ -32,8 +32,8 @@ def read_lines(path: Path, name: str) -> Iterator[str | TooLong]:
 
 def lines_of(file: TextIO) -> Iterator[str | TooLong]:
     """Yield the lines of an open file with their ends."""
-    while line := file.readline(limits.ROW_CHARACTERS):
-        if len(line) < limits.ROW_CHARACTERS or line.endswith("\n"):
+    while line := file.readline(read_limits.ROW_CHARACTERS):
+        if len(line) < read_limits.ROW_CHARACTERS or line.endswith("\n"):
             yield line
         else:
             yield TooLong(line[:SHOWN], len(line) + _skip_line(file))

@@ -14,7 +14,7 @@ from backend.engine.data import dataset, tokenization
 from backend.engine.export.export_readme import write_readme
 from backend.engine.models import model_folder
 from backend.errors import DataError, ModelError, NotFound, Unsupported
-from backend.files.storage import disk_error, new_folder
+from backend.files.atomic_files import disk_error, new_folder
 from backend.library import Library
 from backend.requests import ExportRun, Train
 from backend.results import ExportedRun, ModelFacts

@@ -30,7 +30,7 @@ from backend.errors import (
     Unsupported,
     VerificationFailed,
 )
-from backend.files.storage import new_folder
+from backend.files.atomic_files import new_folder
 
 ALLOWED = (
     rq.Hotswap,

@@ -11,7 +11,7 @@ from backend.engine.core import tolerances
 from backend.engine.core.time_limit import within
 from backend.engine.models.loading import Base
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
-from backend.files import limits
+from backend.files import read_limits
 from backend.requests import Message
 
 SCORE_CHUNK = 1024
@@ -41,7 +41,7 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
     turns = [message.model_dump() for message in messages]
     try:
         text = within(
-            limits.PROMPT_SECONDS,
+            read_limits.PROMPT_SECONDS,
             lambda: tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=True
             ),
@@ -60,17 +60,17 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
 def _endless() -> ModelError:
     return ModelError(
         f"This base's chat template was not done with the conversation after "
-        f"{limits.PROMPT_SECONDS} seconds, and was ended.",
+        f"{read_limits.PROMPT_SECONDS} seconds, and was ended.",
         cure="It may have no end: use a base with another template.",
     )
 
 
 def _readable(text: str) -> str:
     """Return a prompt; raises InvalidRequest where the template made too much of it."""
-    if len(text) > limits.RENDERED_CHARACTERS:
+    if len(text) > read_limits.RENDERED_CHARACTERS:
         raise InvalidRequest(
             f"This base's chat template makes {len(text):,} characters of the conversation, and at "
-            f"most {limits.RENDERED_CHARACTERS:,} are read.",
+            f"most {read_limits.RENDERED_CHARACTERS:,} are read.",
             cure="Use a base with another template.",
         )
     return text

@@ -27,9 +27,9 @@ from backend.engine.models import loading, model_folder
 from backend.engine.models.loading import DTYPES
 from backend.engine.session import Session
 from backend.errors import Unsupported
-from backend.files import checkpoint, limits
+from backend.files import read_limits, safetensors_header
+from backend.files.atomic_files import new_folder, remove_partials
 from backend.files.foreign_files import read_json
-from backend.files.storage import new_folder, remove_partials
 from backend.library import Library
 from backend.requests import LoadModel, Merge, Variant
 from backend.results import AdapterInfo, Merged, ModelFacts
@@ -137,7 +137,7 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
             for info, (_, strength) in zip(infos, request.variant, strict=True)
         ],
         compute=merging.merge_precision(request, base),
-        stored=merging.target_precision(request, base, checkpoint.tensors(folder)),
+        stored=merging.target_precision(request, base, safetensors_header.tensors(folder)),
         shard_bytes=request.shard_bytes,
     )
 
@@ -285,7 +285,7 @@ def _answer_bytes(job: Job) -> int:
     adapters = sum(
         tensor.bytes
         for part in job.parts
-        for tensor in checkpoint.read_header(part.folder / "adapter_model.safetensors")
+        for tensor in safetensors_header.read_header(part.folder / "adapter_model.safetensors")
     )
     return int(1.1 * job.base.parameters * item) + 2 * adapters + SPARE_BYTES
 
@@ -307,7 +307,9 @@ def _write_surroundings(job: Job, folder: Path) -> None:
 
 def _write_config(job: Job, folder: Path) -> None:
     """Write the base's configuration with the type that the weights are stored in now."""
-    config = read_json(job.folder / "config.json", limits.CONFIG_BYTES, "The base's config.json")
+    config = read_json(
+        job.folder / "config.json", read_limits.CONFIG_BYTES, "The base's config.json"
+    )
     name = str(DTYPES[job.stored]).removeprefix("torch.")
     for part in (config, *(each for each in config.values() if isinstance(each, dict))):
         old = part.pop("torch_dtype", None)

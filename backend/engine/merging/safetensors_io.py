@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from backend.errors import ModelError
-from backend.files.checkpoint import ITEM_BYTES, StoredTensor
+from backend.files.safetensors_header import ITEM_BYTES, StoredTensor
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -35,8 +35,8 @@ from backend.engine.merging.safetensors_io import (
 from backend.engine.methods import peft_io
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
-from backend.files import checkpoint
-from backend.files.checkpoint import FLOATS, StoredTensor
+from backend.files import safetensors_header
+from backend.files.safetensors_header import FLOATS, StoredTensor
 from backend.merging import shard_sizes
 
 PREFIX = "base_model.model."
@@ -57,7 +57,7 @@ class StreamedMerge:
 
     def __init__(self, folder: Path, parts: list[Part]) -> None:
         self.parts = parts
-        self.stored = {tensor.key: tensor for tensor in checkpoint.tensors(folder)}
+        self.stored = {tensor.key: tensor for tensor in safetensors_header.tensors(folder)}
         model = model_folder.skeleton(folder)
         self.parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._peft = _put_on(model, parts)
@@ -178,7 +178,7 @@ def plan(stored: dict[str, StoredTensor], dtype: torch.dtype, shard_bytes: int) 
     )
     numbers = shard_sizes([each.bytes for each in wanted], shard_bytes)
     if len(numbers) == 1:
-        return [Shard(checkpoint.WHOLE, wanted)]
+        return [Shard(safetensors_header.WHOLE, wanted)]
     return [
         Shard(f"model-{i:05d}-of-{len(numbers):05d}.safetensors", [wanted[n] for n in shard])
         for i, shard in enumerate(numbers, 1)
@@ -249,7 +249,7 @@ def _write_index(folder: Path, shards: list[Shard]) -> None:
     total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
     where = {tensor.key: shard.name for shard in shards for tensor in shard.tensors}
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-    (folder / checkpoint.INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    (folder / safetensors_header.INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def _progress(control: Control, total: int, share: float) -> Callable[[int, str], None]:
@@ -308,7 +308,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
         if part.id in getattr(layer, kind)
     }
     file = part.folder / peft_io.WEIGHTS
-    stored = {t.key.removesuffix(".weight"): t for t in checkpoint.read_header(file)}
+    stored = {t.key.removesuffix(".weight"): t for t in safetensors_header.read_header(file)}
     odd = sorted(stored.keys() ^ places.keys())
     if odd:
         raise ModelError(f"{part.name!r} does not fit this base: see {odd[0]}.")

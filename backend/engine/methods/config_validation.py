@@ -13,7 +13,7 @@ from peft import LoraConfig
 
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import read_json
 
 CONFIG = "adapter_config.json"
@@ -30,7 +30,7 @@ def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(f"{name} has no {CONFIG}, so it is not an adapter.")
     try:
-        content = read_json(path, limits.ADAPTER_TEXT_BYTES, f"The {CONFIG} of {name}")
+        content = read_json(path, read_limits.ADAPTER_TEXT_BYTES, f"The {CONFIG} of {name}")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} has no readable {CONFIG}: {shown(error, 200)}.") from None
     if not isinstance(content, dict):

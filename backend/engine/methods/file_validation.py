@@ -26,9 +26,9 @@ from backend.engine.methods.config_validation import (
 from backend.engine.methods.peft_io import WEIGHTS, matched
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
-from backend.files import limits
-from backend.files.checkpoint import require_header
+from backend.files import read_limits
 from backend.files.foreign_files import require_size
+from backend.files.safetensors_header import require_header
 
 _KEY = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.-]+)\.lora_([AB]\.weight|magnitude_vector(\.weight)?)"
@@ -95,7 +95,7 @@ def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
     if not path.exists():
         require_no_pickle([path.name for path in folder.iterdir()], name)
         raise ModelError(f"{name} has no {WEIGHTS}.", cure="The folder is not complete.")
-    require_size(path, limits.ADAPTER_BYTES, f"The {WEIGHTS} of {name}")
+    require_size(path, read_limits.ADAPTER_BYTES, f"The {WEIGHTS} of {name}")
     require_header(path)
     try:
         with safe_open(path, framework="pt") as file:

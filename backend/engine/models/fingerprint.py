@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from backend.engine.models import model_folder, quantization
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
-from backend.files.checkpoint import title, weight_files
+from backend.files.safetensors_header import title, weight_files
 from backend.requests import LoadModel
 
 READ_AHEAD = 5  # full-precision layers in memory at once while Transformers 5.23 quantises

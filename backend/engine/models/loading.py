@@ -20,7 +20,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
 from backend.errors import ModelError, Unsupported
-from backend.files.checkpoint import title
+from backend.files.safetensors_header import title
 from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launching

@@ -21,9 +21,9 @@ from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
 from backend.engine.models import model_limits
 from backend.errors import ModelError, NotFound, Unsupported
-from backend.files import limits
-from backend.files.checkpoint import title, weight_files
+from backend.files import read_limits
 from backend.files.foreign_files import read_json
+from backend.files.safetensors_header import title, weight_files
 from backend.settings import STARTER
 
 
@@ -125,7 +125,7 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
 
 def _read_json(file: Path, name: str) -> dict[str, Any]:
     try:
-        config = read_json(file, limits.CONFIG_BYTES, f"{name}/config.json")
+        config = read_json(file, read_limits.CONFIG_BYTES, f"{name}/config.json")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -187,10 +187,10 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
 def _require_short_template(template: Any, name: str) -> None:
     """Raise ModelError where a chat template, or several by their names, is longer than any is."""
     length = len(str(template or ""))
-    if length > limits.TEMPLATE_BYTES:
+    if length > read_limits.TEMPLATE_BYTES:
         raise ModelError(
             f"The chat template of {name} has {length:,} characters, and at most "
-            f"{limits.TEMPLATE_BYTES:,} are read.",
+            f"{read_limits.TEMPLATE_BYTES:,} are read.",
             cure="Download it again.",
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from backend.errors import ModelError
-from backend.files import checkpoint, limits
+from backend.files import read_limits, safetensors_header
 from backend.files.foreign_files import require_regular, require_size
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
@@ -39,9 +39,9 @@ BITS = 8
 def require_bounded_files(folder: Path, name: str) -> None:
     """Raise ModelError where a file of a model folder is none, or larger than any of its kind."""
     for count, entry in enumerate(_entries(folder), 1):
-        if count > limits.FOLDER_ENTRIES:
+        if count > read_limits.FOLDER_ENTRIES:
             raise ModelError(
-                f"{name} holds more than {limits.FOLDER_ENTRIES:,} files.",
+                f"{name} holds more than {read_limits.FOLDER_ENTRIES:,} files.",
                 cure="Choose the folder that holds the model alone.",
             )
         path = Path(entry.path)
@@ -64,13 +64,13 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
 def _most_bytes(file: str) -> int | None:
     """Return how large a file of this name may be; None for weights and what is never opened."""
     if file in CONFIGS:
-        return limits.CONFIG_BYTES
+        return read_limits.CONFIG_BYTES
     if file.endswith(".index.json"):
-        return limits.INDEX_BYTES
+        return read_limits.INDEX_BYTES
     if file.endswith(".jinja"):
-        return limits.TEMPLATE_BYTES
+        return read_limits.TEMPLATE_BYTES
     if file in TOKENIZER or file.endswith(TOKENIZER_SUFFIXES):
-        return limits.TOKENIZER_BYTES
+        return read_limits.TOKENIZER_BYTES
     return None
 
 
@@ -88,10 +88,10 @@ def require_plausible(config: dict[str, Any], name: str) -> None:
                 cure=DAMAGED,
             )
     experts = int(largest[LAYERS] * largest[EXPERTS])
-    if experts > limits.EXPERTS_IN_ALL:
+    if experts > read_limits.EXPERTS_IN_ALL:
         raise ModelError(
             f"{name}/config.json says {experts:,} experts in all layers, and at most "
-            f"{limits.EXPERTS_IN_ALL:,} are possible.",
+            f"{read_limits.EXPERTS_IN_ALL:,} are possible.",
             cure=DAMAGED,
         )
 
@@ -143,7 +143,7 @@ def require_fits(model: torch.nn.Module, files: list[Path], name: str) -> None:
             cure=DAMAGED,
         )
     made = sum(each.numel() * each.element_size() for each in model.buffers())
-    if made > max(limits.BUFFER_BYTES, most):
+    if made > max(read_limits.BUFFER_BYTES, most):
         raise ModelError(
             f"{name}/config.json makes tables of {made:,} bytes beside its weights.", cure=DAMAGED
         )
@@ -151,7 +151,7 @@ def require_fits(model: torch.nn.Module, files: list[Path], name: str) -> None:
 
 def _stored(files: list[Path]) -> tuple[int, int]:
     """Return how many tensors weight files hold, and how many numbers at most."""
-    held = [tensor for file in files for tensor in checkpoint.read_header(file)]
+    held = [tensor for file in files for tensor in safetensors_header.read_header(file)]
     return len(held), BITS * sum(tensor.bytes for tensor in held)
 
 
@@ -170,10 +170,10 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _most(key: str) -> int | None:
     if LAYERS.fullmatch(key):
-        return limits.LAYERS
+        return read_limits.LAYERS
     if EXPERTS.fullmatch(key):
-        return limits.EXPERTS
-    return limits.SIZE if SIZES.fullmatch(key) else None
+        return read_limits.EXPERTS
+    return read_limits.SIZE if SIZES.fullmatch(key) else None
 
 
 def _is_count(value: Any) -> bool:

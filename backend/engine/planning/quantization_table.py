@@ -31,8 +31,8 @@ from backend.engine.models.model_size import Shape
 from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table
@@ -207,7 +207,7 @@ def _speeds(
         write_text(file, json.dumps(measured, indent=1))
         return measured, HERE
     nothing: dict[str, float] = {}
-    kept = damage.read_measured(file, _kept_speeds, missing=nothing)
+    kept = damaged_files.read_measured(file, _kept_speeds, missing=nothing)
     if kept:
         return kept, HERE
     if devices.is_gpu(device):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.errors import Diverged
-from backend.files.storage import new_folder, remove_folder
+from backend.files.atomic_files import new_folder, remove_folder
 from backend.requests import Train
 from backend.results import Evaluation
 from backend.runs.events import EventReader, curve

@@ -19,8 +19,8 @@ from backend.engine.models import loading
 from backend.engine.models.loading import Base
 from backend.engine.training import divergence, step_loss
 from backend.engine.training.packing import Packs
-from backend.files import damage
-from backend.files.storage import write_text
+from backend.files import damaged_files
+from backend.files.atomic_files import write_text
 from backend.requests import Train
 from backend.results import ModelFacts
 
@@ -112,7 +112,7 @@ class Timings:
 
     def _read(self) -> dict[str, list[float]]:
         nothing: dict[str, list[float]] = {}
-        return damage.read_measured(self._file, _TIMES.validate_json, missing=nothing)
+        return damaged_files.read_measured(self._file, _TIMES.validate_json, missing=nothing)
 
 
 def _key(train: Train, facts: ModelFacts) -> str:

@@ -27,7 +27,7 @@ from backend.engine.training import divergence, extension, loss_scaling, step_lo
 from backend.engine.training.extension import Stretch
 from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
-from backend.files.storage import disk_error, remove_folder, sync_folder
+from backend.files.atomic_files import disk_error, remove_folder, sync_folder
 from backend.requests import Train
 from backend.runs import adjustments
 from backend.runs.adjustments import Adjustment

@@ -16,7 +16,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.models import loading, model_folder
 from backend.engine.models.model_limits import _most
 from backend.errors import ModelError, WorkbenchError
-from backend.files import limits
+from backend.files import read_limits
 from backend.settings import STARTER
 from tests.engine.hostile.harm import sparse
 
@@ -129,18 +129,18 @@ def test_a_configuration_alone_is_bounded_too() -> None:
 @pytest.mark.parametrize(
     ("key", "most"),
     [
-        ("num_hidden_layers", limits.LAYERS),
-        ("n_layer", limits.LAYERS),
-        ("n_layers", limits.LAYERS),
-        ("num_nextn_predict_layers", limits.LAYERS),
-        ("decoder_layers", limits.LAYERS),
-        ("n_routed_experts", limits.EXPERTS),
-        ("num_experts", limits.EXPERTS),
-        ("moe_num_experts", limits.EXPERTS),
-        ("moe_intermediate_size", limits.SIZE),
-        ("n_embd", limits.SIZE),
-        ("d_model", limits.SIZE),
-        ("head_dim", limits.SIZE),
+        ("num_hidden_layers", read_limits.LAYERS),
+        ("n_layer", read_limits.LAYERS),
+        ("n_layers", read_limits.LAYERS),
+        ("num_nextn_predict_layers", read_limits.LAYERS),
+        ("decoder_layers", read_limits.LAYERS),
+        ("n_routed_experts", read_limits.EXPERTS),
+        ("num_experts", read_limits.EXPERTS),
+        ("moe_num_experts", read_limits.EXPERTS),
+        ("moe_intermediate_size", read_limits.SIZE),
+        ("n_embd", read_limits.SIZE),
+        ("d_model", read_limits.SIZE),
+        ("head_dim", read_limits.SIZE),
         # What may well be below zero, or larger.
         ("rope_theta", None),
         ("eos_token_id", None),
@@ -244,7 +244,7 @@ def test_a_chat_template_inside_the_tokenizer_is_bounded_too(folder: Path) -> No
 def test_a_folder_of_thousands_of_files_is_no_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "FOLDER_ENTRIES", 5)
+    monkeypatch.setattr(read_limits, "FOLDER_ENTRIES", 5)
 
     assert refusal(load(folder)) == (
         "bad holds more than 5 files. Choose the folder that holds the model alone."

@@ -17,7 +17,7 @@ import pytest
 
 from backend.engine.data_files.file_readers import Broken, count_rows, read_rows
 from backend.errors import DataError, WorkbenchError
-from backend.files import limits
+from backend.files import read_limits
 from backend.settings import PROJECT
 from tests.engine.data_files import read
 
@@ -103,8 +103,8 @@ def test_what_a_few_bytes_stand_for_is_refused_before_it_is_decoded(
     column: Callable[[], pa.Array],
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(limits, "PARQUET_VALUES", 1_000_000)
-    monkeypatch.setattr(limits, "PARQUET_ROWS", 1_000_000)
+    monkeypatch.setattr(read_limits, "PARQUET_VALUES", 1_000_000)
+    monkeypatch.setattr(read_limits, "PARQUET_ROWS", 1_000_000)
     path = write(tmp_path / "bad.parquet", column(), row_group_size=1 << 30)
 
     with pytest.raises(DataError) as caught:
@@ -116,7 +116,7 @@ def test_what_a_few_bytes_stand_for_is_refused_before_it_is_decoded(
 def test_pages_that_unpack_to_too_much_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "PARQUET_DECODED_BYTES", 10_000_000)
+    monkeypatch.setattr(read_limits, "PARQUET_DECODED_BYTES", 10_000_000)
     path = write(tmp_path / "zeros.parquet", pa.array([LONG]), use_dictionary=False)
 
     with pytest.raises(DataError, match=r"may take 12 MB when it is read, and at most 10 MB are"):
@@ -125,7 +125,7 @@ def test_pages_that_unpack_to_too_much_are_refused(
 
 def test_the_footer_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrow allocates what the header of a page says, whatever the footer adds up to."""
-    monkeypatch.setattr(limits, "PARQUET_DECODED_BYTES", 10_000_000)
+    monkeypatch.setattr(read_limits, "PARQUET_DECODED_BYTES", 10_000_000)
     path = write(tmp_path / "lie.parquet", pa.array([LONG]), use_dictionary=False)
     true = parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
     content = path.read_bytes()

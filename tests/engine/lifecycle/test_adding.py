@@ -184,7 +184,7 @@ def test_a_full_disk_while_adding_changes_nothing(
             patch.setattr(saving, "write_card", fail)
         else:
             place = "os.fsync" if broken == "side-car" else "_put"
-            patch.setattr(f"backend.files.storage.{place}", fail)
+            patch.setattr(f"backend.files.atomic_files.{place}", fail)
         with pytest.raises(DiskFull):
             do(bench, rq.LoadAdapter(source=str(bench.good), name="phoenix"))
 

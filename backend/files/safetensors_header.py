@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import ModelError
-from backend.files import limits
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular, read_json
 from backend.sizes import size_text
 
@@ -50,7 +50,7 @@ def weight_files(folder: Path) -> list[Path]:
         return found
     about = f"{title(folder)}/{index.name}"
     try:
-        names = set(read_json(index, limits.INDEX_BYTES, about)["weight_map"].values())
+        names = set(read_json(index, read_limits.INDEX_BYTES, about)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError(
             f"{title(folder)}/{index.name} is not a list of weight files.",
@@ -75,10 +75,12 @@ def require_header(file: Path) -> None:
     """Raise ModelError where a weight file is none, or its header longer than is read."""
     with open_regular(file, file.name) as stream:
         length = int.from_bytes(stream.read(8), "little")
-    if limits.HEADER_BYTES < length < file.stat().st_size:  # a longer one than the file is damaged
+    if (
+        read_limits.HEADER_BYTES < length < file.stat().st_size
+    ):  # a longer one than the file is damaged
         raise ModelError(
             f"The header of {file.name} has {size_text(length)}, and at most "
-            f"{size_text(limits.HEADER_BYTES)} are read.",
+            f"{size_text(read_limits.HEADER_BYTES)} are read.",
             cure="Store it in more files, or download it again.",
         )
 
@@ -105,7 +107,7 @@ def read_header(file: Path) -> list[StoredTensor]:
         require_header(file)
         with open_regular(file, file.name) as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if length > limits.HEADER_BYTES:
+            if length > read_limits.HEADER_BYTES:
                 raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
         size = file.stat().st_size

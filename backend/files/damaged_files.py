@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from backend.errors import Damaged, DiskFull
-from backend.files.storage import disk_error
+from backend.files.atomic_files import disk_error
 
 Content = TypeVar("Content")
 log = logging.getLogger(__name__)
