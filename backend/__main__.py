@@ -27,7 +27,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.errors import InvalidRequest, WorkbenchError
 from backend.requests.command_line import PROGRAM, fields_of, value_of
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.service.jobs import Job
 from backend.service.service import Service
 from backend.settings import Settings

@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from backend.runs.runs import Runs, RunStatus
+from backend.runs.run_store import Runs, RunStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from backend import Service, Settings
 from backend import requests as rq
 from backend.runs.events import EventWriter
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from benchmarks.app_process import free_port
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.watching_page import POINTS_EVERY_S, WatchingPage

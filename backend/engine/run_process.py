@@ -30,8 +30,8 @@ from backend.files.atomic_files import write_text
 from backend.library import Library
 from backend.requests import LoadModel
 from backend.results import RunResult
-from backend.runs import launching
-from backend.runs.runs import Run, Runs
+from backend.runs import launch_commands
+from backend.runs.run_store import Run, Runs
 from backend.settings import Settings
 
 LISTEN_EVERY_S = 0.2
@@ -74,7 +74,7 @@ def _require_world(run: Run, place: tuple[int, int]) -> None:
     rank, started = place
     asked = run.request.train.processes
     try:
-        process_group.require_world(asked, started, launching.command(run.folder, asked))
+        process_group.require_world(asked, started, launch_commands.command(run.folder, asked))
     except InvalidRequest as error:
         if rank == 0 and run.status().state == "queued":
             run.update(state="failed", message=error.what, cure=error.cure, error="InvalidRequest")

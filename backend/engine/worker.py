@@ -36,7 +36,7 @@ from backend.engine.session import Session
 from backend.engine.training.precision_choice import Timings
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
 from backend.library import Library
 from backend.runs import adjustments
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from backend.settings import STARTER
 
 TEMPLATE = Path(__file__).parent / "engine" / "export" / "plain_peft_script.py"

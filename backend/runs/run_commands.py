@@ -4,7 +4,7 @@ from backend.requests import LoadModel
 from backend.requests.command_line import command_of, command_of_file
 from backend.results import RunCommands
 from backend.runs import adjustments
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from backend.settings import Settings
 
 

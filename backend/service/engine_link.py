@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
 from backend.operations import OPERATIONS
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.service import pauses, replay
 from backend.service.jobs import Job
 from backend.service.outcomes import outcome_of, unreadable

@@ -19,8 +19,8 @@ import psutil
 from backend.errors import DiskFull, Stopped, WorkbenchError, WorkerDied, from_dict
 from backend.requests import Request
 from backend.results import RunResult, RunSummary
-from backend.runs import launching
-from backend.runs.runs import UNDER_WAY, Run, Runs
+from backend.runs import launch_commands
+from backend.runs.run_store import UNDER_WAY, Run, Runs
 from backend.service import allocator
 from backend.service.engine_link import EngineLink
 from backend.service.jobs import Job
@@ -110,13 +110,13 @@ class LaunchedRun:
         run.forget_words()
         with (run.folder / "launch.log").open("ab") as output:
             return subprocess.Popen(
-                launching.arguments(run.folder.absolute(), processes),
+                launch_commands.arguments(run.folder.absolute(), processes),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=PROJECT,
                 env=process_environment(
-                    {**allocator.environment(), **launching.environment(processes)}
+                    {**allocator.environment(), **launch_commands.environment(processes)}
                 ),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
                 creationflags=NEW_GROUP,

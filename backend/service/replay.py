@@ -7,7 +7,7 @@ from pathlib import Path
 from backend import requests as rq
 from backend.errors import WorkbenchError
 from backend.files.atomic_files import remove_partials
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.service.jobs import Job
 from backend.workspace.recipe import Recipe
 

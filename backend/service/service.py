@@ -23,11 +23,11 @@ from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.files.uploads import ADAPTER_SUFFIXES, keep_upload
 from backend.library import Library
-from backend.runs import launching
+from backend.runs import launch_commands
 from backend.runs.events import Curve, Event, curve
 from backend.runs.plain_script import script_of
 from backend.runs.run_commands import commands_of
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.runs.training_queue import QueueRunner, TrainingQueue, require_room
 from backend.service import launched_run
 from backend.service.engine_link import EngineLink
@@ -206,10 +206,10 @@ class Service(WorkspaceTransfer):
         check_caller(train, self.settings, caller)
         train = resolved(train, caller)
         self.starts.require_own_machine(caller)
-        launching.require_shares(train.processes, machines)
+        launch_commands.require_shares(train.processes, machines)
         with self.engine.lock:
             run = self.starts.new_run(train, launched=True)
-        launch = launching.describe(run.folder.absolute(), train.processes, machines)
+        launch = launch_commands.describe(run.folder.absolute(), train.processes, machines)
         try:
             write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
         except DiskFull:
@@ -387,7 +387,9 @@ class Service(WorkspaceTransfer):
         with self.engine.lock:
             if going := [job for job in self.engine.jobs() if job.run_id is not None]:
                 raise Busy(f"{going[0].title} is still going on.", cure="Wait for it or stop it.")
-            launching.require_places(self.starts.processes(request), self.engine.require_base())
+            launch_commands.require_places(
+                self.starts.processes(request), self.engine.require_base()
+            )
             run_id = self.starts.prepare(request)
             assert run_id is not None
             job = launched_run.begin(self.engine, request, self.runs.get(run_id))

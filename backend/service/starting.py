@@ -13,7 +13,7 @@ from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.files.destinations import require_destination
 from backend.library import Library
 from backend.runs import adjustments
-from backend.runs.runs import Run, Runs
+from backend.runs.run_store import Run, Runs
 from backend.runs.training_queue import TrainingQueue
 from backend.service.engine_link import EngineLink
 from backend.settings import Settings

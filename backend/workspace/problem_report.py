@@ -28,7 +28,7 @@ from backend.library import Library
 from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text
 from backend.requests import Train
 from backend.results import ReportedProblem, Snapshot
-from backend.runs.runs import VERSIONED, Run, Runs
+from backend.runs.run_store import VERSIONED, Run, Runs
 from backend.settings import PROJECT, VERSION, Settings
 from backend.workspace.workspace_archive import require_new_zip
 from backend.workspace.workspace_format import FORMAT

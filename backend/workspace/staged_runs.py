@@ -11,7 +11,7 @@ from backend.files.atomic_files import write_text
 from backend.library import COLOURS
 from backend.requests import Train
 from backend.runs import adjustments
-from backend.runs.runs import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
+from backend.runs.run_store import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
 from backend.workspace.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of
 
 EVENTS = "events.jsonl"

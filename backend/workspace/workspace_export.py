@@ -15,7 +15,7 @@ from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
 from backend.workspace.recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
-from backend.runs.runs import UNDER_WAY, Runs
+from backend.runs.run_store import UNDER_WAY, Runs
 from backend.runs.training_queue import TrainingQueue
 from backend.settings import Settings
 from backend.workspace.workspace_archive import QUEUE, SESSION, Progress, Writer, is_part, opened, require_new_zip

@@ -17,7 +17,7 @@ from backend.workspace.recipe import Recipe
 from backend.requests import Train
 from backend.results import AdapterInfo, ImportedWorkspace
 from backend.runs import training_queue
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.runs.training_queue import TrainingQueue, Waiting
 from backend.settings import Settings
 from backend.workspace.staged_adapters import KnownAdapters

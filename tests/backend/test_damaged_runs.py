@@ -9,7 +9,7 @@ from backend.errors import Busy, Damaged, NotFound
 from backend.library import new_adapter_id
 from backend.runs import adjustments
 from backend.runs.events import EventReader, EventWriter
-from backend.runs.runs import Run, Runs
+from backend.runs.run_store import Run, Runs
 from tests.backend.conftest import FACTS
 from tests.backend.damaging import WAYS, Way, a_folder, content_of, empty, forbid, not_utf8
 

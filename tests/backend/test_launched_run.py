@@ -15,7 +15,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.errors import Busy, InvalidRequest, NotFound, Stopped, Unsupported, WorkerDied
 from backend.files.atomic_files import write_text
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from tests.backend.conftest import ScriptedRuntime
 
 SHARED: dict[str, Any] = {"name": "shared", "accumulation": 2, "processes": 2}

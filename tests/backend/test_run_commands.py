@@ -12,7 +12,7 @@ from backend.__main__ import _parser, _request
 from backend.requests.command_line import command_of
 from backend.runs import adjustments
 from backend.runs.run_commands import commands_of
-from backend.runs.runs import Run, Runs
+from backend.runs.run_store import Run, Runs
 from backend.settings import default_workspace
 
 TRAINS = [

@@ -19,7 +19,7 @@ from backend.library import new_adapter_id
 from backend.results import AdapterInfo
 from backend.runs import run_lock
 from backend.runs.run_lock import RunLock
-from backend.runs.runs import Run, Runs
+from backend.runs.run_store import Run, Runs
 from backend.settings import PROJECT
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
@@ -27,7 +27,7 @@ BASE = ("starter", "starter", FACTS.fingerprint)
 HOLD = """
 import sys
 from pathlib import Path
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 run = Run(Path(sys.argv[1]))
 run.claim()
 print("claimed", flush=True)
@@ -321,7 +321,7 @@ def test_a_run_that_a_full_disk_ended_is_shown_as_ended_and_can_be_resumed_and_d
         assert (summary.message, summary.cure) == (error.what, error.cure)
         assert summary.resumable
 
-    monkeypatch.setattr("backend.runs.runs.TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr("backend.runs.run_store.TRY_AGAIN_S", 0.0)
     service.snapshot()
     assert (run.status().state, run.status().message) == ("failed", error.what)
     engine.session(FACTS, [])

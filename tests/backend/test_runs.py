@@ -14,8 +14,8 @@ import pytest
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, NotFound
 from backend.runs.events import EventReader, EventWriter
+from backend.runs.run_store import Run, Runs
 from backend.runs.run_summary import describe
-from backend.runs.runs import Run, Runs
 
 BASE = ("starter", "starter", "abc123")
 

@@ -17,8 +17,8 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import DiskFull, OutOfMemory, Stopped, WorkerDied
 from backend.runs.events import Curve, EventReader, curve
+from backend.runs.run_store import Run, Runs
 from backend.runs.run_summary import describe
-from backend.runs.runs import Run, Runs
 from backend.service.jobs import Job
 from backend.service.replay import BY_ITSELF, REBUILDING
 from backend.settings import PROJECT

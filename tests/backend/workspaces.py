@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.library import new_adapter_id
 from backend.runs.events import EventWriter
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
 Make = Callable[..., Service]

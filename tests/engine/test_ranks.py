@@ -18,9 +18,9 @@ from backend import Service
 from backend import requests as rq
 from backend.errors import Busy, Stopped, WorkerDied
 from backend.results import RunResult
-from backend.runs import launching
+from backend.runs import launch_commands
+from backend.runs.run_store import Run
 from backend.runs.run_summary import describe
-from backend.runs.runs import Run
 from backend.service.runtime import process_environment
 from backend.settings import PROJECT
 from tests.engine.shared_run import LEARNS, LONG
@@ -81,9 +81,9 @@ def launch_by_hand(service: Service, **fields: Any) -> tuple[Run, "subprocess.Po
 
 def torchrun(run: Run, processes: int) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        launching.arguments(run.folder, processes),
+        launch_commands.arguments(run.folder, processes),
         cwd=PROJECT,
-        env=process_environment(launching.environment(processes)),
+        env=process_environment(launch_commands.environment(processes)),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from backend import requests as rq
 from backend import results as rs
 from backend.runs.events import EventWriter
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 
 def hold(engine: Any, run: Run, events: EventWriter, step: int, message: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.library import new_adapter_id
 from backend.runs.events import EventWriter
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from tests.ui import fake_answers, fake_pause
 from tests.ui.fake_facts import FACTS, STATS, evaluation
 

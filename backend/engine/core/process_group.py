@@ -28,7 +28,7 @@ from backend.errors import (
     from_dict,
 )
 from backend.files.atomic_files import write_text
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 T = TypeVar("T")
 # How long to look for the reason of a lost connection: a process that fails writes it down first.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.runs.plain_script import EXAMPLES, SCRIPT, START
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 README = "README.md"
 WHAT = {

@@ -19,7 +19,7 @@ from backend.library import Library
 from backend.requests import ExportRun, Train
 from backend.results import ExportedRun, ModelFacts
 from backend.runs.plain_script import EXAMPLES, SCRIPT, START, script_of
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 RECORDS = ("events.jsonl", "output.log", "note.txt", "status.json")
 

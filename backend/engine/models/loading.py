@@ -23,7 +23,7 @@ from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
 from backend.requests import LoadModel
 from backend.results import ModelFacts
-from backend.runs import launching
+from backend.runs import launch_commands
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -162,7 +162,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
 
 def _places(device: torch.device) -> int:
     """Return how many processes of a run have a GPU, or at least a core, of their own here."""
-    return devices.count() if devices.is_gpu(device) else launching.cores()
+    return devices.count() if devices.is_gpu(device) else launch_commands.cores()
 
 
 def choose_precision(

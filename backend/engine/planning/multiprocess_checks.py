@@ -4,7 +4,7 @@ from backend.engine.training.memory_estimate import Estimate
 from backend.errors import Unsupported
 from backend.requests import Train
 from backend.results import ModelFacts, Problem
-from backend.runs import launching
+from backend.runs import launch_commands
 from backend.sizes import size_text
 
 
@@ -23,7 +23,7 @@ def problems(train: Train, facts: ModelFacts | None) -> list[Problem]:
     if facts is None or train.processes == 1:
         return []
     try:
-        launching.require_places(train.processes, facts)
+        launch_commands.require_places(train.processes, facts)
     except Unsupported as error:
         return [Problem(what=error.what, cure=error.cure)]
     return []

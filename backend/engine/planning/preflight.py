@@ -31,7 +31,7 @@ from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.requests.command_line import changed_fields
 from backend.results import ModelFacts, PreflightReport, Problem
-from backend.runs.runs import Runs
+from backend.runs.run_store import Runs
 from backend.sizes import size_text
 
 RECENT_RUNS = 50

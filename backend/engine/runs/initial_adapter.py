@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 from backend.engine.methods import peft_io
 from backend.engine.session import Session
 from backend.requests import Train
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 
 def put_on(session: Session, run: Run, checkpoint: Path | None) -> PeftModel:

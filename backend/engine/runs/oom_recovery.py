@@ -17,7 +17,7 @@ from backend.engine.training import memory_estimate
 from backend.engine.training.packing import Packs
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from backend.sizes import size_text
 
 ROOM = 0.85  # a retry leaves some of the memory that was free, for the estimate is no promise

@@ -14,7 +14,7 @@ from backend.errors import Stopped, WorkbenchError
 from backend.results import Evaluation, Sample
 from backend.runs.adjustments import Adjustment
 from backend.runs.events import EventWriter
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0

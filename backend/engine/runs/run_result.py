@@ -8,7 +8,7 @@ from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.results import AdapterInfo, Evaluation, RunResult
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 
 
 def adapter_info(

@@ -38,7 +38,7 @@ from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import adjustments
-from backend.runs.runs import Run
+from backend.runs.run_store import Run
 from backend.settings import Settings
 
 EVALUATED_EXAMPLES = 200

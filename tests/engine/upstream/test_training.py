@@ -130,4 +130,4 @@ def test_two_processes_asked_of_accelerate_are_one(tmp_path: Path) -> None:
     )
     wrong = done.stdout.split() == ["1"]  # so processes are counted by what really runs
     what = "`launch --cpu --num_processes 2`"
-    assert_still(wrong, what, "launching.py (arguments)", accelerate)
+    assert_still(wrong, what, "launch_commands.py (arguments)", accelerate)
