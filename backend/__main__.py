@@ -31,7 +31,7 @@ from backend.runs.run_store import Runs
 from backend.service.jobs import Job
 from backend.service.service import Service
 from backend.settings import Settings
-from backend.workspace.workspace_check import require_folders
+from backend.workspace.check import require_folders
 
 PROGRESS_EVERY_S = 0.5
 TRANSFERS = {

@@ -92,7 +92,7 @@ def test_the_engine_does_not_know_who_started_it() -> None:
         "backend.service.engine_link",
         "backend.service.runtime",
         "backend.service.jobs",
-        "backend.workspace.recipe",
+        "backend.workspace.session_recipe",
     }
 
     assert breaks(sources("backend/engine"), banned) == []

@@ -28,7 +28,7 @@ from backend.service.runtime import (
 )
 from backend.service.side_jobs import SideJobs
 from backend.settings import Settings
-from backend.workspace.recipe import Recipe
+from backend.workspace.session_recipe import Recipe
 
 ABORT_GRACE_S = 5.0
 CLOSE_GRACE_S = 20.0

@@ -9,7 +9,7 @@ from backend.errors import WorkbenchError
 from backend.files.atomic_files import remove_partials
 from backend.runs.run_store import Runs
 from backend.service.jobs import Job
-from backend.workspace.recipe import Recipe
+from backend.workspace.session_recipe import Recipe
 
 REBUILDING = "The session is being rebuilt."
 BY_ITSELF = "The session comes back by itself."

@@ -37,9 +37,9 @@ from backend.service.starting import Starts
 from backend.service.steering import Steering
 from backend.service.workspace_transfer import WorkspaceTransfer
 from backend.settings import Settings
-from backend.workspace.workspace_check import require_usable
-from backend.workspace.workspace_format import open_workspace
-from backend.workspace.workspace_moves import undo_unfinished
+from backend.workspace.check import require_usable
+from backend.workspace.moves import undo_unfinished
+from backend.workspace.versions import open_workspace
 
 Piece = TypeVar("Piece")
 ROOM_EVERY_S = 30.0  # so often a training that waits is tried again while the disk is full

@@ -13,9 +13,9 @@ from backend.service.engine_link import EngineLink
 from backend.service.starting import Starts
 from backend.settings import Settings
 from backend.workspace import problem_report
-from backend.workspace.workspace_archive import Progress, quietly
-from backend.workspace.workspace_export import Export
-from backend.workspace.workspace_import import Import
+from backend.workspace.archive import Progress, quietly
+from backend.workspace.exporting import Export
+from backend.workspace.importing import Import
 
 
 class WorkspaceTransfer:

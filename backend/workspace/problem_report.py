@@ -30,8 +30,8 @@ from backend.requests import Train
 from backend.results import ReportedProblem, Snapshot
 from backend.runs.run_store import VERSIONED, Run, Runs
 from backend.settings import PROJECT, VERSION, Settings
-from backend.workspace.workspace_archive import require_new_zip
-from backend.workspace.workspace_format import FORMAT
+from backend.workspace.archive import require_new_zip
+from backend.workspace.versions import FORMAT
 
 PACKAGES = (
     *VERSIONED, "datasets", "gradio", "gradio_client", "huggingface_hub", "numpy", "pyarrow",

@@ -15,7 +15,7 @@ from backend.fields import DISPLAY_NAME
 from backend.files.safetensors_header import read_header
 from backend.library import COLOURS, SIDECAR, TRASH, Library, new_adapter_id
 from backend.results import AdapterInfo
-from backend.workspace.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of
+from backend.workspace.archive import MOST_TEXT_BYTES, Entry, digest_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SAME = (WEIGHTS, CONFIG)

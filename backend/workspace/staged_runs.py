@@ -12,7 +12,7 @@ from backend.library import COLOURS
 from backend.requests import Train
 from backend.runs import adjustments
 from backend.runs.run_store import LONGEST_NOTE, RUN_ID, UNDER_WAY, Run, RunRequest, Runs, RunStatus
-from backend.workspace.workspace_archive import MOST_TEXT_BYTES, Entry, digest_of
+from backend.workspace.archive import MOST_TEXT_BYTES, Entry, digest_of
 
 EVENTS = "events.jsonl"
 REWRITTEN = ("request.json", "status.json")

@@ -113,7 +113,7 @@ def test_more_than_the_disk_holds_is_refused(
     here: Service, zipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr("backend.workspace.workspace_archive.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("backend.workspace.archive.shutil.disk_usage", lambda _: usage)
 
     refuse(here, zipped, WorkbenchError, "The import needs .* of disk, and 1000 bytes are free")
 

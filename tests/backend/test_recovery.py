@@ -10,7 +10,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
 from backend.errors import NotFound, Stopped, WorkerDied
-from backend.workspace.recipe import Recipe
+from backend.workspace.session_recipe import Recipe
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
 Make = Callable[[], Service]

@@ -12,7 +12,7 @@ import pytest
 from backend import Service, Settings
 from backend.errors import DiskFull, Unsupported
 from backend.settings import PROJECT, VERSION
-from backend.workspace.workspace_format import FILE, Step, open_workspace
+from backend.workspace.versions import FILE, Step, open_workspace
 from tests.backend.conftest import ScriptedRuntime
 
 Engines = list[ScriptedRuntime]

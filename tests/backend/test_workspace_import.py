@@ -13,7 +13,7 @@ from backend import Service
 from backend import requests as rq
 from backend.errors import DiskFull, InvalidRequest, VerificationFailed
 from backend.runs.training_queue import Waiting
-from backend.workspace.recipe import Recipe
+from backend.workspace.session_recipe import Recipe
 from tests.backend.workspaces import (
     Make,
     add_adapter,
@@ -230,7 +230,7 @@ def test_a_move_that_fails_undoes_those_before(
         moved.append(target)
         real(source, target)
 
-    monkeypatch.setattr("backend.workspace.workspace_moves.os.rename", rename)
+    monkeypatch.setattr("backend.workspace.moves.os.rename", rename)
 
     with pytest.raises(DiskFull):
         here.import_workspace(zipped)
@@ -252,7 +252,7 @@ def test_a_file_that_arrives_otherwise_undoes_everything(
                 file.seek(-1, os.SEEK_END)
                 file.write(b"\xff")
 
-    monkeypatch.setattr("backend.workspace.workspace_moves.os.rename", rename)
+    monkeypatch.setattr("backend.workspace.moves.os.rename", rename)
 
     with pytest.raises(VerificationFailed, match="nothing was imported"):
         here.import_workspace(zipped)
@@ -285,9 +285,9 @@ def test_what_a_killed_import_left_is_undone_at_the_next_start(
     here = make("here")
     add_adapter(here, "mine", seed=7)
     before = everything(here)
-    monkeypatch.setattr("backend.workspace.workspace_moves._undo", lambda journal: None)
-    monkeypatch.setattr("backend.workspace.workspace_moves.shutil.rmtree", lambda *_, **__: None)
-    monkeypatch.setattr("backend.workspace.workspace_moves._compare", lambda move: 1 / 0)
+    monkeypatch.setattr("backend.workspace.moves._undo", lambda journal: None)
+    monkeypatch.setattr("backend.workspace.moves.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("backend.workspace.moves._compare", lambda move: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # as a power cut, once all was moved
         here.import_workspace(zipped)
     monkeypatch.undo()

@@ -22,7 +22,7 @@ from backend.errors import DiskFull, InvalidRequest, Unsupported
 from backend.files.destinations import require_destination
 from backend.settings import VERSION, Settings
 from backend.sizes import size_text
-from backend.workspace.workspace_format import FORMAT
+from backend.workspace.versions import FORMAT
 
 MANIFEST, SESSION, QUEUE = "manifest.json", "session.json", "queue.json"
 KIND = "adapter-workbench workspace"

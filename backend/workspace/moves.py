@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from backend.errors import VerificationFailed
 from backend.files.atomic_files import sync_folder, write_text
 from backend.processes import is_running
-from backend.workspace.workspace_archive import Entry, digest_of
+from backend.workspace.archive import Entry, digest_of
 
 JOURNAL = "journal.json"
 _STAGING = ".import-"
