@@ -159,7 +159,7 @@ def silent_service(workspace: Path) -> Iterator[Service]:
         return subprocess.Popen(named, **options)
 
     quiet = SimpleNamespace(**{**vars(subprocess), "Popen": quiet_popen})
-    with patch("backend.service.runtime.subprocess", quiet):
+    with patch("backend.service.worker_process.subprocess", quiet):
         service = Service(Settings(workspace=workspace))
     with service:
         yield service

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.service import allocator
-from backend.service.runtime import process_environment
+from backend.service.worker_process import process_environment
 from benchmarks import models
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed

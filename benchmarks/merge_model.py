@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from backend.service.runtime import STREAMING
+from backend.service.worker_process import STREAMING
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.report import Report, flags, read_flags

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend.service.runtime import SPIN_COUNT
+from backend.service.worker_process import SPIN_COUNT
 from benchmarks import models
 from benchmarks.app_process import App
 from benchmarks.browser import open_page

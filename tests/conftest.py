@@ -10,7 +10,7 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.service.runtime import process_environment
+from backend.service.worker_process import process_environment
 
 os.environ.update(process_environment({}))  # before torch loads
 

@@ -72,15 +72,15 @@ def test_the_backend_does_not_know_gradio_or_the_page() -> None:
 
 
 def test_only_the_runtime_starts_the_engine() -> None:
-    others = [path for path in light_backend() if path.name != "runtime.py"]
+    others = [path for path in light_backend() if path.name != "worker_process.py"]
 
     assert breaks([*others, *sources("ui")], {"backend.engine"}) == []
 
 
 def test_the_runtime_imports_the_engine_inside_one_function() -> None:
-    tree = ast.parse((PROJECT / "backend" / "runtime.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PROJECT / "backend" / "worker_process.py").read_text(encoding="utf-8"))
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    everywhere = breaks([PROJECT / "backend" / "runtime.py"], {"backend.engine"})
+    everywhere = breaks([PROJECT / "backend" / "worker_process.py"], {"backend.engine"})
 
     assert not any("backend.engine" in ast.unparse(node) for node in top)
     assert len(everywhere) == 1
@@ -89,8 +89,8 @@ def test_the_runtime_imports_the_engine_inside_one_function() -> None:
 def test_the_engine_does_not_know_who_started_it() -> None:
     banned = {
         "backend.service.service",
-        "backend.service.engine_link",
-        "backend.service.runtime",
+        "backend.service.engine_client",
+        "backend.service.worker_process",
         "backend.service.jobs",
         "backend.workspace.session_recipe",
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.files import atomic_files
-from backend.service import runtime
+from backend.service import worker_process
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What Windows does not have. Libraries come first: their own builds for Windows need none of it.
@@ -95,11 +95,11 @@ def test_every_module_imports_and_a_run_and_a_chat_go_through(system: str, tmp_p
 def test_the_end_of_a_worker_is_told_where_there_is_no_sigkill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert runtime._exit_reason(-9).startswith("it was killed")
-    assert runtime._exit_reason(-11) == "it crashed (SIGSEGV)"
-    assert runtime._exit_reason(-60) == "it crashed (signal 60)"
+    assert worker_process._exit_reason(-9).startswith("it was killed")
+    assert worker_process._exit_reason(-11) == "it crashed (SIGSEGV)"
+    assert worker_process._exit_reason(-60) == "it crashed (signal 60)"
     monkeypatch.delattr(signal, "SIGKILL")
-    assert runtime._exit_reason(3221225477) == "it ended with exit code 3221225477"
+    assert worker_process._exit_reason(3221225477) == "it ended with exit code 3221225477"
 
 
 def test_a_file_that_another_program_reads_is_replaced_a_moment_later(

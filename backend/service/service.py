@@ -29,12 +29,12 @@ from backend.runs.plain_script import script_of
 from backend.runs.run_commands import commands_of
 from backend.runs.run_store import Runs
 from backend.runs.training_queue import QueueRunner, TrainingQueue, require_room
-from backend.service import launched_run
-from backend.service.engine_link import EngineLink
+from backend.service import external_run
+from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
-from backend.service.runtime import StartRuntime
-from backend.service.starting import Starts
-from backend.service.steering import Steering
+from backend.service.run_control import Steering
+from backend.service.start_checks import Starts
+from backend.service.worker_process import StartRuntime
 from backend.service.workspace_transfer import WorkspaceTransfer
 from backend.settings import Settings
 from backend.workspace.check import require_usable
@@ -286,7 +286,7 @@ class Service(WorkspaceTransfer):
     def snapshot(self) -> rs.Snapshot:
         """Return the state of everything; the same version means nothing changed."""
         runs = self.runs.summaries()
-        launched_run.adopt(self.engine, self.runs, runs)
+        external_run.adopt(self.engine, self.runs, runs)
         adapters, deleted = self.library.all(), self.library.deleted()
         damaged = tuple(self.library.damaged())
         engine = self.engine
@@ -392,7 +392,7 @@ class Service(WorkspaceTransfer):
             )
             run_id = self.starts.prepare(request)
             assert run_id is not None
-            job = launched_run.begin(self.engine, request, self.runs.get(run_id))
+            job = external_run.begin(self.engine, request, self.runs.get(run_id))
             job.title = f"Training {self.runs.get(run_id).request.train.name}"
             return job
 

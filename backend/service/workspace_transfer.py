@@ -9,8 +9,8 @@ from pathlib import Path
 from backend.access import Caller, require_allowed
 from backend.errors import NotFound, Unsupported
 from backend.results import ExportedWorkspace, ImportedWorkspace, ReportedProblem, Snapshot
-from backend.service.engine_link import EngineLink
-from backend.service.starting import Starts
+from backend.service.engine_client import EngineLink
+from backend.service.start_checks import Starts
 from backend.settings import Settings
 from backend.workspace import problem_report
 from backend.workspace.archive import Progress, quietly

@@ -89,9 +89,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedRuntime]:
         started.append(ScriptedRuntime(on_message, on_exit))
         return started[-1]
 
-    monkeypatch.setattr("backend.service.engine_link.start_runtime", start)
-    monkeypatch.setattr("backend.service.engine_link.CLOSE_GRACE_S", 0.0)
-    monkeypatch.setattr("backend.service.engine_link.ABORT_GRACE_S", 0.01)
+    monkeypatch.setattr("backend.service.engine_client.start_runtime", start)
+    monkeypatch.setattr("backend.service.engine_client.CLOSE_GRACE_S", 0.0)
+    monkeypatch.setattr("backend.service.engine_client.ABORT_GRACE_S", 0.01)
     return started
 
 

@@ -26,7 +26,7 @@ def test_all_are_told_where_no_new_worker_can_start(
         made.append(ScriptedRuntime(on_message, on_exit))
         return made[-1]
 
-    monkeypatch.setattr("backend.service.engine_link.start_runtime", start)
+    monkeypatch.setattr("backend.service.engine_client.start_runtime", start)
     service = scripted()
     service.start(rq.LoadModel(source="starter"))
     made[0].session(FACTS, [])
@@ -65,7 +65,7 @@ def test_a_service_without_a_worker_can_try_again(
         made.append(ScriptedRuntime(on_message, on_exit))
         return made[-1]
 
-    monkeypatch.setattr("backend.service.engine_link.start_runtime", start)
+    monkeypatch.setattr("backend.service.engine_client.start_runtime", start)
     service = scripted()
     notice = service.snapshot().notice
     assert (service.snapshot().phase, notice and notice.kind) == ("down", "bad")
@@ -108,7 +108,7 @@ def test_a_death_that_cannot_be_written_down_is_told_all_the_same(
     def broken(*args: Any) -> str:
         raise PermissionError("no")
 
-    monkeypatch.setattr("backend.service.replay.death_text", broken)
+    monkeypatch.setattr("backend.service.recovery.death_text", broken)
     engine.on_exit("it was killed")
 
     with pytest.raises(WorkerDied, match="it was killed"):

@@ -27,10 +27,10 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Engines:
         started.append(ScriptedRuntime(on_message, on_exit))
         return started[-1]
 
-    monkeypatch.setattr("backend.service.side_jobs.start_reading", start)
-    monkeypatch.setattr("backend.service.side_jobs.SHOWN_AFTER_S", 0.0)
-    monkeypatch.setattr("backend.service.reading.STOP_GRACE_S", 0.01)
-    monkeypatch.setattr("backend.service.reading.START_S", 0.0)
+    monkeypatch.setattr("backend.service.background_jobs.start_reading", start)
+    monkeypatch.setattr("backend.service.background_jobs.SHOWN_AFTER_S", 0.0)
+    monkeypatch.setattr("backend.service.reading_process.STOP_GRACE_S", 0.01)
+    monkeypatch.setattr("backend.service.reading_process.START_S", 0.0)
     return started
 
 
@@ -133,7 +133,7 @@ def test_a_look_without_an_end_is_ended_by_itself(
 def test_the_time_of_a_look_begins_when_its_process_is_ready(
     make: Callable[..., Service], readers: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.service.reading.START_S", 60.0)
+    monkeypatch.setattr("backend.service.reading_process.START_S", 60.0)
     job = make(look_seconds=0.05).start(LOOK)
     assert not job.wait(0.2)
 
@@ -162,7 +162,7 @@ def test_a_look_that_gets_no_process_says_so(
     def refuse(*args: Any) -> Any:
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr("backend.service.side_jobs.start_reading", refuse)
+    monkeypatch.setattr("backend.service.background_jobs.start_reading", refuse)
 
     with pytest.raises(WorkerDied, match="cannot start a process"):
         service.start(LOOK).result(timeout=0)

@@ -61,8 +61,8 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> Engines:
         started[-1].options = {"streams": False, **kwargs}
         return started[-1]
 
-    monkeypatch.setattr("backend.service.side_jobs.start_beside", start)
-    monkeypatch.setattr("backend.service.side_jobs.start_reading", start)
+    monkeypatch.setattr("backend.service.background_jobs.start_beside", start)
+    monkeypatch.setattr("backend.service.background_jobs.start_reading", start)
     return started
 
 
@@ -109,7 +109,7 @@ def test_a_job_beside_survives_the_worker_dying_while_its_process_starts(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.service.side_jobs.start_beside", start)
+    monkeypatch.setattr("backend.service.background_jobs.start_beside", start)
     look = in_processes.start(rq.PrepareData(data="starter:pirate"))
 
     assert not look.done()
@@ -128,7 +128,7 @@ def test_a_process_that_starts_while_the_workbench_closes_is_ended(
         sides.append(ScriptedRuntime(on_message, on_exit))
         return sides[-1]
 
-    monkeypatch.setattr("backend.service.side_jobs.start_beside", start)
+    monkeypatch.setattr("backend.service.background_jobs.start_beside", start)
     look = in_processes.start(rq.PrepareData(data="starter:pirate"))
 
     with pytest.raises(Stopped):

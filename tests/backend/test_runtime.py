@@ -12,8 +12,13 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.service import launched_run, runtime
-from backend.service.runtime import SPIN_COUNT, process_environment, start_beside, start_runtime
+from backend.service import external_run, worker_process
+from backend.service.worker_process import (
+    SPIN_COUNT,
+    process_environment,
+    start_beside,
+    start_runtime,
+)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems' wheels differ")
 PERSONS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
@@ -67,9 +72,9 @@ def test_processes_of_a_launched_run_wait_the_same_way(
         started.append(env)
         raise OSError("Not in this test.")
 
-    monkeypatch.setattr(launched_run.subprocess, "Popen", popen)
+    monkeypatch.setattr(external_run.subprocess, "Popen", popen)
     with pytest.raises(OSError, match="Not in this test"):
-        launched_run.LaunchedRun(service.runs.get(run_id), 1, print, start=True)
+        external_run.LaunchedRun(service.runs.get(run_id), 1, print, start=True)
     assert started[0]["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
     assert "OMP_WAIT_POLICY" not in started[0]
 
@@ -91,7 +96,7 @@ def test_what_the_person_has_set_wins(
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_get_no_variables_of_openmp(platform: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runtime.sys, "platform", platform)
+    monkeypatch.setattr(worker_process.sys, "platform", platform)
     for name in set(process_environment({})) - set(os.environ):
         assert not name.startswith(("OMP", "GOMP", "KMP"))
 

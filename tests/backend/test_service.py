@@ -311,7 +311,7 @@ def test_every_change_is_a_new_version(service: Service, engine: ScriptedRuntime
 def test_memory_is_shown_once_it_changed_enough(
     service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.service.runtime.MEMORY_EVERY_S", 0.0)
+    monkeypatch.setattr("backend.service.worker_process.MEMORY_EVERY_S", 0.0)
     first = service.snapshot()
 
     engine.resident += 1000

@@ -20,7 +20,7 @@ from backend.runs.events import Curve, EventReader, curve
 from backend.runs.run_store import Run, Runs
 from backend.runs.run_summary import describe
 from backend.service.jobs import Job
-from backend.service.replay import BY_ITSELF, REBUILDING
+from backend.service.recovery import BY_ITSELF, REBUILDING
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 from tests.engines import engines

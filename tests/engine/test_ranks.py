@@ -21,7 +21,7 @@ from backend.results import RunResult
 from backend.runs import launch_commands
 from backend.runs.run_store import Run
 from backend.runs.run_summary import describe
-from backend.service.runtime import process_environment
+from backend.service.worker_process import process_environment
 from backend.settings import PROJECT
 from tests.engine.shared_run import LEARNS, LONG
 from tests.engine.tiny import scores, start_service, write_base

@@ -15,7 +15,7 @@ from backend.library import Library
 from backend.runs import adjustments
 from backend.runs.run_store import Run, Runs
 from backend.runs.training_queue import TrainingQueue
-from backend.service.engine_link import EngineLink
+from backend.service.engine_client import EngineLink
 from backend.settings import Settings
 
 _WITHOUT_BASE = (rq.LoadModel, rq.DeleteAdapter, rq.RestoreAdapter, rq.RenameAdapter)

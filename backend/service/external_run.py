@@ -22,9 +22,9 @@ from backend.results import RunResult, RunSummary
 from backend.runs import launch_commands
 from backend.runs.run_store import UNDER_WAY, Run, Runs
 from backend.service import allocator
-from backend.service.engine_link import EngineLink
+from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
-from backend.service.runtime import NEW_GROUP, Message, OnMessage, process_environment
+from backend.service.worker_process import NEW_GROUP, Message, OnMessage, process_environment
 from backend.settings import PROJECT
 
 LOOK_EVERY_S = 0.3

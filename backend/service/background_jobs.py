@@ -14,10 +14,10 @@ from backend import requests as rq
 from backend import results as rs
 from backend.errors import Stopped, WorkbenchError, WorkerDied
 from backend.operations import OPERATIONS
-from backend.service import replay
+from backend.service import recovery
 from backend.service.jobs import Job
-from backend.service.reading import ReadingProcess
-from backend.service.runtime import Message, OnMessage, Runtime, start_beside, start_reading
+from backend.service.reading_process import ReadingProcess
+from backend.service.worker_process import Message, OnMessage, Runtime, start_beside, start_reading
 from backend.settings import Settings
 
 SHOWN_AFTER_S = 2.0
@@ -170,7 +170,7 @@ class SideJobs:
         try:
             self._link.send(self._message(job))
         except OSError as error:
-            self._link.fail(job, WorkerDied(replay.cannot_start(error)))
+            self._link.fail(job, WorkerDied(recovery.cannot_start(error)))
 
     def _begin_own_process(self, job: Job) -> Job:
         link = self._link
@@ -215,7 +215,7 @@ class SideJobs:
             self._link.on_message(message)
 
     def _on_exit(self, job: Job, reason: str) -> None:
-        replay.sweep(job)
+        recovery.sweep(job)
         if job.stops:
             self._link.fail(job, Stopped(f"{job.title} was ended at once, as asked. {NOTHING}"))
         else:

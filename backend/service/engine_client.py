@@ -15,10 +15,11 @@ from backend import results as rs
 from backend.errors import DiskFull, NotFound, Stopped, WorkbenchError, WorkerDied
 from backend.operations import OPERATIONS
 from backend.runs.run_store import Runs
-from backend.service import pauses, replay
+from backend.service import pauses, recovery
+from backend.service.background_jobs import SideJobs
+from backend.service.job_results import outcome_of, unreadable
 from backend.service.jobs import Job
-from backend.service.outcomes import outcome_of, unreadable
-from backend.service.runtime import (
+from backend.service.worker_process import (
     MemorySample,
     Message,
     Runtime,
@@ -26,7 +27,6 @@ from backend.service.runtime import (
     kind_of,
     start_runtime,
 )
-from backend.service.side_jobs import SideJobs
 from backend.settings import Settings
 from backend.workspace.session_recipe import Recipe
 
@@ -58,7 +58,7 @@ class EngineLink:
         self._jobs: dict[int, Job] = {}
         self.sides = SideJobs(self)
         self._next_id = 1
-        self._replay = replay.Replay(self.begin)
+        self._replay = recovery.Replay(self.begin)
         self._memory = MemorySample()
         self._closed = False
         self._start = start or start_runtime
@@ -66,7 +66,7 @@ class EngineLink:
         try:
             self._runtime = self._start_runtime()
         except OSError as error:
-            self.say("bad", replay.cannot_start(error))
+            self.say("bad", recovery.cannot_start(error))
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class EngineLink:
             self.send({**job.message(), "owner": True} if owner else job.message())
         except OSError as error:  # no process can be started: the session must not stay busy
             self.release(job)
-            raise WorkerDied(replay.cannot_start(error)) from error
+            raise WorkerDied(recovery.cannot_start(error)) from error
         return job
 
     @property
@@ -174,7 +174,7 @@ class EngineLink:
         for engine in (*sides, *([runtime] if runtime else [])):
             engine.close()
         for job in jobs:
-            replay.sweep(job)
+            recovery.sweep(job)
             if not job.done():
                 job.fail(Stopped("The workbench was closed."))
 
@@ -269,7 +269,7 @@ class EngineLink:
         if result is not None and self.sides.completes(job, result):
             return
         if error is not None:
-            replay.end_unwritten(job, error, self.runs)
+            recovery.end_unwritten(job, error, self.runs)
         self.release(job)
         if error is not None:
             self._note_failure(job, error)
@@ -324,8 +324,8 @@ class EngineLink:
             self.say("bad", str(error))
 
     def _say_it_is_back(self) -> None:
-        if self.notice is not None and self.notice.text.endswith(replay.REBUILDING):
-            self.say("info", self.notice.text.replace(replay.REBUILDING, "The session is back."))
+        if self.notice is not None and self.notice.text.endswith(recovery.REBUILDING):
+            self.say("info", self.notice.text.replace(recovery.REBUILDING, "The session is back."))
 
     def say(self, kind: Literal["info", "good", "bad"], text: str) -> None:
         self.notice = rs.Notice(kind=kind, text=text, time=time.time())
@@ -347,11 +347,11 @@ class EngineLink:
                 text = self._begin_again(lost, reason)
             except Exception as error:
                 log.error("The session could not be rebuilt.", exc_info=error)
-                self.say("bad", f"{text} {replay.TRY_AGAIN}")
+                self.say("bad", f"{text} {recovery.TRY_AGAIN}")
             for each in lost:
                 self.release(each)
         for each in lost:
-            each.fail(WorkerDied(text.replace(replay.REBUILDING, replay.BY_ITSELF)))
+            each.fail(WorkerDied(text.replace(recovery.REBUILDING, recovery.BY_ITSELF)))
 
     def _in_worker(self, job: Job) -> bool:
         return not self.sides.holds(job)
@@ -367,10 +367,10 @@ class EngineLink:
         self.status, self.irregular, self.slot = (), "", None
         if was_replaying:
             self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
-        said = replay.death_text(job, reason, self.runs)
-        text = f"{said} {replay.what_follows(self.recipe, was_replaying)}".strip()
+        said = recovery.death_text(job, reason, self.runs)
+        text = f"{said} {recovery.what_follows(self.recipe, was_replaying)}".strip()
         if had_slot:
-            text = text.replace(replay.REBUILDING, f"{replay.SLOT_LOST} {replay.REBUILDING}")
+            text = text.replace(recovery.REBUILDING, f"{recovery.SLOT_LOST} {recovery.REBUILDING}")
         for each in lost:
             self.release(each)
         self._replay.give_up()

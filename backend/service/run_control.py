@@ -9,7 +9,7 @@ from collections.abc import Callable
 from backend.errors import InvalidRequest, NotFound
 from backend.requests import Adjust
 from backend.runs import adjustments
-from backend.service.engine_link import EngineLink
+from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from backend.errors import Stopped, WorkbenchError, WorkerDied
 from backend.service.jobs import Job
-from backend.service.runtime import Message, OnExit, Runtime
+from backend.service.worker_process import Message, OnExit, Runtime
 
 STOP_GRACE_S = 2.0
 START_S = 120.0
