@@ -176,7 +176,8 @@ def _require_size(member: zipfile.ZipInfo, name: str) -> None:
         )
     if size > read_limits.ZIP_FREE_BYTES and size > read_limits.ZIP_RATIO * member.compress_size:
         raise Unsupported(
-            f"{name} unpacks to more than {read_limits.ZIP_RATIO} times its size, as no weights do.",
+            f"{name} unpacks to more than {read_limits.ZIP_RATIO} times its size, "
+            "as no weights do.",
             cure="Make the zip of the adapter's folder again.",
         )
     if member.compress_type not in PACKED:  # others unpack whatever they are given, all at once

@@ -261,7 +261,8 @@ def _require_readable(shown: list[str]) -> None:
         raise Unrenderable(
             f"this base's chat template makes {longest:,} characters of it",
             f"This base's chat template makes {longest:,} characters of an example.",
-            f"At most {read_limits.RENDERED_CHARACTERS:,} are read: use a base with another template.",
+            f"At most {read_limits.RENDERED_CHARACTERS:,} are read: "
+            "use a base with another template.",
         )
 
 

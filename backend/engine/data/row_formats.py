@@ -70,7 +70,8 @@ def first_row(rows: Iterable[Any]) -> Row:
 def _require_columns(row: Row) -> None:
     if len(row) > read_limits.COLUMNS:
         raise DataError(
-            f"The first row has {len(row):,} columns, and at most {read_limits.COLUMNS:,} are read.",
+            f"The first row has {len(row):,} columns, "
+            f"and at most {read_limits.COLUMNS:,} are read.",
             cure="Leave out the columns that are not needed.",
         )
 
