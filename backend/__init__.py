@@ -1,12 +1,12 @@
 """The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
 
 from backend import errors, requests, results
-from backend.access import Caller
 from backend.catalogue import blends
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.learning_rate import usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
 from backend.operations import OPERATIONS, Operation
+from backend.permissions import Caller
 from backend.runs.events import Curve, Event
 from backend.service.jobs import Job
 from backend.service.service import Service

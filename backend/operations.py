@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from backend.access import on_hub
 from backend.library import LIBRARY_SOURCE
+from backend.permissions import on_hub
 
 
 class Operation(NamedTuple):

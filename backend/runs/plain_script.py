@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backend.access import looks_like_path
 from backend.catalogue.learning_rate import schedule_name
 from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
 from backend.library import Library
+from backend.permissions import looks_like_path
 from backend.runs import adjustments
 from backend.runs.run_store import Run
 from backend.settings import STARTER

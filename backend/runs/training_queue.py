@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from backend.access import Caller
 from backend.catalogue.methods import method_of
 from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
+from backend.permissions import Caller
 from backend.requests import Train
 from backend.results import ModelFacts, QueuedRun
 from backend.sizes import size_text

@@ -13,16 +13,16 @@ from typing import Self, TypeVar, get_args
 
 import psutil
 
-from backend import merging
+from backend import merge_requirements
 from backend import requests as rq
 from backend import results as rs
-from backend.access import Caller, check_caller, resolved
 from backend.compile_times import CompileTimes
 from backend.errors import Busy, DiskFull, NotFound, WorkbenchError
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.files.uploads import ADAPTER_SUFFIXES, keep_upload
 from backend.library import Library
+from backend.permissions import Caller, check_caller, resolved
 from backend.runs import launch_commands
 from backend.runs.events import Curve, Event, curve
 from backend.runs.plain_script import script_of
@@ -332,9 +332,11 @@ class Service(WorkspaceTransfer):
             check_caller(request, self.settings)
         base = self.engine.require_base()
         self.starts.check_destination(request.destination)
-        merging.check_variant(request.variant, base, self.library)
-        merging.check_destination(Path(request.destination).expanduser(), Path(base.path))
-        return merging.measure(request, base, self.library)
+        merge_requirements.check_variant(request.variant, base, self.library)
+        merge_requirements.check_destination(
+            Path(request.destination).expanduser(), Path(base.path)
+        )
+        return merge_requirements.measure(request, base, self.library)
 
     def run_commands(self, run_id: str) -> rs.RunCommands:
         """Return the lines that repeat a run from the command line; raises NotFound."""

@@ -6,12 +6,12 @@ Asked by the service while it holds the engine's lock; nothing here starts anyth
 from contextlib import suppress
 from pathlib import Path
 
-from backend import merging
+from backend import merge_requirements
 from backend import requests as rq
-from backend.access import Caller
 from backend.errors import Busy, InvalidRequest, NotFound, Unsupported
 from backend.files.destinations import require_destination
 from backend.library import Library
+from backend.permissions import Caller
 from backend.runs import adjustments
 from backend.runs.run_store import Run, Runs
 from backend.runs.training_queue import TrainingQueue
@@ -90,7 +90,7 @@ class Starts:
                         f"{job.title} already writes to {wanted}.",
                         cure="Wait for it, stop it, or name another folder.",
                     )
-        merging.check(request, self.engine.require_base(), self.library)
+        merge_requirements.check(request, self.engine.require_base(), self.library)
 
     def new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
         """Make the folder of a new run; raises InvalidRequest or NotFound."""

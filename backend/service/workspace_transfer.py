@@ -6,8 +6,8 @@ Says who may do it, and from and to where; the work is done by the modules of th
 from abc import abstractmethod
 from pathlib import Path
 
-from backend.access import Caller, require_allowed
 from backend.errors import NotFound, Unsupported
+from backend.permissions import Caller, require_allowed
 from backend.results import ExportedWorkspace, ImportedWorkspace, ReportedProblem, Snapshot
 from backend.service.engine_client import EngineLink
 from backend.service.start_checks import Starts

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from backend.workspace import staged_adapters, staged_runs
-from backend.access import Caller, check_caller
+from backend.permissions import Caller, check_caller
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.files.atomic_files import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id

@@ -6,8 +6,8 @@ import pytest
 
 from backend import Settings
 from backend import requests as rq
-from backend.access import check_caller, looks_like_path, require_allowed, resolved
 from backend.errors import InvalidRequest, Unsupported
+from backend.permissions import check_caller, looks_like_path, require_allowed, resolved
 
 
 @pytest.fixture

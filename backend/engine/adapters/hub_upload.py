@@ -14,13 +14,13 @@ import httpx2
 from huggingface_hub import HfApi, RepoFile, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from backend.access import HUB_ID, looks_like_path
 from backend.engine.adapters.saving import TEMPLATE
 from backend.engine.core.job_control import Control
 from backend.engine.methods.config_validation import CONFIG
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed, WorkbenchError
 from backend.library import Library
+from backend.permissions import HUB_ID, looks_like_path
 from backend.requests import PushAdapter
 from backend.results import AdapterInfo, PushedAdapter
 

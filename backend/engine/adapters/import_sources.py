@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from backend.access import looks_like_path
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
 from backend.engine.methods.config_validation import CONFIG, shown
@@ -28,6 +27,7 @@ from backend.fields import DISPLAY_NAME
 from backend.files import read_limits
 from backend.files.foreign_files import open_regular
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
+from backend.permissions import looks_like_path
 from backend.sizes import size_text
 
 WANTED = (CONFIG, WEIGHTS, SIDECAR)

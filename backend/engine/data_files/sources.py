@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 from datasets import Dataset
 
-from backend.access import looks_like_path
 from backend.engine.data_files import hub_data
 from backend.engine.data_files.file_readers import READERS, Numbered, count_rows, read_rows
 from backend.errors import DataError, NotFound
 from backend.files.foreign_files import open_regular, require_regular
+from backend.permissions import looks_like_path
 from backend.settings import STARTER
 
 MOST_FILES = 1000

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from backend import merging
+from backend import merge_requirements
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
@@ -86,7 +86,7 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
     """Write base and adapters as one model; the destination is whole or not there at all."""
     started = time.monotonic()
     control.progress("Checking", 0.0, force=True)
-    infos = merging.check(request, base, library)
+    infos = merge_requirements.check(request, base, library)
     job = _job(request, base, infos, library)
     destination = Path(request.destination).expanduser().absolute()
     remove_partials(destination)
@@ -114,7 +114,7 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
 
 def _about_quantised(job: Job) -> list[str]:
     """Say what was merged into, where the session keeps less of the base than its files do."""
-    if not merging.is_quantised(job.base):
+    if not merge_requirements.is_quantised(job.base):
         return []
     kept = f"The session keeps {job.base.name} in {job.base.quantization}"
     return [f"{kept}; the merge went into its full-precision files, which are {job.stored}."]
@@ -136,8 +136,10 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
             Part(info.id, info.name, library.folder(info.id), strength)
             for info, (_, strength) in zip(infos, request.variant, strict=True)
         ],
-        compute=merging.merge_precision(request, base),
-        stored=merging.target_precision(request, base, safetensors_header.tensors(folder)),
+        compute=merge_requirements.merge_precision(request, base),
+        stored=merge_requirements.target_precision(
+            request, base, safetensors_header.tensors(folder)
+        ),
         shard_bytes=request.shard_bytes,
     )
 
@@ -281,7 +283,7 @@ def _texts(base: ModelFacts) -> list[str]:
 
 def _answer_bytes(job: Job) -> int:
     """Return the memory that loading the base with its adapters takes."""
-    item = max(merging.BYTES[job.compute], merging.BYTES[job.stored])
+    item = max(merge_requirements.BYTES[job.compute], merge_requirements.BYTES[job.stored])
     adapters = sum(
         tensor.bytes
         for part in job.parts

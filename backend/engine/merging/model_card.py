@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from backend.access import looks_like_path
 from backend.engine.models.loading import DTYPES
+from backend.permissions import looks_like_path
 from backend.requests import Variant
 from backend.results import AdapterInfo, ModelFacts
 

@@ -37,7 +37,7 @@ from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header
 from backend.files.safetensors_header import FLOATS, StoredTensor
-from backend.merging import shard_sizes
+from backend.merge_requirements import shard_sizes
 
 PREFIX = "base_model.model."
 BLOCK_BYTES = 512 * 1024

@@ -14,13 +14,13 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from backend.access import looks_like_path
 from backend.engine.core import devices, memory
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
+from backend.permissions import looks_like_path
 from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands

@@ -15,7 +15,6 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from backend.access import looks_like_path
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
@@ -24,6 +23,7 @@ from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
 from backend.files.safetensors_header import title, weight_files
+from backend.permissions import looks_like_path
 from backend.settings import STARTER
 
 

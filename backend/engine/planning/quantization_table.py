@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.access import looks_like_path
 from backend.catalogue.quantizations import (
     QUANTIZATIONS,
     ROOM_FOR_A_RUN,
@@ -33,6 +32,7 @@ from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
+from backend.permissions import looks_like_path
 from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
 from backend.results import QuantizationTable as Table

@@ -35,7 +35,9 @@ def test_a_misspelt_adapter_is_not_merged_in_silence(base: Path, write: Write) -
     model = load(base, write("good", lora(r=2)), "good")
     merged = model.merge_and_unload(adapter_names=["god"])
     wrong = distance(logits(merged), logits(fresh(base))) < 1e-6
-    assert_still(wrong, "unknown names in merge_and_unload", "merging.py (check_variant)")
+    assert_still(
+        wrong, "unknown names in merge_and_unload", "merge_requirements.py (check_variant)"
+    )
 
 
 def test_strength_between_merge_and_unmerge_spoils_the_base(base: Path, write: Write) -> None:
@@ -91,4 +93,6 @@ def test_a_bf16_merge_answers_unlike_the_adapter(base: Path, write: Write, dora:
         return distance(logits(peft.merge_and_unload()), before)
 
     assert moved(torch.float32) < 1e-4
-    assert_still(moved(torch.bfloat16) > 1e-2, "merges in bf16", "merging.py (merge_precision)")
+    assert_still(
+        moved(torch.bfloat16) > 1e-2, "merges in bf16", "merge_requirements.py (merge_precision)"
+    )
