@@ -7,6 +7,7 @@ from backend.catalogue.learning_rate import usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
 from backend.operations import OPERATIONS, Operation
 from backend.permissions import Caller
+from backend.runs import adjustments
 from backend.runs.events import Curve, Event
 from backend.service.jobs import Job
 from backend.service.service import Service
@@ -25,6 +26,7 @@ __all__ = [
     "Operation",
     "Service",
     "Settings",
+    "adjustments",
     "blends",
     "errors",
     "method_of",

@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from backend import blends
 from backend import requests as rq
 from backend import results as rs
-from backend.catalogue import blends
 from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
 from ui.obstacles import held, no_base

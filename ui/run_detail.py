@@ -5,10 +5,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from backend import Event
+from backend import Event, adjustments
 from backend import requests as rq
 from backend import results as rs
-from backend.runs import adjustments
 from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
 from ui.memory_card import how_far_off

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
+from backend import blends
 from backend import results as rs
-from backend.catalogue import blends
 from ui import text
 from ui.feedback import evidence
 from ui.safe_view import Child, Node, button, chip, el

@@ -4,10 +4,9 @@ from typing import Any
 
 import gradio as gr
 
-from backend import errors
+from backend import blends, errors
 from backend import requests as rq
 from backend import results as rs
-from backend.catalogue import blends
 from ui import blend_views, view
 from ui.bench import Bench
 from ui.converter import Converter
