@@ -15,7 +15,7 @@ from ui.bench import Bench
 from ui.feedback import evidence, explain, failure_card
 from ui.push_panel import PushPanel
 from ui.safe_view import Node, el, facts, safe_view
-from ui.session_bar import BASE_COLOUR
+from ui.session_facts import BASE_COLOUR
 from ui.wiring import QUIET
 
 WAIT_SECONDS = 600.0

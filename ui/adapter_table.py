@@ -5,8 +5,8 @@ from backend import results as rs
 from ui import data_sets, text
 from ui.obstacles import engaged
 from ui.safe_view import Child, Node, button, chip, el, slider
+from ui.session_facts import fits
 from ui.tables import cell, table
-from ui.view import fits
 
 HEADS = ("On", "Name", "Method", "Strength", "On the model", "Made for", "From", "Exact match")
 STRENGTHS = (-2.0, 2.0, 0.05)

@@ -10,7 +10,7 @@ from ui import text
 from ui.feedback import Failure, evidence, failure_card, mend_button
 from ui.obstacles import held, no_base
 from ui.safe_view import Child, Node, button, chip, el
-from ui.view import as_named
+from ui.session_facts import as_named
 
 ALIKE, APART = 0.5, 0.1
 ROUNDING = 5e-6

@@ -9,7 +9,7 @@ from backend import results as rs
 from ui import tables, text
 from ui.desk import BASE, Column, Exchange
 from ui.safe_view import Child, Node, el
-from ui.session_bar import BASE_COLOUR
+from ui.session_facts import BASE_COLOUR
 
 WORD = re.compile(r"\s*\S+|\s+$")
 SURPRISE = 8.0

@@ -11,12 +11,13 @@ import gradio as gr
 from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import slot_view
 from ui.bench import Bench, error_of
-from ui.feedback import Failure, explain, failure_card
+from ui.feedback import Failure, evidence, explain, failure_card
 from ui.forms import Form
 from ui.safe_view import Node, clicked, el, safe_view
 
+NEAR = 0.1
+"""A converted adapter whose changes differ by more is no longer the same."""
 NOTHING: Node = el("div")
 
 
@@ -72,7 +73,7 @@ class Converter:
         if failure is not None:
             return failure_card(failure, title="It was not converted")
         made = self._made(snapshot)
-        return slot_view.converted(made) if made is not None else NOTHING
+        return converted(made) if made is not None else NOTHING
 
     def _failure(self) -> Failure | None:
         error = error_of(self.job) if self.job is not None else None
@@ -85,3 +86,32 @@ class Converter:
         made: rs.Converted = self.job.result(timeout=0)
         adapter = next((a for a in snapshot.adapters if a.id == made.adapter.id), None)
         return made.model_copy(update={"adapter": adapter}) if adapter is not None else None
+
+
+def converted(result: rs.Converted) -> Node:
+    """Say how close a converted adapter is to its original, layer by layer on request."""
+    if result.relative_error < 1e-4:
+        how = "Exact: it changes the base as the original does."
+    else:
+        how = (
+            f"Its changes differ from the original's by {result.relative_error:.1%}. "
+            "A higher rank is closer."
+        )
+    layers = [
+        el("div", el("dt", name), el("dd", f"{error:.1%}" if error >= 1e-4 else "0"))
+        for name, error in result.relative_error_per_layer.items()
+    ]
+    near = result.relative_error <= NEAR
+    return el(
+        "div",
+        el("p", f"{result.adapter.name} is plain LoRA of rank {result.rank}. {how}"),
+        None if near else el("p", el("strong", "It is another adapter rather than the same one.")),
+        evidence("Verified: its files, read back, answer as the converted adapter does."),
+        el(
+            "details",
+            el("summary", "Difference per layer"),
+            el("dl", *layers, cls="aw-facts"),
+            cls="aw-details",
+        ),
+        cls="aw-note good" if near else "aw-note warn",
+    )

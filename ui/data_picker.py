@@ -10,14 +10,14 @@ from gradio.components import Component
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, view
+from ui import data_sets, readiness
 from ui.bench import Bench
 from ui.column_picker import ColumnPicker
 from ui.data_report import report
 from ui.feedback import explain, failure_card
 from ui.forms import Form
+from ui.readiness import Check
 from ui.safe_view import Node, clicked, el, safe_view
-from ui.view import Check
 from ui.wiring import QUIET
 
 CHECK_SECONDS = 180.0
@@ -243,7 +243,7 @@ def preview_of(train: rq.Train) -> rq.PreviewData:
 def data_line(check: Check, source: str) -> Node:
     """Describe the chosen data in one line."""
     known = data_sets.bundled_set(source)
-    return el("p", view.data_line(check, known.summary if known else ""))
+    return el("p", readiness.data_line(check, known.summary if known else ""))
 
 
 def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:

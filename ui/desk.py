@@ -11,7 +11,7 @@ from typing import Any
 from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import view
+from ui import session_facts
 from ui.bench import Bench
 from ui.feedback import Failure, explain
 
@@ -76,7 +76,7 @@ class Desk:
     def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
         """Return who can answer: (title, key)."""
         found = [("base", BASE)]
-        found += [(_title(info), ADAPTER + info.id) for info in view.answering(snapshot)]
+        found += [(_title(info), ADAPTER + info.id) for info in session_facts.answering(snapshot)]
         if len(snapshot.active) > 1:
             found.append((f"on now: {describe(snapshot.active)}", ON_NOW))
         return found
@@ -120,9 +120,13 @@ class Desk:
         fingerprint = snapshot.base.fingerprint if snapshot.base else ""
         talk = (fingerprint, *([ON_NOW] if key == ON_NOW else []), *_ids(variant, snapshot))
         said = tuple(replace(each) for each in self._said.get(talk, []))
-        known = {info.name: info for info in (*snapshot.adapters, *view.answering(snapshot))}
+        known = {
+            info.name: info for info in (*snapshot.adapters, *session_facts.answering(snapshot))
+        }
         colours = tuple(known[name].colour for name, _ in variant if name in known)
-        half = any(view.is_half_trained(known[name]) for name, _ in variant if name in known)
+        half = any(
+            session_facts.is_half_trained(known[name]) for name, _ in variant if name in known
+        )
         title = f"{describe(variant)}, half-trained" if half else describe(variant)
         return Column(key, title, variant, colours, said, talk)
 
@@ -131,7 +135,7 @@ class Desk:
             return []
         if key == ON_NOW:
             return list(snapshot.active)
-        info = next(info for info in view.answering(snapshot) if ADAPTER + info.id == key)
+        info = next(info for info in session_facts.answering(snapshot) if ADAPTER + info.id == key)
         return [(info.name, self.strength(info.id) if info.strength == "any" else 1.0)]
 
     # -- asking ----------------------------------------------------------------------------------
@@ -224,7 +228,7 @@ class Desk:
 
 
 def _ids(variant: rq.Variant, snapshot: rs.Snapshot) -> list[str]:
-    known = (*snapshot.adapters, *view.answering(snapshot))
+    known = (*snapshot.adapters, *session_facts.answering(snapshot))
     ids = {info.name: info.id for info in known}
     return [ids[name] for name, _ in variant if name in ids]
 
@@ -237,7 +241,7 @@ def describe(variant: rq.Variant) -> str:
 
 
 def _title(info: rs.AdapterInfo) -> str:
-    half = f"half-trained, step {info.steps:,}" if view.is_half_trained(info) else ""
+    half = f"half-trained, step {info.steps:,}" if session_facts.is_half_trained(info) else ""
     return f"{info.name} ({half})" if half else info.name
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
-from ui import view
+from ui import session_facts
 from ui.bench import Bench
 from ui.endpoints import add_endpoints
 from ui.feedback import mention, refuse
@@ -206,7 +206,7 @@ class Page:
         act, adapter_id = clicked(event)
         if act != "try":
             return gr.skip(), gr.skip()
-        answering = view.answering(self.bench.service.snapshot())
+        answering = session_facts.answering(self.bench.service.snapshot())
         try:
             adapter = next((a for a in answering if a.id == adapter_id), None)
             adapter = adapter or self.bench.require_adapter(adapter_id)

@@ -6,8 +6,8 @@ from backend import errors
 from backend import results as rs
 from ui import text
 from ui.feedback import evidence
+from ui.progress_bar import progress
 from ui.safe_view import Child, Node, button, el
-from ui.session_bar import progress
 
 EMPTY = (
     "The merged model appears here: a folder that loads like any base, without PEFT. "

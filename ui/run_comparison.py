@@ -8,10 +8,10 @@ from backend import results as rs
 from ui import data_sets, text
 from ui.forms import field_of, label_of
 from ui.run_detail import base_title, setting
+from ui.run_table import run_state
 from ui.safe_view import Node, chip, el
-from ui.session_bar import BASE_COLOUR
-from ui.tables import cell, run_state, table
-from ui.view import fits
+from ui.session_facts import BASE_COLOUR, fits
+from ui.tables import cell, table
 
 MOST_ADAPTERS = 5
 RESULT_HEADS = (

@@ -12,7 +12,7 @@ from ui import data_sets, text
 from ui.forms import field_of, label_of, shown
 from ui.memory_card import how_far_off
 from ui.safe_view import Child, Node, button, chip, el, facts
-from ui.view import state_word
+from ui.session_facts import state_word
 
 LOG_BYTES = 8000
 COMMENT_WIDTH = 80

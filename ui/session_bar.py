@@ -2,11 +2,9 @@
 
 from backend import results as rs
 from ui import text
+from ui.progress_bar import progress
 from ui.safe_view import Child, Node, button, chip, el
-from ui.view import PHASES
-
-BASE_COLOUR = "#8A8F98"
-"""The base model is neutral grey everywhere."""
+from ui.session_facts import BASE_COLOUR, PHASES
 
 
 def bar(snapshot: rs.Snapshot) -> Node:
@@ -90,21 +88,6 @@ def _now(snapshot: rs.Snapshot) -> Node:
         return said
     trouble = said if notice is not None and notice.kind == "bad" else None
     return el("div", *jobs, trouble, cls="aw-jobs")  # what went wrong does not wait for its mending
-
-
-def progress(job: rs.JobInfo) -> Node:
-    """Draw how far a job is."""
-    known = job.fraction is not None and not job.stopping  # how long stopping takes, nobody knows
-    return el(
-        "div",
-        el("div", cls="aw-fill", share=job.fraction or 0),
-        cls="aw-progress" if known else "aw-progress unknown",
-        role="progressbar",
-        aria_label=job.title,
-        aria_valuemin=0,
-        aria_valuemax=100,
-        aria_valuenow=round(100 * (job.fraction or 0)) if known else None,
-    )
 
 
 def _job(job: rs.JobInfo, act: str = "stop") -> Node:

@@ -10,7 +10,7 @@ from backend import results as rs
 from ui import slot_view
 from ui.feedback import Failure, failure_card
 from ui.safe_view import Node, chip, el
-from ui.session_bar import BASE_COLOUR
+from ui.session_facts import BASE_COLOUR
 
 NOTHING: Node = el("div")
 

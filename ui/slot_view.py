@@ -8,11 +8,8 @@ from backend import results as rs
 from ui import text
 from ui.feedback import evidence
 from ui.safe_view import Child, Node, button, chip, el
-from ui.session_bar import BASE_COLOUR
-from ui.view import fits
+from ui.session_facts import BASE_COLOUR, fits
 
-NEAR = 0.1
-"""A converted adapter whose changes differ by more is no longer the same."""
 PLAIN = ("LoRA", "rsLoRA")
 BASE_LABEL = "base"
 SHORTEST = 0.0005
@@ -292,35 +289,6 @@ def _speeds(slot: rs.SlotStatus) -> Child:
         "div",
         el("p", " ".join(words)),
         el("p", slot.note, cls="aw-note warn") if slot.note else None,
-    )
-
-
-def converted(result: rs.Converted) -> Node:
-    """Say how close a converted adapter is to its original, layer by layer on request."""
-    if result.relative_error < 1e-4:
-        how = "Exact: it changes the base as the original does."
-    else:
-        how = (
-            f"Its changes differ from the original's by {result.relative_error:.1%}. "
-            "A higher rank is closer."
-        )
-    layers = [
-        el("div", el("dt", name), el("dd", f"{error:.1%}" if error >= 1e-4 else "0"))
-        for name, error in result.relative_error_per_layer.items()
-    ]
-    near = result.relative_error <= NEAR
-    return el(
-        "div",
-        el("p", f"{result.adapter.name} is plain LoRA of rank {result.rank}. {how}"),
-        None if near else el("p", el("strong", "It is another adapter rather than the same one.")),
-        evidence("Verified: its files, read back, answer as the converted adapter does."),
-        el(
-            "details",
-            el("summary", "Difference per layer"),
-            el("dl", *layers, cls="aw-facts"),
-            cls="aw-details",
-        ),
-        cls="aw-note good" if near else "aw-note warn",
     )
 
 

@@ -7,7 +7,7 @@ from backend import Event
 from ui import text
 from ui.loss_chart import is_over
 from ui.safe_view import Node, el
-from ui.session_bar import BASE_COLOUR
+from ui.session_facts import BASE_COLOUR
 
 YET = "The adapter answers at its next test."
 NEWEST = 2

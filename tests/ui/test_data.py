@@ -17,7 +17,7 @@ from tests.ui.test_view import words
 from ui.data_picker import highlighted
 from ui.data_report import finding, report
 from ui.layout import Page
-from ui.view import Check, data_line
+from ui.readiness import Check, data_line
 
 EXAMPLE = rs.Example(pieces=[("Hello", True)], tokens=1, cut=False)
 PREVIEW = rs.DataPreview(

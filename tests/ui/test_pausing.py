@@ -10,7 +10,7 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, page, wait
 from tests.ui.test_view import words
-from ui import session_bar, view
+from ui import session_bar, session_facts
 from ui.layout import Page
 from ui.session_bar import bar
 
@@ -127,7 +127,7 @@ def test_nobody_is_asked_while_a_run_goes_on(service: FakeService) -> None:
     service.step_seconds = 0.05
     service.start(rq.Train(name="pirate", max_steps=20))
 
-    assert not view.can_answer(service.snapshot())
+    assert not session_facts.can_answer(service.snapshot())
     service.stop()
     wait(service)
-    assert view.can_answer(service.snapshot())
+    assert session_facts.can_answer(service.snapshot())

@@ -17,7 +17,7 @@ from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of, wait
 from tests.ui.test_view import words
-from ui import overlay_chart, run_comparison, run_detail, tables
+from ui import overlay_chart, run_comparison, run_detail, run_table
 from ui.layout import Page
 from ui.run_comparison import Compared
 
@@ -197,7 +197,7 @@ def test_a_note_is_kept_found_and_shown_again(page: Page, service: FakeService) 
     assert "Kept" in words(page.runs.panel.keep_note(run.id, " the <b>good</b> one \n"))
     assert (service.runs.get(run.id).folder / "note.txt").read_text() == "the <b>good</b> one"
     assert draw(page, selected=run.id)[page.runs.panel.note] == "the <b>good</b> one"
-    assert tables.filtered(service.snapshot().runs, "GOOD", "")[0].id == run.id
+    assert run_table.filtered(service.snapshot().runs, "GOOD", "")[0].id == run.id
     assert "at most 10,000" in words(page.runs.panel.keep_note(run.id, "x" * 10_001))
     assert "There is no run" in words(page.runs.panel.keep_note("nothing", "x"))
 

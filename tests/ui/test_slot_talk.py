@@ -12,7 +12,7 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_hotswap import SLOT, TIMES, buttons, hold, info, page, scripted
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
-from ui import slot_view, view
+from ui import converter, session_facts, slot_view
 from ui.layout import Page
 
 __all__ = ["page"]
@@ -190,7 +190,7 @@ def test_a_far_conversion_is_no_success() -> None:
 
 def _converted(error: float) -> list[object]:
     made = {"rank": 1, "relative_error": error, "relative_error_per_layer": {}}
-    return slot_view.converted(
+    return converter.converted(
         rs.Converted.model_construct(adapter=SimpleNamespace(name="heavy plain"), **made)
     )
 
@@ -198,5 +198,5 @@ def _converted(error: float) -> list[object]:
 def test_chat_offers_who_is_prepared(page: Page, service: FakeService) -> None:
     service.add_adapter("third")
 
-    assert [each.name for each in view.answering(hold(service))] == ["pirate", "polite"]
+    assert [each.name for each in session_facts.answering(hold(service))] == ["pirate", "polite"]
     assert "its adapters and the base can answer" in words(draw(page)[page.chat.trouble])

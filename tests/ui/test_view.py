@@ -5,11 +5,11 @@ import pytest
 from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
-from ui import run_stage, tables, view
+from ui import curve_findings, readiness, run_stage, run_table
 from ui.adapter_table import adapter_table
 from ui.obstacles import engaged
+from ui.readiness import Check
 from ui.session_bar import bar
-from ui.view import Check
 
 
 def snapshot(**changes: object) -> rs.Snapshot:
@@ -113,7 +113,7 @@ def checked(**changes: object) -> Check:
 
 
 def test_a_ready_run_says_what_will_happen() -> None:
-    ready = view.readiness(snapshot(), checked())
+    ready = readiness.readiness(snapshot(), checked())
     assert ready.can_start
     assert ready.label == "Train pirate, about 40 s"
     assert "28 layers matched, 0.9 % of the model (31,744 numbers)" in words(ready.card)
@@ -141,13 +141,13 @@ def test_a_ready_run_says_what_will_happen() -> None:
 def test_what_keeps_a_run_from_starting_is_said(
     changes: dict[str, object], check: dict[str, object], reason: str
 ) -> None:
-    ready = view.readiness(snapshot(**changes), checked(**check))
+    ready = readiness.readiness(snapshot(**changes), checked(**check))
     assert not ready.can_start
     assert reason in words(ready.card)
 
 
 def test_a_taken_name_offers_the_free_one() -> None:
-    ready = view.readiness(snapshot(), checked(free_name="pirate 2"))
+    ready = readiness.readiness(snapshot(), checked(free_name="pirate 2"))
     assert "Call it pirate 2" in words(ready.card)
 
 
@@ -208,7 +208,7 @@ def test_a_running_run_shows_step_speed_and_time_left() -> None:
 def test_the_chart_title_states_the_finding(
     first: float | None, last: float | None, running: bool, title: str
 ) -> None:
-    assert view.finding(first, last, 118, running) == title
+    assert curve_findings.finding(first, last, 118, running) == title
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_the_chart_title_states_the_finding(
 def test_the_title_of_a_run_that_got_worse_says_so(
     losses: list[float], running: bool, title: str
 ) -> None:
-    low = view.lowest([0, 10, 20][: len(losses)], losses)
-    assert view.finding(4.1, 0.31, 20, running, low) == title
+    low = curve_findings.lowest([0, 10, 20][: len(losses)], losses)
+    assert curve_findings.finding(4.1, 0.31, 20, running, low) == title
 
 
 def test_the_bar_shows_progress_and_how_to_stop() -> None:
@@ -290,9 +290,9 @@ def test_an_adapter_that_learned_in_another_chat_template_says_so() -> None:
 
 def test_runs_are_filtered_by_words_and_state() -> None:
     runs = [run(), run(id="r2", name="polite", data="starter:polite", state="stopped")]
-    assert [r.id for r in tables.filtered(runs, "POLITE lora", "")] == ["r2"]
-    assert [r.id for r in tables.filtered(runs, "", "finished")] == ["r1"]
-    assert tables.filtered(runs, "nothing", "") == []
+    assert [r.id for r in run_table.filtered(runs, "POLITE lora", "")] == ["r2"]
+    assert [r.id for r in run_table.filtered(runs, "", "finished")] == ["r1"]
+    assert run_table.filtered(runs, "nothing", "") == []
 
 
 def test_hostile_names_stay_text() -> None:
@@ -304,22 +304,22 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_card_counts_changed_settings_and_says_the_disk_needed() -> None:
-    said = words(view.readiness(snapshot(), checked()).card)
+    said = words(readiness.readiness(snapshot(), checked()).card)
     assert "All settings are at their defaults." in said
     changed = report(changed_settings=1, disk_bytes=3 * 1024**2, disk_free_bytes=20 * 1024**3)
-    said = words(view.readiness(snapshot(), checked(report=changed)).card)
+    said = words(readiness.readiness(snapshot(), checked(report=changed)).card)
     assert "1 setting differs from the defaults. Disk: 3 MB needed, 20 GB free." in said
 
 
 def test_behind_a_training_another_may_wait_its_turn() -> None:
-    ready = view.readiness(snapshot(job=job()), checked())
+    ready = readiness.readiness(snapshot(job=job()), checked())
     assert (ready.label, ready.can_start) == ("Add pirate to the queue", True)
     assert "Training pirate is going on." in words(ready.card)
     bad = checked(failure=view.Failure("Rank: too low.", "Try 8."))
-    assert not view.readiness(snapshot(job=job()), bad).can_start
+    assert not readiness.readiness(snapshot(job=job()), bad).can_start
 
 
 def test_the_same_base_loaded_in_another_way_is_checked_again() -> None:
     quantised = FACTS.model_copy(update={"quantization": "nf4"})
-    keys = [view.check_key(snapshot(base=base), Check()) for base in (FACTS, quantised)]
+    keys = [readiness.check_key(snapshot(base=base), Check()) for base in (FACTS, quantised)]
     assert keys[0] != keys[1]

@@ -10,7 +10,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import conversation, data_sets, view
+from ui import conversation, data_sets, session_facts
 from ui.bench import Bench
 from ui.desk import ADAPTER, BASE, MOST, Desk
 from ui.feedback import explain, failure_card
@@ -218,7 +218,7 @@ class ChatTab:
     def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
         """Draw everything in this tab that follows session and desk."""
         chosen, asking = self.desk.chosen(snapshot), self.desk.asking
-        busy = not view.can_answer(snapshot)
+        busy = not session_facts.can_answer(snapshot)
         failure = self.desk.trouble(free=not busy)
         trouble = failure_card(failure) if failure else None if asking else taken(snapshot)
         trouble = trouble or slot_note(snapshot)
@@ -254,7 +254,9 @@ class ChatTab:
 
     def _scaled(self, snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
         """Return the adapters that answer and whose strength can be anything."""
-        scales = {ADAPTER + i.id: i for i in view.answering(snapshot) if i.strength == "any"}
+        scales = {
+            ADAPTER + i.id: i for i in session_facts.answering(snapshot) if i.strength == "any"
+        }
         return [scales[key] for key in self.desk.chosen(snapshot) if key in scales]
 
 

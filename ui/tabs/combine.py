@@ -7,7 +7,7 @@ import gradio as gr
 from backend import blends, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import blend_views, view
+from ui import blend_views, session_facts
 from ui.bench import Bench
 from ui.converter import Converter
 from ui.feedback import explain, failure_card
@@ -283,7 +283,7 @@ class CombineTab:
         mix_kept: list[str] | None = None,
     ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
-        fitting = view.fitting(snapshot)
+        fitting = session_facts.fitting(snapshot)
         able = _able(snapshot)
         out = [info.name for info in fitting if info.name not in able]
         wanted = mix_ingredients or []
@@ -340,7 +340,9 @@ class CombineTab:
 
 def _able(snapshot: rs.Snapshot) -> dict[str, rs.AdapterInfo]:
     """Return the adapters of the loaded base that can be blended, by name."""
-    return {info.name: info for info in view.fitting(snapshot) if blends.unfit(info) is None}
+    return {
+        info.name: info for info in session_facts.fitting(snapshot) if blends.unfit(info) is None
+    }
 
 
 def _alone() -> Node:

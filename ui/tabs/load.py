@@ -7,7 +7,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import adapter_detail, tables, text
+from ui import adapter_detail, base_facts, text
 from ui.adapter_panel import AddPanel, DetailPanel
 from ui.adapter_table import adapter_table
 from ui.bench import Bench
@@ -37,7 +37,7 @@ class LoadTab:
                 self._build_source()
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 gr.Markdown("## What is loaded", elem_classes="aw-head")
-                self.facts = safe_view(tables.base_facts(None), label="Facts about the base")
+                self.facts = safe_view(base_facts.base_facts(None), label="Facts about the base")
                 self.unload = gr.Button(
                     "Unload", size="sm", interactive=False, elem_classes="aw-auto"
                 )
@@ -178,7 +178,7 @@ class LoadTab:
         busy = snapshot.job is not None or snapshot.slot is not None
         picked = next((info for info in snapshot.adapters if info.id == chosen), None)
         return {
-            self.facts: tables.base_facts(snapshot.base),
+            self.facts: base_facts.base_facts(snapshot.base),
             self.unload: gr.update(interactive=snapshot.base is not None and not busy),
             self.load: gr.update(interactive=not busy),
             self.note: self._note(snapshot),

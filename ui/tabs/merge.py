@@ -17,7 +17,7 @@ from ui.kept_slider import KeptSlider
 from ui.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 from ui.obstacles import held, no_base, wait
 from ui.safe_view import Child, Node, clicked, el, safe_view
-from ui.view import fitting
+from ui.session_facts import fitting
 from ui.wiring import QUIET, hidden_key
 
 MOST = 6

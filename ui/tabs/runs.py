@@ -6,7 +6,7 @@ import gradio as gr
 
 from backend import errors
 from backend import results as rs
-from ui import tables, view
+from ui import run_table, session_facts
 from ui.bench import Bench
 from ui.compare_panel import ComparePanel
 from ui.feedback import refuse
@@ -29,12 +29,12 @@ class RunsTab:
             self.words = gr.Textbox(
                 label="Filter", info="Words in name, data, method, base or notes.", max_lines=1
             )
-            states = [("any", ""), *((word, state) for state, word in view.STATES.items())]
+            states = [("any", ""), *((word, state) for state, word in session_facts.STATES.items())]
             self.state = gr.Dropdown(
                 states, value="", label="State", info="Only runs in this state."
             )
         self.queue = safe_view(el("div"), label="Waiting their turn", elem_id="runs-queue")
-        self.table = safe_view(tables.run_table([], ""), label="Runs", elem_id="runs-table")
+        self.table = safe_view(run_table.run_table([], ""), label="Runs", elem_id="runs-table")
         self.comparison = ComparePanel(bench)
         self.panel = RunPanel(bench)
         self.actions = self.panel.actions
@@ -103,10 +103,10 @@ class RunsTab:
     ) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = next((each for each in snapshot.runs if each.id == selected), None)
-        runs = tables.filtered(snapshot.runs, words or "", state or "")
+        runs = run_table.filtered(snapshot.runs, words or "", state or "")
         return {
-            self.queue: tables.queue_list(snapshot.queue),
-            self.table: tables.run_table(runs, selected, ticked),
+            self.queue: run_table.queue_list(snapshot.queue),
+            self.table: run_table.run_table(runs, selected, ticked),
             **self.comparison.show(snapshot, ticked),
             **self.panel.show(snapshot, run, deleting),
             **self.workspace.show(),

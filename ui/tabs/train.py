@@ -10,7 +10,7 @@ import gradio as gr
 from backend import METHODS, Event, errors, method_of, usual_rate
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, run_stage, view
+from ui import data_sets, readiness, run_stage, session_facts
 from ui.adjust_panel import AdjustPanel
 from ui.bench import Bench
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
@@ -20,8 +20,8 @@ from ui.kept_form import FormKeeper
 from ui.launch_panel import LaunchPanel, discard, is_waiting, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
+from ui.readiness import Check
 from ui.safe_view import Node, clicked, el, safe_view
-from ui.view import Check
 from ui.wiring import QUIET, hidden_key
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
@@ -257,7 +257,7 @@ class TrainTab:
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
         snapshot = self.bench.service.snapshot()
-        ready = view.readiness(snapshot, check)
+        ready = readiness.readiness(snapshot, check)
         advanced = set(self._advanced_fields())
         changed = sum(1 for path in self.form.changed(values) if path in advanced)
         return (
@@ -303,7 +303,7 @@ class TrainTab:
         """Start the training, or let it wait its turn behind another, and return at once."""
         try:
             train = self.request(values)
-            if view.is_training(self.bench.service.snapshot()):
+            if readiness.is_training(self.bench.service.snapshot()):
                 self.bench.enqueue(train)
             else:
                 self.bench.start(train)
@@ -365,8 +365,11 @@ class TrainTab:
     def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         run = self.bench.on_stage(snapshot, dismissed)
-        ready = view.readiness(snapshot, check)
-        bases = [("a fresh adapter", ""), *((a.name, a.name) for a in view.fitting(snapshot))]
+        ready = readiness.readiness(snapshot, check)
+        bases = [
+            ("a fresh adapter", ""),
+            *((a.name, a.name) for a in session_facts.fitting(snapshot)),
+        ]
         return {
             self.card: ready.card,
             self.go: gr.update(
@@ -374,7 +377,7 @@ class TrainTab:
                 interactive=ready.can_start,
                 variant="secondary" if run_stage.offers_next_step(run) else "primary",
             ),
-            self.check_key: view.check_key(snapshot, check),
+            self.check_key: readiness.check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
             self.launch.line: room(snapshot.base),
             **self.follow(snapshot, dismissed),

@@ -1,6 +1,5 @@
-"""Snapshot in, what the screen shows out: pure functions without Gradio components."""
+"""Whether a run can start: the card above the Train button, and the button's label."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -13,28 +12,7 @@ from ui.feedback import Failure, failure_card, mend_button
 from ui.memory_card import memory_card
 from ui.obstacles import held, no_base, under_way, wait
 from ui.safe_view import Node, button, el
-
-PHASES: dict[str, str] = {
-    "empty": "No base model",
-    "loading": "Loading",
-    "ready": "Ready",
-    "training": "Training",
-    "paused": "Paused",
-    "combining": "Blending",
-    "swapping": "Hot-swap",
-    "chatting": "Answering",
-    "merging": "Merging",
-    "down": "Not running",
-}
-STATES: dict[str, str] = {
-    "queued": "Waiting",
-    "running": "Running",
-    "finished": "Finished",
-    "stopped": "Stopped",
-    "failed": "Failed",
-    "interrupted": "Interrupted",
-    "damaged": "Damaged",
-}
+from ui.session_facts import as_named
 
 
 class Check(BaseModel):
@@ -61,9 +39,6 @@ class Readiness(NamedTuple):
     card: Node
     label: str
     can_start: bool
-
-
-# -- before the start ----------------------------------------------------------------------------
 
 
 def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
@@ -230,97 +205,3 @@ def _problems(problems: list[rs.Problem]) -> Node:
     mend = drop_button() if any(problem.droppable for problem in problems) else None
     head = el("p", el("strong", "Not ready yet."))
     return el("div", head, el("ul", *items), mend, cls="aw-note warn")
-
-
-# -- a run ---------------------------------------------------------------------------------------
-
-
-class Low(NamedTuple):
-    """The lowest held-out loss of a run that got worse since, and the last one."""
-
-    loss: float
-    step: int
-    last: float
-
-
-GOT_WORSE = 1.1
-"""A last held-out loss this many times the lowest means that a run went wrong on its way."""
-
-
-def lowest(steps: Sequence[int], losses: Sequence[float]) -> Low | None:
-    """Return where held-out loss was lowest; None where it ended there, or about as low."""
-    if not losses:
-        return None
-    best = min(range(len(losses)), key=losses.__getitem__)
-    if losses[-1] <= GOT_WORSE * losses[best]:
-        return None
-    return Low(losses[best], steps[best], losses[-1])
-
-
-def finding(
-    first: float | None, last: float | None, step: int, running: bool, low: Low | None = None
-) -> str:
-    """State in one sentence what a loss curve shows: the chart's title."""
-    if low is not None:
-        came = "has risen" if running else "rose"
-        if low.step == 0:
-            return f"Held-out loss {came} from {text.loss(low.loss)} to {text.loss(low.last)}"
-        return (
-            f"Held-out loss fell to {text.loss(low.loss)} by step {text.count(low.step)}, then "
-            f"{came} to {text.loss(low.last)}"
-        )
-    if first is None or last is None:
-        return "Waiting for the first step" if running else "No steps were recorded"
-    steps = text.plural(step, "step")
-    if text.loss(first) == text.loss(last):
-        return f"Loss is at {text.loss(last)} after {steps}"
-    moved = "fell" if last < first else "rose"
-    if running:
-        moved = "has fallen" if last < first else "has risen"
-    return f"Loss {moved} from {text.loss(first)} to {text.loss(last)} in {steps}"
-
-
-def state_word(run: rs.RunSummary) -> str:
-    """Name the state that a run is in."""
-    return "Paused" if run.paused else STATES[run.state]
-
-
-# -- adapters ------------------------------------------------------------------------------------
-
-
-def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
-    """Return the adapters that were made for the loaded base."""
-    return [adapter for adapter in snapshot.adapters if fits(adapter, snapshot.base)]
-
-
-def as_named(snapshot: rs.Snapshot, name: str) -> str:
-    """Return the name of the adapter that has it in its own capitals; else the name as it is."""
-    wanted = name.casefold()
-    return next((a.name for a in snapshot.adapters if a.name.casefold() == wanted), name)
-
-
-def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
-    """Return the adapters that can be asked now: those of the base, and a half-trained one."""
-    half = snapshot.job.half_trained if snapshot.job else None
-    if snapshot.slot is not None:
-        return [each for each in fitting(snapshot) if each.name in snapshot.slot.adapters]
-    if half is None:
-        return fitting(snapshot)
-    return [*(adapter for adapter in fitting(snapshot) if adapter.id != half.id), half]
-
-
-def is_half_trained(adapter: rs.AdapterInfo) -> bool:
-    """Tell whether an adapter is one of a paused run, as it is now."""
-    return adapter.state == "half-trained"
-
-
-def can_answer(snapshot: rs.Snapshot) -> bool:
-    """Tell whether the model is free for a question: a paused run leaves it to those who ask."""
-    job = snapshot.job
-    free = job is None or (job.paused and not job.stopping and not job.answering)
-    return snapshot.base is not None and free
-
-
-def fits(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> bool:
-    """Tell whether an adapter was made for this base."""
-    return base is not None and adapter.base_fingerprint == base.fingerprint

@@ -1,0 +1,45 @@
+"""Facts of the loaded base model."""
+
+from backend import CHAT_TEMPLATES
+from backend import results as rs
+from ui import text
+from ui.safe_view import Child, Node, el, facts
+
+
+def base_facts(base: rs.ModelFacts | None) -> Node:
+    """Describe the loaded base."""
+    if base is None:
+        sentence = "No base model is loaded. The bundled starter is ready in a few seconds."
+        return el("p", sentence, cls="aw-quiet aw-empty")
+    predicted, measured = base.memory_predicted_bytes, base.memory_measured_bytes
+    pairs: list[tuple[str, Child]] = [
+        ("Name", base.name),
+        ("Architecture", f"{base.architecture}, {base.layers} layers, {base.hidden_size} wide"),
+        ("Parameters", f"{text.short_count(base.parameters)} ({text.count(base.parameters)})"),
+        ("Precision", _precision(base)),
+        *([("Quantised", base.quantization_note)] if base.quantization_note else []),
+        ("Device", base.device),
+        ("Memory", f"{text.size(measured)} measured, {text.size(predicted)} predicted"),
+        *([("Saved", f"{text.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),
+        ("Context length", text.plural(base.context_length, "token")),
+        ("Vocabulary", text.plural(base.vocabulary, "token")),
+        ("Chat template", _template(base)),
+        ("Loaded in", text.duration(base.seconds)),
+        ("From", el("span", base.path, cls="aw-path")),
+    ]
+    return facts(pairs)
+
+
+def _template(base: rs.ModelFacts) -> str:
+    if base.given_template != "own":
+        return f"{CHAT_TEMPLATES[base.given_template].title}, given to it"
+    if base.chat_template:
+        return "its own"
+    return "none: plain text is continued. Advanced, Chat template gives it one."
+
+
+def _precision(base: rs.ModelFacts) -> str:
+    """Say how weights are stored; of a quantised base, those that are not quantised."""
+    if base.quantization != "none":
+        return f"{base.precision}, of what is not quantised"
+    return f"{base.precision}: {base.precision_reason}"

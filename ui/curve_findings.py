@@ -1,0 +1,51 @@
+"""What a loss curve shows, in one sentence."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ui import text
+
+
+class Low(NamedTuple):
+    """The lowest held-out loss of a run that got worse since, and the last one."""
+
+    loss: float
+    step: int
+    last: float
+
+
+GOT_WORSE = 1.1
+"""A last held-out loss this many times the lowest means that a run went wrong on its way."""
+
+
+def lowest(steps: Sequence[int], losses: Sequence[float]) -> Low | None:
+    """Return where held-out loss was lowest; None where it ended there, or about as low."""
+    if not losses:
+        return None
+    best = min(range(len(losses)), key=losses.__getitem__)
+    if losses[-1] <= GOT_WORSE * losses[best]:
+        return None
+    return Low(losses[best], steps[best], losses[-1])
+
+
+def finding(
+    first: float | None, last: float | None, step: int, running: bool, low: Low | None = None
+) -> str:
+    """State in one sentence what a loss curve shows: the chart's title."""
+    if low is not None:
+        came = "has risen" if running else "rose"
+        if low.step == 0:
+            return f"Held-out loss {came} from {text.loss(low.loss)} to {text.loss(low.last)}"
+        return (
+            f"Held-out loss fell to {text.loss(low.loss)} by step {text.count(low.step)}, then "
+            f"{came} to {text.loss(low.last)}"
+        )
+    if first is None or last is None:
+        return "Waiting for the first step" if running else "No steps were recorded"
+    steps = text.plural(step, "step")
+    if text.loss(first) == text.loss(last):
+        return f"Loss is at {text.loss(last)} after {steps}"
+    moved = "fell" if last < first else "rose"
+    if running:
+        moved = "has fallen" if last < first else "has risen"
+    return f"Loss {moved} from {text.loss(first)} to {text.loss(last)} in {steps}"
