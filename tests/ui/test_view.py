@@ -7,6 +7,7 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui import curve_findings, readiness, run_stage, run_table
 from ui.adapter_table import adapter_table
+from ui.feedback import Failure
 from ui.obstacles import engaged
 from ui.readiness import Check
 from ui.session_bar import bar
@@ -130,7 +131,7 @@ def test_a_ready_run_says_what_will_happen() -> None:
         ({}, {"checking": True}, "Checking"),
         ({}, {"report": None}, "Checking"),
         ({}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
-        ({}, {"failure": view.Failure("Rank: too low.", "Try 8.")}, "Rank: too low. Try 8."),
+        ({}, {"failure": Failure("Rank: too low.", "Try 8.")}, "Rank: too low. Try 8."),
         (
             {},
             {"report": report(ready=False, problems=[rs.Problem(what="Nothing matches.")])},
@@ -315,7 +316,7 @@ def test_behind_a_training_another_may_wait_its_turn() -> None:
     ready = readiness.readiness(snapshot(job=job()), checked())
     assert (ready.label, ready.can_start) == ("Add pirate to the queue", True)
     assert "Training pirate is going on." in words(ready.card)
-    bad = checked(failure=view.Failure("Rank: too low.", "Try 8."))
+    bad = checked(failure=Failure("Rank: too low.", "Try 8."))
     assert not readiness.readiness(snapshot(job=job()), bad).can_start
 
 
