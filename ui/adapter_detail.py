@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from backend import results as rs
-from ui import text
-from ui.safe_view import Child, Node, chip, el, facts
-from ui.tables import cell, table
+from ui.components import text
+from ui.components.safe_view import Child, Node, chip, el, facts
+from ui.components.tables import cell, table
 
 VERDICTS = {
     "fits": ("good", "Fits the loaded base."),

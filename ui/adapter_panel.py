@@ -9,14 +9,15 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import adapter_detail, text
+from ui import adapter_detail
 from ui.adapter_detail import report_card
-from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import evidence, explain, failure_card
+from ui.components.safe_view import Node, el, facts, safe_view
+from ui.components.session_facts import BASE_COLOUR
+from ui.components.wiring import QUIET
 from ui.push_panel import PushPanel
-from ui.safe_view import Node, el, facts, safe_view
-from ui.session_facts import BASE_COLOUR
-from ui.wiring import QUIET
 
 WAIT_SECONDS = 600.0
 NOTHING: Node = el("div")

@@ -2,11 +2,11 @@
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
-from ui import data_sets, text
-from ui.obstacles import engaged
-from ui.safe_view import Child, Node, button, chip, el, slider
-from ui.session_facts import fits
-from ui.tables import cell, table
+from ui.components import data_sets, text
+from ui.components.obstacles import engaged
+from ui.components.safe_view import Child, Node, button, chip, el, slider
+from ui.components.session_facts import fits
+from ui.components.tables import cell, table
 
 HEADS = ("On", "Name", "Method", "Strength", "On the model", "Made for", "From", "Exact match")
 STRENGTHS = (-2.0, 2.0, 0.05)

@@ -2,8 +2,8 @@
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
-from ui import text
-from ui.safe_view import Child, Node, el, facts
+from ui.components import text
+from ui.components.safe_view import Child, Node, el, facts
 
 
 def base_facts(base: rs.ModelFacts | None) -> Node:

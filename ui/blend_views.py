@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from backend import blends
 from backend import requests as rq
 from backend import results as rs
-from ui import text
-from ui.feedback import Failure, evidence, failure_card, mend_button
-from ui.obstacles import held, no_base
-from ui.safe_view import Child, Node, button, chip, el
-from ui.session_facts import as_named
+from ui.components import text
+from ui.components.feedback import Failure, evidence, failure_card, mend_button
+from ui.components.obstacles import held, no_base
+from ui.components.safe_view import Child, Node, button, chip, el
+from ui.components.session_facts import as_named
 
 ALIKE, APART = 0.5, 0.1
 ROUNDING = 5e-6

@@ -6,9 +6,9 @@ import gradio as gr
 
 from backend import requests as rq
 from backend import results as rs
+from ui.components.forms import Form
+from ui.components.safe_view import Node, el, safe_view
 from ui.data_report import read_as
-from ui.forms import Form
-from ui.safe_view import Node, el, safe_view
 
 PATHS = tuple(f"columns.{name}" for name in rq.Columns.model_fields)
 NONE = ("none", "")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from backend import results as rs
-from ui import tables, text
+from ui.components import tables, text
+from ui.components.safe_view import Child, Node, el
+from ui.components.session_facts import BASE_COLOUR
 from ui.desk import BASE, Column, Exchange
-from ui.safe_view import Child, Node, el
-from ui.session_facts import BASE_COLOUR
 
 WORD = re.compile(r"\s*\S+|\s+$")
 SURPRISE = 8.0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ui import text
+from ui.components import text
 
 
 class Low(NamedTuple):

@@ -10,15 +10,16 @@ from gradio.components import Component
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, readiness
-from ui.bench import Bench
+from ui import readiness
 from ui.column_picker import ColumnPicker
+from ui.components import data_sets
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card
+from ui.components.forms import Form
+from ui.components.safe_view import Node, clicked, el, safe_view
+from ui.components.wiring import QUIET
 from ui.data_report import report
-from ui.feedback import explain, failure_card
-from ui.forms import Form
 from ui.readiness import Check
-from ui.safe_view import Node, clicked, el, safe_view
-from ui.wiring import QUIET
 
 CHECK_SECONDS = 180.0
 LEARNED = "learned"

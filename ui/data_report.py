@@ -1,8 +1,8 @@
 """What is in a data set, as trees for `safe_view`: lengths, rows to know of, rows to mend."""
 
 from backend import results as rs
-from ui import text
-from ui.safe_view import Child, Node, button, el
+from ui.components import text
+from ui.components.safe_view import Child, Node, button, el
 
 KINDS: dict[str, tuple[str, str]] = {
     "empty": ("Empty", "no answer or text to learn: left out"),

@@ -11,9 +11,9 @@ from typing import Any
 from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import session_facts
-from ui.bench import Bench
-from ui.feedback import Failure, explain
+from ui.components import session_facts
+from ui.components.bench import Bench
+from ui.components.feedback import Failure, explain
 
 MOST = 6
 BASE = "base"

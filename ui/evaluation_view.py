@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from backend import Event
 from backend import results as rs
-from ui import text
-from ui.safe_view import Node, el
-from ui.tables import cell, table
+from ui.components import text
+from ui.components.safe_view import Node, el
+from ui.components.tables import cell, table
 
 
 def evaluation_view(

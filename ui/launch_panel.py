@@ -12,12 +12,12 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import text
-from ui.bench import Bench
-from ui.feedback import explain, failure_card, folded, refuse
-from ui.forms import Form
-from ui.safe_view import Node, button, el, safe_view
-from ui.wiring import QUIET
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card, folded, refuse
+from ui.components.forms import Form
+from ui.components.safe_view import Node, button, el, safe_view
+from ui.components.wiring import QUIET
 
 NOTHING: Node = el("div")
 

@@ -14,13 +14,14 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
-from ui import session_facts
-from ui.bench import Bench
+from ui.components import session_facts
+from ui.components.bench import Bench
+from ui.components.feedback import mention, refuse
+from ui.components.safe_view import clicked, el, safe_view
+from ui.components.wiring import AT_ONCE, QUIET
 from ui.endpoints import add_endpoints
-from ui.feedback import mention, refuse
 from ui.pulse import DRAW, pulse
 from ui.run_detail import changes_of, other_base
-from ui.safe_view import clicked, el, safe_view
 from ui.session_bar import bar
 from ui.tabs.chat import ChatTab
 from ui.tabs.combine import CombineTab
@@ -29,7 +30,6 @@ from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
-from ui.wiring import AT_ONCE, QUIET
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {

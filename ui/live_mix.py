@@ -8,12 +8,13 @@ import gradio as gr
 
 from backend import errors
 from backend import requests as rq
-from ui import blend_views, data_sets
-from ui.bench import Bench
-from ui.feedback import explain, failure_card
-from ui.obstacles import REASON
-from ui.safe_view import el, safe_view
-from ui.wiring import QUIET
+from ui import blend_views
+from ui.components import data_sets
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card
+from ui.components.obstacles import REASON
+from ui.components.safe_view import el, safe_view
+from ui.components.wiring import QUIET
 
 LIVE_TOKENS = 60
 SETTLE_SECONDS = 0.3

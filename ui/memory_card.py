@@ -5,9 +5,9 @@ from typing import Any
 
 from backend import requests as rq
 from backend import results as rs
-from ui import text
-from ui.feedback import mend_button
-from ui.safe_view import Child, Node, el
+from ui.components import text
+from ui.components.feedback import mend_button
+from ui.components.safe_view import Child, Node, el
 
 NAMES = {
     "weights": ("Weights", "the base model itself"),

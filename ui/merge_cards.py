@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from backend import errors
 from backend import results as rs
-from ui import text
-from ui.feedback import evidence
-from ui.progress_bar import progress
-from ui.safe_view import Child, Node, button, el
+from ui.components import text
+from ui.components.feedback import evidence
+from ui.components.progress_bar import progress
+from ui.components.safe_view import Child, Node, button, el
 
 EMPTY = (
     "The merged model appears here: a folder that loads like any base, without PEFT. "

@@ -8,11 +8,11 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import text
-from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card
-from ui.forms import Form
-from ui.safe_view import Node, el, safe_view
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import evidence, explain, failure_card
+from ui.components.forms import Form
+from ui.components.safe_view import Node, el, safe_view
 
 WAIT_SECONDS = 3600.0
 FIELDS = ("repo_id", "private", "replace")

@@ -8,12 +8,12 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import tables, text
-from ui.bench import Bench
-from ui.feedback import explain
-from ui.forms import Form
-from ui.safe_view import Node, button, clicked, el, safe_view
-from ui.wiring import QUIET, hidden_key
+from ui.components import tables, text
+from ui.components.bench import Bench
+from ui.components.feedback import explain
+from ui.components.forms import Form
+from ui.components.safe_view import Node, button, clicked, el, safe_view
+from ui.components.wiring import QUIET, hidden_key
 
 TABLE_SECONDS = 120.0
 FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")

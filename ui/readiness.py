@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 from backend import results as rs
 from backend import usual_rate
-from ui import text
+from ui.components import text
+from ui.components.feedback import Failure, failure_card, mend_button
+from ui.components.obstacles import held, no_base, under_way, wait
+from ui.components.safe_view import Node, button, el
+from ui.components.session_facts import as_named
 from ui.data_report import drop_button, read_as
-from ui.feedback import Failure, failure_card, mend_button
 from ui.memory_card import memory_card
-from ui.obstacles import held, no_base, under_way, wait
-from ui.safe_view import Node, button, el
-from ui.session_facts import as_named
 
 
 class Check(BaseModel):

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, text
-from ui.forms import field_of, label_of
+from ui.components import data_sets, text
+from ui.components.forms import field_of, label_of
+from ui.components.safe_view import Node, chip, el
+from ui.components.session_facts import BASE_COLOUR, fits
+from ui.components.tables import cell, table
 from ui.run_detail import base_title, setting
 from ui.run_table import run_state
-from ui.safe_view import Node, chip, el
-from ui.session_facts import BASE_COLOUR, fits
-from ui.tables import cell, table
 
 MOST_ADAPTERS = 5
 RESULT_HEADS = (

@@ -8,11 +8,11 @@ from typing import Any
 from backend import Event, adjustments
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, text
-from ui.forms import field_of, label_of, shown
+from ui.components import data_sets, text
+from ui.components.forms import field_of, label_of, shown
+from ui.components.safe_view import Child, Node, button, chip, el, facts
+from ui.components.session_facts import state_word
 from ui.memory_card import how_far_off
-from ui.safe_view import Child, Node, button, chip, el, facts
-from ui.session_facts import state_word
 
 LOG_BYTES = 8000
 COMMENT_WIDTH = 80

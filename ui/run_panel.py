@@ -8,15 +8,16 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import run_detail, text
-from ui.bench import Bench
-from ui.feedback import evidence, explain, failure_card, refuse
-from ui.forms import Form
+from ui import run_detail
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import evidence, explain, failure_card, refuse
+from ui.components.forms import Form
+from ui.components.obstacles import engaged
+from ui.components.safe_view import Node, clicked, el, safe_view
+from ui.components.wiring import QUIET
 from ui.loss_chart import chart_value, loss_chart
-from ui.obstacles import engaged
-from ui.safe_view import Node, clicked, el, safe_view
 from ui.tabs.train import resume_run
-from ui.wiring import QUIET
 
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from backend import results as rs
-from ui import data_sets, text
-from ui.safe_view import Node, button, chip, el
-from ui.session_facts import state_word
-from ui.tables import cell, table
+from ui.components import data_sets, text
+from ui.components.safe_view import Node, button, chip, el
+from ui.components.session_facts import state_word
+from ui.components.tables import cell, table
 
 MARKS = {
     "queued": "wait",

@@ -1,10 +1,10 @@
 """The bar on top of every tab: base, what is on, memory, and what goes on, with its Stop."""
 
 from backend import results as rs
-from ui import text
-from ui.progress_bar import progress
-from ui.safe_view import Child, Node, button, chip, el
-from ui.session_facts import BASE_COLOUR, PHASES
+from ui.components import text
+from ui.components.progress_bar import progress
+from ui.components.safe_view import Child, Node, button, chip, el
+from ui.components.session_facts import BASE_COLOUR, PHASES
 
 
 def bar(snapshot: rs.Snapshot) -> Node:

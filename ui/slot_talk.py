@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from backend import results as rs
 from ui import slot_view
-from ui.feedback import Failure, failure_card
-from ui.safe_view import Node, chip, el
-from ui.session_facts import BASE_COLOUR
+from ui.components.feedback import Failure, failure_card
+from ui.components.safe_view import Node, chip, el
+from ui.components.session_facts import BASE_COLOUR
 
 NOTHING: Node = el("div")
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from backend import blends
 from backend import results as rs
-from ui import text
-from ui.feedback import evidence
-from ui.safe_view import Child, Node, button, chip, el
-from ui.session_facts import BASE_COLOUR, fits
+from ui.components import text
+from ui.components.feedback import evidence
+from ui.components.safe_view import Child, Node, button, chip, el
+from ui.components.session_facts import BASE_COLOUR, fits
 
 PLAIN = ("LoRA", "rsLoRA")
 BASE_LABEL = "base"

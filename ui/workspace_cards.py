@@ -1,9 +1,9 @@
 """What an export, an import and a report of a problem came to, in words."""
 
 from backend import results as rs
-from ui import text
-from ui.feedback import evidence
-from ui.safe_view import Child, Node, button, el
+from ui.components import text
+from ui.components.feedback import evidence
+from ui.components.safe_view import Child, Node, button, el
 
 SHOWN = 12
 """Names and sentences of a kind; a workspace may have hundreds."""

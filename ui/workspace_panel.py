@@ -15,11 +15,11 @@ import gradio as gr
 
 from backend import errors
 from backend import results as rs
-from ui import text
-from ui.bench import Bench
-from ui.feedback import explain, failure_card, refuse
-from ui.safe_view import Node, clicked, el, safe_view
-from ui.wiring import QUIET
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card, refuse
+from ui.components.safe_view import Node, clicked, el, safe_view
+from ui.components.wiring import QUIET
 from ui.workspace_cards import exported_card, going_card, imported_card, reported_card
 
 NOTHING: Node = el("div")

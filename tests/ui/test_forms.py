@@ -3,7 +3,7 @@ import pytest
 
 from backend import errors
 from backend import requests as rq
-from ui.forms import Form, field_of, label_of
+from ui.components.forms import Form, field_of, label_of
 
 TRAIN_PATHS = [
     *(f"adapter.{name}" for name in rq.Lora.model_fields if name != "method"),

@@ -13,7 +13,7 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
 from ui import slot_view
-from ui.feedback import explain, failure_card
+from ui.components.feedback import explain, failure_card
 from ui.layout import Page
 from ui.readiness import Check, readiness
 

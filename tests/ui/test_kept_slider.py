@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from tests.ui.fake_service import FakeService
-from ui.kept_slider import KeptSlider
+from ui.components.kept_slider import KeptSlider
 from ui.layout import Page
 
 

@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
-from ui.bench import Bench
+from ui.components.bench import Bench
 from ui.layout import Page
 from ui.merge_cards import stage
 from ui.session_bar import bar

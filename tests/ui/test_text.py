@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ui import text
+from ui.components import text
 
 
 @pytest.mark.parametrize(

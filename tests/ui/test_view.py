@@ -7,8 +7,8 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui import curve_findings, readiness, run_stage, run_table
 from ui.adapter_table import adapter_table
-from ui.feedback import Failure
-from ui.obstacles import engaged
+from ui.components.feedback import Failure
+from ui.components.obstacles import engaged
 from ui.readiness import Check
 from ui.session_bar import bar
 

@@ -10,14 +10,15 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import conversation, data_sets, session_facts
-from ui.bench import Bench
+from ui import conversation
+from ui.components import data_sets, session_facts
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card
+from ui.components.forms import Form
+from ui.components.obstacles import slot_note, taken
+from ui.components.safe_view import Node, el, safe_view
+from ui.components.wiring import QUIET
 from ui.desk import ADAPTER, BASE, MOST, Desk
-from ui.feedback import explain, failure_card
-from ui.forms import Form
-from ui.obstacles import slot_note, taken
-from ui.safe_view import Node, el, safe_view
-from ui.wiring import QUIET
 
 REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0

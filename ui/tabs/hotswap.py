@@ -9,15 +9,16 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, slot_view
-from ui.bench import Bench, error_of
+from ui import slot_view
+from ui.components import data_sets
+from ui.components.bench import Bench, error_of
+from ui.components.feedback import Failure, explain, failure_card
+from ui.components.forms import Form
+from ui.components.obstacles import no_base
+from ui.components.safe_view import Node, button, clicked, el, safe_view
+from ui.components.wiring import QUIET
 from ui.converter import Converter
-from ui.feedback import Failure, explain, failure_card
-from ui.forms import Form
-from ui.obstacles import no_base
-from ui.safe_view import Node, button, clicked, el, safe_view
 from ui.slot_talk import Said, said_view
-from ui.wiring import QUIET
 
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0

@@ -7,16 +7,17 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import adapter_detail, base_facts, text
+from ui import adapter_detail, base_facts
 from ui.adapter_panel import AddPanel, DetailPanel
 from ui.adapter_table import adapter_table
-from ui.bench import Bench
-from ui.feedback import explain, failure_card
-from ui.forms import Form
-from ui.obstacles import engaged, held
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card
+from ui.components.forms import Form
+from ui.components.obstacles import engaged, held
+from ui.components.safe_view import Node, clicked, el, safe_view, slid
+from ui.components.wiring import QUIET
 from ui.quantization_table import QuantizationPicker
-from ui.safe_view import Node, clicked, el, safe_view, slid
-from ui.wiring import QUIET
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),

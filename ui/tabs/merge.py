@@ -9,16 +9,16 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import text
-from ui.bench import Bench
-from ui.feedback import explain, failure_card, mend_button, refuse
-from ui.forms import field_of
-from ui.kept_slider import KeptSlider
+from ui.components import text
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card, mend_button, refuse
+from ui.components.forms import field_of
+from ui.components.kept_slider import KeptSlider
+from ui.components.obstacles import held, no_base, wait
+from ui.components.safe_view import Child, Node, clicked, el, safe_view
+from ui.components.session_facts import fitting
+from ui.components.wiring import QUIET, hidden_key
 from ui.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
-from ui.obstacles import held, no_base, wait
-from ui.safe_view import Child, Node, clicked, el, safe_view
-from ui.session_facts import fitting
-from ui.wiring import QUIET, hidden_key
 
 MOST = 6
 """How many adapters the page merges at once; the other ways in take twenty."""

@@ -10,19 +10,20 @@ import gradio as gr
 from backend import METHODS, Event, errors, method_of, usual_rate
 from backend import requests as rq
 from backend import results as rs
-from ui import data_sets, readiness, run_stage, session_facts
+from ui import readiness, run_stage
 from ui.adjust_panel import AdjustPanel
-from ui.bench import Bench
+from ui.components import data_sets, session_facts
+from ui.components.bench import Bench
+from ui.components.feedback import explain, failure_card, refuse
+from ui.components.forms import Form
+from ui.components.kept_form import FormKeeper
+from ui.components.safe_view import Node, clicked, el, safe_view
+from ui.components.wiring import QUIET, hidden_key
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.feedback import explain, failure_card, refuse
-from ui.forms import Form
-from ui.kept_form import FormKeeper
 from ui.launch_panel import LaunchPanel, discard, is_waiting, room
 from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.readiness import Check
-from ui.safe_view import Node, clicked, el, safe_view
-from ui.wiring import QUIET, hidden_key
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from backend import errors
-from ui.safe_view import Child, Node, button, el
+from ui.components.safe_view import Child, Node, button, el
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-BUNDLED = Path(__file__).resolve().parent.parent / "starter" / "data"
+BUNDLED = Path(__file__).resolve().parents[2] / "starter" / "data"
 PREFIX = "starter:"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ui.safe_view import Child, Node, el
+from ui.components.safe_view import Child, Node, el
 
 
 def table(title: str, heads: Sequence[str], rows: Sequence[Node]) -> Node:

@@ -1,8 +1,8 @@
 """What stands in the way on several tabs: why, and the way out."""
 
 from backend import results as rs
-from ui.feedback import mend_button
-from ui.safe_view import Node, el
+from ui.components.feedback import mend_button
+from ui.components.safe_view import Node, el
 
 REASON = "The hot-swap slot holds the model: leave it first"
 

@@ -12,9 +12,9 @@ import gradio as gr
 from gradio.components import Component
 
 from backend import METHODS
-from ui import data_sets
-from ui.bench import Bench
-from ui.forms import NESTED, Form
+from ui.components import data_sets
+from ui.components.bench import Bench
+from ui.components.forms import NESTED, Form
 
 # Both are fixed, so that what is kept outlives a restart. The page's configuration names them, so
 # they hide nothing.

@@ -1,7 +1,7 @@
 """A bar that shows how far a job is."""
 
 from backend import results as rs
-from ui.safe_view import Node, el
+from ui.components.safe_view import Node, el
 
 
 def progress(job: rs.JobInfo) -> Node:

@@ -1,0 +1,3 @@
+"""What all screens are built of: views, forms, tables, words, blockers, the service handle.
+
+Knows no screen."""
