@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 from backend import Event, errors
 from backend import results as rs
+from ui.charts.curve_findings import Low
+from ui.charts.loss_chart import got_worse
 from ui.components import text
 from ui.components.bench import Bench
 from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.session_facts import STATES
-from ui.curve_findings import Low
 from ui.evaluation_view import evaluation_view
 from ui.launch_panel import is_waiting, launch_of, waiting_stage
-from ui.loss_chart import got_worse
 from ui.memory_card import measured_line, retry_button
 from ui.watch_strip import strip, warning
 

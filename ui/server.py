@@ -7,9 +7,9 @@ from pathlib import Path
 import gradio as gr
 
 from backend import Service
+from ui.charts.loss_chart import plotly_script
 from ui.components.safe_view import HEAD
 from ui.layout import build
-from ui.loss_chart import plotly_script
 from ui.serving.body_limits import UPLOADS_AT_ONCE, TemporaryFolder
 from ui.serving.guard import guarding
 from ui.serving.login import Sessions

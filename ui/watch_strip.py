@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from backend import Event
+from ui.charts.loss_chart import is_over
 from ui.components import text
 from ui.components.safe_view import Node, el
 from ui.components.session_facts import BASE_COLOUR
-from ui.loss_chart import is_over
 
 YET = "The adapter answers at its next test."
 NEWEST = 2

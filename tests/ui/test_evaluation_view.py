@@ -5,9 +5,9 @@ from backend import results as rs
 from tests.ui.test_runs import summary
 from tests.ui.test_view import words
 from ui import run_stage
-from ui.curve_findings import Low
+from ui.charts.curve_findings import Low
+from ui.charts.loss_chart import got_worse
 from ui.evaluation_view import evaluation_view
-from ui.loss_chart import got_worse
 from ui.watch_strip import warning
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from backend import Curve, Event, errors
 from tests.ui.fake_service import FakeService
-from ui.loss_chart import MOST_NEW, MOST_POINTS, points_reader, thin, update
+from ui.charts.loss_chart import MOST_NEW, MOST_POINTS, points_reader, thin, update
 
 RUN = "20260101-120000-pirate-abcd"
 

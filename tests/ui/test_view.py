@@ -5,8 +5,9 @@ import pytest
 from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
-from ui import curve_findings, readiness, run_stage, run_table
+from ui import readiness, run_stage, run_table
 from ui.adapter_table import adapter_table
+from ui.charts import curve_findings
 from ui.components.feedback import Failure
 from ui.components.obstacles import engaged
 from ui.readiness import Check

@@ -12,6 +12,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui import readiness, run_stage
 from ui.adjust_panel import AdjustPanel
+from ui.charts.loss_chart import chart_value, loss_chart
 from ui.components import data_sets, session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card, refuse
@@ -21,7 +22,6 @@ from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET, hidden_key
 from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.launch_panel import LaunchPanel, discard, is_waiting, room
-from ui.loss_chart import chart_value, loss_chart
 from ui.memory_card import with_changes
 from ui.readiness import Check
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.path_proxy import Proxy, proxied
 from tests.ui.serving.conftest import NAME, SECRET, opened
-from ui.loss_chart import plotly_script
+from ui.charts.loss_chart import plotly_script
 from ui.serving.forwarded import Forwarded
 from ui.serving.options import Credentials
 

@@ -8,8 +8,8 @@ import gradio as gr
 
 from backend import Curve
 from backend import results as rs
+from ui.charts.loss_chart import digits, plotly_script, thin, with_constants
 from ui.components import text
-from ui.loss_chart import digits, plotly_script, thin, with_constants
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from backend import Curve, Event, Service, errors
-from ui.curve_findings import Low, finding, lowest
+from ui.charts.curve_findings import Low, finding, lowest
 
 BASE = Path(__file__).with_name("chart_base.js").read_text(encoding="utf-8")
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Live charts: Python sends points, the browser draws them."""
