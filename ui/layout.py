@@ -14,6 +14,7 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
+from ui.chat.chat import ChatTab
 from ui.components import session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import mention, refuse
@@ -23,7 +24,6 @@ from ui.endpoints import add_endpoints
 from ui.pulse import DRAW, pulse
 from ui.run_detail import changes_of, other_base
 from ui.session_bar import bar
-from ui.tabs.chat import ChatTab
 from ui.tabs.combine import CombineTab
 from ui.tabs.hotswap import HotswapTab
 from ui.tabs.load import LoadTab

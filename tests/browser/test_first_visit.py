@@ -16,8 +16,8 @@ from tests.browser.conftest import (
     ready,
     save_picture,
 )
-from ui.conversation import answers
-from ui.desk import Column, Exchange
+from ui.chat.conversation import answers
+from ui.chat.desk import Column, Exchange
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

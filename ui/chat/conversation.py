@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from backend import results as rs
+from ui.chat.desk import BASE, Column, Exchange
 from ui.components import tables, text
 from ui.components.safe_view import Child, Node, el
 from ui.components.session_facts import BASE_COLOUR
-from ui.desk import BASE, Column, Exchange
 
 WORD = re.compile(r"\s*\S+|\s+$")
 SURPRISE = 8.0

@@ -10,7 +10,8 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import conversation
+from ui.chat import conversation
+from ui.chat.desk import ADAPTER, BASE, MOST, Desk
 from ui.components import data_sets, session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card
@@ -18,7 +19,6 @@ from ui.components.forms import Form
 from ui.components.obstacles import slot_note, taken
 from ui.components.safe_view import Node, el, safe_view
 from ui.components.wiring import QUIET
-from ui.desk import ADAPTER, BASE, MOST, Desk
 
 REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0

@@ -1,0 +1,1 @@
+"""The Chat screen: who answers, and what was said."""
