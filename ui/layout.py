@@ -29,7 +29,7 @@ from ui.tabs.hotswap import HotswapTab
 from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
-from ui.tabs.train import TrainTab
+from ui.train.train import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {

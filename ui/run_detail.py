@@ -12,7 +12,7 @@ from ui.components import data_sets, text
 from ui.components.forms import field_of, label_of, shown
 from ui.components.safe_view import Child, Node, button, chip, el, facts
 from ui.components.session_facts import state_word
-from ui.memory_card import how_far_off
+from ui.train.memory_card import how_far_off
 
 LOG_BYTES = 8000
 COMMENT_WIDTH = 80

@@ -14,10 +14,10 @@ from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of
 from tests.ui.test_view import words
-from ui.data_picker import highlighted
-from ui.data_report import finding, report
 from ui.layout import Page
-from ui.readiness import Check, data_line
+from ui.train.data_picker import highlighted
+from ui.train.data_report import finding, report
+from ui.train.readiness import Check, data_line
 
 EXAMPLE = rs.Example(pieces=[("Hello", True)], tokens=1, cut=False)
 PREVIEW = rs.DataPreview(

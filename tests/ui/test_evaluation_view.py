@@ -4,11 +4,11 @@ from backend import Event
 from backend import results as rs
 from tests.ui.test_runs import summary
 from tests.ui.test_view import words
-from ui import run_stage
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
-from ui.evaluation_view import evaluation_view
-from ui.watch_strip import warning
+from ui.train import run_stage
+from ui.train.evaluation_view import evaluation_view
+from ui.train.watch_strip import warning
 
 
 def evaluation(loss: float, exact: float, token: float) -> rs.Evaluation:

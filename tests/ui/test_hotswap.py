@@ -15,7 +15,7 @@ from tests.ui.test_view import words
 from ui import slot_view
 from ui.components.feedback import explain, failure_card
 from ui.layout import Page
-from ui.readiness import Check, readiness
+from ui.train.readiness import Check, readiness
 
 TIMES = rs.SwapTimes(
     hotswap_seconds=0.02, switch_seconds=0.03, reload_seconds=0.2, recompile_seconds=20.0

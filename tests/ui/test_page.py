@@ -15,7 +15,7 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService, evaluation
 from tests.ui.test_view import words
 from ui.layout import ATTACHED, Page
-from ui.readiness import Check
+from ui.train.readiness import Check
 
 
 @pytest.fixture

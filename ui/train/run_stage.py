@@ -11,10 +11,10 @@ from ui.components.bench import Bench
 from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.session_facts import STATES
-from ui.evaluation_view import evaluation_view
-from ui.launch_panel import is_waiting, launch_of, waiting_stage
-from ui.memory_card import measured_line, retry_button
-from ui.watch_strip import strip, warning
+from ui.train.evaluation_view import evaluation_view
+from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
+from ui.train.memory_card import measured_line, retry_button
+from ui.train.watch_strip import strip, warning
 
 
 class Live(NamedTuple):

@@ -11,8 +11,8 @@ from ui.components.feedback import Failure, failure_card, mend_button
 from ui.components.obstacles import held, no_base, under_way, wait
 from ui.components.safe_view import Node, button, el
 from ui.components.session_facts import as_named
-from ui.data_report import drop_button, read_as
-from ui.memory_card import memory_card
+from ui.train.data_report import drop_button, read_as
+from ui.train.memory_card import memory_card
 
 
 class Check(BaseModel):

@@ -10,8 +10,6 @@ import gradio as gr
 from backend import METHODS, Event, errors, method_of, usual_rate
 from backend import requests as rq
 from backend import results as rs
-from ui import readiness, run_stage
-from ui.adjust_panel import AdjustPanel
 from ui.charts.loss_chart import chart_value, loss_chart
 from ui.components import data_sets, session_facts
 from ui.components.bench import Bench
@@ -20,10 +18,12 @@ from ui.components.forms import Form
 from ui.components.kept_form import FormKeeper
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET, hidden_key
-from ui.data_picker import CHECK_SECONDS, DataPicker, data_line
-from ui.launch_panel import LaunchPanel, discard, is_waiting, room
-from ui.memory_card import with_changes
-from ui.readiness import Check
+from ui.train import readiness, run_stage
+from ui.train.adjust_panel import AdjustPanel
+from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
+from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
+from ui.train.memory_card import with_changes
+from ui.train.readiness import Check
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4

@@ -8,7 +8,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
-from ui.data_report import read_as
+from ui.train.data_report import read_as
 
 PATHS = tuple(f"columns.{name}" for name in rq.Columns.model_fields)
 NONE = ("none", "")

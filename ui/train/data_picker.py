@@ -10,16 +10,16 @@ from gradio.components import Component
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import readiness
-from ui.column_picker import ColumnPicker
 from ui.components import data_sets
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.data_report import report
-from ui.readiness import Check
+from ui.train import readiness
+from ui.train.column_picker import ColumnPicker
+from ui.train.data_report import report
+from ui.train.readiness import Check
 
 CHECK_SECONDS = 180.0
 LEARNED = "learned"
