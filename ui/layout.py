@@ -14,6 +14,7 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
+from ui.adapters.load import LoadTab
 from ui.chat.chat import ChatTab
 from ui.components import session_facts
 from ui.components.bench import Bench
@@ -26,7 +27,6 @@ from ui.run_detail import changes_of, other_base
 from ui.session_bar import bar
 from ui.tabs.combine import CombineTab
 from ui.tabs.hotswap import HotswapTab
-from ui.tabs.load import LoadTab
 from ui.tabs.merge import MergeTab
 from ui.tabs.runs import RunsTab
 from ui.train.train import TrainTab

@@ -12,9 +12,9 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
-from ui.adapter_detail import report_card
-from ui.adapter_panel import NOTHING, DetailPanel
-from ui.adapter_table import adapter_table
+from ui.adapters.adapter_detail import report_card
+from ui.adapters.adapter_panel import NOTHING, DetailPanel
+from ui.adapters.adapter_table import adapter_table
 from ui.layout import Page
 
 

@@ -10,7 +10,7 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event
 from tests.ui.test_view import words
-from ui.adapter_table import adapter_table
+from ui.adapters.adapter_table import adapter_table
 from ui.layout import Page
 
 

@@ -6,7 +6,7 @@ from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui import run_table
-from ui.adapter_table import adapter_table
+from ui.adapters.adapter_table import adapter_table
 from ui.charts import curve_findings
 from ui.components.feedback import Failure
 from ui.components.obstacles import engaged

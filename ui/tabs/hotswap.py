@@ -10,6 +10,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui import slot_view
+from ui.adapters.converter import Converter
 from ui.components import data_sets
 from ui.components.bench import Bench, error_of
 from ui.components.feedback import Failure, explain, failure_card
@@ -17,7 +18,6 @@ from ui.components.forms import Form
 from ui.components.obstacles import no_base
 from ui.components.safe_view import Node, button, clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.converter import Converter
 from ui.slot_talk import Said, said_view
 
 REDRAW_SECONDS = 0.06

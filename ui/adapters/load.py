@@ -7,9 +7,10 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import adapter_detail, base_facts
-from ui.adapter_panel import AddPanel, DetailPanel
-from ui.adapter_table import adapter_table
+from ui.adapters import adapter_detail, base_facts
+from ui.adapters.adapter_panel import AddPanel, DetailPanel
+from ui.adapters.adapter_table import adapter_table
+from ui.adapters.quantization_table import QuantizationPicker
 from ui.components import text
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card
@@ -17,7 +18,6 @@ from ui.components.forms import Form
 from ui.components.obstacles import engaged, held
 from ui.components.safe_view import Node, clicked, el, safe_view, slid
 from ui.components.wiring import QUIET
-from ui.quantization_table import QuantizationPicker
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),

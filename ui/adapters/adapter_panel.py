@@ -9,15 +9,15 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import adapter_detail
-from ui.adapter_detail import report_card
+from ui.adapters import adapter_detail
+from ui.adapters.adapter_detail import report_card
+from ui.adapters.push_panel import PushPanel
 from ui.components import text
 from ui.components.bench import Bench
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.safe_view import Node, el, facts, safe_view
 from ui.components.session_facts import BASE_COLOUR
 from ui.components.wiring import QUIET
-from ui.push_panel import PushPanel
 
 WAIT_SECONDS = 600.0
 NOTHING: Node = el("div")

@@ -1,0 +1,1 @@
+"""The Load screen: the base model, and the adapters of the library."""
