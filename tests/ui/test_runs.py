@@ -17,10 +17,10 @@ from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of, wait
 from tests.ui.test_view import words
-from ui import run_comparison, run_detail, run_table
 from ui.charts import overlay_chart
 from ui.layout import Page
-from ui.run_comparison import Compared
+from ui.runs import run_comparison, run_detail, run_table
+from ui.runs.run_comparison import Compared
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from ui.components.forms import field_of, label_of
 from ui.components.safe_view import Node, chip, el
 from ui.components.session_facts import BASE_COLOUR, fits
 from ui.components.tables import cell, table
-from ui.run_detail import base_title, setting
-from ui.run_table import run_state
+from ui.runs.run_detail import base_title, setting
+from ui.runs.run_table import run_state
 
 MOST_ADAPTERS = 5
 RESULT_HEADS = (

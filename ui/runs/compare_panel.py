@@ -8,14 +8,14 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import run_comparison, run_detail
 from ui.charts.overlay_chart import overlay_chart, overlay_value
 from ui.components import text
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card
 from ui.components.safe_view import Node, el, safe_view
 from ui.components.wiring import QUIET
-from ui.run_comparison import Compared
+from ui.runs import run_comparison, run_detail
+from ui.runs.run_comparison import Compared
 
 ANSWER_SECONDS = 600.0
 ANSWER_TOKENS = 96

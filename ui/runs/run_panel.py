@@ -8,7 +8,6 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import run_detail
 from ui.charts.loss_chart import chart_value, loss_chart
 from ui.components import text
 from ui.components.bench import Bench
@@ -17,6 +16,7 @@ from ui.components.forms import Form
 from ui.components.obstacles import engaged
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET
+from ui.runs import run_detail
 from ui.train.train import resume_run
 
 EXPORT_SECONDS = 600.0

@@ -6,14 +6,14 @@ import gradio as gr
 
 from backend import errors
 from backend import results as rs
-from ui import run_table
-from ui.compare_panel import ComparePanel
 from ui.components import session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import refuse
 from ui.components.safe_view import clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.run_panel import RunPanel
+from ui.runs import run_table
+from ui.runs.compare_panel import ComparePanel
+from ui.runs.run_panel import RunPanel
 from ui.workspace_panel import WorkspacePanel
 
 MOST_TICKED = 8

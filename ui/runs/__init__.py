@@ -1,0 +1,1 @@
+"""The Runs screen: past runs, one in detail, several compared."""
