@@ -20,7 +20,7 @@ from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.workspace_cards import exported_card, going_card, imported_card, reported_card
+from ui.workspace.workspace_cards import exported_card, going_card, imported_card, reported_card
 
 NOTHING: Node = el("div")
 DRAWN_EVERY_S = 0.5
