@@ -16,6 +16,7 @@ from backend import Service, errors
 from backend import results as rs
 from ui.adapters.load import LoadTab
 from ui.chat.chat import ChatTab
+from ui.combine.combine import CombineTab
 from ui.components import session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import mention, refuse
@@ -26,7 +27,6 @@ from ui.pulse import DRAW, pulse
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.runs import RunsTab
 from ui.session_bar import bar
-from ui.tabs.combine import CombineTab
 from ui.tabs.hotswap import HotswapTab
 from ui.tabs.merge import MergeTab
 from ui.train.train import TrainTab

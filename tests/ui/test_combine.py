@@ -11,7 +11,7 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
-from ui import blend_views
+from ui.combine import blend_views
 from ui.layout import Page
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]

@@ -28,7 +28,9 @@ def test_the_mix_answers_without_an_adapter_being_made(page: Page, service: Fake
 def test_sliders_are_followed_only_where_that_was_asked_for(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ui.live_mix.time", SimpleNamespace(sleep=print, monotonic=lambda: 0.0))
+    monkeypatch.setattr(
+        "ui.combine.live_mix.time", SimpleNamespace(sleep=print, monotonic=lambda: 0.0)
+    )
 
     off = list(page.combine.live.follow(False, "Hello?", ["pirate"], **weights()))
     on = list(page.combine.live.follow(True, "Hello?", ["pirate"], **weights()))

@@ -7,8 +7,9 @@ import gradio as gr
 from backend import blends, errors
 from backend import requests as rq
 from backend import results as rs
-from ui import blend_views
 from ui.adapters.converter import Converter
+from ui.combine import blend_views
+from ui.combine.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
 from ui.components import session_facts
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card
@@ -16,7 +17,6 @@ from ui.components.forms import Form
 from ui.components.kept_slider import KeptSlider
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
 
 MOST = 8
 """Ingredients on the page; a program may blend more."""

@@ -8,7 +8,7 @@ import gradio as gr
 
 from backend import errors
 from backend import requests as rq
-from ui import blend_views
+from ui.combine import blend_views
 from ui.components import data_sets
 from ui.components.bench import Bench
 from ui.components.feedback import explain, failure_card

@@ -1,0 +1,1 @@
+"""The Combine screen: recipes for blends, and a mix that is asked before it is kept."""
