@@ -16,9 +16,9 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.components.bench import Bench
 from ui.layout import Page
-from ui.merge_cards import stage
+from ui.merge.merge import MergeTab
+from ui.merge.merge_cards import stage
 from ui.session_bar import bar
-from ui.tabs.merge import MergeTab
 
 
 @pytest.fixture

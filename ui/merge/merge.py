@@ -18,7 +18,7 @@ from ui.components.obstacles import held, no_base, wait
 from ui.components.safe_view import Child, Node, clicked, el, safe_view
 from ui.components.session_facts import fitting
 from ui.components.wiring import QUIET, hidden_key
-from ui.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
+from ui.merge.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 
 MOST = 6
 """How many adapters the page merges at once; the other ways in take twenty."""

@@ -1,0 +1,1 @@
+"""The Merge screen: base and adapters written as one model."""
