@@ -23,12 +23,12 @@ from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
 from ui.components.wiring import AT_ONCE, QUIET
 from ui.endpoints import add_endpoints
+from ui.hotswap.hotswap import HotswapTab
 from ui.merge.merge import MergeTab
 from ui.pulse import DRAW, pulse
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.runs import RunsTab
 from ui.session_bar import bar
-from ui.tabs.hotswap import HotswapTab
 from ui.train.train import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")

@@ -12,9 +12,9 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_hotswap import SLOT, TIMES, buttons, hold, info, page, scripted
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
-from ui import slot_view
 from ui.adapters import converter
 from ui.components import session_facts
+from ui.hotswap import slot_view
 from ui.layout import Page
 
 __all__ = ["page"]

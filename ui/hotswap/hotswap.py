@@ -9,7 +9,6 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui import slot_view
 from ui.adapters.converter import Converter
 from ui.components import data_sets
 from ui.components.bench import Bench, error_of
@@ -18,7 +17,8 @@ from ui.components.forms import Form
 from ui.components.obstacles import no_base
 from ui.components.safe_view import Node, button, clicked, el, safe_view
 from ui.components.wiring import QUIET
-from ui.slot_talk import Said, said_view
+from ui.hotswap import slot_view
+from ui.hotswap.slot_talk import Said, said_view
 
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0

@@ -7,10 +7,10 @@ shown only for the slot and the adapter that gave it.
 from typing import NamedTuple
 
 from backend import results as rs
-from ui import slot_view
 from ui.components.feedback import Failure, failure_card
 from ui.components.safe_view import Node, chip, el
 from ui.components.session_facts import BASE_COLOUR
+from ui.hotswap import slot_view
 
 NOTHING: Node = el("div")
 

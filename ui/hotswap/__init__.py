@@ -1,0 +1,1 @@
+"""The Hot-swap screen: preparing the slot, and swapping in it."""
