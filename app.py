@@ -97,7 +97,7 @@ def main() -> int:
 def run(settings: Settings, options: Options, *, open_browser: bool) -> int:
     """Serve the page until a signal ends it."""
     # Gradio takes seconds to import, and reads the environment meanwhile: only once that is clean.
-    from ui.server import serve  # noqa: PLC0415
+    from ui.app.server import serve  # noqa: PLC0415
 
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

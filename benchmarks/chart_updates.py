@@ -11,7 +11,7 @@ from backend.runs.run_store import Run
 from benchmarks.app_process import free_port
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.watching_page import POINTS_EVERY_S, WatchingPage
-from ui.server import serve
+from ui.app.server import serve
 from ui.serving.options import Options
 
 MOST_BYTES = 1000

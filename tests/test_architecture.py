@@ -105,7 +105,7 @@ def test_the_page_uses_public_names_only() -> None:
     assert {name for name in inner if name.split(".")[1] not in PUBLIC} == set()
 
 
-@pytest.mark.parametrize("module", ["backend", "backend.__main__", "app", "ui.server"])
+@pytest.mark.parametrize("module", ["backend", "backend.__main__", "app", "ui.app.server"])
 def test_importing_it_loads_no_machine_learning_library(module: str) -> None:
     script = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
 

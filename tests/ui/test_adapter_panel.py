@@ -15,7 +15,7 @@ from tests.ui.test_view import words
 from ui.adapters.adapter_detail import report_card
 from ui.adapters.adapter_panel import NOTHING, DetailPanel
 from ui.adapters.adapter_table import adapter_table
-from ui.layout import Page
+from ui.app.layout import Page
 
 
 @pytest.fixture

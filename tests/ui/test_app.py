@@ -35,7 +35,7 @@ def run_app(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_the_page_never_imports_torch() -> None:
     code = (
-        "import sys, app, ui.server\n"
+        "import sys, app, ui.app.server\n"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'accelerate', 'backend.engine'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -13,10 +13,10 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import rename
 from tests.ui.test_view import job, words
+from ui.app.layout import Page
 from ui.chat.chat import ChatTab
 from ui.chat.conversation import answers, differing, perplexity
 from ui.chat.desk import ADAPTER, BASE, ON_NOW, Column, Exchange
-from ui.layout import Page
 
 PIRATE = ADAPTER + "ad_pirate"
 

@@ -11,8 +11,8 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, offered, rename, wait
 from tests.ui.test_view import words
+from ui.app.layout import Page
 from ui.combine import blend_views
-from ui.layout import Page
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
 

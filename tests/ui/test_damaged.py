@@ -11,7 +11,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event
 from tests.ui.test_view import words
 from ui.adapters.adapter_table import adapter_table
-from ui.layout import Page
+from ui.app.layout import Page
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 from ui.train.data_picker import highlighted
 from ui.train.data_report import finding, report
 from ui.train.readiness import Check, data_line

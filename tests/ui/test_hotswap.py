@@ -12,9 +12,9 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
+from ui.app.layout import Page
 from ui.components.feedback import explain, failure_card
 from ui.hotswap import slot_view
-from ui.layout import Page
 from ui.train.readiness import Check, readiness
 
 TIMES = rs.SwapTimes(

@@ -7,7 +7,7 @@ import pytest
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import checks, form_of, last_check, page, wait
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 
 __all__ = ["page"]
 

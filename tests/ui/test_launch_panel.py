@@ -7,7 +7,7 @@ from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, form_of, page
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 from ui.train.launch_panel import room
 
 __all__ = ["page"]

@@ -4,7 +4,7 @@ import gradio as gr
 
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, form_of, offered, page, wait
-from ui.layout import Page
+from ui.app.layout import Page
 
 __all__ = ["page"]
 

@@ -10,7 +10,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_combine import page, weights
 from tests.ui.test_hotswap import hold
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 
 __all__ = ["page"]
 

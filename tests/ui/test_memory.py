@@ -13,7 +13,7 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import draw, event, form_of, last_check, wait
 from tests.ui.test_view import words
 from ui.adapters.quantization_table import FIELDS
-from ui.layout import Page
+from ui.app.layout import Page
 from ui.train.memory_card import change_words, memory_card
 
 PARTS = [

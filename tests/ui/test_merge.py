@@ -14,11 +14,11 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
+from ui.app.layout import Page
+from ui.app.session_bar import bar
 from ui.components.bench import Bench
-from ui.layout import Page
 from ui.merge.merge import MergeTab
 from ui.merge.merge_cards import stage
-from ui.session_bar import bar
 
 
 @pytest.fixture

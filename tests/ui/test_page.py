@@ -14,7 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.fake_service import FACTS, FakeService, evaluation
 from tests.ui.test_view import words
-from ui.layout import ATTACHED, Page
+from ui.app.layout import ATTACHED, Page
 from ui.train.readiness import Check
 
 

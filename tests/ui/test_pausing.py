@@ -10,10 +10,10 @@ from backend import results as rs
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, page, wait
 from tests.ui.test_view import words
-from ui import session_bar
+from ui.app import session_bar
+from ui.app.layout import Page
+from ui.app.session_bar import bar
 from ui.components import session_facts
-from ui.layout import Page
-from ui.session_bar import bar
 
 __all__ = ["page"]
 

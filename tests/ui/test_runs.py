@@ -17,8 +17,8 @@ from tests.ui.fake_facts import FACTS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import checks, draw, event, form_of, wait
 from tests.ui.test_view import words
+from ui.app.layout import Page
 from ui.charts import overlay_chart
-from ui.layout import Page
 from ui.runs import run_comparison, run_detail, run_table
 from ui.runs.run_comparison import Compared
 

@@ -13,7 +13,7 @@ from gradio.processing_utils import move_files_to_cache
 from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
-from ui.server import serve
+from ui.app.server import serve
 from ui.serving.options import Options
 
 

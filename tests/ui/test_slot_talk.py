@@ -13,9 +13,9 @@ from tests.ui.test_hotswap import SLOT, TIMES, buttons, hold, info, page, script
 from tests.ui.test_page import draw, event, wait
 from tests.ui.test_view import words
 from ui.adapters import converter
+from ui.app.layout import Page
 from ui.components import session_facts
 from ui.hotswap import slot_view
-from ui.layout import Page
 
 __all__ = ["page"]
 

@@ -6,11 +6,11 @@ from backend import Event
 from backend import results as rs
 from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui.adapters.adapter_table import adapter_table
+from ui.app.session_bar import bar
 from ui.charts import curve_findings
 from ui.components.feedback import Failure
 from ui.components.obstacles import engaged
 from ui.runs import run_table
-from ui.session_bar import bar
 from ui.train import readiness, run_stage
 from ui.train.readiness import Check
 

@@ -15,8 +15,8 @@ from app import space_owner
 from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
+from ui.app.layout import Page, build
 from ui.components import visitor
-from ui.layout import Page, build
 
 SIGNED_IN = "x-signed-in"
 

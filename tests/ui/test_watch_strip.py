@@ -8,7 +8,7 @@ from backend import requests as rq
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, page, wait
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 from ui.train.watch_strip import Said, strip, watched
 
 __all__ = ["page"]

@@ -14,7 +14,7 @@ from tests.backend.workspaces import add_adapter, add_run
 from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event
 from tests.ui.test_view import words
-from ui.layout import Page
+from ui.app.layout import Page
 from ui.workspace.workspace_cards import imported_card
 from ui.workspace.workspace_panel import WorkspacePanel
 

@@ -10,7 +10,7 @@ from backend import Settings
 from backend import requests as rq
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
-from ui.server import serve
+from ui.app.server import serve
 from ui.serving.options import Credentials, Options
 
 NAME, SECRET = "ann", "correct horse: battery"

@@ -13,7 +13,7 @@ from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
 from tests.ui.serving.conftest import opened
-from ui.server import serve
+from ui.app.server import serve
 from ui.serving.body_limits import MOST_REQUEST_BYTES, TemporaryFolder
 from ui.serving.options import Credentials, Options
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from backend import Service
+from ui.app.layout import build
+from ui.app.theme import STYLE, theme
 from ui.charts.loss_chart import plotly_script
 from ui.components.safe_view import HEAD
-from ui.layout import build
 from ui.serving.body_limits import UPLOADS_AT_ONCE, TemporaryFolder
 from ui.serving.guard import guarding
 from ui.serving.login import Sessions
 from ui.serving.options import Options
-from ui.theme import STYLE, theme
 
 MENUS = f"<script>{Path(__file__).with_name('menus.js').read_text(encoding='utf-8')}</script>"
 

@@ -15,6 +15,9 @@ import gradio as gr
 from backend import Service, errors
 from backend import results as rs
 from ui.adapters.load import LoadTab
+from ui.app.endpoints import add_endpoints
+from ui.app.pulse import DRAW, pulse
+from ui.app.session_bar import bar
 from ui.chat.chat import ChatTab
 from ui.combine.combine import CombineTab
 from ui.components import session_facts
@@ -22,13 +25,10 @@ from ui.components.bench import Bench
 from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
 from ui.components.wiring import AT_ONCE, QUIET
-from ui.endpoints import add_endpoints
 from ui.hotswap.hotswap import HotswapTab
 from ui.merge.merge import MergeTab
-from ui.pulse import DRAW, pulse
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.runs import RunsTab
-from ui.session_bar import bar
 from ui.train.train import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
