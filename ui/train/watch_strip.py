@@ -87,11 +87,11 @@ def strip(events: Sequence[Event], colour: str) -> Node | None:
 
 def warning(events: Sequence[Event]) -> Node | None:
     """Show the last thing that a run warned of in the steps that count."""
-    text = None
+    last = None
     for event in events:
         if event.type in ("warning", "resumed", "started"):
-            text = event.text if event.type == "warning" else None
-    return el("div", el("p", text), cls="aw-note warn aw-warned", role="status") if text else None
+            last = event.text if event.type == "warning" else None
+    return el("div", el("p", last), cls="aw-note warn aw-warned", role="status") if last else None
 
 
 def _prompt(each: Watched, colour: str) -> Node:
