@@ -5,7 +5,7 @@ import pytest
 
 from tests.ui.fake_service import FakeService
 from ui.app.layout import Page
-from ui.components.kept_slider import KeptSlider
+from ui.components.clamped_slider import KeptSlider
 
 
 @pytest.mark.parametrize(("typed", "taken"), [(99, 2), (-7.5, -2), (0.3, 0.3), (None, 0)])

@@ -16,7 +16,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
 from ui.app.session_bar import bar
-from ui.components.bench import Bench
+from ui.components.service_handle import Bench
 from ui.merge.merge import MergeTab
 from ui.merge.merge_cards import stage
 

@@ -8,8 +8,8 @@ from tests.ui.fake_service import FACTS, STATS, evaluation
 from ui.adapters.adapter_table import adapter_table
 from ui.app.session_bar import bar
 from ui.charts import curve_findings
+from ui.components.blockers import engaged
 from ui.components.feedback import Failure
-from ui.components.obstacles import engaged
 from ui.runs import run_table
 from ui.train import readiness, run_stage
 from ui.train.readiness import Check

@@ -16,7 +16,7 @@ from backend import Settings
 from tests.ui.conftest import free_port
 from tests.ui.fake_service import FakeService
 from ui.app.layout import Page, build
-from ui.components import visitor
+from ui.components import caller
 
 SIGNED_IN = "x-signed-in"
 
@@ -81,7 +81,7 @@ def test_the_page_of_a_demo_opens_what_is_its_owners(
         page = Page(service)
         closed = page.attach(None)
         service.settings = settings.model_copy(update={"owner": "ann"})
-        monkeypatch.setattr(visitor, "_signed_in_name", lambda: "ann")
+        monkeypatch.setattr(caller, "_signed_in_name", lambda: "ann")
         opened = page.attach(None)
 
     upload, save = page.train.picker.upload, page.load.detail.save
@@ -92,7 +92,7 @@ def test_the_page_of_a_demo_opens_what_is_its_owners(
 
 
 def test_outside_a_request_nobody_is_the_owner(tmp_path: Path) -> None:
-    assert visitor.caller(Settings(workspace=tmp_path, demo=True, owner="ann")) == "page"
+    assert caller.caller(Settings(workspace=tmp_path, demo=True, owner="ann")) == "page"
 
 
 def test_only_a_space_with_signing_in_has_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:

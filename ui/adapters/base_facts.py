@@ -2,7 +2,7 @@
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
-from ui.components import text
+from ui.components import formatting
 from ui.components.safe_view import Child, Node, el, facts
 
 
@@ -15,16 +15,23 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
     pairs: list[tuple[str, Child]] = [
         ("Name", base.name),
         ("Architecture", f"{base.architecture}, {base.layers} layers, {base.hidden_size} wide"),
-        ("Parameters", f"{text.short_count(base.parameters)} ({text.count(base.parameters)})"),
+        (
+            "Parameters",
+            f"{formatting.short_count(base.parameters)} ({formatting.count(base.parameters)})",
+        ),
         ("Precision", _precision(base)),
         *([("Quantised", base.quantization_note)] if base.quantization_note else []),
         ("Device", base.device),
-        ("Memory", f"{text.size(measured)} measured, {text.size(predicted)} predicted"),
-        *([("Saved", f"{text.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),
-        ("Context length", text.plural(base.context_length, "token")),
-        ("Vocabulary", text.plural(base.vocabulary, "token")),
+        ("Memory", f"{formatting.size(measured)} measured, {formatting.size(predicted)} predicted"),
+        *(
+            [("Saved", f"{formatting.size(base.bytes_saved)} by quantising")]
+            if base.bytes_saved
+            else []
+        ),
+        ("Context length", formatting.plural(base.context_length, "token")),
+        ("Vocabulary", formatting.plural(base.vocabulary, "token")),
         ("Chat template", _template(base)),
-        ("Loaded in", text.duration(base.seconds)),
+        ("Loaded in", formatting.duration(base.seconds)),
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)

@@ -11,10 +11,10 @@ import gradio as gr
 from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components.bench import Bench, error_of
 from ui.components.feedback import Failure, evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
+from ui.components.service_handle import Bench, error_of
 
 NEAR = 0.1
 """A converted adapter whose changes differ by more is no longer the same."""

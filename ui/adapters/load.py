@@ -11,13 +11,13 @@ from ui.adapters import adapter_detail, base_facts
 from ui.adapters.adapter_panel import AddPanel, DetailPanel
 from ui.adapters.adapter_table import adapter_table
 from ui.adapters.quantization_table import QuantizationPicker
-from ui.components import text
-from ui.components.bench import Bench
+from ui.components import formatting
+from ui.components.blockers import engaged, held
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
-from ui.components.obstacles import engaged, held
 from ui.components.safe_view import Node, clicked, el, safe_view, slid
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),
@@ -128,7 +128,7 @@ class LoadTab:
 
     def name_button(self, source: str) -> Any:
         """Let the button say what it will load."""
-        return gr.update(value=f"Load {text.shorten(source or 'nothing', 40)}")
+        return gr.update(value=f"Load {formatting.shorten(source or 'nothing', 40)}")
 
     def load_base(self, **values: Any) -> Node:
         """Start loading the base and return at once."""

@@ -14,8 +14,8 @@ import gradio as gr
 from backend import OPERATIONS, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
+from ui.components.caller import caller
 from ui.components.feedback import for_api
-from ui.components.visitor import caller
 
 WAIT_SECONDS = 3600.0
 STREAMED = (rq.Chat, rq.SideBySide)

@@ -21,10 +21,10 @@ from ui.app.session_bar import bar
 from ui.chat.chat import ChatTab
 from ui.combine.combine import CombineTab
 from ui.components import session_facts
-from ui.components.bench import Bench
+from ui.components.event_options import AT_ONCE, QUIET
 from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
-from ui.components.wiring import AT_ONCE, QUIET
+from ui.components.service_handle import Bench
 from ui.hotswap.hotswap import HotswapTab
 from ui.merge.merge import MergeTab
 from ui.runs.run_detail import changes_of, other_base

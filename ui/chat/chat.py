@@ -13,12 +13,12 @@ from backend import results as rs
 from ui.chat import conversation
 from ui.chat.desk import ADAPTER, BASE, MOST, Desk
 from ui.components import data_sets, session_facts
-from ui.components.bench import Bench
+from ui.components.blockers import slot_note, taken
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
-from ui.components.obstacles import slot_note, taken
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0

@@ -12,8 +12,8 @@ from backend import Job, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.components import session_facts
-from ui.components.bench import Bench
 from ui.components.feedback import Failure, explain
+from ui.components.service_handle import Bench
 
 MOST = 6
 BASE = "base"

@@ -11,12 +11,12 @@ from ui.adapters.converter import Converter
 from ui.combine import blend_views
 from ui.combine.live_mix import LIVE_TOKENS, LiveMix, colours_of, mix_of, weight_inputs
 from ui.components import session_facts
-from ui.components.bench import Bench
+from ui.components.clamped_slider import KeptSlider
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
-from ui.components.kept_slider import KeptSlider
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 MOST = 8
 """Ingredients on the page; a program may blend more."""

@@ -10,11 +10,11 @@ from backend import errors
 from backend import requests as rq
 from ui.combine import blend_views
 from ui.components import data_sets
-from ui.components.bench import Bench
+from ui.components.blockers import REASON
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
-from ui.components.obstacles import REASON
 from ui.components.safe_view import el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 LIVE_TOKENS = 60
 SETTLE_SECONDS = 0.3

@@ -11,12 +11,12 @@ from backend import requests as rq
 from backend import results as rs
 from ui.adapters.converter import Converter
 from ui.components import data_sets
-from ui.components.bench import Bench, error_of
+from ui.components.blockers import no_base
+from ui.components.event_options import QUIET
 from ui.components.feedback import Failure, explain, failure_card
 from ui.components.forms import Form
-from ui.components.obstacles import no_base
 from ui.components.safe_view import Node, button, clicked, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench, error_of
 from ui.hotswap import slot_view
 from ui.hotswap.slot_talk import Said, said_view
 

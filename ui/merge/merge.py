@@ -9,15 +9,15 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import text
-from ui.components.bench import Bench
+from ui.components import formatting
+from ui.components.blockers import held, no_base, wait
+from ui.components.clamped_slider import KeptSlider
+from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain, failure_card, mend_button, refuse
 from ui.components.forms import field_of
-from ui.components.kept_slider import KeptSlider
-from ui.components.obstacles import held, no_base, wait
 from ui.components.safe_view import Child, Node, clicked, el, safe_view
+from ui.components.service_handle import Bench
 from ui.components.session_facts import fitting
-from ui.components.wiring import QUIET, hidden_key
 from ui.merge.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 
 MOST = 6
@@ -291,7 +291,7 @@ class MergeTab:
         return str(folder)
 
     def _whole(self, folder: str) -> str:
-        return text.whole_path(folder, self.bench.service.settings.merged_dir)
+        return formatting.whole_path(folder, self.bench.service.settings.merged_dir)
 
     def _just_merged(self, folder: str) -> bool:
         """Tell whether the folder in the form is the one that the last merge wrote."""

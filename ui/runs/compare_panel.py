@@ -9,11 +9,11 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.overlay_chart import overlay_chart, overlay_value
-from ui.components import text
-from ui.components.bench import Bench
+from ui.components import formatting
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 from ui.runs import run_comparison, run_detail
 from ui.runs.run_comparison import Compared
 
@@ -73,7 +73,7 @@ class ComparePanel:
             yield el("p", "Write a question first.", cls="aw-quiet")
             return
         able = run_comparison.answerers(self._runs(ticked, snapshot), snapshot).adapters
-        yield el("p", f"{text.plural(len(able) + 1, 'model')} are answering.", cls="aw-quiet")
+        yield el("p", f"{formatting.plural(len(able) + 1, 'model')} are answering.", cls="aw-quiet")
         try:
             request = rq.Compare(
                 prompts=asked[:MOST_PROMPTS],

@@ -9,13 +9,13 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.loss_chart import chart_value, loss_chart
-from ui.components import text
-from ui.components.bench import Bench
+from ui.components import formatting
+from ui.components.blockers import engaged
+from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card, refuse
 from ui.components.forms import Form
-from ui.components.obstacles import engaged
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 from ui.runs import run_detail
 from ui.train.train import resume_run
 
@@ -172,7 +172,7 @@ class RunPanel:
         if not (folder or "").strip():
             return el("p", "Name a folder first.", cls="aw-quiet")
         try:
-            whole = text.whole_path(folder, self.bench.service.settings.exports_dir)
+            whole = formatting.whole_path(folder, self.bench.service.settings.exports_dir)
             request = rq.ExportRun(run_id=run_id, destination=whole)
             return run_detail.exported(self.bench.start(request).result(timeout=EXPORT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:

@@ -7,10 +7,10 @@ import gradio as gr
 from backend import errors
 from backend import results as rs
 from ui.components import session_facts
-from ui.components.bench import Bench
+from ui.components.event_options import QUIET
 from ui.components.feedback import refuse
 from ui.components.safe_view import clicked, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 from ui.runs import run_table
 from ui.runs.compare_panel import ComparePanel
 from ui.runs.run_panel import RunPanel

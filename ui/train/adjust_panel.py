@@ -7,11 +7,11 @@ import gradio as gr
 from backend import Event, errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components.bench import Bench
+from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 NOTHING: Node = el("div")
 

@@ -11,11 +11,11 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.components import data_sets
-from ui.components.bench import Bench
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 from ui.train import readiness
 from ui.train.column_picker import ColumnPicker
 from ui.train.data_report import report

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backend import Event
 from backend import results as rs
-from ui.components import text
+from ui.components import formatting
 from ui.components.safe_view import Node, el
 from ui.components.tables import cell, table
 
@@ -23,11 +23,17 @@ def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
         _row("Loss (nats per token)", f"{before.loss:.3f}", f"{after.loss:.3f}"),
         _row("Perplexity", _perplexity(before), _perplexity(after)),
         _row(
-            "Right tokens", text.percent(before.token_accuracy), text.percent(after.token_accuracy)
+            "Right tokens",
+            formatting.percent(before.token_accuracy),
+            formatting.percent(after.token_accuracy),
         ),
-        _row("Exact match", text.percent(before.exact_match), text.percent(after.exact_match)),
+        _row(
+            "Exact match",
+            formatting.percent(before.exact_match),
+            formatting.percent(after.exact_match),
+        ),
     ]
-    title = f"On {text.plural(after.examples, 'held-out example')}"
+    title = f"On {formatting.plural(after.examples, 'held-out example')}"
     return el("div", el("h3", title), table(title, ("", "Base", "Adapter"), rows))
 
 

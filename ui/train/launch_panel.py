@@ -12,12 +12,12 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import text
-from ui.components.bench import Bench
+from ui.components import formatting
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card, folded, refuse
 from ui.components.forms import Form
 from ui.components.safe_view import Node, button, el, safe_view
-from ui.components.wiring import QUIET
+from ui.components.service_handle import Bench
 
 NOTHING: Node = el("div")
 
@@ -82,9 +82,9 @@ def room(base: rs.ModelFacts | None) -> Node:
     if base is None:
         return el("p", "Load a base model to see what this machine has room for.", cls="aw-quiet")
     kind = "core" if base.device == "cpu" else "GPU"
-    have = f"This machine has {text.plural(base.places, kind)}"
+    have = f"This machine has {formatting.plural(base.places, kind)}"
     more = (
-        f", so the page can start up to {text.count(base.places)} processes by itself"
+        f", so the page can start up to {formatting.count(base.places)} processes by itself"
         if base.places > 1
         else ""
     )

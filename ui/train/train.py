@@ -12,12 +12,12 @@ from backend import requests as rq
 from backend import results as rs
 from ui.charts.loss_chart import chart_value, loss_chart
 from ui.components import data_sets, session_facts
-from ui.components.bench import Bench
+from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.forms import Form
-from ui.components.kept_form import FormKeeper
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.wiring import QUIET, hidden_key
+from ui.components.saved_form import FormKeeper
+from ui.components.service_handle import Bench
 from ui.train import readiness, run_stage
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line

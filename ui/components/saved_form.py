@@ -13,8 +13,8 @@ from gradio.components import Component
 
 from backend import METHODS
 from ui.components import data_sets
-from ui.components.bench import Bench
 from ui.components.forms import NESTED, Form
+from ui.components.service_handle import Bench
 
 # Both are fixed, so that what is kept outlives a restart. The page's configuration names them, so
 # they hide nothing.

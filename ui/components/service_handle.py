@@ -12,8 +12,8 @@ from gradio.blocks import Block
 from backend import Caller, Job, Service, errors
 from backend import requests as rq
 from backend import results as rs
+from ui.components.caller import caller
 from ui.components.feedback import Failure, explain
-from ui.components.visitor import caller
 
 
 class Bench:
