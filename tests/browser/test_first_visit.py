@@ -16,8 +16,8 @@ from tests.browser.conftest import (
     ready,
     save_picture,
 )
+from ui.chat.chat_state import Column, Exchange
 from ui.chat.conversation import answers
-from ui.chat.desk import Column, Exchange
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -14,9 +14,9 @@ from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_page import rename
 from tests.ui.test_view import job, words
 from ui.app.layout import Page
-from ui.chat.chat import ChatTab
+from ui.chat.chat_state import ADAPTER, BASE, ON_NOW, Column, Exchange
 from ui.chat.conversation import answers, differing, perplexity
-from ui.chat.desk import ADAPTER, BASE, ON_NOW, Column, Exchange
+from ui.chat.tab import ChatTab
 
 PIRATE = ADAPTER + "ad_pirate"
 

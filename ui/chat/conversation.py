@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from backend import results as rs
-from ui.chat.desk import BASE, Column, Exchange
+from ui.chat.chat_state import BASE, Column, Exchange
 from ui.components import formatting, tables
 from ui.components.safe_view import Child, Node, el
 from ui.components.session_facts import BASE_COLOUR

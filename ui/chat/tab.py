@@ -11,7 +11,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.chat import conversation
-from ui.chat.desk import ADAPTER, BASE, MOST, Desk
+from ui.chat.chat_state import ADAPTER, BASE, MOST, Desk
 from ui.components import data_sets, session_facts
 from ui.components.blockers import slot_note, taken
 from ui.components.event_options import QUIET
