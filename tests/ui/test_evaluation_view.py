@@ -6,9 +6,9 @@ from tests.ui.test_runs import summary
 from tests.ui.test_view import words
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
-from ui.train import run_stage
+from ui.train import run_progress
 from ui.train.evaluation_view import evaluation_view
-from ui.train.watch_strip import warning
+from ui.train.test_answers import warning
 
 
 def evaluation(loss: float, exact: float, token: float) -> rs.Evaluation:
@@ -87,8 +87,8 @@ def test_a_run_that_got_worse_is_found_by_the_tests_that_count() -> None:
 
 
 def test_a_run_that_got_worse_is_told_with_what_would_have_helped() -> None:
-    later = words(run_stage.worse(summary(name="pirate"), Low(0.8, 10, 2.5), 0.004))
-    never = words(run_stage.worse(summary(name="pirate"), Low(1.0, 0, 3.0), 0.004))
+    later = words(run_progress.worse(summary(name="pirate"), Low(0.8, 10, 2.5), 0.004))
+    never = words(run_progress.worse(summary(name="pirate"), Low(1.0, 0, 3.0), 0.004))
 
     assert "pirate is worse than it was after step 10. Held-out loss was 0.80 then" in later
     assert "Train again and keep the best Try with learning rate 0.001" in later

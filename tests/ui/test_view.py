@@ -11,7 +11,7 @@ from ui.charts import curve_findings
 from ui.components.blockers import engaged
 from ui.components.feedback import Failure
 from ui.runs import run_table
-from ui.train import readiness, run_stage
+from ui.train import readiness, run_progress
 from ui.train.readiness import Check
 
 
@@ -155,14 +155,14 @@ def test_a_taken_name_offers_the_free_one() -> None:
 
 
 def test_a_finished_run_shows_its_evidence() -> None:
-    said = words(run_stage.stage(run(), None, adapter(max_difference=0.0)))
+    said = words(run_progress.stage(run(), None, adapter(max_difference=0.0)))
     assert "Held-out exact match: base 0 %, now 96 % of 50 answers." in said
     assert "answers the same (largest difference 0)" in said
     assert "Try it in Chat" in said
     assert "Train longer" in said
-    launched = run_stage.stage(run(launched=True), None, adapter(max_difference=0.0))
+    launched = run_progress.stage(run(launched=True), None, adapter(max_difference=0.0))
     assert "Train longer" not in words(launched)  # it cannot be extended yet
-    changed = run_stage.stage(run(not_extendable="it was changed"), None, adapter())
+    changed = run_progress.stage(run(not_extendable="it was changed"), None, adapter())
     assert "Train longer" not in words(changed)
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_ended_early_offers_what_mends_it(
     changes: dict[str, object], diverged_at: float | None, offer: str
 ) -> None:
     ended = run(**changes, message="It broke off.", cure="Do this.")
-    said = words(run_stage.stage(ended, None, None, diverged_at=diverged_at))
+    said = words(run_progress.stage(ended, None, None, diverged_at=diverged_at))
     assert "It broke off. Do this." in said
     assert offer in said
 
@@ -192,7 +192,7 @@ def test_a_running_run_shows_step_speed_and_time_left() -> None:
         ),
     ]
     running = run(state="running")
-    said = words(run_stage.stage(running, run_stage.live_numbers(running, events), None))
+    said = words(run_progress.stage(running, run_progress.live_numbers(running, events), None))
     assert "Step 74 of 118" in said
     assert "1,020 tokens/s" in said
     assert "25 s" in said

@@ -9,7 +9,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event, page, wait
 from tests.ui.test_view import words
 from ui.app.layout import Page
-from ui.train.watch_strip import Said, strip, watched
+from ui.train.test_answers import Said, strip, watched
 
 __all__ = ["page"]
 

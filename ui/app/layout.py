@@ -29,7 +29,7 @@ from ui.hotswap.hotswap import HotswapTab
 from ui.merge.merge import MergeTab
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.runs import RunsTab
-from ui.train.train import TrainTab
+from ui.train.tab import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {

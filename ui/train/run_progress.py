@@ -14,7 +14,7 @@ from ui.components.session_facts import STATES
 from ui.train.evaluation_view import evaluation_view
 from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
 from ui.train.memory_card import measured_line, retry_button
-from ui.train.watch_strip import strip, warning
+from ui.train.test_answers import strip, warning
 
 
 class Live(NamedTuple):

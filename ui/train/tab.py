@@ -18,7 +18,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.saved_form import FormKeeper
 from ui.components.service_handle import Bench
-from ui.train import readiness, run_stage
+from ui.train import readiness, run_progress
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
@@ -118,7 +118,7 @@ class TrainTab:
             elem_id="train-chart",
             empty="The loss curve appears here once a run has started.",
         )
-        self.stage = safe_view(run_stage.stage(None, None, None), label="The run")
+        self.stage = safe_view(run_progress.stage(None, None, None), label="The run")
         self.adjust = AdjustPanel(self.bench)
 
     # -- wiring ----------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class TrainTab:
     def follow(self, snapshot: rs.Snapshot, dismissed: list[str]) -> dict[Any, Any]:
         """Draw the run on the stage."""
         run = self.bench.on_stage(snapshot, dismissed)
-        stage = run_stage.shown(self.bench, snapshot, run, self._events(run))
+        stage = run_progress.shown(self.bench, snapshot, run, self._events(run))
         return {self.chart: self._chart(run), self.stage: stage}
 
     def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
@@ -376,7 +376,7 @@ class TrainTab:
             self.go: gr.update(
                 value=ready.label,
                 interactive=ready.can_start,
-                variant="secondary" if run_stage.offers_next_step(run) else "primary",
+                variant="secondary" if run_progress.offers_next_step(run) else "primary",
             ),
             self.check_key: readiness.check_key(snapshot, check),
             self.form.components["start_from"]: gr.update(choices=bases),
