@@ -14,7 +14,7 @@ import gradio as gr
 
 from backend import Service, errors
 from backend import results as rs
-from ui.adapters.load import LoadTab
+from ui.adapters.tab import LoadTab
 from ui.app.endpoints import add_endpoints
 from ui.app.pulse import DRAW, pulse
 from ui.app.session_bar import bar
