@@ -28,7 +28,7 @@ from ui.components.service_handle import Bench
 from ui.hotswap.hotswap import HotswapTab
 from ui.merge.merge import MergeTab
 from ui.runs.run_detail import changes_of, other_base
-from ui.runs.runs import RunsTab
+from ui.runs.tab import RunsTab
 from ui.train.tab import TrainTab
 
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
