@@ -15,8 +15,8 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_page import draw, event
 from tests.ui.test_view import words
 from ui.app.layout import Page
-from ui.workspace.workspace_cards import imported_card
-from ui.workspace.workspace_panel import WorkspacePanel
+from ui.workspace.cards import imported_card
+from ui.workspace.panel import WorkspacePanel
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_one_goes_on_at_a_time(
     hanging(service, monkeypatch)
     refused: list[str] = []
     monkeypatch.setattr(
-        "ui.workspace.workspace_panel.refuse", lambda title, error: refused.append(error.what)
+        "ui.workspace.panel.refuse", lambda title, error: refused.append(error.what)
     )
     panel = page.runs.workspace
 

@@ -14,7 +14,7 @@ from ui.components.service_handle import Bench
 from ui.runs import run_table
 from ui.runs.compare_panel import ComparePanel
 from ui.runs.run_panel import RunPanel
-from ui.workspace.workspace_panel import WorkspacePanel
+from ui.workspace.panel import WorkspacePanel
 
 MOST_TICKED = 8
 

@@ -20,7 +20,7 @@ from ui.components.service_handle import Bench
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.event_options import QUIET
-from ui.workspace.workspace_cards import exported_card, going_card, imported_card, reported_card
+from ui.workspace.cards import exported_card, going_card, imported_card, reported_card
 
 NOTHING: Node = el("div")
 DRAWN_EVERY_S = 0.5
