@@ -19,7 +19,7 @@ from ui.app.endpoints import add_endpoints
 from ui.app.pulse import DRAW, pulse
 from ui.app.session_bar import bar
 from ui.chat.tab import ChatTab
-from ui.combine.combine import CombineTab
+from ui.combine.tab import CombineTab
 from ui.components import session_facts
 from ui.components.event_options import AT_ONCE, QUIET
 from ui.components.feedback import mention, refuse
