@@ -17,8 +17,8 @@ from tests.ui.test_view import words
 from ui.app.layout import Page
 from ui.app.session_bar import bar
 from ui.components.service_handle import Bench
-from ui.merge.merge import MergeTab
 from ui.merge.merge_cards import stage
+from ui.merge.tab import MergeTab
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
 from ui.components.service_handle import Bench
 from ui.hotswap.hotswap import HotswapTab
-from ui.merge.merge import MergeTab
+from ui.merge.tab import MergeTab
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.tab import RunsTab
 from ui.train.tab import TrainTab
