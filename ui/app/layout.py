@@ -25,7 +25,7 @@ from ui.components.event_options import AT_ONCE, QUIET
 from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
 from ui.components.service_handle import Bench
-from ui.hotswap.hotswap import HotswapTab
+from ui.hotswap.tab import HotswapTab
 from ui.merge.tab import MergeTab
 from ui.runs.run_detail import changes_of, other_base
 from ui.runs.tab import RunsTab

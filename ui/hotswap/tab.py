@@ -18,7 +18,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, button, clicked, el, safe_view
 from ui.components.service_handle import Bench, error_of
 from ui.hotswap import slot_view
-from ui.hotswap.slot_talk import Said, said_view
+from ui.hotswap.slot_messages import Said, said_view
 
 REDRAW_SECONDS = 0.06
 SWAP_SECONDS = 300.0
