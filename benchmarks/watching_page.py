@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-from ui.app.pulse import BEAT_MS, DRAW, REST_MS
+from ui.app.polling import BEAT_MS, DRAW, REST_MS
 
 POINTS_EVERY_S = 2.0
 BEAT_S = BEAT_MS / 1000

@@ -15,8 +15,8 @@ import gradio as gr
 from backend import Service, errors
 from backend import results as rs
 from ui.adapters.tab import LoadTab
-from ui.app.endpoints import add_endpoints
-from ui.app.pulse import DRAW, pulse
+from ui.app.http_api import add_endpoints
+from ui.app.polling import DRAW, pulse
 from ui.app.session_bar import bar
 from ui.chat.tab import ChatTab
 from ui.combine.tab import CombineTab
