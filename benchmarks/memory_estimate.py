@@ -54,10 +54,13 @@ CASES = (
     Case("30M", budget=512),
     Case("30M", budget=1024, rank=64),
     Case("30M", budget=2048, checkpointing=True),
+    Case("30M", budget=1024, precision="bf16"),
+    Case("30M", budget=2048, checkpointing=True, precision="bf16"),
     Case("30M", budget=1024, quantization="nf4"),
     Case("30M", budget=1024, quantization="int8"),
     Case("30M", budget=2048, quantization="int8", checkpointing=True),
     Case("120M", budget=512),
+    Case("120M", budget=512, precision="bf16"),
     Case("120M", budget=256, rank=128, quantization="nf4"),
     Case("120M", budget=1024, checkpointing=True, quantization="nf4"),
 )

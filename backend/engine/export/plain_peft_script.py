@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -192,9 +192,32 @@ def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
     """Return the summed loss of the learned tokens; logits are computed only where there is one."""
     inputs = {name: tensor.to(model.device) for name, tensor in pack.items()}
     labels = inputs.pop("labels")
+    if fills_up(model):
+        fill_up(inputs)
     with compute_precision(model.device):
-        logits = model(**inputs, use_cache=False).logits[0]
+        logits = model(**inputs, use_cache=False).logits[0, : len(labels)]
     return cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def fills_up(model: PeftModel) -> bool:
+    """A processor in half precision compiles for each new length, so packs have few lengths."""
+    half = COMPUTE_PRECISION != "fp32" or next(model.parameters()).dtype != torch.float32
+    return half and model.device.type == "cpu"
+
+
+def fill_up(inputs: Pack) -> None:
+    """Fill a pack up to the next of few lengths; nothing is learned from what is added."""
+    ids, kept = inputs["input_ids"], inputs["logits_to_keep"]
+    more = round_up(ids.shape[1]) - ids.shape[1]
+    inputs["input_ids"] = pad(ids, (0, more))
+    positions = [inputs["position_ids"], torch.arange(more, device=ids.device)[None]]
+    inputs["position_ids"] = torch.cat(positions, dim=1)
+    inputs["logits_to_keep"] = pad(kept, (0, round_up(len(kept)) - len(kept)))
+
+
+def round_up(length: int) -> int:
+    step = max(32, (1 << length.bit_length()) // 32)
+    return -(-length // step) * step
 
 
 # -- the learning rate -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from backend.engine.core import devices, tolerances
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import packing, step_loss
+from backend.engine.training import few_lengths, packing, step_loss
 from backend.errors import VerificationFailed
 
 LONGEST = 6
@@ -69,10 +69,14 @@ class _Pack:
         ]
         self._documents = sorted(shortened, key=len, reverse=True)  # as they lie in the pack
         self._batch = step_loss.to_device(packing.collate(shortened), base.device)
-        lengths = torch.tensor([len(each) for each in self._documents], device=base.device)
+        with step_loss.autocast(base.device, precision):
+            if few_lengths.wanted(model, base.device):
+                self._batch = few_lengths.rounded(self._batch)
+        lengths = [len(each) for each in self._documents]
+        lengths.append(self._batch["input_ids"].shape[1] - sum(lengths))
         numbers = torch.arange(len(lengths), device=base.device)
-        self._owner = numbers.repeat_interleave(lengths)
-        """The document of each token, shape (tokens,)."""
+        self._owner = numbers.repeat_interleave(torch.tensor(lengths, device=base.device))
+        """The document of each token, shape (tokens,); what fills the pack up is the last one."""
         self._row_owner = self._owner[self._batch["keep"]]
         """The document of each row of logits, shape (kept,)."""
 
@@ -167,7 +171,8 @@ class _Pack:
     def _chances(self, batch: step_loss.Batch) -> torch.Tensor:
         """Return the log-probability of each learned token, shape (kept,)."""
         chances = self._logits(batch).float().log_softmax(-1)
-        return chances.gather(1, batch["labels"][:, None])[:, 0]
+        labels = batch["labels"][:, None]
+        return chances[: len(labels)].gather(1, labels)[:, 0]
 
 
 @contextmanager

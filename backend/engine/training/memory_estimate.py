@@ -6,10 +6,11 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
 - adapter, gradients: 4 bytes for each learned number; optimiser: 8 (Adam's two moments).
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
   all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
-  (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP),
-  or 18w + 10a + 8i bytes under bf16 autocast, where each adapter keeps a cast of its own input and
-  each frozen full-precision layer a cast of its weight. DoRA keeps two outputs more per layer.
-  Checkpointing keeps a layer's input only, and the whole of one layer while it is recomputed.
+  (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP), or
+  18w + 10a + 8i bytes under bf16 autocast (18a where attention stays in fp32), where each adapter
+  keeps a cast of its own input and each frozen full-precision layer a cast of its weight. DoRA
+  keeps two outputs more per layer. Checkpointing keeps a layer's input only, and the whole of one
+  layer while it is recomputed.
 - logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
   that of the logits), for a pack asks for logits only where a token is learned.
 - on a processor, activations and logits count 1.17 times with the allocator of
@@ -42,10 +43,10 @@ LIBRARIES_REUSING = 80_000_000  # some blocks wait for one of their size to come
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
 FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
-COMPILED = 600_000_000
-"""Kernels that oneDNN compiles on a processor for each new length in bf16, and keeps (torch 2.13).
-Measured: 0.4 GB for short examples, 2 GB for long ones, whatever the model's size. A later run in
-the same process has them already, and they count as its own (`run_memory`)."""
+COMPILED = 220_000_000
+"""Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13). There
+are few lengths (`few_lengths`). A later run in the same process has them already, and they count as
+its own (`run_memory`)."""
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
 
@@ -227,7 +228,8 @@ def _layer_activations(shape: Shape, setup: Setup) -> int:
     if size == 4:
         numbers = 4 * (4 * width + 5 * heads + 4 * inner)
     else:
-        numbers = 18 * width + 10 * heads + 8 * inner
+        in_fp32 = setup.device == "cpu" and setup.attention_apart  # see `packed_attention`
+        numbers = 18 * width + (18 if in_fp32 else 10) * heads + 8 * inner
     dora = 2 * size * outputs if setup.uses_dora else 0
     cast = 0
     if size == 2 and setup.stored == "fp32" and setup.quantization == "none":

@@ -1,7 +1,7 @@
 """Packs: several documents in one row of tokens, isolated from each other by their positions.
 
 A run's packs are a pure function of lengths, budget, epochs and seed, so a resumed run finds its
-place by counting. Nothing is padded.
+place by counting. Nothing is padded here; see `few_lengths` for what a processor needs in bf16.
 """
 
 import math

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from backend.engine.core import devices
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import packed_attention
+from backend.engine.training import few_lengths, packed_attention
 from backend.engine.training.packing import Packs, collate
 from backend.results import Evaluation
 
@@ -39,6 +39,9 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     No attention mask and no cache: only so does Transformers keep packed documents apart.
     """
     extra = {"layout": batch["layout"]} if packed_attention.in_use(model) else {}
+    count = len(batch["keep"])
+    if few_lengths.wanted(model, batch["input_ids"].device):
+        batch = few_lengths.rounded(batch)
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -46,7 +49,7 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         use_cache=False,
         **extra,
     )
-    return output.logits[0]
+    return output.logits[0, :count]
 
 
 def loss_sum(
