@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.safe_view import Child, Node, chip, el, facts
 from ui.components.tables import cell, table
 
@@ -42,9 +42,9 @@ def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
         ("Method", f"{report.method}, rank {ranks}, alpha {report.alpha:g}"),
         (
             "Changes",
-            f"{formatting.plural(len(report.layers), 'layer')}: {', '.join(report.targets)}",
+            f"{units.plural(len(report.layers), 'layer')}: {', '.join(report.targets)}",
         ),
-        ("Size", f"{formatting.count(report.parameters)} numbers, {formatting.size(report.bytes)}"),
+        ("Size", f"{units.count(report.parameters)} numbers, {units.size(report.bytes)}"),
         ("Made for", f"{made_for} ({MATCHES[report.base_match]})"),
         ("Effective rank", f"{report.effective_rank:.1f} of {report.rank} on average"),
         *report.lineage,
@@ -55,7 +55,7 @@ def read_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
     """List what could be read of an adapter that cannot be added; what is not known is left out."""
     rank = f", rank {report.rank}" if report.rank else ""
     alpha = f", alpha {report.alpha:g}" if report.alpha else ""
-    size = f"{formatting.count(report.parameters)} numbers, {formatting.size(report.bytes)}"
+    size = f"{units.count(report.parameters)} numbers, {units.size(report.bytes)}"
     made_for = report.made_for or "not said"
     listed = [
         ("Method", f"{report.method}{rank}{alpha}" if report.method else ""),
@@ -74,9 +74,7 @@ def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
     """
     grid: dict[str, dict[str, rs.LayerNorm]] = {}
     for layer in layers:
-        grid.setdefault(formatting.block(layer.layer) or "-", {})[
-            layer.layer.rsplit(".", 1)[-1]
-        ] = layer
+        grid.setdefault(units.block(layer.layer) or "-", {})[layer.layer.rsplit(".", 1)[-1]] = layer
     modules = list(dict.fromkeys(each.layer.rsplit(".", 1)[-1] for each in layers))
     relative = all(each.relative is not None for each in layers)
     largest = max((_amount(each, relative) for each in layers), default=0.0)
@@ -126,7 +124,7 @@ def _effect(shift: float, active: bool) -> str:
     """Say what an adapter does to the next word, and whether it does so now."""
     if shift <= 1e-6:
         return "It makes no difference for this prompt: the chances are the same."
-    size = formatting.chance(shift).replace("< ", "less than ").replace("> ", "more than ")
+    size = units.chance(shift).replace("< ", "less than ").replace("> ", "more than ")
     by = size if " than " in size else f"up to {size}"
     moved = f"the chances of the next word by {by}."
     if active:
@@ -160,7 +158,7 @@ def _heat_cell(layer: rs.LayerNorm | None, relative: bool, largest: float) -> No
 def _finding(layers: Sequence[rs.LayerNorm], relative: bool) -> str:
     most = max(layers, key=lambda each: _amount(each, relative))
     module = most.layer.rsplit(".", 1)[-1]
-    place = f" in block {block}" if (block := formatting.block(most.layer)) else ""
+    place = f" in block {block}" if (block := units.block(most.layer)) else ""
     return f"It changes {module}{place} most"
 
 
@@ -172,6 +170,6 @@ def _bar(chance: float, colour: str) -> Node:
     return el(
         "span",
         el("span", el("span", cls="aw-fill", share=chance, colour=colour), cls="aw-gauge"),
-        el("span", formatting.chance(chance), cls="aw-figure"),
+        el("span", units.chance(chance), cls="aw-figure"),
         cls="aw-chance",
     )

@@ -12,7 +12,7 @@ from backend import results as rs
 from ui.adapters import adapter_detail
 from ui.adapters.adapter_detail import report_card
 from ui.adapters.push_panel import PushPanel
-from ui.components import formatting
+from ui.components import units
 from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.safe_view import Node, el, facts, safe_view
@@ -242,7 +242,7 @@ class DetailPanel:
                     "No folder is named.", cure="Write a new folder's name."
                 )
             name = self.bench.require_adapter(chosen).name
-            folder = formatting.whole_path(destination, self.bench.service.settings.copies_dir)
+            folder = units.whole_path(destination, self.bench.service.settings.copies_dir)
             request = rq.SaveAdapter(name=name, destination=folder)
             return saved_card(self.bench.start(request).result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
@@ -265,7 +265,7 @@ class DetailPanel:
             removed = self.bench.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
-        freed = formatting.size(removed.freed_bytes)
+        freed = units.size(removed.freed_bytes)
         return el("p", f"Off the model, {freed} freed. It stays in the library.", cls="aw-quiet")
 
     def delete_adapter(self, chosen: str) -> Node:
@@ -287,7 +287,7 @@ def loaded_card(loaded: rs.LoadedAdapter) -> Node:
         *notes,
         evidence(
             "Verified: as the workbench holds it, it answers as plain PEFT does "
-            f"(largest difference {formatting.small(loaded.max_difference)})."
+            f"(largest difference {units.small(loaded.max_difference)})."
         ),
         cls="aw-note good",
     )
@@ -299,12 +299,12 @@ def saved_card(saved: rs.SavedAdapter) -> Node:
         "div",
         el(
             "p",
-            f"{formatting.plural(saved.tensors, 'tensor')}, {formatting.size(saved.bytes)}, in:",
+            f"{units.plural(saved.tensors, 'tensor')}, {units.size(saved.bytes)}, in:",
         ),
         el("p", saved.path, cls="aw-path"),
         evidence(
             "Verified: read back, the copy answers the same "
-            f"(largest difference {formatting.small(saved.max_difference)})."
+            f"(largest difference {units.small(saved.max_difference)})."
         ),
         cls="aw-note good",
     )

@@ -2,7 +2,7 @@
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
-from ui.components import data_sets, formatting
+from ui.components import data_sets, units
 from ui.components.blockers import engaged
 from ui.components.safe_view import Child, Node, button, chip, el, slider
 from ui.components.session_facts import fits
@@ -79,7 +79,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         cell("On the model", _in_slot(snapshot, adapter) or _on_model(status)),
         cell("Made for", made_for, _other_template(snapshot, adapter)),
         cell("From", _origin(adapter)),
-        cell("Exact match", formatting.percent(match) if match is not None else "-"),
+        cell("Exact match", units.percent(match) if match is not None else "-"),
         cls=f"pick{' selected' if chosen else ''}{' on' if on is not None else ''}",
         data_act="pick",
         data_arg=adapter.id,
@@ -142,7 +142,7 @@ def _on_model(status: rs.AdapterStatus | None) -> Child:
     help = "Frozen: it answers and does not learn now. Merged: added into the base's own weights"
     return el(
         "span",
-        el("span", formatting.size(status.memory_bytes), cls="aw-figure"),
+        el("span", units.size(status.memory_bytes), cls="aw-figure"),
         " ",
         el("span", state, cls="aw-quiet aw-small"),
         title=help,
@@ -152,4 +152,4 @@ def _on_model(status: rs.AdapterStatus | None) -> Child:
 def _origin(adapter: rs.AdapterInfo) -> str:
     if adapter.origin == "run":
         return data_sets.title(adapter.data) if adapter.data else "a run"
-    return formatting.shorten(adapter.recipe, 40) or adapter.origin
+    return units.shorten(adapter.recipe, 40) or adapter.origin

@@ -2,7 +2,7 @@
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.safe_view import Child, Node, el, facts
 
 
@@ -17,21 +17,17 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ("Architecture", f"{base.architecture}, {base.layers} layers, {base.hidden_size} wide"),
         (
             "Parameters",
-            f"{formatting.short_count(base.parameters)} ({formatting.count(base.parameters)})",
+            f"{units.short_count(base.parameters)} ({units.count(base.parameters)})",
         ),
         ("Precision", _precision(base)),
         *([("Quantised", base.quantization_note)] if base.quantization_note else []),
         ("Device", base.device),
-        ("Memory", f"{formatting.size(measured)} measured, {formatting.size(predicted)} predicted"),
-        *(
-            [("Saved", f"{formatting.size(base.bytes_saved)} by quantising")]
-            if base.bytes_saved
-            else []
-        ),
-        ("Context length", formatting.plural(base.context_length, "token")),
-        ("Vocabulary", formatting.plural(base.vocabulary, "token")),
+        ("Memory", f"{units.size(measured)} measured, {units.size(predicted)} predicted"),
+        *([("Saved", f"{units.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),
+        ("Context length", units.plural(base.context_length, "token")),
+        ("Vocabulary", units.plural(base.vocabulary, "token")),
         ("Chat template", _template(base)),
-        ("Loaded in", formatting.duration(base.seconds)),
+        ("Loaded in", units.duration(base.seconds)),
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)

@@ -8,7 +8,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
@@ -50,7 +50,7 @@ class PushPanel:
 
 def pushed_card(pushed: rs.PushedAdapter) -> Node:
     """Say where it is, and how it was verified."""
-    listed = f"{formatting.plural(len(pushed.files), 'file')}, {formatting.size(pushed.bytes)}, at:"
+    listed = f"{units.plural(len(pushed.files), 'file')}, {units.size(pushed.bytes)}, at:"
     return el(
         "div",
         el("p", listed),

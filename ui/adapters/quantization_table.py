@@ -8,7 +8,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting, tables
+from ui.components import tables, units
 from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain
 from ui.components.forms import Form
@@ -75,7 +75,7 @@ class QuantizationPicker:
         name = (source or "").strip()
         if not name or name == "starter" or name.startswith(("/", ".", "~")):  # answered at once
             return gr.skip()
-        return el("p", f"Looking at {formatting.shorten(name, 60)}.", cls="aw-quiet")
+        return el("p", f"Looking at {units.shorten(name, 60)}.", cls="aw-quiet")
 
     def compare(self, *values: Any) -> Node:
         """Return the table for the base that the form names."""
@@ -131,7 +131,7 @@ def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
 
 
 def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
-    memory = formatting.size(choice.memory_bytes)
+    memory = units.size(choice.memory_bytes)
     mine = choice.quantization == chosen
     limits = f"all but {choice.cannot}" if choice.cannot else "all"
     offer = None if choice.blocker else button("Choose", "choose", choice.quantization)
@@ -139,7 +139,7 @@ def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
         "tr",
         tables.cell("Keep as", choice.title, el("div", choice.summary, cls="aw-quiet")),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
-        tables.cell("A run adds", formatting.size(choice.run_bytes)),
+        tables.cell("A run adds", units.size(choice.run_bytes)),
         tables.cell("A step takes", _speed(choice.relative_seconds)),
         tables.cell(
             "Works", choice.blocker or el("span", limits, title=choice.can), cls="aw-quiet"

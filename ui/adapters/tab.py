@@ -11,7 +11,7 @@ from ui.adapters import adapter_detail, base_facts
 from ui.adapters.adapter_panel import AddPanel, DetailPanel
 from ui.adapters.adapter_table import adapter_table
 from ui.adapters.quantization_table import QuantizationPicker
-from ui.components import formatting
+from ui.components import units
 from ui.components.blockers import engaged, held
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
@@ -128,7 +128,7 @@ class LoadTab:
 
     def name_button(self, source: str) -> Any:
         """Let the button say what it will load."""
-        return gr.update(value=f"Load {formatting.shorten(source or 'nothing', 40)}")
+        return gr.update(value=f"Load {units.shorten(source or 'nothing', 40)}")
 
     def load_base(self, **values: Any) -> Node:
         """Start loading the base and return at once."""

@@ -1,7 +1,7 @@
 """The bar on top of every tab: base, what is on, memory, and what goes on, with its Stop."""
 
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.progress_bar import progress
 from ui.components.safe_view import Child, Node, button, chip, el
 from ui.components.session_facts import BASE_COLOUR, PHASES
@@ -41,8 +41,8 @@ def _base(base: rs.ModelFacts | None) -> Node:
     if base is None:
         return el("span", "none", cls="aw-quiet")
     kept = base.precision if base.quantization == "none" else base.quantization
-    size = f"{formatting.short_count(base.parameters)}, {kept}"
-    return chip(formatting.shorten(base.name, 32), BASE_COLOUR, size)
+    size = f"{units.short_count(base.parameters)}, {kept}"
+    return chip(units.shorten(base.name, 32), BASE_COLOUR, size)
 
 
 def _active(snapshot: rs.Snapshot) -> Node:
@@ -57,7 +57,7 @@ def _memory(snapshot: rs.Snapshot) -> Node:
     return el(
         "div",
         el("span", "Memory", cls="aw-quiet"),
-        el("span", f"{formatting.size(used)} of {formatting.size(total)}", cls="aw-figure"),
+        el("span", f"{units.size(used)} of {units.size(total)}", cls="aw-figure"),
         el("div", el("div", cls="aw-fill", share=used / total if total else 0), cls="aw-gauge"),
         cls="aw-bar-memory",
         title="Memory that the model process uses",
@@ -92,12 +92,12 @@ def _now(snapshot: rs.Snapshot) -> Node:
 
 def _job(job: rs.JobInfo, act: str = "stop") -> Node:
     known = job.fraction is not None and not job.stopping
-    left = f"{formatting.duration(job.seconds_left)} left" if job.seconds_left is not None else None
+    left = f"{units.duration(job.seconds_left)} left" if job.seconds_left is not None else None
     return el(
         "div",
         el("span", job.title, cls="aw-job-title"),
         progress(job),
-        el("span", formatting.percent(job.fraction or 0) if known else "", cls="aw-figure"),
+        el("span", units.percent(job.fraction or 0) if known else "", cls="aw-figure"),
         el("span", _what_now(job, left), cls="aw-quiet"),
         el(
             "span",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ui.components import formatting
+from ui.components import units
 
 
 class Low(NamedTuple):
@@ -35,17 +35,17 @@ def finding(
     if low is not None:
         came = "has risen" if running else "rose"
         if low.step == 0:
-            return f"Held-out loss {came} from {formatting.loss(low.loss)} to {formatting.loss(low.last)}"
+            return f"Held-out loss {came} from {units.loss(low.loss)} to {units.loss(low.last)}"
         return (
-            f"Held-out loss fell to {formatting.loss(low.loss)} by step {formatting.count(low.step)}, then "
-            f"{came} to {formatting.loss(low.last)}"
+            f"Held-out loss fell to {units.loss(low.loss)} by step {units.count(low.step)}, then "
+            f"{came} to {units.loss(low.last)}"
         )
     if first is None or last is None:
         return "Waiting for the first step" if running else "No steps were recorded"
-    steps = formatting.plural(step, "step")
-    if formatting.loss(first) == formatting.loss(last):
-        return f"Loss is at {formatting.loss(last)} after {steps}"
+    steps = units.plural(step, "step")
+    if units.loss(first) == units.loss(last):
+        return f"Loss is at {units.loss(last)} after {steps}"
     moved = "fell" if last < first else "rose"
     if running:
         moved = "has fallen" if last < first else "has risen"
-    return f"Loss {moved} from {formatting.loss(first)} to {formatting.loss(last)} in {steps}"
+    return f"Loss {moved} from {units.loss(first)} to {units.loss(last)} in {steps}"

@@ -9,7 +9,7 @@ import gradio as gr
 from backend import Curve
 from backend import results as rs
 from ui.charts.loss_chart import digits, plotly_script, thin, with_constants
-from ui.components import formatting
+from ui.components import units
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 TEMPLATE = """
@@ -76,24 +76,24 @@ def finding(runs: Sequence[rs.RunSummary]) -> str:
 def _best(kind: str, runs: Sequence[rs.RunSummary], losses: Sequence[float]) -> str:
     order = sorted(range(len(runs)), key=losses.__getitem__)
     best, next_best = order[0], order[1]
-    if formatting.loss(losses[best]) == formatting.loss(losses[next_best]):
+    if units.loss(losses[best]) == units.loss(losses[next_best]):
         return (
             f"{runs[best].name} and {runs[next_best].name} end at the same {kind}, "
-            + formatting.loss(losses[best])
+            + units.loss(losses[best])
         )
     return (
-        f"{runs[best].name} ends at the lowest {kind}: {formatting.loss(losses[best])}, "
-        f"next is {runs[next_best].name} at {formatting.loss(losses[next_best])}"
+        f"{runs[best].name} ends at the lowest {kind}: {units.loss(losses[best])}, "
+        f"next is {runs[next_best].name} at {units.loss(losses[next_best])}"
     )
 
 
 def _sentence(run: rs.RunSummary, curve: Curve) -> str:
     if not curve.loss:
         return f"{run.name} has no points yet."
-    held_out = f", held-out loss {formatting.loss(curve.eval_loss[-1])}" if curve.eval_loss else ""
+    held_out = f", held-out loss {units.loss(curve.eval_loss[-1])}" if curve.eval_loss else ""
     return (
-        f"{run.name}: training loss from {formatting.loss(curve.loss[0])} to "
-        f"{formatting.loss(curve.loss[-1])} in {formatting.plural(curve.step[-1], 'step')}{held_out}."
+        f"{run.name}: training loss from {units.loss(curve.loss[0])} to "
+        f"{units.loss(curve.loss[-1])} in {units.plural(curve.step[-1], 'step')}{held_out}."
     )
 
 

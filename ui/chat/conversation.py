@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 from backend import results as rs
 from ui.chat.chat_state import BASE, Column, Exchange
-from ui.components import formatting, tables
+from ui.components import tables, units
 from ui.components.safe_view import Child, Node, el
 from ui.components.session_facts import BASE_COLOUR
 
@@ -109,7 +109,7 @@ def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
         tables.table("Scores", ("Who", "Log-probability", "Perplexity"), rows),
         el("p", _best(scores, columns), cls="aw-result") if len(columns) > 1 else None,
         *_tinted(scores, columns),
-        el("p", f"Over {formatting.plural(count, 'token')} after the first, which is given.",
+        el("p", f"Over {units.plural(count, 'token')} after the first, which is given.",
            cls="aw-quiet"),
     )  # fmt: skip
 
@@ -147,9 +147,7 @@ def _pieces(pieces: Sequence[str], shares: Sequence[float]) -> list[Node]:
             piece,
             cls="aw-piece given" if index == 0 else "aw-piece",
             share=min(-log / SURPRISE, 1.0),
-            title="given"
-            if index == 0
-            else f"chance {formatting.percent(math.exp(min(log, 0.0)))}",
+            title="given" if index == 0 else f"chance {units.percent(math.exp(min(log, 0.0)))}",
         )
         for index, (piece, log) in enumerate(zip(pieces, shares, strict=True))
     ]

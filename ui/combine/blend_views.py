@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from backend import blends
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.blockers import held, no_base
 from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, chip, el
@@ -57,27 +57,27 @@ def likeness_finding(report: rs.SimilarityReport) -> str:
     value, first, second = report.cosine[i][j], report.names[i], report.names[j]
     most = "" if len(pairs) == 1 else "Most of all, "
     if value > ALIKE:
-        return f"{most}{first} and {second} change much the same ({formatting.signed(value)})"
+        return f"{most}{first} and {second} change much the same ({units.signed(value)})"
     if value > APART:
-        return f"{most}{first} and {second} overlap a little ({formatting.signed(value)})"
+        return f"{most}{first} and {second} overlap a little ({units.signed(value)})"
     if value < -APART:
-        return f"{most}{first} and {second} pull against each other ({formatting.signed(value)})"
+        return f"{most}{first} and {second} pull against each other ({units.signed(value)})"
     if len(pairs) > 1:
         return f"They hardly touch each other (at most {abs(value):.2f})"
-    return f"{first} and {second} hardly touch each other ({formatting.signed(value)})"
+    return f"{first} and {second} hardly touch each other ({units.signed(value)})"
 
 
 def _cell(report: rs.SimilarityReport, i: int, j: int, pair: tuple[int, int] | None) -> Node:
     value = report.cosine[i][j]
     if i == j:
-        return el("td", formatting.signed(value), cls="aw-heat-self")
+        return el("td", units.signed(value), cls="aw-heat-self")
     chosen = pair is not None and {i, j} == set(pair)
     number = button(
-        formatting.signed(value),
+        units.signed(value),
         "pair",
         f"{min(i, j)},{max(i, j)}",
         kind="aw-heat-cell" + (" pressed" if chosen else ""),
-        aria_label=f"{report.names[i]} and {report.names[j]}: {formatting.signed(value)}, layer by layer",
+        aria_label=f"{report.names[i]} and {report.names[j]}: {units.signed(value)}, layer by layer",
     )
     return el("td", number, cls="aw-minus" if value < 0 else "", share=abs(value))
 
@@ -88,11 +88,9 @@ def _layers_of_pair(report: rs.SimilarityReport, pair: tuple[int, int]) -> Node:
     layer, value = max(values.items(), key=lambda item: abs(item[1]))
     title = (
         f"{report.names[i]} and {report.names[j]} by layer: "
-        f"furthest from 0 in {layer_name(layer)} ({formatting.signed(value)})"
+        f"furthest from 0 in {layer_name(layer)} ({units.signed(value)})"
     )
-    rows = [
-        bar_row(layer_name(each), formatting.signed(v), abs(v), v < 0) for each, v in values.items()
-    ]
+    rows = [bar_row(layer_name(each), units.signed(v), abs(v), v < 0) for each, v in values.items()]
     return el("div", el("h3", title), bars(rows, "Cosine by layer"), cls="aw-block")
 
 
@@ -121,7 +119,7 @@ def bar_row(name: str, value: str, share: float, minus: bool = False) -> Node:
 
 def layer_name(layer: str) -> str:
     """Shorten a layer's name to what tells it apart: "block 3, down_proj"."""
-    module, block = layer.rsplit(".", 1)[-1], formatting.block(layer)
+    module, block = layer.rsplit(".", 1)[-1], units.block(layer)
     return f"block {block}, {module}" if block else module
 
 
@@ -248,7 +246,7 @@ def outcome(blend: rs.Blend) -> Node:
         *(el("p", note, cls="aw-quiet aw-notes") for note in blend.notes),
         evidence(
             "Verified: written, read back, and answering the same "
-            f"(largest difference {formatting.small(blend.max_difference)})."
+            f"(largest difference {units.small(blend.max_difference)})."
         ),
         el(
             "div",
@@ -267,13 +265,13 @@ def blend_finding(blend: rs.Blend) -> str:
     name = blend.adapter.name
     if blend.relative_error < ROUNDING:
         return f"{name} is exactly the weighted sum"
-    return f"{name} is {formatting.percent(blend.relative_error)} away from the exact weighted sum"
+    return f"{name} is {units.percent(blend.relative_error)} away from the exact weighted sum"
 
 
 def _numbers(blend: rs.Blend) -> str:
     seed = f", seed {blend.seed}" if "dare" in blend.adapter.recipe else ""
-    size = formatting.count(blend.adapter.parameters)
-    return f"Rank {blend.rank}{seed}, {size} numbers, made in {formatting.duration(blend.seconds)}."
+    size = units.count(blend.adapter.parameters)
+    return f"Rank {blend.rank}{seed}, {size} numbers, made in {units.duration(blend.seconds)}."
 
 
 def distances(blend: rs.Blend) -> Node:
@@ -289,7 +287,7 @@ def distances(blend: rs.Blend) -> Node:
 
 def distance(error: float) -> str:
     """Write a relative distance as a share; what is only rounding counts as 0."""
-    return "0 %" if error < ROUNDING else formatting.percent(error)
+    return "0 %" if error < ROUNDING else units.percent(error)
 
 
 def progress(snapshot: rs.Snapshot) -> Node:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from backend import blends
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import evidence
 from ui.components.safe_view import Child, Node, button, chip, el
 from ui.components.session_facts import BASE_COLOUR, fits
@@ -78,10 +78,10 @@ def prepare_label(names: list[str], compile_seconds: float | None) -> str:
     """Say what pressing the button does and costs; None means without compiling."""
     if not names:
         return "Choose adapters for the slot"
-    what = names[0] if len(names) == 1 else formatting.plural(len(names), "adapter")
+    what = names[0] if len(names) == 1 else units.plural(len(names), "adapter")
     if compile_seconds is None:
         return f"Prepare {what} (without compiling, a few seconds)"
-    return f"Prepare {what} (compiles once, about {formatting.duration(compile_seconds)})"
+    return f"Prepare {what} (compiles once, about {units.duration(compile_seconds)})"
 
 
 def width(snapshot: rs.Snapshot, ticked: list[str]) -> Child:
@@ -161,10 +161,10 @@ def answer(
     """Show an answer, what was asked, and the proof of the swap before it."""
     line = None
     if swap is not None:
-        compiled = formatting.plural(swap.recompilations, "recompilation")
+        compiled = units.plural(swap.recompilations, "recompilation")
         line = evidence(
             f"Swapped in {short_time(swap.seconds)}{f', {compiled}' if slot.compiled else ''}; "
-            f"answers like a plain load (largest difference {formatting.small(swap.max_difference)})."
+            f"answers like a plain load (largest difference {units.small(swap.max_difference)})."
         )
     return el(
         "div",
@@ -228,9 +228,7 @@ def finding(slot: rs.SlotStatus) -> str:
         return ""
     if measured.recompile_seconds is not None:
         factor = measured.recompile_seconds / measured.hotswap_seconds
-        sooner = (
-            f"A hot-swap answers {formatting.count(round(factor))} times sooner than compiling anew"
-        )
+        sooner = f"A hot-swap answers {units.count(round(factor))} times sooner than compiling anew"
         as_plain = measured.switch_seconds <= measured.hotswap_seconds
         return f"{sooner}, and no sooner than a plain switch" if as_plain else sooner
     if measured.switch_seconds <= measured.hotswap_seconds:
@@ -258,7 +256,7 @@ def _tenfolds(longest: float) -> float:
 def _about_scale(times: list[float]) -> str:
     if max(times) < FAR_APART * min(times):
         return ""
-    part = formatting.percent(1 / _tenfolds(max(times)))
+    part = units.percent(1 / _tenfolds(max(times)))
     return f" The bars are on a logarithmic scale: {part} of the width is ten times the time."
 
 
@@ -276,19 +274,15 @@ def _speeds(slot: rs.SlotStatus) -> Child:
     eager, compiled = slot.tokens_per_second_eager, slot.tokens_per_second_compiled
     words = []
     if eager and compiled:
-        words.append(
-            f"Answers: {formatting.speed(compiled)} compiled, {formatting.speed(eager)} plain."
-        )
+        words.append(f"Answers: {units.speed(compiled)} compiled, {units.speed(eager)} plain.")
     elif eager:
-        words.append(f"Answers: {formatting.speed(eager)}, not compiled.")
+        words.append(f"Answers: {units.speed(eager)}, not compiled.")
     if slot.compiled:
-        words.append(
-            f"{formatting.plural(slot.recompilations, 'recompilation')} since it was prepared."
-        )
-        words.append(f"Compiling and warming up took {formatting.duration(slot.compile_seconds)}.")
+        words.append(f"{units.plural(slot.recompilations, 'recompilation')} since it was prepared.")
+        words.append(f"Compiling and warming up took {units.duration(slot.compile_seconds)}.")
     if slot.memory_bytes:
         words.append(
-            f"The slot takes {formatting.size(slot.memory_bytes)}: every adapter padded to rank "
+            f"The slot takes {units.size(slot.memory_bytes)}: every adapter padded to rank "
             f"{slot.rank}."
         )
     return el(
@@ -302,7 +296,7 @@ def left(slot: rs.SlotLeft) -> Node:
     """Show the proof that leaving a slot brought the session back."""
     return evidence(
         "Verified when the slot was left: the session answers as before it "
-        f"(largest difference {formatting.small(slot.max_difference)})."
+        f"(largest difference {units.small(slot.max_difference)})."
     )
 
 
@@ -312,4 +306,4 @@ def short_time(seconds: float) -> str:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 10 else formatting.duration(seconds)
+    return f"{seconds:.1f} s" if seconds < 10 else units.duration(seconds)

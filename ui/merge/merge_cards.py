@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backend import errors
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import evidence
 from ui.components.progress_bar import progress
 from ui.components.safe_view import Child, Node, button, el
@@ -24,7 +24,9 @@ def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
     """Say what the button will do."""
     if not names or snapshot.base is None:
         return "Merge"
-    return f"Merge {formatting.shorten(', '.join(names), 40)} into {formatting.shorten(snapshot.base.name, 30)}"
+    return (
+        f"Merge {units.shorten(', '.join(names), 40)} into {units.shorten(snapshot.base.name, 30)}"
+    )
 
 
 FULL_PRECISION = (
@@ -35,11 +37,9 @@ FULL_PRECISION = (
 def needs_card(needs: rs.MergeNeeds, base: rs.ModelFacts | None = None) -> Node:
     """Say what a merge takes of the machine, and which weights it goes into."""
     fits = needs.disk_bytes <= needs.disk_free_bytes
-    disk = (
-        f"{formatting.size(needs.disk_bytes)} of {formatting.size(needs.disk_free_bytes)} free disk"
-    )
-    memory = f"about {formatting.size(needs.memory_bytes)} of memory"
-    sentence = f" {formatting.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
+    disk = f"{units.size(needs.disk_bytes)} of {units.size(needs.disk_free_bytes)} free disk"
+    memory = f"about {units.size(needs.memory_bytes)} of memory"
+    sentence = f" {units.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
     how = (
         "The weights are read, merged and written one after the other, so the model is never held "
         "as a whole; answers are compared afterwards where memory allows it."
@@ -59,7 +59,7 @@ def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
         return el("div", _running(job), cls="aw-stage")
     if merged is None:
         return el("div", el("p", EMPTY, cls="aw-quiet"), cls="aw-stage")
-    size = f"{formatting.size(merged.bytes)} in {formatting.plural(merged.files, 'weight file')}"
+    size = f"{units.size(merged.bytes)} in {units.plural(merged.files, 'weight file')}"
     return el(
         "div",
         el("p", f"Merged: {size}, {merged.precision}.", cls="aw-result"),
@@ -68,7 +68,7 @@ def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
         el("p", merged.path, cls="aw-path"),
         el(
             "p",
-            f"Took {formatting.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
+            f"Took {units.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
             "a model card that says what went in.",
             cls="aw-quiet",
         ),
@@ -84,11 +84,11 @@ def _evidence(merged: rs.Merged) -> Node:
 
 
 def _running(job: rs.JobInfo) -> Node:
-    left = f", {formatting.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+    left = f", {units.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
     doing = "Stopping; nothing will be kept" if job.stopping else f"{job.text or 'Starting'}{left}"
     return el(
         "div",
-        el("p", el("strong", job.title), f" {formatting.percent(job.fraction or 0)}"),
+        el("p", el("strong", job.title), f" {units.percent(job.fraction or 0)}"),
         progress(job),
         el("p", f"{doing}.", cls="aw-quiet"),
         el(

@@ -9,7 +9,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.blockers import held, no_base, wait
 from ui.components.clamped_slider import KeptSlider
 from ui.components.event_options import QUIET, hidden_key
@@ -291,7 +291,7 @@ class MergeTab:
         return str(folder)
 
     def _whole(self, folder: str) -> str:
-        return formatting.whole_path(folder, self.bench.service.settings.merged_dir)
+        return units.whole_path(folder, self.bench.service.settings.merged_dir)
 
     def _just_merged(self, folder: str) -> bool:
         """Tell whether the folder in the form is the one that the last merge wrote."""

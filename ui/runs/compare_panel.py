@@ -9,7 +9,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.overlay_chart import overlay_chart, overlay_value
-from ui.components import formatting
+from ui.components import units
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.safe_view import Node, el, safe_view
@@ -73,7 +73,7 @@ class ComparePanel:
             yield el("p", "Write a question first.", cls="aw-quiet")
             return
         able = run_comparison.answerers(self._runs(ticked, snapshot), snapshot).adapters
-        yield el("p", f"{formatting.plural(len(able) + 1, 'model')} are answering.", cls="aw-quiet")
+        yield el("p", f"{units.plural(len(able) + 1, 'model')} are answering.", cls="aw-quiet")
         try:
             request = rq.Compare(
                 prompts=asked[:MOST_PROMPTS],

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
-from ui.components import data_sets, formatting
+from ui.components import data_sets, units
 from ui.components.forms import field_of, label_of
 from ui.components.safe_view import Node, chip, el
 from ui.components.session_facts import BASE_COLOUR, fits
@@ -40,7 +40,7 @@ def told_apart(runs: Sequence[rs.RunSummary]) -> list[rs.RunSummary]:
     """Return the runs with names that differ: those of one name get the time they began."""
     names = [run.name for run in runs]
     return [
-        run.model_copy(update={"name": f"{run.name} ({formatting.when(run.created)})"})
+        run.model_copy(update={"name": f"{run.name} ({units.when(run.created)})"})
         if names.count(run.name) > 1
         else run
         for run in runs
@@ -154,13 +154,13 @@ def try_prompts(runs: Sequence[rs.RunSummary]) -> list[str]:
 
 
 def _result_row(run: rs.RunSummary, best: dict[str, set[str]]) -> Node:
-    match = formatting.percent(run.exact_match) if run.exact_match is not None else "-"
-    kept = f", the best, at step {formatting.count(run.kept_step)}" if run.kept_step else ""
+    match = units.percent(run.exact_match) if run.exact_match is not None else "-"
+    kept = f", the best, at step {units.count(run.kept_step)}" if run.kept_step else ""
     values = {
-        "Training loss": formatting.loss(run.loss),
-        "Held-out loss": formatting.loss(run.eval_loss) + kept,
+        "Training loss": units.loss(run.loss),
+        "Held-out loss": units.loss(run.eval_loss) + kept,
         "Exact match": match,
-        "Speed": formatting.speed(run.tokens_per_second),
+        "Speed": units.speed(run.tokens_per_second),
     }
     return el(
         "tr",
@@ -170,9 +170,9 @@ def _result_row(run: rs.RunSummary, best: dict[str, set[str]]) -> Node:
             cell(head, el("strong", said) if run.id in best[head] else said)
             for head, said in values.items()
         ),
-        cell("Steps", f"{formatting.count(run.step)} of {formatting.count(run.total_steps)}"),
-        cell("Time", formatting.duration(run.seconds)),
-        cell("Memory at the peak", formatting.size(run.peak_memory_bytes) if run.peak_memory_bytes
+        cell("Steps", f"{units.count(run.step)} of {units.count(run.total_steps)}"),
+        cell("Time", units.duration(run.seconds)),
+        cell("Memory at the peak", units.size(run.peak_memory_bytes) if run.peak_memory_bytes
              else "-"),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 from backend import Event, adjustments
 from backend import requests as rq
 from backend import results as rs
-from ui.components import data_sets, formatting
+from ui.components import data_sets, units
 from ui.components.forms import field_of, label_of, shown
 from ui.components.safe_view import Child, Node, button, chip, el, facts
 from ui.components.session_facts import state_word
@@ -29,23 +29,23 @@ def run_facts(
 
     `problem` says what of its events cannot be read.
     """
-    match = formatting.percent(run.exact_match) if run.exact_match is not None else "not tested"
-    loss = f"{formatting.loss(run.loss)} training, {formatting.loss(run.eval_loss)} held out"
+    match = units.percent(run.exact_match) if run.exact_match is not None else "not tested"
+    loss = f"{units.loss(run.loss)} training, {units.loss(run.eval_loss)} held out"
     if run.kept_step:
         loss = (
-            f"{formatting.loss(run.eval_loss)} held out at step {formatting.count(run.kept_step)}, the best, "
-            f"which is the adapter; {formatting.loss(run.loss)} training at the last step"
+            f"{units.loss(run.eval_loss)} held out at step {units.count(run.kept_step)}, the best, "
+            f"which is the adapter; {units.loss(run.loss)} training at the last step"
         )
     pairs: list[tuple[str, Child]] = [
-        ("Steps", f"{formatting.count(run.step)} of {formatting.count(run.total_steps)}"),
+        ("Steps", f"{units.count(run.step)} of {units.count(run.total_steps)}"),
         ("Loss", loss),
         ("Exact match", match),
         ("Speed", _speed(run)),
-        ("Time", measured(formatting.duration(run.seconds), _predicted_time(run))),
+        ("Time", measured(units.duration(run.seconds), _predicted_time(run))),
         ("Memory", _memory(run)),
         ("Base", base_title(run)),
         ("Data", data_sets.title(run.data)),
-        ("Began", formatting.when(run.created)),
+        ("Began", units.when(run.created)),
     ]
     if changes:
         pairs.append(("Changed on the way", " ".join(changes)))
@@ -56,11 +56,7 @@ def run_facts(
 
 def damaged_facts(run: rs.RunSummary, folder: Path, checkpoint: Path | None) -> Node:
     """Say what is known of a run of which a file cannot be read, and where its files lie."""
-    steps = (
-        f"{formatting.count(run.step)} of {formatting.count(run.total_steps)}"
-        if run.total_steps
-        else "-"
-    )
+    steps = f"{units.count(run.step)} of {units.count(run.total_steps)}" if run.total_steps else "-"
     saved = (
         "none"
         if checkpoint is None
@@ -68,10 +64,10 @@ def damaged_facts(run: rs.RunSummary, folder: Path, checkpoint: Path | None) -> 
     )
     pairs: list[tuple[str, Child]] = [
         ("Steps", steps),
-        ("Loss", formatting.loss(run.loss)),
+        ("Loss", units.loss(run.loss)),
         ("Folder", el("span", str(folder), cls="aw-path")),
         ("Last checkpoint", el("span", saved, cls="aw-path")),
-        ("Began", formatting.when(run.created)),
+        ("Began", units.when(run.created)),
     ]
     return el("div", facts(pairs), _log(folder / "output.log"), cls="aw-run-facts")
 
@@ -166,7 +162,7 @@ def commands(found: rs.RunCommands) -> str:
 
 def exported(found: rs.ExportedRun) -> Node:
     """Say what was written and how it is repeated."""
-    listed = f"{formatting.plural(len(found.files), 'file')}, {formatting.size(found.bytes)}"
+    listed = f"{units.plural(len(found.files), 'file')}, {units.size(found.bytes)}"
     return el(
         "div",
         el("p", f"Written to {found.path}: {listed}.", cls="aw-evidence"),
@@ -193,21 +189,21 @@ def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
     if run.predicted_seconds is None or run.seconds <= 0 or run.step < run.total_steps:
         return None
     off = run.predicted_seconds / run.seconds - 1
-    return f"{formatting.duration(run.predicted_seconds)} predicted after ten steps", off
+    return f"{units.duration(run.predicted_seconds)} predicted after ten steps", off
 
 
 def _speed(run: rs.RunSummary) -> str:
-    said = formatting.speed(run.tokens_per_second)
+    said = units.speed(run.tokens_per_second)
     return f"{said} in {run.precision}" if run.precision and run.tokens_per_second else said
 
 
 def _memory(run: rs.RunSummary) -> str:
     peak, predicted = run.peak_memory_bytes, run.predicted_memory_bytes
     if not peak:
-        return f"{formatting.size(predicted)} predicted" if predicted else "not measured"
+        return f"{units.size(predicted)} predicted" if predicted else "not measured"
     if not predicted:
-        return formatting.size(peak)
-    return f"{formatting.size(peak)} measured; {formatting.size(predicted)} predicted{how_far_off(run)}"
+        return units.size(peak)
+    return f"{units.size(peak)} measured; {units.size(predicted)} predicted{how_far_off(run)}"
 
 
 def _log(file: Path) -> Node:

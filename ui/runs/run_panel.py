@@ -9,7 +9,7 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.loss_chart import chart_value, loss_chart
-from ui.components import formatting
+from ui.components import units
 from ui.components.blockers import engaged
 from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card, refuse
@@ -172,7 +172,7 @@ class RunPanel:
         if not (folder or "").strip():
             return el("p", "Name a folder first.", cls="aw-quiet")
         try:
-            whole = formatting.whole_path(folder, self.bench.service.settings.exports_dir)
+            whole = units.whole_path(folder, self.bench.service.settings.exports_dir)
             request = rq.ExportRun(run_id=run_id, destination=whole)
             return run_detail.exported(self.bench.start(request).result(timeout=EXPORT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:

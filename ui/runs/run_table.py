@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from backend import results as rs
-from ui.components import data_sets, formatting
+from ui.components import data_sets, units
 from ui.components.safe_view import Node, button, chip, el
 from ui.components.session_facts import state_word
 from ui.components.tables import cell, table
@@ -54,7 +54,7 @@ def run_state(run: rs.RunSummary) -> Node:
 
 
 def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
-    match = formatting.percent(run.exact_match) if run.exact_match is not None else "-"
+    match = units.percent(run.exact_match) if run.exact_match is not None else "-"
     return el(
         "tr",
         cell("Compare", "-" if run.state == "damaged" else _tick(run, ticked)),
@@ -62,10 +62,10 @@ def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
         cell("Name", chip(run.name, run.colour), cls="aw-name"),
         cell("Data", data_sets.title(run.data) if run.data else "-"),
         cell("Method", f"{run.method}, rank {run.rank}" if run.method else "-"),
-        cell("Loss", formatting.loss(run.loss)),
+        cell("Loss", units.loss(run.loss)),
         cell("Exact match", match),
-        cell("Speed", formatting.speed(run.tokens_per_second)),
-        cell("When", formatting.when(run.created)),
+        cell("Speed", units.speed(run.tokens_per_second)),
+        cell("When", units.when(run.created)),
         cls="pick selected" if selected else "pick",
         data_act="pick",
         data_arg=run.id,
@@ -81,7 +81,7 @@ def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
     rows = [_queued_row(number, each) for number, each in enumerate(queue, 1)]
     return el(
         "div",
-        el("h3", f"{formatting.plural(len(queue), 'run')} waiting"),
+        el("h3", f"{units.plural(len(queue), 'run')} waiting"),
         table("Waiting their turn", ("Turn", "Name", "Data", "Method", "Since", ""), rows),
         cls="aw-queue",
     )
@@ -96,7 +96,7 @@ def _queued_row(number: int, each: rs.QueuedRun) -> Node:
              cls="aw-name"),
         cell("Data", data_sets.title(each.data)),
         cell("Method", f"{each.method}, rank {each.rank}"),
-        cell("Since", formatting.when(each.added)),
+        cell("Since", units.when(each.added)),
         cell("", button("Remove", "unqueue", each.id, aria_label=f"Remove {each.name}")),
     )  # fmt: skip
 
@@ -109,5 +109,5 @@ def _tick(run: rs.RunSummary, ticked: bool) -> Node:
         kind="aw-tick",
         role="checkbox",
         aria_checked="true" if ticked else "false",
-        aria_label=f"Compare {run.name} of {formatting.when(run.created)}",
+        aria_label=f"Compare {run.name} of {units.when(run.created)}",
     )

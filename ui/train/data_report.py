@@ -1,7 +1,7 @@
 """What is in a data set, as trees for `safe_view`: lengths, rows to know of, rows to mend."""
 
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.safe_view import Child, Node, button, el
 
 KINDS: dict[str, tuple[str, str]] = {
@@ -42,11 +42,11 @@ def read_as(shape: str, reason: str) -> str:
 
 
 def _what_it_is(preview: rs.DataPreview) -> str:
-    rows = f"{formatting.plural(preview.rows, 'row')}."
+    rows = f"{units.plural(preview.rows, 'row')}."
     if not preview.shape:
         columns = ", ".join(preview.columns)
         return f"{rows} The columns are {columns}; say which is what under Columns."
-    shown = formatting.plural(len(preview.examples), "example")
+    shown = units.plural(len(preview.examples), "example")
     said = f"{rows} {read_as(preview.shape, preview.shape_reason)}"
     if not preview.quick:
         return f"{said} The first {shown} are below; the others are still to be checked."
@@ -60,12 +60,12 @@ def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
     more = preview.bad - len(preview.problems)
     items = [_bad_row(problem) for problem in preview.problems]
     listed = el("ul", *items, cls="aw-rows", tabindex="0", aria_label="Rows that cannot be used")
-    count = formatting.plural(preview.bad, "row")
+    count = units.plural(preview.bad, "row")
     return el(
         "div",
         el("p", el("strong", f"{count} cannot be used" + (" and left out." if left_out else "."))),
         listed,
-        el("p", f"And {formatting.count(more)} more.", cls="aw-quiet") if more > 0 else None,
+        el("p", f"And {units.count(more)} more.", cls="aw-quiet") if more > 0 else None,
         None if left_out or preview.bad >= preview.rows else drop_button(preview.bad),
         cls="aw-note wait" if left_out else "aw-note warn",
     )
@@ -73,7 +73,7 @@ def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
 
 def drop_button(count: int = 0) -> Node:
     """Offer to learn from the rows that can be used."""
-    which = f"the {formatting.plural(count, 'bad row')}" if count > 1 else "the bad row"
+    which = f"the {units.plural(count, 'bad row')}" if count > 1 else "the bad row"
     return button(f"Leave {which} out" if count else "Leave bad rows out", "drop", kind="mend")
 
 
@@ -106,8 +106,8 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> No
         el("div", *bars, cls="aw-hist", aria_hidden="true"),
         el(
             "div",
-            el("span", formatting.plural(bins[0].low, "token")),
-            el("span", f"tallest bar: {formatting.plural(most, 'example')}"),
+            el("span", units.plural(bins[0].low, "token")),
+            el("span", f"tallest bar: {units.plural(most, 'example')}"),
             el("span", _end_of_axis(bins)),
             cls="aw-hist-axis aw-quiet",
             aria_hidden="true",
@@ -120,9 +120,9 @@ def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> No
 def _end_of_axis(bins: tuple[rs.LengthBin, ...]) -> str:
     last = bins[-1]
     if len(bins) < 2 or last.low == bins[-2].high + 1:
-        return formatting.plural(last.high, "token")
-    begins = "" if last.low == last.high else f"{formatting.count(last.low)} to "
-    return f"last bar: {begins}{formatting.plural(last.high, 'token')}"  # far beyond the rest
+        return units.plural(last.high, "token")
+    begins = "" if last.low == last.high else f"{units.count(last.low)} to "
+    return f"last bar: {begins}{units.plural(last.high, 'token')}"  # far beyond the rest
 
 
 def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> str:
@@ -134,21 +134,21 @@ def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> st
             break
     over = sum(each.examples for each in bins if each.low > longest)
     most = median if middle.low <= median <= middle.high else middle.high
-    half = f"Half of the examples have at most {formatting.plural(most, 'token')}"
+    half = f"Half of the examples have at most {units.plural(most, 'token')}"
     if bins[-1].high <= longest:
         return f"{half}; none is cut."
     if over:
-        return f"{half}; {formatting.count(over)} or more are cut at {formatting.count(longest)}."
-    return f"{half}; few reach the cut at {formatting.count(longest)}."
+        return f"{half}; {units.count(over)} or more are cut at {units.count(longest)}."
+    return f"{half}; few reach the cut at {units.count(longest)}."
 
 
 def _bin_words(each: rs.LengthBin) -> str:
     span = (
-        formatting.plural(each.low, "token")
+        units.plural(each.low, "token")
         if each.low == each.high
-        else f"{formatting.count(each.low)} to {formatting.count(each.high)} tokens"
+        else f"{units.count(each.low)} to {units.count(each.high)} tokens"
     )
-    return f"{span}: {formatting.plural(each.examples, 'example')}"
+    return f"{span}: {units.plural(each.examples, 'example')}"
 
 
 def _groups(groups: tuple[rs.RowGroup, ...]) -> Node:
@@ -158,13 +158,11 @@ def _groups(groups: tuple[rs.RowGroup, ...]) -> Node:
             continue
         title, meaning = KINDS[group.kind]
         more = group.count - len(group.places)
-        places = ", ".join(group.places) + (
-            f" and {formatting.count(more)} more" if more > 0 else ""
-        )
+        places = ", ".join(group.places) + (f" and {units.count(more)} more" if more > 0 else "")
         rows.append(
             el(
                 "div",
-                el("dt", f"{title}: {formatting.count(group.count)}"),
+                el("dt", f"{title}: {units.count(group.count)}"),
                 el("dd", meaning, el("div", places, cls="aw-quiet aw-small")),
             )
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backend import Event
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.safe_view import Node, el
 from ui.components.tables import cell, table
 
@@ -24,16 +24,16 @@ def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
         _row("Perplexity", _perplexity(before), _perplexity(after)),
         _row(
             "Right tokens",
-            formatting.percent(before.token_accuracy),
-            formatting.percent(after.token_accuracy),
+            units.percent(before.token_accuracy),
+            units.percent(after.token_accuracy),
         ),
         _row(
             "Exact match",
-            formatting.percent(before.exact_match),
-            formatting.percent(after.exact_match),
+            units.percent(before.exact_match),
+            units.percent(after.exact_match),
         ),
     ]
-    title = f"On {formatting.plural(after.examples, 'held-out example')}"
+    title = f"On {units.plural(after.examples, 'held-out example')}"
     return el("div", el("h3", title), table(title, ("", "Base", "Adapter"), rows))
 
 

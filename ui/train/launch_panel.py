@@ -12,7 +12,7 @@ import gradio as gr
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card, folded, refuse
 from ui.components.forms import Form
@@ -82,9 +82,9 @@ def room(base: rs.ModelFacts | None) -> Node:
     if base is None:
         return el("p", "Load a base model to see what this machine has room for.", cls="aw-quiet")
     kind = "core" if base.device == "cpu" else "GPU"
-    have = f"This machine has {formatting.plural(base.places, kind)}"
+    have = f"This machine has {units.plural(base.places, kind)}"
     more = (
-        f", so the page can start up to {formatting.count(base.places)} processes by itself"
+        f", so the page can start up to {units.count(base.places)} processes by itself"
         if base.places > 1
         else ""
     )

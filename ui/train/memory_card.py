@@ -5,7 +5,7 @@ from typing import Any
 
 from backend import requests as rq
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import mend_button
 from ui.components.safe_view import Child, Node, el
 
@@ -56,8 +56,8 @@ def measured_line(run: rs.RunSummary) -> Node | None:
         return None
     return el(
         "p",
-        f"Memory at the peak: {formatting.size(run.peak_memory_bytes)} measured, "
-        f"{formatting.size(run.predicted_memory_bytes)} predicted{how_far_off(run)}.",
+        f"Memory at the peak: {units.size(run.peak_memory_bytes)} measured, "
+        f"{units.size(run.predicted_memory_bytes)} predicted{how_far_off(run)}.",
         cls="aw-quiet",
     )
 
@@ -87,14 +87,14 @@ def change_words(change: dict[str, Any]) -> str:
     if change.get("gradient_checkpointing"):
         parts.append("gradient checkpointing")
     if "tokens_per_step" in change:
-        parts.append(f"a token budget of {formatting.count(int(change['tokens_per_step']))}")
+        parts.append(f"a token budget of {units.count(int(change['tokens_per_step']))}")
     return " and ".join(parts)
 
 
 def _finding(report: rs.PreflightReport) -> str:
     need, free = (
-        formatting.size(report.memory_bytes),
-        formatting.size(report.memory_available_bytes),
+        units.size(report.memory_bytes),
+        units.size(report.memory_available_bytes),
     )
     fits = report.memory_bytes <= report.memory_available_bytes
     said = f"Memory: the run needs {need} beside the loaded base, {free} are free"
@@ -108,11 +108,11 @@ def _bar(parts: list[tuple[str, int]], room: int) -> Node:
             cls="aw-memory-part",
             share=size / room,
             colour=COLOURS[name],
-            title=f"{NAMES[name][0]}: {formatting.size(size)}",
+            title=f"{NAMES[name][0]}: {units.size(size)}",
         )
         for name, size in parts
     ]
-    spoken = ", ".join(f"{NAMES[name][0]} {formatting.size(size)}" for name, size in parts)
+    spoken = ", ".join(f"{NAMES[name][0]} {units.size(size)}" for name, size in parts)
     return el("div", *pieces, cls="aw-memory-bar", role="img", aria_label=spoken)
 
 
@@ -122,7 +122,7 @@ def _legend(parts: list[tuple[str, int]]) -> Node:
             "li",
             el("span", cls="aw-dot", colour=COLOURS[name], aria_hidden="true"),
             f"{NAMES[name][0]} ",
-            el("span", formatting.size(size), cls="aw-quiet"),
+            el("span", units.size(size), cls="aw-quiet"),
             title=NAMES[name][1],
         )
         for name, size in parts
@@ -135,8 +135,10 @@ def _budget(report: rs.PreflightReport) -> str:
         return "No token budget fits with these settings."
     budget, stats = report.largest_token_budget, report.stats
     if stats is not None and stats.tokens <= budget:
-        return f"Any token budget fits: all examples together have {formatting.count(stats.tokens)} tokens."
-    return f"Largest token budget that fits: {formatting.count(budget)}."
+        return (
+            f"Any token budget fits: all examples together have {units.count(stats.tokens)} tokens."
+        )
+    return f"Largest token budget that fits: {units.count(budget)}."
 
 
 def _mend(report: rs.PreflightReport) -> Child:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend import results as rs
 from backend import usual_rate
-from ui.components import formatting
+from ui.components import units
 from ui.components.blockers import held, no_base, under_way, wait
 from ui.components.feedback import Failure, failure_card, mend_button
 from ui.components.safe_view import Node, button, el
@@ -43,10 +43,10 @@ class Readiness(NamedTuple):
 
 def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
     """Say whether the run can start, and if not, why and what mends it."""
-    label = f"Train {formatting.shorten(check.name)}" if check.name else "Train"
+    label = f"Train {units.shorten(check.name)}" if check.name else "Train"
     report = check.report
     if report is not None and report.ready and report.seconds:
-        label += f", {formatting.about(report.seconds)}"
+        label += f", {units.about(report.seconds)}"
     if check.name and check.failure is None and is_training(snapshot):
         return _its_turn(snapshot, check)
     blocked = _blocked(snapshot, check)
@@ -73,7 +73,7 @@ def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
         return Readiness(wait(f"{said} Runs lists what waits."), label, False)
     if check.free_name not in ("", check.name):
         return Readiness(_name_taken(snapshot, check), label, False)
-    behind = f", behind {formatting.plural(len(names), 'run')} waiting already" if names else ""
+    behind = f", behind {units.plural(len(names), 'run')} waiting already" if names else ""
     sentence = f"{check.name} would start by itself afterwards{behind}."
     return Readiness(wait(f"{under_way(snapshot.job)}. {sentence}"), label, True)
 
@@ -96,23 +96,23 @@ def data_line(check: Check, summary: str) -> str:
         look = check.look
         if look is None or not look.shape:
             return summary
-        return f"{formatting.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
-    rows = formatting.plural(stats.rows, "row")
+        return f"{units.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
+    rows = units.plural(stats.rows, "row")
     if stats.held_out_rows and not summary:  # a bundled set is one thing to whoever looks at it
-        own = formatting.plural(stats.rows - stats.held_out_rows, "row")
-        rows = f"{own} and {formatting.count(stats.held_out_rows)} of the held-out data"
-    parts = [f"{rows}, {formatting.count(stats.examples)} to learn from"]
+        own = units.plural(stats.rows - stats.held_out_rows, "row")
+        rows = f"{own} and {units.count(stats.held_out_rows)} of the held-out data"
+    parts = [f"{rows}, {units.count(stats.examples)} to learn from"]
     if stats.held_out:
-        parts.append(f"{formatting.count(stats.held_out)} held out")
-    parts.append(f"longest {formatting.plural(stats.longest, 'token')}")
+        parts.append(f"{units.count(stats.held_out)} held out")
+    parts.append(f"longest {units.plural(stats.longest, 'token')}")
     if stats.cut:
-        parts.append(f"{formatting.count(stats.cut)} cut")
+        parts.append(f"{units.count(stats.cut)} cut")
     if stats.dropped:
-        parts.append(f"{formatting.count(stats.dropped)} dropped")
+        parts.append(f"{units.count(stats.dropped)} dropped")
     if stats.bad:
-        parts.append(f"{formatting.count(stats.bad)} bad and left out")
+        parts.append(f"{units.count(stats.bad)} bad and left out")
     if stats.overlap:
-        parts.append(f"{formatting.count(stats.overlap)} left out as they are held out, too")
+        parts.append(f"{units.count(stats.overlap)} left out as they are held out, too")
     said = ", ".join(parts) + "."
     return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 
@@ -133,7 +133,7 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
         state = "paused" if snapshot.job.paused else "going on"
         return wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
     if check.preparing:
-        rows = formatting.plural(check.look.rows, "row") if check.look else "the rows"
+        rows = units.plural(check.look.rows, "row") if check.look else "the rows"
         return wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
     if check.checking or check.report is None:
         return wait("Checking these settings against the base and the data.")
@@ -141,19 +141,19 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
 
 
 def _ready_card(report: rs.PreflightReport) -> Node:
-    share = formatting.part_of_model(report.trainable_parameters, report.total_parameters)
-    time = f", {formatting.about(report.seconds)}" if report.seconds else ""
+    share = units.part_of_model(report.trainable_parameters, report.total_parameters)
+    time = f", {units.about(report.seconds)}" if report.seconds else ""
     if time and report.seconds_from:
         time += f" ({report.seconds_from})"
     memory = (
         ""  # the memory card below says it
         if report.memory_parts
-        else f", {formatting.size(report.memory_bytes)} of "
-        f"{formatting.size(report.memory_available_bytes)} free memory"
+        else f", {units.size(report.memory_bytes)} of "
+        f"{units.size(report.memory_available_bytes)} free memory"
     )
     sentence = (
-        f"{formatting.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
-        f"{formatting.plural(report.steps, 'step')}{time}{memory}."
+        f"{units.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
+        f"{units.plural(report.steps, 'step')}{time}{memory}."
     )
     notes = report.notes
     usual = usual_rate(report.total_parameters)
@@ -174,13 +174,13 @@ def _settings_and_disk(report: rs.PreflightReport) -> str:
     changed = report.changed_settings
     verb = "differs" if changed == 1 else "differ"
     settings = (
-        f"{formatting.plural(changed, 'setting')} {verb} from the defaults."
+        f"{units.plural(changed, 'setting')} {verb} from the defaults."
         if changed
         else "All settings are at their defaults."
     )
     if not report.disk_bytes:
         return settings
-    need, free = formatting.size(report.disk_bytes), formatting.size(report.disk_free_bytes)
+    need, free = units.size(report.disk_bytes), units.size(report.disk_free_bytes)
     return f"{settings} Disk: {need} needed, {free} free."
 
 

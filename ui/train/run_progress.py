@@ -6,7 +6,7 @@ from backend import Event, errors
 from backend import results as rs
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import Bench
@@ -102,22 +102,22 @@ def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> st
     """Say how many held-out answers are right word for word, before and after."""
     if after is None:
         return "Nothing was held out, so what was learned was not tested."
-    base = f"base {formatting.percent(before.exact_match)}, " if before else ""
+    base = f"base {units.percent(before.exact_match)}, " if before else ""
     return (
-        f"Held-out exact match: {base}now {formatting.percent(after.exact_match)} "
-        f"of {formatting.plural(after.examples, 'answer')}."
+        f"Held-out exact match: {base}now {units.percent(after.exact_match)} "
+        f"of {units.plural(after.examples, 'answer')}."
     )
 
 
 def worse(run: rs.RunSummary, low: Low, rate: float) -> Node:
     """Say that the adapter was better on its way, and offer what would have helped."""
-    now, then = formatting.loss(low.last), formatting.loss(low.loss)
+    now, then = units.loss(low.last), units.loss(low.loss)
     slower = mend_button(f"Try with learning rate {rate / 4:.2g}", "slower", run.id)
     if low.step == 0:
         head = f"{run.name} does worse than the base alone."
         said = f" Held-out loss was {then} before the first step, and is {now}."
         return el("div", el("p", el("strong", head), said), slower, cls="aw-note warn aw-warned")
-    head = f"{run.name} is worse than it was after step {formatting.count(low.step)}."
+    head = f"{run.name} is worse than it was after step {units.count(low.step)}."
     said = f" Held-out loss was {then} then, and is {now}."
     best = mend_button("Train again and keep the best", "best", run.id)
     return el(
@@ -130,14 +130,14 @@ def worse(run: rs.RunSummary, low: Low, rate: float) -> Node:
 
 def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
     live = live or Live(run.step, run.total_steps, run.loss, run.tokens_per_second, None)
-    left = formatting.duration(live.seconds_left) if live.seconds_left is not None else "-"
+    left = units.duration(live.seconds_left) if live.seconds_left is not None else "-"
     return el(
         "div",
         _number("Step", _steps(live)),
-        _number("Speed", formatting.speed(live.tokens_per_second)),
+        _number("Speed", units.speed(live.tokens_per_second)),
         _number("Time left", left),
-        _number("Loss", formatting.loss(live.loss)),
-        _number("Saved", f"step {formatting.count(live.saved)}" if live.saved else "not yet"),
+        _number("Loss", units.loss(live.loss)),
+        _number("Saved", f"step {units.count(live.saved)}" if live.saved else "not yet"),
         cls="aw-numbers",
     )
 
@@ -146,7 +146,7 @@ def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
     """Say what a paused run is good for."""
     if not run.paused:
         return None
-    step = formatting.count(live.step if live else run.step)
+    step = units.count(live.step if live else run.step)
     return el(
         "div",
         el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
@@ -162,17 +162,17 @@ def _number(name: str, value: str) -> Node:
 
 def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]:
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
-    facts = f"{formatting.plural(run.step, 'step')} in {formatting.duration(run.seconds)}"
+    facts = f"{units.plural(run.step, 'step')} in {units.duration(run.seconds)}"
     difference = adapter.max_difference if adapter else None
     verified = difference is not None and (
         "Verified: the saved adapter read back answers the same "
-        f"(largest difference {formatting.small(difference)})."
+        f"(largest difference {units.small(difference)})."
     )
     return [
         el("p", exact_match(before, after), cls="aw-result"),
         _ending(run),
         evidence(verified) if verified else None,
-        el("p", f"{run.name}: {facts}, {formatting.speed(run.tokens_per_second)}.", cls="aw-quiet"),
+        el("p", f"{run.name}: {facts}, {units.speed(run.tokens_per_second)}.", cls="aw-quiet"),
         measured_line(run),
         el("p", run.preparation, cls="aw-quiet") if run.preparation else None,
         el(
@@ -198,7 +198,7 @@ def _ended_early(
     run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
 ) -> Node:
     kept = ", and its last checkpoint is kept" if run.resumable else ""
-    where = f"It came to step {formatting.count(run.step)} of {formatting.count(run.total_steps)}{kept}."
+    where = f"It came to step {units.count(run.step)} of {units.count(run.total_steps)}{kept}."
     mend = el(
         "div",
         _mend(run, diverged_at),
@@ -224,4 +224,4 @@ def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
 def _steps(live: Live) -> str:
     if not live.total_steps:
         return "getting ready"
-    return f"{formatting.count(live.step)} of {formatting.count(live.total_steps)}"
+    return f"{units.count(live.step)} of {units.count(live.total_steps)}"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from backend import Event
 from ui.charts.loss_chart import is_over
-from ui.components import formatting
+from ui.components import units
 from ui.components.safe_view import Node, el
 from ui.components.session_facts import BASE_COLOUR
 
@@ -109,7 +109,7 @@ def _prompt(each: Watched, colour: str) -> Node:
 
 def _earlier(said: Sequence[Said], colour: str) -> Node:
     rows = [_row(_when(each), each.answer, colour) for each in said]
-    title = formatting.plural(len(said), "earlier answer")
+    title = units.plural(len(said), "earlier answer")
     return el("details", el("summary", title), el("dl", *rows), cls="aw-details")
 
 
@@ -120,5 +120,5 @@ def _row(when: str, answer: str, colour: str) -> Node:
 
 def _when(said: Said) -> str:
     if said.first == said.last:
-        return f"step {formatting.count(said.first)}"
-    return f"steps {formatting.count(said.first)} to {formatting.count(said.last)}"
+        return f"step {units.count(said.first)}"
+    return f"steps {units.count(said.first)} to {units.count(said.last)}"

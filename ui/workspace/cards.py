@@ -1,7 +1,7 @@
 """What an export, an import and a report of a problem came to, in words."""
 
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.feedback import evidence
 from ui.components.safe_view import Child, Node, button, el
 
@@ -13,7 +13,7 @@ def going_card(title: str, doing: str, done: float | None = None) -> Node:
     """Say what is being done and how far it is, where that is known, and offer to stop it."""
     known = done is not None
     share = min(max(done or 0.0, 0.0), 1.0)
-    said = f"{doing}, {formatting.percent(share)}" if known else doing
+    said = f"{doing}, {units.percent(share)}" if known else doing
     return el(
         "div",
         el("p", el("strong", title), f" {said}"),
@@ -33,12 +33,12 @@ def going_card(title: str, doing: str, done: float | None = None) -> Node:
 
 def exported_card(exported: rs.ExportedWorkspace) -> Node:
     """Say what is in an export, where it lies, and how it was verified."""
-    what = f"{formatting.plural(exported.adapters, 'adapter')} and {formatting.plural(exported.runs, 'run')}"
+    what = f"{units.plural(exported.adapters, 'adapter')} and {units.plural(exported.runs, 'run')}"
     return _good(
-        el("p", f"{what}, {formatting.size(exported.bytes)}, in:"),
+        el("p", f"{what}, {units.size(exported.bytes)}, in:"),
         el("p", exported.path, cls="aw-path"),
         _listed("Left out", exported.left_out),
-        evidence(f"Verified: {formatting.plural(exported.files, 'file')} read back, each as it is here."),
+        evidence(f"Verified: {units.plural(exported.files, 'file')} read back, each as it is here."),
     )
 
 
@@ -46,7 +46,7 @@ def imported_card(came: rs.ImportedWorkspace) -> Node:
     """Say what came, under which names, what was left out, and how it was verified."""
     nothing = not (came.adapters or came.runs or came.queued or came.session)
     head = "Nothing new: everything in it is here already." if came.already_there else "Nothing."
-    what = f"{formatting.plural(len(came.adapters), 'adapter')} and {formatting.plural(len(came.runs), 'run')}"
+    what = f"{units.plural(len(came.adapters), 'adapter')} and {units.plural(len(came.runs), 'run')}"
     renamed = [f"{there} is called {here} here" for there, here in came.renamed]
     session = "The next start begins with the base and the adapters of the other machine."
     return _good(
@@ -58,7 +58,7 @@ def imported_card(came: rs.ImportedWorkspace) -> Node:
         _listed("Left out", came.left_out),
         _listed("Not on this machine, and named by runs that came", came.missing_paths),
         el("p", session) if came.session else None,
-        evidence(f"Verified: {formatting.plural(came.verified, 'file')} arrived as exported.")
+        evidence(f"Verified: {units.plural(came.verified, 'file')} arrived as exported.")
         if came.verified
         else None,
     )
@@ -66,9 +66,9 @@ def imported_card(came: rs.ImportedWorkspace) -> Node:
 
 def reported_card(report: rs.ReportedProblem) -> Node:
     """Say what is in a report, and that nobody has it yet."""
-    hidden = f" {formatting.plural(report.hidden, 'log line')} lost what may be private."
+    hidden = f" {units.plural(report.hidden, 'log line')} lost what may be private."
     return _good(
-        el("p", f"{formatting.plural(len(report.files), 'file')}, {formatting.size(report.bytes)}, in:"),
+        el("p", f"{units.plural(len(report.files), 'file')}, {units.size(report.bytes)}, in:"),
         el("p", report.path, cls="aw-path"),
         el(
             "p",

@@ -15,7 +15,7 @@ import gradio as gr
 
 from backend import errors
 from backend import results as rs
-from ui.components import formatting
+from ui.components import units
 from ui.components.service_handle import Bench
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.safe_view import Node, clicked, el, safe_view
@@ -74,7 +74,7 @@ class WorkspacePanel:
         )
         with gr.Row(elem_classes="aw-buttons"):
             self.bring = gr.Button("Import", size="sm", elem_id="workspace-import")
-            limit = formatting.size(self.bench.service.settings.max_upload_bytes)
+            limit = units.size(self.bench.service.settings.max_upload_bytes)
             self.upload = gr.UploadButton(
                 f"Upload and import (up to {limit})",
                 size="sm",
