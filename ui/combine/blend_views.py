@@ -72,12 +72,13 @@ def _cell(report: rs.SimilarityReport, i: int, j: int, pair: tuple[int, int] | N
     if i == j:
         return el("td", units.signed(value), cls="aw-heat-self")
     chosen = pair is not None and {i, j} == set(pair)
+    alike = units.signed(value)
     number = button(
-        units.signed(value),
+        alike,
         "pair",
         f"{min(i, j)},{max(i, j)}",
         kind="aw-heat-cell" + (" pressed" if chosen else ""),
-        aria_label=f"{report.names[i]} and {report.names[j]}: {units.signed(value)}, layer by layer",
+        aria_label=f"{report.names[i]} and {report.names[j]}: {alike}, layer by layer",
     )
     return el("td", number, cls="aw-minus" if value < 0 else "", share=abs(value))
 

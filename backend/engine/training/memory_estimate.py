@@ -44,8 +44,8 @@ FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
 FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
 COMPILED = 220_000_000
-"""Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13). There
-are few lengths (`few_lengths`). A later run in the same process has them already, and they count as
+"""Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13);
+`few_lengths` keeps them few. A later run in the same process has them already, and they count as
 its own (`run_memory`)."""
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
