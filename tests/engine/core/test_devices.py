@@ -21,7 +21,7 @@ from backend.engine.training import (
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
 from backend.settings import Settings
-from tests.engine.models.test_base_model import SILENT
+from tests.engine.models.test_loading import SILENT
 
 GB = 10**9
 

@@ -8,7 +8,7 @@ import pytest
 
 from backend import Service
 from backend import requests as rq
-from tests.engine.export.test_exporting import export, losses_of_run, losses_of_script, train
+from tests.engine.export.test_run_export import export, losses_of_run, losses_of_script, train
 from tests.engine.runs.test_pausing import at_step, service
 
 __all__ = ["at_step", "service"]

@@ -17,7 +17,7 @@ from backend.engine.data.tokenization import Tokens
 from backend.engine.training import extension, packing
 from backend.errors import InvalidRequest
 from backend.results import RunResult
-from tests.engine.export.test_exporting import export, losses_of_script
+from tests.engine.export.test_run_export import export, losses_of_script
 from tests.engine.tiny import start_service, write_base
 
 QUICK: dict[str, Any] = {"tokens_per_step": 128, "precision": "fp32"}

@@ -14,7 +14,7 @@ from backend.engine.models import loading
 from backend.engine.training import loss_scaling
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import Diverged
-from tests.engine.export.test_exporting import export, losses_of_run, losses_of_script
+from tests.engine.export.test_run_export import export, losses_of_run, losses_of_script
 from tests.engine.starter_runs import assert_same_bits, stop_after, train, weights
 from tests.engine.tiny import start_service, write_base
 

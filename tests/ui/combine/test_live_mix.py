@@ -6,9 +6,9 @@ import gradio as gr
 import pytest
 
 from backend import errors
-from tests.ui.combine.test_combine import page, weights
+from tests.ui.combine.test_tab import page, weights
 from tests.ui.fake_service import FakeService
-from tests.ui.hotswap.test_hotswap import hold
+from tests.ui.hotswap.test_tab import hold
 from tests.ui.test_view import words
 from ui.app.layout import Page
 

@@ -2,7 +2,7 @@
 
 from backend import Event
 from backend import results as rs
-from tests.ui.runs.test_runs import summary
+from tests.ui.runs.test_tab import summary
 from tests.ui.test_view import words
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse

@@ -10,7 +10,7 @@ from backend import requests as rq
 from backend import results as rs
 from tests.ui.app.test_page import draw, event, wait
 from tests.ui.fake_service import FACTS, FakeService
-from tests.ui.hotswap.test_hotswap import SLOT, TIMES, buttons, hold, info, page, scripted
+from tests.ui.hotswap.test_tab import SLOT, TIMES, buttons, hold, info, page, scripted
 from tests.ui.test_view import words
 from ui.adapters import converter
 from ui.app.layout import Page
