@@ -6,7 +6,7 @@ import pytest
 
 from backend.errors import DataError
 from backend.requests import Columns
-from tests.engine.data_files import Row, read, write
+from tests.engine.written_files import Row, read, write
 
 
 def numbered(count: int) -> list[Row]:

@@ -7,7 +7,7 @@ import pytest
 
 from backend.errors import DataError
 from backend.requests import Columns
-from tests.engine.data_files import SHAPES, TURNS, Row, read, write
+from tests.engine.written_files import SHAPES, TURNS, Row, read, write
 
 
 def test_the_reason_for_the_shape_is_told(tmp_path: Path) -> None:

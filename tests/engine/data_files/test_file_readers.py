@@ -9,7 +9,7 @@ import pytest
 from backend.engine.data_files.file_readers import READERS, count_rows, read_rows
 from backend.errors import DataError
 from backend.files.uploads import DATA_SUFFIXES
-from tests.engine.data_files import SHAPES, TURNS, read, write
+from tests.engine.written_files import SHAPES, TURNS, read, write
 
 # -- formats --------------------------------------------------------------------------
 

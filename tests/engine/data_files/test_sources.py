@@ -9,7 +9,7 @@ from backend.engine.data import dataset
 from backend.engine.data_files.sources import open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER
-from tests.engine.data_files import SHAPES, read, write
+from tests.engine.written_files import SHAPES, read, write
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from backend.engine.data_files.file_readers import Broken, count_rows, read_rows
 from backend.errors import DataError, WorkbenchError
 from backend.files import read_limits
 from backend.settings import PROJECT
-from tests.engine.data_files import read
+from tests.engine.written_files import read
 
 LONG = "x" * 13_000_000
 TOO_LONG = "it is longer than 16,000,000 characters: split it into shorter examples"
