@@ -1,10 +1,13 @@
 """Who may import what, and how big a file may grow: rules that would otherwise wear away."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,11 +15,64 @@ PROJECT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers"}
 PUBLIC = ("errors", "requests", "results")
 MOST_LINES = 400
+MOST_MODULES = 16
 # Longer already: each may shrink, and none may grow past this.
 OUTGROWN = {
     "start.py": 760,
     "tests/test_start.py": 581,
 }
+RUNTIME = PROJECT / "backend" / "service" / "worker_process.py"
+
+
+class Layers(NamedTuple):
+    """The packages and modules of a folder, a line for each layer, the lowest first."""
+
+    folder: str
+    lines: tuple[str, ...]
+
+
+BACKEND = Layers(
+    "backend",
+    (
+        "errors sizes processes settings refusals",
+        "files fields results",
+        "catalogue compile_times",
+        "requests library",
+        "permissions merge_requirements",
+        "operations",
+        "runs",
+        "engine workspace",
+        "service",
+        "__init__",
+        "__main__",
+    ),
+)
+ENGINE = Layers(
+    "backend/engine",
+    (
+        "core __init__",
+        "models data_files",
+        "methods",
+        "session",
+        "inference",
+        "adapters data",
+        "blending merging hotswap training",
+        "runs export",
+        "planning",
+        "worker run_process",
+        "__main__",
+    ),
+)
+UI = Layers(
+    "ui",
+    (
+        "components __init__",
+        "charts serving",
+        "chat train adapters workspace",
+        "runs combine merge hotswap",
+        "app",
+    ),
+)
 NO_PLACE_FOR_CODE = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
 
 
@@ -51,6 +107,38 @@ def breaks(files: list[Path], banned: set[str]) -> list[str]:
     ]
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_of(name: str) -> str | None:
+    """Return the module of this project that an imported name is or lies in."""
+    for dotted in (name, name.rpartition(".")[0]):
+        path = PROJECT.joinpath(*dotted.split("."))
+        is_ours = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+        if is_ours and dotted.startswith(("backend", "ui")):
+            return dotted
+    return None
+
+
+def part(path: Path, layers: Layers) -> str:
+    """Return the package or module of a layered folder that a file is or lies in."""
+    first = path.relative_to(PROJECT / layers.folder).parts[0]
+    return first.removesuffix(".py")
+
+
+def part_named(name: str, layers: Layers) -> str | None:
+    """Return the same of an imported name; None where it lies elsewhere."""
+    prefix = layers.folder.replace("/", ".")
+    found = module_of(name)
+    if found == prefix:
+        return "__init__"
+    if found is None or not found.startswith(f"{prefix}."):
+        return None
+    return found.removeprefix(f"{prefix}.").split(".")[0]
+
+
 def light_backend() -> list[Path]:
     engine = PROJECT / "backend" / "engine"
     return [path for path in sources("backend") if not path.is_relative_to(engine)]
@@ -72,30 +160,57 @@ def test_the_backend_does_not_know_gradio_or_the_page() -> None:
 
 
 def test_only_the_runtime_starts_the_engine() -> None:
-    others = [path for path in light_backend() if path.name != "worker_process.py"]
+    others = [path for path in light_backend() if path != RUNTIME]
 
     assert breaks([*others, *sources("ui")], {"backend.engine"}) == []
 
 
 def test_the_runtime_imports_the_engine_inside_one_function() -> None:
-    tree = ast.parse((PROJECT / "backend" / "worker_process.py").read_text(encoding="utf-8"))
+    tree = ast.parse(RUNTIME.read_text(encoding="utf-8"))
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    everywhere = breaks([PROJECT / "backend" / "worker_process.py"], {"backend.engine"})
+    everywhere = breaks([RUNTIME], {"backend.engine"})
 
     assert not any("backend.engine" in ast.unparse(node) for node in top)
     assert len(everywhere) == 1
 
 
-def test_the_engine_does_not_know_who_started_it() -> None:
-    banned = {
-        "backend.service.service",
-        "backend.service.engine_client",
-        "backend.service.worker_process",
-        "backend.service.jobs",
-        "backend.workspace.session_recipe",
+@pytest.mark.parametrize("layers", [BACKEND, ENGINE, UI], ids=["backend", "engine", "ui"])
+def test_imports_go_down_the_layers(layers: Layers) -> None:
+    """A package may import those below it; what stands in one line knows nothing of one another."""
+    level = {name: number for number, line in enumerate(layers.lines) for name in line.split()}
+    edges = {
+        (own, other)
+        for path in sources(layers.folder)
+        for name in imports(path)
+        if (own := part(path, layers)) != (other := part_named(name, layers)) and other
     }
+    assert {own for own, _ in edges} <= level.keys(), "name each new package in its layer"
+    assert {f"{own} -> {other}" for own, other in edges if level[own] <= level[other]} == set()
 
-    assert breaks(sources("backend/engine"), banned) == []
+
+def test_no_circle_of_imports() -> None:
+    """Nor one for types alone."""
+    graph: dict[str, set[str]] = {}
+    for path in sources("backend", "ui"):
+        own = module_name(path)
+        graph[own] = {
+            found for name in imports(path) if (found := module_of(name)) and found != own
+        }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize("folder", ["backend", "ui"])
+def test_no_folder_holds_more_than_a_person_takes_in(folder: str) -> None:
+    counts = Counter(str(p.parent.relative_to(PROJECT)) for p in sources(folder))
+
+    assert {name: count for name, count in counts.items() if count > MOST_MODULES} == {}
+
+
+@pytest.mark.parametrize("folder", ["backend", "ui"])
+def test_each_package_says_what_it_owns(folder: str) -> None:
+    files = [path for path in sources(folder) if path.name == "__init__.py"]
+
+    assert [str(p) for p in files if not ast.get_docstring(ast.parse(p.read_text("utf-8")))] == []
 
 
 def test_the_page_uses_public_names_only() -> None:

@@ -4,7 +4,6 @@ The service knows no model and imports no torch. It validates, and hands operati
 through `EngineLink`, which keeps the one model lock and survives the engine's death.
 """
 
-import time
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from backend import merge_requirements
 from backend import requests as rq
 from backend import results as rs
 from backend.compile_times import CompileTimes
-from backend.errors import Busy, DiskFull, NotFound, WorkbenchError
+from backend.errors import Busy, DiskFull, NotFound
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.files.uploads import ADAPTER_SUFFIXES, keep_upload
@@ -28,12 +27,13 @@ from backend.runs.events import Curve, Event, curve
 from backend.runs.plain_script import script_of
 from backend.runs.run_commands import commands_of
 from backend.runs.run_store import Runs
-from backend.runs.training_queue import QueueRunner, TrainingQueue, require_room
+from backend.runs.training_queue import TrainingQueue
 from backend.service import external_run
 from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
 from backend.service.run_control import Steering
 from backend.service.start_checks import Starts
+from backend.service.waiting_runs import WaitingRuns
 from backend.service.worker_process import StartRuntime
 from backend.service.workspace_transfer import WorkspaceTransfer
 from backend.settings import Settings
@@ -42,10 +42,9 @@ from backend.workspace.moves import undo_unfinished
 from backend.workspace.versions import open_workspace
 
 Piece = TypeVar("Piece")
-ROOM_EVERY_S = 30.0  # so often a training that waits is tried again while the disk is full
 
 
-class Service(WorkspaceTransfer):
+class Service(WaitingRuns, WorkspaceTransfer):
     """One workbench session. Use it as a context manager, or call `close` at the end.
 
     `start_engine` puts another engine in the place of the one that the settings name.
@@ -69,8 +68,6 @@ class Service(WorkspaceTransfer):
             self.engine.say("bad" if self.queue.problem else "info", " ".join(self.opening))
         self.steering = Steering(self.engine)
         self.starts = Starts(self.settings, self.engine, self.runs, self.library, self.queue)
-        self._queue_runner: QueueRunner | None = None
-        self._queue_rests_until = 0.0
         self._last_read: tuple[object, ...] = ([], [], 0, ())
         self._deleted_before = self.library.trashed()
 
@@ -230,56 +227,6 @@ class Service(WorkspaceTransfer):
         if not (status.launched and status.state == "queued"):
             raise Busy("This run does not wait any more.", cure="Stop it instead.")
         self.runs.delete(run_id)
-
-    # -- the queue -------------------------------------------------------------------------------
-
-    def enqueue(self, train: rq.Train, *, caller: Caller = "local") -> rs.QueuedRun:
-        """Let a training wait its turn on the loaded base; it starts by itself.
-
-        Raises what would keep it from starting now, save that something else is going on.
-        """
-        check_caller(train, self.settings, caller)
-        train = resolved(train, caller)
-        with self.engine.lock:
-            base = self.engine.require_base()
-            self.starts.check_new(train)
-            item = self.queue.add(train, base, caller)
-            self.engine.version += 1
-        self.run_queue()
-        return item.describe(base)
-
-    def unqueue(self, id: str) -> None:
-        """Take a training out of the queue; raises NotFound where it does not wait any more."""
-        with self.engine.lock:
-            if not self.queue.remove(id):
-                raise NotFound("This training does not wait any more.", cure="Look under Runs.")
-            self.engine.version += 1
-
-    def run_queue(self) -> None:
-        """Work the queue off from now on, also what an earlier app left in it."""
-        with self.engine.lock:
-            self._queue_runner = self._queue_runner or QueueRunner(self._start_next)
-
-    def _start_next(self) -> None:
-        """Start what waits first for the loaded base, if nothing else is going on."""
-        engine = self.engine
-        with engine.lock:
-            if engine.base is None or engine.current is not None or engine.slot is not None:
-                return
-            if any(job.run_id is not None for job in engine.jobs()):
-                return  # a run with processes of its own
-            item = self.queue.next_for(engine.base)
-            if item is None or time.monotonic() < self._queue_rests_until:
-                return
-            try:
-                with self.queue.turn_of(item):
-                    require_room(self.settings.workspace)
-                    self.start(item.train, caller=item.caller)
-            except DiskFull as error:
-                self._queue_rests_until = time.monotonic() + ROOM_EVERY_S
-                engine.say("bad", f"{item.train.name} waits until there is room: {error}")
-            except WorkbenchError as error:
-                engine.say("bad", f"{item.train.name} had its turn but did not start: {error}")
 
     # -- looking ---------------------------------------------------------------------------------
 

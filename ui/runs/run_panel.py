@@ -17,7 +17,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.service_handle import Bench
 from ui.runs import run_detail
-from ui.train.tab import resume_run
+from ui.train.run_progress import resume_run
 
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")

@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 from backend import Event, errors
+from backend import requests as rq
 from backend import results as rs
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
 from ui.components import units
-from ui.components.feedback import Failure, evidence, failure_card, mend_button
+from ui.components.feedback import Failure, evidence, failure_card, mend_button, refuse
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import Bench
 from ui.components.session_facts import STATES
@@ -225,3 +226,11 @@ def _steps(live: Live) -> str:
     if not live.total_steps:
         return "getting ready"
     return f"{units.count(live.step)} of {units.count(live.total_steps)}"
+
+
+def resume_run(bench: Bench, run_id: str) -> None:
+    """Take a run up again; what stands in the way is said in words."""
+    try:
+        bench.start(rq.Resume(run_id=run_id))
+    except errors.WorkbenchError as error:
+        refuse("Cannot resume", error)

@@ -317,7 +317,7 @@ class TrainTab:
         """Do what a run's buttons offer: resume it, or set the form up for another try."""
         act, run_id = clicked(event)
         if act == "resume":
-            resume_run(self.bench, run_id)
+            run_progress.resume_run(self.bench, run_id)
             return {self.dismissed: gr.skip()}
         if act == "discard":
             discard(self.bench, run_id)
@@ -392,11 +392,3 @@ class TrainTab:
         if run is None or is_waiting(run):
             return chart_value(None)
         return chart_value(run.id, run.colour, run.state in ("queued", "running"), run.step)
-
-
-def resume_run(bench: Bench, run_id: str) -> None:
-    """Take a run up again; what stands in the way is said in words."""
-    try:
-        bench.start(rq.Resume(run_id=run_id))
-    except errors.WorkbenchError as error:
-        refuse("Cannot resume", error)
