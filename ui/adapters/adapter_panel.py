@@ -16,7 +16,7 @@ from ui.components import units
 from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.safe_view import Node, el, facts, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import BASE_COLOUR
 
 WAIT_SECONDS = 600.0
@@ -26,14 +26,14 @@ NOTHING: Node = el("div")
 class AddPanel:
     """Looks at an adapter from a folder, a zip or the Hub, and adds it."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.uploaded = gr.State("")
-        demo = bench.service.settings.demo
+        demo = handle.service.settings.demo
         accordion = gr.Accordion(
             "Add an adapter", open=False, visible=not demo, elem_id="add-adapter"
         )
-        bench.keep_for_owner(accordion, visible=True)
+        handle.keep_for_owner(accordion, visible=True)
         with accordion:
             with gr.Row(elem_classes="aw-fields aw-baseline"):
                 self.source = gr.Textbox(
@@ -82,7 +82,7 @@ class AddPanel:
             return
         yield el("p", "Looking at it; nothing is loaded.", cls="aw-quiet"), _off()
         try:
-            job = self.bench.start(rq.InspectAdapter(source=source.strip()))
+            job = self.handle.start(rq.InspectAdapter(source=source.strip()))
             report: rs.AdapterReport = job.result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             yield failure_card(explain(error)), _off()
@@ -101,7 +101,7 @@ class AddPanel:
     def take_upload(self, file: str) -> tuple[Any, Any, Node]:
         """Take a zip into the workspace and write where it lies."""
         try:
-            target = self.bench.service.add_adapter_upload(Path(file), Path(file).name)
+            target = self.handle.service.add_adapter_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
             return gr.skip(), gr.skip(), failure_card(explain(error))
         return str(target), str(target), NOTHING
@@ -111,7 +111,7 @@ class AddPanel:
         yield el("p", "Adding it and comparing what was read.", cls="aw-quiet"), _off(), gr.skip()
         try:
             request = rq.LoadAdapter(source=source.strip(), name=(name or "").strip())
-            loaded: rs.LoadedAdapter = self.bench.start(request).result(timeout=WAIT_SECONDS)
+            loaded: rs.LoadedAdapter = self.handle.start(request).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             yield failure_card(explain(error)), gr.update(interactive=True), gr.skip()
             return
@@ -125,10 +125,10 @@ class DetailPanel:
     picked adapter is not there, also where another browser tab deleted it.
     """
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.opened = gr.State("")
-        demo = bench.service.settings.demo
+        demo = handle.service.settings.demo
         with gr.Column(visible=False, elem_classes="aw-column aw-detail") as self.panel:
             self.head = safe_view(NOTHING, label="The picked adapter")
             with gr.Row(elem_classes="aw-split"):
@@ -166,9 +166,9 @@ class DetailPanel:
             self.download = gr.DownloadButton("Download", size="sm", visible=False)
             self.unload = gr.Button("Take off the model", size="sm")
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-adapter")
-        self.bench.keep_for_owner(self.save_to, self.save, visible=True)
+        self.handle.keep_for_owner(self.save_to, self.save, visible=True)
         self.done = safe_view(NOTHING, label="What was done")
-        self.push = PushPanel(self.bench)
+        self.push = PushPanel(self.handle)
 
     def connect(self, chosen: gr.State) -> list[Any]:
         """Wire the panel; returns the events after which the whole page is drawn again."""
@@ -200,14 +200,14 @@ class DetailPanel:
 
     def show(self, chosen: str, opened: str) -> Iterator[tuple[Any, ...]]:
         """Fill the panel for a newly picked adapter; its measurements follow."""
-        info = self.bench.adapter(chosen)
+        info = self.handle.adapter(chosen)
         if info is None or chosen == opened:  # any click in the table comes here, a slider's too
             yield (gr.skip(),) * len(self.shown)
             return
         measuring = el("p", "Measuring what it changes.", cls="aw-quiet")
         yield chosen, measuring, info.name, gr.update(visible=False), NOTHING, NOTHING, NOTHING
         try:
-            job = self.bench.start(rq.InspectAdapter(source=f"library:{info.name}"))
+            job = self.handle.start(rq.InspectAdapter(source=f"library:{info.name}"))
             drawn = _measured(job.result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             drawn = failure_card(explain(error))
@@ -216,11 +216,11 @@ class DetailPanel:
     def next_words(self, chosen: str, prompt: str) -> Node:
         """Show the chances of the next word without and with the adapter."""
         try:
-            info = self.bench.require_adapter(chosen)
-            on = dict(self.bench.service.snapshot().active).get(info.name)
+            info = self.handle.require_adapter(chosen)
+            on = dict(self.handle.service.snapshot().active).get(info.name)
             variant = [(info.name, 1.0 if on is None else on)]
             request = rq.NextToken(prompt=(prompt or "").strip() or " ", variants=[[], variant])
-            result = self.bench.start(request).result(timeout=WAIT_SECONDS)
+            result = self.handle.start(request).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         names = [("Base", BASE_COLOUR), (info.name, info.colour)]
@@ -229,7 +229,7 @@ class DetailPanel:
     def make_zip(self, chosen: str) -> tuple[Any, Node]:
         """Pack the adapter for download."""
         try:
-            path = self.bench.service.pack_adapter(self.bench.require_adapter(chosen).name)
+            path = self.handle.service.pack_adapter(self.handle.require_adapter(chosen).name)
         except errors.WorkbenchError as error:
             return gr.skip(), failure_card(explain(error))
         return gr.DownloadButton(f"Download {path.name}", value=str(path), visible=True), NOTHING
@@ -241,19 +241,19 @@ class DetailPanel:
                 raise errors.InvalidRequest(
                     "No folder is named.", cure="Write a new folder's name."
                 )
-            name = self.bench.require_adapter(chosen).name
-            folder = units.whole_path(destination, self.bench.service.settings.copies_dir)
+            name = self.handle.require_adapter(chosen).name
+            folder = units.whole_path(destination, self.handle.service.settings.copies_dir)
             request = rq.SaveAdapter(name=name, destination=folder)
-            return saved_card(self.bench.start(request).result(timeout=WAIT_SECONDS))
+            return saved_card(self.handle.start(request).result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
 
     def rename_adapter(self, chosen: str, new_name: str) -> Node:
         """Give the adapter its new name."""
         try:
-            name = self.bench.require_adapter(chosen).name
+            name = self.handle.require_adapter(chosen).name
             request = rq.RenameAdapter(name=name, new_name=new_name or "")
-            info = self.bench.start(request).result(timeout=WAIT_SECONDS).adapter
+            info = self.handle.start(request).result(timeout=WAIT_SECONDS).adapter
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         return el("p", f"It is called {info.name} now.", cls="aw-quiet")
@@ -261,8 +261,8 @@ class DetailPanel:
     def take_off(self, chosen: str) -> Node:
         """Take the adapter off the model; it stays in the library."""
         try:
-            name = self.bench.require_adapter(chosen).name
-            removed = self.bench.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
+            name = self.handle.require_adapter(chosen).name
+            removed = self.handle.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         freed = units.size(removed.freed_bytes)
@@ -271,8 +271,8 @@ class DetailPanel:
     def delete_adapter(self, chosen: str) -> Node:
         """Delete the adapter, which closes the panel; the table offers to undo it."""
         try:
-            name = self.bench.require_adapter(chosen).name
-            self.bench.start(rq.DeleteAdapter(name=name)).result(timeout=WAIT_SECONDS)
+            name = self.handle.require_adapter(chosen).name
+            self.handle.start(rq.DeleteAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         return NOTHING

@@ -14,7 +14,7 @@ from backend import results as rs
 from ui.components.feedback import Failure, evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.service_handle import Bench, error_of
+from ui.components.service_handle import ServiceHandle, error_of
 
 NEAR = 0.1
 """A converted adapter whose changes differ by more is no longer the same."""
@@ -24,8 +24,8 @@ NOTHING: Node = el("div")
 class Converter:
     """A rank, shown where something can be converted, and the last conversion's news."""
 
-    def __init__(self, bench: Bench, place: str) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle, place: str) -> None:
+        self.handle = handle
         self.form = Form(rq.ConvertAdapter)
         self.job: Job | None = None
         self.refused: Failure | None = None
@@ -50,15 +50,15 @@ class Converter:
             return
         self.forget()
         try:
-            self.job = self.bench.convert(name, **self.form.read({"rank": rank}))
+            self.job = self.handle.convert(name, **self.form.read({"rank": rank}))
         except errors.WorkbenchError as error:
             self.refused = explain(error)
-            self.bench.version += 1
+            self.handle.version += 1
 
     def forget(self) -> None:
         """Something else was begun: what came of the last conversion is no longer news."""
         self.job, self.refused = None, None
-        self.bench.version += 1
+        self.handle.version += 1
 
     def show(self, snapshot: rs.Snapshot, *, needed: bool) -> dict[Any, Any]:
         """Draw the choice while something can be converted, and the news."""

@@ -12,7 +12,7 @@ from ui.components import units
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 WAIT_SECONDS = 3600.0
 FIELDS = ("repo_id", "private", "replace")
@@ -22,14 +22,14 @@ NOTHING: Node = el("div")
 class PushPanel:
     """What it is called there, who may see it, and what came of sending it."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.PushAdapter)
-        hidden = bench.service.settings.demo
+        hidden = handle.service.settings.demo
         folded = gr.Accordion(
             "Put it on the Hugging Face Hub", open=False, visible=not hidden, elem_id="push"
         )
-        bench.keep_for_owner(folded, visible=True)
+        handle.keep_for_owner(folded, visible=True)
         with folded:
             self.fields = [self.form.add(name, elem_id=f"push-{name}") for name in FIELDS]
             self.send = gr.Button("Send it", size="sm", elem_id="push-go", elem_classes="aw-auto")
@@ -39,9 +39,9 @@ class PushPanel:
         """Send the adapter beside the session, and show where it is and how it was compared."""
         yield el("p", "Sending it; the model stays free.", cls="aw-quiet"), _button(sending=True)
         try:
-            name = self.bench.require_adapter(chosen).name
+            name = self.handle.require_adapter(chosen).name
             said = self.form.read(dict(zip(FIELDS, values, strict=True)))
-            job = self.bench.start(rq.PushAdapter(name=name, **said))
+            job = self.handle.start(rq.PushAdapter(name=name, **said))
             shown = pushed_card(job.result(timeout=WAIT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             shown = failure_card(explain(error), title="It was not sent")

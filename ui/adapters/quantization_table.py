@@ -13,7 +13,7 @@ from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain
 from ui.components.forms import Form
 from ui.components.safe_view import Node, button, clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 TABLE_SECONDS = 120.0
 FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")
@@ -30,8 +30,8 @@ LATER: Node = el(
 class QuantizationPicker:
     """Shows the table for the base in a load form; a click on a row chooses its quantisation."""
 
-    def __init__(self, bench: Bench, form: Form) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle, form: Form) -> None:
+        self.handle = handle
         self.form = form
         self.view = safe_view(LATER, label="Quantisations of this base", elem_id="quantizations")
         self.key = hidden_key()
@@ -104,7 +104,7 @@ class QuantizationPicker:
                 double_quant=bool(values["double_quant"]),
                 measure=measure,
             )
-            table = self.bench.start(request).result(timeout=TABLE_SECONDS)
+            table = self.handle.start(request).result(timeout=TABLE_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return el("p", explain(error).sentence, cls="aw-quiet")
         return quantization_table(table, str(values["quantization"]))

@@ -17,7 +17,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view, slid
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 QUICK_PICKS = [
     ("Starter (bundled)", "starter"),
@@ -30,8 +30,8 @@ NOTHING: Node = el("div")
 class LoadTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.LoadModel)
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
@@ -46,11 +46,11 @@ class LoadTab:
         self.chosen = gr.State("")
         self.adapters = safe_view(NOTHING, label="Adapters", elem_id="adapters")
         self.adapter_note = safe_view(NOTHING, label="Adapters: trouble")
-        self.detail = DetailPanel(bench)
-        self.add = AddPanel(bench)
+        self.detail = DetailPanel(handle)
+        self.add = AddPanel(handle)
 
     def _build_source(self) -> None:
-        demo = self.bench.service.settings.demo
+        demo = self.handle.service.settings.demo
         gr.Markdown("## Base model", elem_classes="aw-head")
         self.form.add(
             "source",
@@ -59,7 +59,7 @@ class LoadTab:
             elem_id="load-source",
             elem_classes="aw-plain",
         )
-        self.bench.keep_for_owner(
+        self.handle.keep_for_owner(
             self.form.components["source"], choices=QUICK_PICKS, allow_custom_value=True
         )
         self.form.add("precision")
@@ -72,7 +72,7 @@ class LoadTab:
             self.form.add("chat_template", min_width=150)
         self.load = gr.Button("Load starter", variant="primary", elem_id="load-go")
         self.note = safe_view(NOTHING, label="Loading")
-        self.quantizations = QuantizationPicker(self.bench, self.form)
+        self.quantizations = QuantizationPicker(self.handle, self.form)
 
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the whole page is drawn again."""
@@ -106,7 +106,7 @@ class LoadTab:
 
     def restore(self) -> dict[Any, Any]:
         """Let the form of a page that opens say what is loaded."""
-        base = self.bench.service.snapshot().base
+        base = self.handle.service.snapshot().base
         if base is None:
             return {}
         shown = (base.source, base.quantization, base.double_quant, base.given_template)
@@ -136,7 +136,7 @@ class LoadTab:
             fields = rq.LoadModel.model_fields
             values |= {name: fields[name].default for name in ("double_quant", "compute_dtype")}
         try:
-            self.bench.start(rq.LoadModel(**self.form.read(values)))
+            self.handle.start(rq.LoadModel(**self.form.read(values)))
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
@@ -157,19 +157,19 @@ class LoadTab:
             return self._start(rq.RestoreAdapter(name=name))
         if act == "delete-damaged":
             return self._delete_damaged(name)
-        wanted = _wanted(act, name, slid(event), self.bench.service.snapshot().active)
+        wanted = _wanted(act, name, slid(event), self.handle.service.snapshot().active)
         return gr.skip() if wanted is None else self._start(rq.SetActive(adapters=wanted))
 
     def _delete_damaged(self, adapter_id: str) -> Node:
         try:
-            self.bench.service.delete_damaged(adapter_id)
+            self.handle.service.delete_damaged(adapter_id)
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
 
     def _start(self, request: rq.Request) -> Node:
         try:
-            self.bench.start(request)
+            self.handle.start(request)
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return NOTHING
@@ -206,8 +206,8 @@ class LoadTab:
 
     def _restored(self, snapshot: rs.Snapshot) -> Node | None:
         """Say under which name a deleted adapter came back, until something else is done to one."""
-        restored, switched = self.bench.last("restore-adapter"), self.bench.last("set-active")
-        done: rs.Renamed | None = self.bench.outcome("restore-adapter")
+        restored, switched = self.handle.last("restore-adapter"), self.handle.last("set-active")
+        done: rs.Renamed | None = self.handle.outcome("restore-adapter")
         if restored is None or done is None or (switched and switched.id > restored.id):
             return None
         name = done.adapter.name
@@ -218,7 +218,7 @@ class LoadTab:
 
     def _failure(self, *operations: str) -> Node | None:
         for operation in operations:
-            failure = self.bench.failure(operation)
+            failure = self.handle.failure(operation)
             if failure is not None:
                 return failure_card(failure)
         return None

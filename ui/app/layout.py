@@ -24,7 +24,7 @@ from ui.components import session_facts
 from ui.components.event_options import AT_ONCE, QUIET
 from ui.components.feedback import mention, refuse
 from ui.components.safe_view import clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.hotswap.tab import HotswapTab
 from ui.merge.tab import MergeTab
 from ui.runs.run_detail import changes_of, other_base
@@ -57,7 +57,7 @@ class Page:
     """All screens and what happens between them."""
 
     def __init__(self, service: Service) -> None:
-        self.bench = Bench(service)
+        self.handle = ServiceHandle(service)
         self.seen = gr.State({})
         self.pulse = pulse(service, TABS)
         if service.settings.owner:
@@ -74,11 +74,11 @@ class Page:
             self.chat = self._tab("Chat", ChatTab)
             self.runs = self._tab("Runs", RunsTab)
 
-    def _tab(self, title: str, kind: Callable[[Bench], T]) -> T:
+    def _tab(self, title: str, kind: Callable[[ServiceHandle], T]) -> T:
         """Build a tab; its screen is known by the tab's id."""
         name = title.lower().replace("-", "")
         with gr.Tab(title, id=name) as self.sheets[name]:
-            screen = kind(self.bench)
+            screen = kind(self.handle)
         self.screens[name] = cast(Screen, screen)
         return screen
 
@@ -137,7 +137,7 @@ class Page:
         """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
         filled = {**self.train.restore(kept), **self.load.restore()}
         properties: dict[Any, dict[str, Any]] = {}
-        for more in (self.train.picker.offered, self.bench.open_to_owner()):
+        for more in (self.train.picker.offered, self.handle.open_to_owner()):
             for part, news in more.items():
                 properties[part] = {**properties.get(part, {}), **news}
         for part, news in properties.items():
@@ -147,19 +147,19 @@ class Page:
 
     def glance(self) -> dict[Any, Any]:
         """Show what runs to a page that has just opened."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         return {self.bar: bar(snapshot), **self.train.follow(snapshot, [])}
 
     @property
     def _attached(self) -> list[Any]:
         """Every component that `attach` may fill."""
-        parts = [*self.train.restored, *self.load.restored, *self.bench.kept_for_owner]
+        parts = [*self.train.restored, *self.load.restored, *self.handle.kept_for_owner]
         return list(dict.fromkeys(parts))
 
     def draw(self, name: str, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
         """Send what changed in a tab since this browser tab last had it drawn."""
-        snapshot = self.bench.service.snapshot()
-        key = _mark([snapshot.version, self.bench.version, self.chat.desk.version, watched])
+        snapshot = self.handle.service.snapshot()
+        key = _mark([snapshot.version, self.handle.version, self.chat.chat_state.version, watched])
         if ATTACHED not in seen or seen.get(name) == key:
             return {self.seen: gr.skip()}
         shown = self.screens[name].show(snapshot, **watched)
@@ -167,7 +167,7 @@ class Page:
 
     def draw_bar(self, seen: dict[str, Any]) -> dict[Any, Any]:
         """Send the session bar if it changed."""
-        return self._news(seen, {self.bar: bar(self.bench.service.snapshot())})
+        return self._news(seen, {self.bar: bar(self.handle.service.snapshot())})
 
     def _news(self, seen: dict[Any, Any], wanted: dict[Any, Any]) -> dict[Any, Any]:
         """Return the parts that this browser tab has not seen like this, and the new `seen`."""
@@ -181,18 +181,18 @@ class Page:
         """Steer or stop what runs, or go to the tab that changes what was clicked."""
         act, arg = clicked(event)
         if act == "stop":
-            self.bench.service.stop()
+            self.handle.service.stop()
         if act in STEERING:
-            STEERING[act](self.bench.service)
+            STEERING[act](self.handle.service)
         if act == "stop-side":
-            self.bench.service.stop_side(int(arg))
+            self.handle.service.stop_side(int(arg))
         if act == "restart":
             self._restart()
         return go_to(arg) if act == "go" else gr.skip()
 
     def _restart(self) -> None:
         try:
-            self.bench.service.restore()
+            self.handle.service.restore()
         except errors.WorkbenchError as error:
             refuse("The model process does not start", error)
 
@@ -206,10 +206,10 @@ class Page:
         act, adapter_id = clicked(event)
         if act != "try":
             return gr.skip(), gr.skip()
-        answering = session_facts.answering(self.bench.service.snapshot())
+        answering = session_facts.answering(self.handle.service.snapshot())
         try:
             adapter = next((a for a in answering if a.id == adapter_id), None)
-            adapter = adapter or self.bench.require_adapter(adapter_id)
+            adapter = adapter or self.handle.require_adapter(adapter_id)
         except errors.WorkbenchError as error:
             refuse("Cannot try it", error)
             return gr.skip(), gr.skip()
@@ -230,11 +230,11 @@ class Page:
         act, run_id = clicked(event)
         if act != "again":
             return {self.tabs: gr.skip()}
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         run = next(run for run in snapshot.runs if run.id == run_id)
         if said := other_base(run, snapshot.base):
             mention(said, "Another base is loaded")
-        if changes_of(self.bench.service.events(run_id)):
+        if changes_of(self.handle.service.events(run_id)):
             began = f"{run.name} was changed on the way. These are the settings that it began with."
             mention(began, "Settings as they were asked for")
         return {self.tabs: go_to("train"), **self.train.refill(run_id)}

@@ -13,7 +13,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui.components import session_facts
 from ui.components.feedback import Failure, explain
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 MOST = 6
 BASE = "base"
@@ -53,10 +53,10 @@ class Column:
 
 
 @dataclass
-class Desk:
+class ChatState:
     """The conversations of all columns. Its methods may be called from any thread."""
 
-    bench: Bench
+    handle: ServiceHandle
     version: int = 0
     failure: Failure | None = None
     returned: str = ""
@@ -147,7 +147,7 @@ class Desk:
     def ask(self, question: str, settings: dict[str, Any]) -> None:
         """Start all answers and return at once; raises what stands in the way."""
         with self._lock:
-            columns = self.columns(self.bench.service.snapshot())
+            columns = self.columns(self.handle.service.snapshot())
             if not columns:
                 raise errors.InvalidRequest("Nobody is chosen to answer.", cure="Choose the base.")
             request = rq.SideBySide(
@@ -156,7 +156,7 @@ class Desk:
                 **settings,
             )
             self.failure, self.returned, self._refused_as_busy = None, "", False
-            job = self._job = self.bench.start(request)
+            job = self._job = self.handle.start(request)
             self._count += 1
             for column in columns:
                 said = self._said.setdefault(column.talk, [])
@@ -178,7 +178,7 @@ class Desk:
     def stop(self) -> None:
         """Stop the answers that are coming; what was said stays."""
         if (job := self._job) is not None:
-            self.bench.service.stop_answer(job)
+            self.handle.service.stop_answer(job)
 
     def clear(self) -> None:
         """Forget what was said, and stop what is coming."""

@@ -11,14 +11,14 @@ from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.chat import conversation
-from ui.chat.chat_state import ADAPTER, BASE, MOST, Desk
+from ui.chat.chat_state import ADAPTER, BASE, MOST, ChatState
 from ui.components import data_sets, session_facts
 from ui.components.blockers import slot_note, taken
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 REDRAW_SECONDS = 0.08
 SCORE_SECONDS = 300.0
@@ -26,11 +26,11 @@ NO_PROMPTS = ["Where is the cat?"]
 
 
 class ChatTab:
-    """Builds the tab and answers its events. What was said lives on the desk."""
+    """Builds the tab and answers its events. What was said lives on the chat_state."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.desk = Desk(bench)
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
+        self.chat_state = ChatState(handle)
         self.form = Form(rq.SideBySide)
         self._build_who()
         self.answers = safe_view(conversation.answers([]), label="Answers", elem_id="chat-answers")
@@ -107,7 +107,7 @@ class ChatTab:
 
     @property
     def drawn(self) -> list[Any]:
-        """What follows session and desk."""
+        """What follows session and chat_state."""
         return [
             self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble, self.score
         ]  # fmt: skip
@@ -147,12 +147,12 @@ class ChatTab:
             yield {self.trouble: el("p", "Write a question first.", cls="aw-quiet")}
             return
         try:
-            self.desk.ask(prompt, self.form.read(values))
+            self.chat_state.ask(prompt, self.form.read(values))
         except errors.WorkbenchError as error:
-            self.desk.refuse(error)
-            yield self.show(self.bench.service.snapshot())
+            self.chat_state.refuse(error)
+            yield self.show(self.handle.service.snapshot())
             return
-        yield {self.prompt: "", **self.show(self.bench.service.snapshot())}
+        yield {self.prompt: "", **self.show(self.handle.service.snapshot())}
         yield from self.follow()
 
     def follow(self) -> Iterator[dict[Any, Any]]:
@@ -161,35 +161,35 @@ class ChatTab:
         A page that is reloaded in the middle of an answer follows it from here.
         """
         seen = -1
-        while self.desk.asking:
-            if self.desk.version != seen:
-                seen = self.desk.version
-                yield {self.answers: self._columns(self.bench.service.snapshot())}
+        while self.chat_state.asking:
+            if self.chat_state.version != seen:
+                seen = self.chat_state.version
+                yield {self.answers: self._columns(self.handle.service.snapshot())}
             time.sleep(REDRAW_SECONDS)
-        back = {self.prompt: self.desk.returned} if self.desk.returned else {}
-        yield {**self.show(self.bench.service.snapshot()), **back}
+        back = {self.prompt: self.chat_state.returned} if self.chat_state.returned else {}
+        yield {**self.show(self.handle.service.snapshot()), **back}
 
     def stop_answers(self) -> None:
         """Stop what is coming; what was said stays."""
-        self.desk.stop()
+        self.chat_state.stop()
 
     def clear_answers(self) -> None:
         """Start all conversations afresh."""
-        self.desk.clear()
+        self.chat_state.clear()
 
     def choose_who(self, keys: list[str]) -> None:
         """Let these answer from now on."""
-        self.desk.choose(keys or [])
+        self.chat_state.choose(keys or [])
 
     def set_strength(self, number: int, strength: float) -> None:
         """Let the adapter of one slider answer more or less strongly."""
-        scaled = self._scaled(self.bench.service.snapshot())
+        scaled = self._scaled(self.handle.service.snapshot())
         if number < len(scaled):
-            self.desk.set_strength(scaled[number].id, float(strength))
+            self.chat_state.set_strength(scaled[number].id, float(strength))
 
     def try_it(self, adapter: rs.AdapterInfo) -> str:
         """Let an adapter answer beside the base; returns a question that shows what it learned."""
-        self.desk.choose([BASE, ADAPTER + adapter.id])
+        self.chat_state.choose([BASE, ADAPTER + adapter.id])
         known = data_sets.bundled_set(adapter.data)
         return known.try_prompt if known else ""
 
@@ -201,7 +201,7 @@ class ChatTab:
 
     def score_text(self, passage: str) -> Node:
         """Show how likely a text is for everybody who answers."""
-        columns = self.desk.columns(self.bench.service.snapshot())
+        columns = self.chat_state.columns(self.handle.service.snapshot())
         try:
             if not (passage or "").strip():
                 raise errors.InvalidRequest("There is no text to score.", cure="Write some first.")
@@ -209,7 +209,7 @@ class ChatTab:
                 raise errors.InvalidRequest("Nobody is chosen.", cure="Choose who answers above.")
             variants = [column.variant for column in columns]
             request = rq.Score(texts=[passage], variants=variants, per_token=True)
-            scores = self.bench.start(request).result(timeout=SCORE_SECONDS)
+            scores = self.handle.start(request).result(timeout=SCORE_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         return conversation.score_view(scores, columns)
@@ -217,15 +217,15 @@ class ChatTab:
     # -- drawing ---------------------------------------------------------------------------------
 
     def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
-        """Draw everything in this tab that follows session and desk."""
-        chosen, asking = self.desk.chosen(snapshot), self.desk.asking
+        """Draw everything in this tab that follows session and chat_state."""
+        chosen, asking = self.chat_state.chosen(snapshot), self.chat_state.asking
         busy = not session_facts.can_answer(snapshot)
-        failure = self.desk.trouble(free=not busy)
+        failure = self.chat_state.trouble(free=not busy)
         trouble = failure_card(failure) if failure else None if asking else taken(snapshot)
         trouble = trouble or slot_note(snapshot)
         return {
             self.who: gr.update(
-                choices=self.desk.choices(snapshot), value=chosen, interactive=not asking
+                choices=self.chat_state.choices(snapshot), value=chosen, interactive=not asking
             ),
             **self._sliders(snapshot, asking),
             self.answers: self._columns(snapshot),
@@ -237,7 +237,7 @@ class ChatTab:
 
     def _columns(self, snapshot: rs.Snapshot) -> Node:
         hint = "" if snapshot.base else "No base model is loaded yet."
-        return conversation.answers(self.desk.columns(snapshot), hint)
+        return conversation.answers(self.chat_state.columns(snapshot), hint)
 
     def _sliders(self, snapshot: rs.Snapshot, asking: bool) -> dict[Any, Any]:
         scaled = self._scaled(snapshot)
@@ -245,7 +245,7 @@ class ChatTab:
             slider: gr.update(
                 visible=True,
                 label=f"Strength of {scaled[number].name}",
-                value=self.desk.strength(scaled[number].id),
+                value=self.chat_state.strength(scaled[number].id),
                 interactive=not asking,
             )
             if number < len(scaled)
@@ -258,7 +258,7 @@ class ChatTab:
         scales = {
             ADAPTER + i.id: i for i in session_facts.answering(snapshot) if i.strength == "any"
         }
-        return [scales[key] for key in self.desk.chosen(snapshot) if key in scales]
+        return [scales[key] for key in self.chat_state.chosen(snapshot) if key in scales]
 
 
 def _button(count: int) -> str:

@@ -14,7 +14,7 @@ from ui.components.blockers import REASON
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.safe_view import el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 LIVE_TOKENS = 60
 SETTLE_SECONDS = 0.3
@@ -25,8 +25,8 @@ REDRAW_SECONDS = 0.06
 class LiveMix:
     """A question, and the answer of the exact mix at the sliders' weights."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         gr.Markdown("## Try without keeping", elem_classes="aw-head")
         prompts = [each.try_prompt for each in data_sets.bundled() if each.try_prompt]
         self.prompt = gr.Textbox(
@@ -75,10 +75,10 @@ class LiveMix:
         if not names or not (prompt or "").strip():
             yield el("p", "Pick ingredients and write a question first.", cls="aw-quiet")
             return
-        if self.bench.service.snapshot().slot is not None:
+        if self.handle.service.snapshot().slot is not None:
             yield el("p", f"{REASON}.", cls="aw-quiet")
             return
-        mix, colours = mix_of(names, weights), colours_of(self.bench)
+        mix, colours = mix_of(names, weights), colours_of(self.handle)
         answer, drawn = "", 0.0
         try:
             for piece in self._pieces(prompt.strip(), mix):
@@ -97,7 +97,7 @@ class LiveMix:
             variant=mix,
             max_new_tokens=LIVE_TOKENS,
         )
-        pieces = self.bench.service.chat(request, caller="page")
+        pieces = self.handle.service.chat(request, caller="page")
         try:
             yield from pieces
         finally:
@@ -114,6 +114,6 @@ def mix_of(names: Sequence[str], values: Mapping[str, Any]) -> rq.Variant:
     return [(name, float(values[f"weight_{number}"])) for number, name in enumerate(names)]
 
 
-def colours_of(bench: Bench) -> dict[str, str]:
+def colours_of(handle: ServiceHandle) -> dict[str, str]:
     """Return each adapter's colour."""
-    return {info.name: info.colour for info in bench.service.snapshot().adapters}
+    return {info.name: info.colour for info in handle.service.snapshot().adapters}

@@ -16,7 +16,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 MOST = 8
 """Ingredients on the page; a program may blend more."""
@@ -29,8 +29,8 @@ NOTHING: Node = el("div")
 class CombineTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.Combine)
         self.picked, self.suggested, self.kept = gr.State([]), gr.State(""), gr.State([])
         self.report = gr.State(None)
@@ -42,7 +42,7 @@ class CombineTab:
                 self._build_method()
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self._build_likeness()
-                self.live = LiveMix(bench)
+                self.live = LiveMix(handle)
         self._build_result()
 
     def _build_ingredients(self) -> None:
@@ -71,7 +71,7 @@ class CombineTab:
         ]
         with gr.Accordion("Left out", open=False, visible=False) as self.left_out_fold:
             self.left_out = safe_view(NOTHING, label="Adapters left out")
-            self.converter = Converter(self.bench, "combine")
+            self.converter = Converter(self.handle, "combine")
 
     def _build_method(self) -> None:
         gr.Markdown("## Method", elem_classes="aw-head")
@@ -165,7 +165,7 @@ class CombineTab:
 
     def with_adapter(self, names: list[str], adapter_id: str) -> Any:
         """Return what picks one more ingredient; one that cannot be blended is not picked."""
-        able = _able(self.bench.service.snapshot())
+        able = _able(self.handle.service.snapshot())
         more = [name for name, info in able.items() if info.id == adapter_id and name not in names]
         return gr.update(choices=list(able), value=[*names, *more][:MOST])
 
@@ -181,7 +181,7 @@ class CombineTab:
         hidden = [gr.update(visible=False)] * (MOST - len(names))
         if name.strip() not in ("", suggested):
             return names, *sliders, *hidden, gr.skip(), gr.skip()
-        fresh = self.bench.free_name(" ".join(names)[:40].strip()) if names else ""
+        fresh = self.handle.free_name(" ".join(names)[:40].strip()) if names else ""
         return names, *sliders, *hidden, fresh, fresh
 
     def compare(self, names: list[str]) -> tuple[Any, Node]:
@@ -189,11 +189,11 @@ class CombineTab:
         if len(names) < 2:
             return None, _alone()
         try:
-            job = self.bench.start(rq.Similarity(names=names))
+            job = self.handle.start(rq.Similarity(names=names))
             report = job.result(timeout=COMPARE_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return None, failure_card(explain(error))
-        return report.model_dump(), blend_views.likeness(report, colours_of(self.bench), None)
+        return report.model_dump(), blend_views.likeness(report, colours_of(self.handle), None)
 
     def look_closer(
         self, report: dict[str, Any] | None, names: list[str], event: gr.EventData
@@ -207,7 +207,7 @@ class CombineTab:
         if not (first.isdigit() and second.isdigit() and int(second) < len(found.names)):
             return gr.skip(), gr.skip()
         pair = (int(first), int(second))
-        return gr.skip(), blend_views.likeness(found, colours_of(self.bench), pair)
+        return gr.skip(), blend_views.likeness(found, colours_of(self.handle), pair)
 
     # -- blending --------------------------------------------------------------------------------
 
@@ -215,8 +215,8 @@ class CombineTab:
         """Start the blend and return at once."""
         try:
             settings = self._settings(values)
-            ids = [self.bench.service.library.get(name).id for name in names]
-            self.bench.start(rq.Combine(sources=mix_of(names, values), **settings))
+            ids = [self.handle.service.library.get(name).id for name in names]
+            self.handle.start(rq.Combine(sources=mix_of(names, values), **settings))
             self.made_of = ids
             self.converter.forget()
         except errors.WorkbenchError as error:
@@ -236,7 +236,7 @@ class CombineTab:
 
     def forget_failure(self) -> None:
         """Something was changed: an earlier failure says nothing about it."""
-        self.bench.forget_failure("combine")
+        self.handle.forget_failure("combine")
 
     def decide(self, kept: list[str], event: gr.EventData) -> tuple[Any, Node]:
         """Keep the blend, which puts its card away, or delete it."""
@@ -245,7 +245,7 @@ class CombineTab:
             return [*kept, arg], NOTHING
         if act == "discard":
             try:
-                self.bench.start(rq.DeleteAdapter(name=self.bench.require_adapter(arg).name))
+                self.handle.start(rq.DeleteAdapter(name=self.handle.require_adapter(arg).name))
             except errors.WorkbenchError as error:
                 return gr.skip(), failure_card(explain(error))
         return gr.skip(), NOTHING
@@ -257,10 +257,10 @@ class CombineTab:
             return el("p", "The blend is no longer there.", cls="aw-quiet")
         if not (prompt or "").strip():
             return el("p", "Write a question first.", cls="aw-quiet")
-        there = [info for each in self.made_of[:5] if (info := self.bench.adapter(each))]
+        there = [info for each in self.made_of[:5] if (info := self.handle.adapter(each))]
         names = [info.name for info in (*there, blend.adapter)]
         try:
-            found = self.bench.start(
+            found = self.handle.start(
                 rq.Compare(
                     prompts=[prompt.strip()],
                     variants=[[(name, 1.0)] for name in names],
@@ -270,7 +270,7 @@ class CombineTab:
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         return blend_views.answers(
-            names, colours_of(self.bench), [each[0] for each in found.answers]
+            names, colours_of(self.handle), [each[0] for each in found.answers]
         )
 
     # -- drawing ---------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class CombineTab:
         wanted = mix_ingredients or []
         sources = [able[name] for name in wanted if name in able]
         name = (mix_name or "").strip()
-        free = self.bench.free_name(name) if name else ""
+        free = self.handle.free_name(name) if name else ""
         drawing, finished = self._outcome(snapshot, mix_kept or [])
         card, ready = blend_views.readiness(snapshot, sources, mix_method, name, free)
         made = self._blend() if finished else None
@@ -322,7 +322,7 @@ class CombineTab:
     def _outcome(self, snapshot: rs.Snapshot, kept: list[str]) -> tuple[Node | None, bool]:
         if snapshot.job is not None and snapshot.job.operation == "combine":
             return blend_views.progress(snapshot), False
-        failure = self.bench.failure("combine")
+        failure = self.handle.failure("combine")
         if failure is not None:
             return blend_views.blend_failure(failure), False
         blend = self._blend()
@@ -332,8 +332,8 @@ class CombineTab:
 
     def _blend(self) -> rs.Blend | None:
         """Return the last blend under the name that it has now; None if it is gone."""
-        result: rs.Blend | None = self.bench.outcome("combine")
-        adapter = self.bench.adapter(result.adapter.id) if result is not None else None
+        result: rs.Blend | None = self.handle.outcome("combine")
+        adapter = self.handle.adapter(result.adapter.id) if result is not None else None
         if result is None or adapter is None:
             return None
         return result.model_copy(update={"adapter": adapter})

@@ -14,7 +14,7 @@ from gradio.components import Component
 from backend import METHODS
 from ui.components import data_sets
 from ui.components.forms import NESTED, Form
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 # Both are fixed, so that what is kept outlives a restart. The page's configuration names them, so
 # they hide nothing.
@@ -24,8 +24,8 @@ STORAGE_KEY, SECRET = "adapter-workbench-train", "settings-only"
 class FormKeeper:
     """Keeps a form of training settings in the browser, and fills it again."""
 
-    def __init__(self, bench: Bench, form: Form, method: Component) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle, form: Form, method: Component) -> None:
+        self.handle = handle
         self.form = form
         self.method = method
         self.state = gr.BrowserState({}, storage_key=STORAGE_KEY, secret=SECRET)
@@ -54,9 +54,9 @@ class FormKeeper:
 
     def _is_there(self, path: str, value: Any) -> bool:
         """Tell whether a value can still be chosen: data, adapters and free names come and go."""
-        service = self.bench.service
+        service = self.handle.service
         if path == "name":
-            return self.bench.free_name(str(value)) == value
+            return self.handle.free_name(str(value)) == value
         if path in ("data", "held_out"):
             return self._is_data(str(value))
         if path == "start_from":
@@ -65,7 +65,7 @@ class FormKeeper:
 
     def _is_data(self, source: str) -> bool:
         """Tell whether data are there: offered, a path that somebody wrote, or named on the Hub."""
-        settings = self.bench.service.settings
+        settings = self.handle.service.settings
         if source in [offered for _, offered in data_sets.choices(settings.uploads_dir)]:
             return True
         if settings.demo:

@@ -16,7 +16,7 @@ from ui.components.caller import caller
 from ui.components.feedback import Failure, explain
 
 
-class Bench:
+class ServiceHandle:
     """The service as the page uses it: as a caller that may touch only what the page may."""
 
     def __init__(self, service: Service) -> None:

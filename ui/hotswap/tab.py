@@ -16,7 +16,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import Failure, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, button, clicked, el, safe_view
-from ui.components.service_handle import Bench, error_of
+from ui.components.service_handle import ServiceHandle, error_of
 from ui.hotswap import slot_view
 from ui.hotswap.slot_messages import Said, said_view
 
@@ -32,8 +32,8 @@ PATIENCE_SECONDS = 10.0
 class HotswapTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.PrepareHotswap)
         self.ticked = gr.State([])
         """What `names` shows. It is watched in its place: Gradio 6.31 refuses every drawing that is
@@ -59,7 +59,7 @@ class HotswapTab:
         )
         self.names = gr.CheckboxGroup([], show_label=False, label="Adapters", elem_id="slot-names")
         self.misfits = safe_view(NOTHING, label="Adapters that cannot share a slot")
-        self.converter = Converter(self.bench, "slot")
+        self.converter = Converter(self.handle, "slot")
         self.form.add("compile", elem_id="slot-compile")
         self.prepare = gr.Button(
             slot_view.prepare_label([], None),
@@ -121,18 +121,18 @@ class HotswapTab:
 
     def forget_failure(self) -> None:
         """Something else is to be prepared: an earlier failure says nothing about it."""
-        self.bench.forget_failure(PREPARE)
+        self.handle.forget_failure(PREPARE)
         self._refuse(None)
 
     def start(self, names: list[str], **values: Any) -> None:
         """Start preparing the slot and return at once."""
         self.converter.forget()
-        self.bench.forget(LEAVE)
+        self.handle.forget(LEAVE)
         self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
 
     def end(self) -> None:
         """Leave the slot, unless somebody does already; an answer that is being written is cut."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         if snapshot.slot is None or (snapshot.job and snapshot.job.operation == LEAVE):
             return
         self._stop_answer()
@@ -141,11 +141,11 @@ class HotswapTab:
 
     def _stop_answer(self) -> None:
         until = time.monotonic() + PATIENCE_SECONDS
-        while (job := self.bench.service.snapshot().job) and job.operation in ANSWERING:
+        while (job := self.handle.service.snapshot().job) and job.operation in ANSWERING:
             if time.monotonic() > until:
                 return
             if not job.stopping:
-                self.bench.service.stop()
+                self.handle.service.stop()
             time.sleep(REDRAW_SECONDS)
 
     def swap(self, event: gr.EventData, question: str) -> Iterator[tuple[Any, Any]]:
@@ -155,17 +155,17 @@ class HotswapTab:
             yield gr.skip(), gr.skip()
             return
         try:
-            swapped = self.bench.start(rq.Hotswap(adapter=name)).result(timeout=SWAP_SECONDS)
+            swapped = self.handle.start(rq.Hotswap(adapter=name)).result(timeout=SWAP_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             yield gr.skip(), self._say(failure=explain(error))
             return
         self._say(name, question, "", swapped)
-        yield slot_view.swap_buttons(self.bench.service.snapshot()), gr.skip()
+        yield slot_view.swap_buttons(self.handle.service.snapshot()), gr.skip()
         yield from self._let_answer(name, question, swapped)
 
     def ask_again(self, question: str) -> Iterator[tuple[Any, Any]]:
         """Let whoever is in the slot answer a changed question."""
-        slot = self.bench.service.snapshot().slot
+        slot = self.handle.service.snapshot().slot
         if slot is None:
             yield gr.skip(), gr.skip()
             return
@@ -190,10 +190,10 @@ class HotswapTab:
         failure: Failure | None = None,
     ) -> Node:
         """Keep what is said for every browser tab, and return how it is shown."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         prepared = snapshot.slot.prepared if snapshot.slot is not None else 0.0
         self.said = Said(prepared, name, (question or "").strip(), words, swap, failure)
-        self.bench.version += 1
+        self.handle.version += 1
         return said_view(self.said, snapshot)
 
     def _answer(self, name: str, question: str) -> Iterator[str]:
@@ -204,7 +204,7 @@ class HotswapTab:
         variant: rq.Variant = [(name, 1.0)] if name else []
         words, drawn = "", 0.0
         request = rq.Chat(messages=[message], variant=variant)
-        pieces = self.bench.service.chat(request, caller="page")
+        pieces = self.handle.service.chat(request, caller="page")
         try:
             for piece in pieces:
                 words += piece
@@ -218,13 +218,13 @@ class HotswapTab:
     def _start_with(self, build: Callable[[], rq.Request]) -> None:
         try:
             self._refuse(None)
-            self.bench.start(build())
+            self.handle.start(build())
         except errors.WorkbenchError as error:
             self._refuse(explain(error))
 
     def _refuse(self, failure: Failure | None) -> None:
         self.refused = failure
-        self.bench.version += 1
+        self.handle.version += 1
 
     # -- drawing ---------------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class HotswapTab:
         ticked = preparing or [name for name in names if name not in unticked]
         moved = names != offered or (bool(preparing) and preparing != slot_names)
         layers = snapshot.base.layers if snapshot.base is not None else 0
-        cost = self.bench.service.compile_seconds(layers)
+        cost = self.handle.service.compile_seconds(layers)
         return {
             self.before: gr.update(visible=slot is None),
             self.inside: gr.update(visible=slot is not None),
@@ -270,14 +270,14 @@ class HotswapTab:
 
     def _being_prepared(self, snapshot: rs.Snapshot) -> list[str]:
         """Return the adapters of the slot that is being prepared, if this page asked for it."""
-        asked, job = self.bench.asked(PREPARE), snapshot.job
+        asked, job = self.handle.asked(PREPARE), snapshot.job
         if job is None or job.operation != PREPARE or not isinstance(asked, rq.PrepareHotswap):
             return []
         return list(asked.adapters)
 
     def _left_out(self, names: list[str]) -> set[str]:
         """Return whom a page that opens leaves unticked: those that the last slot was without."""
-        asked = self.bench.asked(PREPARE)
+        asked = self.handle.asked(PREPARE)
         if not isinstance(asked, rq.PrepareHotswap) or not set(asked.adapters) & set(names):
             return set()
         return set(names) - set(asked.adapters)
@@ -329,16 +329,16 @@ class HotswapTab:
 
     def _failure(self, snapshot: rs.Snapshot) -> Failure | None:
         """Return why the slot was not prepared or left, where that still tells something."""
-        if snapshot.slot is None and self.bench.failure(LEAVE) is not None:
+        if snapshot.slot is None and self.handle.failure(LEAVE) is not None:
             return None  # it is left, by whomever
-        prepared = self.bench.last(PREPARE)
+        prepared = self.handle.last(PREPARE)
         if prepared is not None and isinstance(error_of(prepared), errors.WorkerDied):
             return None  # the bar on top says so
-        return self.bench.last_failure(PREPARE, LEAVE)
+        return self.handle.last_failure(PREPARE, LEAVE)
 
     def _proof(self, snapshot: rs.Snapshot) -> Node | None:
         """Show that leaving the slot changed nothing, as long as nothing changed since."""
-        left = self.bench.outcome(LEAVE)
+        left = self.handle.outcome(LEAVE)
         if left is None or snapshot.base is None:
             return None
         adapters = tuple(adapter.id for adapter in snapshot.adapters)
@@ -346,7 +346,7 @@ class HotswapTab:
         if self.proven is None:
             self.proven = now
         if self.proven != now:
-            self.bench.forget(LEAVE)
+            self.handle.forget(LEAVE)
             return None
         return slot_view.left(left)
 

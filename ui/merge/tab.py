@@ -16,7 +16,7 @@ from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain, failure_card, mend_button, refuse
 from ui.components.forms import field_of
 from ui.components.safe_view import Child, Node, clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import fitting
 from ui.merge.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 
@@ -33,8 +33,8 @@ PRECISIONS = [
 class MergeTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.key = hidden_key()
         self.strengths = gr.State({})
         self.followed = gr.State([])
@@ -165,7 +165,7 @@ class MergeTab:
         followed: rq.Variant,
     ) -> tuple[Any, ...]:
         """Take over what is active until somebody chooses; drop what is no longer there."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         there = [adapter.name for adapter in fitting(snapshot)]
         wanted = [name for name in names if name in there]
         if [(name, strengths.get(name, 1.0)) for name in names] == followed:
@@ -181,7 +181,7 @@ class MergeTab:
         self, names: list[str], strengths: dict[str, float], folder: str, suggested: str
     ) -> tuple[Any, ...]:
         """Show one slider for each adapter; the folder's name follows until somebody writes one."""
-        known = {adapter.name: adapter for adapter in self.bench.service.snapshot().adapters}
+        known = {adapter.name: adapter for adapter in self.handle.service.snapshot().adapters}
         sliders = [
             _slider(known[name], strengths.get(name, 1.0))
             if (name := names[i] if i < len(names) else "") in known
@@ -223,14 +223,14 @@ class MergeTab:
 
     def check(self, **values: Any) -> tuple[Node, Any]:
         """Say what the merge would take, or what stands in its way and the way out."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         names = values["names"] or []
         label = merge_label(names, snapshot)
         blocked = self._blocked(snapshot, names)
         if blocked is not None:
             return blocked, gr.update(value=label, interactive=False)
         try:
-            needs = self.bench.service.merge_needs(self.request(**values), caller="page")
+            needs = self.handle.service.merge_needs(self.request(**values), caller="page")
         except errors.WorkbenchError as error:
             mend = self._other_folder(names, values["folder"], error)
             there = self._just_merged(values["folder"])
@@ -247,7 +247,7 @@ class MergeTab:
     def start(self, **values: Any) -> tuple[Any, Any]:
         """Start the merge and return at once."""
         try:
-            self.bench.start(self.request(**values))
+            self.handle.start(self.request(**values))
         except errors.WorkbenchError as error:
             return failure_card(explain(error)), gr.skip()
         return gr.skip(), gr.update(interactive=False)
@@ -256,15 +256,15 @@ class MergeTab:
         """Do what the result's buttons offer: cancel the merge, or load what it wrote."""
         act, arg = clicked(event)
         if act == "cancel":
-            self.bench.service.stop_side(int(arg))
+            self.handle.service.stop_side(int(arg))
         if act == "load":
             try:
-                self.bench.start(rq.LoadModel(source=arg))
+                self.handle.start(rq.LoadModel(source=arg))
             except errors.WorkbenchError as error:
                 refuse("Cannot load it now", error)
 
     def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
-        if self.bench.demo:
+        if self.handle.demo:
             return wait(
                 "This shared demo does not write to folders. Duplicate the Space or run the app on "
                 "your own machine to merge."
@@ -280,22 +280,22 @@ class MergeTab:
 
     def _free_folder(self, names: Sequence[str]) -> str:
         """Return a folder under the workspace that does not exist yet."""
-        base = self.bench.service.snapshot().base
+        base = self.handle.service.snapshot().base
         if base is None or not names:
             return ""
         stem = "-".join(part.replace(" ", "_") for part in (base.name.rsplit("/")[-1], *names))
-        root = self.bench.service.settings.merged_dir.expanduser().absolute()
+        root = self.handle.service.settings.merged_dir.expanduser().absolute()
         folder, number = root / stem[:80], 2
         while folder.exists():
             folder, number = root / f"{stem[:80]}-{number}", number + 1
         return str(folder)
 
     def _whole(self, folder: str) -> str:
-        return units.whole_path(folder, self.bench.service.settings.merged_dir)
+        return units.whole_path(folder, self.handle.service.settings.merged_dir)
 
     def _just_merged(self, folder: str) -> bool:
         """Tell whether the folder in the form is the one that the last merge wrote."""
-        merged: rs.Merged | None = self.bench.outcome("merge")
+        merged: rs.Merged | None = self.handle.outcome("merge")
         return merged is not None and Path(merged.path) == Path(self._whole(folder or ""))
 
     def _other_folder(
@@ -311,11 +311,11 @@ class MergeTab:
     def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
         job = running(snapshot)
-        failure = self.bench.failure("merge")
+        failure = self.handle.failure("merge")
         shown = failure_card(failure) if failure and job is None else None
         return {
             self.key: _key(snapshot),
-            self.stage: shown or stage(job, self.bench.outcome("merge")),
+            self.stage: shown or stage(job, self.handle.outcome("merge")),
         }
 
 

@@ -13,7 +13,7 @@ from ui.components import units
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.runs import run_comparison, run_detail
 from ui.runs.run_comparison import Compared
 
@@ -26,8 +26,8 @@ NOTHING: Node = el("div")
 class ComparePanel:
     """Shows the runs that are ticked beside each other."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.hint = safe_view(NOTHING, label="How to compare")
         with gr.Column(visible=False, elem_id="runs-comparison") as self.panel:
             gr.Markdown("## Compared", elem_classes="aw-head")
@@ -61,13 +61,13 @@ class ComparePanel:
 
     def suggest(self, ticked: list[str], written: str) -> tuple[Any, Node]:
         """Offer questions that fit the data, where nobody wrote any; answers of others go."""
-        runs = self._runs(ticked, self.bench.service.snapshot())
+        runs = self._runs(ticked, self.handle.service.snapshot())
         known = "\n".join(run_comparison.try_prompts(runs))
         return gr.skip() if (written or "").strip() else known, NOTHING
 
     def ask_all(self, ticked: list[str], prompts: str) -> Iterator[Node]:
         """Let the base and the adapters that fit it answer the same questions."""
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         asked = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
         if not asked:
             yield el("p", "Write a question first.", cls="aw-quiet")
@@ -80,7 +80,7 @@ class ComparePanel:
                 variants=[[], *([(info.name, 1.0)] for info in able)],
                 max_new_tokens=ANSWER_TOKENS,
             )
-            found = self.bench.start(request).result(timeout=ANSWER_SECONDS)
+            found = self.handle.start(request).result(timeout=ANSWER_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             yield failure_card(explain(error))
             return
@@ -109,7 +109,7 @@ class ComparePanel:
         """Return curves and tables; nothing where too few are ticked, or one was just deleted."""
         if len(runs) < 2:
             return overlay_value([]), NOTHING
-        service = self.bench.service
+        service = self.handle.service
         try:
             curves = [(run, service.curve(run.id)) for run in runs]
             asked = [

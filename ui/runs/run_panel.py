@@ -15,7 +15,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card, refuse
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.runs import run_detail
 from ui.train.run_progress import resume_run
 
@@ -31,8 +31,8 @@ UNPICKED: Node = el("p", "Pick a run above to see its curve and settings.", cls=
 class RunPanel:
     """Shows the run that is picked, and does what its buttons offer."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.deleting = gr.State("")
         self.form = Form(rq.Resume)
         with gr.Row(elem_classes="aw-split aw-one-run"):
@@ -41,7 +41,7 @@ class RunPanel:
                 self.facts = safe_view(NOTHING, label="Facts about the run")
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self.chart = loss_chart(
-                    bench.service, elem_id="runs-chart", empty="The run's curve appears here."
+                    handle.service, elem_id="runs-chart", empty="The run's curve appears here."
                 )
                 with gr.Column(visible=False) as self.more:
                     self._build_more()
@@ -73,7 +73,7 @@ class RunPanel:
         )
         self.keep = gr.Button("Keep the note", size="sm", elem_classes="aw-auto")
         self.kept = safe_view(NOTHING, label="The note")
-        demo = self.bench.service.settings.demo
+        demo = self.handle.service.settings.demo
         with gr.Accordion("Export", open=False, visible=not demo) as self.export_fold:
             self.folder = gr.Textbox(
                 label="Folder",
@@ -83,7 +83,7 @@ class RunPanel:
             )
             self.export = gr.Button("Export the run", size="sm", elem_classes="aw-auto")
             self.exported = safe_view(NOTHING, label="The exported run", elem_id="run-exported")
-        self.bench.keep_for_owner(self.export_fold, visible=True)
+        self.handle.keep_for_owner(self.export_fold, visible=True)
 
     @property
     def drawn(self) -> list[Any]:
@@ -112,7 +112,7 @@ class RunPanel:
         """Resume a run, or delete it once somebody said so twice."""
         act, run_id = clicked(event)
         if act == "resume":
-            resume_run(self.bench, run_id)
+            resume_run(self.handle, run_id)
         if act == "delete-now":
             self._delete(run_id)
         if act in ("delete", "delete-now", "keep"):
@@ -121,7 +121,7 @@ class RunPanel:
 
     def _delete(self, run_id: str) -> None:
         try:
-            self.bench.service.delete_run(run_id)
+            self.handle.service.delete_run(run_id)
         except errors.WorkbenchError as error:
             refuse("Not deleted", error)
 
@@ -130,14 +130,14 @@ class RunPanel:
         try:
             if not epochs:
                 raise errors.InvalidRequest("Extend by is empty.", cure="Try 1.")
-            self.bench.start(rq.Resume(run_id=run_id, extra_epochs=epochs))
+            self.handle.start(rq.Resume(run_id=run_id, extra_epochs=epochs))
         except errors.WorkbenchError as error:
             refuse("Cannot extend", error)
 
     def keep_note(self, run_id: str, note: str) -> Node:
         """Write the note into the run's folder."""
         try:
-            self.bench.service.annotate(run_id, note or "")
+            self.handle.service.annotate(run_id, note or "")
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
         return evidence("Kept in the run's folder.")
@@ -153,12 +153,12 @@ class RunPanel:
             return failure_card(explain(error)), gr.update(visible=False)
 
     def _commands(self, run_id: str) -> tuple[Node, Any]:
-        said = run_detail.commands(self.bench.service.run_commands(run_id))
+        said = run_detail.commands(self.handle.service.run_commands(run_id))
         title = "To be typed in this app's folder; they use its Python."
         return el("p", title, cls="aw-quiet"), gr.update(value=said, language="shell", visible=True)
 
     def _script(self, run_id: str) -> tuple[Node, Any]:
-        said = self.bench.service.run_script(run_id)
+        said = self.handle.service.run_script(run_id)
         title = (
             "This script repeats the run without this app and prints the same losses. It reads "
             "examples.jsonl beside it: Export writes both."
@@ -172,15 +172,15 @@ class RunPanel:
         if not (folder or "").strip():
             return el("p", "Name a folder first.", cls="aw-quiet")
         try:
-            whole = units.whole_path(folder, self.bench.service.settings.exports_dir)
+            whole = units.whole_path(folder, self.handle.service.settings.exports_dir)
             request = rq.ExportRun(run_id=run_id, destination=whole)
-            return run_detail.exported(self.bench.start(request).result(timeout=EXPORT_SECONDS))
+            return run_detail.exported(self.handle.start(request).result(timeout=EXPORT_SECONDS))
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
 
     def forget(self, run_id: str) -> tuple[Any, ...]:
         """Another run was picked: what was shown of the last one goes."""
-        folder = self.bench.service.settings.exports_dir / run_id
+        folder = self.handle.service.settings.exports_dir / run_id
         return NOTHING, gr.update(visible=False), NOTHING, NOTHING, str(folder)
 
     # -- drawing ---------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class RunPanel:
 
     def _facts(self, run: rs.RunSummary) -> Node:
         try:
-            service = self.bench.service
+            service = self.handle.service
             files = service.runs.get(run.id)
             if run.state == "damaged":
                 return run_detail.damaged_facts(run, files.folder, files.latest_checkpoint())

@@ -10,7 +10,7 @@ from ui.components import session_facts
 from ui.components.event_options import QUIET
 from ui.components.feedback import refuse
 from ui.components.safe_view import clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.runs import run_table
 from ui.runs.compare_panel import ComparePanel
 from ui.runs.run_panel import RunPanel
@@ -22,8 +22,8 @@ MOST_TICKED = 8
 class RunsTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.selected = gr.State("")
         self.ticked = gr.State([])
         with gr.Row(elem_classes="aw-fields aw-filter"):
@@ -36,10 +36,10 @@ class RunsTab:
             )
         self.queue = safe_view(el("div"), label="Waiting their turn", elem_id="runs-queue")
         self.table = safe_view(run_table.run_table([], ""), label="Runs", elem_id="runs-table")
-        self.comparison = ComparePanel(bench)
-        self.panel = RunPanel(bench)
+        self.comparison = ComparePanel(handle)
+        self.panel = RunPanel(handle)
         self.actions = self.panel.actions
-        self.workspace = WorkspacePanel(bench)
+        self.workspace = WorkspacePanel(handle)
 
     @property
     def watched(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class RunsTab:
         if act != "unqueue":
             return
         try:
-            self.bench.service.unqueue(id)
+            self.handle.service.unqueue(id)
         except errors.WorkbenchError as error:
             refuse("Not removed", error)
 

@@ -11,7 +11,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import evidence, explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 NOTHING: Node = el("div")
 
@@ -28,8 +28,8 @@ def as_text(now: rq.Adjust) -> dict[str, str]:
 class AdjustPanel:
     """A small form beside a run that goes on; out of sight where none does."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.Adjust)
         with gr.Column(visible=False, elem_id="adjust") as self.panel:
             with gr.Accordion("Change this run while it goes on", open=False) as self.fold:
@@ -60,10 +60,10 @@ class AdjustPanel:
 
     def fill(self) -> dict[Any, Any]:
         """Show the settings as they are, when the form is opened."""
-        job = self.bench.service.snapshot().job
+        job = self.handle.service.snapshot().job
         if job is None or job.run_id is None:
             return {self.filled: {}}
-        now = as_text(self.bench.service.settings_now(job.run_id))
+        now = as_text(self.handle.service.settings_now(job.run_id))
         return {**{self.form.components[path]: now[path] for path in now}, self.filled: now}
 
     def adjust(self, filled: dict[str, str], **values: Any) -> dict[Any, Any]:
@@ -76,7 +76,7 @@ class AdjustPanel:
             asked = {each: self.form.read(wanted)[each] for each in changed}
             if "watch" in asked and asked["watch"] is None:
                 asked["watch"] = []  # emptied: none is watched any more
-            self.bench.service.adjust(rq.Adjust(**asked))
+            self.handle.service.adjust(rq.Adjust(**asked))
         except errors.WorkbenchError as error:
             return {self.said: failure_card(explain(error))}
         said = el("p", "Asked for: it holds from the next step.", cls="aw-quiet")

@@ -15,7 +15,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.train import readiness
 from ui.train.column_picker import ColumnPicker
 from ui.train.data_report import report
@@ -29,12 +29,12 @@ NOTHING: Node = el("div")
 class DataPicker:
     """The data field of a form with everything around it."""
 
-    def __init__(self, bench: Bench, form: Form) -> None:
-        self.bench, self.form = bench, form
+    def __init__(self, handle: ServiceHandle, form: Form) -> None:
+        self.handle, self.form = handle, form
         self.left = gr.State("")
         """What the data field held when somebody last came to it."""
-        demo = bench.service.settings.demo
-        choices = data_sets.choices(bench.service.settings.uploads_dir)
+        demo = handle.service.settings.demo
+        choices = data_sets.choices(handle.service.settings.uploads_dir)
         self.data = form.add(
             "data",
             choices=choices,
@@ -49,8 +49,8 @@ class DataPicker:
             )
             self.look = gr.Button("Look at what the model will see", size="sm")
             self.open_columns = gr.Button("Columns", size="sm", elem_id="train-open-columns")
-        bench.keep_for_owner(self.data, allow_custom_value=True)
-        bench.keep_for_owner(self.upload, interactive=True)
+        handle.keep_for_owner(self.data, allow_custom_value=True)
+        handle.keep_for_owner(self.upload, interactive=True)
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
@@ -61,8 +61,8 @@ class DataPicker:
 
     def add_held_out(self) -> None:
         """Make the field for data to test with, and its own upload, here in the layout."""
-        demo = self.bench.service.settings.demo
-        sets = data_sets.choices(self.bench.service.settings.uploads_dir)
+        demo = self.handle.service.settings.demo
+        sets = data_sets.choices(self.handle.service.settings.uploads_dir)
         with gr.Column(min_width=150, elem_classes="aw-with-upload"):
             self.held_out = self.form.add(
                 "held_out",
@@ -79,8 +79,8 @@ class DataPicker:
                 elem_classes="aw-auto",
             )
             self.refused_held_out = safe_view(NOTHING, label="Upload of held-out data")
-        self.bench.keep_for_owner(self.held_out, allow_custom_value=True)
-        self.bench.keep_for_owner(self.upload_held_out, interactive=True)
+        self.handle.keep_for_owner(self.held_out, allow_custom_value=True)
+        self.handle.keep_for_owner(self.upload_held_out, interactive=True)
 
     def _build_preview(self) -> None:
         with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
@@ -139,9 +139,9 @@ class DataPicker:
 
     def _take(self, file: str, field: Component, refused: Component) -> dict[Any, Any]:
         try:
-            if self.bench.demo:
+            if self.handle.demo:
                 raise errors.Unsupported("This shared demo takes no uploads.")
-            target = self.bench.service.add_upload(Path(file), Path(file).name)
+            target = self.handle.service.add_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
             return {refused: failure_card(explain(error))}
         offered = {part: gr.update(**news) for part, news in self.offered.items()}
@@ -151,7 +151,7 @@ class DataPicker:
     @property
     def offered(self) -> dict[Component, dict[str, Any]]:
         """What can be chosen now: a page that was built before an upload does not know of it."""
-        sets = data_sets.choices(self.bench.service.settings.uploads_dir)
+        sets = data_sets.choices(self.handle.service.settings.uploads_dir)
         return {self.data: {"choices": sets}, self.held_out: {"choices": held_out_choices(sets)}}
 
     def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
@@ -186,9 +186,9 @@ class DataPicker:
         Raises what kept the last try from its end: it is not begun again by itself.
         """
         request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
-        job = self.bench.last("prepare-data", request)
+        job = self.handle.last("prepare-data", request)
         if job is None:
-            self.bench.start(request)
+            self.handle.start(request)
             return False
         if not job.done():
             return False
@@ -213,7 +213,7 @@ class DataPicker:
         return True if clicked(event)[0] == "drop" else gr.skip()
 
     def _ask(self, request: rq.PreviewData) -> rs.DataPreview:
-        preview: rs.DataPreview = self.bench.start(request).result(timeout=CHECK_SECONDS)
+        preview: rs.DataPreview = self.handle.start(request).result(timeout=CHECK_SECONDS)
         return preview
 
     def hide_preview(self) -> Any:

@@ -17,7 +17,7 @@ from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card, folded, refuse
 from ui.components.forms import Form
 from ui.components.safe_view import Node, button, el, safe_view
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 
 NOTHING: Node = el("div")
 
@@ -25,9 +25,9 @@ NOTHING: Node = el("div")
 class LaunchPanel:
     """The fold with the number of processes and the launch command."""
 
-    def __init__(self, bench: Bench, form: Form) -> None:
-        self.bench = bench
-        demo = bench.service.settings.demo
+    def __init__(self, handle: ServiceHandle, form: Form) -> None:
+        self.handle = handle
+        demo = handle.service.settings.demo
         with gr.Accordion(
             "Several processes or machines", open=False, visible=not demo, elem_id="train-several"
         ) as self.fold:
@@ -52,7 +52,7 @@ class LaunchPanel:
                 buttons=["copy"],
                 elem_id="launch-command",
             )
-        bench.keep_for_owner(self.fold, visible=True)
+        handle.keep_for_owner(self.fold, visible=True)
 
     def connect(
         self, inputs: dict[str, Any], request_from: Callable[[Mapping[str, Any]], rq.Train]
@@ -69,8 +69,8 @@ class LaunchPanel:
     def write_command(self, machines: Any, **values: Any) -> tuple[Node, Any]:
         """Write down the run that the form describes, and show how to launch it."""
         try:
-            launch = self.bench.service.prepare_launch(
-                self._request_from(values), _whole(machines), caller=self.bench.caller
+            launch = self.handle.service.prepare_launch(
+                self._request_from(values), _whole(machines), caller=self.handle.caller
             )
         except errors.WorkbenchError as error:
             return failure_card(explain(error)), gr.update(visible=False)
@@ -130,12 +130,12 @@ def waiting_stage(run: rs.RunSummary, launch: rs.Launch | None) -> Node:
     )
 
 
-def launch_of(bench: Bench, run: rs.RunSummary) -> rs.Launch | None:
+def launch_of(handle: ServiceHandle, run: rs.RunSummary) -> rs.Launch | None:
     """Return how a waiting run is launched, where its folder tells."""
     if not is_waiting(run):
         return None
     try:
-        return bench.service.launch_of(run.id)
+        return handle.service.launch_of(run.id)
     except errors.NotFound:
         return None
 
@@ -145,10 +145,10 @@ def is_waiting(run: rs.RunSummary) -> bool:
     return run.launched and run.state == "queued"
 
 
-def discard(bench: Bench, run_id: str) -> None:
+def discard(handle: ServiceHandle, run_id: str) -> None:
     """Forget a run that waits to be launched; what stands in the way is said in words."""
     try:
-        bench.service.discard(run_id)
+        handle.service.discard(run_id)
     except errors.WorkbenchError as error:
         refuse("Cannot discard", error)
 

@@ -10,7 +10,7 @@ from ui.charts.loss_chart import got_worse
 from ui.components import units
 from ui.components.feedback import Failure, evidence, failure_card, mend_button, refuse
 from ui.components.safe_view import Child, Node, button, el
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import STATES
 from ui.train.evaluation_view import evaluation_view
 from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
@@ -30,7 +30,7 @@ class Live(NamedTuple):
 
 
 def shown(
-    bench: Bench, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]
+    handle: ServiceHandle, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]
 ) -> Node:
     """Show a run with all that is known of it: where it stands, warnings, figures, samples."""
     if run is None:
@@ -40,13 +40,13 @@ def shown(
     if run.state in ("queued", "running"):
         live = live_numbers(run, events)
     diverged = run.error == errors.Diverged.__name__
-    train = bench.service.runs.get(run.id).request.train
+    train = handle.service.runs.get(run.id).request.train
     where = stage(
         run,
         live,
         adapter,
         diverged_at=train.learning_rate if diverged else None,
-        launch=launch_of(bench, run),
+        launch=launch_of(handle, run),
     )
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
     figures = evaluation_view(before, after, events) if run.state == "finished" else None
@@ -228,9 +228,9 @@ def _steps(live: Live) -> str:
     return f"{units.count(live.step)} of {units.count(live.total_steps)}"
 
 
-def resume_run(bench: Bench, run_id: str) -> None:
+def resume_run(handle: ServiceHandle, run_id: str) -> None:
     """Take a run up again; what stands in the way is said in words."""
     try:
-        bench.start(rq.Resume(run_id=run_id))
+        handle.start(rq.Resume(run_id=run_id))
     except errors.WorkbenchError as error:
         refuse("Cannot resume", error)

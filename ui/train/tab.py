@@ -17,7 +17,7 @@ from ui.components.feedback import explain, failure_card, refuse
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.saved_form import FormKeeper
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.train import readiness, run_progress
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
@@ -35,8 +35,8 @@ NOTHING: Node = el("div")
 class TrainTab:
     """Builds the tab and answers its events."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self.form = Form(rq.Train)
         self.check = gr.State(Check())
         self.dismissed = gr.State([])
@@ -46,11 +46,11 @@ class TrainTab:
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 gr.Markdown("## 1 Data", elem_classes="aw-head")
-                self.picker = DataPicker(bench, self.form)
+                self.picker = DataPicker(handle, self.form)
                 self._build_method()
                 self._build_settings()
-                self.launch = LaunchPanel(bench, self.form)
-                self.keeper = FormKeeper(bench, self.form, self.method)
+                self.launch = LaunchPanel(handle, self.form)
+                self.keeper = FormKeeper(handle, self.form, self.method)
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
                 self._build_start()
                 self._build_run()
@@ -114,12 +114,12 @@ class TrainTab:
     def _build_run(self) -> None:
         gr.Markdown("## 5 The run", elem_classes="aw-head")
         self.chart = loss_chart(
-            self.bench.service,
+            self.handle.service,
             elem_id="train-chart",
             empty="The loss curve appears here once a run has started.",
         )
         self.stage = safe_view(run_progress.stage(None, None, None), label="The run")
-        self.adjust = AdjustPanel(self.bench)
+        self.adjust = AdjustPanel(self.handle)
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class TrainTab:
         """Check the settings against base and data, and say what would happen."""
         time.sleep(DEBOUNCE_SECONDS)
         name = str(values["name"] or "").strip()
-        free = self.bench.free_name(name)
+        free = self.handle.free_name(name)
         renamed = rated = (gr.skip(), gr.skip())  # what somebody types meanwhile is theirs
         if name == suggested and free != name:  # nobody wrote this name: take the next one
             values, name, renamed = {**values, "name": free}, free, (free, free)
@@ -225,7 +225,7 @@ class TrainTab:
             yield *self._checked(check, values), *renamed, *rated, kept
 
     def _usual_rate(self, otherwise: float) -> float:
-        base = self.bench.service.snapshot().base
+        base = self.handle.service.snapshot().base
         return usual_rate(base.parameters) if base is not None else otherwise
 
     def restore(self, kept: Any) -> dict[Any, Any]:
@@ -234,14 +234,14 @@ class TrainTab:
         if self.name in shown:
             return {**shown, self.suggested: ""}
         source = str(shown.get(self.picker.data, self.picker.data.value) or "")
-        name = self.bench.free_name(data_sets.suggested_name(source))
+        name = self.handle.free_name(data_sets.suggested_name(source))
         return {**shown, self.name: name, self.suggested: name}
 
     def _checks(self, check: Check, values: Mapping[str, Any]) -> Iterator[Check]:
         """Say first what can be said at once, then what the engine finds."""
         try:
             train = self.request(values)
-            snapshot = self.bench.service.snapshot()
+            snapshot = self.handle.service.snapshot()
             if snapshot.base is None or snapshot.job is not None:
                 yield check.model_copy(update={"waiting": True})
                 return
@@ -251,13 +251,13 @@ class TrainTab:
             if waits is not None:
                 yield waits
                 return
-            report = self.bench.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
+            report = self.handle.start(rq.Preflight(train=train)).result(timeout=CHECK_SECONDS)
             yield check.model_copy(update={"report": report})
         except (errors.WorkbenchError, TimeoutError) as error:
             yield check.model_copy(update={"failure": explain(error)})
 
     def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        snapshot = self.bench.service.snapshot()
+        snapshot = self.handle.service.snapshot()
         ready = readiness.readiness(snapshot, check)
         advanced = set(self._advanced_fields())
         changed = sum(1 for path in self.form.changed(values) if path in advanced)
@@ -273,7 +273,7 @@ class TrainTab:
         """Let the name follow the data until somebody writes their own."""
         if name and name != suggested:
             return gr.skip(), suggested
-        free = self.bench.free_name(data_sets.suggested_name(source or ""))
+        free = self.handle.free_name(data_sets.suggested_name(source or ""))
         return free, free
 
     def take_offer(self, event: gr.EventData) -> dict[Any, Any]:
@@ -287,7 +287,7 @@ class TrainTab:
             dropped = self.form.components["drop_bad_rows"]
             return {dropped: True, self.picker.preview: gr.update(visible=False)}
         if act == "recheck":
-            self.bench.forget_failure("prepare-data")
+            self.handle.forget_failure("prepare-data")
             return {self.check_key: f"again at {time.time()}"}
         return {self.name: gr.skip()}
 
@@ -304,10 +304,10 @@ class TrainTab:
         """Start the training, or let it wait its turn behind another, and return at once."""
         try:
             train = self.request(values)
-            if readiness.is_training(self.bench.service.snapshot()):
-                self.bench.enqueue(train)
+            if readiness.is_training(self.handle.service.snapshot()):
+                self.handle.enqueue(train)
             else:
-                self.bench.start(train)
+                self.handle.start(train)
         except errors.WorkbenchError as error:
             check = Check(name=str(values["name"] or ""), failure=explain(error))
             return check, failure_card(explain(error)), gr.skip()
@@ -317,13 +317,13 @@ class TrainTab:
         """Do what a run's buttons offer: resume it, or set the form up for another try."""
         act, run_id = clicked(event)
         if act == "resume":
-            run_progress.resume_run(self.bench, run_id)
+            run_progress.resume_run(self.handle, run_id)
             return {self.dismissed: gr.skip()}
         if act == "discard":
-            discard(self.bench, run_id)
+            discard(self.handle, run_id)
         if act == "another":
             train = self._train_of(run_id)
-            name = self.bench.free_name(data_sets.suggested_name(train.data))
+            name = self.handle.free_name(data_sets.suggested_name(train.data))
             return {self.dismissed: [*dismissed, run_id], self.name: name}
         if act == "retry":
             return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
@@ -333,11 +333,11 @@ class TrainTab:
 
     def _retry(self, run_id: str) -> dict[Any, Any]:
         """Start a run that ran out of memory again, with the settings that fit."""
-        run = self.bench.service.runs.get(run_id)
+        run = self.handle.service.runs.get(run_id)
         train = with_changes(run.request.train, run.status().retry)
-        train = train.model_copy(update={"name": self.bench.free_name(train.name)})
+        train = train.model_copy(update={"name": self.handle.free_name(train.name)})
         try:
-            self.bench.start(train)
+            self.handle.start(train)
         except errors.WorkbenchError as error:
             refuse("Cannot retry", error)
         return {self.method: method_of(train.adapter).id, **self.form.show(train)}
@@ -347,7 +347,7 @@ class TrainTab:
         train = self._train_of(run_id)
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
         changes = {
-            "name": self.bench.free_name(train.name),
+            "name": self.handle.free_name(train.name),
             "learning_rate": rate,
             "keep_best": act == "best" or train.keep_best,
         }
@@ -355,17 +355,17 @@ class TrainTab:
         return {self.method: method_of(again.adapter).id, **self.form.show(again)}
 
     def _train_of(self, run_id: str) -> rq.Train:
-        return self.bench.service.runs.get(run_id).request.train
+        return self.handle.service.runs.get(run_id).request.train
 
     def follow(self, snapshot: rs.Snapshot, dismissed: list[str]) -> dict[Any, Any]:
         """Draw the run on the stage."""
-        run = self.bench.on_stage(snapshot, dismissed)
-        stage = run_progress.shown(self.bench, snapshot, run, self._events(run))
+        run = self.handle.on_stage(snapshot, dismissed)
+        stage = run_progress.shown(self.handle, snapshot, run, self._events(run))
         return {self.chart: self._chart(run), self.stage: stage}
 
     def show(self, snapshot: rs.Snapshot, check: Check, dismissed: list[str]) -> dict[Any, Any]:
         """Draw everything in this tab that follows the session."""
-        run = self.bench.on_stage(snapshot, dismissed)
+        run = self.handle.on_stage(snapshot, dismissed)
         ready = readiness.readiness(snapshot, check)
         bases = [
             ("a fresh adapter", ""),
@@ -386,7 +386,7 @@ class TrainTab:
         }
 
     def _events(self, run: rs.RunSummary | None) -> list[Event]:
-        return self.bench.service.events(run.id) if run else []
+        return self.handle.service.events(run.id) if run else []
 
     def _chart(self, run: rs.RunSummary | None) -> dict[str, Any]:
         if run is None or is_waiting(run):

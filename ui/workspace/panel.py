@@ -16,7 +16,7 @@ import gradio as gr
 from backend import errors
 from backend import results as rs
 from ui.components import units
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.event_options import QUIET
@@ -39,20 +39,20 @@ REPORTING = (
 class WorkspacePanel:
     """Starts exports, imports and reports, and shows how the last one goes or went."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, handle: ServiceHandle) -> None:
+        self.handle = handle
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._card = NOTHING
         self._file: Path | None = None
         """What the last work wrote, where a browser may fetch it."""
-        hidden = bench.service.settings.demo
+        hidden = handle.service.settings.demo
         with gr.Accordion(
             "Workspace", open=False, visible=not hidden, elem_id="workspace"
         ) as self.fold:
             self._build()
-        bench.keep_for_owner(self.fold, visible=True)
+        handle.keep_for_owner(self.fold, visible=True)
 
     def _build(self) -> None:
         gr.Markdown(ABOUT, elem_classes="aw-help")
@@ -74,7 +74,7 @@ class WorkspacePanel:
         )
         with gr.Row(elem_classes="aw-buttons"):
             self.bring = gr.Button("Import", size="sm", elem_id="workspace-import")
-            limit = units.size(self.bench.service.settings.max_upload_bytes)
+            limit = units.size(self.handle.service.settings.max_upload_bytes)
             self.upload = gr.UploadButton(
                 f"Upload and import (up to {limit})",
                 size="sm",
@@ -110,7 +110,7 @@ class WorkspacePanel:
 
     def export_workspace(self, checkpoints: bool) -> None:
         """Write the workspace as a zip."""
-        service, caller, target = self.bench.service, self.bench.caller, self._new_file("workspace")
+        service, caller, target = self.handle.service, self.handle.caller, self._new_file("workspace")
 
         def work(progress: Progress) -> Node:
             exported = service.export_workspace(
@@ -123,7 +123,7 @@ class WorkspacePanel:
 
     def import_workspace(self, source: str) -> None:
         """Bring in the zip of another machine."""
-        service, caller = self.bench.service, self.bench.caller
+        service, caller = self.handle.service, self.handle.caller
         if not (source or "").strip():
             self._show(el("p", "Name the zip of an export first.", cls="aw-quiet"))
             return
@@ -139,7 +139,7 @@ class WorkspacePanel:
 
     def report_problem(self) -> None:
         """Write versions, settings and log lines as a zip."""
-        service, caller, target = self.bench.service, self.bench.caller, self._new_file("problem")
+        service, caller, target = self.handle.service, self.handle.caller, self._new_file("problem")
 
         def work(progress: Progress) -> Node:
             report = service.report_problem(target, caller=caller)
@@ -157,7 +157,7 @@ class WorkspacePanel:
     def _new_file(self, stem: str) -> Path:
         # Whoever knows the name of a packed file may fetch it, guests of a demo too.
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
-        return self.bench.service.settings.exports_dir / f"{stem}-{stamp}.zip"
+        return self.handle.service.settings.exports_dir / f"{stem}-{stamp}.zip"
 
     # -- the work that goes on -------------------------------------------------------------------
 
@@ -195,18 +195,18 @@ class WorkspacePanel:
 
     def _offer(self, path: str, size: int) -> None:
         """Offer a file for download where it is not too large for a browser and Gradio's cache."""
-        if size <= self.bench.service.settings.max_upload_bytes:
+        if size <= self.handle.service.settings.max_upload_bytes:
             self._file = Path(path)
 
     def _show(self, card: Node) -> None:
         self._card = card
-        self.bench.version += 1
+        self.handle.version += 1
 
     # -- drawing ---------------------------------------------------------------------------------
 
     def show(self) -> dict[Any, Any]:
         """Draw how the last work goes or went; a guest of a demo sees nothing of it."""
-        if self.bench.demo:
+        if self.handle.demo:
             return {self.state: NOTHING, self.download: gr.update(visible=False)}
         file = self._file
         if file is None or not file.is_file():

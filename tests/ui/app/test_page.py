@@ -200,7 +200,7 @@ def test_try_it_follows_the_adapter_and_not_its_name(page: Page, service: FakeSe
         tab, _ = page.try_adapter(event("try", offered(drawn, "try")))
         assert tab.selected == "chat"
         assert [column.title for column in columns(page)] == ["base", "captain"]
-        page.chat.desk.choose([])
+        page.chat.chat_state.choose([])
     assert impostor.name == "pirate"
 
 
@@ -220,7 +220,7 @@ def test_nothing_is_tried_that_is_gone(page: Page, service: FakeService) -> None
 
 
 def columns(page: Page) -> list:
-    return page.chat.desk.columns(page.bench.service.snapshot())
+    return page.chat.chat_state.columns(page.handle.service.snapshot())
 
 
 def rename(service: FakeService, name: str, new_name: str) -> rs.AdapterInfo:

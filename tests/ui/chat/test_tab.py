@@ -43,12 +43,12 @@ def ask(chat: ChatTab, prompt: str, **changes: object) -> list[dict]:
 
 def choose(chat: ChatTab, *names: str) -> None:
     """Let the base and adapters answer."""
-    library = chat.bench.service.library
-    chat.desk.choose([BASE, *(ADAPTER + library.get(name).id for name in names)])
+    library = chat.handle.service.library
+    chat.chat_state.choose([BASE, *(ADAPTER + library.get(name).id for name in names)])
 
 
 def columns(chat: ChatTab) -> list[Column]:
-    return chat.desk.columns(chat.bench.service.snapshot())
+    return chat.chat_state.columns(chat.handle.service.snapshot())
 
 
 def said(chat: ChatTab) -> list[list[tuple[str, str]]]:
@@ -189,7 +189,7 @@ def test_only_adapters_that_can_be_scaled_have_a_slider(
     on_off = info.model_copy(update={"strength": "on-off", "method": "DoRA"})
     service.library.write_sidecar(service.library.folder(info.id), on_off)
     choose(chat, "heavy", "pirate")
-    chat.desk.set_strength(info.id, 0.5)
+    chat.chat_state.set_strength(info.id, 0.5)
     drawn = chat.show(service.snapshot())
     shown = [drawn[slider] for slider in chat.strengths if drawn[slider]["visible"]]
     assert [each["label"] for each in shown] == ["Strength of pirate"]
@@ -225,7 +225,7 @@ def test_a_second_page_sees_the_answer_that_is_coming(tmp_path: Path) -> None:
             page = Page(service)
         asking = threading.Thread(target=ask, args=(page.chat, "one two three four five six"))
         asking.start()
-        while not page.chat.desk.asking:
+        while not page.chat.chat_state.asking:
             time.sleep(0.005)
         followed = list(page.chat.follow())  # what a page does that is opened now
         asking.join()
@@ -244,11 +244,11 @@ def test_stop_keeps_what_was_said(tmp_path: Path) -> None:
         asking.start()
         while not said(chat)[0] or not said(chat)[0][0][1]:
             time.sleep(0.005)
-        chat.desk.stop()
+        chat.chat_state.stop()
         asking.join(10)
         assert not asking.is_alive()
         assert 0 < len(said(chat)[0][0][1].split()) < 200
-        chat.desk.clear()
+        chat.chat_state.clear()
         assert said(chat) == [[]]
 
 
@@ -296,12 +296,12 @@ def test_a_busy_session_is_said(chat: ChatTab, service: FakeService) -> None:
     assert "still going on" in words(refused[chat.trouble])
     assert chat.prompt not in refused  # the question stays where it was written
     job.result(timeout=10)
-    free = chat.show(chat.bench.service.snapshot())
+    free = chat.show(chat.handle.service.snapshot())
     assert "still going on" not in words(free[chat.trouble])
 
 
 def test_why_nobody_can_be_asked_is_said_before_anybody_tries(chat: ChatTab) -> None:
-    service = chat.bench.service
+    service = chat.handle.service
     training = job(title="Training pirate", run_id="r1")
     held = service.snapshot().model_copy(update={"phase": "training", "job": training})
 
@@ -317,7 +317,7 @@ def test_why_nobody_can_be_asked_is_said_before_anybody_tries(chat: ChatTab) -> 
 def test_html_is_text(chat: ChatTab) -> None:
     ask(chat, "<img src=x> &amp; ${me}")
     assert "<img src=x> &amp; ${me}" in words(
-        chat.show(chat.bench.service.snapshot())[chat.answers]
+        chat.show(chat.handle.service.snapshot())[chat.answers]
     )
 
 

@@ -16,7 +16,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
 from ui.app.session_bar import bar
-from ui.components.service_handle import Bench
+from ui.components.service_handle import ServiceHandle
 from ui.merge.merge_cards import stage
 from ui.merge.tab import MergeTab
 
@@ -26,7 +26,7 @@ def tab(service: FakeService) -> MergeTab:
     service.add_adapter("pirate")
     service.add_adapter("polite", method="DoRA")
     with gr.Blocks():
-        return MergeTab(Bench(service))
+        return MergeTab(ServiceHandle(service))
 
 
 def event(act: str, arg: str = "") -> Any:
@@ -34,7 +34,7 @@ def event(act: str, arg: str = "") -> Any:
 
 
 def form(tab: MergeTab, **changes: Any) -> dict[str, Any]:
-    folder = str(tab.bench.service.settings.merged_dir / "new")
+    folder = str(tab.handle.service.settings.merged_dir / "new")
     values = {"names": ["pirate"], "strengths": {}, "folder": folder}
     return {**values, "precision": "as-base", "largest": 5, **changes}
 
@@ -48,11 +48,11 @@ def wait(happened: Callable[[], Any]) -> Any:
 
 
 def shown(tab: MergeTab) -> str:
-    return words(tab.show(tab.bench.service.snapshot())[tab.stage])
+    return words(tab.show(tab.handle.service.snapshot())[tab.stage])
 
 
 def test_what_is_active_is_chosen_and_the_folder_is_named_after_it(tab: MergeTab) -> None:
-    tab.bench.service.start(rq.SetActive(adapters=[("pirate", 0.5)])).result(timeout=10)
+    tab.handle.service.start(rq.SetActive(adapters=[("pirate", 0.5)])).result(timeout=10)
 
     names, strengths, followed, first, second, *_, folder, suggested = tab.follow(
         [], {}, "", "", []
@@ -64,11 +64,11 @@ def test_what_is_active_is_chosen_and_the_folder_is_named_after_it(tab: MergeTab
     assert strengths == {"pirate": 0.5}
     assert (first["label"], first["value"], first["visible"]) == ("Strength of pirate", 0.5, True)
     assert second == gr.update(visible=False)
-    assert folder == suggested == str(tab.bench.service.settings.merged_dir / "starter-pirate")
+    assert folder == suggested == str(tab.handle.service.settings.merged_dir / "starter-pirate")
 
 
 def test_a_choice_of_ones_own_and_a_folder_of_ones_own_stay(tab: MergeTab) -> None:
-    tab.bench.service.start(rq.SetActive(adapters=[("pirate", 1.0)])).result(timeout=10)
+    tab.handle.service.start(rq.SetActive(adapters=[("pirate", 1.0)])).result(timeout=10)
 
     names, strengths, followed, *_, folder, _ = tab.follow(
         ["polite", "gone"], {"polite": 1.0}, "/mine", "/suggested", []
@@ -80,7 +80,7 @@ def test_a_choice_of_ones_own_and_a_folder_of_ones_own_stay(tab: MergeTab) -> No
 
 
 def test_a_strength_of_ones_own_stays_also_where_the_same_adapter_is_active(tab: MergeTab) -> None:
-    tab.bench.service.start(rq.SetActive(adapters=[("pirate", 1.0)])).result(timeout=10)
+    tab.handle.service.start(rq.SetActive(adapters=[("pirate", 1.0)])).result(timeout=10)
     _, strengths, followed, *_ = tab.follow([], {}, "", "", [])
     own = tab.remember(["pirate"], strengths, 0.3, 1, 1, 1, 1, 1)
 
@@ -126,7 +126,7 @@ def test_the_card_says_what_the_merge_takes(tab: MergeTab) -> None:
 def test_what_cannot_start_is_said_in_a_sentence(
     tab: MergeTab, changes: dict[str, Any], sentence: str
 ) -> None:
-    tab.bench.service.add_adapter("foreign", fingerprint="another")
+    tab.handle.service.add_adapter("foreign", fingerprint="another")
 
     card, go = tab.check(**form(tab, **changes))
 
@@ -135,7 +135,7 @@ def test_what_cannot_start_is_said_in_a_sentence(
 
 
 def test_a_folder_that_is_taken_comes_with_one_that_is_free(tab: MergeTab) -> None:
-    taken = tab.bench.service.settings.merged_dir / "starter-pirate"
+    taken = tab.handle.service.settings.merged_dir / "starter-pirate"
     taken.mkdir(parents=True)
     (taken / "config.json").write_text("{}", encoding="utf-8")
 
@@ -148,7 +148,7 @@ def test_a_folder_that_is_taken_comes_with_one_that_is_free(tab: MergeTab) -> No
 
 def test_without_a_base_or_a_fitting_adapter_the_way_out_is_a_click(service: FakeService) -> None:
     with gr.Blocks():
-        tab = MergeTab(Bench(service))
+        tab = MergeTab(ServiceHandle(service))
     assert "Train the first one" in words(tab.check(**form(tab))[0])
 
     service.start(rq.UnloadModel()).result(timeout=10)
@@ -157,14 +157,14 @@ def test_without_a_base_or_a_fitting_adapter_the_way_out_is_a_click(service: Fak
 
 def test_a_demo_says_why_it_does_not_merge(tmp_path: Path) -> None:
     with FakeService(Settings(workspace=tmp_path, demo=True)) as service, gr.Blocks():
-        tab = MergeTab(Bench(service))
+        tab = MergeTab(ServiceHandle(service))
         assert "does not write to folders" in words(tab.check(**form(tab))[0])
 
 
 def test_a_merge_shows_its_progress_here_and_in_the_bar_and_then_its_evidence(
     tab: MergeTab,
 ) -> None:
-    service = tab.bench.service
+    service = tab.handle.service
     service.step_seconds = 0.05
     assert "appears here" in shown(tab)
 
@@ -196,12 +196,12 @@ def test_cancel_here_or_in_the_bar_stops_the_merge(service: FakeService) -> None
 
 
 def test_a_failure_says_what_happened(tab: MergeTab) -> None:
-    tab.bench.service.script["merge"] = lambda request: errors.VerificationFailed(
+    tab.handle.service.script["merge"] = lambda request: errors.VerificationFailed(
         "The answers differ by 1e-2.", cure="Nothing was kept."
     )
 
     tab.start(**form(tab))
-    wait(lambda: not tab.bench.service.snapshot().side_jobs)
+    wait(lambda: not tab.handle.service.snapshot().side_jobs)
 
     assert "The answers differ by 1e-2." in shown(tab)
 
@@ -221,26 +221,26 @@ def test_what_was_not_compared_is_not_called_verified() -> None:
 
 def test_the_merged_folder_loads_as_a_base_by_a_click(tab: MergeTab) -> None:
     tab.act(event("load", "starter"))
-    wait(lambda: tab.bench.service.snapshot().job is None)
+    wait(lambda: tab.handle.service.snapshot().job is None)
 
-    assert tab.bench.failure("load-model") is None
+    assert tab.handle.failure("load-model") is None
 
 
 def test_a_plain_name_is_a_folder_of_the_workspace(tab: MergeTab) -> None:
     _, button = tab.check(**form(tab, folder="my model"))
 
     request = tab.request(**form(tab, folder="my model"))
-    assert request.destination == str(tab.bench.service.settings.merged_dir / "my model")
+    assert request.destination == str(tab.handle.service.settings.merged_dir / "my model")
     assert button["interactive"]
 
 
 def test_the_folder_of_the_last_merge_is_no_complaint(tab: MergeTab) -> None:
-    folder = tab.bench.service.settings.merged_dir / "new"
+    folder = tab.handle.service.settings.merged_dir / "new"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     before = words(tab.check(**form(tab))[0])
     merged = SimpleNamespace(path=str(folder))
-    tab.bench.outcome = lambda operation: merged  # type: ignore[method-assign, assignment]
+    tab.handle.outcome = lambda operation: merged  # type: ignore[method-assign, assignment]
 
     after = words(tab.check(**form(tab))[0])
 

@@ -49,7 +49,7 @@ def test_a_damaged_run_is_listed_with_what_can_still_be_done(
     facts = words(drawn[page.runs.panel.facts])
     assert str(service.runs.get(run.id).folder) in facts
     assert "checkpoint-" in facts
-    assert page.bench.on_stage(service.snapshot()) is None
+    assert page.handle.on_stage(service.snapshot()) is None
 
 
 def test_a_run_without_a_readable_request_is_listed_and_deleted(

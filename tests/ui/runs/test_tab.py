@@ -315,7 +315,7 @@ def test_a_finished_run_is_extended_from_the_page(page: Page, service: FakeServi
     page.runs.panel.extend_run(run.id, 2)
     wait(service)
     assert service.engine.current is None
-    assert page.bench.last("resume").request.extra_epochs == 2
+    assert page.handle.last("resume").request.extra_epochs == 2
 
 
 def test_a_run_that_cannot_be_extended_says_why_beside_the_field(

@@ -223,7 +223,7 @@ def test_the_line_says_what_own_data_was_read_as() -> None:
 def test_large_data_is_read_beside_and_then_checked(page: Page, service: FakeService) -> None:
     service.script["preview-data"] = lambda request: PREVIEW.model_copy(update={"quick": False})
     first = last_check(page)
-    job = page.bench.last("prepare-data")
+    job = page.handle.last("prepare-data")
     assert job is not None
     job.result(timeout=10)
 
@@ -232,7 +232,7 @@ def test_large_data_is_read_beside_and_then_checked(page: Page, service: FakeSer
     assert "Reading and checking 600 rows once" in words(first[page.train.card])
     assert not first[page.train.go]["interactive"]
     assert "Ready." in words(second[page.train.card])
-    assert page.bench.last("prepare-data") is job
+    assert page.handle.last("prepare-data") is job
 
 
 def test_a_check_goes_on_when_large_data_was_read(page: Page, service: FakeService) -> None:
@@ -292,7 +292,7 @@ def test_a_check_that_was_stopped_is_taken_up_on_request(page: Page, service: Fa
     service.script["preview-data"] = lambda request: PREVIEW.model_copy(update={"quick": False})
     service.script["prepare-data"] = lambda request: errors.Stopped("Stopped, as asked.")
     last_check(page)
-    job = page.bench.last("prepare-data")
+    job = page.handle.last("prepare-data")
     assert job is not None
     job.wait(10)
 
@@ -302,7 +302,7 @@ def test_a_check_that_was_stopped_is_taken_up_on_request(page: Page, service: Fa
     assert "Stopped, as asked." in words(stopped[page.train.card])
     assert "Check the data again" in words(stopped[page.train.card])
     assert str(again[page.train.check_key]).startswith("again at")
-    assert page.bench.last("prepare-data") is None
+    assert page.handle.last("prepare-data") is None
 
 
 def test_a_look_at_large_data_shows_the_first_rows(page: Page, service: FakeService) -> None:

@@ -105,8 +105,8 @@ def test_the_half_trained_adapter_can_be_asked_in_chat(
     assert names[1].startswith("pirate (half-trained, step ")
     assert shown[page.chat.send]["interactive"]
 
-    page.chat.desk.ask(prompt, {"max_new_tokens": 8})
-    until(service, lambda _: not page.chat.desk.asking)
+    page.chat.chat_state.ask(prompt, {"max_new_tokens": 8})
+    until(service, lambda _: not page.chat.chat_state.asking)
     said = words(page.chat._columns(service.snapshot()))
     assert "Arr, Where is the cat?" in said
     assert service.snapshot().phase == "paused"

@@ -121,13 +121,13 @@ def test_what_goes_on_is_shown_and_stopped(
     page: Page, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging(service, monkeypatch)
-    panel, before = page.runs.workspace, page.bench.version
+    panel, before = page.runs.workspace, page.handle.version
 
     panel.export_workspace(False)
     while "25 %" not in words(shown(page, panel.state)):
         pass
     assert "Writing the run pirate" in words(shown(page, panel.state))
-    assert page.bench.version > before + 1
+    assert page.handle.version > before + 1
     panel.stop(event("stop"))
 
     assert "Stopped, as asked. Nothing was changed." in finished(panel)
@@ -172,7 +172,7 @@ def test_a_guest_of_a_demo_sees_none_of_it(tmp_path: Path) -> None:
         panel._show(["p", {}, ["/private/path"]])
 
         assert not panel.fold.visible
-        assert panel.fold in page.bench.kept_for_owner
+        assert panel.fold in page.handle.kept_for_owner
         assert panel.show()[panel.state] == ["div", {}, []]
         panel.report_problem()  # by hand, past the page
         assert panel._thread is not None
