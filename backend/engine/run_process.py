@@ -119,7 +119,7 @@ def _base_request(run: Run) -> LoadModel:
 def _must_resume(run: Run) -> bool:
     """Tell whether the run goes on from a checkpoint; raises where there is nothing to do.
 
-    The leader decides, before it writes anything: then what an earlier sitting left is forgotten.
+    The leader decides, before it writes anything: then what an earlier segment left is forgotten.
     """
     status = run.known_status()
     if status.state == "finished":
@@ -215,7 +215,7 @@ def _begun() -> float:
 
 
 def _forget_old_words(run: Run, begun: float) -> None:
-    """Let go of a stop that was meant for an earlier sitting; clocks may differ by a moment."""
+    """Let go of a stop that was meant for an earlier segment; clocks may differ by a moment."""
     said = run.folder / "control"
     if said.is_file() and said.stat().st_mtime < begun - 1.0:
         run.forget_words()

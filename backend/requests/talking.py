@@ -55,7 +55,7 @@ class SideBySide(_Generation):
     same_seed: bool = knob(
         True,
         label="Same seed",
-        help="Every column draws with the same luck, so that only the adapters make a difference.",
+        help="Every column draws with the same sampler, so that only the adapters make a difference.",
     )
 
     def seed_of(self, column: int) -> int:

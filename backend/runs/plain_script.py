@@ -56,7 +56,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "DROPOUT": adapter["lora_dropout"],
         "USE_RSLORA": adapter["use_rslora"],
         "USE_DORA": adapter["use_dora"],
-        "SITTINGS": [train.epochs, *status.extra_epochs],
+        "SEGMENTS": [train.epochs, *status.extra_epochs],
         "MAX_STEPS": train.max_steps,
         "TOKENS_PER_STEP": train.tokens_per_step,
         "ACCUMULATION": train.accumulation,

@@ -239,7 +239,7 @@ class Run:
             return ""
 
     def forget_words(self) -> None:
-        """Remove what was said to an earlier sitting."""
+        """Remove what was said to an earlier segment."""
         (self.folder / "control").unlink(missing_ok=True)
 
     def interrupt(self, message: str, *, state: Ended = "interrupted") -> End | None:

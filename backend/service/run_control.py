@@ -13,7 +13,7 @@ from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
 
 
-class Steering:
+class RunControl:
     """The wheel of the run that goes on, if one does."""
 
     def __init__(self, engine: EngineLink) -> None:

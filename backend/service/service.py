@@ -31,7 +31,7 @@ from backend.runs.training_queue import TrainingQueue
 from backend.service import external_run
 from backend.service.engine_client import EngineLink
 from backend.service.jobs import Job
-from backend.service.run_control import Steering
+from backend.service.run_control import RunControl
 from backend.service.start_checks import Starts
 from backend.service.waiting_runs import WaitingRuns
 from backend.service.worker_process import StartRuntime
@@ -66,7 +66,7 @@ class Service(WaitingRuns, WorkspaceTransfer):
         self.engine = EngineLink(self.settings, self.runs, start_engine)
         if self.opening:
             self.engine.say("bad" if self.queue.problem else "info", " ".join(self.opening))
-        self.steering = Steering(self.engine)
+        self.run_control = RunControl(self.engine)
         self.starts = Starts(self.settings, self.engine, self.runs, self.library, self.queue)
         self._last_read: tuple[object, ...] = ([], [], 0, ())
         self._deleted_before = self.library.trashed()
@@ -143,15 +143,15 @@ class Service(WaitingRuns, WorkspaceTransfer):
         Chat, side by side, Compare, Score, NextToken and SaveAdapter work then, also with the
         half-trained adapter under its name. Where no run goes on, nothing happens.
         """
-        self.steering.pause()
+        self.run_control.pause()
 
     def resume(self) -> None:
         """Let a paused run go on as if it had never paused, bit for bit; else nothing happens."""
-        self.steering.resume()
+        self.run_control.resume()
 
     def save_now(self) -> None:
         """Let the run that goes on write a checkpoint after its step; else nothing happens."""
-        self.steering.save_now()
+        self.run_control.save_now()
 
     def adjust(self, request: rq.Adjust) -> None:
         """Change the run that goes on from its next step on; a resumed run keeps it.
@@ -159,12 +159,12 @@ class Service(WaitingRuns, WorkspaceTransfer):
         The learning rate goes on from the new value as the schedule does, to zero at the last step.
         Raises NotFound where no run goes on, InvalidRequest where it cannot end where it should.
         """
-        self.steering.adjust(request)
+        self.run_control.adjust(request)
 
     def settings_now(self, run_id: str) -> rq.Adjust:
         """Return what `adjust` can change of a run, as it is now; NotFound for unknown runs."""
         with self.engine.lock:
-            return self.steering.settings_now(run_id)
+            return self.run_control.settings_now(run_id)
 
     def stop_side(self, job_id: int) -> None:
         """Stop work beside the session, such as a merge; asked again, it ends at once."""

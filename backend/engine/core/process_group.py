@@ -259,7 +259,7 @@ def read_failure(run: Run, rank: int) -> WorkbenchError | None:
 
 
 def forget_failures(run: Run) -> None:
-    """Remove what processes of an earlier sitting left."""
+    """Remove what processes of an earlier segment left."""
     for file in run.folder.glob("failed-*.json"):
         file.unlink(missing_ok=True)
 

@@ -47,7 +47,7 @@ ALPHA = 16.0
 DROPOUT = 0.0
 USE_RSLORA = False
 USE_DORA = False
-SITTINGS = [2.0]
+SEGMENTS = [2.0]
 MAX_STEPS: int | None = None
 TOKENS_PER_STEP = 512
 ACCUMULATION = 1
@@ -250,7 +250,7 @@ FALLS: dict[str, Callable[[float], float]] = {
 def changed(planned: Factor, begun: int, steps: int) -> Factor:
     """Return the schedule as it was changed while the run went on.
 
-    The last sitting begins after step `begun`. Each change came after a step. A new rate starts the
+    The last segment begins after step `begun`. Each change came after a step. A new rate starts the
     schedule anew, from it to zero at the last step; another number of steps stretches what is under
     way.
     """
@@ -278,37 +278,37 @@ def falling(start: int, value: float, end: int) -> Factor:
 def plan(
     examples: list[Example], epochs: list[float], limit: int | None
 ) -> list[list[list[list[int]]]]:
-    """Return the steps of each sitting; all of them draw their order from one generator."""
+    """Return the steps of each segment; all of them draw their order from one generator."""
     generator = random.Random(SEED)
     lengths = [len(tokens) for tokens, _ in examples]
-    sittings = [steps_of(passes(lengths, each, generator)) for each in epochs]
-    sittings[0] = sittings[0][:limit]
-    return sittings
+    segments = [steps_of(passes(lengths, each, generator)) for each in epochs]
+    segments[0] = segments[0][:limit]
+    return segments
 
 
 def taken(
-    examples: list[Example], sittings: list[list[list[list[int]]]]
+    examples: list[Example], segments: list[list[list[list[int]]]]
 ) -> Iterator[list[list[int]]]:
     """Return the steps that are taken: others than planned where their number was changed."""
     wanted = [max(steps, after) for after, _, steps in CHANGES if steps]
-    total = wanted[-1] if wanted else sum(map(len, sittings))
-    epochs = list(SITTINGS)
-    while sum(map(len, sittings)) < total:
+    total = wanted[-1] if wanted else sum(map(len, segments))
+    epochs = list(SEGMENTS)
+    while sum(map(len, segments)) < total:
         epochs[-1] = math.ceil(2 * epochs[-1])
-        sittings = plan(examples, epochs, MAX_STEPS if len(epochs) > 1 else None)
-    return islice(chain.from_iterable(sittings), total)
+        segments = plan(examples, epochs, MAX_STEPS if len(epochs) > 1 else None)
+    return islice(chain.from_iterable(segments), total)
 
 
 def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
     """Train, and yield the loss of each step: a mean over all tokens that are learned in it."""
-    sittings = plan(examples, SITTINGS, MAX_STEPS)
-    steps = list(taken(examples, sittings))
+    segments = plan(examples, SEGMENTS, MAX_STEPS)
+    steps = list(taken(examples, segments))
     packs = [lay_out([examples[n] for n in pack]) for step in steps for pack in step]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-8, fused=True
     )
-    rate = schedule(optimizer, [len(sitting) for sitting in sittings])
+    rate = schedule(optimizer, [len(segment) for segment in segments])
     # In fp16, losses are scaled up and gradients down again, so that small ones are not lost.
     scaler = torch.amp.GradScaler(model.device.type, enabled=COMPUTE_PRECISION == "fp16")
     set_seed(SEED)  # what dropout leaves out

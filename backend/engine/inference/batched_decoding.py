@@ -21,8 +21,8 @@ from torch.nn.functional import linear
 from transformers import DynamicCache
 
 from backend.engine.core import tolerances
-from backend.engine.inference.generate import NEXT_TOKEN, Luck, end_tokens
-from backend.engine.inference.text_streaming import WordStream
+from backend.engine.inference.generate import NEXT_TOKEN, Sampler, end_tokens
+from backend.engine.inference.text_streaming import TextStream
 from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
@@ -42,10 +42,10 @@ class Row:
 
     prompt: list[int]
     adapter: str | None
-    luck: Luck
+    sampler: Sampler
     room: int
     on_text: Callable[[str], None]
-    words: WordStream
+    words: TextStream
     tokens: list[int] = field(default_factory=list)
     close_calls: int = 0
     seconds: float = 0.0
@@ -253,15 +253,15 @@ def _take_tokens(
     step: _Step,
 ) -> list[int]:
     """Choose each row's next token; returns the rows that ended."""
-    noises = [row.luck.draw(scores.shape[-1]) for row in going]
+    noises = [row.sampler.draw(scores.shape[-1]) for row in going]
     if any(noise is not None for noise in noises):
         pairs = zip(going, scores, noises, strict=True)
-        chosen = torch.stack([row.luck.apply(each, noise) for row, each, noise in pairs])
+        chosen = torch.stack([row.sampler.apply(each, noise) for row, each, noise in pairs])
     else:
         chosen = scores
     best = chosen.topk(2, dim=-1)
     largest = scores.amax(dim=-1).abs().clamp(min=1.0)
-    rounding = [MARGINS[base.dtype] / (row.luck.temperature or 1.0) for row in going]
+    rounding = [MARGINS[base.dtype] / (row.sampler.temperature or 1.0) for row in going]
     gaps = ((best.values[:, 0] - best.values[:, 1]) / largest).tolist()
     if any(map(math.isnan, gaps)):  # so they are wherever the largest score is not finite
         tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
@@ -270,7 +270,7 @@ def _take_tokens(
     for index in (index for index, close in enumerate(unsure) if close):
         row = going[index]
         row.close_calls += 1
-        alone = row.luck.apply(_scores_alone(base, row, routing), noises[index])
+        alone = row.sampler.apply(_scores_alone(base, row, routing), noises[index])
         tokens[index] = int(alone.argmax())
     step.advance(tokens)
     ends = end_tokens(base)

@@ -198,10 +198,10 @@ def _row(
     return batched_decoding.Row(
         prompt=prompt[0].tolist(),
         adapter=own if group.strengths is not None else None,
-        luck=generate.Luck(settings.temperature, question.seed),
+        sampler=generate.Sampler(settings.temperature, question.seed),
         room=room,
         on_text=lambda text: on_text(number, text),
-        words=text_streaming.WordStream(session.base.tokenizer),
+        words=text_streaming.TextStream(session.base.tokenizer),
     )
 
 
@@ -248,7 +248,7 @@ def _run(
             session.base,
             torch.tensor([row.prompt], device=session.base.device),
             room=row.room,
-            luck=row.luck,
+            sampler=row.sampler,
             on_text=row.on_text,
             should_stop=lambda: control.stop_requested,
         )

@@ -1,4 +1,4 @@
-"""Prompts, luck and scores of the session's model. Knows nothing of adapters: the caller chose."""
+"""Prompts, sampler and scores of the session's model. Knows nothing of adapters: the caller chose."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ def plain_prompt(text: str) -> str:
     return text if text[-1:].isspace() else text + "\n"
 
 
-class Luck:
+class Sampler:
     """One row's chance: with temperature, the likeliest token after adding noise of its own.
 
     The likeliest token after adding Gumbel noise is a sample of the softmax (Gumbel-max trick), and
@@ -111,7 +111,7 @@ def answer_plainly(
     ids: torch.Tensor,
     *,
     room: int,
-    luck: Luck,
+    sampler: Sampler,
     on_text: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> list[int]:
@@ -121,7 +121,7 @@ def answer_plainly(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=_config(base, room),
-            logits_processor=LogitsProcessorList([_Chance(luck)]),
+            logits_processor=LogitsProcessorList([_Sampling(sampler)]),
             stopping_criteria=StoppingCriteriaList([_StopWhen(should_stop)]),
             streamer=_Streamer(base.tokenizer, on_text),
             use_cache=True,
@@ -202,11 +202,11 @@ def room_for(base: Base, used: int, wanted: int) -> int:
     return limit - used
 
 
-class _Chance(LogitsProcessor):
-    """Applies one row's luck inside `generate`, which then takes the largest score."""
+class _Sampling(LogitsProcessor):
+    """Applies one row's sampler inside `generate`, which then takes the largest score."""
 
-    def __init__(self, luck: Luck) -> None:
-        self._luck = luck
+    def __init__(self, sampler: Sampler) -> None:
+        self._luck = sampler
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)

@@ -6,7 +6,7 @@ _UNFINISHED = "\ufffd"
 _FIRST_WIDE = 0x2E80  # from here on, scripts do not put spaces between words
 
 
-class WordStream:
+class TextStream:
     """Turns one row's tokens into text as they come; hands out whole words only.
 
     A token may be part of a character, and what it adds may depend on the token before, so each

@@ -57,7 +57,7 @@ class Point(NamedTuple):
 
 
 class Guards:
-    """What watches over one sitting of a run; `write` puts the adapter as it is into a folder."""
+    """What watches over one segment of a run; `write` puts the adapter as it is into a folder."""
 
     def __init__(self, request: Train, run_log: RunLog, write: Callable[[Path], None]) -> None:
         self.folder = run_log.run.folder / BEST
@@ -75,7 +75,7 @@ class Guards:
         self._recall(run_log.step)
 
     def _recall(self, step: int) -> None:
-        """Take up what the run's events tell of the steps before this sitting."""
+        """Take up what the run's events tell of the steps before this segment."""
         past = curve(EventReader(self._log.run.events_file).poll())
         tests = dict(zip(past.eval_step, past.eval_loss, strict=True))
         for at, loss in zip(past.step, past.loss, strict=True):

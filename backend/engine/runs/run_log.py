@@ -23,7 +23,7 @@ PREDICTED_AFTER = 10
 
 
 class RunLog:
-    """One sitting of a run on disk. Every step is an event; the status follows once a second."""
+    """One segment of a run on disk. Every step is an event; the status follows once a second."""
 
     def __init__(self, run: Run, control: Control) -> None:
         self.run = run
@@ -42,7 +42,7 @@ class RunLog:
 
     @property
     def tokens_per_second(self) -> float:
-        """Unpadded tokens over optimisation time of this sitting."""
+        """Unpadded tokens over optimisation time of this segment."""
         return self._fresh_tokens / self._fresh_seconds if self._fresh_seconds else 0.0
 
     def begin(self, *, step: int, total_steps: int, seconds: float, resumed: bool) -> None:
@@ -171,7 +171,7 @@ class RunLog:
         )
 
     def ends_early(self, step: int) -> None:
-        """Note that the run needs no step after this one, for a sitting that resumes it."""
+        """Note that the run needs no step after this one, for a segment that resumes it."""
         self.run.update(early_step=step)
 
     def warned(self, text: str) -> None:

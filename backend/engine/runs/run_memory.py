@@ -10,7 +10,7 @@ large model's blocks fit again, and joining them after every step would cost it 
 
 
 class RunMemory:
-    """The memory of one sitting of a run, in bytes.
+    """The memory of one segment of a run, in bytes.
 
     What is still held of an earlier run in the same precision, freed blocks and kernels that oneDNN
     compiled for bf16, is used again by this one, so it counts as this one's: else a second run

@@ -50,7 +50,7 @@ def adapter_info(
 def run_result(
     run: Run, log: RunLog, info: AdapterInfo, *, precision: tuple[str, str], **known: Any
 ) -> RunResult:
-    """Say what a sitting came to; `precision` and why, the rest as `RunResult` has it."""
+    """Say what a segment came to; `precision` and why, the rest as `RunResult` has it."""
     return RunResult(
         run_id=run.id,
         adapter=info.name,

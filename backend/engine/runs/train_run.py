@@ -76,7 +76,7 @@ def train(
 
 
 class _Training:
-    """One sitting of a run: from its start, or from a checkpoint, to its end."""
+    """One segment of a run: from its start, or from a checkpoint, to its end."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Training:
         self.needed: memory_prediction.Prediction | None = None
 
     def execute(self) -> RunResult:
-        """Do the whole sitting; see the module's docstring for the order."""
+        """Do the whole segment; see the module's docstring for the order."""
         base = self.session.base
         self.control.progress("Reading the examples", force=True)
         self.taken = RunMemory(self.session)

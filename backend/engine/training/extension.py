@@ -44,7 +44,7 @@ def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float])
     Each stretch begins with a step of its own: a pack is repeated where accumulation would
     otherwise mix the two. Nobody learns from that one, the steps before an extension are over.
     """
-    sittings = packing.sittings(
+    segments = packing.segments(
         [len(document) for document in documents],
         budget=request.tokens_per_step,
         epochs=[request.epochs, *extra_epochs],
@@ -52,12 +52,12 @@ def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float])
     )
     packs: list[list[int]] = []
     stretches: list[Stretch] = []
-    for number, sitting in enumerate(sittings):
+    for number, segment in enumerate(segments):
         limit = request.max_steps if number == 0 else None
-        steps = steps_for(len(sitting), request, limit=limit)
+        steps = steps_for(len(segment), request, limit=limit)
         start = stretches[-1].start + stretches[-1].steps if stretches else 0
         packs += packs[-1:] * (start * request.accumulation - len(packs))
-        packs += sitting[: steps * request.accumulation] if extra_epochs else sitting
+        packs += segment[: steps * request.accumulation] if extra_epochs else segment
         stretches.append(Stretch(start, steps))
     return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
 

@@ -20,10 +20,10 @@ from backend.requests import Train
 
 def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
     """Return the packs of a whole run: lists of document numbers, each within the token budget."""
-    return sittings(lengths, budget=budget, epochs=[epochs], seed=seed)[0]
+    return segments(lengths, budget=budget, epochs=[epochs], seed=seed)[0]
 
 
-def sittings(
+def segments(
     lengths: list[int], *, budget: int, epochs: list[float], seed: int
 ) -> list[list[list[int]]]:
     """Return the packs of a run and of each of its extensions, drawn one after the other."""

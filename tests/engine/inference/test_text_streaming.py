@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from backend.engine.inference.text_streaming import WordStream, spans, visible
+from backend.engine.inference.text_streaming import TextStream, spans, visible
 from backend.settings import STARTER
 
 TEXTS = [
@@ -41,7 +41,7 @@ def test_pieces_add_up_and_hold_no_half_character(
 ) -> None:
     tokenizer = request.getfixturevalue(which)
     tokens = tokenizer(text, add_special_tokens=False).input_ids
-    stream = WordStream(tokenizer)
+    stream = TextStream(tokenizer)
 
     pieces = [*(stream.add(token) for token in tokens), stream.end()]
 
@@ -52,7 +52,7 @@ def test_pieces_add_up_and_hold_no_half_character(
 
 def test_a_broken_character_is_shown_at_the_end(one_byte_each: PreTrainedTokenizerFast) -> None:
     tokens = one_byte_each("a é").input_ids[:-1]
-    stream = WordStream(one_byte_each)
+    stream = TextStream(one_byte_each)
     assert "".join([*(stream.add(t) for t in tokens), stream.end()]) == "a \ufffd"
 
 

@@ -82,7 +82,7 @@ def test_no_step_mixes_the_run_with_its_extension() -> None:
     for stretch in plan.stretches[1:]:
         assert stretch.start * 3 <= len(plan.packs)
     first, second = plan.packs.packs[plan.stretches[1].start * 3 :][:1], plan.stretches[2]
-    drawn = packing.sittings(lengths, budget=16, epochs=[1, 0.5, 1.0], seed=3)
+    drawn = packing.segments(lengths, budget=16, epochs=[1, 0.5, 1.0], seed=3)
     assert first == drawn[1][:1]
     assert plan.packs.packs[second.start * 3 :] == drawn[2]
 

@@ -1,4 +1,4 @@
-"""Answers by `generate`: company, luck, and lists of adapters."""
+"""Answers by `generate`: company, sampler, and lists of adapters."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_an_answer_depends_on_its_company(base: Path) -> None:
         return list(output[-1, IDS.shape[1] :].tolist())
 
     assert answer(1) == answer(1)
-    assert_still(answer(2) != answer(1), "seeds in batches", "generate.py (Luck)", transformers)
+    assert_still(answer(2) != answer(1), "seeds in batches", "generate.py (Sampler)", transformers)
 
 
 def test_a_batch_cannot_be_streamed(base: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_batch_cannot_be_streamed(base: Path) -> None:
         wrong = False
     except ValueError as error:
         wrong = "batch size 1" in str(error)
-    assert_still(wrong, "streaming of batches", "text_streaming.py (WordStream)", transformers)
+    assert_still(wrong, "streaming of batches", "text_streaming.py (TextStream)", transformers)
 
 
 def test_a_call_that_raises_lets_its_adapters_answer_the_next(base: Path, write: Write) -> None:
