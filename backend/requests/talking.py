@@ -55,7 +55,7 @@ class SideBySide(_Generation):
     same_seed: bool = knob(
         True,
         label="Same seed",
-        help="Every column draws with the same sampler, so that only the adapters make a difference.",
+        help="All answers use the same random numbers, so any difference comes from the adapter.",
     )
 
     def seed_of(self, column: int) -> int:

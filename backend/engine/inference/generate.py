@@ -1,4 +1,4 @@
-"""Prompts, sampler and scores of the session's model. Knows nothing of adapters: the caller chose."""
+"""Prompts, sampling and scores of the session's model. Knows nothing of adapters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -206,11 +206,11 @@ class _Sampling(LogitsProcessor):
     """Applies one row's sampler inside `generate`, which then takes the largest score."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._luck = sampler
+        self._sampler = sampler
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
-        return self._luck.apply(scores, self._luck.draw(scores.shape[-1]))
+        return self._sampler.apply(scores, self._sampler.draw(scores.shape[-1]))
 
 
 class _Streamer(TextStreamer):

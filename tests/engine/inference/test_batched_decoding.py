@@ -212,11 +212,11 @@ def test_nothing_is_left_on_the_model_by_a_failure(
     def failing(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
-            raise RuntimeError("out of sampler")
+            raise RuntimeError("out of luck")
         return original(*args)
 
     monkeypatch.setattr(batched_decoding, "_forward", failing)
-    with pytest.raises(Exception, match="out of sampler"):
+    with pytest.raises(Exception, match="out of luck"):
         side_by_side(adapted, VARIANTS, PROMPTS)
 
     assert hooks(adapted) == 0

@@ -1,4 +1,4 @@
-"""Answers by `generate`: company, sampler, and lists of adapters."""
+"""Answers by `generate`: company, sampling, and lists of adapters."""
 
 from pathlib import Path
 
