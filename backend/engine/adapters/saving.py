@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.core.tolerances import require_close
-from backend.engine.inference import generate
+from backend.engine.inference import scoring
 from backend.engine.methods import peft_io
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.session import Session
@@ -90,7 +90,7 @@ def verify(session: Session, adapter_id: str, folder: Path) -> float:
 
 def _scores(session: Session, adapter_id: str) -> list[float]:
     with session.using_ids([(adapter_id, 1.0)]):
-        return [generate.score(session.model, session.base, text)[0] for text in PROBES]
+        return [scoring.score(session.model, session.base, text)[0] for text in PROBES]
 
 
 def _write(session: Session, info: AdapterInfo, folder: Path) -> None:

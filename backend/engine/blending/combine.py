@@ -21,6 +21,7 @@ from backend.engine.blending.blend_methods import blend_layer, draw_as_peft
 from backend.engine.core.job_control import Control
 from backend.engine.methods import low_rank, peft_io
 from backend.engine.methods.low_rank import Factor, Layers, Source
+from backend.engine.methods.targets import target_names
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
 from backend.errors import ModelError, Unsupported, VerificationFailed
@@ -235,7 +236,7 @@ def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> Adap
             majority_sign=request.majority_sign,
             seed=request.seed,
         ),
-        targets=tuple(peft_io.target_names(layers.keys(), session.layers())),
+        targets=tuple(target_names(layers.keys(), session.layers())),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from backend.engine.core.time_limit import within
 from backend.engine.data import template_cache
 from backend.engine.data.dataset import Document
-from backend.engine.inference.generate import plain_prompt
+from backend.engine.inference.prompts import plain_prompt
 from backend.errors import DataError, ModelError
 from backend.files import read_limits
 

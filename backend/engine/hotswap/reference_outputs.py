@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
 from backend.engine.core import devices
-from backend.engine.inference import generate
+from backend.engine.inference import scoring
 from backend.engine.models.loading import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
@@ -25,7 +25,7 @@ def reference(model: torch.nn.Module, base: Base) -> list[float]:
     First the text's total as `generate.score` has it, then tokens of it one by one, dictated to
     `generate`, so that both ways of computing are looked at.
     """
-    return [generate.score(model, base, REFERENCE_TEXT)[0], *dictated(model, base)]
+    return [scoring.score(model, base, REFERENCE_TEXT)[0], *dictated(model, base)]
 
 
 def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: int) -> None:

@@ -21,7 +21,8 @@ from torch.nn.functional import linear
 from transformers import DynamicCache
 
 from backend.engine.core import tolerances
-from backend.engine.inference.generate import NEXT_TOKEN, Sampler, end_tokens
+from backend.engine.inference.prompts import end_tokens
+from backend.engine.inference.sampling import NEXT_TOKEN, Sampler
 from backend.engine.inference.text_streaming import TextStream
 from backend.engine.models.loading import Base
 

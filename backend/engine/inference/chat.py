@@ -14,7 +14,8 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.core.job_control import Control
-from backend.engine.inference import batched_decoding, generate, text_streaming
+from backend.engine.inference import batched_decoding, generate, sampling, scoring, text_streaming
+from backend.engine.inference.prompts import encode_prompt, end_tokens, room_for
 from backend.engine.session import ActiveIds, Session
 
 MAX_ROWS = 16
@@ -90,7 +91,7 @@ def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
             rows = []
             for text in request.texts:
                 control.check_stop()
-                rows.append(generate.score_tokens(session.model, session.base, text))
+                rows.append(scoring.score_tokens(session.model, session.base, text))
         found.append(rows)
     scores = rs.Scores(
         scores=[[each.total for each in rows] for rows in found],
@@ -105,7 +106,7 @@ def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs
     for variant in [session.resolve(each) for each in request.variants]:
         control.check_stop()
         with session.using_ids(variant):
-            rows.append(generate.next_token_chances(session.model, session.base, request.prompt))
+            rows.append(scoring.next_token_chances(session.model, session.base, request.prompt))
     chances = torch.stack(rows)
     likeliest = chances.amax(dim=0).topk(min(request.top, chances.shape[1])).indices.tolist()
     return rs.NextTokens(
@@ -127,9 +128,7 @@ def answer(
     anything is computed where a conversation leaves no room in the model's context.
     """
     prompts = [_prompt(session, each) for each in questions]
-    rooms = [
-        generate.room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts
-    ]
+    rooms = [room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts]
     found: dict[int, rs.Answer] = {}
     batched = 0
     for group in _groups(session, questions):
@@ -150,7 +149,7 @@ def answer(
 def _prompt(session: Session, question: Question) -> torch.Tensor:
     if question.prompt is not None:
         return torch.tensor([question.prompt], device=session.base.device)
-    return generate.encode_prompt(session.base, question.messages)
+    return encode_prompt(session.base, question.messages)
 
 
 def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
@@ -198,7 +197,7 @@ def _row(
     return batched_decoding.Row(
         prompt=prompt[0].tolist(),
         adapter=own if group.strengths is not None else None,
-        sampler=generate.Sampler(settings.temperature, question.seed),
+        sampler=sampling.Sampler(settings.temperature, question.seed),
         room=room,
         on_text=lambda text: on_text(number, text),
         words=text_streaming.TextStream(session.base.tokenizer),
@@ -208,7 +207,7 @@ def _row(
 def _answer_of(session: Session, row: batched_decoding.Row) -> rs.Answer:
     """Return what a row said; one that neither ended itself nor ran out of room was stopped."""
     last = row.tokens[-1] if row.tokens else None
-    over = last in generate.end_tokens(session.base) or len(row.tokens) >= row.room
+    over = last in end_tokens(session.base) or len(row.tokens) >= row.room
     return rs.Answer(
         text=session.base.tokenizer.decode(row.tokens, skip_special_tokens=True).strip(),
         tokens=len(row.tokens),
@@ -256,7 +255,7 @@ def _run(
 
 
 def _with_pieces(
-    session: Session, scores: rs.Scores, found: list[list[generate.TextScore]]
+    session: Session, scores: rs.Scores, found: list[list[scoring.TextScore]]
 ) -> rs.Scores:
     """Add what each piece of each text contributes; the first token is given, so it adds 0."""
     pieces: list[list[str]] = []

@@ -19,7 +19,7 @@ from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import BOUNDS, require_close
-from backend.engine.inference import generate
+from backend.engine.inference import scoring
 from backend.engine.merging import streaming
 from backend.engine.merging.model_card import card
 from backend.engine.merging.streaming import Part, StreamedMerge
@@ -220,7 +220,7 @@ def _answers(job: Job, folder: Path, control: Control) -> list[float]:
     precision = "fp32" if job.stored == "fp16" else job.stored  # fp16 is slow on a processor
     request = LoadModel(source=str(folder), precision=precision, device="cpu")
     written = loading.load(request, _quiet(control))
-    scores = [generate.score(written.model, written, text)[0] for text in _texts(job.base)]
+    scores = [scoring.score(written.model, written, text)[0] for text in _texts(job.base)]
     del written
     memory.release(CPU)
     return scores
@@ -241,7 +241,7 @@ def _reference(session: Session, job: Job, control: Control) -> list[float]:
     """Load the base anew and score the texts with the adapters on it, as a session does it."""
     _load_base(session, job, _quiet(control))
     with session.using(job.variant):
-        return [generate.score(session.model, session.base, text)[0] for text in _texts(job.base)]
+        return [scoring.score(session.model, session.base, text)[0] for text in _texts(job.base)]
 
 
 def _merge_and_save(session: Session, job: Job, folder: Path) -> None:

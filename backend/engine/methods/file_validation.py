@@ -23,7 +23,8 @@ from backend.engine.methods.config_validation import (
     require_plain_lora,
     shown,
 )
-from backend.engine.methods.peft_io import WEIGHTS, matched
+from backend.engine.methods.peft_io import WEIGHTS
+from backend.engine.methods.targets import matched
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits

@@ -14,7 +14,8 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from backend.engine.methods.peft_io import WEIGHTS, matched, read_config, target_names
+from backend.engine.methods.peft_io import WEIGHTS, read_config
+from backend.engine.methods.targets import matched, target_names
 from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest, ModelError, Unsupported
 

@@ -4,8 +4,6 @@ Functions that change the model either succeed whole or leave it as it was.
 """
 
 import copy
-import re
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -18,67 +16,15 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
+from backend.engine.methods.targets import matched, resolve_targets
 from backend.engine.models.linear_layers import Target, base_layer
 from backend.errors import InvalidRequest, ModelError, Unsupported
 from backend.requests import Lora
 
 WEIGHTS = "adapter_model.safetensors"
-_ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
-
-
-def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
-    """Return the module names for PEFT's `target_modules`.
-
-    Raises InvalidRequest where a name matches no layer: PEFT would go on silently without it.
-    """
-    available = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
-    if request.targets == "all-linear":
-        return available
-    if request.targets == "attention":
-        names = {layer.name for layer in layers if _ATTENTION.search(layer.name)}
-        if not names:
-            raise InvalidRequest(
-                "No layer of this model is named like attention.",
-                cure=f"Choose all-linear, or names out of: {', '.join(available)}.",
-            )
-        return target_names(names, layers)
-    missing = [t for t in request.targets if not any(_hits(t, layer.name) for layer in layers)]
-    if missing:
-        raise InvalidRequest(
-            f"No layer is called {', '.join(map(repr, missing))} in this model.",
-            cure=f"Layers that can learn here: {', '.join(available)}.",
-        )
-    return list(request.targets)
-
-
-def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
-    """Name layers so that PEFT finds these and no others.
-
-    A layer is named by the shortest end of its path that no other layer shares: `q_proj`, but
-    `attn.c_proj` in GPT-2, whose `mlp.c_proj` has the same last name. Where such an end would need
-    a layer's number, it is named in full.
-    """
-    others = (layer.name for layer in layers if layer.name not in wanted)
-    taken = {end for name in others for end in _ends(name)}
-    return sorted({_shortest(name, taken) for name in wanted})
-
-
-def _ends(name: str) -> list[str]:
-    """Return the ends of a path, shortest first: `c_proj`, `attn.c_proj`..."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
-
-
-def _shortest(name: str, taken: set[str]) -> str:
-    for end in _ends(name):
-        if end.split(".", 1)[0].isdigit():
-            break
-        if end not in taken:
-            return end
-    return name
 
 
 def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig:
@@ -100,17 +46,6 @@ def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig
             cure=f"Choose a rank up to {smallest}.",
         )
     return config
-
-
-def matched(config: LoraConfig, layers: list[Target]) -> list[Target]:
-    """Return the layers that PEFT's own matcher finds for a configuration."""
-    return [layer for layer in layers if check_target_module_exists(config, layer.name)]
-
-
-def count_trainable(config: LoraConfig, targets: list[Target]) -> int:
-    """Return how many numbers an adapter learns: r (in + out) a layer, plus out for DoRA."""
-    extra = 1 if config.use_dora else 0
-    return sum(config.r * (t.inputs + t.outputs) + extra * t.outputs for t in targets)
 
 
 def apply(
@@ -270,10 +205,6 @@ def trainable(config: LoraConfig) -> LoraConfig:
 def copy_weights(peft: PeftModel, source_id: str, target_id: str) -> None:
     """Give one adapter the weights of another of the same configuration."""
     set_peft_model_state_dict(peft, weights(peft, source_id), adapter_name=target_id)
-
-
-def _hits(target: str, name: str) -> bool:
-    return name == target or name.endswith("." + target)
 
 
 def _strip(model: torch.nn.Module) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.core import tolerances
-from backend.engine.methods import peft_io
+from backend.engine.methods import peft_io, targets
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
@@ -112,7 +112,7 @@ def plain(
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=peft_io.target_names(factors.keys(), layers),
+        target_modules=targets.target_names(factors.keys(), layers),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,

@@ -18,6 +18,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
+from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
@@ -95,8 +96,8 @@ def check(
     around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     config = around and _collect(problems, lambda: _configure(train, around))
-    matched = peft_io.matched(config, linear_layers(around.model)) if around and config else []
-    trainable = peft_io.count_trainable(config, matched) if config else 0
+    reached = matched(config, linear_layers(around.model)) if around and config else []
+    trainable = count_trainable(config, reached) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source, warned = None, "", None
     if around and packs and config and not problems:
@@ -121,7 +122,7 @@ def check(
         problems=problems,
         notes=notes,
         warnings=(warned,) if warned else (),
-        matched_modules=[target.name for target in matched],
+        matched_modules=[target.name for target in reached],
         trainable_parameters=trainable,
         total_parameters=around.parameters if around else 0,
         stats=corpus.stats if corpus else None,
@@ -267,7 +268,7 @@ def _run_setup(
 ) -> tuple[Shape, memory_estimate.Setup]:
     """Return the sizes that decide about memory; one that nothing is known of is fp32."""
     shape = Shape.of(around.model, around.parameters)
-    targets = tuple(peft_io.matched(config, list(shape.linear)))
+    targets = tuple(matched(config, list(shape.linear)))
     facts = around.facts
     stats = corpus.stats
     return shape, memory_estimate.Setup(
@@ -277,7 +278,7 @@ def _run_setup(
         computed=_compute_precision(train, around, timings),
         device=around.device.type,
         targets=targets,
-        trainable=peft_io.count_trainable(config, list(targets)),
+        trainable=count_trainable(config, list(targets)),
         uses_dora=bool(config.use_dora),
         tokens=max(map(packs.tokens, range(len(packs)))),
         learned_share=stats.learned_tokens / max(stats.tokens, 1),

@@ -24,6 +24,7 @@ from backend.engine.core import devices, hub_download, memory
 from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
+from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
@@ -158,7 +159,7 @@ def _usual_run(
     known = without_timing(train, stored, device)
     layers = list(shape.linear)
     config = peft_io.configure(train.adapter, layers, "")
-    targets = peft_io.matched(config, layers)
+    targets = matched(config, layers)
     return memory_estimate.Setup(
         stored=stored,
         quantization=id,
@@ -166,7 +167,7 @@ def _usual_run(
         computed=known[0] if known else "fp32" if device.type == "cpu" else "bf16",
         device=device.type,
         targets=tuple(targets),
-        trainable=peft_io.count_trainable(config, targets),
+        trainable=count_trainable(config, targets),
         tokens=train.tokens_per_step,
     )
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from peft import LoraConfig
 
 from backend.engine.core import memory
-from backend.engine.methods.peft_io import count_trainable, matched
+from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import BYTES, Shape, Storage, weight_bytes
 from backend.requests import Train

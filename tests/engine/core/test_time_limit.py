@@ -9,7 +9,7 @@ import pytest
 from backend.engine.core.time_limit import within
 from backend.engine.data import chat_rendering
 from backend.engine.data.dataset import Document
-from backend.engine.inference import generate
+from backend.engine.inference import prompts
 from backend.errors import InvalidRequest, ModelError
 from backend.files import read_limits
 from backend.requests import Message
@@ -81,7 +81,7 @@ def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatc
     endless = Tokenizer(lambda turns: spin(60))
 
     with pytest.raises(ModelError, match="was not done with the conversation"):
-        generate.prompt_text(endless, TALK)
+        prompts.prompt_text(endless, TALK)
     with pytest.raises(ModelError, match="was not done with the examples"):
         chat_rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
 
@@ -91,7 +91,7 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
     wordy = Tokenizer(lambda turns: "x" * 101)
 
     with pytest.raises(InvalidRequest, match="makes 101 characters of the conversation"):
-        generate.prompt_text(wordy, TALK)
+        prompts.prompt_text(wordy, TALK)
     with pytest.raises(chat_rendering.Unrenderable, match="makes 101 characters of it"):
         chat_rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
 

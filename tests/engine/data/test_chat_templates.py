@@ -11,7 +11,7 @@ from backend import CHAT_TEMPLATES, Service, Settings
 from backend import requests as rq
 from backend.engine.data import tokenization
 from backend.engine.data.dataset import Document
-from backend.engine.inference.generate import prompt_text
+from backend.engine.inference.prompts import prompt_text
 from backend.errors import Unsupported
 from tests.engine.tiny import STARTER, start_service, write_base
 

@@ -10,7 +10,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.data import tokenization
 from backend.engine.data.dataset import Document
-from backend.engine.inference.generate import prompt_text
+from backend.engine.inference.prompts import prompt_text
 from backend.errors import InvalidRequest
 from tests.engine.tiny import write_base
 

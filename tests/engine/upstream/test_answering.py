@@ -26,7 +26,7 @@ def test_an_answer_depends_on_its_company(base: Path) -> None:
         return list(output[-1, IDS.shape[1] :].tolist())
 
     assert answer(1) == answer(1)
-    assert_still(answer(2) != answer(1), "seeds in batches", "generate.py (Sampler)", transformers)
+    assert_still(answer(2) != answer(1), "seeds in batches", "sampling.py (Sampler)", transformers)
 
 
 def test_a_batch_cannot_be_streamed(base: Path) -> None:

@@ -1,0 +1,65 @@
+"""Log-probabilities of texts and of next tokens. Knows nothing of adapters: the caller chose."""
+
+from typing import NamedTuple
+
+import torch
+
+from backend.engine.core import tolerances
+from backend.engine.inference.prompts import encode_prompt, room_for
+from backend.engine.inference.sampling import NEXT_TOKEN
+from backend.engine.models.loading import Base
+from backend.requests import Message
+
+SCORE_CHUNK = 1024
+
+
+class TextScore(NamedTuple):
+    """A text's total log-probability, that of each token after the first, and its token ids."""
+
+    total: float
+    each: list[float]
+    tokens: list[int]
+
+
+def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
+    """Return the total natural-log probability of a text's tokens after the first, and their count.
+
+    The text is tokenised with the tokenizer's default special tokens and no template.
+    """
+    found = score_tokens(model, base, text)
+    return found.total, len(found.each)
+
+
+def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
+    """Like `score`, with every token's share.
+
+    Texts go one by one: padding them into a batch would move a score by its rounding (1e-6 here),
+    and others compare scores bit for bit.
+    """
+    ids = base.tokenizer(text, return_tensors="pt").input_ids.to(base.device)
+    length = ids.shape[1]
+    if length < 2:
+        return TextScore(0.0, [], ids[0].tolist())
+    room_for(base, length, 0)
+    total, each = 0.0, []
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        for start in range(0, length - 1, SCORE_CHUNK):
+            part = logits[start : start + SCORE_CHUNK].float().log_softmax(-1)
+            wanted = ids[0, start + 1 : start + 1 + len(part)]
+            found = part.gather(1, wanted[:, None]).double()
+            total += found.sum().item()
+            each.extend(found[:, 0].tolist())
+    tolerances.require_finite([total], "The log-probability of a text")
+    return TextScore(total, each, ids[0].tolist())
+
+
+def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch.Tensor:
+    """Return how likely every token is right after a prompt, shape (vocabulary,)."""
+    ids = encode_prompt(base, [Message(role="user", content=prompt)])
+    room_for(base, ids.shape[1], 0)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+    chances = logits.double().softmax(-1).cpu()
+    tolerances.require_finite([chances.sum().item()], NEXT_TOKEN)
+    return chances
