@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from backend.catalogue import init_methods
+from backend.catalogue.precisions import BYTES, STORED_NAMES
 from backend.errors import DiskFull, InvalidRequest, ModelError, Unsupported
 from backend.files import safetensors_header
 from backend.files.destinations import BASE_FOLDER, require_outside
@@ -20,15 +22,11 @@ from backend.requests import Merge, Variant
 from backend.results import AdapterInfo, MergeNeeds, ModelFacts
 from backend.sizes import size_text
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 MEMORY_PER_TENSOR = 6
 """A weight as read, as merged and as written, and the change on the way there (DoRA: its norm)."""
 MODULES_BYTES = 16_000_000
 """What the modules of a model take without their weights."""
 HEADER_BYTES = 1_000_000
-REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga", "kasa")
-"""Ways to begin that change the base: the file alone is not the whole change."""
 
 
 def check(request: Merge, base: ModelFacts, library: Library) -> list[AdapterInfo]:
@@ -107,8 +105,8 @@ def target_precision(
         return request.precision
     if base.precision in BYTES and not is_quantised(base):
         return base.precision
-    floats = [t for t in stored if t.dtype in STORED]
-    return STORED[max(floats, key=lambda t: t.numel).dtype] if floats else "fp32"
+    floats = [t for t in stored if t.dtype in STORED_NAMES]
+    return STORED_NAMES[max(floats, key=lambda t: t.numel).dtype] if floats else "fp32"
 
 
 def merge_precision(request: Merge, base: ModelFacts) -> str:
@@ -156,12 +154,14 @@ def _unmergeable(config: dict[str, Any]) -> str:
     """Return why an adapter's change is not wholly in its low-rank weights; empty where it is."""
     if config.get("peft_type", "LORA") != "LORA":
         return f"it is a {config.get('peft_type')} adapter, not LoRA"
-    begin = str(config.get("init_lora_weights", True)).lower()
+    start = config.get("init_lora_weights", True)
     reasons = {
         "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
         "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
         "it changes biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
-        f"it began as {begin}, which changed the base itself": begin.startswith(REBASED),
+        f"it began as {init_methods.name_of(start)}, which changed the base itself": (
+            init_methods.changes_the_base(start)
+        ),
         "it repeats layers (layer_replication)": config.get("layer_replication"),
         "it is active only after an invocation text (aLoRA)": config.get("alora_invocation_tokens"),
         "it changes whole parameters (target_parameters)": config.get("target_parameters"),

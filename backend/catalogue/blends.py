@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.catalogue import init_methods
 from backend.results import AdapterInfo, Problem
 
 BlendMethod = Literal[
@@ -26,9 +27,9 @@ BlendMethod = Literal[
 BlendField = Literal["rank", "density", "majority_sign", "seed"]
 PLAIN = frozenset({"lora", "rslora"})
 """Methods whose weight change is nothing but scaling x B x A on the untouched base."""
-CONVERTIBLE = frozenset({"dora", "pissa", "olora"})
+CONVERTIBLE = frozenset({"dora", *init_methods.REPEATABLE})
 """Methods that `ConvertAdapter` makes plain LoRA of."""
-CHANGES_THE_BASE = frozenset({"pissa", "olora", "corda", "lora-ga", "kasa", "loftq"})
+CHANGES_THE_BASE = init_methods.CHANGING
 
 
 class Recipe(BaseModel):

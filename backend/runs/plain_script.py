@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.catalogue.learning_rate import schedule_name
+from backend.catalogue.precisions import TORCH_NAMES
 from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
 from backend.library import Library
@@ -21,7 +22,6 @@ from backend.settings import STARTER
 TEMPLATE = Path(__file__).parent / "engine" / "export" / "plain_peft_script.py"
 SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
 SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def script_of(run: Run, library: Library, base_path: str = "") -> str:
@@ -46,7 +46,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
     adapter = _adapter_config(run, library)
     return {
         "BASE": _base(run, base_path),
-        "BASE_DTYPE": DTYPES[status.stored_precision or "fp32"],
+        "BASE_DTYPE": TORCH_NAMES[status.stored_precision or "fp32"],
         **_quantization(run),
         "COMPUTE_PRECISION": status.precision or "fp32",
         "START_FROM": START if train.start_from is not None else "",
@@ -79,7 +79,7 @@ def _quantization(run: Run) -> dict[str, Any]:
     return {
         "QUANTIZATION": kind,
         "DOUBLE_QUANT": asked.double_quant if asked else False,
-        "UNPACKED_TO": DTYPES.get(unpacked, unpacked),
+        "UNPACKED_TO": TORCH_NAMES.get(unpacked, unpacked),
     }
 
 

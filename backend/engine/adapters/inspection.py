@@ -8,8 +8,9 @@ import torch
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
+from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.config_validation import read_raw_config, shown
-from backend.engine.methods.file_validation import Scanned, layer_of, scan
+from backend.engine.methods.file_validation import Scanned, scan
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.methods.peft_io import method_title as method_title_of
 from backend.engine.methods.plain_lora import Change
@@ -194,7 +195,7 @@ def layer_norms(
     """
     found = []
     for fit in scanned.fits:
-        prefix = f"base_model.model.{fit.layer}.lora_"
+        prefix = key_of(fit.layer, "lora_")
         first = scanned.tensors[prefix + "A.weight"].double()
         second = scanned.tensors[prefix + "B.weight"].double()
         values = fit.scaling * torch.linalg.svdvals(

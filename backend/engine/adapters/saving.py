@@ -8,6 +8,7 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.precisions import TORCH_NAMES
 from backend.engine.core.tolerances import require_close
 from backend.engine.inference import scoring
 from backend.engine.methods import peft_io
@@ -177,4 +178,4 @@ def _made_from(info: AdapterInfo) -> list[str]:
 
 
 def _dtype_name(precision: str) -> str:
-    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+    return TORCH_NAMES[precision]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
+from backend.engine.core.dtypes import DTYPES
 from backend.errors import ModelError, VerificationFailed
 
 # Largest difference of log-probabilities, relative to max(1, |value|), by the type that computes.
@@ -21,8 +22,7 @@ INT8_ON_GPU = 5e-2
 
 def bound(precision: str, quantization: str, device: str) -> float:
     """Return how far results of a base may lie apart."""
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return max(BOUNDS[types[precision]], coarseness(quantization, device))
+    return max(BOUNDS[DTYPES[precision]], coarseness(quantization, device))
 
 
 def coarseness(quantization: str, device: str) -> float:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from backend import requests as rq
 from backend import results as rs
+from backend.catalogue import init_methods
 from backend.compile_times import CompileTimes
 from backend.engine.adapters import saving
 from backend.engine.core.job_control import Control
@@ -52,7 +53,6 @@ ALLOWED = (
 STEADY_ROUNDS = 3
 COMPILING = (0.2, 0.9)
 """From which share of a preparation to which it compiles."""
-CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 log = logging.getLogger(__name__)
 
 
@@ -347,10 +347,10 @@ def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
     folder = session.library.folder(info.id)
     file_validation.scan(folder, session.layers(), name=info.name)
     config = peft_io.read_config(folder)
-    start = str(config.init_lora_weights).lower()
     if config.use_dora:
         what = "is a DoRA adapter, which changes whole weights"
-    elif start.startswith(CHANGES_BASE):
+    elif init_methods.changes_the_base(config.init_lora_weights):
+        start = init_methods.name_of(config.init_lora_weights)
         what = f"begins with {start}, which changes the base itself"
     elif config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
         what = "is more than plain LoRA"

@@ -13,6 +13,7 @@ import torch
 from backend.engine.hotswap import reference_outputs
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import file_validation
+from backend.engine.methods.adapter_keys import key_of
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.loading import Base
 from backend.errors import VerificationFailed
@@ -29,8 +30,8 @@ def read_file(folder: Path, memory: SlotMemory, *, name: str) -> dict[str, Part]
     scanned = file_validation.scan(folder, layers, name=name)
     return {
         fit.layer: Part(
-            scanned.tensors[f"base_model.model.{fit.layer}.lora_A.weight"],
-            scanned.tensors[f"base_model.model.{fit.layer}.lora_B.weight"],
+            scanned.tensors[key_of(fit.layer, "lora_A.weight")],
+            scanned.tensors[key_of(fit.layer, "lora_B.weight")],
             fit.scaling,
         )
         for fit in scanned.fits

@@ -15,8 +15,10 @@ import torch
 
 from backend import merge_requirements
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.precisions import BYTES
 from backend.engine.adapters.saving import PROBES
 from backend.engine.core import memory
+from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import BOUNDS, require_close
 from backend.engine.inference import scoring
@@ -24,7 +26,6 @@ from backend.engine.merging import streaming
 from backend.engine.merging.model_card import card
 from backend.engine.merging.streaming import Part, StreamedMerge
 from backend.engine.models import loading, model_folder
-from backend.engine.models.loading import DTYPES
 from backend.engine.session import Session
 from backend.errors import Unsupported
 from backend.files import read_limits, safetensors_header
@@ -283,7 +284,7 @@ def _texts(base: ModelFacts) -> list[str]:
 
 def _answer_bytes(job: Job) -> int:
     """Return the memory that loading the base with its adapters takes."""
-    item = max(merge_requirements.BYTES[job.compute], merge_requirements.BYTES[job.stored])
+    item = max(BYTES[job.compute], BYTES[job.stored])
     adapters = sum(
         tensor.bytes
         for part in job.parts

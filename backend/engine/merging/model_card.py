@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from backend.engine.models.loading import DTYPES
+from backend.engine.core.dtypes import DTYPES
 from backend.permissions import looks_like_path
 from backend.requests import Variant
 from backend.results import AdapterInfo, ModelFacts

@@ -33,13 +33,13 @@ from backend.engine.merging.safetensors_io import (
     read_samples,
 )
 from backend.engine.methods import peft_io
+from backend.engine.methods.adapter_keys import key_of
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header
 from backend.files.safetensors_header import FLOATS, StoredTensor
 from backend.merge_requirements import shard_sizes
 
-PREFIX = "base_model.model."
 BLOCK_BYTES = 512 * 1024
 
 
@@ -302,7 +302,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
     tensor needs its place and each place its tensor.
     """
     places = {
-        f"{PREFIX}{name}.{kind}": getattr(layer, kind)[part.id]
+        key_of(name, kind): getattr(layer, kind)[part.id]
         for name, layer in layers.items()
         for kind in ("lora_A", "lora_B", "lora_magnitude_vector")
         if part.id in getattr(layer, kind)

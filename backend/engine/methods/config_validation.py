@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import LoraConfig
 
+from backend.catalogue import init_methods
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -20,8 +21,6 @@ CONFIG = "adapter_config.json"
 MAX_RANK = 4096
 _MAX_PATTERNS = 1000  # each is tried on each layer
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-REWRITES_BASE = ("pissa", "olora")
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
 def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
@@ -76,8 +75,8 @@ def require_plain_lora(raw: dict[str, Any], name: str) -> None:
 def _require_known_start(raw: dict[str, Any], name: str) -> None:
     """Raise Unsupported where the base that the adapter was trained on cannot be had again."""
     start = raw.get("init_lora_weights", True)
-    rewrites = isinstance(start, str) and start.lower() in REWRITES_BASE
-    if not rewrites and start not in _PLAIN_STARTS:
+    rewrites = init_methods.is_repeatable(start)
+    if not rewrites and not init_methods.leaves_the_base(start):
         raise Unsupported(
             f"{name} was started with {shown(start)!r}, which changes the base's own weights.",
             cure="Convert it to plain LoRA where it was trained.",

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from backend.engine.methods.adapter_keys import key_of
 from backend.engine.methods.file_validation import Fit, Scanned
 
 
@@ -21,7 +22,7 @@ def place(peft: PeftModel, layers: dict[str, LoraLayer], scanned: Scanned, adapt
     """Put an adapter on the model, frozen and not active, or change nothing."""
     try:
         for fit in scanned.fits:
-            prefix = f"base_model.model.{fit.layer}.lora_"
+            prefix = key_of(fit.layer, "lora_")
             first = scanned.tensors[prefix + "A.weight"]
             second = scanned.tensors[prefix + "B.weight"]
             _place_in_layer(layers[fit.layer], adapter_id, fit, first, second, scanned)

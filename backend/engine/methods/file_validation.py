@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from backend.catalogue import init_methods
+from backend.engine.methods import scaling
+from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.config_validation import (
-    REWRITES_BASE,
     normal_form,
     read_raw_config,
     require_plain_lora,
@@ -81,13 +82,9 @@ def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanne
             raise ModelError(
                 f"{name} holds numbers that are not finite, in {key}.", cure="Train it again."
             )
-    start = str(raw.get("init_lora_weights", True)).lower()
-    return Scanned(config, fits, tensors, start if start in REWRITES_BASE else "")
-
-
-def layer_of(key: str) -> str:
-    """Return the layer that a tensor of an adapter file belongs to."""
-    return key.removeprefix("base_model.model.").split(".lora_", 1)[0]
+    start = raw.get("init_lora_weights", True)
+    initial = init_methods.name_of(start) if init_methods.is_repeatable(start) else ""
+    return Scanned(config, fits, tensors, initial)
 
 
 def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
@@ -183,11 +180,10 @@ def _require_same_layers(
 
 def _fit(config: LoraConfig, layer: str) -> Fit:
     """Return rank, alpha and scaling of a layer as PEFT would compute them."""
-    rank_key = get_pattern_key(list(config.rank_pattern), layer)
-    alpha_key = get_pattern_key(list(config.alpha_pattern), layer)
-    rank = int(config.rank_pattern.get(rank_key, config.r))
-    alpha = float(config.alpha_pattern.get(alpha_key, config.lora_alpha))
-    return Fit(layer, rank, alpha, alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    rank = scaling.rank_of(config, layer)
+    return Fit(
+        layer, rank, scaling.alpha_of(config, layer), scaling.scaling_of(config, layer, rank)
+    )
 
 
 def _require_shapes(
@@ -200,7 +196,7 @@ def _require_shapes(
     """Raise where a tensor is missing or has a shape that its layer or rank does not allow."""
     sizes = {layer.name: layer for layer in layers or ()}
     for fit in fits:
-        prefix = f"base_model.model.{fit.layer}.lora_"
+        prefix = key_of(fit.layer, "lora_")
         first, second = shapes.get(prefix + "A.weight"), shapes.get(prefix + "B.weight")
         size = shapes.get(prefix + "magnitude_vector") or shapes.get(
             prefix + "magnitude_vector.weight"

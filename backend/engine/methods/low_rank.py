@@ -4,25 +4,24 @@ A layer's change is scaling x B x A; everything here works on the factors, and n
 changes come from small Gram matrices, in double precision. Knows no model.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
+from backend.catalogue import init_methods
+from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.peft_io import WEIGHTS, read_config
+from backend.engine.methods.scaling import scaling_of
 from backend.engine.methods.targets import matched, target_names
 from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest, ModelError, Unsupported
 
-PREFIX = "base_model.model."
 LARGEST = 1e30
 # These keep a part of the base in the adapter, so that its change alone is not B x A.
-_PLAIN_STARTS = frozenset({True, False, "gaussian", "orthogonal", "eva", "mica"})
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def read(folder: Path, name: str) -> Source:
     for key, a in tensors.items():
         if not key.endswith(".lora_A.weight"):
             continue
-        layer = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        layer = layer_of(key)
         b = tensors.get(key.replace(".lora_A.", ".lora_B."))
         if b is None or a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
             raise ModelError(f"{name!r} lacks a part of its weights for {layer}.")
@@ -83,13 +82,6 @@ def read(folder: Path, name: str) -> Source:
             cure="Take an adapter that is plain LoRA.",
         )
     return Source(name, layers, config.init_lora_weights)
-
-
-def scaling_of(config: LoraConfig, layer: str, rank: int) -> float:
-    """Return alpha / rank of one layer, or alpha / sqrt(rank) for rsLoRA."""
-    key = get_pattern_key(config.alpha_pattern.keys(), layer)
-    alpha = config.alpha_pattern.get(key, config.lora_alpha)
-    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def stacked(parts: Sequence[Factor]) -> Factor:
@@ -119,8 +111,8 @@ def write(layers: Layers, targets: list[Target], base_name: str, folder: Path) -
     config = configuration(layers, targets, base_name)
     tensors = {}
     for name, factor in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = factor.a.contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = factor.b.contiguous()
+        tensors[key_of(name, "lora_A.weight")] = factor.a.contiguous()
+        tensors[key_of(name, "lora_B.weight")] = factor.b.contiguous()
     config.save_pretrained(str(folder))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return config
@@ -150,7 +142,7 @@ def _require_plain(config: LoraConfig, name: str) -> None:
     convert = f"Convert {name!r} to plain LoRA first."
     if config.use_dora:
         raise Unsupported(f"{name!r} is DoRA: a blend would lose its magnitudes.", cure=convert)
-    if config.init_lora_weights not in _PLAIN_STARTS:
+    if not init_methods.leaves_the_base(config.init_lora_weights):
         raise Unsupported(
             f"{name!r} was made with {config.init_lora_weights!r} weights, which change the base "
             "as well: its factors alone are not its effect.",

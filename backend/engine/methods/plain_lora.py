@@ -13,19 +13,17 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from peft.utils.integrations import dequantize_module_weight
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from backend.catalogue import init_methods
 from backend.engine.core import tolerances
 from backend.engine.methods import peft_io, targets
+from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.peft_io import WEIGHTS
+from backend.engine.methods.scaling import alpha_of, scaling_of
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
 from backend.errors import ModelError, Unsupported
-
-PREFIX = "base_model.model."
-UNREPEATABLE = ("pissa_niter", "corda", "lora_ga", "loftq", "lora-ga")
-
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Down (rank x inputs) and up (outputs x rank), at scaling 1."""
@@ -59,8 +57,7 @@ class Baked(NamedTuple):
 
 def needs_baking(config: LoraConfig) -> bool:
     """Tell whether loading such an adapter would change the base itself."""
-    start = str(config.init_lora_weights).lower()
-    return start.startswith(("pissa", "olora", *UNREPEATABLE))
+    return init_methods.changes_the_base(config.init_lora_weights)
 
 
 def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
@@ -94,7 +91,7 @@ def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
         up, magnitude = tensors.get(f"{stem}.lora_B.weight"), _magnitude(tensors, stem)
         if up is None:
             raise ModelError(f"{folder.name} lacks the second half of {stem}.")
-        name = stem.removeprefix(PREFIX)
+        name = layer_of(stem)
         layer = base_layer(base_model.get_submodule(name))
         with torch.no_grad():
             changes[name] = _change(config, name, layer, (down.float(), up.float(), magnitude))
@@ -121,9 +118,9 @@ def plain(
     for name, (down, up) in factors.items():
         missing = rank - down.shape[0]
         padded = torch.nn.functional.pad(down, (0, 0, 0, missing))
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = padded.cpu().float().contiguous()
+        tensors[key_of(name, "lora_A.weight")] = padded.cpu().float().contiguous()
         padded = torch.nn.functional.pad(up, (0, missing))
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = padded.cpu().float().contiguous()
+        tensors[key_of(name, "lora_B.weight")] = padded.cpu().float().contiguous()
     return config, tensors
 
 
@@ -134,10 +131,7 @@ def _change(
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
 ) -> Change:
     down, up, magnitude = tensors
-    alpha_key = get_pattern_key(config.alpha_pattern.keys(), name)
-    alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
-    rank = down.shape[0]
-    scaling = alpha / (rank**0.5 if config.use_rslora else rank)
+    scaling = scaling_of(config, name, down.shape[0])
     if config.use_dora and needs_baking(config):
         raise Unsupported(f"{name} is DoRA on a changed base, which cannot be converted.")
     if config.use_dora or needs_baking(config):
@@ -148,7 +142,7 @@ def _change(
         return Change(whole=_dora_change(layer, down, up * scaling, magnitude.float()))
     if not needs_baking(config):
         return Change((down, up * scaling))
-    return _without_start(config, layer, down, up, alpha)
+    return _without_start(config, layer, down, up, alpha_of(config, name))
 
 
 def _dora_change(
@@ -219,8 +213,8 @@ def _magnitude(tensors: dict[str, torch.Tensor], stem: str) -> torch.Tensor | No
 
 
 def _require_repeatable(config: LoraConfig, name: str) -> None:
-    start = str(config.init_lora_weights).lower()
-    if start.startswith(UNREPEATABLE):
+    if init_methods.is_unrepeatable(config.init_lora_weights):
+        start = init_methods.name_of(config.init_lora_weights)
         raise Unsupported(
             f"{name} began with {start}, which cannot be computed again from the base.",
             cure="Export it as plain LoRA where it was trained.",

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.engine.core import devices, memory
+from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
@@ -25,8 +26,6 @@ from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 EMULATED = "this GPU has no bf16 of its own and converts, which is slow"
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from backend.catalogue.precisions import BYTES
 from backend.engine.models import model_folder
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import ModelError
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 BLOCK, NESTED_BLOCK = 64, 256
 TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 

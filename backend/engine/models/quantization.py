@@ -17,10 +17,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.engine.core import devices
+from backend.engine.core.dtypes import DTYPES
 from backend.errors import Unsupported
 from backend.requests import LoadModel
 
-COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _forward_8bit = MatMul8bitFp.forward
 
 
@@ -84,7 +84,7 @@ def bnb_config(request: LoadModel, device: torch.device) -> BitsAndBytesConfig |
         load_in_4bit=True,
         bnb_4bit_quant_type=request.quantization,
         bnb_4bit_use_double_quant=request.double_quant,
-        bnb_4bit_compute_dtype=COMPUTE[compute_type(request, device)],
+        bnb_4bit_compute_dtype=DTYPES[compute_type(request, device)],
     )
 
 

@@ -29,10 +29,11 @@ from dataclasses import dataclass, replace
 
 from peft import LoraConfig
 
+from backend.catalogue.precisions import BYTES
 from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
-from backend.engine.models.model_size import BYTES, Shape, Storage, weight_bytes
+from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.requests import Train
 from backend.results import ModelFacts
 

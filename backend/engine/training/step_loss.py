@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from backend.engine.core import devices
+from backend.engine.core.dtypes import HALF
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
 from backend.engine.training import few_lengths, packed_attention
@@ -22,7 +23,6 @@ from backend.engine.training.packing import Packs, collate
 from backend.results import Evaluation
 
 Batch = dict[str, Any]
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

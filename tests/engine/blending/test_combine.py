@@ -377,4 +377,4 @@ def test_peft_still_scales_a_blend_of_rslora_too_far(service: Service) -> None:
     found = by_peft(service, sources, "cat")
 
     wrong = made.distance(found, expected) == pytest.approx(8**0.5 - 1, rel=1e-3)
-    assert_still(wrong, "blends of rsLoRA (issue 3761)", "low_rank.py (scaling_of)")
+    assert_still(wrong, "blends of rsLoRA (issue 3761)", "scaling.py (scaling_of)")

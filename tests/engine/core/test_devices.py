@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.core import devices, memory, process_group
+from backend.engine.core import devices, dtypes, memory, process_group
 from backend.engine.hotswap import compiling
 from backend.engine.models import loading, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
@@ -142,7 +142,7 @@ def test_4_bit_weights_are_unpacked_to_what_the_gpu_computes(
     config: Any = quantization.bnb_config(request, devices.choose("auto"))
 
     assert quantization.computed_in(request, devices.choose("auto")) == computed
-    assert config.bnb_4bit_compute_dtype == loading.DTYPES[computed]
+    assert config.bnb_4bit_compute_dtype == dtypes.DTYPES[computed]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.core import memory
+from backend.engine.core import dtypes, memory
 from backend.engine.core.job_control import Control
 from backend.engine.models import fingerprint, loading, model_folder
 from backend.errors import ModelError, NotFound, OutOfMemory, Unsupported, WorkbenchError
@@ -337,7 +337,7 @@ def test_weights_are_stored_in_the_precision_that_was_asked_for(
     base = loading.load(request, SILENT)
 
     parameters = list(base.model.parameters())
-    assert {p.dtype for p in parameters} == {loading.DTYPES[precision]}
+    assert {p.dtype for p in parameters} == {dtypes.DTYPES[precision]}
     assert base.facts.memory_predicted_bytes == bytes_each * sum(p.numel() for p in parameters)
     assert (base.facts.precision, base.facts.precision_reason) == (precision, "as chosen")
     assert not base.model.training

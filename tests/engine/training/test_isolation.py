@@ -13,6 +13,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend import requests as rq
+from backend.engine.core import dtypes
 from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Write:
 
 def in_precision(base: loading.Base, precision: str) -> loading.Base:
     """Give a base the weights and facts of a half precision."""
-    base.model.to(loading.DTYPES[precision])
+    base.model.to(dtypes.DTYPES[precision])
     base.facts = base.facts.model_copy(update={"precision": precision})
     return base
 
