@@ -8,7 +8,7 @@ import torch
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
-from backend.engine.methods.adapter_keys import key_of, layer_of
+from backend.engine.core.adapter_keys import key_of, layer_of
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, scan
 from backend.engine.methods.peft_io import WEIGHTS

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from backend.engine.core.adapter_keys import key_of
 from backend.engine.hotswap import reference_outputs
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import file_validation
-from backend.engine.methods.adapter_keys import key_of
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.loading import Base
 from backend.errors import VerificationFailed

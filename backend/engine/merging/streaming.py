@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear, LoraLayer
 
 from backend.engine.core import memory
+from backend.engine.core.adapter_keys import key_of
 from backend.engine.core.job_control import Control
 from backend.engine.merging import merge_checks
 from backend.engine.merging.merge_checks import Shard
@@ -33,7 +34,6 @@ from backend.engine.merging.safetensors_io import (
     read_samples,
 )
 from backend.engine.methods import peft_io
-from backend.engine.methods.adapter_keys import key_of
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header

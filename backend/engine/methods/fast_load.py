@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from backend.engine.methods.adapter_keys import key_of
+from backend.engine.core.adapter_keys import key_of
 from backend.engine.methods.file_validation import Fit, Scanned
 
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from backend.catalogue import init_methods
+from backend.engine.core.adapter_keys import key_of, layer_of
 from backend.engine.methods import scaling
-from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.config_validation import (
     normal_form,
     read_raw_config,

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from backend.catalogue import init_methods
-from backend.engine.methods.adapter_keys import key_of, layer_of
+from backend.engine.core.adapter_keys import key_of, layer_of
 from backend.engine.methods.peft_io import WEIGHTS, read_config
 from backend.engine.methods.scaling import scaling_of
 from backend.engine.methods.targets import matched, target_names

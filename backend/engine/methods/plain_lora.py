@@ -18,8 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from backend.catalogue import init_methods
 from backend.engine.core import tolerances
+from backend.engine.core.adapter_keys import key_of, layer_of
 from backend.engine.methods import peft_io, targets
-from backend.engine.methods.adapter_keys import key_of, layer_of
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.methods.scaling import alpha_of, scaling_of
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
+from backend.engine.core.adapter_keys import PREFIX
 from backend.engine.models import model_folder, quantization
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
@@ -67,13 +68,13 @@ def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
     """
     digest = hashlib.sha256()
     weights: dict[str, torch.Tensor] = {
-        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        name.removeprefix(PREFIX).replace(".base_layer", ""): parameter
         for name, parameter in model.named_parameters()
         if ".lora_" not in name
     }
     quantized = {name.replace(".base_layer", "") for name, _ in quantization.layers(model)}
     if quantized and folder is not None:
-        names = {f"{name.removeprefix('base_model.model.')}.weight" for name in quantized}
+        names = {f"{name.removeprefix(PREFIX)}.weight" for name in quantized}
         weights.update(_stored(folder, names))
     for name, parameter in sorted(weights.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
