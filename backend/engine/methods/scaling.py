@@ -3,7 +3,7 @@
 import math
 
 from peft import LoraConfig
-from peft.utils import get_pattern_key
+from peft.utils.other import get_pattern_key
 
 
 def rank_of(config: LoraConfig, layer: str) -> int:
