@@ -19,7 +19,7 @@ from backend.runs import adjustments
 from backend.runs.run_store import Run
 from backend.settings import STARTER
 
-TEMPLATE = Path(__file__).parent / "engine" / "export" / "plain_peft_script.py"
+TEMPLATE = Path(__file__).parents[1] / "engine" / "export" / "plain_peft_script.py"
 SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
 SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
 

@@ -244,7 +244,7 @@ def test_a_run_whose_status_did_not_change_is_not_read_again(
     def refuse(self: Run) -> None:
         raise AssertionError("The run was read again.")
 
-    monkeypatch.setattr(Run, "summary", refuse)
+    monkeypatch.setattr("backend.runs.run_store.describe", refuse)
     assert runs.summaries() == before
     monkeypatch.undo()
     run.update(step=5)

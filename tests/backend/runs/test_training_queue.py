@@ -155,7 +155,7 @@ def refuse_writing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_a_training_whose_turn_comes_on_a_full_disk_goes_on_waiting(
     service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.service.service.ROOM_EVERY_S", 0.05)
+    monkeypatch.setattr("backend.service.waiting_runs.ROOM_EVERY_S", 0.05)
     service.start(train("first"))
     service.enqueue(train("second"))
     service.enqueue(train("third"))
@@ -217,7 +217,7 @@ def test_a_training_waits_where_the_disk_is_nearly_full(
     service: Service, engine: ScriptedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = [True]
-    monkeypatch.setattr("backend.service.service.ROOM_EVERY_S", 0.0)
+    monkeypatch.setattr("backend.service.waiting_runs.ROOM_EVERY_S", 0.0)
     monkeypatch.setattr(
         "backend.runs.training_queue.shutil.disk_usage",
         lambda path: SimpleNamespace(free=20_000 if full[0] else 10**9),
