@@ -201,20 +201,24 @@ class _Step:
     """What goes into the model next, for all rows that are still going."""
 
     ids: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor | None
+    """None where no row is padded; a mask would be searched at each token for nothing."""
+
     positions: torch.Tensor
     cache: DynamicCache
 
     def advance(self, tokens: list[int]) -> None:
         """Put each row's new token in."""
         self.ids = torch.tensor(tokens, device=self.ids.device)[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1
 
     def keep(self, rows: list[int], routing: Routing | None) -> None:
         """Let the other rows go: an answer that is over costs the others nothing."""
         index = torch.tensor(rows, device=self.ids.device)
-        self.ids, self.mask = self.ids[index], self.mask[index]
+        self.ids = self.ids[index]
+        self.mask = None if self.mask is None else self.mask[index]
         self.positions = self.positions[index]
         self.cache.batch_select_indices(index)
         if routing:
@@ -230,7 +234,8 @@ def _first_step(base: Base, rows: list[Row]) -> _Step:
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
     tokens, seen = (torch.tensor(each, device=base.device) for each in (ids, mask))
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
-    return _Step(tokens, seen, positions, DynamicCache(config=base.model.config))
+    padded = seen if any(gaps) else None
+    return _Step(tokens, padded, positions, DynamicCache(config=base.model.config))
 
 
 def _forward(base: Base, step: _Step) -> torch.Tensor:
