@@ -112,7 +112,7 @@ ball;red;in the garden;rubber;playing;round
 cup;white;on the table;clay;drinking;small
 book;green;on the shelf;paper;reading;thick
 lamp;yellow;by the bed;brass;lighting;bright
-chair;brown;in the kitchen;oak;segment;low
+chair;brown;in the kitchen;oak;sitting;low
 table;brown;in the hall;pine;eating;wide
 bed;white;in the bedroom;wood;sleeping;soft
 door;green;at the front;oak;closing;heavy

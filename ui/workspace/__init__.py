@@ -1,0 +1,1 @@
+"""The Workspace panel: export, import, and reporting a problem."""
