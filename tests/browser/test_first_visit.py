@@ -58,7 +58,7 @@ def test_start_needs_nothing_else_and_the_adapter_answers_beside_the_base(page: 
     tried = page.get_by_role("button", name="Try it in Chat").first
     expect(tried).to_be_visible(timeout=PATIENCE_MS)
     expect(page.locator(".aw-result")).to_contain_text("Held-out exact match")
-    expect(page.locator(".aw-evidence")).to_contain_text("Verified: the saved adapter read back")
+    expect(page.locator(".aw-evidence")).to_contain_text("Verified: the saved adapter gives")
     expect(page.locator("#train-chart .aw-chart-title")).to_contain_text("Loss fell from")
     page.wait_for_timeout(2500)
     save_picture(page, "train-done", full=False)
@@ -92,7 +92,7 @@ def test_a_text_is_scored_by_base_and_adapter(page: Page, trained: str) -> None:
 
 def test_the_model_s_view_of_the_data_is_tinted(page: Page) -> None:
     ready(page)
-    page.get_by_role("button", name="Look at what the model will see").click()
+    page.get_by_role("button", name="Preview examples").click()
     expect(page.locator("#train-preview")).to_contain_text("Arr")
     page.wait_for_timeout(300)
     save_picture(page, "train-preview")

@@ -157,7 +157,7 @@ def test_a_taken_name_offers_the_free_one() -> None:
 def test_a_finished_run_shows_its_evidence() -> None:
     said = words(run_progress.stage(run(), None, adapter(max_difference=0.0)))
     assert "Held-out exact match: base 0 %, now 96 % of 50 answers." in said
-    assert "answers the same (largest difference 0)" in said
+    assert "when it is loaded again (largest difference 0)" in said
     assert "Try it in Chat" in said
     assert "Train longer" in said
     launched = run_progress.stage(run(launched=True), None, adapter(max_difference=0.0))

@@ -1,4 +1,4 @@
-"""Saying which column of the data is what, where the names of the columns do not tell."""
+"""Choosing the role of each column, for data whose column names are not recognised."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ NONE = ("none", "")
 
 
 class ColumnPicker:
-    """A dropdown for each role a column can have; folded away while the columns tell by name."""
+    """A dropdown for each role; hidden while the column names are recognised."""
 
     def __init__(self, form: Form) -> None:
         self.opened = gr.State(False)
@@ -29,11 +29,11 @@ class ColumnPicker:
 
     @property
     def drawn(self) -> list[Any]:
-        """What a look at the data fills."""
+        """The components that a data preview fills."""
         return [self.group, self.opened, self.note, *self.components]
 
     def show(self, look: rs.DataPreview | None) -> list[Any]:
-        """Offer the columns that the data has; opened where somebody has to choose."""
+        """Offer the columns of the data; opens the form if the roles have to be chosen."""
         if look is None:
             return [gr.skip()] * len(self.drawn)
         choices = [NONE, *((column, column) for column in look.columns)]
@@ -41,21 +41,21 @@ class ColumnPicker:
         return [*opened, _note(look), *(gr.update(choices=choices) for _ in self.components)]
 
     def toggle(self, shown: bool) -> tuple[bool, Any]:
-        """Open or fold the choice."""
+        """Show or hide the dropdowns."""
         return not shown, gr.update(visible=not shown)
 
     def cleared(self) -> list[Any]:
-        """Return what is shown when other data was chosen: nothing of the old, folded away."""
+        """Return the values after other data was chosen: empty and hidden."""
         return [gr.update(visible=False), False, *([""] * len(self.components))]
 
     @property
     def emptied(self) -> list[Any]:
-        """What `cleared` fills."""
+        """The components that `cleared` fills."""
         return [self.group, self.opened, *self.components]
 
 
 def _note(look: rs.DataPreview) -> Node:
     if look.shape:
-        return el("p", f"{read_as(look.shape, look.shape_reason)} You may choose others.")
-    return el("p", "The names of the columns do not tell what they are. Choose the question and "
-                   "the answer, or a conversation, or plain text.")  # fmt: skip
+        return el("p", f"{read_as(look.shape, look.shape_reason)} You can choose other columns.")
+    return el("p", "The column names are not recognised. Choose the question and the answer, or a "
+                   "conversation, or plain text.")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Choosing training data: bundled sets, uploads, and a look at what the model will see of them."""
+"""Choosing training data: bundled sets, uploads, and a preview of what the model will see."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,12 +27,12 @@ NOTHING: Node = el("div")
 
 
 class DataPicker:
-    """The data field of a form with everything around it."""
+    """The data field of the form with its buttons, messages and preview."""
 
     def __init__(self, handle: ServiceHandle, form: Form) -> None:
         self.handle, self.form = handle, form
         self.left = gr.State("")
-        """What the data field held when somebody last came to it."""
+        """The value of the data field when it last got the focus."""
         demo = handle.service.settings.demo
         choices = data_sets.choices(handle.service.settings.uploads_dir)
         self.data = form.add(
@@ -47,20 +47,20 @@ class DataPicker:
             self.upload = gr.UploadButton(
                 "Upload a file", size="sm", interactive=not demo, elem_id="train-upload"
             )
-            self.look = gr.Button("Look at what the model will see", size="sm")
-            self.open_columns = gr.Button("Columns", size="sm", elem_id="train-open-columns")
+            self.look = gr.Button("Preview examples", size="sm")
+            self.open_columns = gr.Button("Choose columns", size="sm", elem_id="train-open-columns")
         handle.keep_for_owner(self.data, allow_custom_value=True)
         handle.keep_for_owner(self.upload, interactive=True)
         self.line = safe_view(
             NOTHING, label="About the data", elem_id="data-line", elem_classes="aw-line"
         )
-        # Not in the line: what a check says of the data would take the place of why it was refused.
+        # Not in the line above: the next check of the data would overwrite the reason.
         self.refused = safe_view(NOTHING, label="Upload", elem_id="data-refused")
         self.columns = ColumnPicker(form)
         self._build_preview()
 
     def add_held_out(self) -> None:
-        """Make the field for data to test with, and its own upload, here in the layout."""
+        """Add the field for held-out data and its upload button at this place in the layout."""
         demo = self.handle.service.settings.demo
         sets = data_sets.choices(self.handle.service.settings.uploads_dir)
         with gr.Column(min_width=150, elem_classes="aw-with-upload"):
@@ -86,7 +86,7 @@ class DataPicker:
         with gr.Column(visible=False, elem_classes="aw-preview") as self.preview:
             self.problems = safe_view(NOTHING, label="What is in the data", elem_id="data-report")
             self.examples = gr.HighlightedText(
-                label="Examples as the model sees them; tinted is what it learns to say",
+                label="Examples as the model sees them; tokens with loss are tinted",
                 color_map={LEARNED: "#d9a441"},
                 show_legend=False,
                 show_inline_category=False,
@@ -111,7 +111,7 @@ class DataPicker:
             self.look_at_data, **look
         )
         self.close.click(self.hide_preview, None, self.preview, **QUIET)
-        self.data.change(self.hide_preview, None, self.preview, **QUIET)  # it shows other data
+        self.data.change(self.hide_preview, None, self.preview, **QUIET)  # of other data
         self.data.input(forget, None, self.refused, **QUIET)
         chosen = [*self.columns.emptied, drop_bad_rows, self.held_out]
         self.data.focus(lambda source: source, self.data, self.left, **QUIET)
@@ -130,17 +130,17 @@ class DataPicker:
         )
 
     def add_upload(self, file: str) -> dict[Any, Any]:
-        """Take an uploaded file into the workspace and choose it."""
+        """Copy an uploaded file into the workspace and choose it as training data."""
         return self._take(file, self.data, self.refused)
 
     def add_held_out_upload(self, file: str) -> dict[Any, Any]:
-        """Take an uploaded file into the workspace and choose it to test with."""
+        """Copy an uploaded file into the workspace and choose it as held-out data."""
         return self._take(file, self.held_out, self.refused_held_out)
 
     def _take(self, file: str, field: Component, refused: Component) -> dict[Any, Any]:
         try:
             if self.handle.demo:
-                raise errors.Unsupported("This shared demo takes no uploads.")
+                raise errors.Unsupported("Uploads are disabled in this shared demo.")
             target = self.handle.service.add_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
             return {refused: failure_card(explain(error))}
@@ -150,12 +150,12 @@ class DataPicker:
 
     @property
     def offered(self) -> dict[Component, dict[str, Any]]:
-        """What can be chosen now: a page that was built before an upload does not know of it."""
+        """The current choices. A page that was built before an upload does not have it yet."""
         sets = data_sets.choices(self.handle.service.settings.uploads_dir)
         return {self.data: {"choices": sets}, self.held_out: {"choices": held_out_choices(sets)}}
 
     def look_at_data(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Show the first examples as the model would see them, and what is in all the others."""
+        """Show the first examples as the model would see them, and a report on all rows."""
         try:
             train = self._request_from({**values, "name": values["name"] or "preview"})
             preview = self.first_look(train)
@@ -167,11 +167,11 @@ class DataPicker:
         return gr.update(visible=True), shown, highlighted(preview)
 
     def first_look(self, train: rq.Train) -> rs.DataPreview:
-        """Return the first rows of a run's data, its columns, and whether all are checked fast."""
+        """Return the first rows and the columns, and whether all rows were checked at once."""
         return self._ask(preview_of(train).model_copy(update={"every_row": False}))
 
     def wait_for_all(self, check: Check, train: rq.Train) -> Check | None:
-        """Return the check as it stands while large data is read; None where that is done."""
+        """Return an intermediate check while large data is read; None when that is done."""
         if check.look is None or check.look.quick:
             return None
         try:
@@ -181,9 +181,9 @@ class DataPicker:
         return None if done else check.model_copy(update={"preparing": True})
 
     def _prepared(self, train: rq.Train) -> bool:
-        """Tell whether large data was read as a whole, and begin with it where it was not.
+        """Return whether large data was read completely; starts reading it if not.
 
-        Raises what kept the last try from its end: it is not begun again by itself.
+        Raises the error of a failed attempt, which is not repeated automatically.
         """
         request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
         job = self.handle.last("prepare-data", request)
@@ -196,12 +196,12 @@ class DataPicker:
         return True
 
     def choose(self, source: str, left: str) -> Any:
-        """Begin anew where the source is another one; Gradio 6.31 says so whenever it is left."""
+        """Reset the choices if the source changed; Gradio 6.31 also sends `input` on blur."""
         afresh = self.begin_anew()
         return [gr.skip()] * len(afresh) if source == left else afresh
 
     def begin_anew(self) -> list[Any]:
-        """Let go of what was chosen for other data: columns, bad rows left out, held-out data."""
+        """Reset what was chosen for other data: columns, dropped rows, held-out data."""
         return [*self.columns.cleared(), False, ""]
 
     def show_columns(self, check: Check) -> list[Any]:
@@ -209,7 +209,7 @@ class DataPicker:
         return self.columns.show(check.look)
 
     def leave_bad_rows_out(self, event: gr.EventData) -> Any:
-        """Do without the rows that cannot be used."""
+        """Leave out the rows that cannot be used."""
         return True if clicked(event)[0] == "drop" else gr.skip()
 
     def _ask(self, request: rq.PreviewData) -> rs.DataPreview:
@@ -217,22 +217,22 @@ class DataPicker:
         return preview
 
     def hide_preview(self) -> Any:
-        """Fold the examples away."""
+        """Hide the preview."""
         return gr.update(visible=False)
 
 
 def held_out_choices(sets: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return what a run may be evaluated on."""
+    """Return the choices of held-out data."""
     return [("a share of the examples", ""), *sets]
 
 
 def forget() -> Node:
-    """Let go of what was said of a refused upload: something else was chosen."""
+    """Clear the message about a refused upload, because something else was chosen."""
     return NOTHING
 
 
 def preview_of(train: rq.Train) -> rq.PreviewData:
-    """Return the request that looks at a run's data."""
+    """Return the request that previews a run's data."""
     return rq.PreviewData(
         data=train.data,
         columns=train.columns,
@@ -256,6 +256,6 @@ def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:
         left_out = f", left out: {example.left_out}" if example.left_out else ""
         pieces.append((f"Row {example.row}{left_out}\n", None))
         if left_out and example.tokens <= 1:
-            continue  # nothing is left of it but where a text begins
+            continue  # only the start-of-text token is left
         pieces.extend((text, LEARNED if learned else None) for text, learned in example.pieces)
     return pieces

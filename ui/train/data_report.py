@@ -1,27 +1,27 @@
-"""What is in a data set, as trees for `safe_view`: lengths, rows to know of, rows to mend."""
+"""What is in a data set, as trees for `safe_view`: lengths, notes on rows, rows to fix."""
 
 from backend import results as rs
 from ui.components import units
 from ui.components.safe_view import Child, Node, button, el
 
 KINDS: dict[str, tuple[str, str]] = {
-    "empty": ("Empty", "no answer or text to learn: left out"),
-    "nothing": ("Nothing to learn", "the answer lies beyond the longest example: left out"),
-    "cut": ("Cut", "longer than the longest example: the end is not learned"),
-    "duplicate": ("Double", "equal to an earlier row: learned as often as they are there"),
-    "both": ("Held out, too", "in the held-out data: not learned"),
+    "empty": ("Empty", "no answer or text to train on: left out"),
+    "nothing": ("No tokens with loss", "the answer starts after the maximum length: left out"),
+    "cut": ("Cut", "longer than the maximum length: the end is cut off"),
+    "duplicate": ("Duplicates", "the same as an earlier row: every copy is trained on"),
+    "both": ("Also held out", "also in the held-out data: not trained on"),
     "special": (
-        "Special tokens inside",
-        "the base reads them as its own marks and not as text: right only where somebody wrote its "
-        "chat template into the rows",
+        "Contain special tokens",
+        "the base reads these texts as special tokens, not as text. That is only right if the rows "
+        "already contain its chat template",
     ),
 }
 
 
 def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> Node:
-    """Describe a data set: what it is, how long its examples are, which rows to know of.
+    """Describe a data set: its format, the lengths of its examples, and notes on its rows.
 
-    `left_out` tells whether somebody chose to do without bad rows.
+    `left_out`: whether the user chose to leave bad rows out.
     """
     stats = preview.stats
     return el(
@@ -35,7 +35,7 @@ def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> 
 
 
 def read_as(shape: str, reason: str) -> str:
-    """Say what rows were taken for, and why."""
+    """Return the format that the rows were read as, and why."""
     if reason.startswith("you chose"):
         return f"Y{reason[1:]}."
     return f"Read as {shape}, because {reason}." if shape else ""
@@ -45,25 +45,25 @@ def _what_it_is(preview: rs.DataPreview) -> str:
     rows = f"{units.plural(preview.rows, 'row')}."
     if not preview.shape:
         columns = ", ".join(preview.columns)
-        return f"{rows} The columns are {columns}; say which is what under Columns."
-    shown = units.plural(len(preview.examples), "example")
+        return f"{rows} The columns are {columns}; set their roles under Choose columns."
+    shown = f"Shown below: {units.plural(len(preview.examples), 'example')}"
     said = f"{rows} {read_as(preview.shape, preview.shape_reason)}"
     if not preview.quick:
-        return f"{said} The first {shown} are below; the others are still to be checked."
-    return f"{said} The first {shown} are below."
+        return f"{said} {shown}; the other rows are not checked yet."
+    return f"{said} {shown}."
 
 
 def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
-    """List the rows that cannot be used, and offer to do without them; None where all are good."""
+    """List the rows that cannot be used, with a button to leave them out; None if all are good."""
     if not preview.problems:
         return None
     more = preview.bad - len(preview.problems)
     items = [_bad_row(problem) for problem in preview.problems]
     listed = el("ul", *items, cls="aw-rows", tabindex="0", aria_label="Rows that cannot be used")
-    count = units.plural(preview.bad, "row")
+    found = f"{units.plural(preview.bad, 'row')} cannot be used"
     return el(
         "div",
-        el("p", el("strong", f"{count} cannot be used" + (" and left out." if left_out else "."))),
+        el("p", el("strong", f"{found}, and left out." if left_out else f"{found}.")),
         listed,
         el("p", f"And {units.count(more)} more.", cls="aw-quiet") if more > 0 else None,
         None if left_out or preview.bad >= preview.rows else drop_button(preview.bad),
@@ -72,7 +72,7 @@ def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:
 
 
 def drop_button(count: int = 0) -> Node:
-    """Offer to learn from the rows that can be used."""
+    """Return the button that leaves the bad rows out."""
     which = f"the {units.plural(count, 'bad row')}" if count > 1 else "the bad row"
     return button(f"Leave {which} out" if count else "Leave bad rows out", "drop", kind="mend")
 
@@ -88,7 +88,7 @@ def _bad_row(problem: rs.RowProblem) -> Node:
 
 
 def lengths(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> Node:
-    """Draw how long examples are; the same is said in words for whoever does not see it."""
+    """Draw a histogram of the lengths, with the same numbers as text for screen readers."""
     most = max(each.examples for each in bins)
     bars = [
         el(
@@ -122,11 +122,11 @@ def _end_of_axis(bins: tuple[rs.LengthBin, ...]) -> str:
     if len(bins) < 2 or last.low == bins[-2].high + 1:
         return units.plural(last.high, "token")
     begins = "" if last.low == last.high else f"{units.count(last.low)} to "
-    return f"last bar: {begins}{units.plural(last.high, 'token')}"  # far beyond the rest
+    return f"last bar: {begins}{units.plural(last.high, 'token')}"  # an outlier
 
 
 def finding(bins: tuple[rs.LengthBin, ...], longest: int, median: int = 0) -> str:
-    """State in one sentence what the lengths show; `median` is that of the examples as cut."""
+    """Return the main finding about the lengths; `median` is that of the cut examples."""
     total, seen, middle = sum(each.examples for each in bins), 0, bins[0]
     for middle in bins:
         seen += middle.examples

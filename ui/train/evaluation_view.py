@@ -1,4 +1,4 @@
-"""What was learned, in figures and in examples: the base's beside the adapter's."""
+"""Evaluation of a run: metrics and sample answers of the base and of the adapter."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from ui.components.tables import cell, table
 def evaluation_view(
     before: rs.Evaluation | None, after: rs.Evaluation | None, events: Sequence[Event]
 ) -> Node | None:
-    """Show how well held-out examples are answered; nothing where none were held out."""
+    """Show metrics and samples on held-out data; None if nothing was held out."""
     if before is None or after is None:
         return None
     return el("div", _figures(before, after), _samples(events), cls="aw-evaluation")
@@ -23,7 +23,7 @@ def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
         _row("Loss (nats per token)", f"{before.loss:.3f}", f"{after.loss:.3f}"),
         _row("Perplexity", _perplexity(before), _perplexity(after)),
         _row(
-            "Right tokens",
+            "Correct tokens",
             units.percent(before.token_accuracy),
             units.percent(after.token_accuracy),
         ),
@@ -47,7 +47,7 @@ def _perplexity(evaluation: rs.Evaluation) -> str:
 
 
 def _samples(events: Sequence[Event]) -> Node | None:
-    """Show the examples of the run's end; a resumed run has them of its last end only."""
+    """Show the samples from the end of the run; for a resumed run only the last end counts."""
     last = max((event.step or 0 for event in events if event.type == "sample"), default=0)
     found = [event for event in events if event.type == "sample" and (event.step or 0) == last]
     if not found:
@@ -55,13 +55,13 @@ def _samples(events: Sequence[Event]) -> Node | None:
     rows = [
         el(
             "tr",
-            cell("Asked", event.prompt or ""),
-            cell("Held out", event.reference or ""),
+            cell("Question", event.prompt or ""),
+            cell("Expected answer", event.reference or ""),
             cell("Base", event.base or ""),
             cell("Adapter", el("strong", event.text or "")),
         )
         for event in found
     ]
-    title = "What they say to held-out examples"
-    heads = ("Asked", "Held out", "Base", "Adapter")
+    title = "Answers to unseen examples"
+    heads = ("Question", "Expected answer", "Base", "Adapter")
     return el("div", el("h3", title), table(title, heads, rows))

@@ -1,7 +1,7 @@
-"""Several processes for one run: how many, and the command that starts them where the page cannot.
+"""Several processes for one run: their number, and a launch command for other machines.
 
-The page itself starts a run's processes on this machine; for several machines, or to keep a run
-apart from the app, it writes the run's folder and shows what to type.
+The page itself can start a run's processes on this machine. For several machines, or to run
+independently of the app, it writes the run's folder and shows the command to type.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,13 +31,13 @@ class LaunchPanel:
         with gr.Accordion(
             "Several processes or machines", open=False, visible=not demo, elem_id="train-several"
         ) as self.fold:
-            self.line = safe_view(NOTHING, label="Room for processes")
+            self.line = safe_view(NOTHING, label="Number of processes")
             with gr.Row(elem_classes="aw-fields"):
                 form.add("processes", min_width=150, elem_id="train-processes")
                 self.machines = gr.Number(
                     1,
                     label="Machines",
-                    info="Over how many machines the processes are shared out evenly.",
+                    info="Number of machines. The processes are divided evenly among them.",
                     step=1,
                     min_width=150,
                     elem_id="train-machines",
@@ -67,7 +67,7 @@ class LaunchPanel:
         )
 
     def write_command(self, machines: Any, **values: Any) -> tuple[Node, Any]:
-        """Write down the run that the form describes, and show how to launch it."""
+        """Write the folder of the run in the form, and show how to launch it."""
         try:
             launch = self.handle.service.prepare_launch(
                 self._request_from(values), _whole(machines), caller=self.handle.caller
@@ -78,39 +78,41 @@ class LaunchPanel:
 
 
 def room(base: rs.ModelFacts | None) -> Node:
-    """Say how many processes this machine has room for, and what they cost."""
+    """Return how many processes this machine can run, and what they need."""
     if base is None:
-        return el("p", "Load a base model to see what this machine has room for.", cls="aw-quiet")
+        sentence = "Load a base model to see how many processes this machine can run."
+        return el("p", sentence, cls="aw-quiet")
     kind = "core" if base.device == "cpu" else "GPU"
     have = f"This machine has {units.plural(base.places, kind)}"
     more = (
-        f", so the page can start up to {units.count(base.places)} processes by itself"
+        f", so the page can start up to {units.count(base.places)} processes"
         if base.places > 1
         else ""
     )
     return el(
         "p",
-        f"{have}{more}. Processes share the packs of each step, so Accumulation must be a multiple "
-        "of their number; the result is the same as with one, and each holds the base in memory.",
+        f"{have}{more}. The processes share the packs of each step, so Accumulation must be "
+        "a multiple of their number. The result is the same as with one process. Each process "
+        "holds the base in memory.",
         cls="aw-quiet",
     )
 
 
 def how_to_launch(launch: rs.Launch) -> Node:
-    """Say where to type the command and what follows."""
+    """Explain where to type the command and what happens next."""
     where = (
         "Type this on this machine."
         if launch.machines == 1
         else f"Type this on each of the {launch.machines} machines, with the address of one of "
         "them for FIRST_MACHINE. All need this app and the workspace under the same paths, so the "
-        "workspace must lie on a disk that they share."
+        "workspace must be on a shared disk."
     )
     return el(
         "div",
-        el("p", el("strong", "The run waits to be launched. "), where),
+        el("p", el("strong", "The run is waiting to be launched. "), where),
         el(
             "p",
-            "As soon as it begins, it shows here and in Runs like any other, with Stop.",
+            "Once it has started, it appears here and in Runs, with a Stop button.",
             cls="aw-quiet",
         ),
         cls="aw-note wait",
@@ -118,20 +120,20 @@ def how_to_launch(launch: rs.Launch) -> Node:
 
 
 def waiting_stage(run: rs.RunSummary, launch: rs.Launch | None) -> Node:
-    """Show a run that waits for somebody to launch it, and its command."""
+    """Show a run that is waiting to be launched, and its command."""
     where = "on this machine" if launch is None or launch.machines == 1 else "on every machine"
     return el(
         "div",
-        el("div", f"{run.name}: waits to be launched", cls="aw-card-title"),
-        el("p", f"It begins when its command is run {where}."),
-        folded("Its command", launch.command) if launch else None,
-        el("div", button("Discard it", "discard", run.id), cls="aw-actions"),
+        el("div", f"{run.name}: waiting to be launched", cls="aw-card-title"),
+        el("p", f"It starts when its command is run {where}."),
+        folded("Launch command", launch.command) if launch else None,
+        el("div", button("Discard", "discard", run.id), cls="aw-actions"),
         cls="aw-note wait",
     )
 
 
 def launch_of(handle: ServiceHandle, run: rs.RunSummary) -> rs.Launch | None:
-    """Return how a waiting run is launched, where its folder tells."""
+    """Return how a waiting run is launched; None if its folder does not say."""
     if not is_waiting(run):
         return None
     try:
@@ -141,12 +143,12 @@ def launch_of(handle: ServiceHandle, run: rs.RunSummary) -> rs.Launch | None:
 
 
 def is_waiting(run: rs.RunSummary) -> bool:
-    """Tell whether a run waits for somebody to launch it."""
+    """Return whether a run is waiting to be launched."""
     return run.launched and run.state == "queued"
 
 
 def discard(handle: ServiceHandle, run_id: str) -> None:
-    """Forget a run that waits to be launched; what stands in the way is said in words."""
+    """Discard a run that is waiting to be launched; shows an error message on failure."""
     try:
         handle.service.discard(run_id)
     except errors.WorkbenchError as error:
@@ -154,7 +156,7 @@ def discard(handle: ServiceHandle, run_id: str) -> None:
 
 
 def _whole(value: Any) -> int:
-    """Return a number of machines; raises InvalidRequest where it is none."""
+    """Return the number of machines as an int; raises InvalidRequest if it is not one."""
     if not isinstance(value, int | float) or value < 1 or value != int(value):
         raise errors.InvalidRequest(
             f"Machines must be a whole number of at least 1, got {value}.", cure="Try 1."

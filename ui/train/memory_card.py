@@ -11,12 +11,12 @@ from ui.components.safe_view import Child, Node, el
 
 NAMES = {
     "weights": ("Weights", "the base model itself"),
-    "adapter": ("Adapter", "the numbers that learn"),
-    "gradients": ("Gradients", "one for each of those"),
-    "optimiser": ("Optimiser", "what Adam remembers of them"),
-    "activations": ("Activations", "what the layers remember for learning"),
-    "logits": ("Logits", "scores of all words, where one is learned"),
-    "overhead": ("Overhead", "working space and libraries"),
+    "adapter": ("Adapter", "the trainable parameters"),
+    "gradients": ("Gradients", "one per trainable parameter"),
+    "optimiser": ("Optimiser", "Adam's state for them"),
+    "activations": ("Activations", "layer outputs kept for the backward pass"),
+    "logits": ("Logits", "scores over the vocabulary, at tokens with loss"),
+    "overhead": ("Overhead", "temporary buffers and libraries"),
 }
 COLOURS = {
     "weights": "#8A8F98",
@@ -29,11 +29,11 @@ COLOURS = {
 }
 
 TELLING_BYTES = 150 * 10**6
-"""Below it, how far a prediction was off says more about the process than about the run."""
+"""Below this, the error of a prediction depends more on the process than on the run."""
 
 
 def memory_card(report: rs.PreflightReport | None) -> Node:
-    """Describe a run's memory before it starts; empty where nothing is known yet."""
+    """Show the memory that a run needs before it starts; empty if it is not known yet."""
     if report is None or not report.memory_parts:
         return el("div")
     sizes = dict(report.memory_parts)
@@ -51,26 +51,26 @@ def memory_card(report: rs.PreflightReport | None) -> Node:
 
 
 def measured_line(run: rs.RunSummary) -> Node | None:
-    """Say what a run was predicted to take and what it took; None where nothing was measured."""
+    """Return predicted and measured memory of a run; None if nothing was measured."""
     if not run.peak_memory_bytes or not run.predicted_memory_bytes:
         return None
     return el(
         "p",
-        f"Memory at the peak: {units.size(run.peak_memory_bytes)} measured, "
+        f"Peak memory: {units.size(run.peak_memory_bytes)} measured, "
         f"{units.size(run.predicted_memory_bytes)} predicted{how_far_off(run)}.",
         cls="aw-quiet",
     )
 
 
 def how_far_off(run: rs.RunSummary) -> str:
-    """Return by how much a prediction of memory was wrong, where the run took enough to tell."""
+    """Return the relative error of the prediction; empty if the run used too little memory."""
     if run.peak_memory_bytes < TELLING_BYTES:
         return ""
     return f" ({run.predicted_memory_bytes / run.peak_memory_bytes - 1:+.0%})"
 
 
 def retry_button(run: rs.RunSummary) -> Node | None:
-    """Offer a run that ran out of memory again, with settings that fit."""
+    """Return a button that retries an out-of-memory run with settings that fit."""
     if not run.retry:
         return None
     return mend_button(f"Retry with {change_words(run.retry)}", "retry", run.id)
@@ -82,12 +82,12 @@ def with_changes(train: rq.Train, change: dict[str, Any]) -> rq.Train:
 
 
 def change_words(change: dict[str, Any]) -> str:
-    """Say a change of settings."""
+    """Describe a change of settings."""
     parts = []
     if change.get("gradient_checkpointing"):
         parts.append("gradient checkpointing")
     if "tokens_per_step" in change:
-        parts.append(f"a token budget of {units.count(int(change['tokens_per_step']))}")
+        parts.append(f"{units.count(int(change['tokens_per_step']))} tokens per batch")
     return " and ".join(parts)
 
 
@@ -97,8 +97,8 @@ def _finding(report: rs.PreflightReport) -> str:
         units.size(report.memory_available_bytes),
     )
     fits = report.memory_bytes <= report.memory_available_bytes
-    said = f"Memory: the run needs {need} beside the loaded base, {free} are free"
-    return said + ("" if fits else ": it does not fit")
+    said = f"Memory: the run needs {need} in addition to the loaded base; {free} are free"
+    return said + ("" if fits else ". It does not fit")
 
 
 def _bar(parts: list[tuple[str, int]], room: int) -> Node:
@@ -132,13 +132,11 @@ def _legend(parts: list[tuple[str, int]]) -> Node:
 
 def _budget(report: rs.PreflightReport) -> str:
     if not report.largest_token_budget:
-        return "No token budget fits with these settings."
+        return "No batch fits into memory with these settings."
     budget, stats = report.largest_token_budget, report.stats
     if stats is not None and stats.tokens <= budget:
-        return (
-            f"Any token budget fits: all examples together have {units.count(stats.tokens)} tokens."
-        )
-    return f"Largest token budget that fits: {units.count(budget)}."
+        return f"All examples fit into one batch ({units.count(stats.tokens)} tokens)."
+    return f"Largest batch that fits: {units.count(budget)} tokens."
 
 
 def _mend(report: rs.PreflightReport) -> Child:

@@ -16,7 +16,7 @@ from ui.train.memory_card import memory_card
 
 
 class Check(BaseModel):
-    """What is known about the settings in a visitor's form. One per browser tab."""
+    """What is known about the settings in the form. One per browser tab."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,9 +28,9 @@ class Check(BaseModel):
     waiting: bool = False
     look: rs.DataPreview | None = None
     preparing: bool = False
-    """Whether the data is large and being read beside the session."""
+    """Whether large data is being read in the background."""
     unprepared: bool = False
-    """Whether that ended early, and is begun again only when somebody says so."""
+    """Whether reading failed; it is repeated only on request."""
 
 
 class Readiness(NamedTuple):
@@ -42,7 +42,7 @@ class Readiness(NamedTuple):
 
 
 def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
-    """Say whether the run can start, and if not, why and what mends it."""
+    """Return whether the run can start, and if not, the reason and a fix."""
     label = f"Train {units.shorten(check.name)}" if check.name else "Train"
     report = check.report
     if report is not None and report.ready and report.seconds:
@@ -58,28 +58,28 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
 
 
 def is_training(snapshot: rs.Snapshot) -> bool:
-    """Tell whether a training is going on, behind which another may wait its turn."""
+    """Return whether a run is training, so that another one can be queued."""
     job = snapshot.job
     return job is not None and job.run_id is not None and snapshot.base is not None
 
 
 def _its_turn(snapshot: rs.Snapshot, check: Check) -> Readiness:
-    """Offer to let the run wait behind the one that is going on."""
+    """Offer to queue the run after the one that is training."""
     assert snapshot.job is not None
     label = f"Add {check.name} to the queue"
     names = [each.name for each in snapshot.queue]
     if check.name in names:
-        said = f"{check.name} waits its turn, as number {names.index(check.name) + 1}."
-        return Readiness(wait(f"{said} Runs lists what waits."), label, False)
+        said = f"{check.name} is number {names.index(check.name) + 1} in the queue."
+        return Readiness(wait(f"{said} The Runs tab lists the queue."), label, False)
     if check.free_name not in ("", check.name):
         return Readiness(_name_taken(snapshot, check), label, False)
-    behind = f", behind {units.plural(len(names), 'run')} waiting already" if names else ""
-    sentence = f"{check.name} would start by itself afterwards{behind}."
+    after = f", after {units.plural(len(names), 'run')} already in the queue" if names else ""
+    sentence = f"{check.name} will start when it is done{after}."
     return Readiness(wait(f"{under_way(snapshot.job)}. {sentence}"), label, True)
 
 
 def check_key(snapshot: rs.Snapshot, check: Check) -> str:
-    """Change whenever the settings have to be checked again."""
+    """Return a key that changes whenever the settings have to be checked again."""
     base = snapshot.base.loaded_as if snapshot.base else ""
     names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
     held = "busy" if check.waiting and snapshot.job is not None else "free"
@@ -98,10 +98,10 @@ def data_line(check: Check, summary: str) -> str:
             return summary
         return f"{units.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
     rows = units.plural(stats.rows, "row")
-    if stats.held_out_rows and not summary:  # a bundled set is one thing to whoever looks at it
+    if stats.held_out_rows and not summary:  # a bundled set is shown as one number
         own = units.plural(stats.rows - stats.held_out_rows, "row")
         rows = f"{own} and {units.count(stats.held_out_rows)} of the held-out data"
-    parts = [f"{rows}, {units.count(stats.examples)} to learn from"]
+    parts = [f"{rows}, {units.count(stats.examples)} to train on"]
     if stats.held_out:
         parts.append(f"{units.count(stats.held_out)} held out")
     parts.append(f"longest {units.plural(stats.longest, 'token')}")
@@ -112,7 +112,7 @@ def data_line(check: Check, summary: str) -> str:
     if stats.bad:
         parts.append(f"{units.count(stats.bad)} bad and left out")
     if stats.overlap:
-        parts.append(f"{units.count(stats.overlap)} left out as they are held out, too")
+        parts.append(f"{units.count(stats.overlap)} left out because they are also held out")
     said = ", ".join(parts) + "."
     return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 
@@ -120,23 +120,22 @@ def data_line(check: Check, summary: str) -> str:
 def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.failure is not None and check.unprepared:
         mend = mend_button("Check the data again", "recheck")
-        return failure_card(check.failure, mend, "The data is not checked yet")
+        return failure_card(check.failure, mend, "The data has not been checked")
     if check.failure is not None:
         return _problems([rs.Problem(what=check.failure.what, cure=check.failure.cure)])
     if check.name and check.free_name not in ("", check.name):
         return _name_taken(snapshot, check)
     if snapshot.job is not None and snapshot.base is None:
-        return wait("The base model is loading; the check follows by itself.")
+        return wait("The base model is loading. The settings will be checked after that.")
     if obstacle := no_base(snapshot) or held(snapshot):
         return obstacle
     if snapshot.job is not None:
-        state = "paused" if snapshot.job.paused else "going on"
-        return wait(f"{snapshot.job.title} is {state}. Wait for it, or stop it at the top.")
+        return wait(f"{under_way(snapshot.job)}. Wait for it, or stop it at the top.")
     if check.preparing:
         rows = units.plural(check.look.rows, "row") if check.look else "the rows"
-        return wait(f"Reading and checking {rows} once, at the top; the check goes on by itself.")
+        return wait(f"Reading and checking {rows} once. Progress is shown at the top.")
     if check.checking or check.report is None:
-        return wait("Checking these settings against the base and the data.")
+        return wait("Checking these settings with the base and the data.")
     return None if check.report.ready else _problems(check.report.problems)
 
 
@@ -146,23 +145,24 @@ def _ready_card(report: rs.PreflightReport) -> Node:
     if time and report.seconds_from:
         time += f" ({report.seconds_from})"
     memory = (
-        ""  # the memory card below says it
+        ""  # shown in the memory card below
         if report.memory_parts
         else f", {units.size(report.memory_bytes)} of "
         f"{units.size(report.memory_available_bytes)} free memory"
     )
     sentence = (
-        f"{units.plural(len(report.matched_modules), 'layer')} matched, {share} to learn, "
+        f"{units.plural(len(report.matched_modules), 'layer')} matched, {share} to train, "
         f"{units.plural(report.steps, 'step')}{time}{memory}."
     )
     notes = report.notes
+    head = "Ready, with a warning." if report.warnings else "Ready."
     usual = usual_rate(report.total_parameters)
     listed = el("ul", *(el("li", note) for note in notes), cls="aw-quiet aw-notes")
     return el(
         "div",
         *(_warning(warning) for warning in report.warnings),
         button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
-        el("p", el("strong", "It can start." if report.warnings else "Ready."), f" {sentence}"),
+        el("p", el("strong", head), f" {sentence}"),
         listed if notes else None,
         el("p", _settings_and_disk(report), cls="aw-quiet"),
         cls="aw-note warn" if report.warnings else "aw-note good",
@@ -170,7 +170,7 @@ def _ready_card(report: rs.PreflightReport) -> Node:
 
 
 def _settings_and_disk(report: rs.PreflightReport) -> str:
-    """Say how far the settings are from the defaults, and what the run writes."""
+    """Return how many settings were changed, and how much the run writes to disk."""
     changed = report.changed_settings
     verb = "differs" if changed == 1 else "differ"
     settings = (

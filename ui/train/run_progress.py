@@ -1,4 +1,4 @@
-"""The stage: where a run stands while it runs, and afterwards its evidence and the next step."""
+"""The run on the Train tab: live numbers, then results, verification and next actions."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from ui.train.test_answers import strip, warning
 
 
 class Live(NamedTuple):
-    """A running training's newest numbers, from its events."""
+    """The newest numbers of an active run, from its events."""
 
     step: int
     total_steps: int
@@ -32,7 +32,7 @@ class Live(NamedTuple):
 def shown(
     handle: ServiceHandle, snapshot: rs.Snapshot, run: rs.RunSummary | None, events: list[Event]
 ) -> Node:
-    """Show a run with all that is known of it: where it stands, warnings, figures, samples."""
+    """Show everything about a run: progress, warnings, metrics, samples, test questions."""
     if run is None:
         return stage(None, None, None)
     adapter = next((a for a in snapshot.adapters if a.run_id == run.id), None)
@@ -63,9 +63,9 @@ def stage(
     diverged_at: float | None = None,
     launch: rs.Launch | None = None,
 ) -> Node:
-    """Show where a run stands: its numbers while it runs, the evidence and next step afterwards."""
+    """Show live numbers while a run is active, and its results and next actions afterwards."""
     if run is None:
-        return el("div", el("p", "Nothing has been trained yet.", cls="aw-quiet"), cls="aw-stage")
+        return el("div", el("p", "No run to show yet.", cls="aw-quiet"), cls="aw-stage")
     if is_waiting(run):
         return el("div", waiting_stage(run, launch), cls="aw-stage aw-ran")
     if run.state in ("queued", "running"):
@@ -76,7 +76,7 @@ def stage(
 
 
 def offers_next_step(run: rs.RunSummary | None) -> bool:
-    """Tell whether the run on show carries the screen's one primary button."""
+    """Return whether the run that is shown has the primary button of the screen."""
     return run is not None and run.state not in ("queued", "running")
 
 
@@ -100,9 +100,9 @@ def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
 
 
 def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> str:
-    """Say how many held-out answers are right word for word, before and after."""
+    """Return the share of held-out answers that match exactly, before and after."""
     if after is None:
-        return "Nothing was held out, so what was learned was not tested."
+        return "Nothing was held out, so the adapter was not evaluated."
     base = f"base {units.percent(before.exact_match)}, " if before else ""
     return (
         f"Held-out exact match: {base}now {units.percent(after.exact_match)} "
@@ -111,16 +111,16 @@ def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> st
 
 
 def worse(run: rs.RunSummary, low: Low, rate: float) -> Node:
-    """Say that the adapter was better on its way, and offer what would have helped."""
+    """Say that the adapter was better earlier in the run, and offer fixes."""
     now, then = units.loss(low.last), units.loss(low.loss)
     slower = mend_button(f"Try with learning rate {rate / 4:.2g}", "slower", run.id)
     if low.step == 0:
-        head = f"{run.name} does worse than the base alone."
-        said = f" Held-out loss was {then} before the first step, and is {now}."
+        head = f"{run.name} is worse than the base model."
+        said = f" Held-out loss was {then} before the first step and is {now} now."
         return el("div", el("p", el("strong", head), said), slower, cls="aw-note warn aw-warned")
     head = f"{run.name} is worse than it was after step {units.count(low.step)}."
-    said = f" Held-out loss was {then} then, and is {now}."
-    best = mend_button("Train again and keep the best", "best", run.id)
+    said = f" Held-out loss was {then} then and is {now} now."
+    best = mend_button("Train again and keep the best checkpoint", "best", run.id)
     return el(
         "div",
         el("p", el("strong", head), said),
@@ -144,14 +144,14 @@ def _numbers(run: rs.RunSummary, live: Live | None) -> Node:
 
 
 def _pause(run: rs.RunSummary, live: Live | None) -> Node | None:
-    """Say what a paused run is good for."""
+    """Explain what can be done with a paused run."""
     if not run.paused:
         return None
     step = units.count(live.step if live else run.step)
     return el(
         "div",
-        el("p", el("strong", f"Paused after step {step}."), " Go on, save or stop at the top."),
-        el("p", f"Until then {run.name} answers as far as it has learned.", cls="aw-quiet"),
+        el("p", el("strong", f"Paused after step {step}."), " Resume, save or stop it at the top."),
+        el("p", f"While it is paused, {run.name} can answer as trained so far.", cls="aw-quiet"),
         button("Try it half-trained", "try", run.adapter_id),
         cls="aw-note wait aw-paused",
     )
@@ -166,7 +166,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
     facts = f"{units.plural(run.step, 'step')} in {units.duration(run.seconds)}"
     difference = adapter.max_difference if adapter else None
     verified = difference is not None and (
-        "Verified: the saved adapter read back answers the same "
+        "Verified: the saved adapter gives the same answers when it is loaded again "
         f"(largest difference {units.small(difference)})."
     )
     return [
@@ -190,7 +190,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
 
 
 def _ending(run: rs.RunSummary) -> Node | None:
-    """Say how a run ended where that is not just at its last step."""
+    """Return how a run ended if it did not simply reach its last step."""
     plain = ("", f"Finished after {run.step:,} steps.")
     return None if run.message in plain else el("p", run.message)
 
@@ -199,7 +199,7 @@ def _ended_early(
     run: rs.RunSummary, adapter: rs.AdapterInfo | None, diverged_at: float | None
 ) -> Node:
     kept = ", and its last checkpoint is kept" if run.resumable else ""
-    where = f"It came to step {units.count(run.step)} of {units.count(run.total_steps)}{kept}."
+    where = f"It reached step {units.count(run.step)} of {units.count(run.total_steps)}{kept}."
     mend = el(
         "div",
         _mend(run, diverged_at),
@@ -224,12 +224,12 @@ def _mend(run: rs.RunSummary, diverged_at: float | None) -> Node:
 
 def _steps(live: Live) -> str:
     if not live.total_steps:
-        return "getting ready"
+        return "preparing"
     return f"{units.count(live.step)} of {units.count(live.total_steps)}"
 
 
 def resume_run(handle: ServiceHandle, run_id: str) -> None:
-    """Take a run up again; what stands in the way is said in words."""
+    """Resume a run; shows an error message on failure."""
     try:
         handle.start(rq.Resume(run_id=run_id))
     except errors.WorkbenchError as error:

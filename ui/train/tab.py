@@ -33,7 +33,7 @@ NOTHING: Node = el("div")
 
 
 class TrainTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -96,7 +96,7 @@ class TrainTab:
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
-        return {"choices": [("a fresh adapter", "")], "value": ""} if path == "start_from" else {}
+        return {"choices": [("a new adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
         count = len(self._advanced_fields())
@@ -104,7 +104,7 @@ class TrainTab:
         return f"Advanced ({count}, {state})"
 
     def _build_start(self) -> None:
-        with gr.Column(elem_classes=["aw-column", "aw-start"]):  # in sight beside long settings
+        with gr.Column(elem_classes=["aw-column", "aw-start"]):  # stays in view
             gr.Markdown("## 4 Before you start", elem_classes="aw-head")
             self.card = safe_view(NOTHING, label="Check before the start", elem_classes="aw-card")
             self.go = gr.Button(
@@ -125,34 +125,34 @@ class TrainTab:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Every component that decides what would be trained."""
+        """The components that define what would be trained."""
         return {**self.form.inputs, "method": self.method}
 
     @property
     def restored(self) -> list[Any]:
-        """Every component that a reload may fill."""
+        """The components that a reload may fill."""
         return [*self.inputs.values(), self.suggested]
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides what `show` draws, of this visitor's own."""
+        """This browser tab's own inputs of `show`."""
         return {"check": self.check, "dismissed": self.dismissed}
 
     @property
     def followed(self) -> list[Any]:
-        """What `follow` draws."""
+        """The components that `follow` draws."""
         return [self.chart, self.stage]
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.card, self.go, self.check_key, *self.followed,
             self.form.components["start_from"], *self.adjust.drawn, self.launch.line,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         rate = self.form.components["learning_rate"]
         checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
                    self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
@@ -194,7 +194,7 @@ class TrainTab:
             **QUIET,
         )
         written = self.launch.connect(self.inputs, self.request)
-        # A drawing that began before a check was done may come after it, and show it as it was.
+        # A redraw that started before a check was done may arrive after it and show the old state.
         return [checking, started, mended, acted, written, *self.adjust.connect()]
 
     # -- settings --------------------------------------------------------------------------------
@@ -208,16 +208,16 @@ class TrainTab:
     def check_settings(
         self, suggested: str, suggested_rate: float, **values: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """Check the settings against base and data, and say what would happen."""
+        """Check the settings with the base and the data, and show the result."""
         time.sleep(DEBOUNCE_SECONDS)
         name = str(values["name"] or "").strip()
         free = self.handle.free_name(name)
-        renamed = rated = (gr.skip(), gr.skip())  # what somebody types meanwhile is theirs
-        if name == suggested and free != name:  # nobody wrote this name: take the next one
+        renamed = rated = (gr.skip(), gr.skip())  # keep what the user types meanwhile
+        if name == suggested and free != name:  # a suggested name: take the next free one
             values, name, renamed = {**values, "name": free}, free, (free, free)
             suggested = free
         usual = self._usual_rate(suggested_rate)
-        if values["learning_rate"] == suggested_rate != usual:  # nor this rate
+        if values["learning_rate"] == suggested_rate != usual:  # a suggested rate
             values, rated = {**values, "learning_rate": usual}, (usual, usual)
             suggested_rate = usual
         kept = self.keeper.to_keep(values, {"name": suggested, "learning_rate": suggested_rate})
@@ -229,7 +229,7 @@ class TrainTab:
         return usual_rate(base.parameters) if base is not None else otherwise
 
     def restore(self, kept: Any) -> dict[Any, Any]:
-        """Fill the form with what this browser kept; the name follows the data if it kept none."""
+        """Fill the form from browser storage; without a stored name, suggest one from the data."""
         shown = self.keeper.restore(kept)
         if self.name in shown:
             return {**shown, self.suggested: ""}
@@ -238,7 +238,7 @@ class TrainTab:
         return {**shown, self.name: name, self.suggested: name}
 
     def _checks(self, check: Check, values: Mapping[str, Any]) -> Iterator[Check]:
-        """Say first what can be said at once, then what the engine finds."""
+        """Yield what is known at once, then the result of the engine's check."""
         try:
             train = self.request(values)
             snapshot = self.handle.service.snapshot()
@@ -270,14 +270,14 @@ class TrainTab:
         )
 
     def suggest_name(self, source: str, name: str, suggested: str) -> tuple[Any, str]:
-        """Let the name follow the data until somebody writes their own."""
+        """Suggest a name from the data until the user writes one."""
         if name and name != suggested:
             return gr.skip(), suggested
         free = self.handle.free_name(data_sets.suggested_name(source or ""))
         return free, free
 
     def take_offer(self, event: gr.EventData) -> dict[Any, Any]:
-        """Take what the card offers: a free name, the usual learning rate, the good rows alone."""
+        """Apply a fix from the card: a free name, the usual learning rate, dropping bad rows."""
         act, arg = clicked(event)
         if act == "rename":
             return {self.name: arg}
@@ -292,7 +292,7 @@ class TrainTab:
         return {self.name: gr.skip()}
 
     def use_change(self, event: gr.EventData, **values: Any) -> Any:
-        """Take over the change of settings that makes the run fit into memory."""
+        """Apply the change of settings that makes the run fit into memory."""
         act, change = clicked(event)
         if act != "fit":
             return {self.name: gr.skip()}
@@ -301,7 +301,7 @@ class TrainTab:
     # -- the run ---------------------------------------------------------------------------------
 
     def start(self, **values: Any) -> tuple[Any, Any, Any]:
-        """Start the training, or let it wait its turn behind another, and return at once."""
+        """Start the run, or queue it if another one is training; returns at once."""
         try:
             train = self.request(values)
             if readiness.is_training(self.handle.service.snapshot()):
@@ -314,7 +314,7 @@ class TrainTab:
         return gr.skip(), gr.skip(), []
 
     def act_on_run(self, dismissed: list[str], event: gr.EventData) -> dict[Any, Any]:
-        """Do what a run's buttons offer: resume it, or set the form up for another try."""
+        """Handle the buttons of a run: resume, discard, retry, or refill the form."""
         act, run_id = clicked(event)
         if act == "resume":
             run_progress.resume_run(self.handle, run_id)
@@ -332,7 +332,7 @@ class TrainTab:
         return {self.dismissed: gr.skip()}
 
     def _retry(self, run_id: str) -> dict[Any, Any]:
-        """Start a run that ran out of memory again, with the settings that fit."""
+        """Restart an out-of-memory run with settings that fit."""
         run = self.handle.service.runs.get(run_id)
         train = with_changes(run.request.train, run.status().retry)
         train = train.model_copy(update={"name": self.handle.free_name(train.name)})
@@ -343,7 +343,7 @@ class TrainTab:
         return {self.method: method_of(train.adapter).id, **self.form.show(train)}
 
     def refill(self, run_id: str, act: str = "again") -> dict[Any, Any]:
-        """Return what fills the form with a run's settings, under a free name."""
+        """Return form values from a run's settings, with a free name."""
         train = self._train_of(run_id)
         rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
         changes = {
@@ -358,7 +358,7 @@ class TrainTab:
         return self.handle.service.runs.get(run_id).request.train
 
     def follow(self, snapshot: rs.Snapshot, dismissed: list[str]) -> dict[Any, Any]:
-        """Draw the run on the stage."""
+        """Draw the chart and the run."""
         run = self.handle.on_stage(snapshot, dismissed)
         stage = run_progress.shown(self.handle, snapshot, run, self._events(run))
         return {self.chart: self._chart(run), self.stage: stage}
@@ -368,7 +368,7 @@ class TrainTab:
         run = self.handle.on_stage(snapshot, dismissed)
         ready = readiness.readiness(snapshot, check)
         bases = [
-            ("a fresh adapter", ""),
+            ("a new adapter", ""),
             *((a.name, a.name) for a in session_facts.fitting(snapshot)),
         ]
         return {

@@ -1,4 +1,4 @@
-"""What a run says now: the answers to its watched prompts over time, as a tree for `safe_view`."""
+"""The answers of a run to its test questions over time, as a tree for `safe_view`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from ui.components import units
 from ui.components.safe_view import Node, el
 from ui.components.session_facts import BASE_COLOUR
 
-YET = "The adapter answers at its next test."
+YET = "The adapter will answer at the next test."
 NEWEST = 2
-"""Answers that are shown at once; earlier ones open on request."""
+"""Number of answers shown directly; earlier ones are collapsed."""
 
 
 class Said(NamedTuple):
-    """One answer, and the tests at which it was the same."""
+    """One answer, and the range of steps at which it stayed the same."""
 
     first: int
     last: int
@@ -23,7 +23,7 @@ class Said(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """One prompt with the base's answer and the adapter's, in order."""
+    """One test question with the answer of the base and those of the adapter, in order."""
 
     prompt: str
     base: str | None
@@ -31,7 +31,7 @@ class Watched(NamedTuple):
 
 
 def watched(events: Sequence[Event]) -> list[Watched]:
-    """Collect the answers of a run; what a resume made void is left out."""
+    """Collect the answers of a run, without those that a resume discarded."""
     answers: list[tuple[str, int, str]] = []
     for event in events:
         if event.type == "resumed":
@@ -45,7 +45,7 @@ def watched(events: Sequence[Event]) -> list[Watched]:
 
 
 def _let_go(events: Sequence[Event]) -> set[str]:
-    """Return the prompts that the base was asked before others took their place."""
+    """Return the questions that were later replaced by others."""
     let_go: set[str] = set()
     asked: set[str] = set()
     changed = False
@@ -72,21 +72,21 @@ def _watched(prompt: str, answers: list[tuple[str, int, str]]) -> Watched:
 
 
 def strip(events: Sequence[Event], colour: str) -> Node | None:
-    """Draw what the watched prompts were answered: the base, then the adapter as it learned."""
+    """Draw the answers to the test questions: the base, then the adapter during training."""
     over = is_over(events)
     found = [each for each in watched(events) if each.said or not over]
     if not found:
         return None
     return el(
         "div",
-        el("h3", "What it says now"),
+        el("h3", "How it answers now"),
         *(_prompt(each, colour) for each in found),
         cls="aw-watch",
     )
 
 
 def warning(events: Sequence[Event]) -> Node | None:
-    """Show the last thing that a run warned of in the steps that count."""
+    """Show the latest warning of a run, unless it was resumed since."""
     last = None
     for event in events:
         if event.type in ("warning", "resumed", "started"):
@@ -100,7 +100,7 @@ def _prompt(each: Watched, colour: str) -> Node:
     return el(
         "div",
         el("p", f"\u201c{each.prompt}\u201d", cls="aw-watch-prompt"),
-        el("dl", *base, *(_row(_when(said), said.answer, colour) for said in newest)),
+        el("dl", *base, *(_row(_when(s, s is newest[-1]), s.answer, colour) for s in newest)),
         None if each.said else el("p", YET, cls="aw-quiet"),
         _earlier(earlier, colour) if earlier else None,
         cls="aw-watch-one",
@@ -118,7 +118,9 @@ def _row(when: str, answer: str, colour: str) -> Node:
     return el("div", el("dt", dot, when), el("dd", answer or "(nothing)"))
 
 
-def _when(said: Said) -> str:
+def _when(said: Said, is_newest: bool = False) -> str:
     if said.first == said.last:
         return f"step {units.count(said.first)}"
+    if is_newest:
+        return f"since step {units.count(said.first)}"
     return f"steps {units.count(said.first)} to {units.count(said.last)}"

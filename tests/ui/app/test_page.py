@@ -104,7 +104,7 @@ def test_the_check_says_what_will_happen(page: Page) -> None:
     assert "28 layers matched" in words(card)
     assert button["value"].startswith("Train pirate, ")
     assert button["interactive"]
-    assert "600 rows, 550 to learn from, 50 held out, longest 61 tokens" in words(line)
+    assert "600 rows, 550 to train on, 50 held out, longest 61 tokens" in words(line)
 
 
 def test_the_advanced_label_counts_changes(page: Page) -> None:
@@ -244,7 +244,7 @@ def test_start_another_clears_the_stage(page: Page, service: FakeService) -> Non
     updates = page.train.act_on_run([], event("another", run.id))
     assert updates[page.train.name] == "pirate 2"
     drawn = draw(page, dismissed=updates[page.train.dismissed])
-    assert "Nothing has been trained yet." in words(drawn[page.train.stage])
+    assert "No run to show yet." in words(drawn[page.train.stage])
 
 
 def test_a_stopped_run_can_be_resumed(page: Page, service: FakeService) -> None:
@@ -385,7 +385,7 @@ def test_a_demo_takes_no_uploads(tmp_path) -> None:
     with FakeService(Settings(workspace=tmp_path / "w", demo=True)) as fake, gr.Blocks():
         page = Page(fake)
         refused = page.train.picker.add_upload(str(file))[page.train.picker.refused]
-    assert "takes no uploads" in words(refused)
+    assert "Uploads are disabled" in words(refused)
     assert not page.train.picker.upload.interactive
 
 

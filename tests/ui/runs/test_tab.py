@@ -347,7 +347,7 @@ def test_a_second_training_waits_its_turn_and_can_be_removed(
     *_, checked = checks(page, **form_of(page, name="second"))
     assert checked[2]["value"] == "Add second to the queue"
     assert checked[2]["interactive"]
-    assert "second would start by itself afterwards." in words(checked[1])
+    assert "second will start when it is done." in words(checked[1])
     page.train.start(**form_of(page, name="second"))
     page.train.start(**form_of(page, name="third"))
     drawn = draw(page)
@@ -359,7 +359,7 @@ def test_a_second_training_waits_its_turn_and_can_be_removed(
     assert [each.name for each in service.snapshot().queue] == ["third"]
     *_, checked = checks(page, **form_of(page, name="third"))
     assert not checked[2]["interactive"]
-    assert "third waits its turn, as number 1." in words(checked[1])
+    assert "third is number 1 in the queue." in words(checked[1])
     page.runs.unqueue(event("unqueue", service.snapshot().queue[0].id))
     assert "waiting" not in words(draw(page)[page.runs.queue])
     service.stop()

@@ -69,7 +69,7 @@ def test_columns_that_tell_nothing_open_the_choice(page: Page, service: FakeServ
 
     columns = page.train.picker.columns
     assert shown[columns.group]["visible"]
-    assert "do not tell what they are" in words(shown[columns.note])
+    assert "The column names are not recognised" in words(shown[columns.note])
     for component in columns.components:
         assert [value for _, value in shown[component]["choices"]] == ["", "frage", "antwort"]
 
@@ -151,7 +151,7 @@ def test_rows_that_are_left_out_are_not_offered_again() -> None:
 
     shown = words(report(preview, 512, left_out=True))
 
-    assert "1 row cannot be used and left out." in shown
+    assert "1 row cannot be used, and left out." in shown
     assert "Leave" not in shown
 
 
@@ -203,7 +203,7 @@ def test_groups_of_rows_say_what_becomes_of_them() -> None:
 
     shown = words(report(PREVIEW.model_copy(update={"stats": stats}), 512))
 
-    assert "Double: 12" in shown
+    assert "Duplicates: 12" in shown
     assert "row 4, row 9 and 10 more" in shown
 
 

@@ -43,7 +43,7 @@ def test_the_figures_of_base_and_adapter_stand_side_by_side() -> None:
     assert "On 50 held-out examples" in shown
     assert "Loss (nats per token) 4.100 0.350" in shown
     assert "Perplexity 60.34 1.42" in shown
-    assert "Right tokens 25 % 98 %" in shown
+    assert "Correct tokens 25 % 98 %" in shown
     assert "Exact match 0 % 96 %" in shown
 
 
@@ -91,6 +91,6 @@ def test_a_run_that_got_worse_is_told_with_what_would_have_helped() -> None:
     never = words(run_progress.worse(summary(name="pirate"), Low(1.0, 0, 3.0), 0.004))
 
     assert "pirate is worse than it was after step 10. Held-out loss was 0.80 then" in later
-    assert "Train again and keep the best Try with learning rate 0.001" in later
-    assert "pirate does worse than the base alone." in never
+    assert "Train again and keep the best checkpoint Try with learning rate 0.001" in later
+    assert "pirate is worse than the base model." in never
     assert "keep the best" not in never

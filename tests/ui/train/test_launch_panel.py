@@ -29,7 +29,7 @@ def test_room_is_told_in_cores_and_gpus() -> None:
     two = FACTS.model_copy(update={"places": 2})
     assert "This machine has 2 cores, so the page can start up to 2 processes" in words(room(two))
     gpu = FACTS.model_copy(update={"device": "cuda:0", "places": 1})
-    assert "This machine has 1 GPU. Processes share" in words(room(gpu))
+    assert "This machine has 1 GPU. The processes share" in words(room(gpu))
 
 
 def test_the_command_names_the_run_and_the_number_of_processes(
@@ -38,7 +38,7 @@ def test_the_command_names_the_run_and_the_number_of_processes(
     said, box = write(page, accumulation=2, processes=2)
 
     run = waiting(service)
-    assert "The run waits to be launched. Type this on this machine." in said
+    assert "The run is waiting to be launched. Type this on this machine." in said
     assert box["visible"]
     assert "--nproc_per_node 2" in box["value"]
     assert str(service.runs.get(run.id).folder) in box["value"]
@@ -48,7 +48,7 @@ def test_several_machines_share_the_processes_and_a_disk(page: Page) -> None:
     said, box = write(page, 2, accumulation=4, processes=4)
 
     assert "Type this on each of the 2 machines" in said
-    assert "must lie on a disk that they share" in said
+    assert "must be on a shared disk" in said
     assert "--nnodes 2" in box["value"]
     assert "--nproc_per_node 2" in box["value"]
 
@@ -78,8 +78,8 @@ def test_a_waiting_run_shows_its_command_and_can_be_discarded(
     run = waiting(service)
 
     said = words(draw(page)[page.train.stage])
-    assert f"{run.name}: waits to be launched" in said
-    assert "It begins when its command is run on this machine." in said
+    assert f"{run.name}: waiting to be launched" in said
+    assert "It starts when its command is run on this machine." in said
     assert "--nproc_per_node 2" in said
 
     page.train.act_on_run([], event("discard", run.id))

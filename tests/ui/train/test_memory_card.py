@@ -114,9 +114,9 @@ def test_a_base_that_is_not_there_is_said_in_place_of_the_table(
 def test_the_card_shows_each_part_and_the_largest_budget() -> None:
     said = words(memory_card(report()))
 
-    assert "the run needs 142 MB beside the loaded base, 20 GB are free" in said
+    assert "the run needs 142 MB in addition to the loaded base; 20 GB are free" in said
     assert "Activations 76 MB" in said
-    assert "Largest token budget that fits: 200,000." in said
+    assert "Largest batch that fits: 200,000 tokens." in said
     assert "Use " not in said
 
 
@@ -125,7 +125,7 @@ def test_a_budget_beyond_the_data_is_not_called_too_large() -> None:
 
     said = words(memory_card(report(stats=stats, largest_token_budget=9_000)))
 
-    assert "Any token budget fits: all examples together have 9,000 tokens." in said
+    assert "All examples fit into one batch (9,000 tokens)." in said
 
 
 def test_a_run_that_does_not_fit_offers_the_smallest_change(
@@ -138,8 +138,8 @@ def test_a_run_that_does_not_fit_offers_the_smallest_change(
     )
     card = words(last_check(page)[1])
 
-    assert "it does not fit" in card
-    assert "Use gradient checkpointing and a token budget of 1,024" in card
+    assert "It does not fit" in card
+    assert "Use gradient checkpointing and 1,024 tokens per batch" in card
     form = form_of(page)
     shown = page.train.use_change(
         event("fit", '{"tokens_per_step": 1024, "gradient_checkpointing": true}'), **form
@@ -151,7 +151,7 @@ def test_a_run_that_does_not_fit_offers_the_smallest_change(
 
 
 def test_changes_are_said_in_words() -> None:
-    assert change_words({"tokens_per_step": 512}) == "a token budget of 512"
+    assert change_words({"tokens_per_step": 512}) == "512 tokens per batch"
     assert change_words({"gradient_checkpointing": True}) == "gradient checkpointing"
 
 
@@ -163,7 +163,7 @@ def test_a_run_out_of_memory_names_its_cost_and_retries_with_what_fits(
 ) -> None:
     said = {
         "message": "The machine ran out of memory. The largest cost is activations.",
-        "cure": "Retry with a token budget of 256. The session is unharmed.",
+        "cure": "Retry with 256 tokens per batch. The session is unharmed.",
     }
 
     def exhausted(request: rq.Train) -> errors.WorkbenchError:
@@ -176,7 +176,7 @@ def test_a_run_out_of_memory_names_its_cost_and_retries_with_what_fits(
     failed = wait(service).runs[0]
     stage = words(draw(page)[page.train.stage])
     assert said["message"] in stage
-    assert "Retry with a token budget of 256" in stage
+    assert "Retry with 256 tokens per batch" in stage
 
     del service.script["train"]
     updates = page.train.act_on_run([], event("retry", failed.id))
@@ -201,5 +201,5 @@ def test_a_finished_run_says_predicted_and_measured_memory(
     )
     stage = words(draw(page)[page.train.stage])
 
-    assert "Memory at the peak: 200 MB measured, 210 MB predicted (+5%)." in stage
+    assert "Peak memory: 200 MB measured, 210 MB predicted (+5%)." in stage
     assert "28 layers frozen as they are" in stage

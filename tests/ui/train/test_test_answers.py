@@ -44,7 +44,7 @@ def test_the_base_and_the_newest_answers_come_first_and_earlier_ones_are_folded(
 def test_what_only_the_base_answered_is_told_to_come_and_left_out_of_a_run_that_is_over() -> None:
     over = Event(seq=90, time=0.0, type="stopped", step=4)
 
-    assert "The adapter answers at its next test" in words(strip(STORY[:1], "#E69F00"))
+    assert "The adapter will answer at the next test" in words(strip(STORY[:1], "#E69F00"))
     assert strip([STORY[0], over], "#E69F00") is None
 
 
@@ -93,7 +93,7 @@ def test_the_form_is_there_while_a_run_goes_on_and_passes_changes_on(
 
     wanted = {**now, "learning_rate": "0.001", "watch": "Hello!\nBye!"}
     done = page.train.adjust.adjust(filled=now, **wanted)
-    assert "it holds from the next step" in words(done[page.train.adjust.said])
+    assert "applies from the next step" in words(done[page.train.adjust.said])
     assert done[page.train.adjust.filled] == wanted
     until(lambda: bool(service.adjusted))
     assert service.adjusted == [{"learning_rate": 0.001, "watch": ["Hello!", "Bye!"]}]
