@@ -71,7 +71,7 @@ def test_an_adapter_in_a_zip_is_inspected_and_then_added(
     loads.locator("#add-name input").fill("guest")
     loads.locator("#add-go").click()
 
-    expect(report).to_contain_text("guest is in the library and on the model")
+    expect(report).to_contain_text("guest was added to the library and loaded")
     expect(report).to_contain_text("Verified")
     expect(loads.locator("#adapters tr", has_text="guest")).to_be_visible()
     client.predict({"name": "guest"}, api_name="/delete_adapter")
@@ -86,7 +86,7 @@ def test_a_picked_adapter_shows_what_it_changes_and_that_it_works(
     expect(loads.locator("#detail")).to_contain_text("It changes")
     loads.get_by_role("button", name="Show the next word").click()
     expect(loads.locator("#next-words")).to_contain_text(
-        "It works, and is off now", timeout=PATIENCE_MS
+        "It works, but it is off now", timeout=PATIENCE_MS
     )
     expect(loads.locator("#next-words tbody tr").first).to_be_visible()
     save_picture(loads, "adapter-detail")
@@ -153,9 +153,9 @@ def test_two_adapters_are_blended_exactly_and_the_blend_is_kept(
 
     result = page.locator("#combine-result")
     expect(result).to_contain_text("both of them is exactly the weighted sum", timeout=PATIENCE_MS)
-    expect(result).to_contain_text("Verified: written, read back")
+    expect(result).to_contain_text("Verified: the saved blend")
     save_picture(page, "combine-result")
-    result.get_by_role("button", name="Keep").click()
+    result.get_by_role("button", name="Keep it").click()
     expect(result).not_to_be_visible()
     assert "both of them" in [each["name"] for each in idle(client)["adapters"]]
     client.predict({"name": "both of them"}, api_name="/delete_adapter")

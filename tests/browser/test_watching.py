@@ -101,4 +101,4 @@ def test_a_second_training_is_offered_to_the_queue(watching: Page) -> None:
     start = watching.locator("#train-start")
     expect(start).to_have_text(re.compile("Add .+ to the queue"))
     expect(start).to_be_enabled()
-    expect(watching.locator(".aw-card").first).to_contain_text("Training watched is going on")
+    expect(watching.locator(".aw-card").first).to_contain_text("watched is training")

@@ -119,7 +119,7 @@ def test_a_ready_run_says_what_will_happen() -> None:
     ready = readiness.readiness(snapshot(), checked())
     assert ready.can_start
     assert ready.label == "Train pirate, about 40 s"
-    assert "28 layers matched, 0.9 % of the model (31,744 numbers)" in words(ready.card)
+    assert "28 layers matched, 0.9 % of the model (31,744 parameters)" in words(ready.card)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_ready_run_says_what_will_happen() -> None:
         ({"base": None, "phase": "loading", "job": job(title="Loading starter")}, {}, "loading"),
         ({"base": None, "phase": "empty"}, {}, "No base model is loaded"),
         ({"base": None, "phase": "down"}, {}, "Start again"),
-        ({"job": job(title="Answering", run_id=None)}, {}, "Answering is going on"),
+        ({"job": job(title="Answering", run_id=None)}, {}, "Answering is in progress"),
         ({"job": job()}, {"free_name": "pirate 2"}, "already an adapter called pirate"),
         ({}, {"checking": True}, "Checking"),
         ({}, {"report": None}, "Checking"),
@@ -269,8 +269,8 @@ def test_adapters_for_another_base_cannot_be_turned_on() -> None:
 @pytest.mark.parametrize(
     ("phase", "paused", "reason"),
     [
-        ("training", False, "Training pirate is going on"),
-        ("paused", True, "Training pirate is paused"),
+        ("training", False, "pirate is training"),
+        ("paused", True, "pirate is paused"),
         ("chatting", False, ""),
     ],
 )
@@ -317,7 +317,7 @@ def test_the_card_counts_changed_settings_and_says_the_disk_needed() -> None:
 def test_behind_a_training_another_may_wait_its_turn() -> None:
     ready = readiness.readiness(snapshot(job=job()), checked())
     assert (ready.label, ready.can_start) == ("Add pirate to the queue", True)
-    assert "Training pirate is going on." in words(ready.card)
+    assert "pirate is training." in words(ready.card)
     bad = checked(failure=Failure("Rank: too low.", "Try 8."))
     assert not readiness.readiness(snapshot(job=job()), bad).can_start
 

@@ -1,4 +1,4 @@
-"""One adapter looked at closely: what it changes, where it comes from, whether it does anything."""
+"""Details of one adapter: what it changes, where it comes from, and its effect."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ VERDICTS = {
 }
 MATCHES = {
     "same": "the loaded base",
-    "unknown": "not known",
+    "unknown": "unknown",
     "other": "another base",
     "no base": "no base is loaded",
 }
 
 
 def report_card(report: rs.AdapterReport) -> Node:
-    """Describe an adapter before it is added: verdict first, then why, then what it is."""
+    """Describe an adapter before it is added: the verdict, the reasons, then its properties."""
     kind, sentence = VERDICTS[report.verdict]
     reasons = [
         el("p", reason.what, el("span", f" {reason.cure}", cls="aw-quiet") if reason.cure else None)
@@ -35,16 +35,16 @@ def report_card(report: rs.AdapterReport) -> Node:
 
 
 def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
-    """List what an adapter is."""
+    """List the properties of an adapter."""
     ranks = ", ".join(map(str, report.ranks))
-    made_for = report.made_for or "not said"
+    made_for = report.made_for or "not stated"
     return [
         ("Method", f"{report.method}, rank {ranks}, alpha {report.alpha:g}"),
         (
             "Changes",
             f"{units.plural(len(report.layers), 'layer')}: {', '.join(report.targets)}",
         ),
-        ("Size", f"{units.count(report.parameters)} numbers, {units.size(report.bytes)}"),
+        ("Size", f"{units.count(report.parameters)} parameters, {units.size(report.bytes)}"),
         ("Made for", f"{made_for} ({MATCHES[report.base_match]})"),
         ("Effective rank", f"{report.effective_rank:.1f} of {report.rank} on average"),
         *report.lineage,
@@ -52,11 +52,11 @@ def report_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
 
 
 def read_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
-    """List what could be read of an adapter that cannot be added; what is not known is left out."""
+    """List the known properties of an adapter that cannot be added."""
     rank = f", rank {report.rank}" if report.rank else ""
     alpha = f", alpha {report.alpha:g}" if report.alpha else ""
-    size = f"{units.count(report.parameters)} numbers, {units.size(report.bytes)}"
-    made_for = report.made_for or "not said"
+    size = f"{units.count(report.parameters)} parameters, {units.size(report.bytes)}"
+    made_for = report.made_for or "not stated"
     listed = [
         ("Method", f"{report.method}{rank}{alpha}" if report.method else ""),
         ("Changes", ", ".join(report.targets)),
@@ -68,9 +68,9 @@ def read_facts(report: rs.AdapterReport) -> list[tuple[str, Child]]:
 
 
 def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
-    """Draw how much each layer is changed: blocks down, modules across, darker is more.
+    """Draw how much each layer is changed: one row per block, one column per module.
 
-    Every cell carries its number, so the picture reads without colour.
+    Darker is more; every cell also shows its number.
     """
     grid: dict[str, dict[str, rs.LayerNorm]] = {}
     for layer in layers:
@@ -97,7 +97,7 @@ def heat_map(layers: Sequence[rs.LayerNorm]) -> Node:
 
 
 def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]], *, active: bool) -> Node:
-    """Show how likely each next word is for each variant, and say whether the adapter matters."""
+    """Show the probability of each next word for each variant, and the adapter's effect."""
     base, *others = result.chances
     shift = max((_distance(base, other) for other in others), default=0.0)
     rows = [
@@ -116,24 +116,24 @@ def next_words(result: rs.NextTokens, names: Sequence[tuple[str, str]], *, activ
     return el(
         "div",
         el("div", el("p", _effect(shift, active)), cls=f"aw-note {kind}"),
-        table("Chances of the next word", heads, rows),
+        table("Probabilities of the next word", heads, rows),
     )
 
 
 def _effect(shift: float, active: bool) -> str:
-    """Say what an adapter does to the next word, and whether it does so now."""
+    """Say how much an adapter changes the next word's probabilities, and whether it is on."""
     if shift <= 1e-6:
-        return "It makes no difference for this prompt: the chances are the same."
+        return "It makes no difference for this prompt: the probabilities are the same."
     size = units.chance(shift).replace("< ", "less than ").replace("> ", "more than ")
     by = size if " than " in size else f"up to {size}"
-    moved = f"the chances of the next word by {by}."
+    what = f"the probabilities of the next word by {by}."
     if active:
-        return f"It is on: it moves {moved}"
-    return f"It works, and is off now: turned on, it would move {moved}"
+        return f"It is on and changes {what}"
+    return f"It works, but it is off now. When turned on, it will change {what}"
 
 
 def title(info: rs.AdapterInfo) -> Node:
-    """Name the chosen adapter with its colour."""
+    """Return the name of the chosen adapter with its colour and origin."""
     how = info.recipe or (f"trained on {info.data}" if info.data else "")
     return el("div", chip(info.name, info.colour, how), cls="aw-column-head")
 

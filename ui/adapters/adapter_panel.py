@@ -1,4 +1,4 @@
-"""The lower half of Load: adding adapters, and the one that was picked in the table."""
+"""The lower half of Load: adding adapters, and the details of the selected one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ NOTHING: Node = el("div")
 
 
 class AddPanel:
-    """Looks at an adapter from a folder, a zip or the Hub, and adds it."""
+    """Inspects an adapter from a folder, a zip or the Hub, and adds it."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -37,14 +37,14 @@ class AddPanel:
         with accordion:
             with gr.Row(elem_classes="aw-fields aw-baseline"):
                 self.source = gr.Textbox(
-                    label="Where it lies",
+                    label="Location",
                     info="A folder or zip with a PEFT adapter, or a Hugging Face id.",
                     max_lines=1,
                     elem_id="add-source",
                 )
                 self.name = gr.Textbox(
                     label="Name",
-                    info="What it is called here; empty takes the name it brings.",
+                    info="Name here. Leave empty to use its own.",
                     max_lines=1,
                     elem_id="add-name",
                 )
@@ -57,7 +57,7 @@ class AddPanel:
             self.report = safe_view(NOTHING, label="The inspected adapter", elem_id="add-report")
 
     def connect(self) -> list[Any]:
-        """Wire the panel; returns the events after which the whole page is drawn again."""
+        """Wire the panel; returns the events after which the page is redrawn."""
         looked = [self.report, self.add]
         self.inspect.click(self.look, self.source, looked, **QUIET)
         self.source.submit(self.look, self.source, looked, **QUIET)
@@ -78,9 +78,9 @@ class AddPanel:
     def look(self, source: str) -> Iterator[tuple[Node, Any]]:
         """Inspect without loading anything."""
         if not (source or "").strip():
-            yield el("p", "Write where the adapter lies first.", cls="aw-quiet"), _off()
+            yield el("p", "Enter the location of the adapter first.", cls="aw-quiet"), _off()
             return
-        yield el("p", "Looking at it; nothing is loaded.", cls="aw-quiet"), _off()
+        yield el("p", "Inspecting it; nothing is loaded.", cls="aw-quiet"), _off()
         try:
             job = self.handle.start(rq.InspectAdapter(source=source.strip()))
             report: rs.AdapterReport = job.result(timeout=WAIT_SECONDS)
@@ -90,16 +90,16 @@ class AddPanel:
         yield report_card(report), gr.update(interactive=report.verdict != "cannot")
 
     def forget(self, source: str, uploaded: str) -> tuple[Any, Any]:
-        """Another source was written: the report no longer speaks of it.
+        """Clear the report because the source changed.
 
-        An upload writes its own source and is looked at by itself: that report may be there sooner.
+        Not after an upload, which sets the source itself: its report may already be there.
         """
         if uploaded and source == uploaded:
             return gr.skip(), gr.skip()
         return NOTHING, _off()
 
     def take_upload(self, file: str) -> tuple[Any, Any, Node]:
-        """Take a zip into the workspace and write where it lies."""
+        """Copy a zip into the workspace and set it as the source."""
         try:
             target = self.handle.service.add_adapter_upload(Path(file), Path(file).name)
         except (errors.WorkbenchError, OSError) as error:
@@ -108,7 +108,7 @@ class AddPanel:
 
     def add_adapter(self, source: str, name: str) -> Iterator[tuple[Any, ...]]:
         """Add the inspected adapter to session and library."""
-        yield el("p", "Adding it and comparing what was read.", cls="aw-quiet"), _off(), gr.skip()
+        yield el("p", "Adding and verifying it.", cls="aw-quiet"), _off(), gr.skip()
         try:
             request = rq.LoadAdapter(source=source.strip(), name=(name or "").strip())
             loaded: rs.LoadedAdapter = self.handle.start(request).result(timeout=WAIT_SECONDS)
@@ -119,10 +119,10 @@ class AddPanel:
 
 
 class DetailPanel:
-    """The picked adapter: what it changes, whether it is on, and what can be done with it.
+    """The selected adapter: what it changes, its effect, and the actions on it.
 
-    The Load tab draws `panel` and `head` from what the library has: the panel is closed while the
-    picked adapter is not there, also where another browser tab deleted it.
+    The Load tab draws `panel` and `head` from the library: the panel is hidden when the selected
+    adapter does not exist, for example because another browser tab deleted it.
     """
 
     def __init__(self, handle: ServiceHandle) -> None:
@@ -130,7 +130,7 @@ class DetailPanel:
         self.opened = gr.State("")
         demo = handle.service.settings.demo
         with gr.Column(visible=False, elem_classes="aw-column aw-detail") as self.panel:
-            self.head = safe_view(NOTHING, label="The picked adapter")
+            self.head = safe_view(NOTHING, label="The selected adapter")
             with gr.Row(elem_classes="aw-split"):
                 with gr.Column(scale=6, min_width=300):
                     self.report = safe_view(NOTHING, label="What it changes", elem_id="detail")
@@ -141,8 +141,8 @@ class DetailPanel:
     def _build_is_it_on(self) -> None:
         self.prompt = gr.Textbox(
             "Where is the cat?",
-            label="Is it on?",
-            info="How likely each next word is, without and with it.",
+            label="Check its effect",
+            info="Likelihood of the next word, with and without the adapter.",
             max_lines=2,
             elem_id="is-it-on",
         )
@@ -164,14 +164,14 @@ class DetailPanel:
             self.save = gr.Button("Save a copy", size="sm", visible=not demo)
             self.pack = gr.Button("Make a zip", size="sm", elem_id="pack")
             self.download = gr.DownloadButton("Download", size="sm", visible=False)
-            self.unload = gr.Button("Take off the model", size="sm")
+            self.unload = gr.Button("Unload from model", size="sm")
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-adapter")
         self.handle.keep_for_owner(self.save_to, self.save, visible=True)
         self.done = safe_view(NOTHING, label="What was done")
         self.push = PushPanel(self.handle)
 
     def connect(self, chosen: gr.State) -> list[Any]:
-        """Wire the panel; returns the events after which the whole page is drawn again."""
+        """Wire the panel; returns the events after which the page is redrawn."""
         self.ask.click(self.next_words, [chosen, self.prompt], self.words, **QUIET)
         self.prompt.submit(self.next_words, [chosen, self.prompt], self.words, **QUIET)
         self.pack.click(self.make_zip, chosen, [self.download, self.done], **QUIET)
@@ -187,21 +187,21 @@ class DetailPanel:
 
     @property
     def changing(self) -> list[Any]:
-        """The buttons that change the adapter, which wait while something holds the model."""
+        """The buttons that change the adapter; disabled while the model is busy."""
         return [self.rename, self.unload, self.delete]
 
     @property
     def shown(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.opened, self.report, self.new_name, self.download, self.words, self.done,
             self.push.done,
         ]  # fmt: skip
 
     def show(self, chosen: str, opened: str) -> Iterator[tuple[Any, ...]]:
-        """Fill the panel for a newly picked adapter; its measurements follow."""
+        """Fill the panel for a newly selected adapter; then add its measurements."""
         info = self.handle.adapter(chosen)
-        if info is None or chosen == opened:  # any click in the table comes here, a slider's too
+        if info is None or chosen == opened:  # any click in the table, also on a slider
             yield (gr.skip(),) * len(self.shown)
             return
         measuring = el("p", "Measuring what it changes.", cls="aw-quiet")
@@ -214,7 +214,7 @@ class DetailPanel:
         yield gr.skip(), drawn, *([gr.skip()] * (len(self.shown) - 2))
 
     def next_words(self, chosen: str, prompt: str) -> Node:
-        """Show the chances of the next word without and with the adapter."""
+        """Show the probabilities of the next word with and without the adapter."""
         try:
             info = self.handle.require_adapter(chosen)
             on = dict(self.handle.service.snapshot().active).get(info.name)
@@ -239,7 +239,7 @@ class DetailPanel:
         try:
             if not (destination or "").strip():
                 raise errors.InvalidRequest(
-                    "No folder is named.", cure="Write a new folder's name."
+                    "No folder is given.", cure="Enter the name of a new folder."
                 )
             name = self.handle.require_adapter(chosen).name
             folder = units.whole_path(destination, self.handle.service.settings.copies_dir)
@@ -256,20 +256,20 @@ class DetailPanel:
             info = self.handle.start(request).result(timeout=WAIT_SECONDS).adapter
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
-        return el("p", f"It is called {info.name} now.", cls="aw-quiet")
+        return el("p", f"It is now called {info.name}.", cls="aw-quiet")
 
     def take_off(self, chosen: str) -> Node:
-        """Take the adapter off the model; it stays in the library."""
+        """Unload the adapter from the model; it stays in the library."""
         try:
             name = self.handle.require_adapter(chosen).name
             removed = self.handle.start(rq.UnloadAdapter(name=name)).result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
             return failure_card(explain(error))
         freed = units.size(removed.freed_bytes)
-        return el("p", f"Off the model, {freed} freed. It stays in the library.", cls="aw-quiet")
+        return el("p", f"Unloaded, {freed} freed. It stays in the library.", cls="aw-quiet")
 
     def delete_adapter(self, chosen: str) -> Node:
-        """Delete the adapter, which closes the panel; the table offers to undo it."""
+        """Delete the adapter, which closes the panel; the table then offers Undo."""
         try:
             name = self.handle.require_adapter(chosen).name
             self.handle.start(rq.DeleteAdapter(name=name)).result(timeout=WAIT_SECONDS)
@@ -283,10 +283,10 @@ def loaded_card(loaded: rs.LoadedAdapter) -> Node:
     notes = [el("p", note, cls="aw-quiet") for note in loaded.notes]
     return el(
         "div",
-        el("p", el("strong", f"{loaded.adapter.name} is in the library and on the model.")),
+        el("p", el("strong", f"{loaded.adapter.name} was added to the library and loaded.")),
         *notes,
         evidence(
-            "Verified: as the workbench holds it, it answers as plain PEFT does "
+            "Verified: the loaded adapter gives the same answers as plain PEFT "
             f"(largest difference {units.small(loaded.max_difference)})."
         ),
         cls="aw-note good",
@@ -303,7 +303,7 @@ def saved_card(saved: rs.SavedAdapter) -> Node:
         ),
         el("p", saved.path, cls="aw-path"),
         evidence(
-            "Verified: read back, the copy answers the same "
+            "Verified: the copy gives the same answers when it is loaded "
             f"(largest difference {units.small(saved.max_difference)})."
         ),
         cls="aw-note good",

@@ -1,4 +1,4 @@
-"""The table of adapters: which are on, how strongly, and what the model says of each."""
+"""The table of adapters: which are on, at what strength, and their state in memory."""
 
 from backend import CHAT_TEMPLATES
 from backend import results as rs
@@ -8,12 +8,12 @@ from ui.components.safe_view import Child, Node, button, chip, el, slider
 from ui.components.session_facts import fits
 from ui.components.tables import cell, table
 
-HEADS = ("On", "Name", "Method", "Strength", "On the model", "Made for", "From", "Exact match")
+HEADS = ("On", "Name", "Method", "Strength", "In memory", "Made for", "From", "Exact match")
 STRENGTHS = (-2.0, 2.0, 0.05)
 
 
 def adapter_table(snapshot: rs.Snapshot, chosen: str = "") -> Node:
-    """List the library with the state of each adapter; a row can be picked, `chosen` is its id."""
+    """List the library with the state of each adapter; `chosen` is the id of the selected row."""
     parts: list[Child] = []
     if snapshot.irregular:
         parts.append(_irregular(snapshot.irregular))
@@ -40,7 +40,7 @@ def _empty() -> Node:
 def _irregular(sentence: str) -> Node:
     return el(
         "div",
-        el("p", el("strong", "Something is not as it should be. "), sentence),
+        el("p", el("strong", "Something is wrong. "), sentence),
         button("Switch all off", "alone"),
         cls="aw-note bad",
         role="alert",
@@ -76,7 +76,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         cell("Name", chip(adapter.name, adapter.colour), cls="aw-name"),
         cell("Method", f"{adapter.method}, rank {adapter.rank}"),
         cell("Strength", _strength(snapshot, adapter, on)),
-        cell("On the model", _in_slot(snapshot, adapter) or _on_model(status)),
+        cell("In memory", _in_slot(snapshot, adapter) or _on_model(status)),
         cell("Made for", made_for, _other_template(snapshot, adapter)),
         cell("From", _origin(adapter)),
         cell("Exact match", units.percent(match) if match is not None else "-"),
@@ -89,11 +89,11 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
 
 
 def _other_template(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
-    """Say so where an adapter learned in a chat template that the base is not loaded with."""
+    """Return a note if the adapter was trained with another chat template than the base has."""
     given = CHAT_TEMPLATES.get(adapter.chat_template)
     if given is None or snapshot.base is None or snapshot.base.given_template == given.id:
         return None
-    help = f"It learned with the chat template {given.title}: load the base with it (Advanced)"
+    help = f"Trained with the chat template {given.title}: load the base with it (Advanced)"
     return el("span", f", in {given.title}", cls="aw-quiet", title=help)
 
 
@@ -111,7 +111,9 @@ def _switch(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: bool) -> Node:
 
 def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) -> Child:
     if adapter.strength == "on-off":
-        return el("span", "1 only", cls="aw-quiet", title=f"{adapter.method} has no other strength")
+        return el(
+            "span", "1 only", cls="aw-quiet", title=f"{adapter.method} only works at strength 1"
+        )
     if on is None:
         return el("span", "off", cls="aw-quiet")
     if obstacle := engaged(snapshot):
@@ -124,7 +126,7 @@ def _strength(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, on: float | None) 
 
 
 def _in_slot(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
-    """Say what an adapter has to do with the hot-swap slot; None while there is none."""
+    """Return the state of an adapter in the hot-swap slot; None without a slot."""
     slot = snapshot.slot
     if slot is None:
         return None
@@ -136,10 +138,8 @@ def _in_slot(snapshot: rs.Snapshot, adapter: rs.AdapterInfo) -> Child:
 def _on_model(status: rs.AdapterStatus | None) -> Child:
     if status is None:
         return el("span", "not loaded", cls="aw-quiet")
-    state = ("trainable" if status.trainable else "frozen") + (
-        ", merged" if status.merged else ", not merged"
-    )
-    help = "Frozen: it answers and does not learn now. Merged: added into the base's own weights"
+    state = ("trainable" if status.trainable else "loaded") + (", merged" if status.merged else "")
+    help = "Loaded: it can answer and is frozen. Merged: added to the base's own weights"
     return el(
         "span",
         el("span", units.size(status.memory_bytes), cls="aw-figure"),

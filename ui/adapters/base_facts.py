@@ -14,7 +14,10 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
     predicted, measured = base.memory_predicted_bytes, base.memory_measured_bytes
     pairs: list[tuple[str, Child]] = [
         ("Name", base.name),
-        ("Architecture", f"{base.architecture}, {base.layers} layers, {base.hidden_size} wide"),
+        (
+            "Architecture",
+            f"{base.architecture}, {base.layers} layers, hidden size {base.hidden_size}",
+        ),
         (
             "Parameters",
             f"{units.short_count(base.parameters)} ({units.count(base.parameters)})",
@@ -35,14 +38,14 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
 
 def _template(base: rs.ModelFacts) -> str:
     if base.given_template != "own":
-        return f"{CHAT_TEMPLATES[base.given_template].title}, given to it"
+        return f"{CHAT_TEMPLATES[base.given_template].title}, set in this app"
     if base.chat_template:
         return "its own"
-    return "none: plain text is continued. Advanced, Chat template gives it one."
+    return "none: it continues plain text. You can choose one under Advanced, Chat template."
 
 
 def _precision(base: rs.ModelFacts) -> str:
-    """Say how weights are stored; of a quantised base, those that are not quantised."""
+    """Return how the weights are stored; for a quantised base, those not quantised."""
     if base.quantization != "none":
-        return f"{base.precision}, of what is not quantised"
+        return f"{base.precision}, for weights that are not quantised"
     return f"{base.precision}: {base.precision_reason}"

@@ -1,6 +1,6 @@
-"""Making a plain LoRA twin of an adapter: the choice of its rank, and what came of it.
+"""Converting an adapter into a plain LoRA copy: the choice of its rank, and the result.
 
-Hot-swap and Combine each have one, for what cannot be used there as it is. Each speaks only of the
+Hot-swap and Combine each have one, for adapters that they cannot use directly. Each shows only the
 conversions that it started itself.
 """
 
@@ -17,12 +17,12 @@ from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.service_handle import ServiceHandle, error_of
 
 NEAR = 0.1
-"""A converted adapter whose changes differ by more is no longer the same."""
+"""Above this relative error, a converted adapter is not equivalent to the original."""
 NOTHING: Node = el("div")
 
 
 class Converter:
-    """A rank, shown where something can be converted, and the last conversion's news."""
+    """A rank field, shown if something can be converted, and the last conversion's result."""
 
     def __init__(self, handle: ServiceHandle, place: str) -> None:
         self.handle = handle
@@ -40,11 +40,11 @@ class Converter:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [self.rank, self.news]
 
     def convert(self, rank: str, event: gr.EventData) -> None:
-        """Start converting the adapter whose button was clicked, and return at once."""
+        """Start converting the adapter whose button was clicked; returns at once."""
         act, name = clicked(event)
         if act != "convert":
             return
@@ -56,12 +56,12 @@ class Converter:
             self.handle.version += 1
 
     def forget(self) -> None:
-        """Something else was begun: what came of the last conversion is no longer news."""
+        """Clear the result of the last conversion, because something else was started."""
         self.job, self.refused = None, None
         self.handle.version += 1
 
     def show(self, snapshot: rs.Snapshot, *, needed: bool) -> dict[Any, Any]:
-        """Draw the choice while something can be converted, and the news."""
+        """Draw the rank field if something can be converted, and the result."""
         return {self.rank: gr.update(visible=needed), self.news: self._news(snapshot)}
 
     def _news(self, snapshot: rs.Snapshot) -> Node:
@@ -71,7 +71,7 @@ class Converter:
             return el("p", f"{running.title}: {doing}.", cls="aw-quiet")
         failure = self.refused or self._failure()
         if failure is not None:
-            return failure_card(failure, title="It was not converted")
+            return failure_card(failure, title="The conversion failed")
         made = self._made(snapshot)
         return converted(made) if made is not None else NOTHING
 
@@ -80,7 +80,7 @@ class Converter:
         return explain(error) if error is not None else None
 
     def _made(self, snapshot: rs.Snapshot) -> rs.Converted | None:
-        """Return what came of it, under its name of now; None where there is nothing or no more."""
+        """Return the result with the adapter's current name; None without a result or adapter."""
         if self.job is None or not self.job.done():
             return None
         made: rs.Converted = self.job.result(timeout=0)
@@ -89,13 +89,13 @@ class Converter:
 
 
 def converted(result: rs.Converted) -> Node:
-    """Say how close a converted adapter is to its original, layer by layer on request."""
+    """Show how close a converted adapter is to its original; layers are collapsed."""
     if result.relative_error < 1e-4:
-        how = "Exact: it changes the base as the original does."
+        how = "It is exact: it changes the base in the same way as the original."
     else:
         how = (
-            f"Its changes differ from the original's by {result.relative_error:.1%}. "
-            "A higher rank is closer."
+            f"Its weight changes differ from the original's by {result.relative_error:.1%}. "
+            "A higher rank gets closer."
         )
     layers = [
         el("div", el("dt", name), el("dd", f"{error:.1%}" if error >= 1e-4 else "0"))
@@ -105,8 +105,10 @@ def converted(result: rs.Converted) -> Node:
     return el(
         "div",
         el("p", f"{result.adapter.name} is plain LoRA of rank {result.rank}. {how}"),
-        None if near else el("p", el("strong", "It is another adapter rather than the same one.")),
-        evidence("Verified: its files, read back, answer as the converted adapter does."),
+        None
+        if near
+        else el("p", el("strong", "The difference is large: treat it as another adapter.")),
+        evidence("Verified: its saved files give the same answers as the converted adapter."),
         el(
             "details",
             el("summary", "Difference per layer"),

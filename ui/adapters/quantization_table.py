@@ -1,4 +1,4 @@
-"""The table of quantisations before a base is loaded: memory, speed, what works, and which one."""
+"""The table of quantisations for a base: memory, speed, supported methods, and the choice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,18 +17,18 @@ from ui.components.service_handle import ServiceHandle
 
 TABLE_SECONDS = 120.0
 FIELDS = ("source", "precision", "device", "revision", "double_quant", "quantization")
-HEADS = ("Keep as", "Memory", "A run adds", "A step takes", "Works", "")
+HEADS = ("Format", "Memory", "A run adds", "Time per step", "Methods", "")
 EMPTY: Node = el("div", cls="aw-quantizations")
 LATER: Node = el(
     "p",
-    "What each quantisation takes shows here in a moment. While a run goes on it waits for the end "
-    "of it, or until you change a field.",
+    "Memory for each option appears here shortly. During a run it appears when the run is done, or "
+    "when you change a field.",
     cls="aw-quiet",
 )
 
 
 class QuantizationPicker:
-    """Shows the table for the base in a load form; a click on a row chooses its quantisation."""
+    """Shows the table for the base in the form; a click on a row chooses its quantisation."""
 
     def __init__(self, handle: ServiceHandle, form: Form) -> None:
         self.handle = handle
@@ -38,9 +38,9 @@ class QuantizationPicker:
         """Changes when the table is out of date; see `key_for`."""
 
     def connect(self) -> None:
-        """Draw the table when somebody names another base, and when `key` changes.
+        """Draw the table when the user enters another base, and when `key` changes.
 
-        Not when a page that opens fills the form: beside a training that would start a process.
+        Not when a new page fills the form: during a run that would start another process.
         """
         inputs = [self.form.components[name] for name in FIELDS]
         source = self.form.components["source"]
@@ -61,9 +61,9 @@ class QuantizationPicker:
         )
 
     def key_for(self, snapshot: rs.Snapshot) -> Any:
-        """Return what the table depends on in a session; nothing new while a job is running.
+        """Return what the table depends on in the session; unchanged while a job is running.
 
-        So the first one is drawn by the idle worker, and no page start pays for a second process.
+        So the idle worker computes the first table, and opening a page starts no second process.
         """
         if snapshot.job is not None or snapshot.phase == "down":
             return gr.skip()
@@ -71,11 +71,11 @@ class QuantizationPicker:
         return base.loaded_as if base is not None else "no base"
 
     def looking(self, source: str | None) -> Any:
-        """Take what was said of another base away, where asking for this one takes a while."""
+        """Clear the table of the previous base if the new one takes a while."""
         name = (source or "").strip()
-        if not name or name == "starter" or name.startswith(("/", ".", "~")):  # answered at once
+        if not name or name == "starter" or name.startswith(("/", ".", "~")):  # fast
             return gr.skip()
-        return el("p", f"Looking at {units.shorten(name, 60)}.", cls="aw-quiet")
+        return el("p", f"Reading {units.shorten(name, 60)}.", cls="aw-quiet")
 
     def compare(self, *values: Any) -> Node:
         """Return the table for the base that the form names."""
@@ -111,7 +111,7 @@ class QuantizationPicker:
 
 
 def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
-    """Describe the table: the recommendation with its reason, and a row for each quantisation."""
+    """Show the recommendation with its reason, and a row for each quantisation."""
     rows = [_row(choice, chosen) for choice in table.choices]
     best = next(c for c in table.choices if c.quantization == table.recommended)
     return el(
@@ -133,16 +133,17 @@ def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
 def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
     memory = units.size(choice.memory_bytes)
     mine = choice.quantization == chosen
-    limits = f"all but {choice.cannot}" if choice.cannot else "all"
+    excluded = " and ".join(choice.cannot.rsplit(", ", 1))
+    limits = f"all except {excluded}" if excluded else "all"
     offer = None if choice.blocker else button("Choose", "choose", choice.quantization)
     return el(
         "tr",
-        tables.cell("Keep as", choice.title, el("div", choice.summary, cls="aw-quiet")),
+        tables.cell("Format", choice.title, el("div", choice.summary, cls="aw-quiet")),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
         tables.cell("A run adds", units.size(choice.run_bytes)),
-        tables.cell("A step takes", _speed(choice.relative_seconds)),
+        tables.cell("Time per step", _speed(choice.relative_seconds)),
         tables.cell(
-            "Works", choice.blocker or el("span", limits, title=choice.can), cls="aw-quiet"
+            "Methods", choice.blocker or el("span", limits, title=choice.can), cls="aw-quiet"
         ),
         tables.cell("", el("span", "Chosen") if mine else offer),
         cls="selected" if mine else None,

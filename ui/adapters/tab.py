@@ -12,7 +12,7 @@ from ui.adapters.adapter_panel import AddPanel, DetailPanel
 from ui.adapters.adapter_table import adapter_table
 from ui.adapters.quantization_table import QuantizationPicker
 from ui.components import units
-from ui.components.blockers import engaged, held
+from ui.components.blockers import engaged, held, under_way
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
@@ -28,7 +28,7 @@ NOTHING: Node = el("div")
 
 
 class LoadTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -37,7 +37,7 @@ class LoadTab:
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 self._build_source()
             with gr.Column(scale=6, min_width=300, elem_classes="aw-column"):
-                gr.Markdown("## What is loaded", elem_classes="aw-head")
+                gr.Markdown("## Loaded base model", elem_classes="aw-head")
                 self.facts = safe_view(base_facts.base_facts(None), label="Facts about the base")
                 self.unload = gr.Button(
                     "Unload", size="sm", interactive=False, elem_classes="aw-auto"
@@ -45,7 +45,7 @@ class LoadTab:
         gr.Markdown("## Adapters", elem_classes="aw-head")
         self.chosen = gr.State("")
         self.adapters = safe_view(NOTHING, label="Adapters", elem_id="adapters")
-        self.adapter_note = safe_view(NOTHING, label="Adapters: trouble")
+        self.adapter_note = safe_view(NOTHING, label="Adapters: messages")
         self.detail = DetailPanel(handle)
         self.add = AddPanel(handle)
 
@@ -75,7 +75,7 @@ class LoadTab:
         self.quantizations = QuantizationPicker(self.handle, self.form)
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         source = self.form.components["source"]
         source.change(self.name_button, source, self.load, **QUIET)
         self.quantizations.connect()
@@ -84,7 +84,7 @@ class LoadTab:
             self.detail.show,
             [self.chosen, self.detail.opened],
             self.detail.shown,
-            trigger_mode="always_last",  # a pick while the last one is being measured counts
+            trigger_mode="always_last",  # the last click wins
             **QUIET,
         )
         return [
@@ -100,12 +100,12 @@ class LoadTab:
 
     @property
     def restored(self) -> list[Any]:
-        """The components that follow the loaded base when a page opens."""
+        """The components that show the loaded base when a page opens."""
         names = ("source", "quantization", "double_quant", "chat_template")
         return [self.form.components[name] for name in names]
 
     def restore(self) -> dict[Any, Any]:
-        """Let the form of a page that opens say what is loaded."""
+        """Fill the form of a new page with the loaded base."""
         base = self.handle.service.snapshot().base
         if base is None:
             return {}
@@ -114,12 +114,12 @@ class LoadTab:
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides which adapter is marked as picked."""
+        """This browser tab's own inputs of `show`: the selected adapter."""
         return {"chosen": self.chosen}
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.facts, self.unload, self.load, self.note, self.quantizations.key,
             self.adapters, self.adapter_note, *self.detail.changing, self.detail.panel,
@@ -127,12 +127,15 @@ class LoadTab:
         ]  # fmt: skip
 
     def name_button(self, source: str) -> Any:
-        """Let the button say what it will load."""
+        """Return the label of the button: what it will load."""
         return gr.update(value=f"Load {units.shorten(source or 'nothing', 40)}")
 
     def load_base(self, **values: Any) -> Node:
-        """Start loading the base and return at once."""
-        if values["quantization"] not in ("nf4", "fp4"):  # left from another choice, out of sight
+        """Start loading the base; returns at once."""
+        if values["quantization"] not in (
+            "nf4",
+            "fp4",
+        ):  # hidden fields may keep values of another choice
             fields = rq.LoadModel.model_fields
             values |= {name: fields[name].default for name in ("double_quant", "compute_dtype")}
         try:
@@ -142,16 +145,16 @@ class LoadTab:
         return NOTHING
 
     def unload_base(self) -> Node:
-        """Let the base go."""
+        """Unload the base."""
         return self._start(rq.UnloadModel())
 
     def pick(self, event: gr.EventData) -> Any:
-        """Choose the adapter whose row was clicked."""
+        """Select the adapter whose row was clicked."""
         act, adapter_id = clicked(event)
         return adapter_id if act == "pick" else gr.skip()
 
     def switch(self, event: gr.EventData) -> Any:
-        """Turn adapters on or off, or change how strongly one acts; undo a deletion."""
+        """Turn adapters on or off, change a strength, or undo a deletion."""
         act, name = clicked(event)
         if act == "restore":
             return self._start(rq.RestoreAdapter(name=name))
@@ -193,7 +196,7 @@ class LoadTab:
 
     def _note(self, snapshot: rs.Snapshot) -> Node:
         if snapshot.job is not None and snapshot.job.run_id is not None:
-            return el("p", f"{snapshot.job.title} is going on.", cls="aw-quiet")
+            return el("p", f"{under_way(snapshot.job)}.", cls="aw-quiet")
         if snapshot.job is not None:
             doing = snapshot.job.text or "this takes a moment"
             return el("p", f"{snapshot.job.title}: {doing}.", cls="aw-quiet")
@@ -201,11 +204,11 @@ class LoadTab:
 
     def _adapter_note(self, snapshot: rs.Snapshot) -> Node:
         if snapshot.adapters and (obstacle := engaged(snapshot)):
-            return el("p", f"{obstacle}. Meanwhile the adapters stay as they are.", cls="aw-quiet")
+            return el("p", f"{obstacle}. Adapters cannot be changed until then.", cls="aw-quiet")
         return self._failure("set-active", "restore-adapter") or self._restored(snapshot) or NOTHING
 
     def _restored(self, snapshot: rs.Snapshot) -> Node | None:
-        """Say under which name a deleted adapter came back, until something else is done to one."""
+        """Return the name of a restored adapter, until the next action on an adapter."""
         restored, switched = self.handle.last("restore-adapter"), self.handle.last("set-active")
         done: rs.Renamed | None = self.handle.outcome("restore-adapter")
         if restored is None or done is None or (switched and switched.id > restored.id):
@@ -225,16 +228,16 @@ class LoadTab:
 
 
 def _back(asked: str, name: str) -> str:
-    """Say that a deleted adapter is back; it comes back off, whatever it was."""
+    """Say that a deleted adapter was restored; it is always off afterwards."""
     if name.casefold() == asked.casefold():
-        return f"{name} is back, and off."
-    return f"{asked} is back as {name}, since another adapter has its name now. It is off."
+        return f"{name} is restored, and off."
+    return f"{asked} is restored as {name}, because another adapter has its name now. It is off."
 
 
 def _wanted(
     act: str, name: str, strength: float | None, active: list[tuple[str, float]]
 ) -> list[tuple[str, float]] | None:
-    """Return the active set that a click asks for, or None where it asks for none."""
+    """Return the active set that a click requests, or None if it requests none."""
     if act == "alone":
         return []
     if act == "on":

@@ -1,1 +1,4 @@
-"""The Chat screen: who answers, and what was said."""
+"""The Chat screen: the choice of models, the conversations, and scores of texts.
+
+Knows nothing of the other tabs.
+"""

@@ -1,7 +1,7 @@
-"""The conversation on the Chat tab: who answers, what was said, and the answer that is coming.
+"""The state of the Chat tab: the chosen models, their conversations, and the current answers.
 
-It lives beside the service and not in a page, so that a reload and a second browser tab see the
-same, also in the middle of an answer. Knows nothing of Gradio.
+It belongs to the app and not to a browser tab, so that a reload and a second tab show the same,
+even in the middle of an answer. Knows nothing of Gradio.
 """
 
 import threading
@@ -18,37 +18,37 @@ from ui.components.service_handle import ServiceHandle
 MOST = 6
 BASE = "base"
 ON_NOW = "on now"
-"""Keys of the two columns that are no single adapter; an adapter's key is "adapter: its id"."""
+"""Keys of the two columns without a single adapter; an adapter's key is "adapter: <id>"."""
 
 ADAPTER = "adapter: "
 
 
 @dataclass
 class Exchange:
-    """One question and its answer; `number` is the same in all columns that were asked it."""
+    """One question and its answer; `number` is the same in all columns for one question."""
 
     number: int
     question: str
     answer: str = ""
     coming: bool = True
     stopped: bool = False
-    """Whether somebody stopped it before it was whole, perhaps before it began."""
+    """Whether the user stopped it before it was complete, perhaps before it began."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column as it is now."""
+    """The current state of one column."""
 
     key: str
     title: str
     variant: rq.Variant
     colours: tuple[str, ...]
-    """One for each adapter; none for the base."""
+    """One colour for each adapter; empty for the base."""
     exchanges: tuple[Exchange, ...] = ()
     talk: tuple[str, ...] = ()
-    """What its conversation belongs to: the base's fingerprint and the adapters' ids.
+    """The key of its conversation: the base's fingerprint and the adapters' ids.
 
-    Names will not do: another adapter may get one, and every base is called "base" here.
+    Names are not enough: another adapter can get a name, and every base is called "base" here.
     """
 
 
@@ -60,7 +60,7 @@ class ChatState:
     version: int = 0
     failure: Failure | None = None
     returned: str = ""
-    """The question of a failed answer, which goes back to its box."""
+    """The question of a failed answer, which is put back into the text field."""
     _refused_as_busy: bool = False
     _chosen: list[str] | None = None
     _strengths: dict[str, float] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class ChatState:
     # -- who answers -----------------------------------------------------------------------------
 
     def choices(self, snapshot: rs.Snapshot) -> list[tuple[str, str]]:
-        """Return who can answer: (title, key)."""
+        """Return what can answer, as (title, key)."""
         found = [("base", BASE)]
         found += [(_title(info), ADAPTER + info.id) for info in session_facts.answering(snapshot)]
         if len(snapshot.active) > 1:
@@ -82,7 +82,7 @@ class ChatState:
         return found
 
     def chosen(self, snapshot: rs.Snapshot) -> list[str]:
-        """Return who answers: as chosen, else the base and the newest or active adapter."""
+        """Return the chosen keys; by default the base and the newest or active adapter."""
         possible = [key for _, key in self.choices(snapshot)]
         if self._chosen is not None:
             kept = [key for key in self._chosen if key in possible]
@@ -95,23 +95,23 @@ class ChatState:
         return [BASE, *(on or [key for key in possible if key.startswith(ADAPTER)][-1:])]
 
     def choose(self, keys: list[str]) -> None:
-        """Let these answer from now on; earlier conversations of others come back with them."""
+        """Choose what answers from now on; earlier conversations reappear with their column."""
         with self._lock:
             self._chosen = list(dict.fromkeys(keys))[:MOST]
             self.version += 1
 
     def strength(self, adapter_id: str) -> float:
-        """Return how strongly an adapter answers here."""
+        """Return the strength of an adapter in Chat."""
         return self._strengths.get(adapter_id, 1.0)
 
     def set_strength(self, adapter_id: str, strength: float) -> None:
-        """Let an adapter answer more or less strongly from the next question on."""
+        """Set the strength of an adapter, from the next question on."""
         with self._lock:
             self._strengths[adapter_id] = strength
             self.version += 1
 
     def columns(self, snapshot: rs.Snapshot) -> list[Column]:
-        """Return all columns with what was said in them."""
+        """Return all columns with their conversations."""
         with self._lock:
             return [self._column(key, snapshot) for key in self.chosen(snapshot)]
 
@@ -145,11 +145,13 @@ class ChatState:
         return self._job is not None
 
     def ask(self, question: str, settings: dict[str, Any]) -> None:
-        """Start all answers and return at once; raises what stands in the way."""
+        """Start all answers and return at once; raises an error if that is not possible."""
         with self._lock:
             columns = self.columns(self.handle.service.snapshot())
             if not columns:
-                raise errors.InvalidRequest("Nobody is chosen to answer.", cure="Choose the base.")
+                raise errors.InvalidRequest(
+                    "No model is chosen.", cure="Choose the base, for example."
+                )
             request = rq.SideBySide(
                 conversations=[_messages(column, question) for column in columns],
                 variants=[column.variant for column in columns],
@@ -166,22 +168,22 @@ class ChatState:
         threading.Thread(target=self._listen, args=(job, talks), daemon=True).start()
 
     def refuse(self, error: errors.WorkbenchError) -> None:
-        """Keep why a question was not asked at all."""
+        """Store why a question could not be asked."""
         with self._lock:
             self.failure, self._refused_as_busy = explain(error), isinstance(error, errors.Busy)
             self.version += 1
 
     def trouble(self, *, free: bool) -> Failure | None:
-        """Return what to say of the last question; that the model was busy only while it is."""
+        """Return the error of the last question; "busy" errors only while the model is busy."""
         return None if free and self._refused_as_busy else self.failure
 
     def stop(self) -> None:
-        """Stop the answers that are coming; what was said stays."""
+        """Stop the current answers; the text so far stays."""
         if (job := self._job) is not None:
             self.handle.service.stop_answer(job)
 
     def clear(self) -> None:
-        """Forget what was said, and stop what is coming."""
+        """Clear all conversations, and stop the current answers."""
         self.stop()
         with self._lock:
             self._said.clear()
@@ -189,7 +191,7 @@ class ChatState:
             self.version += 1
 
     def _listen(self, job: Job, talks: list[tuple[str, ...]]) -> None:
-        """Take the pieces of all columns until the answers are whole."""
+        """Receive the pieces of all columns until the answers are complete."""
         failure = None
         try:
             for column, text in job.column_pieces():
@@ -198,7 +200,7 @@ class ChatState:
                         exchange.answer += text
                         self.version += 1
             self._note_stopped(talks, job.result())
-        except Exception as error:  # whatever it is, the page must not wait for ever
+        except Exception as error:  # any error: the page must not wait for ever
             failure = explain(error)
         with self._lock:
             self._end(talks, failure)
@@ -216,7 +218,7 @@ class ChatState:
                 continue
             exchange.coming = False
             if failure is not None:
-                # an unanswered question would make every later one fail too
+                # an unanswered question would make all later ones fail
                 self._said[talk].remove(exchange)
                 self.returned = exchange.question
         self.failure, self._job = failure, None
@@ -248,7 +250,7 @@ def _title(info: rs.AdapterInfo) -> str:
 def _messages(column: Column, question: str) -> list[rq.Message]:
     messages = []
     for each in column.exchanges:
-        if each.stopped and not each.answer.strip():  # it was never asked, or said nothing yet
+        if each.stopped and not each.answer.strip():  # stopped before the first token
             continue
         messages.append(rq.Message(role="user", content=each.question))
         messages.append(rq.Message(role="assistant", content=each.answer.strip()))

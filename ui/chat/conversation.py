@@ -17,9 +17,9 @@ SURPRISE = 8.0
 
 
 def answers(columns: Sequence[Column], hint: str = "") -> Node:
-    """Describe all columns side by side; what differs from the base is marked."""
+    """Show all columns side by side; words that differ from the base are marked."""
     if not columns:
-        return el("p", "Nobody is chosen. Choose who answers above.", cls="aw-quiet aw-empty")
+        return el("p", "No model is chosen. Choose one under Who answers.", cls="aw-quiet aw-empty")
     reference = next((c for c in columns if c.key == BASE), columns[0])
     known = {each.number: each for each in reference.exchanges}
     drawn = [_column(column, known, column is reference, hint) for column in columns]
@@ -57,7 +57,7 @@ def _answer(each: Exchange, base: Exchange | None) -> Node:
         words: list[Child] = [each.answer, el("span", cls="aw-caret", aria_hidden="true")]
         return el("div", *words, cls="aw-turn said", aria_busy="true")
     answer = each.answer.strip()
-    if not answer:  # no words of the model's, so none that differ
+    if not answer:  # nothing to compare with the base
         why = "(stopped before it could answer)" if each.stopped else "(an empty answer)"
         return el("div", why, cls="aw-turn said aw-quiet")
     cut = el("span", " (stopped)", cls="aw-quiet") if each.stopped else None
@@ -65,7 +65,7 @@ def _answer(each: Exchange, base: Exchange | None) -> Node:
 
 
 def _compared(answer: str, base: Exchange | None) -> list[Child]:
-    """Mark what the base says otherwise; an answer of it that is not whole says nothing of that."""
+    """Mark the words that differ from the base; only if the base's answer is complete."""
     if base is None or base.coming or base.stopped or not base.answer.strip():
         return [answer]
     parts: list[Child] = []
@@ -77,7 +77,7 @@ def _compared(answer: str, base: Exchange | None) -> list[Child]:
 
 
 def differing(base: str, answer: str) -> list[tuple[str, bool]]:
-    """Split an answer into parts: (words, whether the base says something else there)."""
+    """Split an answer into parts: (words, whether they differ from the base)."""
     left, right = WORD.findall(base), WORD.findall(answer)
     matcher = SequenceMatcher(
         None, [w.strip() for w in left], [w.strip() for w in right], autojunk=False
@@ -93,12 +93,12 @@ def differing(base: str, answer: str) -> list[tuple[str, bool]]:
 
 
 def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
-    """Describe how likely one text is for each: the numbers, and the text tinted by surprise."""
+    """Show how likely a text is for each model: the numbers, and the text tinted by surprise."""
     count = scores.tokens[0]
     rows = [
         el(
             "tr",
-            tables.cell("Who", named(column), cls="aw-name"),
+            tables.cell("Model", named(column), cls="aw-name"),
             tables.cell("Log-probability", f"{total[0]:.2f} nats"),
             tables.cell("Perplexity", _grouped(perplexity(total[0], count))),
         )
@@ -106,10 +106,10 @@ def score_view(scores: rs.Scores, columns: Sequence[Column]) -> Node:
     ]
     return el(
         "div",
-        tables.table("Scores", ("Who", "Log-probability", "Perplexity"), rows),
+        tables.table("Scores", ("Model", "Log-probability", "Perplexity"), rows),
         el("p", _best(scores, columns), cls="aw-result") if len(columns) > 1 else None,
         *_tinted(scores, columns),
-        el("p", f"Over {units.plural(count, 'token')} after the first, which is given.",
+        el("p", f"Over {units.plural(count, 'token')}, without the first, which is given.",
            cls="aw-quiet"),
     )  # fmt: skip
 
@@ -119,14 +119,14 @@ def _grouped(value: float) -> str:
 
 
 def perplexity(total: float, tokens: int) -> float:
-    """Return how many words the model hesitates between, on average."""
+    """Return exp(-log-probability / tokens), capped to stay finite."""
     return math.exp(min(-total / max(tokens, 1), 700.0))
 
 
 def _best(scores: rs.Scores, columns: Sequence[Column]) -> str:
     totals = [each[0] for each in scores.scores]
     best = max(range(len(totals)), key=totals.__getitem__)
-    return f"Least surprised: {columns[best].title}."
+    return f"Lowest perplexity: {columns[best].title}."
 
 
 def _tinted(scores: rs.Scores, columns: Sequence[Column]) -> list[Node]:
@@ -136,7 +136,7 @@ def _tinted(scores: rs.Scores, columns: Sequence[Column]) -> list[Node]:
         el("div", named(column), el("p", *_pieces(scores.pieces[0], shares[0])), cls="aw-surprise")
         for column, shares in zip(columns, scores.piece_scores, strict=True)
     ]
-    legend = "The stronger the tint, the more a piece surprises. Point at one for its chance."
+    legend = "A stronger tint means a less likely token. Point at one to see its probability."
     return [*lines, el("p", legend, cls="aw-quiet")]
 
 
@@ -147,7 +147,9 @@ def _pieces(pieces: Sequence[str], shares: Sequence[float]) -> list[Node]:
             piece,
             cls="aw-piece given" if index == 0 else "aw-piece",
             share=min(-log / SURPRISE, 1.0),
-            title="given" if index == 0 else f"chance {units.percent(math.exp(min(log, 0.0)))}",
+            title="given"
+            if index == 0
+            else f"probability {units.percent(math.exp(min(log, 0.0)))}",
         )
         for index, (piece, log) in enumerate(zip(pieces, shares, strict=True))
     ]

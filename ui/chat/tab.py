@@ -1,4 +1,4 @@
-"""The Chat tab: up to six variants answer side by side, and a text is scored by all of them."""
+"""The Chat tab: up to six variants answer side by side, and all of them can score a text."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ NO_PROMPTS = ["Where is the cat?"]
 
 
 class ChatTab:
-    """Builds the tab and answers its events. What was said lives on the chat_state."""
+    """Builds the tab and handles its events. The conversations are in `chat_state`."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -44,7 +44,7 @@ class ChatTab:
             multiselect=True,
             max_choices=MOST,
             label="Who answers",
-            info=f"Up to {MOST}. Strength (scaling): 1 as learned, 0 off, below 0 the opposite.",
+            info=f"Choose up to {MOST}. Strength 1 = as trained, 0 = off, negative = the opposite.",
             elem_id="chat-who",
         )
         with gr.Row(elem_classes="aw-strengths"):
@@ -84,7 +84,7 @@ class ChatTab:
                 gr.Button(prompt, size="sm", elem_classes="aw-example")
                 for prompt in self._prompts()
             ]
-        self.trouble = safe_view(el("div"), label="Trouble")
+        self.trouble = safe_view(el("div"), label="Messages")
         with gr.Accordion("How they answer", open=False), gr.Row(elem_classes="aw-fields"):
             for path in ("temperature", "max_new_tokens", "seed", "same_seed"):
                 self.form.add(path, min_width=150, elem_id=f"chat-{path}")
@@ -96,7 +96,7 @@ class ChatTab:
     def _build_score(self) -> None:
         gr.Markdown("## Score a text", elem_classes="aw-head")
         gr.Markdown(
-            "How likely is a text for each of them? A lower perplexity means less surprised.",
+            "How likely does each model find this text? Lower perplexity = less surprised.",
             elem_classes="aw-help",
         )
         self.text = gr.Textbox(label="Text", lines=2, max_lines=12, elem_id="score-text")
@@ -107,18 +107,18 @@ class ChatTab:
 
     @property
     def drawn(self) -> list[Any]:
-        """What follows session and chat_state."""
+        """The components that follow the session and `chat_state`."""
         return [
             self.who, *self.strengths, self.answers, self.send, self.stop, self.trouble, self.score
         ]  # fmt: skip
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides what `show` draws, of this visitor's own."""
+        """This browser tab's own inputs of `show`."""
         return {}
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         following = {"outputs": [*self.drawn, self.prompt], **QUIET}
         asked = gr.on(
             [self.send.click, self.prompt.submit],
@@ -141,10 +141,10 @@ class ChatTab:
     # -- answering -------------------------------------------------------------------------------
 
     def ask(self, prompt: str, **values: Any) -> Iterator[dict[Any, Any]]:
-        """Let all of them answer, and draw what comes."""
+        """Ask all chosen models, and draw their answers as they arrive."""
         prompt = (prompt or "").strip()
         if not prompt:
-            yield {self.trouble: el("p", "Write a question first.", cls="aw-quiet")}
+            yield {self.trouble: el("p", "Enter a question first.", cls="aw-quiet")}
             return
         try:
             self.chat_state.ask(prompt, self.form.read(values))
@@ -156,9 +156,9 @@ class ChatTab:
         yield from self.follow()
 
     def follow(self) -> Iterator[dict[Any, Any]]:
-        """Draw the answers that are coming, not more often than anybody can read.
+        """Draw the current answers, at most once per `REDRAW_SECONDS`.
 
-        A page that is reloaded in the middle of an answer follows it from here.
+        A page that is reloaded in the middle of an answer also continues here.
         """
         seen = -1
         while self.chat_state.asking:
@@ -170,43 +170,47 @@ class ChatTab:
         yield {**self.show(self.handle.service.snapshot()), **back}
 
     def stop_answers(self) -> None:
-        """Stop what is coming; what was said stays."""
+        """Stop the current answers; the text so far stays."""
         self.chat_state.stop()
 
     def clear_answers(self) -> None:
-        """Start all conversations afresh."""
+        """Clear all conversations."""
         self.chat_state.clear()
 
     def choose_who(self, keys: list[str]) -> None:
-        """Let these answer from now on."""
+        """Choose what answers from now on."""
         self.chat_state.choose(keys or [])
 
     def set_strength(self, number: int, strength: float) -> None:
-        """Let the adapter of one slider answer more or less strongly."""
+        """Set the strength of the adapter of one slider."""
         scaled = self._scaled(self.handle.service.snapshot())
         if number < len(scaled):
             self.chat_state.set_strength(scaled[number].id, float(strength))
 
     def try_it(self, adapter: rs.AdapterInfo) -> str:
-        """Let an adapter answer beside the base; returns a question that shows what it learned."""
+        """Choose the base and an adapter; returns a question that shows what it learned."""
         self.chat_state.choose([BASE, ADAPTER + adapter.id])
         known = data_sets.bundled_set(adapter.data)
         return known.try_prompt if known else ""
 
     def take_example(self, example: str) -> str:
-        """Put an example into the question."""
+        """Put an example into the question field."""
         return example
 
     # -- scoring ---------------------------------------------------------------------------------
 
     def score_text(self, passage: str) -> Node:
-        """Show how likely a text is for everybody who answers."""
+        """Show how likely a text is for each chosen model."""
         columns = self.chat_state.columns(self.handle.service.snapshot())
         try:
             if not (passage or "").strip():
-                raise errors.InvalidRequest("There is no text to score.", cure="Write some first.")
+                raise errors.InvalidRequest(
+                    "There is no text to score.", cure="Enter a text first."
+                )
             if not columns:
-                raise errors.InvalidRequest("Nobody is chosen.", cure="Choose who answers above.")
+                raise errors.InvalidRequest(
+                    "No model is chosen.", cure="Choose one under Who answers."
+                )
             variants = [column.variant for column in columns]
             request = rq.Score(texts=[passage], variants=variants, per_token=True)
             scores = self.handle.start(request).result(timeout=SCORE_SECONDS)
@@ -217,7 +221,7 @@ class ChatTab:
     # -- drawing ---------------------------------------------------------------------------------
 
     def show(self, snapshot: rs.Snapshot) -> dict[Any, Any]:
-        """Draw everything in this tab that follows session and chat_state."""
+        """Draw everything in this tab that follows the session and `chat_state`."""
         chosen, asking = self.chat_state.chosen(snapshot), self.chat_state.asking
         busy = not session_facts.can_answer(snapshot)
         failure = self.chat_state.trouble(free=not busy)
@@ -254,7 +258,7 @@ class ChatTab:
         }
 
     def _scaled(self, snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
-        """Return the adapters that answer and whose strength can be anything."""
+        """Return the chosen adapters whose strength can be changed."""
         scales = {
             ADAPTER + i.id: i for i in session_facts.answering(snapshot) if i.strength == "any"
         }

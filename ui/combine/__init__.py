@@ -1,1 +1,4 @@
-"""The Combine screen: recipes for blends, and a mix that is asked before it is kept."""
+"""The Combine screen: blending adapters, and trying a mix before it is saved.
+
+Knows nothing of how a blend is computed, which `backend.blends` and the engine do.
+"""

@@ -1,4 +1,4 @@
-"""What the Combine tab shows, as pure functions: likeness, readiness, results, answers."""
+"""What the Combine tab shows, as pure functions: similarity, readiness, results, answers."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from backend import blends
 from backend import requests as rq
 from backend import results as rs
 from ui.components import units
-from ui.components.blockers import held, no_base
+from ui.components.blockers import held, no_base, under_way
 from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, chip, el
 from ui.components.session_facts import as_named
 
 ALIKE, APART = 0.5, 0.1
 ROUNDING = 5e-6
-"""A distance below this is that of 32-bit numbers, not of the method."""
+"""A distance below this is float32 rounding, not an error of the method."""
 Colours = Mapping[str, str]
 
 
@@ -22,7 +22,7 @@ Colours = Mapping[str, str]
 
 
 def likeness(report: rs.SimilarityReport, colours: Colours, pair: tuple[int, int] | None) -> Node:
-    """Draw the cosines of adapters as a heat map, and of one pair layer by layer."""
+    """Draw the cosine similarity of adapters as a heat map, and one pair layer by layer."""
     size = range(len(report.names))
     head = el("tr", el("th", ""), *(el("th", name, scope="col") for name in report.names))
     rows = [
@@ -35,14 +35,14 @@ def likeness(report: rs.SimilarityReport, colours: Colours, pair: tuple[int, int
     ]
     hint = (
         "1: the same direction, 0: unrelated, -1: opposite (cosine of their weight changes). "
-        "Pick a number to see it layer by layer."
+        "Click a number to see it layer by layer."
     )
     return el(
         "div",
         el("h3", likeness_finding(report)),
         el(
             "div",
-            el("table", el("thead", head), el("tbody", *rows), aria_label="How alike they are"),
+            el("table", el("thead", head), el("tbody", *rows), aria_label="Similarity"),
             cls="aw-heat",
         ),
         el("p", hint, cls="aw-quiet aw-notes"),
@@ -51,20 +51,20 @@ def likeness(report: rs.SimilarityReport, colours: Colours, pair: tuple[int, int
 
 
 def likeness_finding(report: rs.SimilarityReport) -> str:
-    """Say in one sentence what a likeness matrix shows."""
+    """Return the main finding of a similarity matrix."""
     pairs = list(itertools.combinations(range(len(report.names)), 2))
     i, j = max(pairs, key=lambda pair: abs(report.cosine[pair[0]][pair[1]]))
     value, first, second = report.cosine[i][j], report.names[i], report.names[j]
-    most = "" if len(pairs) == 1 else "Most of all, "
+    most = "" if len(pairs) == 1 else "Largest: "
     if value > ALIKE:
-        return f"{most}{first} and {second} change much the same ({units.signed(value)})"
+        return f"{most}{first} and {second} make very similar changes ({units.signed(value)})"
     if value > APART:
         return f"{most}{first} and {second} overlap a little ({units.signed(value)})"
     if value < -APART:
-        return f"{most}{first} and {second} pull against each other ({units.signed(value)})"
+        return f"{most}{first} and {second} make opposite changes ({units.signed(value)})"
     if len(pairs) > 1:
-        return f"They hardly touch each other (at most {abs(value):.2f})"
-    return f"{first} and {second} hardly touch each other ({units.signed(value)})"
+        return f"They are almost unrelated (at most {abs(value):.2f})"
+    return f"{first} and {second} are almost unrelated ({units.signed(value)})"
 
 
 def _cell(report: rs.SimilarityReport, i: int, j: int, pair: tuple[int, int] | None) -> Node:
@@ -96,7 +96,7 @@ def _layers_of_pair(report: rs.SimilarityReport, pair: tuple[int, int]) -> Node:
 
 
 def bars(rows: list[Node], label: str) -> Node:
-    """Draw rows of `bar_row` as a table: what the eye sees, a screen reader reads."""
+    """Draw rows of `bar_row` as a table, so that screen readers can read it."""
     return el(
         "div",
         el("table", el("tbody", *rows), aria_label=label),
@@ -119,7 +119,7 @@ def bar_row(name: str, value: str, share: float, minus: bool = False) -> Node:
 
 
 def layer_name(layer: str) -> str:
-    """Shorten a layer's name to what tells it apart: "block 3, down_proj"."""
+    """Shorten a layer's name: "block 3, down_proj"."""
     module, block = layer.rsplit(".", 1)[-1], units.block(layer)
     return f"block {block}, {module}" if block else module
 
@@ -128,14 +128,14 @@ def layer_name(layer: str) -> str:
 
 
 def method_line(method: rq.BlendMethod, sources: Sequence[rs.AdapterInfo]) -> Node:
-    """Say what a method does, and which others are not possible for these ingredients."""
+    """Describe a method, and list the methods that these ingredients do not allow."""
     impossible = [id for id in blends.BLENDS if sources and blends.obstacle(id, sources)]
     ranks = " and ".join(map(str, sorted({info.rank for info in sources})))
     blocked = None
     if impossible and blends.unblendable(sources) is None:
         blocked = el(
             "p",
-            f"Not possible here: {', '.join(impossible)}. These need equal ranks, "
+            f"Not possible here: {', '.join(impossible)}. They need equal ranks, "
             f"and the ingredients have {ranks}.",
             cls="aw-quiet aw-notes",
         )
@@ -143,28 +143,28 @@ def method_line(method: rq.BlendMethod, sources: Sequence[rs.AdapterInfo]) -> No
 
 
 def left_out(adapters: Sequence[rs.AdapterInfo], *, busy: bool) -> Node:
-    """Name the adapters that cannot be ingredients, and why; where it can, a click mends it."""
+    """List the adapters that cannot be ingredients, each with the reason and a fix if any."""
     out = [(info, problem) for info in adapters if (problem := blends.unfit(info))]
     return el("div", *(_unfit(info, problem, busy) for info, problem in out))
 
 
 def left_out_title(names: Sequence[str]) -> str:
-    """Say in one line which adapters cannot be ingredients; opened, it says why and the way out."""
+    """Return the title of the collapsed list of adapters that cannot be ingredients."""
     few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"Left out as they are: {few}" if len(names) > 1 else f"Left out as it is: {few}"
+    return f"Cannot be blended: {few}"
 
 
 def can_convert(adapters: Sequence[rs.AdapterInfo]) -> bool:
-    """Tell whether any adapter that cannot be an ingredient has a plain LoRA twin."""
+    """Return whether any adapter that cannot be an ingredient can be converted to plain LoRA."""
     return any(blends.unfit(info) and blends.is_convertible(info) for info in adapters)
 
 
 def _unfit(info: rs.AdapterInfo, problem: rs.Problem, busy: bool) -> Node:
-    way_out = None
+    convert = None
     if blends.is_convertible(info):
-        way_out = button("Convert to plain LoRA", "convert", info.name, disabled=busy)
+        convert = button("Convert to plain LoRA", "convert", info.name, disabled=busy)
     said = f"{problem.what} {problem.cure} "
-    return el("p", said, way_out, cls="aw-quiet aw-notes")
+    return el("p", said, convert, cls="aw-quiet aw-notes")
 
 
 def readiness(
@@ -174,7 +174,7 @@ def readiness(
     name: str,
     free_name: str,
 ) -> tuple[Node, bool]:
-    """Say whether the blend can start, and if not, why and what mends it."""
+    """Return whether the blend can start, and if not, the reason and a fix."""
     blocked = _blocked(snapshot, sources, method, name, free_name)
     if blocked is not None:
         return blocked, False
@@ -182,8 +182,10 @@ def readiness(
 
 
 def just_made(name: str) -> Node:
-    """Point to the result that has the name in the form."""
-    return el("p", f"{name} is made: see below. Another name makes another blend.", cls="aw-quiet")
+    """Say that the blend with the name in the form was created."""
+    return el(
+        "p", f"{name} was created (below). Change the name to create another.", cls="aw-quiet"
+    )
 
 
 def _blocked(
@@ -197,18 +199,18 @@ def _blocked(
         return obstacle
     if not snapshot.adapters:
         return _mend(
-            "A blend is made of adapters, and there are none yet.",
+            "There are no adapters to blend yet.",
             mend_button("Train one", "go", "train"),
         )
     if not sources:
-        return el("p", "Pick the adapters to blend, then give each a weight.", cls="aw-quiet")
+        return el("p", "Choose the adapters to blend, then set the weight of each.", cls="aw-quiet")
     problem = blends.obstacle(method, sources)
     if problem is not None:
-        way_out = blends.BLENDS[method].way_out
-        title = blends.BLENDS[way_out].title
+        other = blends.BLENDS[method].way_out
+        title = blends.BLENDS[other].title
         return _mend(
             f"{problem.what} {problem.cure}",
-            mend_button(f"Use {title}", "method", way_out) if way_out != method else None,
+            mend_button(f"Use {title}", "method", other) if other != method else None,
         )
     if free_name not in ("", name):
         return _mend(
@@ -216,7 +218,7 @@ def _blocked(
             mend_button(f"Call it {free_name}", "rename", free_name),
         )
     if snapshot.job is not None:
-        return el("p", f"{snapshot.job.title} is going on; wait for it.", cls="aw-quiet")
+        return el("p", f"{under_way(snapshot.job)}. Wait for it.", cls="aw-quiet")
     return None
 
 
@@ -225,19 +227,19 @@ def _promise(sources: Sequence[rs.AdapterInfo], method: rq.BlendMethod) -> str:
     if method == "cat":
         return f"The blend is exactly the weighted sum, and its rank is {sum(ranks)}."
     if "rank" in blends.BLENDS[method].fields:
-        return f"An empty rank takes the largest ingredient's, {max(ranks)}."
+        return f"If Rank is empty, the blend has the largest rank of its ingredients, {max(ranks)}."
     return f"The blend has rank {max(ranks)}."
 
 
-def _mend(sentence: str, way_out: Child) -> Node:
-    return el("div", el("p", sentence), way_out, cls="aw-note warn")
+def _mend(sentence: str, fix: Child) -> Node:
+    return el("div", el("p", sentence), fix, cls="aw-note warn")
 
 
 # -- after ---------------------------------------------------------------------------------------
 
 
 def outcome(blend: rs.Blend) -> Node:
-    """Show a finished blend: how far from the exact sum, evidence, and what to do with it."""
+    """Show a finished blend: its distance from the exact sum, verification, and actions."""
     info = blend.adapter
     return el(
         "div",
@@ -246,23 +248,23 @@ def outcome(blend: rs.Blend) -> Node:
         el("p", _numbers(blend), cls="aw-quiet"),
         *(el("p", note, cls="aw-quiet aw-notes") for note in blend.notes),
         evidence(
-            "Verified: written, read back, and answering the same "
+            "Verified: the saved blend gives the same answers when it is loaded "
             f"(largest difference {units.small(blend.max_difference)})."
         ),
         el(
             "div",
             button("Try it in Chat", "try", info.id, kind="main"),
-            button("Keep", "keep", info.id),
+            button("Keep it", "keep", info.id),
             button("Discard", "discard", info.id),
             cls="aw-actions",
         ),
-        distances(blend),
+        distances(blend) if blend.relative_error >= ROUNDING else None,
         cls="aw-stage",
     )
 
 
 def blend_finding(blend: rs.Blend) -> str:
-    """State what came out: exact, or how far from the weighted sum."""
+    """Return the main finding: exact, or the distance from the weighted sum."""
     name = blend.adapter.name
     if blend.relative_error < ROUNDING:
         return f"{name} is exactly the weighted sum"
@@ -272,11 +274,11 @@ def blend_finding(blend: rs.Blend) -> str:
 def _numbers(blend: rs.Blend) -> str:
     seed = f", seed {blend.seed}" if "dare" in blend.adapter.recipe else ""
     size = units.count(blend.adapter.parameters)
-    return f"Rank {blend.rank}{seed}, {size} numbers, made in {units.duration(blend.seconds)}."
+    return f"Rank {blend.rank}{seed}, {size} parameters, made in {units.duration(blend.seconds)}."
 
 
 def distances(blend: rs.Blend) -> Node:
-    """Draw each layer's distance from the exact sum, folded."""
+    """Draw each layer's distance from the exact sum, collapsed."""
     errors = blend.relative_error_per_layer
     layer, worst = max(errors.items(), key=lambda item: item[1])
     title = f"Layer by layer: at most {distance(worst)}, in {layer_name(layer)}"
@@ -287,19 +289,19 @@ def distances(blend: rs.Blend) -> Node:
 
 
 def distance(error: float) -> str:
-    """Write a relative distance as a share; what is only rounding counts as 0."""
+    """Write a relative distance as a share; rounding errors count as 0."""
     return "0 %" if error < ROUNDING else units.percent(error)
 
 
 def progress(snapshot: rs.Snapshot) -> Node:
-    """Say how far a blend is."""
+    """Show the progress of a blend."""
     job = snapshot.job
     assert job is not None
     return el("p", f"{job.title}: {job.text or 'reading the ingredients'}.", cls="aw-quiet")
 
 
 def blend_failure(failure: Failure) -> Node:
-    """Say why a blend failed; nothing of it was kept."""
+    """Show why a blend failed; nothing of it was saved."""
     return failure_card(failure, title="No blend was made")
 
 
@@ -307,7 +309,7 @@ def blend_failure(failure: Failure) -> Node:
 
 
 def live_answer(mix: rq.Variant, colours: Colours, answer: str) -> Node:
-    """Show the answer of a mix that is not kept."""
+    """Show the answer of a mix that is not saved."""
     who = [chip(name, colours.get(name, ""), f"{weight:g}") for name, weight in mix]
     return el("div", el("p", *who), el("p", answer or "…", cls="aw-answer"), aria_live="polite")
 

@@ -1,4 +1,4 @@
-"""A mix that answers without being made: strengths on the model, and an answer that follows."""
+"""Trying a mix without saving it: the adapters answer together at the chosen weights."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from ui.components.service_handle import ServiceHandle
 
 LIVE_TOKENS = 60
 SETTLE_SECONDS = 0.3
-"""A slider on its way sends many values; only the one where it rests is worth an answer."""
+"""A moving slider sends many values; only the last one gets an answer."""
 REDRAW_SECONDS = 0.06
 
 
@@ -27,12 +27,12 @@ class LiveMix:
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
-        gr.Markdown("## Try without keeping", elem_classes="aw-head")
+        gr.Markdown("## Try it without saving", elem_classes="aw-head")
         prompts = [each.try_prompt for each in data_sets.bundled() if each.try_prompt]
         self.prompt = gr.Textbox(
             label="Your question",
             value=next(iter(prompts), "Where is the cat?"),
-            info="The exact weighted sum answers, without an adapter being made.",
+            info="The exact weighted sum answers. No adapter is created.",
             max_lines=4,
             elem_id="combine-prompt",
         )
@@ -63,7 +63,7 @@ class LiveMix:
         )
 
     def follow(self, live: bool, prompt: str, names: list[str], **weights: float) -> Iterator[Any]:
-        """Let the mix answer again after a slider moved, once it rests."""
+        """Answer again after a slider has stopped moving."""
         if not live or not names:
             yield gr.skip()
             return
@@ -71,9 +71,9 @@ class LiveMix:
         yield from self.answer_once(prompt, names, **weights)
 
     def answer_once(self, prompt: str, names: list[str], **weights: float) -> Iterator[Any]:
-        """Stream the answer of the exact mix; nothing is made or kept."""
+        """Stream the answer of the exact mix; nothing is created or saved."""
         if not names or not (prompt or "").strip():
-            yield el("p", "Pick ingredients and write a question first.", cls="aw-quiet")
+            yield el("p", "Choose ingredients and enter a question first.", cls="aw-quiet")
             return
         if self.handle.service.snapshot().slot is not None:
             yield el("p", f"{REASON}.", cls="aw-quiet")
@@ -105,7 +105,7 @@ class LiveMix:
 
 
 def weight_inputs(weights: Sequence[gr.Slider]) -> dict[str, gr.Slider]:
-    """Name the sliders as handlers receive them."""
+    """Return the sliders under the names that handlers receive."""
     return {f"weight_{number}": slider for number, slider in enumerate(weights)}
 
 

@@ -1,4 +1,4 @@
-"""The Combine tab: ingredients and weights, how alike they are, blending, and what came out."""
+"""The Combine tab: ingredients and weights, their similarity, blending, and the result."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.service_handle import ServiceHandle
 
 MOST = 8
-"""Ingredients on the page; a program may blend more."""
+"""Most ingredients on the page; the HTTP API allows more."""
 FIRST_WEIGHT = 0.5
 FIELDS = ("rank", "density", "majority_sign", "seed")
 COMPARE_SECONDS = 120.0
@@ -27,7 +27,7 @@ NOTHING: Node = el("div")
 
 
 class CombineTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -53,7 +53,7 @@ class CombineTab:
             multiselect=True,
             max_choices=MOST,
             label="Adapters to blend",
-            info="Pick two or more that were made for the loaded base.",
+            info="Choose two or more that were made for the loaded base.",
             elem_id="combine-ingredients",
         )
         self.weights = [
@@ -90,9 +90,9 @@ class CombineTab:
         self.go = gr.Button("Blend", variant="primary", interactive=False, elem_id="combine-go")
 
     def _build_likeness(self) -> None:
-        gr.Markdown("## How alike are they?", elem_classes="aw-head")
+        gr.Markdown("## How similar are they?", elem_classes="aw-head")
         self.likeness = safe_view(
-            _alone(), label="How alike the ingredients are", elem_id="combine-likeness"
+            _alone(), label="Similarity of the ingredients", elem_id="combine-likeness"
         )
 
     def _build_result(self) -> None:
@@ -100,7 +100,7 @@ class CombineTab:
             gr.Markdown("## Result", elem_classes="aw-head")
             self.result = safe_view(NOTHING, label="The blend", elem_id="combine-result")
             self.taste = gr.Button(
-                "Ask ingredients and blend the question above",
+                "Compare the blend with its ingredients",
                 size="sm",
                 visible=False,
                 elem_id="combine-taste",
@@ -112,7 +112,7 @@ class CombineTab:
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What the page's drawing must know of this visitor's form."""
+        """This browser tab's own inputs of `show`: its form."""
         return {
             "mix_ingredients": self.ingredients,
             "mix_method": self.method,
@@ -122,7 +122,7 @@ class CombineTab:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.ingredients, self.left_out_fold, self.left_out, *self.converter.drawn,
             self.method_line, *self.fields, self.card, self.go, self.stage, self.result,
@@ -130,7 +130,7 @@ class CombineTab:
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         mix = {"names": self.ingredients, **weight_inputs(self.weights)}
         picked = self.ingredients.change(
             self.pick,
@@ -164,7 +164,7 @@ class CombineTab:
     # -- ingredients -----------------------------------------------------------------------------
 
     def with_adapter(self, names: list[str], adapter_id: str) -> Any:
-        """Return what picks one more ingredient; one that cannot be blended is not picked."""
+        """Return an update that adds an ingredient, unless it cannot be blended."""
         able = _able(self.handle.service.snapshot())
         more = [name for name, info in able.items() if info.id == adapter_id and name not in names]
         return gr.update(choices=list(able), value=[*names, *more][:MOST])
@@ -172,7 +172,7 @@ class CombineTab:
     def pick(
         self, names: list[str], picked: list[str], name: str, suggested: str, **weights: float
     ) -> tuple[Any, ...]:
-        """Give each ingredient its slider, keeping the weights of those that stay."""
+        """Show a slider for each ingredient; ingredients that stay keep their weights."""
         known = dict(mix_of(picked, weights))
         sliders = [
             gr.update(visible=True, label=each, value=known.get(each, FIRST_WEIGHT))
@@ -212,7 +212,7 @@ class CombineTab:
     # -- blending --------------------------------------------------------------------------------
 
     def blend(self, names: list[str], **values: Any) -> Node:
-        """Start the blend and return at once."""
+        """Start the blend; returns at once."""
         try:
             settings = self._settings(values)
             ids = [self.handle.service.library.get(name).id for name in names]
@@ -230,16 +230,16 @@ class CombineTab:
         return self.form.read({**values, **unused})
 
     def mend(self, event: gr.EventData) -> tuple[Any, Any]:
-        """Take the way out that the card offers."""
+        """Apply the fix that the card offers."""
         act, arg = clicked(event)
         return arg if act == "method" else gr.skip(), arg if act == "rename" else gr.skip()
 
     def forget_failure(self) -> None:
-        """Something was changed: an earlier failure says nothing about it."""
+        """Clear an earlier error, because the form changed."""
         self.handle.forget_failure("combine")
 
     def decide(self, kept: list[str], event: gr.EventData) -> tuple[Any, Node]:
-        """Keep the blend, which puts its card away, or delete it."""
+        """Keep the blend, which closes its card, or delete it."""
         act, arg = clicked(event)
         if act == "keep":
             return [*kept, arg], NOTHING
@@ -251,12 +251,12 @@ class CombineTab:
         return gr.skip(), NOTHING
 
     def taste_all(self, prompt: str) -> Node:
-        """Let the blend and those of its ingredients that are still there answer a question."""
+        """Ask the blend and its remaining ingredients the same question."""
         blend = self._blend()
         if blend is None:
-            return el("p", "The blend is no longer there.", cls="aw-quiet")
+            return el("p", "The blend no longer exists.", cls="aw-quiet")
         if not (prompt or "").strip():
-            return el("p", "Write a question first.", cls="aw-quiet")
+            return el("p", "Enter a question first.", cls="aw-quiet")
         there = [info for each in self.made_of[:5] if (info := self.handle.adapter(each))]
         names = [info.name for info in (*there, blend.adapter)]
         try:
@@ -312,7 +312,7 @@ class CombineTab:
             self.go: gr.update(
                 value=f"Blend into {name}" if name else "Blend",
                 interactive=ready and bool(name),
-                variant="secondary" if finished else "primary",  # the result has the next step
+                variant="secondary" if finished else "primary",  # the result has the primary button
             ),
             self.stage: gr.update(visible=drawing is not None),
             self.result: drawing or NOTHING,
@@ -331,7 +331,7 @@ class CombineTab:
         return blend_views.outcome(blend), True
 
     def _blend(self) -> rs.Blend | None:
-        """Return the last blend under the name that it has now; None if it is gone."""
+        """Return the last blend with its current name; None if it is gone."""
         result: rs.Blend | None = self.handle.outcome("combine")
         adapter = self.handle.adapter(result.adapter.id) if result is not None else None
         if result is None or adapter is None:
@@ -347,4 +347,4 @@ def _able(snapshot: rs.Snapshot) -> dict[str, rs.AdapterInfo]:
 
 
 def _alone() -> Node:
-    return el("p", "Pick two adapters to see whether they pull the same way.", cls="aw-quiet")
+    return el("p", "Choose two adapters to see how similar their changes are.", cls="aw-quiet")

@@ -1,3 +1,4 @@
-"""What all screens are built of: views, forms, tables, words, blockers, the service handle.
+"""The parts that the screens share: views, forms, tables, units, blockers, the service handle.
 
-Knows no screen."""
+Knows nothing of any single screen.
+"""

@@ -1,7 +1,7 @@
-"""Who is asking: on a Space the signed-in owner may do more than a visitor.
+"""Who sends a request: on a Space the signed-in owner may do more than a visitor.
 
-Gradio keeps the profile of whoever signed in with Hugging Face in a signed session cookie. Read
-here once for all handlers and endpoints, so that none has to carry a `gr.OAuthProfile` argument.
+Gradio keeps the Hugging Face profile of a signed-in user in a signed session cookie. It is read
+here for all handlers and endpoints, so that none needs a `gr.OAuthProfile` argument.
 """
 
 import time
@@ -14,14 +14,14 @@ from backend import Caller, Settings
 
 
 def caller(settings: Settings) -> Caller:
-    """Return in whose name the handler that is running now acts."""
+    """Return the caller of the current handler."""
     if not settings.owner:
         return "page"
     return "owner" if _signed_in_name() == settings.owner else "page"
 
 
 def _signed_in_name() -> str:
-    """Return the Hugging Face name of whoever sent the current request; empty if not signed in."""
+    """Return the Hugging Face name behind the current request; empty if not signed in."""
     info = _session().get("oauth_info")
     if not isinstance(info, Mapping) or (info.get("expires_at") or time.time()) < time.time():
         return ""

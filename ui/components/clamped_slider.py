@@ -1,18 +1,18 @@
-"""A slider whose number box takes any number: one beyond the ends counts as the end."""
+"""A slider whose number box accepts any number and clamps it to the range."""
 
 import gradio as gr
 
 
 class KeptSlider(gr.Slider):
-    """Gradio 6.31 raises where its own slider's box holds more than the slider reaches.
+    """A `gr.Slider` that clamps: Gradio 6.31 raises if the number box is out of range.
 
-    Whoever types there sees a red toast for each digit, though the browser sets the box to the end
-    as soon as it is left.
+    While typing, the user would see a red toast for each digit, although the browser clamps the
+    number when the box loses the focus.
     """
 
     is_template = True
-    """So the browser draws it as what it is: a slider."""
+    """Makes the browser draw it as a slider."""
 
     def preprocess(self, payload: float | None) -> float:
-        """Return the value within the slider's ends; an empty box is 0, as the browser has it."""
+        """Return the value clamped to the range; an empty box counts as 0, as in the browser."""
         return super().preprocess(min(max(payload or 0, self.minimum), self.maximum))

@@ -1,4 +1,4 @@
-"""Training data to pick from: the bundled catalogue and the files that were uploaded."""
+"""The training data on offer: the bundled sets and the uploaded files."""
 
 import json
 from functools import cache
@@ -64,7 +64,7 @@ def choices(uploads: Path) -> list[tuple[str, str]]:
 
 
 def title(source: str) -> str:
-    """Name a data source in few words."""
+    """Return a short name of a data source."""
     known = bundled_set(source)
     if known is not None:
         return known.title
@@ -73,7 +73,7 @@ def title(source: str) -> str:
 
 
 def suggested_name(source: str) -> str:
-    """Return a plain adapter name that suits the data."""
+    """Return an adapter name made from the name of the data."""
     if source.startswith(PREFIX):
         return source.removeprefix(PREFIX)
     stem = Path(source).stem

@@ -1,4 +1,4 @@
-"""How the page listens: what every quiet event of it is wired with."""
+"""Options that the page's event listeners share."""
 
 from typing import Any
 
@@ -6,21 +6,22 @@ import gradio as gr
 
 QUIET: dict[str, Any] = {
     "show_progress": "hidden",
-    # Gradio 6.31 shows the state of a call on every output it ever had, hidden or not: its browser
-    # code searches the whole tree once for each, some hundred times for every call.
+    # Gradio 6.31 updates the status of a call on every output, hidden or not: its browser code
+    # searches the whole component tree for each of them, about a hundred times per call.
     "show_progress_on": [],
     "concurrency_limit": None,
     "api_visibility": "private",
 }
-"""The page says itself what goes on, serves many at once, and is not part of the HTTP API."""
+"""The page shows progress itself, handles many calls at once, and adds nothing to the API."""
 
 AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
-"""For what only draws: its answer comes with the request, where the queue takes three."""
+"""For handlers that only draw: one HTTP request instead of the queue's three."""
 
 
 def hidden_key() -> gr.Textbox:
-    """Make a value that nobody sees and whose change sets something off.
+    """Make an invisible value whose change triggers an event.
 
-    Not a `gr.State`: of that the browser holds no value, so each first answer "changes" it.
+    A `gr.State` does not work here: the browser has no value of it, so the first output always
+    counts as a change.
     """
     return gr.Textbox("", visible=False, show_label=False)

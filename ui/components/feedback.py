@@ -1,4 +1,4 @@
-"""Errors on the screen: what happened, what to do, and the details folded. Never a stack trace."""
+"""Errors on the screen: what happened, what to do, and collapsed details. No stack traces."""
 
 import logging
 from typing import NamedTuple
@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class Failure(NamedTuple):
-    """An error as a person reads it."""
+    """An error as the user sees it."""
 
     what: str
     cure: str = ""
     details: str = ""
     asked: bool = False
-    """Whether somebody wanted it so: stopped, and nothing went wrong."""
+    """Whether the user caused it by pressing Stop, so that nothing went wrong."""
 
     @property
     def sentence(self) -> str:
@@ -26,12 +26,12 @@ class Failure(NamedTuple):
 
 
 def explain(error: Exception) -> Failure:
-    """Turn any error into words; one that nobody foresaw is logged and named as such."""
+    """Turn any error into a message; an unexpected one is also logged."""
     if isinstance(error, errors.WorkbenchError):
         return Failure(error.what, error.cure, error.details, isinstance(error, errors.Stopped))
     if isinstance(error, TimeoutError):
         return Failure("This took too long.", "Try again; if it happens again, restart the app.")
-    log.error("An error nobody foresaw.", exc_info=error)
+    log.error("Unexpected error.", exc_info=error)
     return Failure(
         "Something went wrong inside the app.",
         "Try again. If it happens again, report it with the details below.",
@@ -40,22 +40,22 @@ def explain(error: Exception) -> Failure:
 
 
 def refuse(title: str, error: Exception) -> None:
-    """Say why a button did nothing, until somebody has read it."""
+    """Show why an action failed; the message stays until the user closes it."""
     gr.Warning(explain(error).sentence, title=title, duration=None)
 
 
 def mention(sentence: str, title: str) -> None:
-    """Say what somebody should know of what they just did, until they have read it."""
+    """Show a note on the last action; it stays until the user closes it."""
     gr.Info(sentence, title=title, duration=None)
 
 
 def for_api(error: Exception) -> gr.Error:
-    """Turn any error into the one that an API client receives word for word."""
+    """Turn any error into a `gr.Error` with its full text, for API clients."""
     return gr.Error(explain(error).sentence, print_exception=False)
 
 
 def failure_card(failure: Failure, mend: Child = None, title: str = "") -> Node:
-    """Describe a failure: what, what to do, one button that mends it, details folded."""
+    """Show a failure: what happened, what to do, a button that fixes it, collapsed details."""
     return el(
         "div",
         el("div", title, cls="aw-card-title") if title else None,
@@ -69,15 +69,15 @@ def failure_card(failure: Failure, mend: Child = None, title: str = "") -> Node:
 
 
 def folded(title: str, text: str) -> Node:
-    """Describe text that opens on request."""
+    """Return collapsed text that opens on a click."""
     return el("details", el("summary", title), el("pre", text), cls="aw-details")
 
 
 def evidence(text: str) -> Node:
-    """Describe a check line: what was verified, and by how much."""
+    """Return a line with a check mark: what was verified, and the largest difference."""
     return el("p", text, cls="aw-evidence")
 
 
 def mend_button(label: str, act: str, arg: str = "") -> Node:
-    """Describe the one button that mends a failure."""
+    """Return the primary button of a card: the one that fixes the problem."""
     return button(label, act, arg, kind="mend")

@@ -1,4 +1,4 @@
-"""Request fields as form components and back, driven by each field's own label, help and bounds.
+"""Turns request fields into form components and back, using each field's label, help and bounds.
 
 A `Form` covers some fields of one request; a nested field is written `adapter.rank`. Values go into
 handlers as keyword arguments (`Form.inputs`), so no handler counts positions.
@@ -26,7 +26,7 @@ class Form:
         self.components: dict[str, Component] = {}
 
     def add(self, path: str, **overrides: Any) -> Component:
-        """Make the component for a field, here and now in the layout."""
+        """Add the component of a field at this place in the layout."""
         component = self.components[path] = _component(field_of(self.model, path), overrides)
         return component
 
@@ -74,7 +74,7 @@ def field_of(model: type[rq.Request], path: str) -> FieldInfo:
 
 
 def label_of(field: FieldInfo) -> str:
-    """Return what a field is called on the screen, with its unit."""
+    """Return the label of a field on the screen, with its unit."""
     extra = _extra(field)
     return f"{extra['label']} ({extra['unit']})" if extra.get("unit") else str(extra["label"])
 
@@ -87,7 +87,7 @@ def shown(value: Any) -> Any:
 
 
 def _shown(field: FieldInfo, value: Any) -> Any:
-    """Like `shown`, with a list one a line where the field has lines."""
+    """Like `shown`, but with one list item per line if the field has several lines."""
     if isinstance(value, list | tuple) and _extra(field).get("lines"):
         return "\n".join(str(each) for each in value)
     return shown(value)
@@ -112,7 +112,7 @@ def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
         return gr.Checkbox(**common)
     if (int in kinds or float in kinds) and NoneType not in kinds:  # an empty gr.Number becomes 0
         step = _extra(field).get("step")
-        # No precision, also for whole numbers: gr.Number would round 2.5 to 2 without a word.
+        # No precision, also for whole numbers: gr.Number would silently round 2.5 to 2.
         return gr.Number(**({"step": step} if step else {}), **common)
     if default is None:
         common["placeholder"] = "empty" if NoneType in kinds else ""
@@ -130,7 +130,7 @@ def _read(field: FieldInfo, value: Any) -> Any:
     if optional:
         return None
     default = None if field.is_required() else field.get_default()
-    cure = f"Try {shown(default)}." if default is not None else "Write something there."
+    cure = f"Try {shown(default)}." if default is not None else "Enter a value."
     raise errors.InvalidRequest(f"{_extra(field)['label']} is empty.", cure=cure)
 
 

@@ -1,12 +1,12 @@
-"""A bar that shows how far a job is."""
+"""The progress bar of a job."""
 
 from backend import results as rs
 from ui.components.safe_view import Node, el
 
 
 def progress(job: rs.JobInfo) -> Node:
-    """Draw how far a job is."""
-    known = job.fraction is not None and not job.stopping  # how long stopping takes, nobody knows
+    """Draw the progress of a job."""
+    known = job.fraction is not None and not job.stopping  # the time to stop is unknown
     return el(
         "div",
         el("div", cls="aw-fill", share=job.fraction or 0),

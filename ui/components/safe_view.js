@@ -15,7 +15,7 @@ function setAttributes(dom, wanted) {
     if (dom.tagName === 'INPUT' && setRange(dom, name, value)) { keep.add(name); continue; }
     if (!NAMES.has(name) && !/^(aria|data)-[a-z-]+$/.test(name)) continue;
     keep.add(name);
-    if (name === 'open' && dom.dataset.drawn) continue;  // the person decides once it is drawn
+    if (name === 'open' && dom.dataset.drawn) continue;  // once drawn, only the user opens or closes it
     const text = value === true ? '' : String(value);
     if (dom.getAttribute(name) !== text) dom.setAttribute(name, text);
   }
@@ -23,7 +23,7 @@ function setAttributes(dom, wanted) {
   dom.dataset.drawn = '1';
 }
 
-// The only input there is: a slider. While somebody holds it, it is theirs.
+// The only input is a slider. Its value is not changed while it has the focus.
 function setRange(dom, name, value) {
   if (name === 'type') { dom.type = 'range'; return true; }
   if (RANGE.has(name)) { if (dom.getAttribute(name) !== String(value)) dom.setAttribute(name, Number(value)); return true; }
@@ -78,12 +78,12 @@ function slide(event) {
   if (event.type !== 'change') return;
   clearTimeout(resting);
   resting = null;
-  if (keyed) { resting = setTimeout(send, 400, target); return; }  // held keys move it many times
+  if (keyed) { resting = setTimeout(send, 400, target); return; }  // a held key sends many changes
   send(target);
   target.blur();
 }
 
-// Moved by keys, a slider keeps the focus, and its own value until the focus leaves it.
+// A slider moved by keys keeps the focus, and keeps its own value until it loses the focus.
 let keyed = false, resting = null;
 function send(target) {
   resting = null;

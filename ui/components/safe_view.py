@@ -1,9 +1,9 @@
-"""Read-only pieces of the page, described as plain data and drawn in the browser by `safe_view.js`.
+"""Read-only views of the page, described as plain data and drawn in the browser by `safe_view.js`.
 
 A value is a tree of nodes `[tag, attributes, children]`. The script makes elements and sets text as
-text, so names with HTML, quotes or `${` in them are shown as they are and never parsed. Tags and
-attributes outside a short list are ignored. Redrawing changes only what differs: focus, opened
-details and scroll positions stay.
+text, so names with HTML, quotes or `${` are shown unchanged and never parsed. Tags and attributes
+outside a short list are ignored. Redrawing changes only what differs: focus, opened details and
+scroll positions stay.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 HEAD = f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}</script>"
-"""The script, for the page's head: Gradio 6.31 goes through a view's own script as it draws it."""
+"""The script for the page's head; Gradio 6.31 would evaluate a view's own script on each draw."""
 ON_LOAD = "drawSafely(element, props, trigger, watch);"
 
 Node = list[object]
@@ -39,7 +39,7 @@ def button(label: str, act: str, arg: str = "", *, kind: str = "", **attributes:
 def slider(
     act: str, arg: str, value: float, *, low: float, high: float, step: float, label: str
 ) -> Node:
-    """Describe a slider that reports `act`, `arg` and its value when it is let go."""
+    """Describe a slider that reports `act`, `arg` and its value when it is released."""
     return el(
         "span",
         el(
@@ -52,7 +52,7 @@ def slider(
 
 
 def chip(name: str, colour: str, note: str = "") -> Node:
-    """Describe a name with its colour; the colour is never the only sign."""
+    """Describe a name with a dot in its colour; the name is always shown as text too."""
     return el(
         "span",
         el("span", cls="aw-dot", colour=colour, aria_hidden="true"),
@@ -89,7 +89,7 @@ def clicked(event: gr.EventData) -> tuple[str, str]:
 
 
 def slid(event: gr.EventData) -> float | None:
-    """Return where a slider was let go, or None where something else was clicked."""
+    """Return the value of a released slider, or None if something else was clicked."""
     data = event._data if isinstance(event._data, dict) else {}
     try:
         return float(data["value"])

@@ -1,7 +1,7 @@
-"""What a browser keeps of the training form, so that a reload loses nothing somebody chose.
+"""The training form in the browser's storage, so that a reload keeps the settings.
 
-Only settings that differ from the defaults, in the browser's own storage; nothing of it is secret,
-and whatever no longer exists (a data file, an adapter, a free name) is left out when it comes back.
+Stores only settings that differ from the defaults, and no secrets. Values that no longer exist (a
+data file, an adapter, a free name) are skipped when the form is restored.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from ui.components import data_sets
 from ui.components.forms import NESTED, Form
 from ui.components.service_handle import ServiceHandle
 
-# Both are fixed, so that what is kept outlives a restart. The page's configuration names them, so
-# they hide nothing.
+# Both are fixed, so that the stored form survives a restart. They are visible in the page's
+# configuration and protect nothing.
 STORAGE_KEY, SECRET = "adapter-workbench-train", "settings-only"
 
 
 class FormKeeper:
-    """Keeps a form of training settings in the browser, and fills it again."""
+    """Stores a form of training settings in the browser, and restores it."""
 
     def __init__(self, handle: ServiceHandle, form: Form, method: Component) -> None:
         self.handle = handle
@@ -31,14 +31,14 @@ class FormKeeper:
         self.state = gr.BrowserState({}, storage_key=STORAGE_KEY, secret=SECRET)
 
     def to_keep(self, values: Mapping[str, Any], suggested: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what somebody chose: neither a default nor what the page suggested."""
+        """Return the user's choices: values that are neither defaults nor suggestions."""
         chosen = {path: values[path.replace(".", NESTED)] for path in self.form.changed(values)}
         if values["method"] != next(iter(METHODS)):
             chosen["method"] = values["method"]
         return {path: value for path, value in chosen.items() if suggested.get(path) != value}
 
     def restore(self, kept: Any) -> dict[Any, Any]:
-        """Return what the components show, from what the browser kept."""
+        """Return the values of the components from the stored form."""
         own = kept if isinstance(kept, dict) else {}
         shown = {
             component: own[path]
@@ -48,12 +48,12 @@ class FormKeeper:
         if own.get("data") and self.form.components["data"] not in shown:
             for path, component in self.form.components.items():
                 if path in ("name", "held_out", "drop_bad_rows") or path.startswith("columns."):
-                    shown.pop(component, None)  # they were for data that is gone
+                    shown.pop(component, None)  # they belong to data that is gone
         method = own.get("method")
         return {**shown, self.method: method} if method in list(METHODS) else shown
 
     def _is_there(self, path: str, value: Any) -> bool:
-        """Tell whether a value can still be chosen: data, adapters and free names come and go."""
+        """Return whether a value can still be chosen: data, adapters and free names may be gone."""
         service = self.handle.service
         if path == "name":
             return self.handle.free_name(str(value)) == value
@@ -64,7 +64,7 @@ class FormKeeper:
         return True
 
     def _is_data(self, source: str) -> bool:
-        """Tell whether data are there: offered, a path that somebody wrote, or named on the Hub."""
+        """Return whether the data is available: on offer, an existing path, or a Hub id."""
         settings = self.handle.service.settings
         if source in [offered for _, offered in data_sets.choices(settings.uploads_dir)]:
             return True

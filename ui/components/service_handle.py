@@ -1,6 +1,6 @@
-"""What the page's handlers share: the service, and the jobs that the page last asked of it.
+"""What the page's handlers share: the service, and the last job of each operation.
 
-All browser tabs look at the same session, so this is one object per app, not per visitor.
+All browser tabs share one session, so there is one handle per app, not per visitor.
 """
 
 import time
@@ -17,13 +17,13 @@ from ui.components.feedback import Failure, explain
 
 
 class ServiceHandle:
-    """The service as the page uses it: as a caller that may touch only what the page may."""
+    """The service with the page's permissions, and the last job of each operation."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.opened = time.time()
         self.version = 0
-        """Counts what the page must draw though nothing happened in the session."""
+        """Increased for changes that the page must draw although the session did not change."""
         self._last: dict[str, Job] = {}
         self._asked: dict[str, rq.Request] = {}
         self._for_owner: dict[Block, dict[str, Any]] = {}
@@ -36,87 +36,87 @@ class ServiceHandle:
         return job
 
     def enqueue(self, train: rq.Train) -> rs.QueuedRun:
-        """Let a training wait its turn."""
+        """Add a run to the queue."""
         return self.service.enqueue(train, caller=self.caller)
 
     def convert(self, name: str, rank: int | None = None) -> Job:
-        """Start making a plain LoRA twin of an adapter, under a free name."""
+        """Start converting an adapter into a plain LoRA copy with a free name."""
         new_name = self.free_name(f"{name[:34]} plain")
         return self.start(rq.ConvertAdapter(name=name, new_name=new_name, rank=rank))
 
     def adapter(self, adapter_id: str) -> rs.AdapterInfo | None:
-        """Return the adapter with this id as it is now, whatever it is called; None if it is gone.
+        """Return the current state of the adapter with this id; None if it is gone.
 
-        A name on the screen may have gone to another adapter by the time it is clicked.
+        By id, because a name on the screen may belong to another adapter when it is clicked.
         """
         return next((a for a in self.service.library.all() if a.id == adapter_id), None)
 
     def require_adapter(self, adapter_id: str) -> rs.AdapterInfo:
-        """Return the adapter with this id as it is now; raises NotFound."""
+        """Return the current state of the adapter with this id; raises NotFound."""
         info = self.adapter(adapter_id)
         if info is None:
             raise errors.NotFound(
                 "This adapter is no longer in the library.",
-                cure="Undo on the Load tab brings back what was deleted.",
+                cure="Undo on the Load tab restores deleted adapters.",
             )
         return info
 
     @property
     def caller(self) -> Caller:
-        """In whose name the handler that is running now acts."""
+        """The caller of the current handler."""
         return caller(self.service.settings)
 
     @property
     def demo(self) -> bool:
-        """Whether the limits of a demo hold for whoever is asking now."""
+        """Whether the limits of a demo apply to the current caller."""
         return self.service.settings.demo and self.caller != "owner"
 
     def keep_for_owner(self, *parts: Block, **opened: Any) -> None:
-        """Note what a shared demo shows closed, and how it looks for its signed-in owner."""
+        """Register components that a demo restricts, with their properties for its owner."""
         for part in parts:
             self._for_owner[part] = opened
 
     @property
     def kept_for_owner(self) -> list[Block]:
-        """The components that look otherwise for the owner of a demo."""
+        """The components that look different for the owner of a demo."""
         return list(self._for_owner)
 
     def open_to_owner(self) -> dict[Block, dict[str, Any]]:
-        """Return the properties that open them, if the owner of a demo is asking."""
+        """Return their properties for the owner, if the owner of a demo is the caller."""
         return {} if self.demo or not self.service.settings.demo else self._for_owner
 
     def last(self, operation: str, request: rq.Request | None = None) -> Job | None:
-        """Return the job of the last such operation; only if it is of this request, where given."""
+        """Return the last job of an operation; with `request`, only if it was for that request."""
         wanted = request is None or self._asked.get(operation) == request
         return self._last.get(operation) if wanted else None
 
     def forget_failure(self, operation: str) -> None:
-        """Let go of a job that failed, so that it is no longer shown."""
+        """Forget the last job of an operation if it failed, so that its error disappears."""
         if self.failure(operation) is not None:
             del self._last[operation]
 
     def forget(self, operation: str) -> None:
-        """Let go of the last such job, so that nothing more is said of it."""
+        """Forget the last job of an operation, so that its result disappears."""
         self._last.pop(operation, None)
 
     def asked(self, operation: str) -> rq.Request | None:
-        """Return what the last such operation was asked to do."""
+        """Return the last request of an operation."""
         return self._asked.get(operation)
 
     def failure(self, operation: str) -> Failure | None:
-        """Return why the last such operation failed, if it did."""
+        """Return the error of the last job of an operation, if it failed."""
         job = self._last.get(operation)
         error = error_of(job) if job is not None else None
         return explain(error) if error is not None else None
 
     def last_failure(self, *operations: str) -> Failure | None:
-        """Return why the last of several operations failed, if it was the one that did."""
+        """Return the error of the newest job of several operations, if that one failed."""
         jobs = [job for each in operations if (job := self._last.get(each))]
         newest = max(jobs, key=lambda job: job.id, default=None)
         return self.failure(newest.operation) if newest is not None else None
 
     def outcome(self, operation: str) -> Any:
-        """Return what the last such operation came to, if it ended well."""
+        """Return the result of the last job of an operation, if it succeeded."""
         job = self._last.get(operation)
         if job is None or not job.done() or error_of(job) is not None:
             return None
@@ -125,10 +125,9 @@ class ServiceHandle:
     def on_stage(
         self, snapshot: rs.Snapshot, dismissed: Collection[str] = ()
     ) -> rs.RunSummary | None:
-        """Return the run that Train shows: the one that was last started or resumed.
+        """Return the run that Train shows: the last one that was started or resumed.
 
-        A run that finished before the app was opened is history and stays in Runs; so does one
-        whose files are damaged.
+        Runs that finished before the app was opened, and damaged runs, are shown only in Runs.
         """
         shown = (each for each in snapshot.runs if each.state != "damaged")
         run = max(shown, key=lambda each: each.begun, default=None)
@@ -138,12 +137,12 @@ class ServiceHandle:
         return None if old else run
 
     def free_name(self, wanted: str) -> str:
-        """Return a name that no adapter has, the wanted one where possible."""
+        """Return a name that no adapter has: the wanted one if possible."""
         return self.service.free_name(wanted)
 
 
 def error_of(job: Job) -> errors.WorkbenchError | None:
-    """Return the error that ended a job, if one did."""
+    """Return the error of a job, if it failed."""
     if not job.done():
         return None
     try:

@@ -3,7 +3,7 @@
 from backend import results as rs
 
 BASE_COLOUR = "#8A8F98"
-"""The base model is neutral grey everywhere."""
+"""The colour of the base model on all screens: neutral grey."""
 PHASES: dict[str, str] = {
     "empty": "No base model",
     "loading": "Loading",
@@ -38,13 +38,13 @@ def fitting(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
 
 
 def as_named(snapshot: rs.Snapshot, name: str) -> str:
-    """Return the name of the adapter that has it in its own capitals; else the name as it is."""
+    """Return the name as the adapter spells it, if one matches without case; else unchanged."""
     wanted = name.casefold()
     return next((a.name for a in snapshot.adapters if a.name.casefold() == wanted), name)
 
 
 def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
-    """Return the adapters that can be asked now: those of the base, and a half-trained one."""
+    """Return the adapters that can answer now: those of the base, and a half-trained one."""
     half = snapshot.job.half_trained if snapshot.job else None
     if snapshot.slot is not None:
         return [each for each in fitting(snapshot) if each.name in snapshot.slot.adapters]
@@ -54,17 +54,17 @@ def answering(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
 
 
 def is_half_trained(adapter: rs.AdapterInfo) -> bool:
-    """Tell whether an adapter is one of a paused run, as it is now."""
+    """Return whether an adapter is the current state of a paused run."""
     return adapter.state == "half-trained"
 
 
 def can_answer(snapshot: rs.Snapshot) -> bool:
-    """Tell whether the model is free for a question: a paused run leaves it to those who ask."""
+    """Return whether the model can answer now; it can while a run is paused."""
     job = snapshot.job
     free = job is None or (job.paused and not job.stopping and not job.answering)
     return snapshot.base is not None and free
 
 
 def fits(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> bool:
-    """Tell whether an adapter was made for this base."""
+    """Return whether an adapter was made for this base."""
     return base is not None and adapter.base_fingerprint == base.fingerprint

@@ -1,4 +1,4 @@
-"""Numbers as people say them: units, few digits, no false precision. Knows nothing of screens."""
+"""Numbers for display: units, few digits, no false precision. Knows nothing of screens."""
 
 import os
 import time
@@ -12,7 +12,7 @@ size = size_text
 
 
 def duration(seconds: float) -> str:
-    """Say how long something takes: "40 s", "1 min 20 s", "2 h 5 min"."""
+    """Write a duration: "40 s", "1 min 20 s", "2 h 5 min"."""
     whole = round(seconds)
     if whole < 1:
         return "under 1 s"
@@ -26,12 +26,12 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Say roughly how long something takes: "about 40 s", "under 1 s"."""
+    """Write an approximate duration: "about 40 s", "under 1 s"."""
     return duration(seconds) if round(seconds) < 1 else f"about {duration(seconds)}"
 
 
 def count(number: int) -> str:
-    """Write a whole number with thousands apart: "31,744"."""
+    """Write a whole number with thousands separators: "31,744"."""
     return f"{number:,}"
 
 
@@ -41,7 +41,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def short_count(number: int) -> str:
-    """Write a large number in few digits: "3.5 M", "1.2 B"."""
+    """Write a large number with few digits: "3.5 M", "1.2 B"."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if number >= factor:
             value = number / factor
@@ -50,7 +50,7 @@ def short_count(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share as whole percents; 0 % and 100 % only where they are exact."""
+    """Write a share in whole percent; 0 % and 100 % only if they are exact."""
     if 0 < share < 0.01:
         return f"{max(share * 100, 0.1):.1f} %"
     if 0.99 < share < 1:
@@ -59,7 +59,7 @@ def percent(share: float) -> str:
 
 
 def chance(share: float) -> str:
-    """Write how likely something is: "< 0.1 %", "0.4 %", "12 %", "99.5 %", "> 99.9 %"."""
+    """Write a probability: "< 0.1 %", "0.4 %", "12 %", "99.5 %", "> 99.9 %"."""
     if 0 < share < 0.001:
         return "< 0.1 %"
     if 0.999 < share < 1:
@@ -74,21 +74,21 @@ def signed(value: float) -> str:
 
 
 def block(layer: str) -> str:
-    """Return which block of the model a layer is in, counted from 1; empty where it is in none."""
+    """Return the block number of a layer, counted from 1; empty for a layer outside blocks."""
     number = next((part for part in layer.split(".") if part.isdigit()), None)
     return str(int(number) + 1) if number is not None else ""
 
 
 def part_of_model(part: int, whole: int) -> str:
-    """Say how much of a model something is: "0.9 % of the model (31,744 numbers)"."""
+    """Write a share of a model: "0.9 % of the model (31,744 parameters)"."""
     share = part / whole * 100 if whole else 0.0
     digits = 1 if share < 10 else 0
     shown = f"{share:.{digits}f}" if share >= 0.05 else "under 0.1"
-    return f"{shown} % of the model ({count(part)} numbers)"
+    return f"{shown} % of the model ({count(part)} parameters)"
 
 
 def loss(value: float | None) -> str:
-    """Write a loss in two digits that matter: "4.1", "0.32", "0.004"."""
+    """Write a loss with two significant digits or less: "4.1", "0.32", "0.004"."""
     if value is None:
         return "-"
     if value != value or value in (float("inf"), float("-inf")):
@@ -109,7 +109,7 @@ def speed(tokens_per_second: float | None) -> str:
 
 
 def when(moment: float, now: float | None = None) -> str:
-    """Say when something was: "today 14:05", "12 May 14:05"."""
+    """Write a time: "today 14:05", "12 May 14:05"."""
     then, today = time.localtime(moment), time.localtime(now)
     if then[:3] == today[:3]:
         return time.strftime("today %H:%M", then)
@@ -118,7 +118,7 @@ def when(moment: float, now: float | None = None) -> str:
 
 
 def shorten(text: str, length: int = 48) -> str:
-    """Cut a text that is too long for its place, in the middle, where paths differ least."""
+    """Shorten a long text in the middle, where paths differ least."""
     if len(text) <= length:
         return text
     head = length // 2 - 1
@@ -126,9 +126,9 @@ def shorten(text: str, length: int = 48) -> str:
 
 
 def whole_path(folder: str, root: Path) -> str:
-    """Return a folder that was typed on the page as a whole path: a plain name lies under `root`.
+    """Return a folder that was typed on the page as an absolute path; relative to `root`.
 
-    The app's own folder, which it would else be relative to, says nothing to whoever looks at it.
+    The working directory of the app would mean nothing to the user.
     """
     return str(root.expanduser().absolute() / os.path.expanduser(folder.strip()))
 

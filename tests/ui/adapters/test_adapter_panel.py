@@ -138,7 +138,7 @@ def ask(page: Page, service: FakeService, shift: float = 0.5) -> tuple[str, list
 def test_an_adapter_that_is_off_is_not_said_to_be_on(page: Page, service: FakeService) -> None:
     said, asked = ask(page, service)
 
-    assert "It works, and is off now: turned on, it would move the chances" in said
+    assert "It works, but it is off now. When turned on, it will change the prob" in said
     assert "by up to 50 %" in said
     assert asked[0].variants == [[], [("pirate", 1.0)]]
 
@@ -148,7 +148,7 @@ def test_an_adapter_that_is_on_is_asked_at_its_strength(page: Page, service: Fak
 
     said, asked = ask(page, service, shift=1e-5)
 
-    assert "It is on: it moves the chances of the next word by less than 0.1 %." in said
+    assert "It is on and changes the probabilities of the next word by less than 0.1 %." in said
     assert asked[0].variants == [[], [("pirate", 0.5)]]
 
 
@@ -172,7 +172,7 @@ def test_an_adapter_is_sent_to_the_hub(page: Page, service: FakeService) -> None
     assert not begun[1]["interactive"]
     assert button["interactive"]
     assert "https://hub/me/pirate" in words(said)
-    assert "Verified: every file there has the digest" in words(said)
+    assert "Verified: every file on the Hub has the same digest" in words(said)
     assert "It looks like your-name/pirate" in words(nameless)
 
 
@@ -189,7 +189,7 @@ def test_what_the_model_says_of_an_adapter_is_in_the_table(
         status = [on.model_copy(update=changes)]
         return words(adapter_table(snapshot.model_copy(update={"status": status})))
 
-    assert "1 MB frozen, not merged" in said()
+    assert "1 MB loaded" in said()
     assert "1 MB trainable, merged" in said(trainable=True, merged=True)
 
 
@@ -207,10 +207,10 @@ def test_an_adapter_that_comes_back_under_another_name_says_so(
     wait(service)
     note = words(draw(page)[page.load.adapter_note])
 
-    assert "pirate is back as pirate 2" in note
+    assert "pirate is restored as pirate 2" in note
     assert "It is off." in note
     service.start(rq.SetActive(adapters=[("pirate 2", 1.0)])).result(timeout=10)
-    assert "is back" not in words(draw(page)[page.load.adapter_note])
+    assert "is restored" not in words(draw(page)[page.load.adapter_note])
 
 
 def test_what_could_be_read_of_a_refused_adapter_is_shown() -> None:
@@ -225,5 +225,5 @@ def test_what_could_be_read_of_a_refused_adapter_is_shown() -> None:
 
     assert "Cannot be added. x brings whole layers of its own." in said
     assert "LoRA, rank 8, alpha 16" in said
-    assert "1,024 numbers, 4 KB" in said
+    assert "1,024 parameters, 4 KB" in said
     assert "starter (the loaded base)" in said

@@ -286,7 +286,7 @@ def test_trouble_gives_the_question_back(chat: ChatTab, service: FakeService) ->
     assert "No memory left. Less." in words(last[chat.trouble])
     assert last[chat.prompt] == "hi"
     assert said(chat) == [[], []]
-    assert "Write a question first" in words(ask(chat, " ")[-1][chat.trouble])
+    assert "Enter a question first" in words(ask(chat, " ")[-1][chat.trouble])
 
 
 def test_a_busy_session_is_said(chat: ChatTab, service: FakeService) -> None:
@@ -307,8 +307,8 @@ def test_why_nobody_can_be_asked_is_said_before_anybody_tries(chat: ChatTab) -> 
 
     shown = chat.show(held)
 
-    assert "Training pirate is going on" in words(shown[chat.trouble])
-    assert "Pause it at the top" in words(shown[chat.trouble])
+    assert "pirate is training" in words(shown[chat.trouble])
+    assert "To ask now, pause it at the top" in words(shown[chat.trouble])
     assert not shown[chat.send]["interactive"]
     assert not shown[chat.score]["interactive"]
     assert words(chat.show(service.snapshot())[chat.trouble]) == ""
@@ -349,8 +349,8 @@ def test_a_text_is_scored_by_all_who_answer(chat: ChatTab) -> None:
     found = words(chat.score_text("Arr!"))
     assert "base -10.00 nats 2.72" in found
     assert "polite -15.00 nats 4.48" in found
-    assert "Least surprised: base." in found
-    assert "Over 10 tokens after the first" in found
+    assert "Lowest perplexity: base." in found
+    assert "Over 10 tokens, without the first" in found
     assert "no text to score" in words(chat.score_text(""))
 
 

@@ -52,4 +52,4 @@ def test_while_a_slot_is_prepared_nothing_is_mixed(page: Page, service: FakeServ
 
     (said,) = page.combine.live.answer_once("Hello?", ["pirate", "polite"], **weights())
 
-    assert "The hot-swap slot holds the model: leave it first." in words(said)
+    assert "The hot-swap slot is using the model: leave the slot first." in words(said)

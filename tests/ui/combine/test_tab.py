@@ -77,8 +77,8 @@ def script_combine(service: FakeService, **fields: Any) -> list[rq.Combine]:
 def test_a_cosine_that_is_nearly_nothing_has_no_sign() -> None:
     drawn = words(blend_views.likeness(report(-0.001), {}, (0, 1)))
 
-    assert "hardly touch each other (0.00)" in drawn
-    assert "Pick a number to see it layer by layer" in drawn
+    assert "are almost unrelated (0.00)" in drawn
+    assert "Click a number to see it layer by layer" in drawn
 
 
 def test_a_taken_name_is_written_as_its_adapter_has_it(page: Page) -> None:
@@ -124,7 +124,7 @@ def test_an_adapter_that_cannot_be_blended_is_left_out_and_why(
     assert drawn[page.combine.ingredients]["choices"] == ["pirate", "polite"]
     assert "'odd' is a DoRA adapter" in words(drawn[page.combine.left_out])
     fold = drawn[page.combine.left_out_fold]
-    assert (fold["visible"], fold["label"]) == (True, "Left out as it is: odd")
+    assert (fold["visible"], fold["label"]) == (True, "Cannot be blended: odd")
 
 
 def test_nothing_is_said_where_nothing_is_left_out(page: Page) -> None:
@@ -158,10 +158,10 @@ def test_an_ingredient_that_was_deleted_leaves_the_list(page: Page) -> None:
 @pytest.mark.parametrize(
     ("value", "finding"),
     [
-        (0.83, "pirate and polite change much the same (0.83)"),
+        (0.83, "pirate and polite make very similar changes (0.83)"),
         (0.3, "pirate and polite overlap a little (0.30)"),
-        (0.04, "pirate and polite hardly touch each other (0.04)"),
-        (-0.4, "pirate and polite pull against each other (-0.40)"),
+        (0.04, "pirate and polite are almost unrelated (0.04)"),
+        (-0.4, "pirate and polite make opposite changes (-0.40)"),
     ],
 )
 def test_the_matrix_says_what_it_shows(value: float, finding: str) -> None:
@@ -178,7 +178,7 @@ def test_ingredients_are_compared_and_a_pair_is_shown_by_layer(
     _, closer = page.combine.look_closer(found, ["pirate", "polite"], event("pair", "0,1"))
 
     assert asked == [["pirate", "polite"]]
-    assert "hardly touch" in words(drawing)
+    assert "almost unrelated" in words(drawing)
     assert "block 2, down_proj" not in words(drawing)
     assert "block 2, down_proj" in words(closer)  # counted from 1, as on Load
 
@@ -194,7 +194,7 @@ def test_one_adapter_is_not_compared(page: Page) -> None:
     found, drawing = page.combine.compare(["pirate"])
 
     assert found is None
-    assert "Pick two adapters" in words(drawing)
+    assert "Choose two adapters" in words(drawing)
 
 
 # -- before --------------------------------------------------------------------------------------
@@ -273,12 +273,12 @@ def test_the_result_tells_its_distance_and_the_next_step(page: Page, service: Fa
     text = words(drawn[page.combine.result])
     assert "mix is 33 % away from the exact weighted sum" in text
     assert "Layer by layer: at most 33 %, in block 1, q_proj" in text
-    assert "Verified: written, read back" in text
+    assert "Verified: the saved blend" in text
     assert "Something to know." in text
     assert drawn[page.combine.stage]["visible"]
     assert drawn[page.combine.go]["variant"] == "secondary"
     made = shown(page, ingredients=["pirate", "polite"], name="mix")
-    assert "mix is made: see below" in words(made[page.combine.card])
+    assert "mix was created (below)" in words(made[page.combine.card])
     assert not made[page.combine.go]["interactive"]
 
 
@@ -288,7 +288,7 @@ def test_rounding_is_not_called_a_distance() -> None:
         base_name="b", base_fingerprint="f", created=0,
     )  # fmt: skip
     assert blend_views.blend_finding(finished(info, 3e-8)) == "mix is exactly the weighted sum"
-    assert "at most 0 %" in words(blend_views.outcome(finished(info, 3e-8)))
+    assert "Layer by layer" not in words(blend_views.outcome(finished(info, 3e-8)))
 
 
 def test_keeping_puts_the_card_away(page: Page, service: FakeService) -> None:
@@ -364,7 +364,7 @@ def test_a_blend_that_is_gone_is_neither_discarded_nor_asked(
     service.add_adapter("mix")
 
     assert not shown(page)[page.combine.stage]["visible"]
-    assert "no longer there" in words(page.combine.taste_all("Where is the cat?"))
+    assert "no longer exists" in words(page.combine.taste_all("Where is the cat?"))
     _, said = page.combine.decide([], event("discard", stale))
 
     assert "no longer in the library" in words(said)

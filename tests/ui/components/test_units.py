@@ -44,7 +44,7 @@ def test_a_plain_name_lies_in_the_workspace_and_a_path_stays(tmp_path: Path) -> 
 
 
 def test_part_of_a_model_tells_share_and_count() -> None:
-    assert units.part_of_model(31_744, 3_500_000) == "0.9 % of the model (31,744 numbers)"
+    assert units.part_of_model(31_744, 3_500_000) == "0.9 % of the model (31,744 parameters)"
     assert units.part_of_model(10, 3_500_000).startswith("under 0.1 %")
 
 

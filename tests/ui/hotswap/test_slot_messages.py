@@ -186,7 +186,7 @@ def test_a_far_conversion_is_no_success() -> None:
 
     assert near[1]["class"] == "aw-note good"
     assert far[1]["class"] == "aw-note warn"
-    assert "another adapter rather than the same one" in words(far)
+    assert "treat it as another adapter" in words(far)
     assert "another adapter" not in words(near)
 
 

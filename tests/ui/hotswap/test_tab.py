@@ -156,7 +156,7 @@ def test_what_the_slot_keeps_from_being_changed_waits_and_says_why(
     loading = page.load.show(held, "")
     assert not loading[page.load.load]["interactive"]
     assert not loading[page.load.unload]["interactive"]
-    assert "slot holds the model" in words(loading[page.load.note])
+    assert "slot is using the model" in words(loading[page.load.note])
     assert '"disabled": true' in json.dumps(loading[page.load.adapters])
     check, button = page.merge.check(
         names=["pirate"], strengths={}, folder="x", precision="auto", largest=5
@@ -164,7 +164,7 @@ def test_what_the_slot_keeps_from_being_changed_waits_and_says_why(
     ready = readiness(held, Check(name="new", report=None, free_name="new"))
     blending = page.combine.show(held, BOTH, mix_name="new")
     for card in (check, ready.card, blending[page.combine.card]):
-        assert "leave it first" in words(card)
+        assert "leave the slot first" in words(card)
         assert "Go to Hot-swap" in words(card)
     assert not button["interactive"]
     assert not ready.can_start

@@ -284,8 +284,8 @@ def test_rows_of_held_out_data_are_told_apart() -> None:
     stats = STATS.model_copy(update={"rows": 73, "held_out_rows": 13, "examples": 55})
     check = Check(report=rs.PreflightReport.model_construct(stats=stats))
 
-    assert data_line(check, "").startswith("60 rows and 13 of the held-out data, 55 to learn")
-    assert data_line(check, "Pirates.").startswith("73 rows, 55 to learn")
+    assert data_line(check, "").startswith("60 rows and 13 of the held-out data, 55 to train on")
+    assert data_line(check, "Pirates.").startswith("73 rows, 55 to train on")
 
 
 def test_a_check_that_was_stopped_is_taken_up_on_request(page: Page, service: FakeService) -> None:
@@ -317,7 +317,7 @@ def test_a_look_at_large_data_shows_the_first_rows(page: Page, service: FakeServ
     _, shown, pieces = page.train.picker.look_at_data(**form_of(page))
 
     assert [request.every_row for request in asked] == [False]
-    assert "the others are still to be checked" in words(shown)
+    assert "the other rows are not checked yet" in words(shown)
     assert pieces == [("Row 0\n", None), ("Hello", "learned")]
 
 
