@@ -1,1 +1,4 @@
-"""The Hot-swap screen: preparing the slot, and swapping in it."""
+"""The Hot-swap screen: preparing the slot, and swapping adapters in it.
+
+Knows nothing of compiling, which the engine does.
+"""

@@ -1,7 +1,7 @@
-"""What was last said about the slot: the answer after a swap, or why something was refused.
+"""The last message about the slot: the answer after a swap, or an error.
 
-It is kept beside the service, as the slot is: every browser tab shows the same, and an answer is
-shown only for the slot and the adapter that gave it.
+It belongs to the app, like the slot, so that all browser tabs show the same. An answer is shown
+only while its slot and its adapter are the current ones.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ NOTHING: Node = el("div")
 
 
 class Said(NamedTuple):
-    """An answer to a question, of an adapter in a slot that was prepared at some moment."""
+    """An answer of an adapter; `prepared` is the time at which its slot was prepared."""
 
     prepared: float
     adapter: str
@@ -27,18 +27,20 @@ class Said(NamedTuple):
 
 
 def said_view(said: Said | None, snapshot: rs.Snapshot) -> Node:
-    """Show the last answer if whoever is in the slot gave it, and else how to get one."""
+    """Show the last answer if the adapter in the slot gave it; else how to get one."""
     slot = snapshot.slot
     if slot is None:
         return NOTHING
     if said is None or said.prepared != slot.prepared:
-        return _hint("Press an adapter: it is swapped in and answers the standing question.")
+        return _hint("Click an adapter: it is swapped in and answers the test question.")
     if said.failure is not None:
-        stays = f"{slot.current or slot_view.BASE_LABEL} stays in the slot and answers as before."
+        stays = (
+            f"{slot.current or slot_view.BASE_LABEL} stays in the slot; its answers are unchanged."
+        )
         return el("div", failure_card(said.failure), _hint(stays))
     if said.adapter != slot.current:
         here = slot.current or slot_view.BASE_LABEL
-        return _hint(f"{here} came into the slot since the last answer. Press it to hear it.")
+        return _hint(f"{here} was swapped in after the last answer. Click it to get its answer.")
     colours = {adapter.name: adapter.colour for adapter in snapshot.adapters}
     who = chip(said.adapter or slot_view.BASE_LABEL, colours.get(said.adapter, BASE_COLOUR))
     return slot_view.answer(who, said.words, said.swap, asked=said.question, slot=slot)

@@ -1,4 +1,4 @@
-"""What the Hot-swap tab shows, as pure functions: who can share a slot, the slot, and its times."""
+"""What the Hot-swap tab shows, as pure functions: candidates, the slot, and its timings."""
 
 import math
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 from backend import blends
 from backend import results as rs
 from ui.components import units
+from ui.components.blockers import under_way
 from ui.components.feedback import evidence
 from ui.components.safe_view import Child, Node, button, chip, el
 from ui.components.session_facts import BASE_COLOUR, fits
@@ -13,20 +14,20 @@ from ui.components.session_facts import BASE_COLOUR, fits
 PLAIN = ("LoRA", "rsLoRA")
 BASE_LABEL = "base"
 SHORTEST = 0.0005
-"""Seconds at which a bar on the logarithmic scale has no length; each tenfold adds the same."""
+"""Seconds at the zero of the logarithmic scale."""
 FAR_APART = 20
-"""Times of which one is that many times another are drawn on a logarithmic scale."""
+"""If the largest time is this many times the smallest, the scale is logarithmic."""
 
 
 class Misfit(NamedTuple):
-    """Why an adapter cannot share a slot; `convertible` where a button is the way out."""
+    """Why an adapter cannot share a slot; `convertible`: whether converting it helps."""
 
     reason: str
     convertible: bool
 
 
 def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None:
-    """Return why an adapter cannot share a slot on this base, or nothing where it can."""
+    """Return why an adapter cannot share a slot on this base; None if it can."""
     if not fits(adapter, base):
         return Misfit(f"made for {adapter.base_name}, which is not loaded", False)
     if adapter.method in PLAIN:
@@ -36,7 +37,7 @@ def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None
     first = "; to convert it, load the base in full precision" if quantised else ""
     if adapter.method == "DoRA":
         return Misfit(
-            f"DoRA changes whole weights, not only a slot beside them{first}", convertible
+            f"DoRA rescales whole weight matrices, not only a LoRA update{first}", convertible
         )
     if adapter.method.casefold() in blends.CHANGES_THE_BASE:
         return Misfit(f"{adapter.method} changes the base itself{first}", convertible)
@@ -49,13 +50,13 @@ def candidates(snapshot: rs.Snapshot) -> list[rs.AdapterInfo]:
 
 
 def can_convert(snapshot: rs.Snapshot) -> bool:
-    """Tell whether any adapter that cannot share a slot has a plain LoRA twin."""
+    """Return whether any adapter that cannot share a slot can be converted to plain LoRA."""
     found = (misfit(each, snapshot.base) for each in snapshot.adapters)
     return any(why is not None and why.convertible for why in found)
 
 
 def misfits(snapshot: rs.Snapshot) -> Node:
-    """List the adapters that cannot share a slot, each with its reason and the way out."""
+    """List the adapters that cannot share a slot, each with the reason and a fix if any."""
     if snapshot.base is None:
         return el("div")
     rows = []
@@ -64,18 +65,18 @@ def misfits(snapshot: rs.Snapshot) -> Node:
         why = misfit(adapter, snapshot.base)
         if why is None:
             continue
-        way_out = (
+        convert = (
             button("Convert to plain LoRA", "convert", adapter.name, disabled=busy)
             if why.convertible
             else None
         )
         words = el("span", f"cannot share a slot: {why.reason}.", cls="aw-quiet")
-        rows.append(el("li", chip(adapter.name, adapter.colour), words, way_out))
+        rows.append(el("li", chip(adapter.name, adapter.colour), words, convert))
     return el("div", el("ul", *rows, cls="aw-misfits") if rows else None)
 
 
 def prepare_label(names: list[str], compile_seconds: float | None) -> str:
-    """Say what pressing the button does and costs; None means without compiling."""
+    """Return the label of the button with its cost; None means without compiling."""
     if not names:
         return "Choose adapters for the slot"
     what = names[0] if len(names) == 1 else units.plural(len(names), "adapter")
@@ -85,7 +86,7 @@ def prepare_label(names: list[str], compile_seconds: float | None) -> str:
 
 
 def width(snapshot: rs.Snapshot, ticked: list[str]) -> Child:
-    """Say how wide the slot gets where one adapter widens it for the others."""
+    """Return a note if the ranks differ, because the slot gets the largest rank."""
     sharing = [each for each in candidates(snapshot) if each.name in ticked]
     if not sharing:
         return None
@@ -93,37 +94,37 @@ def width(snapshot: rs.Snapshot, ticked: list[str]) -> Child:
     if widest.rank == min(each.rank for each in sharing):
         return None
     words = (
-        f"The slot gets rank {widest.rank}, that of {widest.name}. The others are padded to it, "
-        "which changes no answer and costs the time of the widest."
+        f"The slot gets rank {widest.rank}, the rank of {widest.name}. The others are padded to "
+        "it, which changes no answer, and every adapter runs at the speed of the largest."
     )
     return el("p", words, cls="aw-quiet")
 
 
 def strengths(snapshot: rs.Snapshot) -> Child:
-    """Say what becomes of what is on, where that is more than one adapter at strength 1."""
+    """Return a note on the active adapters, unless it is only one at strength 1."""
     if not snapshot.active or (len(snapshot.active) == 1 and snapshot.active[0][1] == 1.0):
         return None
     on = ", ".join(f"{name} {strength:g}" for name, strength in snapshot.active)
     words = (
-        f"In the slot each adapter answers alone and at strength 1. What is on now ({on}) comes "
-        "back when you leave it."
+        f"In the slot each adapter answers alone and at strength 1. The active adapters ({on}) are "
+        "restored when you leave the slot."
     )
     return el("p", words, cls="aw-quiet")
 
 
 def why_not(snapshot: rs.Snapshot) -> str:
-    """Say why a slot cannot be prepared now, or nothing."""
+    """Return why a slot cannot be prepared now; empty if it can."""
     if snapshot.base is None:
         return "No base model is loaded."
     if snapshot.job is not None:
-        return f"{snapshot.job.title} is going on."
+        return f"{under_way(snapshot.job)}."
     if not candidates(snapshot):
-        return "No adapter here can share a slot yet. Train one, or add one on the Load tab."
+        return "There is no adapter for a slot yet. Train one, or add one on the Load tab."
     return ""
 
 
 def swap_buttons(snapshot: rs.Snapshot) -> Node:
-    """Show who can answer; the one in the slot is marked in words and by its frame."""
+    """Show a button per adapter; the one in the slot is marked with text and a border."""
     slot = snapshot.slot
     if slot is None:
         return el("div")
@@ -141,7 +142,7 @@ def _swap_button(name: str, colour: str, pressed: bool) -> Node:
         "button",
         el("span", cls="aw-dot", colour=colour, aria_hidden="true"),
         name or BASE_LABEL,
-        # Its place is kept, so that no button moves when another is pressed.
+        # Invisible but present, so that no button moves when another is clicked.
         el(
             "span",
             "in the slot",
@@ -158,13 +159,13 @@ def _swap_button(name: str, colour: str, pressed: bool) -> Node:
 def answer(
     who: Node, words: str, swap: rs.Swapped | None, *, asked: str, slot: rs.SlotStatus
 ) -> Node:
-    """Show an answer, what was asked, and the proof of the swap before it."""
+    """Show an answer, its question, and how the swap before it was verified."""
     line = None
     if swap is not None:
         compiled = units.plural(swap.recompilations, "recompilation")
         line = evidence(
             f"Swapped in {short_time(swap.seconds)}{f', {compiled}' if slot.compiled else ''}; "
-            f"answers like a plain load (largest difference {units.small(swap.max_difference)})."
+            f"same answers as a plain load (largest difference {units.small(swap.max_difference)})."
         )
     return el(
         "div",
@@ -176,7 +177,7 @@ def answer(
 
 
 def times(slot: rs.SlotStatus) -> Node:
-    """Draw the ways to change the adapter, measured here, and what compiling brings."""
+    """Draw the measured times of the ways to change the adapter, and the speeds."""
     measured = slot.times
     if measured is None:
         return el("div")
@@ -186,7 +187,7 @@ def times(slot: rs.SlotStatus) -> Node:
         ("Reload from disk", measured.reload_seconds),
     ]
     if measured.recompile_seconds is not None:
-        rows.append(("Compile anew", measured.recompile_seconds))
+        rows.append(("Compile again", measured.recompile_seconds))
     shares = bar_shares([seconds for _, seconds in rows])
     bars = [_bar(*row, share) for row, share in zip(rows, shares, strict=True)]
     return el(
@@ -195,8 +196,8 @@ def times(slot: rs.SlotStatus) -> Node:
         el("div", *bars, cls="aw-times"),
         el(
             "p",
-            "Changing the adapter and computing the first word of the next answer, measured on "
-            f"this machine when the slot was prepared.{_besides(measured)}"
+            "Time to change the adapter and compute the first token of the next answer, measured "
+            f"on this machine when the slot was prepared.{_besides(measured)}"
             f"{_about_scale([seconds for _, seconds in rows])}",
             cls="aw-quiet aw-small",
         ),
@@ -206,34 +207,36 @@ def times(slot: rs.SlotStatus) -> Node:
 
 
 def _besides(measured: rs.SwapTimes) -> str:
-    """Say what the bars leave out, or stand for."""
+    """Return notes on what the bars include and leave out."""
     said = ""
     if measured.check_seconds is not None:
         said += (
-            " Each swap is also compared with the adapter's reference answer, which takes "
+            " Each swap is also verified against the adapter's reference output, which takes "
             f"{short_time(measured.check_seconds)} more."
         )
     if measured.recompile_seconds is not None:
         said += (
-            " Compiling anew is what a swap costs in a model that was not prepared: here the "
-            "compilation that preparing took, up to its first word."
+            " Compile again is the cost of a swap in a model without a slot: the compilation time "
+            "measured while preparing, up to the first token."
         )
     return said
 
 
 def finding(slot: rs.SlotStatus) -> str:
-    """State what the times show: the picture's title."""
+    """Return the main finding of the times: the title of the chart."""
     measured = slot.times
     if measured is None:
         return ""
     if measured.recompile_seconds is not None:
         factor = measured.recompile_seconds / measured.hotswap_seconds
-        sooner = f"A hot-swap answers {units.count(round(factor))} times sooner than compiling anew"
+        sooner = (
+            f"A hot-swap answers {units.count(round(factor))} times sooner than compiling again"
+        )
         as_plain = measured.switch_seconds <= measured.hotswap_seconds
-        return f"{sooner}, and no sooner than a plain switch" if as_plain else sooner
+        return f"{sooner}, but not sooner than a plain switch" if as_plain else sooner
     if measured.switch_seconds <= measured.hotswap_seconds:
         plain, swap = map(short_time, (measured.switch_seconds, measured.hotswap_seconds))
-        return f"Not compiled, a plain switch is as quick: {plain}, a hot-swap {swap}"
+        return f"Without compiling, a plain switch is as fast: {plain}, a hot-swap {swap}"
     ratio = measured.reload_seconds / measured.hotswap_seconds
     if ratio >= 1.5:
         return f"A hot-swap answers {ratio:.1f} times sooner than a reload from disk"
@@ -241,7 +244,7 @@ def finding(slot: rs.SlotStatus) -> str:
 
 
 def bar_shares(times: list[float]) -> list[float]:
-    """Return how long the bars of some times are: in proportion, or in tenfolds where far apart."""
+    """Return the lengths of the bars: linear, or logarithmic if the times are far apart."""
     longest = max(times)
     if longest < FAR_APART * min(times):
         return [seconds / longest for seconds in times]
@@ -257,7 +260,7 @@ def _about_scale(times: list[float]) -> str:
     if max(times) < FAR_APART * min(times):
         return ""
     part = units.percent(1 / _tenfolds(max(times)))
-    return f" The bars are on a logarithmic scale: {part} of the width is ten times the time."
+    return f" The scale is logarithmic: {part} of the width means ten times the time."
 
 
 def _bar(name: str, seconds: float, share: float) -> Node:
@@ -274,7 +277,9 @@ def _speeds(slot: rs.SlotStatus) -> Child:
     eager, compiled = slot.tokens_per_second_eager, slot.tokens_per_second_compiled
     words = []
     if eager and compiled:
-        words.append(f"Answers: {units.speed(compiled)} compiled, {units.speed(eager)} plain.")
+        words.append(
+            f"Answers: {units.speed(compiled)} compiled, {units.speed(eager)} not compiled."
+        )
     elif eager:
         words.append(f"Answers: {units.speed(eager)}, not compiled.")
     if slot.compiled:
@@ -282,7 +287,7 @@ def _speeds(slot: rs.SlotStatus) -> Child:
         words.append(f"Compiling and warming up took {units.duration(slot.compile_seconds)}.")
     if slot.memory_bytes:
         words.append(
-            f"The slot takes {units.size(slot.memory_bytes)}: every adapter padded to rank "
+            f"The slot takes {units.size(slot.memory_bytes)}: every adapter is padded to rank "
             f"{slot.rank}."
         )
     return el(
@@ -293,9 +298,9 @@ def _speeds(slot: rs.SlotStatus) -> Child:
 
 
 def left(slot: rs.SlotLeft) -> Node:
-    """Show the proof that leaving a slot brought the session back."""
+    """Show that leaving the slot restored the session."""
     return evidence(
-        "Verified when the slot was left: the session answers as before it "
+        "Verified: answers are the same as before the hot-swap "
         f"(largest difference {units.small(slot.max_difference)})."
     )
 

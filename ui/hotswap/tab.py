@@ -1,4 +1,4 @@
-"""The Hot-swap tab: choose adapters, prepare the slot, change the adapter with one press, leave."""
+"""The Hot-swap tab: choose adapters, prepare the slot, swap with one click, leave the slot."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,24 +26,24 @@ NOTHING: Node = el("div")
 PREPARE, LEAVE = "prepare-hotswap", "end-hotswap"
 ANSWERING = ("chat", "side-by-side", "compare", "score", "next-token")
 PATIENCE_SECONDS = 10.0
-"""The longest that leaving waits for an answer to stop."""
+"""The longest time that leaving waits for an answer to stop."""
 
 
 class HotswapTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
         self.form = Form(rq.PrepareHotswap)
         self.ticked = gr.State([])
-        """What `names` shows. It is watched in its place: Gradio 6.31 refuses every drawing that is
-        asked for with a tick that has just left the choices."""
+        """A copy of the value of `names`, used as the input of `show`: Gradio 6.31 rejects an event
+        whose input is no longer among the choices."""
         self.offered = gr.State([])
-        """The adapters that this page has offered; one that comes later is ticked by itself."""
+        """The adapters that this page has offered; new ones are ticked automatically."""
         self.said: Said | None = None
         self.refused: Failure | None = None
         self.proven: tuple[Any, ...] | None = None
-        """The session as it was when the slot was left: the proof is of that one alone."""
+        """The session state after leaving the slot; the verification is only valid for it."""
         with gr.Column(elem_classes="aw-column") as self.before:
             self._build_choice()
         with gr.Column(visible=False, elem_classes="aw-column") as self.inside:
@@ -53,8 +53,8 @@ class HotswapTab:
     def _build_choice(self) -> None:
         gr.Markdown("## Adapters that share the slot", elem_classes="aw-head")
         gr.Markdown(
-            "The model is compiled once, around a slot. Then a press changes the adapter in it, "
-            "and nothing is compiled again. Ranks and targets may differ.",
+            "The model is compiled once, around a slot. Then one click swaps the adapter, with no "
+            "recompiling. Ranks and targets may differ.",
             elem_classes="aw-help",
         )
         self.names = gr.CheckboxGroup([], show_label=False, label="Adapters", elem_id="slot-names")
@@ -72,8 +72,8 @@ class HotswapTab:
         gr.Markdown("## Who answers", elem_classes="aw-head")
         self.swaps = safe_view(NOTHING, label="Who answers", elem_id="slot-swaps")
         self.question = gr.Textbox(
-            label="Standing question",
-            info="Answered anew after each swap.",
+            label="Test question",
+            info="Answered again after each swap.",
             value=self._first_question(),
             max_lines=4,
             elem_id="slot-question",
@@ -89,7 +89,7 @@ class HotswapTab:
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides what the button prepares."""
+        """This browser tab's own inputs of `show`: what the button would prepare."""
         return {
             "slot_names": self.ticked,
             "slot_offered": self.offered,
@@ -97,7 +97,7 @@ class HotswapTab:
         }
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         choice = {"names": self.ticked, **self.form.inputs}
         said = [self.swaps, self.answer]
         return [
@@ -115,23 +115,23 @@ class HotswapTab:
     # -- events ----------------------------------------------------------------------------------
 
     def choose(self, names: list[str]) -> list[str]:
-        """Take over the ticks."""
+        """Store the ticks."""
         self.forget_failure()
         return names
 
     def forget_failure(self) -> None:
-        """Something else is to be prepared: an earlier failure says nothing about it."""
+        """Clear an earlier error, because the form changed."""
         self.handle.forget_failure(PREPARE)
         self._refuse(None)
 
     def start(self, names: list[str], **values: Any) -> None:
-        """Start preparing the slot and return at once."""
+        """Start preparing the slot; returns at once."""
         self.converter.forget()
         self.handle.forget(LEAVE)
         self._start_with(lambda: rq.PrepareHotswap(adapters=names, **self.form.read(values)))
 
     def end(self) -> None:
-        """Leave the slot, unless somebody does already; an answer that is being written is cut."""
+        """Leave the slot, unless that is in progress; stops the current answer."""
         snapshot = self.handle.service.snapshot()
         if snapshot.slot is None or (snapshot.job and snapshot.job.operation == LEAVE):
             return
@@ -149,7 +149,7 @@ class HotswapTab:
             time.sleep(REDRAW_SECONDS)
 
     def swap(self, event: gr.EventData, question: str) -> Iterator[tuple[Any, Any]]:
-        """Swap to the pressed adapter and let it answer the standing question at once."""
+        """Swap to the clicked adapter, and let it answer the test question."""
         act, name = clicked(event)
         if act != "swap":
             yield gr.skip(), gr.skip()
@@ -164,7 +164,7 @@ class HotswapTab:
         yield from self._let_answer(name, question, swapped)
 
     def ask_again(self, question: str) -> Iterator[tuple[Any, Any]]:
-        """Let whoever is in the slot answer a changed question."""
+        """Let the adapter in the slot answer a changed question."""
         slot = self.handle.service.snapshot().slot
         if slot is None:
             yield gr.skip(), gr.skip()
@@ -189,7 +189,7 @@ class HotswapTab:
         *,
         failure: Failure | None = None,
     ) -> Node:
-        """Keep what is said for every browser tab, and return how it is shown."""
+        """Store the message for all browser tabs, and return its view."""
         snapshot = self.handle.service.snapshot()
         prepared = snapshot.slot.prepared if snapshot.slot is not None else 0.0
         self.said = Said(prepared, name, (question or "").strip(), words, swap, failure)
@@ -198,7 +198,7 @@ class HotswapTab:
 
     def _answer(self, name: str, question: str) -> Iterator[str]:
         if not (question or "").strip():
-            yield "Write a standing question to see an answer."
+            yield "Enter a test question to see an answer."
             return
         message = rq.Message(role="user", content=question.strip())
         variant: rq.Variant = [(name, 1.0)] if name else []
@@ -240,7 +240,7 @@ class HotswapTab:
         blocked = slot_view.why_not(snapshot)
         offered = slot_offered or []
         names = [info.name for info in slot_view.candidates(snapshot)]
-        if snapshot.base is None:  # for a while, perhaps: what was ticked comes back with it
+        if snapshot.base is None:  # perhaps only for a moment: keep the ticks
             names = offered
         unticked = set(offered) - set(slot_names or []) if offered else self._left_out(names)
         ticked = preparing or [name for name in names if name not in unticked]
@@ -269,23 +269,23 @@ class HotswapTab:
         }
 
     def _being_prepared(self, snapshot: rs.Snapshot) -> list[str]:
-        """Return the adapters of the slot that is being prepared, if this page asked for it."""
+        """Return the adapters of the slot that is being prepared, if the page started it."""
         asked, job = self.handle.asked(PREPARE), snapshot.job
         if job is None or job.operation != PREPARE or not isinstance(asked, rq.PrepareHotswap):
             return []
         return list(asked.adapters)
 
     def _left_out(self, names: list[str]) -> set[str]:
-        """Return whom a page that opens leaves unticked: those that the last slot was without."""
+        """Return the adapters that a new page leaves unticked: those not in the last slot."""
         asked = self.handle.asked(PREPARE)
         if not isinstance(asked, rq.PrepareHotswap) or not set(asked.adapters) & set(names):
             return set()
         return set(names) - set(asked.adapters)
 
     def _choice(self, snapshot: rs.Snapshot, ticked: list[str] | None, *, locked: bool) -> Any:
-        """Offer who can share the slot; ticks are sent only with another offer.
+        """Offer the candidates; ticks are sent only when the candidates change.
 
-        Else they would undo what somebody ticks while they are on their way.
+        Otherwise they could undo a tick that the user sets at the same time.
         """
         able = slot_view.candidates(snapshot)
         if snapshot.base is None:
@@ -297,7 +297,7 @@ class HotswapTab:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.before, self.inside, self.names, self.ticked, self.offered, self.misfits,
             *self.converter.drawn, self.prepare, self.swaps, self.answer, self.times, self.leave,
@@ -328,16 +328,16 @@ class HotswapTab:
         )
 
     def _failure(self, snapshot: rs.Snapshot) -> Failure | None:
-        """Return why the slot was not prepared or left, where that still tells something."""
+        """Return why preparing or leaving the slot failed, if that is still relevant."""
         if snapshot.slot is None and self.handle.failure(LEAVE) is not None:
-            return None  # it is left, by whomever
+            return None  # the slot was left anyway
         prepared = self.handle.last(PREPARE)
         if prepared is not None and isinstance(error_of(prepared), errors.WorkerDied):
-            return None  # the bar on top says so
+            return None  # the bar at the top says so
         return self.handle.last_failure(PREPARE, LEAVE)
 
     def _proof(self, snapshot: rs.Snapshot) -> Node | None:
-        """Show that leaving the slot changed nothing, as long as nothing changed since."""
+        """Show that leaving the slot restored the session, until something changes."""
         left = self.handle.outcome(LEAVE)
         if left is None or snapshot.base is None:
             return None
@@ -360,8 +360,5 @@ def _nobody(why: str) -> Node:
 
 def _held(slot: rs.SlotStatus) -> str:
     count = len(slot.adapters)
-    who = f"{count} adapters take turns" if count > 1 else f"{slot.adapters[0]} is alone"
-    return (
-        f"{who} in a slot of rank {slot.rank}. Training, blending, merging and loading wait until "
-        "you leave it."
-    )
+    who = f"{count} adapters are" if count > 1 else f"{slot.adapters[0]} is"
+    return f"{who} in a slot of rank {slot.rank}. Leave the slot to train, blend, merge or load."

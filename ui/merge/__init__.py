@@ -1,1 +1,4 @@
-"""The Merge screen: base and adapters written as one model."""
+"""The Merge screen: writing the base and adapters as one model.
+
+Knows nothing of how weights are merged, which the engine does.
+"""

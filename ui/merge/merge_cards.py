@@ -1,4 +1,4 @@
-"""What the Merge tab shows, as trees: what a merge takes, how far it is, what it came to."""
+"""What the Merge tab shows, as trees: the needs of a merge, its progress, its result."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ from ui.components.progress_bar import progress
 from ui.components.safe_view import Child, Node, button, el
 
 EMPTY = (
-    "The merged model appears here: a folder that loads like any base, without PEFT. "
-    "The base and the adapters stay as they are."
+    "The merged model appears here: a folder that loads like any base model, without PEFT. "
+    "The base and the adapters are not changed."
 )
 
 
 def running(snapshot: rs.Snapshot) -> rs.JobInfo | None:
-    """Return the merge that goes on, if one does."""
+    """Return the running merge, if there is one."""
     return next((job for job in snapshot.side_jobs if job.operation == "merge"), None)
 
 
 def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
-    """Say what the button will do."""
+    """Return the label of the button."""
     if not names or snapshot.base is None:
         return "Merge"
     return (
@@ -29,20 +29,18 @@ def merge_label(names: Sequence[str], snapshot: rs.Snapshot) -> str:
     )
 
 
-FULL_PRECISION = (
-    "The base is quantised in this session; the merge goes into its full-precision weights."
-)
+FULL_PRECISION = "The loaded base is quantised. The merge uses its full-precision weights."
 
 
 def needs_card(needs: rs.MergeNeeds, base: rs.ModelFacts | None = None) -> Node:
-    """Say what a merge takes of the machine, and which weights it goes into."""
+    """Show the disk and memory that a merge needs, and which weights it uses."""
     fits = needs.disk_bytes <= needs.disk_free_bytes
     disk = f"{units.size(needs.disk_bytes)} of {units.size(needs.disk_free_bytes)} free disk"
     memory = f"about {units.size(needs.memory_bytes)} of memory"
     sentence = f" {units.plural(needs.files, 'file')} in {needs.precision}, {disk}, {memory}."
     how = (
-        "The weights are read, merged and written one after the other, so the model is never held "
-        "as a whole; answers are compared afterwards where memory allows it."
+        "The weights are read, merged and written one by one, so the whole model is never in "
+        "memory. Afterwards answers are compared if memory allows it."
     )
     return el(
         "div",
@@ -54,7 +52,7 @@ def needs_card(needs: rs.MergeNeeds, base: rs.ModelFacts | None = None) -> Node:
 
 
 def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
-    """Show the merge that goes on, or what the last one wrote and how it was verified."""
+    """Show the running merge, or what the last one wrote and how it was verified."""
     if job is not None:
         return el("div", _running(job), cls="aw-stage")
     if merged is None:
@@ -68,8 +66,8 @@ def stage(job: rs.JobInfo | None, merged: rs.Merged | None) -> Node:
         el("p", merged.path, cls="aw-path"),
         el(
             "p",
-            f"Took {units.duration(merged.seconds)}. The folder also holds tokenizer, settings and "
-            "a model card that says what went in.",
+            f"Took {units.duration(merged.seconds)}. The folder also contains the tokenizer, the "
+            "settings and a model card that lists what was merged.",
             cls="aw-quiet",
         ),
         el("div", button("Load it as base", "load", merged.path), cls="aw-actions"),
@@ -85,7 +83,11 @@ def _evidence(merged: rs.Merged) -> Node:
 
 def _running(job: rs.JobInfo) -> Node:
     left = f", {units.duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-    doing = "Stopping; nothing will be kept" if job.stopping else f"{job.text or 'Starting'}{left}"
+    doing = (
+        "Stopping; partial files will be removed"
+        if job.stopping
+        else f"{job.text or 'Starting'}{left}"
+    )
     return el(
         "div",
         el("p", el("strong", job.title), f" {units.percent(job.fraction or 0)}"),
@@ -93,8 +95,8 @@ def _running(job: rs.JobInfo) -> Node:
         el("p", f"{doing}.", cls="aw-quiet"),
         el(
             "div",
-            button("End at once" if job.stopping else "Cancel", "cancel", str(job.id)),
-            el("span", "Cancelling leaves nothing behind.", cls="aw-quiet"),
+            button("Stop now" if job.stopping else "Cancel", "cancel", str(job.id)),
+            el("span", "Cancelling removes all partial files.", cls="aw-quiet"),
             cls="aw-actions",
         ),
     )
@@ -106,8 +108,8 @@ def problem(error: errors.WorkbenchError, mend: Child) -> Node:
 
 
 def just_merged(mend: Child) -> Node:
-    """Say that the folder in the form holds what was made just now, and offer another."""
-    said = "Merged there: see below. Another folder makes another model."
+    """Say that the merged model was just written to the folder, and offer another folder."""
+    said = "The merged model was written there (below). Change the folder to create another."
     return el("div", el("p", said), mend, cls="aw-note good")
 
 

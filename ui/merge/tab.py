@@ -1,4 +1,4 @@
-"""The Merge tab: adapters with strengths into a folder of their own, what that takes, its proof."""
+"""The Merge tab: adapters with strengths, the target folder, the needs, and the result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,17 @@ from ui.components.session_facts import fitting
 from ui.merge.merge_cards import just_merged, merge_label, needs_card, problem, running, stage, warn
 
 MOST = 6
-"""How many adapters the page merges at once; the other ways in take twenty."""
+"""Most adapters in one merge on the page; the HTTP API and Python allow twenty."""
 PRECISIONS = [
     ("as the base is loaded", "as-base"),
-    ("fp32: exact, 4 bytes a number", "fp32"),
+    ("fp32: exact, 4 bytes per parameter", "fp32"),
     ("bf16: half the size, slightly rounded", "bf16"),
     ("fp16: half the size, for older GPUs", "fp16"),
 ]
 
 
 class MergeTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -76,7 +76,7 @@ class MergeTab:
         gr.Markdown("## 2 The new model", elem_classes="aw-head")
         self.folder = gr.Textbox(
             label="Folder",
-            info="A new or empty folder for the merged model; a plain name lies in the workspace.",
+            info="A new or empty folder. A name without slashes is created in the workspace.",
             max_lines=1,
             elem_id="merge-folder",
         )
@@ -92,7 +92,7 @@ class MergeTab:
             self.largest = gr.Number(
                 5,
                 label="Largest file (GB)",
-                info="Weights are spread over files of at most this size.",
+                info="The weights are split into files of at most this size.",
                 minimum=0.001,
                 maximum=50,
             )
@@ -101,7 +101,7 @@ class MergeTab:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Every component that decides what would be merged."""
+        """The components that define what would be merged."""
         return {
             "names": self.names,
             "strengths": self.strengths,
@@ -112,19 +112,19 @@ class MergeTab:
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides what `show` draws, of this visitor's own."""
+        """This browser tab's own inputs of `show`."""
         return {}
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [self.key, self.stage]
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         chosen = [self.names, self.strengths, self.folder, self.suggested, self.followed]
         laid = [*self.sliders, self.folder, self.suggested]
-        gr.on(  # one event for both: two that cross would undo each other's choice
+        gr.on(  # one event for both: two at the same time would undo each other's choice
             [self.key.change, self.names.change],
             self.follow,
             chosen,
@@ -164,7 +164,7 @@ class MergeTab:
         suggested: str,
         followed: rq.Variant,
     ) -> tuple[Any, ...]:
-        """Take over what is active until somebody chooses; drop what is no longer there."""
+        """Follow the active adapters until the user chooses; drop adapters that are gone."""
         snapshot = self.handle.service.snapshot()
         there = [adapter.name for adapter in fitting(snapshot)]
         wanted = [name for name in names if name in there]
@@ -172,7 +172,7 @@ class MergeTab:
             followed = [(n, s) for n, s in snapshot.active if n in there][:MOST]
             wanted = [name for name, _ in followed]
             strengths = {**strengths, **dict(followed)}
-        # a value that is sent back would undo what was chosen in the meantime
+        # sending the value back would undo a choice made in the meantime
         moved = {} if wanted == names else {"value": wanted}
         chosen = gr.update(choices=there, **moved)
         return chosen, strengths, followed, *self.lay_out(wanted, strengths, folder, suggested)
@@ -180,7 +180,7 @@ class MergeTab:
     def lay_out(
         self, names: list[str], strengths: dict[str, float], folder: str, suggested: str
     ) -> tuple[Any, ...]:
-        """Show one slider for each adapter; the folder's name follows until somebody writes one."""
+        """Show one slider per adapter; suggest a folder until the user writes one."""
         known = {adapter.name: adapter for adapter in self.handle.service.snapshot().adapters}
         sliders = [
             _slider(known[name], strengths.get(name, 1.0))
@@ -196,7 +196,7 @@ class MergeTab:
     def remember(
         self, names: list[str], strengths: dict[str, float], *values: float
     ) -> dict[str, float]:
-        """Keep each adapter's strength with its name, for when the list changes."""
+        """Store each adapter's strength by name, so that it survives changes of the list."""
         return {**strengths, **dict(zip(names, values, strict=False))}
 
     def request(
@@ -211,7 +211,9 @@ class MergeTab:
         if not names:
             raise errors.InvalidRequest("No adapter is chosen.", cure="Choose at least one.")
         if not (folder or "").strip():
-            raise errors.InvalidRequest("No folder is named.", cure="Write a new folder's name.")
+            raise errors.InvalidRequest(
+                "No folder is given.", cure="Enter the name of a new folder."
+            )
         return rq.Merge(
             variant=[(name, strengths.get(name, 1.0)) for name in names],
             destination=self._whole(folder),
@@ -222,7 +224,7 @@ class MergeTab:
     # -- before the start ------------------------------------------------------------------------
 
     def check(self, **values: Any) -> tuple[Node, Any]:
-        """Say what the merge would take, or what stands in its way and the way out."""
+        """Show what the merge would need, or why it cannot start and a fix."""
         snapshot = self.handle.service.snapshot()
         names = values["names"] or []
         label = merge_label(names, snapshot)
@@ -240,12 +242,12 @@ class MergeTab:
         return needs_card(needs, snapshot.base), gr.update(value=label, interactive=ready)
 
     def rename(self, event: gr.EventData) -> Any:
-        """Take the free folder that the card offers."""
+        """Use the free folder that the card offers."""
         act, arg = clicked(event)
         return arg if act == "folder" else gr.skip()
 
     def start(self, **values: Any) -> tuple[Any, Any]:
-        """Start the merge and return at once."""
+        """Start the merge; returns at once."""
         try:
             self.handle.start(self.request(**values))
         except errors.WorkbenchError as error:
@@ -253,7 +255,7 @@ class MergeTab:
         return gr.skip(), gr.update(interactive=False)
 
     def act(self, event: gr.EventData) -> None:
-        """Do what the result's buttons offer: cancel the merge, or load what it wrote."""
+        """Handle the buttons of the result: cancel the merge, or load the merged model."""
         act, arg = clicked(event)
         if act == "cancel":
             self.handle.service.stop_side(int(arg))
@@ -266,17 +268,19 @@ class MergeTab:
     def _blocked(self, snapshot: rs.Snapshot, names: Sequence[str]) -> Node | None:
         if self.handle.demo:
             return wait(
-                "This shared demo does not write to folders. Duplicate the Space or run the app on "
+                "This shared demo cannot write to folders. Duplicate the Space or run the app on "
                 "your own machine to merge."
             )
         if obstacle := no_base(snapshot) or held(snapshot):
             return obstacle
         if running(snapshot) is not None:
-            return wait("A merge is going on. It can be stopped below; training and chat go on.")
+            return wait(
+                "A merge is in progress; it can be stopped below. Training and chat still work."
+            )
         if not fitting(snapshot):
             sentence = "No adapter was made for the loaded base yet."
             return warn(sentence, mend_button("Train the first one", "go", "train"))
-        return None if names else wait("Choose the adapters to merge, one or several.")
+        return None if names else wait("Choose one or more adapters to merge.")
 
     def _free_folder(self, names: Sequence[str]) -> str:
         """Return a folder under the workspace that does not exist yet."""
@@ -294,7 +298,7 @@ class MergeTab:
         return units.whole_path(folder, self.handle.service.settings.merged_dir)
 
     def _just_merged(self, folder: str) -> bool:
-        """Tell whether the folder in the form is the one that the last merge wrote."""
+        """Return whether the last merge wrote the folder in the form."""
         merged: rs.Merged | None = self.handle.outcome("merge")
         return merged is not None and Path(merged.path) == Path(self._whole(folder or ""))
 
@@ -324,14 +328,14 @@ def _slider(adapter: rs.AdapterInfo, strength: float) -> Any:
     return gr.update(
         visible=True,
         label=f"Strength of {adapter.name}",
-        info=f"{adapter.method} works at strength 1 only." if fixed else None,
+        info=f"{adapter.method} only works at strength 1." if fixed else None,
         value=1.0 if fixed else strength,
         interactive=not fixed,
     )
 
 
 def _key(snapshot: rs.Snapshot) -> str:
-    """Change whenever what can be merged, or whether, may have changed."""
+    """Return a key that changes whenever the possible merges may have changed."""
     base = snapshot.base.loaded_as if snapshot.base else snapshot.phase
     slot = "held" if snapshot.slot is not None else ""
     names = ",".join(adapter.name for adapter in fitting(snapshot))

@@ -1,4 +1,4 @@
-"""The part of Runs that compares: curves over each other, results, settings, and answers."""
+"""The comparison on the Runs tab: curves in one chart, results, settings, and answers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ NOTHING: Node = el("div")
 
 
 class ComparePanel:
-    """Shows the runs that are ticked beside each other."""
+    """Compares the ticked runs."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -32,12 +32,12 @@ class ComparePanel:
         with gr.Column(visible=False, elem_id="runs-comparison") as self.panel:
             gr.Markdown("## Compared", elem_classes="aw-head")
             self.chart = overlay_chart(elem_id="runs-overlay")
-            self.tables = safe_view(NOTHING, label="What came out, and settings that differ")
+            self.tables = safe_view(NOTHING, label="Results, and settings that differ")
             gr.Markdown("## Their answers", elem_classes="aw-head")
             with gr.Row(elem_classes="aw-ask"):
                 self.prompts = gr.Textbox(
                     label="Questions",
-                    info=f"One a line, up to {MOST_PROMPTS}; the base answers them too.",
+                    info=f"One per line, up to {MOST_PROMPTS}; the base answers them too.",
                     lines=2,
                     max_lines=MOST_PROMPTS,
                     scale=8,
@@ -50,7 +50,7 @@ class ComparePanel:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [self.hint, self.panel, self.chart, self.tables, self.ask, self.who]
 
     def connect(self, ticked: gr.State) -> None:
@@ -60,17 +60,17 @@ class ComparePanel:
         ticked.change(self.suggest, [ticked, self.prompts], [self.prompts, self.answers], **QUIET)
 
     def suggest(self, ticked: list[str], written: str) -> tuple[Any, Node]:
-        """Offer questions that fit the data, where nobody wrote any; answers of others go."""
+        """Suggest questions for the data if the field is empty; clears old answers."""
         runs = self._runs(ticked, self.handle.service.snapshot())
         known = "\n".join(run_comparison.try_prompts(runs))
         return gr.skip() if (written or "").strip() else known, NOTHING
 
     def ask_all(self, ticked: list[str], prompts: str) -> Iterator[Node]:
-        """Let the base and the adapters that fit it answer the same questions."""
+        """Ask the base and the adapters that fit it the same questions."""
         snapshot = self.handle.service.snapshot()
         asked = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
         if not asked:
-            yield el("p", "Write a question first.", cls="aw-quiet")
+            yield el("p", "Enter a question first.", cls="aw-quiet")
             return
         able = run_comparison.answerers(self._runs(ticked, snapshot), snapshot).adapters
         yield el("p", f"{units.plural(len(able) + 1, 'model')} are answering.", cls="aw-quiet")
@@ -87,7 +87,7 @@ class ComparePanel:
         yield run_comparison.answers(request.prompts, able, found.answers)
 
     def show(self, snapshot: rs.Snapshot, ticked: Sequence[str]) -> dict[Any, Any]:
-        """Draw what follows the session and the ticks."""
+        """Draw everything that follows the session and the ticks."""
         runs = self._runs(ticked, snapshot)
         chart, tables = self._pictures(runs)
         able = run_comparison.answerers(runs, snapshot)
@@ -106,7 +106,7 @@ class ComparePanel:
         return run_comparison.told_apart([known[run_id] for run_id in ticked if run_id in known])
 
     def _pictures(self, runs: Sequence[rs.RunSummary]) -> tuple[dict[str, Any], Node]:
-        """Return curves and tables; nothing where too few are ticked, or one was just deleted."""
+        """Return curves and tables; empty if too few runs are ticked or one was just deleted."""
         if len(runs) < 2:
             return overlay_value([]), NOTHING
         service = self.handle.service
@@ -135,7 +135,7 @@ def _hint(ticked: int, there: int) -> Node:
 def _who(able: run_comparison.Answerers, busy: bool) -> Node:
     said = list(able.left_out)
     if not able.adapters:
-        said.append("So none of them can answer.")
+        said.append("So none of the adapters can answer.")
     elif busy:
-        said.append("They can answer once the model is free.")
+        said.append("Available when the model is idle.")
     return el("p", " ".join(said), cls="aw-quiet") if said else NOTHING

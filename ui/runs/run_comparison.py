@@ -1,4 +1,4 @@
-"""Several runs beside each other as trees for `safe_view`: results, settings, answers."""
+"""The comparison of several runs, as trees for `safe_view`: results, settings, answers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from ui.runs.run_table import run_state
 MOST_ADAPTERS = 5
 RESULT_HEADS = (
     "Run", "State", "Training loss", "Held-out loss", "Exact match", "Speed", "Steps", "Time",
-    "Memory at the peak",
+    "Peak memory",
 )  # fmt: skip
 
 
@@ -26,18 +26,18 @@ class Compared(NamedTuple):
     run: rs.RunSummary
     train: rq.Train
     changes: Sequence[str] = ()
-    """What was changed in it on the way."""
+    """What was changed in it during the run."""
 
 
 class Answerers(NamedTuple):
-    """Whose adapters can answer now, and why the others cannot."""
+    """The adapters that can answer now, and why the others cannot."""
 
     adapters: list[rs.AdapterInfo]
     left_out: list[str]
 
 
 def told_apart(runs: Sequence[rs.RunSummary]) -> list[rs.RunSummary]:
-    """Return the runs with names that differ: those of one name get the time they began."""
+    """Return the runs with unique names: equal names get the start time added."""
     names = [run.name for run in runs]
     return [
         run.model_copy(update={"name": f"{run.name} ({units.when(run.created)})"})
@@ -48,10 +48,10 @@ def told_apart(runs: Sequence[rs.RunSummary]) -> list[rs.RunSummary]:
 
 
 def comparison(compared: Sequence[Compared]) -> Node:
-    """Show what came out, and only those settings that differ."""
+    """Show the results, and only the settings that differ."""
     return el(
         "div",
-        el("h3", "What came out"),
+        el("h3", "Results"),
         results([each.run for each in compared]),
         el("h3", "Settings that differ"),
         settings(compared),
@@ -62,14 +62,14 @@ def comparison(compared: Sequence[Compared]) -> Node:
 def results(runs: Sequence[rs.RunSummary]) -> Node:
     """List the runs' figures; the best of a column is bold."""
     best = _best_of(runs)
-    return table("What came out", RESULT_HEADS, [_result_row(run, best) for run in runs])
+    return table("Results", RESULT_HEADS, [_result_row(run, best) for run in runs])
 
 
 def settings(compared: Sequence[Compared]) -> Node:
     """List the settings in which the runs differ."""
     rows = differences(compared)
     if not rows:
-        return el("p", "None: these runs were asked for with the same settings.", cls="aw-quiet")
+        return el("p", "None: these runs have the same settings.", cls="aw-quiet")
     heads = ("Setting", *(each.run.name for each in compared))
     drawn = [
         el(
@@ -95,14 +95,14 @@ def differences(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     changed = [" ".join(each.changes) or "nothing" for each in compared]
     if len(set(computed)) > 1:
         found.append(("Computed in", computed))
-    return [*found, ("Changed on the way", changed)] if len(set(changed)) > 1 else found
+    return [*found, ("Changed during the run", changed)] if len(set(changed)) > 1 else found
 
 
 # -- answers -------------------------------------------------------------------------------------
 
 
 def answerers(runs: Sequence[rs.RunSummary], snapshot: rs.Snapshot) -> Answerers:
-    """Return whose adapters fit the loaded base, at most as many as can be asked at once."""
+    """Return the adapters that fit the loaded base, up to the limit, and why others cannot."""
     by_run = {info.run_id: info for info in snapshot.adapters if info.run_id}
     able: list[rs.AdapterInfo] = []
     left_out = []
@@ -113,7 +113,7 @@ def answerers(runs: Sequence[rs.RunSummary], snapshot: rs.Snapshot) -> Answerers
         elif not fits(info, snapshot.base):
             left_out.append(f"{run.name} was made for {run.base_name}, which is not loaded.")
         elif len(able) == MOST_ADAPTERS:
-            left_out.append(f"{run.name}: {MOST_ADAPTERS} adapters can answer at once.")
+            left_out.append(f"{run.name}: {MOST_ADAPTERS} adapters is the limit.")
         else:
             able.append(info)
     return Answerers(able, left_out)
@@ -122,7 +122,7 @@ def answerers(runs: Sequence[rs.RunSummary], snapshot: rs.Snapshot) -> Answerers
 def answers(
     prompts: Sequence[str], adapters: Sequence[rs.AdapterInfo], found: Sequence[Sequence[str]]
 ) -> Node:
-    """Show everybody's answers, one prompt after the other; the base's come first."""
+    """Show all answers, one prompt after the other; the base comes first."""
     who = [("base", BASE_COLOUR), *((info.name, info.colour) for info in adapters)]
     blocks = [
         el(
@@ -145,7 +145,7 @@ def answers(
 
 
 def try_prompts(runs: Sequence[rs.RunSummary]) -> list[str]:
-    """Return questions that show what these runs were to learn."""
+    """Return questions that show what these runs should have learned."""
     known = [data_sets.bundled_set(run.data) for run in runs]
     return list(dict.fromkeys(each.try_prompt for each in known if each and each.try_prompt))
 
@@ -172,13 +172,13 @@ def _result_row(run: rs.RunSummary, best: dict[str, set[str]]) -> Node:
         ),
         cell("Steps", f"{units.count(run.step)} of {units.count(run.total_steps)}"),
         cell("Time", units.duration(run.seconds)),
-        cell("Memory at the peak", units.size(run.peak_memory_bytes) if run.peak_memory_bytes
+        cell("Peak memory", units.size(run.peak_memory_bytes) if run.peak_memory_bytes
              else "-"),
     )  # fmt: skip
 
 
 def _best_of(runs: Sequence[rs.RunSummary]) -> dict[str, set[str]]:
-    """Return who is best in each column; nobody where the runs learned different data."""
+    """Return the best runs of each column; none for losses if the runs used different data."""
     columns: dict[str, list[tuple[float | None, str]]] = {
         "Training loss": [(run.loss, run.id) for run in runs],
         "Held-out loss": [(run.eval_loss, run.id) for run in runs],
@@ -214,5 +214,5 @@ def _label(path: str) -> str:
         return "Base"
     try:
         return label_of(field_of(rq.Train, path))
-    except (AttributeError, KeyError):  # a setting without a label of its own
+    except (AttributeError, KeyError):  # a setting without a label
         return path

@@ -1,4 +1,4 @@
-"""One run as trees for `safe_view`: where it stands, what was predicted, settings, log, ways on."""
+"""One run as trees for `safe_view`: progress, predictions, settings, log, actions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +25,9 @@ def run_facts(
     changes: Sequence[str] = (),
     problem: str = "",
 ) -> Node:
-    """Describe one run: where it stands, and the settings that are not the defaults.
+    """Describe one run: its progress and its settings.
 
-    `problem` says what of its events cannot be read.
+    `problem`: which part of its events cannot be read.
     """
     match = units.percent(run.exact_match) if run.exact_match is not None else "not tested"
     loss = f"{units.loss(run.loss)} training, {units.loss(run.eval_loss)} held out"
@@ -45,35 +45,35 @@ def run_facts(
         ("Memory", _memory(run)),
         ("Base", base_title(run)),
         ("Data", data_sets.title(run.data)),
-        ("Began", units.when(run.created)),
+        ("Started", units.when(run.created)),
     ]
     if changes:
-        pairs.append(("Changed on the way", " ".join(changes)))
+        pairs.append(("Changed during the run", " ".join(changes)))
     if problem:
         pairs.append(("Curve", problem))
     return el("div", facts(pairs), _settings(train), _log(log), cls="aw-run-facts")
 
 
 def damaged_facts(run: rs.RunSummary, folder: Path, checkpoint: Path | None) -> Node:
-    """Say what is known of a run of which a file cannot be read, and where its files lie."""
+    """Show what is known of a run with an unreadable file, and where its files are."""
     steps = f"{units.count(run.step)} of {units.count(run.total_steps)}" if run.total_steps else "-"
     saved = (
         "none"
         if checkpoint is None
-        else f"{checkpoint}: a plain PEFT adapter, which Add an adapter takes"
+        else f"{checkpoint}: a plain PEFT adapter; Add an adapter can load it"
     )
     pairs: list[tuple[str, Child]] = [
         ("Steps", steps),
         ("Loss", units.loss(run.loss)),
         ("Folder", el("span", str(folder), cls="aw-path")),
         ("Last checkpoint", el("span", saved, cls="aw-path")),
-        ("Began", units.when(run.created)),
+        ("Started", units.when(run.created)),
     ]
     return el("div", facts(pairs), _log(folder / "output.log"), cls="aw-run-facts")
 
 
 def changes_of(events: Sequence[Event]) -> list[str]:
-    """Say what was changed in a run on the way; of several at one step, what was said last held."""
+    """Return what was changed during a run; of several changes at one step, the last one."""
     held: list[Event] = []
     for event in events:
         if event.type == "resumed":
@@ -92,7 +92,7 @@ def _replaces(later: Event, earlier: Event) -> bool:
 def run_actions(
     run: rs.RunSummary, adapter: rs.AdapterInfo | None, *, deleting: bool = False
 ) -> Node:
-    """Offer what can be done with a run and the adapter that it made, if that is still there."""
+    """Show the actions on a run, and on its adapter if that still exists."""
     note = f"{run.message} {run.cure}".strip()
     going_on = run.state in ("queued", "running")
     whole = run.state != "damaged"
@@ -104,7 +104,7 @@ def run_actions(
             "div",
             button("Resume", "resume", run.id, kind="main") if run.resumable else None,
             button("Try it in Chat", "try", adapter.id) if adapter else None,
-            button("Start again from this", "again", run.id) if run.data else None,
+            button("Train again with these settings", "again", run.id) if run.data else None,
             button("Show as command", "command", run.id) if whole else None,
             button("Show as a plain PEFT script", "script", run.id) if whole else None,
             None if going_on or deleting else button("Delete", "delete", run.id),
@@ -115,24 +115,24 @@ def run_actions(
 
 
 def base_title(run: rs.RunSummary) -> str:
-    """Name the base that a run was on, and how it was kept."""
+    """Return the base of a run, and its quantisation."""
     kept = "" if run.quantization == "none" else f", quantised ({run.quantization})"
     return f"{run.base_name}{kept}"
 
 
 def other_base(run: rs.RunSummary, base: rs.ModelFacts | None) -> str:
-    """Say that a run was on another base than the loaded one; empty where it was not."""
+    """Return a note if a run used another base than the loaded one; else empty."""
     if base is None or (base.name, base.quantization) == (run.base_name, run.quantization):
         return ""
     kept = "" if base.quantization == "none" else f", quantised ({base.quantization})"
     return (
-        f"{run.name} was on {base_title(run)}, and {base.name}{kept} is loaded. To repeat it, load "
-        "that base first; otherwise it is another run with the same settings."
+        f"{run.name} was trained on {base_title(run)}, but {base.name}{kept} is loaded. To repeat "
+        "it, load that base first. Otherwise the same settings are used on the loaded base."
     )
 
 
 def measured(value: str, predicted: tuple[str, float] | None) -> str:
-    """Say a measured value, and how far the prediction was off."""
+    """Write a measured value with the error of its prediction."""
     if predicted is None:
         return value
     said, off = predicted
@@ -140,7 +140,7 @@ def measured(value: str, predicted: tuple[str, float] | None) -> str:
 
 
 def setting(path: str, value: Any) -> str:
-    """Say the value of a setting of a run as a person would."""
+    """Write the value of a setting for display."""
     if value is None or value in ("", ()):
         return "not set"
     if isinstance(value, bool):
@@ -151,17 +151,17 @@ def setting(path: str, value: Any) -> str:
 
 
 def commands(found: rs.RunCommands) -> str:
-    """Write the commands that repeat a run, with what each is for."""
+    """Return the commands that repeat a run, with comments."""
     note = "".join(f"# {line}\n" for line in wrap(found.note, COMMENT_WIDTH))
     return (
-        f"# The base that the run was on:\n{found.base}\n\n"
+        f"# The base of the run:\n{found.base}\n\n"
         f"# The run:\n{note}{found.fields}\n\n"
         f"# The same, from the request in the run's folder:\n{found.file}"
     )
 
 
 def exported(found: rs.ExportedRun) -> Node:
-    """Say what was written and how it is repeated."""
+    """Show what was written."""
     listed = f"{units.plural(len(found.files), 'file')}, {units.size(found.bytes)}"
     return el(
         "div",
@@ -174,7 +174,10 @@ def _sure(run: rs.RunSummary, has_adapter: bool) -> Node:
     adapter = " Its adapter stays in the library." if has_adapter else ""
     return el(
         "div",
-        el("p", f"Curve, log and checkpoints of {run.name} will be gone for good.{adapter}"),
+        el(
+            "p",
+            f"The curve, log and checkpoints of {run.name} will be deleted permanently.{adapter}",
+        ),
         el(
             "div",
             button("Delete the run", "delete-now", run.id, kind="mend"),
@@ -239,7 +242,7 @@ def _settings(train: rq.Train) -> Node:
             rows.append((label_of(field), el("strong", said) if changed else said))
     return el(
         "details",
-        el("summary", "Settings; what differs from the defaults is bold"),
+        el("summary", "Settings (changes in bold)"),
         facts(rows),
         cls="aw-details",
     )

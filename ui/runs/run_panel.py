@@ -1,4 +1,4 @@
-"""The part of Runs about the one that was picked: curve, facts, note, and what to do with it."""
+"""The selected run on the Runs tab: curve, facts, note, and actions."""
 
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from ui.train.run_progress import resume_run
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")
 EXTENDING = (
-    "More passes over the examples, in the same curve. The schedule of the learning rate runs once "
-    "more over them."
+    "More epochs over the examples, in the same curve. The learning rate schedule starts again for "
+    "them."
 )
-UNPICKED: Node = el("p", "Pick a run above to see its curve and settings.", cls="aw-quiet aw-empty")
+UNPICKED: Node = el(
+    "p", "Click a run above to see its curve and settings.", cls="aw-quiet aw-empty"
+)
 
 
 class RunPanel:
-    """Shows the run that is picked, and does what its buttons offer."""
+    """Shows the selected run, and handles its buttons."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -48,7 +50,7 @@ class RunPanel:
         self._build_lines()
 
     def _build_lines(self) -> None:
-        self.lines_title = safe_view(NOTHING, label="What the lines below are")
+        self.lines_title = safe_view(NOTHING, label="About the lines below")
         self.lines = gr.Code(
             visible=False, interactive=False, show_label=False, max_lines=24, elem_id="run-lines"
         )
@@ -66,18 +68,18 @@ class RunPanel:
             self.extend = gr.Button("Extend", scale=1, min_width=90, elem_id="run-extend")
         self.note = gr.Textbox(
             label="Notes",
-            info="Kept in the run's folder; the filter above finds words in them.",
+            info="Saved in the run's folder; the filter above also searches them.",
             lines=2,
             max_lines=12,
             elem_id="run-note",
         )
-        self.keep = gr.Button("Keep the note", size="sm", elem_classes="aw-auto")
+        self.keep = gr.Button("Save note", size="sm", elem_classes="aw-auto")
         self.kept = safe_view(NOTHING, label="The note")
         demo = self.handle.service.settings.demo
         with gr.Accordion("Export", open=False, visible=not demo) as self.export_fold:
             self.folder = gr.Textbox(
                 label="Folder",
-                info="A new folder: request, events, log, adapter and script are written to it.",
+                info="A new folder. It gets the request, events, log, adapter and script.",
                 max_lines=1,
                 elem_id="run-export-folder",
             )
@@ -87,14 +89,14 @@ class RunPanel:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.actions, self.facts, self.chart, self.more, self.note, self.extension,
             self.epochs, self.extend,
         ]  # fmt: skip
 
     def connect(self, selected: gr.State) -> list[Any]:
-        """Wire the panel; returns the events after which the whole page is drawn again."""
+        """Wire the panel; returns the events after which the page is redrawn."""
         lines = [self.lines_title, self.lines]
         selected.change(self.forget, selected, [*lines, self.kept, self.exported, self.folder],
                         **QUIET)  # fmt: skip
@@ -109,7 +111,7 @@ class RunPanel:
     # -- acting ----------------------------------------------------------------------------------
 
     def act(self, event: gr.EventData) -> Any:
-        """Resume a run, or delete it once somebody said so twice."""
+        """Resume a run, or delete it after confirmation."""
         act, run_id = clicked(event)
         if act == "resume":
             resume_run(self.handle, run_id)
@@ -126,7 +128,7 @@ class RunPanel:
             refuse("Not deleted", error)
 
     def extend_run(self, run_id: str, epochs: float | None) -> None:
-        """Let a finished run go on by some epochs."""
+        """Extend a finished run by some epochs."""
         try:
             if not epochs:
                 raise errors.InvalidRequest("Extend by is empty.", cure="Try 1.")
@@ -135,12 +137,12 @@ class RunPanel:
             refuse("Cannot extend", error)
 
     def keep_note(self, run_id: str, note: str) -> Node:
-        """Write the note into the run's folder."""
+        """Save the note in the run's folder."""
         try:
             self.handle.service.annotate(run_id, note or "")
         except errors.WorkbenchError as error:
             return failure_card(explain(error))
-        return evidence("Kept in the run's folder.")
+        return evidence("Saved in the run's folder.")
 
     def show_lines(self, event: gr.EventData) -> tuple[Any, Any]:
         """Show the run as commands or as a script."""
@@ -154,14 +156,14 @@ class RunPanel:
 
     def _commands(self, run_id: str) -> tuple[Node, Any]:
         said = run_detail.commands(self.handle.service.run_commands(run_id))
-        title = "To be typed in this app's folder; they use its Python."
+        title = "Run these in the app's folder, with its Python."
         return el("p", title, cls="aw-quiet"), gr.update(value=said, language="shell", visible=True)
 
     def _script(self, run_id: str) -> tuple[Node, Any]:
         said = self.handle.service.run_script(run_id)
         title = (
             "This script repeats the run without this app and prints the same losses. It reads "
-            "examples.jsonl beside it: Export writes both."
+            "examples.jsonl in the same folder: Export writes both."
         )
         return el("p", title, cls="aw-quiet"), gr.update(
             value=said, language="python", visible=True
@@ -170,7 +172,7 @@ class RunPanel:
     def export_run(self, run_id: str, folder: str) -> Node:
         """Write the run into a folder."""
         if not (folder or "").strip():
-            return el("p", "Name a folder first.", cls="aw-quiet")
+            return el("p", "Enter a folder first.", cls="aw-quiet")
         try:
             whole = units.whole_path(folder, self.handle.service.settings.exports_dir)
             request = rq.ExportRun(run_id=run_id, destination=whole)
@@ -179,7 +181,7 @@ class RunPanel:
             return failure_card(explain(error))
 
     def forget(self, run_id: str) -> tuple[Any, ...]:
-        """Another run was picked: what was shown of the last one goes."""
+        """Clear what was shown of the previous run, because another one was selected."""
         folder = self.handle.service.settings.exports_dir / run_id
         return NOTHING, gr.update(visible=False), NOTHING, NOTHING, str(folder)
 
@@ -188,7 +190,7 @@ class RunPanel:
     def show(
         self, snapshot: rs.Snapshot, run: rs.RunSummary | None, deleting: str
     ) -> dict[Any, Any]:
-        """Draw everything about the run that is picked."""
+        """Draw everything about the selected run."""
         if run is None:
             return {
                 self.actions: UNPICKED,
@@ -212,7 +214,7 @@ class RunPanel:
         }
 
     def _extending(self, snapshot: rs.Snapshot, run: rs.RunSummary) -> dict[Any, Any]:
-        """Let a finished run go on, or say beside the field why it cannot."""
+        """Enable extending a finished run, or show at the field why it is not possible."""
         reason = run.not_extendable or engaged(snapshot)
         info = f"Not possible: {reason}." if reason else EXTENDING
         return {

@@ -1,4 +1,4 @@
-"""The tables of runs and of those that wait in the queue, as trees for `safe_view`."""
+"""The tables of runs and of queued runs, as trees for `safe_view`."""
 
 from collections.abc import Collection, Sequence
 
@@ -23,9 +23,11 @@ RUN_HEADS = ("Compare", "State", "Name", "Data", "Method", "Loss", "Exact match"
 
 
 def run_table(runs: Sequence[rs.RunSummary], selected: str, ticked: Collection[str] = ()) -> Node:
-    """List runs, newest first; a row can be picked, and ticked to be compared."""
+    """List runs, newest first; a row can be selected, and ticked for comparison."""
     if not runs:
-        return el("p", "No runs here.", cls="aw-quiet aw-empty")
+        return el(
+            "p", "No runs to show. Change the filter, or train an adapter.", cls="aw-quiet aw-empty"
+        )
     return table(
         "Runs",
         RUN_HEADS,
@@ -34,7 +36,7 @@ def run_table(runs: Sequence[rs.RunSummary], selected: str, ticked: Collection[s
 
 
 def filtered(runs: Sequence[rs.RunSummary], words: str, state: str) -> list[rs.RunSummary]:
-    """Return the runs in which every word occurs, in the wanted state."""
+    """Return the runs that contain every word and have the wanted state."""
     wanted = words.casefold().split()
     return [
         run
@@ -48,7 +50,7 @@ def filtered(runs: Sequence[rs.RunSummary], words: str, state: str) -> list[rs.R
 
 
 def run_state(run: rs.RunSummary) -> Node:
-    """Say a run's state, with a mark that is not only a colour."""
+    """Show the state of a run as text with a coloured mark."""
     mark = "paused" if run.paused else MARKS[run.state]
     return el("span", state_word(run), cls=f"aw-state {mark}")
 
@@ -75,23 +77,23 @@ def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
 
 
 def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
-    """List what waits its turn, first come first; nothing where nothing waits."""
+    """List the queued runs in order; empty without any."""
     if not queue:
         return el("div")
     rows = [_queued_row(number, each) for number, each in enumerate(queue, 1)]
     return el(
         "div",
-        el("h3", f"{units.plural(len(queue), 'run')} waiting"),
-        table("Waiting their turn", ("Turn", "Name", "Data", "Method", "Since", ""), rows),
+        el("h3", f"{units.plural(len(queue), 'run')} in the queue"),
+        table("Queue", ("Number", "Name", "Data", "Method", "Since", ""), rows),
         cls="aw-queue",
     )
 
 
 def _queued_row(number: int, each: rs.QueuedRun) -> Node:
-    waits = f"waits for {each.waits_for}" if each.waits_for else ""
+    waits = f"waiting for {each.waits_for}" if each.waits_for else ""
     return el(
         "tr",
-        cell("Turn", str(number)),
+        cell("Number", str(number)),
         cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"),
              cls="aw-name"),
         cell("Data", data_sets.title(each.data)),

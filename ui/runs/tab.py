@@ -1,4 +1,4 @@
-"""The Runs tab: every run, one in detail, several compared; below, the workspace as a whole."""
+"""The Runs tab: all runs, one in detail, several compared; below, the workspace panel."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ MOST_TICKED = 8
 
 
 class RunsTab:
-    """Builds the tab and answers its events."""
+    """Builds the tab and handles its events."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -28,13 +28,11 @@ class RunsTab:
         self.ticked = gr.State([])
         with gr.Row(elem_classes="aw-fields aw-filter"):
             self.words = gr.Textbox(
-                label="Filter", info="Words in name, data, method, base or notes.", max_lines=1
+                label="Filter", info="Words in the name, data, method, base or notes.", max_lines=1
             )
             states = [("any", ""), *((word, state) for state, word in session_facts.STATES.items())]
-            self.state = gr.Dropdown(
-                states, value="", label="State", info="Only runs in this state."
-            )
-        self.queue = safe_view(el("div"), label="Waiting their turn", elem_id="runs-queue")
+            self.state = gr.Dropdown(states, value="", label="State", info="Filter by state.")
+        self.queue = safe_view(el("div"), label="Queue", elem_id="runs-queue")
         self.table = safe_view(run_table.run_table([], ""), label="Runs", elem_id="runs-table")
         self.comparison = ComparePanel(handle)
         self.panel = RunPanel(handle)
@@ -43,7 +41,7 @@ class RunsTab:
 
     @property
     def watched(self) -> dict[str, Any]:
-        """What decides which runs are shown."""
+        """This browser tab's own inputs of `show`."""
         return {
             "words": self.words, "state": self.state, "selected": self.selected,
             "ticked": self.ticked, "deleting": self.panel.deleting,
@@ -51,14 +49,14 @@ class RunsTab:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [
             self.queue, self.table, *self.comparison.drawn, *self.panel.drawn,
             *self.workspace.drawn,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; returns those after which the whole page is drawn again."""
+        """Wire the tab's own events; returns those after which the page is redrawn."""
         self.comparison.connect(self.ticked)
         return [
             self.words.change(self.no_change, None, None, **QUIET),
@@ -70,10 +68,10 @@ class RunsTab:
         ]
 
     def no_change(self) -> None:
-        """The filter is read when the page is drawn."""
+        """Do nothing: the filter is applied when the page is redrawn."""
 
     def pick(self, ticked: list[str], event: gr.EventData) -> tuple[Any, Any]:
-        """Choose the run that was clicked, or tick it for comparing."""
+        """Select the run that was clicked, or tick it for comparison."""
         act, run_id = clicked(event)
         if act == "pick":
             return run_id, gr.skip()
@@ -84,7 +82,7 @@ class RunsTab:
         return gr.skip(), [*ticked, run_id][-MOST_TICKED:]
 
     def unqueue(self, event: gr.EventData) -> None:
-        """Take a training out of the queue."""
+        """Remove a run from the queue."""
         act, id = clicked(event)
         if act != "unqueue":
             return

@@ -330,7 +330,7 @@ def test_a_saved_copy_shows_its_evidence(page: Page, service: FakeService) -> No
     said = words(page.load.detail.save_copy(polite, str(service.settings.copies_dir / "copy")))
     assert "56 tensors" in said
     assert "largest difference 0" in said
-    assert "No folder is named" in words(page.load.detail.save_copy(polite, " "))
+    assert "No folder is given" in words(page.load.detail.save_copy(polite, " "))
     assert "may not use" in words(page.load.detail.save_copy(polite, "/etc/copy"))
 
 

@@ -55,7 +55,7 @@ def test_one_press_swaps_and_answers_the_standing_question(
 
     assert asked == [rq.Hotswap(adapter="polite")]
     assert "polite Where is it? Arr, Where is it?" in said
-    assert "Swapped in 3.0 ms, 0 recompilations; answers like a plain load" in said
+    assert "Swapped in 3.0 ms, 0 recompilations; same answers as a plain load" in said
     assert "2e-07" in said
     assert said == shown(page)
 
@@ -76,7 +76,7 @@ def test_a_swap_that_fails_says_what_to_do_and_who_answers(
     said = press(page, "polite")
 
     assert "It is gone. Leave the slot." in said
-    assert "pirate stays in the slot and answers as before." in said
+    assert "pirate stays in the slot; its answers are unchanged." in said
 
 
 def test_an_answer_is_shown_for_the_slot_and_the_adapter_that_gave_it(
@@ -84,15 +84,15 @@ def test_an_answer_is_shown_for_the_slot_and_the_adapter_that_gave_it(
 ) -> None:
     hold(service)
     scripted(service, "hotswap", swaps(service))
-    assert "Press an adapter" in shown(page)
+    assert "Click an adapter" in shown(page)
     press(page, "polite")
 
     put(service, "pirate")
-    assert "pirate came into the slot since the last answer." in shown(page)
+    assert "pirate was swapped in after the last answer." in shown(page)
     put(service, "polite")
     assert "Arr" in shown(page)
     put(service, "polite", prepared=1.0)
-    assert "Press an adapter" in shown(page)
+    assert "Click an adapter" in shown(page)
     hold(service, None)
     assert shown(page) == ""
 
@@ -133,7 +133,7 @@ def test_bars_are_in_proportion_or_in_tenfolds(times: list[float], shares: list[
 def test_the_scale_is_told_with_a_number_where_it_is_logarithmic() -> None:
     near = TIMES.model_copy(update={"recompile_seconds": None})
 
-    assert "22 % of the width is ten times the time" in words(slot_view.times(SLOT))
+    assert "22 % of the width means ten times the time" in words(slot_view.times(SLOT))
     assert "logarithmic" not in words(slot_view.times(SLOT.model_copy(update={"times": near})))
 
 
@@ -167,7 +167,7 @@ def test_other_strengths_are_told_before_the_slot_is_prepared(
 
     said = words(page.hotswap.show(service.snapshot())[page.hotswap.note])
 
-    assert "answers alone and at strength 1. What is on now (pirate 0.5) comes back" in said
+    assert "answers alone and at strength 1. The active adapters (pirate 0.5) are restored" in said
 
 
 def test_a_quantised_base_says_why_nothing_is_converted(page: Page, service: FakeService) -> None:

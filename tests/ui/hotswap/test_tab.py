@@ -94,7 +94,7 @@ def test_others_say_why_not_and_only_what_can_be_converted_has_a_button(
 
     drawn = page.hotswap.show(service.snapshot())[page.hotswap.misfits]
 
-    assert "heavy cannot share a slot: DoRA changes whole weights" in words(drawn)
+    assert "heavy cannot share a slot: DoRA rescales whole weight" in words(drawn)
     assert "odd cannot share a slot: IA3 is not plain LoRA" in words(drawn)
     assert "foreign cannot share a slot: made for starter" in words(drawn)
     assert [each["data-arg"] for each in buttons(drawn)] == ["heavy"]
@@ -238,7 +238,7 @@ def test_what_widens_the_slot_for_the_others_is_named(page: Page, service: FakeS
         drawn = page.hotswap.show(service.snapshot(), list(names), [*BOTH, "wide"])
         return words(drawn[page.hotswap.note])
 
-    assert "The slot gets rank 118, that of wide." in note("pirate", "wide")
+    assert "The slot gets rank 118, the rank of wide." in note("pirate", "wide")
     assert "The slot gets" not in note("pirate", "polite")
     assert "The slot gets" not in note("wide")
 
@@ -314,7 +314,7 @@ def test_inside_the_slot_the_choice_gives_way_to_the_buttons(
 @pytest.mark.parametrize(
     ("change", "title"),
     [
-        ({}, "A hot-swap answers 1,000 times sooner than compiling anew"),
+        ({}, "A hot-swap answers 1,000 times sooner than compiling again"),
         ({"recompile_seconds": None}, "A hot-swap answers 10.0 times sooner than a reload"),
         ({"recompile_seconds": None, "reload_seconds": 0.02}, "A hot-swap answers within 20 ms"),
     ],
@@ -328,7 +328,14 @@ def test_the_pictures_title_is_its_finding(change: dict[str, Any], title: str) -
 def test_the_picture_gives_every_time_and_speed_in_words() -> None:
     said = words(slot_view.times(SLOT))
 
-    for part in ("20 ms", "30 ms", "200 ms", "20 s", "140 tokens/s compiled", "100 tokens/s plain"):
+    for part in (
+        "20 ms",
+        "30 ms",
+        "200 ms",
+        "20 s",
+        "140 tokens/s compiled",
+        "100 tokens/s not compiled",
+    ):
         assert part in said
     assert "0 recompilations" in said
 
@@ -349,10 +356,11 @@ def test_leaving_asks_for_the_end(page: Page, service: FakeService) -> None:
     assert asked == [rq.EndHotswap()]
     wait(service)
     left = page.hotswap.show(hold(service, None))
-    assert "answers as before it (largest difference 0)" in words(left[page.hotswap.note])
+    note = words(left[page.hotswap.note])
+    assert "answers are the same as before the hot-swap (largest difference 0)" in note
     service.add_adapter("newer")
     later = page.hotswap.show(hold(service, None))
-    assert "answers as before" not in words(later[page.hotswap.note])
+    assert "same as before" not in words(later[page.hotswap.note])
 
 
 def test_leaving_twice_is_leaving_once(page: Page, service: FakeService) -> None:

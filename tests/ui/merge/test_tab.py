@@ -101,7 +101,7 @@ def test_a_strength_stays_with_its_adapter_when_the_list_changes(tab: MergeTab) 
     first, second, *_ = tab.lay_out(["polite", "pirate"], strengths, "", "")
 
     assert (first["label"], first["interactive"]) == ("Strength of polite", False)
-    assert first["info"] == "DoRA works at strength 1 only."
+    assert first["info"] == "DoRA only works at strength 1."
     assert (second["label"], second["value"]) == ("Strength of pirate", 0.3)
 
 
@@ -115,8 +115,8 @@ def test_the_card_says_what_the_merge_takes(tab: MergeTab) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"names": []}, "Choose the adapters to merge"),
-        ({"folder": " "}, "No folder is named. Write a new folder's name."),
+        ({"names": []}, "Choose one or more adapters to merge"),
+        ({"folder": " "}, "No folder is given. Enter the name of a new folder."),
         ({"folder": "/somewhere/else"}, "The page may not use /somewhere/else."),
         ({"names": ["polite"], "strengths": {"polite": 0.5}}, "at strength 1 only, got 0.5"),
         ({"names": ["foreign"]}, "was made for the base"),
@@ -158,7 +158,7 @@ def test_without_a_base_or_a_fitting_adapter_the_way_out_is_a_click(service: Fak
 def test_a_demo_says_why_it_does_not_merge(tmp_path: Path) -> None:
     with FakeService(Settings(workspace=tmp_path, demo=True)) as service, gr.Blocks():
         tab = MergeTab(ServiceHandle(service))
-        assert "does not write to folders" in words(tab.check(**form(tab))[0])
+        assert "cannot write to folders" in words(tab.check(**form(tab))[0])
 
 
 def test_a_merge_shows_its_progress_here_and_in_the_bar_and_then_its_evidence(
@@ -173,7 +173,7 @@ def test_a_merge_shows_its_progress_here_and_in_the_bar_and_then_its_evidence(
     assert snapshot.phase == "merging"
     assert "Writing file 1 of 2" in words(tab.show(snapshot)[tab.stage])
     assert "Merging pirate" in words(bar(snapshot))
-    assert "A merge is going on" in words(tab.check(**form(tab))[0])
+    assert "A merge is in progress" in words(tab.check(**form(tab))[0])
 
     wait(lambda: not service.snapshot().side_jobs)
     assert "Verified: log-probabilities of 8 texts differ by at most 1e-07" in shown(tab)
@@ -245,5 +245,5 @@ def test_the_folder_of_the_last_merge_is_no_complaint(tab: MergeTab) -> None:
     after = words(tab.check(**form(tab))[0])
 
     assert "exists and is not an empty folder" in before
-    assert "Merged there: see below." in after
+    assert "was written there (below)." in after
     assert "Write to starter-pirate" in after

@@ -43,7 +43,7 @@ def test_a_damaged_run_is_listed_with_what_can_still_be_done(
     said = words(drawn[page.runs.actions])
     assert "pirate damaged" in said
     assert "status.json is damaged: it is empty." in said
-    for act in ("Resume", "Try it in Chat", "Start again from this", "Delete"):
+    for act in ("Resume", "Try it in Chat", "Train again with these settings", "Delete"):
         assert act in said
     assert "script" not in said
     facts = words(drawn[page.runs.panel.facts])

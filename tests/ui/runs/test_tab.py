@@ -109,7 +109,7 @@ def test_only_settings_that_differ_are_listed() -> None:
         ("Rank", ["4", "8"]),
         ("Most steps (steps)", ["not set", "9"]),
     ]
-    assert "with the same settings" in words(run_comparison.settings([first, first]))
+    assert "have the same settings" in words(run_comparison.settings([first, first]))
 
 
 def test_settings_are_said_as_a_person_would() -> None:
@@ -148,7 +148,7 @@ def test_what_was_changed_on_the_way_is_a_difference() -> None:
 
     assert run_comparison.differences([steered, plain]) == [
         ("Computed in", ["bf16", "fp32"]),
-        ("Changed on the way", ["It ends at step 9.", "nothing"]),
+        ("Changed during the run", ["It ends at step 9.", "nothing"]),
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_adapters_of_ticked_runs_answer_the_same_questions(
     assert words(said).count("WHO?") == 3
     assert "base" in words(said)
     *_, said = panel.ask_all([first.id, second.id], "  ")
-    assert "Write a question first." in words(said)
+    assert "Enter a question first." in words(said)
 
 
 def test_who_cannot_answer_is_said(page: Page, service: FakeService) -> None:
@@ -195,7 +195,7 @@ def test_questions_are_suggested_until_somebody_writes(page: Page, service: Fake
 
 def test_a_note_is_kept_found_and_shown_again(page: Page, service: FakeService) -> None:
     run = train(service, "pirate")
-    assert "Kept" in words(page.runs.panel.keep_note(run.id, " the <b>good</b> one \n"))
+    assert "Saved" in words(page.runs.panel.keep_note(run.id, " the <b>good</b> one \n"))
     assert (service.runs.get(run.id).folder / "note.txt").read_text() == "the <b>good</b> one"
     assert draw(page, selected=run.id)[page.runs.panel.note] == "the <b>good</b> one"
     assert run_table.filtered(service.snapshot().runs, "GOOD", "")[0].id == run.id
@@ -250,7 +250,7 @@ def test_a_run_is_exported_only_where_the_page_may_write(page: Page, service: Fa
     assert "Written to out: 2 files" in said
     assert "No script: x." in said
     assert "The page may not use /etc/out" in words(page.runs.panel.export_run(run.id, "/etc/out"))
-    assert "Name a folder first." in words(page.runs.panel.export_run(run.id, " "))
+    assert "Enter a folder first." in words(page.runs.panel.export_run(run.id, " "))
 
 
 def test_a_run_is_deleted_only_when_somebody_says_so_twice(
@@ -259,14 +259,14 @@ def test_a_run_is_deleted_only_when_somebody_says_so_twice(
     run = train(service, "pirate")
     assert page.runs.panel.act(event("delete", run.id)) == run.id
     said = words(draw(page, selected=run.id, deleting=run.id)[page.runs.actions])
-    assert "gone for good. Its adapter stays in the library." in said
+    assert "deleted permanently. Its adapter stays in the library." in said
     assert page.runs.panel.act(event("keep", run.id)) == ""
     assert service.runs.get(run.id)
     assert page.runs.panel.act(event("delete-now", run.id)) == ""
     assert service.snapshot().runs == []
     assert service.library.get("pirate")
     drawn = draw(page, selected=run.id, ticked=[run.id])
-    assert "Pick a run" in words(drawn[page.runs.actions])
+    assert "Click a run" in words(drawn[page.runs.actions])
 
 
 def test_a_run_that_goes_on_is_not_deleted(service: FakeService) -> None:
@@ -293,7 +293,7 @@ def test_starting_again_on_another_base_says_so() -> None:
     run = summary("first", base_name="starter", quantization="nf4")
     loaded = FACTS.model_copy(update={"name": "starter", "quantization": "none"})
     said = run_detail.other_base(run, loaded)
-    assert said.startswith("first was on starter, quantised (nf4), and starter is loaded.")
+    assert said.startswith("first was trained on starter, quantised (nf4), but starter is loaded.")
     same = loaded.model_copy(update={"quantization": "nf4"})
     assert run_detail.other_base(run, same) == ""
     assert run_detail.other_base(run, None) == ""
@@ -352,7 +352,7 @@ def test_a_second_training_waits_its_turn_and_can_be_removed(
     page.train.start(**form_of(page, name="third"))
     drawn = draw(page)
     said = words(drawn[page.runs.queue])
-    assert "2 runs waiting" in said
+    assert "2 runs in the queue" in said
     assert said.index("second") < said.index("third")
     second = service.snapshot().queue[0]
     page.runs.unqueue(event("unqueue", second.id))
@@ -361,7 +361,7 @@ def test_a_second_training_waits_its_turn_and_can_be_removed(
     assert not checked[2]["interactive"]
     assert "third is number 1 in the queue." in words(checked[1])
     page.runs.unqueue(event("unqueue", service.snapshot().queue[0].id))
-    assert "waiting" not in words(draw(page)[page.runs.queue])
+    assert "in the queue" not in words(draw(page)[page.runs.queue])
     service.stop()
     wait(service)
 
