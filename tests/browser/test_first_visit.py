@@ -129,7 +129,7 @@ def test_an_adapter_is_turned_on_for_all_tabs(visits: Visits, client: Client, tr
     expect(other.get_by_role("button", name=f"On {trained}")).to_be_visible()
     expect(row.get_by_role("button", name="Turn off")).to_be_visible()
     row.get_by_role("button", name="Turn off").click()
-    expect(other.get_by_role("button", name="On the base alone")).to_be_visible()
+    expect(other.get_by_role("button", name="On base only")).to_be_visible()
     idle(client)
 
 

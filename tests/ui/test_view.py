@@ -241,7 +241,7 @@ def test_the_bar_shows_progress_and_how_to_stop() -> None:
 
 def test_a_second_stop_ends_at_once() -> None:
     said = words(bar(snapshot(phase="training", job=job(stopping=True))))
-    assert "End at once" in said
+    assert "Stop now" in said
     assert "finishing the step, then saving" in said
 
 

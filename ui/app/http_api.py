@@ -1,9 +1,9 @@
-"""The same operations over HTTP, for programs: typed, JSON in and out, errors word for word.
+"""The HTTP API: the same operations for programs, with JSON in and out and full error messages.
 
-One endpoint per operation, made from the table of operations: requests are the fields of
-`backend.requests`, and what the page may not do, a program may not either. Results are those of
-`backend.results`, except that a `path` is called `folder`: Gradio's clients take every object with
-a `path` for a file and try to download it.
+One endpoint per operation, made from the table of operations. Requests are the fields of
+`backend.requests`, with the same permissions as the page. Results are those of `backend.results`,
+except that `path` is called `folder`: Gradio's clients treat every object with a `path` as a file
+and try to download it.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from ui.components.feedback import for_api
 
 WAIT_SECONDS = 3600.0
 STREAMED = (rq.Chat, rq.SideBySide)
-"""Operations that answer piece by piece; of these only a chat has an endpoint."""
+"""Operations that stream; of these only `Chat` has an endpoint."""
 ANSWERED_AT_ONCE = (rq.Train, rq.Resume)
-"""Operations that take long and have a run to look at meanwhile."""
+"""Long operations that return at once; their run shows the progress."""
 
 
 class Endpoints:
-    """What the endpoints do; those of plain operations are made by `of_operation`."""
+    """The functions of the endpoints; those of plain operations are made by `of_operation`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -47,7 +47,7 @@ class Endpoints:
         return endpoint
 
     def chat(self, request: dict) -> Iterator[str]:
-        """Answer a conversation, fields of Chat; each message is the answer so far."""
+        """Answer a conversation (fields of Chat); each message is the answer so far."""
         answer = ""
         try:
             asked = self._parse("chat", request)
@@ -62,7 +62,7 @@ class Endpoints:
             raise for_api(error) from None
 
     def snapshot(self) -> dict:
-        """Return the state of everything."""
+        """Return the whole state: session, adapters, runs and queue."""
         return _plain(self.service.snapshot())
 
     def runs(self) -> list:
@@ -78,7 +78,7 @@ class Endpoints:
         return [event.model_dump(mode="json", exclude_none=True) for event in found]
 
     def enqueue(self, request: dict) -> dict:
-        """Let a training wait its turn, fields of Train; the snapshot lists the queue."""
+        """Add a run to the queue (fields of Train); the snapshot lists the queue."""
         try:
             train = self._parse("train", request)
             return _plain(self.service.enqueue(train, caller=caller(self.service.settings)))
@@ -86,7 +86,7 @@ class Endpoints:
             raise for_api(error) from None
 
     def unqueue(self, id: str) -> dict:
-        """Take a training out of the queue, by the id that snapshot tells."""
+        """Remove a run from the queue, by its id in the snapshot."""
         try:
             self.service.unqueue(id)
         except errors.WorkbenchError as error:
@@ -94,22 +94,22 @@ class Endpoints:
         return self.snapshot()
 
     def stop(self) -> dict:
-        """Ask the running job to end well; asked again, it ends at once."""
+        """Stop the running job cleanly; a second call stops it immediately."""
         self.service.stop()
         return self.snapshot()
 
     def pause(self) -> dict:
-        """Let the run that goes on hold still after its step; its model answers meanwhile."""
+        """Pause the active run after its current step; the model can answer meanwhile."""
         self.service.pause()
         return self.snapshot()
 
     def unpause(self) -> dict:
-        """Let a paused run go on as if it had never paused."""
+        """Resume a paused run; the result is the same as without the pause."""
         self.service.resume()
         return self.snapshot()
 
     def adjust(self, request: dict) -> dict:
-        """Change the run that goes on from its next step: learning_rate, total_steps, watch."""
+        """Change the active run from its next step: learning_rate, total_steps, watch."""
         try:
             if not isinstance(request, dict):
                 raise errors.InvalidRequest("A request is an object with fields.")
@@ -119,7 +119,7 @@ class Endpoints:
         return self.snapshot()
 
     def save_now(self) -> dict:
-        """Let the run that goes on write a checkpoint after its step."""
+        """Write a checkpoint of the active run after its current step."""
         self.service.save_now()
         return self.snapshot()
 
@@ -145,14 +145,14 @@ class Endpoints:
 
 
 def documentation(kind: type[rq.Request]) -> str:
-    """Say what an operation does, what its fields mean and what comes back."""
+    """Describe an operation: what it does, its fields, and what it returns."""
     does = " ".join((kind.__doc__ or "").split())
     fields = "; ".join(
         f"{name}{'' if field.is_required() else ' (optional)'}: {field.description or 'see Python'}"
         for name, field in kind.model_fields.items()
     )
     if kind in ANSWERED_AT_ONCE:
-        back = "Returns run_id at once; events and snapshot tell how it goes on."
+        back = "Returns run_id at once; see events and snapshot for the progress."
     else:
         names = ["folder" if n == "path" else n for n in OPERATIONS[kind].result.model_fields]
         back = f"Returns {', '.join(names)}."
@@ -177,7 +177,7 @@ def _plain(result: rs.Result) -> dict[str, Any]:
 
 
 def add_endpoints(service: Service) -> None:
-    """Register all endpoints with the page that is being built."""
+    """Register all endpoints in the page that is being built."""
     endpoints = Endpoints(service)
     operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
     looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events)

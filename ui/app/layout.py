@@ -1,8 +1,7 @@
-"""The page: session bar, tabs, the pulse, and how every browser tab attaches to the session.
+"""The page: session bar, tabs, polling, and how each browser tab attaches to the session.
 
-The page never owns a job. Page load, tabs and pulse draw the same views of `service.snapshot()`:
-the tab that is looked at alone, and of a drawing only the parts that changed. A tab that somebody
-turns to is drawn then.
+The page owns no job. Page load, tab changes and polling draw views of `service.snapshot()`: only
+the visible tab, and only the parts that changed.
 """
 
 import json
@@ -36,25 +35,25 @@ STEERING = {
     "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
 }  # fmt: skip
 ATTACHED = "attached"
-"""In what a browser tab has seen: its form is as it was left, and it may be drawn."""
+"""Key in `seen`: the form of this browser tab was restored, so it can be drawn."""
 T = TypeVar("T")
 
 
 class Screen(Protocol):
-    """One tab. `watched` decides what `show` draws into the components of `drawn`."""
+    """One tab. `watched` holds the inputs of `show`, `drawn` its outputs."""
 
     watched: dict[str, Any]
     drawn: list[Any]
 
     def connect(self) -> list[Any]:
-        """Wire the tab's own events; return those after which the page is drawn again."""
+        """Wire the tab's own events; return those after which the page is redrawn."""
 
     def show(self, snapshot: rs.Snapshot, **watched: Any) -> dict[Any, Any]:
         """Return what each component should show."""
 
 
 class Page:
-    """All screens and what happens between them."""
+    """All screens and the connections between them."""
 
     def __init__(self, service: Service) -> None:
         self.handle = ServiceHandle(service)
@@ -75,7 +74,7 @@ class Page:
             self.runs = self._tab("Runs", RunsTab)
 
     def _tab(self, title: str, kind: Callable[[ServiceHandle], T]) -> T:
-        """Build a tab; its screen is known by the tab's id."""
+        """Build a tab and register its screen under the tab's id."""
         name = title.lower().replace("-", "")
         with gr.Tab(title, id=name) as self.sheets[name]:
             screen = kind(self.handle)
@@ -83,7 +82,7 @@ class Page:
         return screen
 
     def connect(self, demo: gr.Blocks) -> None:
-        """Wire pulse, page load, navigation, and a fresh drawing after everything a person does."""
+        """Wire polling, page load, navigation, and a redraw after each action of the user."""
         for name, screen in self.screens.items():
             drawing = self.drawing(name)
             for event in screen.connect():
@@ -97,7 +96,7 @@ class Page:
         self._connect_opening(demo)
 
     def drawing(self, name: str) -> dict[str, Any]:
-        """Return what an event needs to have a tab and the bar drawn."""
+        """Return the arguments of an event that draws a tab and the session bar."""
         screen = self.screens[name]
         return {
             "fn": partial(self.draw, name),
@@ -107,7 +106,7 @@ class Page:
         }
 
     def _connect_buttons(self) -> None:
-        """Wire what leads from one tab to another, which is drawn as it is turned to."""
+        """Wire the buttons that lead to another tab; selecting a tab draws it."""
         parts = (self.train.card, self.load.adapters, self.combine.card, self.merge.card)
         for part in (*parts, self.hotswap.note, self.load.note, self.chat.trouble):
             part.click(self.navigate, None, self.tabs, **QUIET)
@@ -121,10 +120,10 @@ class Page:
         self.runs.actions.click(self.start_again, None, [self.tabs, *form], **QUIET)
 
     def _connect_opening(self, demo: gr.Blocks) -> None:
-        """Draw an opened page at once and not by the pulse, first of all what runs.
+        """Draw a new page at once, without waiting for polling: first the active run.
 
-        Then its form comes as it was left, and only then the check of it: a check of the defaults
-        would have them kept.
+        Then the form is restored, and only after that checked: checking the defaults first would
+        overwrite the stored form.
         """
         demo.load(self.glance, None, [self.bar, *self.train.followed], **AT_ONCE)
         demo.load(
@@ -134,7 +133,7 @@ class Page:
         )
 
     def attach(self, kept: Any) -> dict[Any, Any]:
-        """A page was opened or reloaded: it has seen nothing yet, and its browser kept the form."""
+        """Fill a new or reloaded page: reset what it has seen, and restore its form."""
         filled = {**self.train.restore(kept), **self.load.restore()}
         properties: dict[Any, dict[str, Any]] = {}
         for more in (self.train.picker.offered, self.handle.open_to_owner()):
@@ -146,18 +145,18 @@ class Page:
         return {self.seen: {ATTACHED: True}, **filled}
 
     def glance(self) -> dict[Any, Any]:
-        """Show what runs to a page that has just opened."""
+        """Show the active run on a page that was just opened."""
         snapshot = self.handle.service.snapshot()
         return {self.bar: bar(snapshot), **self.train.follow(snapshot, [])}
 
     @property
     def _attached(self) -> list[Any]:
-        """Every component that `attach` may fill."""
+        """The components that `attach` may fill."""
         parts = [*self.train.restored, *self.load.restored, *self.handle.kept_for_owner]
         return list(dict.fromkeys(parts))
 
     def draw(self, name: str, seen: dict[str, Any], **watched: Any) -> dict[Any, Any]:
-        """Send what changed in a tab since this browser tab last had it drawn."""
+        """Send what changed in a tab since it was last drawn in this browser tab."""
         snapshot = self.handle.service.snapshot()
         key = _mark([snapshot.version, self.handle.version, self.chat.chat_state.version, watched])
         if ATTACHED not in seen or seen.get(name) == key:
@@ -170,7 +169,7 @@ class Page:
         return self._news(seen, {self.bar: bar(self.handle.service.snapshot())})
 
     def _news(self, seen: dict[Any, Any], wanted: dict[Any, Any]) -> dict[Any, Any]:
-        """Return the parts that this browser tab has not seen like this, and the new `seen`."""
+        """Return the parts that differ from what this browser tab shows, and the new `seen`."""
         marks = {part._id: _mark(value) for part, value in wanted.items()}
         fresh = {
             part: value for part, value in wanted.items() if seen.get(part._id) != marks[part._id]
@@ -178,7 +177,7 @@ class Page:
         return {self.seen: {**seen, **marks}, **fresh}
 
     def use_bar(self, event: gr.EventData) -> Any:
-        """Steer or stop what runs, or go to the tab that changes what was clicked."""
+        """Handle the session bar: control or stop a job, restart, or go to a tab."""
         act, arg = clicked(event)
         if act == "stop":
             self.handle.service.stop()
@@ -194,7 +193,7 @@ class Page:
         try:
             self.handle.service.restore()
         except errors.WorkbenchError as error:
-            refuse("The model process does not start", error)
+            refuse("The model process could not be started", error)
 
     def navigate(self, event: gr.EventData) -> Any:
         """Go to the tab that a button names."""
@@ -216,7 +215,7 @@ class Page:
         return go_to("chat"), self.chat.try_it(adapter) or gr.skip()
 
     def lead_on(self, ingredients: list[str], event: gr.EventData) -> dict[Any, Any]:
-        """Take a finished run to where it is extended, or its adapter to where it is blended."""
+        """Open Runs to extend a finished run, or Combine to blend its adapter."""
         act, arg = clicked(event)
         if act == "longer":
             return {self.tabs: go_to("runs"), self.runs.selected: arg}
@@ -226,7 +225,7 @@ class Page:
         return {self.tabs: gr.skip()}
 
     def start_again(self, event: gr.EventData) -> dict[Any, Any]:
-        """Fill the form with a run's settings and go there."""
+        """Fill the Train form with a run's settings and open the tab."""
         act, run_id = clicked(event)
         if act != "again":
             return {self.tabs: gr.skip()}
@@ -235,8 +234,8 @@ class Page:
         if said := other_base(run, snapshot.base):
             mention(said, "Another base is loaded")
         if changes_of(self.handle.service.events(run_id)):
-            began = f"{run.name} was changed on the way. These are the settings that it began with."
-            mention(began, "Settings as they were asked for")
+            note = f"{run.name} was changed during the run. These are its settings at the start."
+            mention(note, "Original settings")
         return {self.tabs: go_to("train"), **self.train.refill(run_id)}
 
 
@@ -254,7 +253,7 @@ def build(service: Service) -> gr.Blocks:
     with gr.Blocks(
         title="Adapter Workbench", analytics_enabled=False, delete_cache=(3600, 86400)
     ) as demo:
-        add_endpoints(service)  # first: of two functions of one name, the first keeps it
+        add_endpoints(service)  # first: of two functions with one name, the first gets it
         page = Page(service)
         page.connect(demo)
     return demo

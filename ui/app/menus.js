@@ -1,7 +1,7 @@
-// Closes a menu that its field has left open.
+// Closes a dropdown menu that stays open after its field lost the focus.
 //
-// Gradio 6.31 hears a Tab only after the field lost the focus, and opens the menu again: it then
-// covers the form, whatever is clicked or pressed.
+// Gradio 6.31 handles the Tab key only after the field lost the focus, and opens the menu again. The
+// menu then covers the form, whatever is clicked or pressed.
 
 document.addEventListener("focusout", ({ target }) => {
   if (target.getAttribute?.("role") !== "combobox") return;

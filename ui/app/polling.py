@@ -1,10 +1,10 @@
-"""The page's pulse: asks about once a second whether anything changed, and only then has it drawn.
+"""Polling: asks about once a second whether anything changed, and redraws only then.
 
-It names the tab that is looked at, which alone is drawn: Gradio 6.31 builds a component anew for
-each output of an event, whether it changed or not.
+Only the visible tab is drawn: Gradio 6.31 rebuilds the component of each output of an event,
+whether it changed or not.
 
-A tick of `gr.Timer` costs 35 ms of the page's process whether it has news or not (Gradio 6.31:
-queue, event stream); asking for the version by a server function costs a tenth of that.
+A tick of `gr.Timer` costs 35 ms of the page's process even without changes (Gradio 6.31: queue,
+event stream); requesting the version with a server function costs a tenth of that.
 """
 
 import json
@@ -17,21 +17,21 @@ from backend import Service
 
 BEAT_MS = 900
 REST_MS = 1700
-"""The least time between two drawings: a training changes something every second.
+"""The shortest time between two redraws: a run changes something every second.
 
-Two beats and the drawing itself stay below two seconds, the latest at which news should be seen.
+Two beats and the redraw itself stay below two seconds, within which changes should be visible.
 """
 HEAL_MS = 20_000
-"""The most time between two drawings: of two that cross each other the older one may be shown."""
+"""The longest time between two redraws: if two arrive out of order, the older one may stay."""
 PATIENCE_MS = 6000
-"""The longest an answer may take: the page's process is slow to answer while it draws for many."""
+"""The longest wait for an answer: the page's process is slow while it draws for many tabs."""
 GONE = (
-    "The app does not answer: it was closed, or this computer is asleep or out of reach. "
-    "What you see may be old. This page comes back by itself when the app does."
+    "The app does not respond. It was closed, or its computer is asleep or not reachable. "
+    "The page may be out of date. It reconnects automatically when the app is back."
 )
 DRAW = "draw_"
 SCRIPT = """
-let seen = null, drawn = performance.now(), missed = 0, life = null;  // a load draws at once
+let seen = null, drawn = performance.now(), missed = 0, life = null;  // a page load draws by itself
 const draws = __DRAWS__;
 const gone = document.createElement('p');
 gone.className = 'aw-gone';
@@ -40,7 +40,7 @@ function say(text) {
   gone.textContent = text;
   if (text) document.body.append(gone); else gone.remove();
 }
-function within(ms, promise) {  // a dead app may leave a question hanging
+function within(ms, promise) {  // a dead app may never answer
   return Promise.race([promise, new Promise((_, fail) => setTimeout(fail, ms))]);
 }
 async function beat() {
@@ -48,7 +48,7 @@ async function beat() {
     if (!document.hidden) {
       const version = await within(__PATIENCE__, server.version(0));
       const born = version.split('-')[1];
-      if (life !== null && born !== life) { location.reload(); return; }  // it knows no open page
+      if (life !== null && born !== life) { location.reload(); return; }  // restarted
       life = born; missed = 0; say('');
       const now = performance.now();
       const news = version !== seen || now - drawn > __HEAL__;
@@ -70,8 +70,8 @@ document.addEventListener('visibilitychange', () => {
 beat();
 """
 END_LOADING_TIMER = """
-// Gradio 6.31: the timer of the loading screen goes on after that is gone, in every frame, which
-// takes up to a fifth of a core. It ends with an exception alone, and asks for the time each time.
+// Gradio 6.31: the timer of the loading screen keeps running in every frame after it is gone, which
+// takes up to a fifth of a core. Only an exception ends it, and it calls performance.now each time.
 (() => {
   const now = performance.now, over = new Error('The loading screen is gone.');
   const quietly = (event) => { if (event.error === over) event.preventDefault(); };
@@ -88,11 +88,11 @@ END_LOADING_TIMER = """
 
 
 def pulse(service: Service, tabs: Iterable[str]) -> gr.HTML:
-    """Make the invisible component that has an event for each tab: it had better be drawn."""
+    """Make the invisible component with one event per tab: "this tab needs a redraw"."""
     life = uuid.uuid4().hex[:12]
 
     def version(_: int) -> str:
-        # a restarted app counts its versions from the beginning, and has forgotten open pages
+        # a restarted app counts versions from zero, and does not know open pages
         return f"{service.snapshot().version}-{life}"
 
     script = SCRIPT + END_LOADING_TIMER

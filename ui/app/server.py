@@ -1,4 +1,4 @@
-"""How the page is served: the Gradio settings that keep it closed, behind the guard."""
+"""How the page is served: secure Gradio settings, behind the guard."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from ui.serving.options import Options
 MENUS = f"<script>{Path(__file__).with_name('menus.js').read_text(encoding='utf-8')}</script>"
 
 TEMPORARY = "temporary"
-# Gradio 6.31 looks into its empty queue a thousand times a second, which alone takes 6 % of a core.
+# Gradio 6.31 polls its empty queue a thousand times a second, which takes 6 % of a core.
 QUEUE_NAP_SECONDS = 0.02
 
 
@@ -28,12 +28,12 @@ def serve(service: Service, options: Options, *, open_browser: bool = False) -> 
     workspace = service.settings.workspace.resolve()
     temporary = _temporary_folder(service)
     os.environ["GRADIO_TEMP_DIR"] = str(temporary.folder)
-    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes no proxy: the guard decides
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn trusts no proxy: the guard decides
     gr.set_static_paths([plotly_script()])
     demo = build(service)
     sessions = Sessions()
     demo.launch(
-        # brackets, or Gradio 6.31 makes an address of it that it cannot open
+        # without brackets Gradio 6.31 builds an address that it cannot open
         server_name=f"[{options.host}]" if ":" in options.host else options.host,
         server_port=options.port,
         root_path=options.root_path,
@@ -59,18 +59,18 @@ def serve(service: Service, options: Options, *, open_browser: bool = False) -> 
         app_kwargs={"lifespan": guarding(options, temporary, sessions)},
     )
     demo._queue.sleep_when_free = QUEUE_NAP_SECONDS
-    gc.freeze()  # the page as built stays: looking through it for garbage delays every answer
+    gc.freeze()  # the built page stays: scanning it for garbage would delay every answer
     return demo
 
 
 def _private(workspace: Path) -> list[str]:
-    """Return what is never served: everything but what Gradio keeps and what was packed."""
+    """Return what is never served: all of the workspace but temporary files and exports."""
     names = ("adapters", "runs", "uploads", "session.json", "queue.json", "worker.log", "side.log")
     return [str(workspace / name) for name in names]
 
 
 def _temporary_folder(service: Service) -> TemporaryFolder:
-    """Return where Gradio keeps files, without what earlier sessions left there."""
+    """Return the folder for Gradio's files, cleared of old files."""
     settings = service.settings
     folder = settings.workspace.resolve() / TEMPORARY
     temporary = TemporaryFolder(folder, UPLOADS_AT_ONCE * settings.max_upload_bytes)

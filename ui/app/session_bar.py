@@ -1,4 +1,4 @@
-"""The bar on top of every tab: base, what is on, memory, and what goes on, with its Stop."""
+"""The bar at the top of every tab: base, active adapters, memory, and running jobs."""
 
 from backend import results as rs
 from ui.components import units
@@ -48,7 +48,7 @@ def _base(base: rs.ModelFacts | None) -> Node:
 def _active(snapshot: rs.Snapshot) -> Node:
     colours = {adapter.name: adapter.colour for adapter in snapshot.adapters}
     if not snapshot.active:
-        return el("span", "the base alone" if snapshot.base else "nothing", cls="aw-quiet")
+        return el("span", "base only" if snapshot.base else "nothing", cls="aw-quiet")
     return el("span", *(chip(name, colours.get(name, BASE_COLOUR)) for name, _ in snapshot.active))
 
 
@@ -87,7 +87,7 @@ def _now(snapshot: rs.Snapshot) -> Node:
     if not jobs:
         return said
     trouble = said if notice is not None and notice.kind == "bad" else None
-    return el("div", *jobs, trouble, cls="aw-jobs")  # what went wrong does not wait for its mending
+    return el("div", *jobs, trouble, cls="aw-jobs")  # errors are shown even while jobs run
 
 
 def _job(job: rs.JobInfo, act: str = "stop") -> Node:
@@ -102,7 +102,7 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
         el(
             "span",
             *_steering(job, apart=act != "stop"),
-            button("End at once" if job.stopping else "Stop", *act.split(":"), kind="stop"),
+            button("Stop now" if job.stopping else "Stop", *act.split(":"), kind="stop"),
             cls="aw-job-buttons",
         ),
         cls="aw-job",
@@ -110,21 +110,21 @@ def _job(job: rs.JobInfo, act: str = "stop") -> Node:
 
 
 def _steering(job: rs.JobInfo, *, apart: bool) -> list[Node]:
-    """Offer what can be asked of a run that goes on; one with processes of its own never pauses."""
+    """Return the buttons of an active run; a run with separate processes cannot pause."""
     if job.run_id is None or job.stopping:
         return []
     save = button("Save now", "save-now")
     if apart:
         return [save]
     waits = job.paused or job.pausing
-    return [button("Go on", "unpause") if waits else button("Pause", "pause"), save]
+    return [button("Resume", "unpause") if waits else button("Pause", "pause"), save]
 
 
 def _what_now(job: rs.JobInfo, left: str | None) -> str:
     if job.stopping:
         return "Stopping: finishing the step, then saving" if job.run_id else "Stopping"
     if job.paused:
-        return f"Paused. {job.answering}" if job.answering else "Paused: Chat can ask it meanwhile"
+        return f"Paused. {job.answering}" if job.answering else "Paused. You can ask it in Chat."
     if job.pausing:
         return "Pausing: finishing the step"
     return left or job.text

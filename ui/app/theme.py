@@ -1,4 +1,4 @@
-"""The look: one accent, quiet neutrals, the system's own fonts. Details are in `style.css`."""
+"""The theme: one accent colour, neutral greys, system fonts. Details are in `style.css`."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ LOOK = {
     "panel_background_fill": "transparent",
     "panel_background_fill_dark": "transparent",
 }
-"""What the theme changes of Gradio's base: flat, thin lines, one accent, and the same in dark."""
+"""Changes to Gradio's base theme: flat, thin lines, one accent, and a matching dark mode."""
 
 
 def theme() -> gr.themes.Base:

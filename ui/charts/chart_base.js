@@ -1,4 +1,4 @@
-// What all charts share: the library from this machine, colours of the theme, axes. Comes first.
+// Shared by all charts: plotly.js from this machine, theme colours, axes. Must come first.
 const plotly = () => (window.awPlotly ??= new Promise((resolve, reject) => {
   const script = document.createElement('script');
   script.src = new URL('gradio_api/file=' + __PLOTLY__, document.baseURI).href;
@@ -10,7 +10,7 @@ const plotly = () => (window.awPlotly ??= new Promise((resolve, reject) => {
 const css = (name) => getComputedStyle(element).getPropertyValue(name).trim();
 const isDark = () => document.body.classList.contains('dark') || !!document.querySelector('.dark');
 
-function shade(colour) {  // light hues vanish on white: mix in some black there
+function shade(colour) {  // light colours are invisible on white: darken them
   const hex = /^#[0-9a-f]{6}$/i.test(colour) ? colour : '#0072B2';
   const part = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   const bright = (0.3 * part[0] + 0.59 * part[1] + 0.11 * part[2]) / 255;

@@ -1,4 +1,4 @@
-"""What a loss curve shows, in one sentence."""
+"""The main finding of a loss curve, as one sentence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from ui.components import units
 
 
 class Low(NamedTuple):
-    """The lowest held-out loss of a run that got worse since, and the last one."""
+    """The lowest and the last held-out loss of a run that got worse after the lowest."""
 
     loss: float
     step: int
@@ -15,11 +15,11 @@ class Low(NamedTuple):
 
 
 GOT_WORSE = 1.1
-"""A last held-out loss this many times the lowest means that a run went wrong on its way."""
+"""If the last held-out loss is this many times the lowest, the run got worse."""
 
 
 def lowest(steps: Sequence[int], losses: Sequence[float]) -> Low | None:
-    """Return where held-out loss was lowest; None where it ended there, or about as low."""
+    """Return the lowest held-out loss; None if the last one is about as low."""
     if not losses:
         return None
     best = min(range(len(losses)), key=losses.__getitem__)
@@ -31,7 +31,7 @@ def lowest(steps: Sequence[int], losses: Sequence[float]) -> Low | None:
 def finding(
     first: float | None, last: float | None, step: int, running: bool, low: Low | None = None
 ) -> str:
-    """State in one sentence what a loss curve shows: the chart's title."""
+    """Return the main finding of a loss curve: the title of the chart."""
     if low is not None:
         came = "has risen" if running else "rose"
         if low.step == 0:

@@ -1,5 +1,5 @@
-// Draws a run's loss as it comes. The cursor lives here, so a reload or a second tab starts afresh
-// and an update has the same size at 100 and at 10,000 points. Zoom is never touched.
+// Draws the loss of a run live. The cursor is kept here, so a reload or a second tab starts from the
+// beginning, and an update has the same size at 100 and at 10,000 points. The zoom is never changed.
 const $ = (selector) => element.querySelector(selector);
 const figure = $('.aw-chart'), plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
 const FAST = 700, CALM = 2000;
@@ -83,14 +83,14 @@ async function loop() {
 function show() {
   const { run: id } = props.value || {};
   if ((id || null) !== run.id) { run.id = id || null; clear(); }
-  if (run.id) run.settled = false;  // it goes on, or went on unseen
+  if (run.id) run.settled = false;  // it is active, or was active while unseen
 }
 
-function repaint() {  // the page went dark or light: fetch and draw again in the new colours
+function repaint() {  // dark mode changed: fetch and redraw in the new colours
   if (run.drawn) { run.seq = 0; run.settled = false; }
 }
 
-// 1.4 MB of plotly.js, from this machine: fetched when the page has nothing better to do.
+// 1.4 MB of plotly.js, from this machine: loaded when the page is idle.
 (window.requestIdleCallback || setTimeout)(() => plotly().catch(() => {}));
 watch('value', show);
 show();

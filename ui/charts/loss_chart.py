@@ -1,8 +1,8 @@
-"""The live loss chart: the browser keeps a cursor and asks for what is new, at constant size.
+"""The live loss chart: the browser keeps a cursor and requests new points, at constant size.
 
-`points` is called from the browser, so it only reads. An update carries the events after the
-cursor; the whole curve, thinned, goes out on first sight, after a resume made points void, and
-when a page comes back after a long sleep.
+`points` is called from the browser, so it only reads. An update contains the events after the
+cursor. The whole thinned curve is sent at first, after a resume discarded points, and when a page
+was inactive for long.
 """
 
 import importlib.util
@@ -29,11 +29,11 @@ TEMPLATE = """
 </figure>
 """
 MOST_POINTS = 2000
-"""A chart is about this many pixels wide; more points are not seen and only cost time."""
+"""A chart is about this many pixels wide; more points are not visible and cost time."""
 MOST_NEW = 24
-"""Points in one update, so that it stays below 1 KB however fast the steps are."""
+"""Most points in one update, so that it stays below 1 KB however fast the steps are."""
 SLEPT = 200
-"""More new points than this mean that the page was away: it gets the whole curve again."""
+"""More new points than this mean that the page was inactive: it gets the whole curve."""
 MOST_OTHERS = 8
 UNDER_WAY = frozenset({"started", "resumed", "step"})
 FINAL = frozenset({"finished", "stopped", "failed", "interrupted"})
@@ -56,15 +56,15 @@ def loss_chart(service: Service, *, elem_id: str, empty: str) -> gr.HTML:
 def chart_value(
     run_id: str | None, colour: str = "", live: bool = False, step: int = 0
 ) -> dict[str, Any]:
-    """Return what a chart must know to start asking.
+    """Return the value with which a chart starts to poll.
 
-    Of a run that is over the step tells a page that did not see it go on that there is more.
+    For a finished run, a changed `step` makes a page fetch points that it missed.
     """
     return {"run": run_id, "colour": colour, "live": live, "step": 0 if live else step}
 
 
 def plotly_script() -> Path:
-    """Return the plotly.js that comes with plotly.py: no download, works offline."""
+    """Return the plotly.js that is part of plotly.py: no download, works offline."""
     spec = importlib.util.find_spec("plotly")
     assert spec is not None
     assert spec.origin is not None
@@ -89,7 +89,7 @@ def points_reader(service: Service) -> Callable[[dict[str, Any]], dict[str, Any]
 def update(
     events: Sequence[Event], cursor: int, whole_curve: Callable[[], Curve]
 ) -> dict[str, Any]:
-    """Return what a chart at this cursor needs: only the news, or the whole curve."""
+    """Return what a chart at this cursor needs: the new points, or the whole curve."""
     fresh = [event for event in events[max(cursor - 1, 0) :] if event.seq > cursor]
     whole = cursor == 0 or _is_too_much(fresh)
     points = whole_curve() if whole else news(fresh)
@@ -102,7 +102,7 @@ def update(
 
 
 def news(fresh: Sequence[Event]) -> Curve:
-    """Collect the points of events that only add to a curve."""
+    """Return the points of new events, which only extend a curve."""
     steps = [e for e in fresh if e.type == "step" and e.step is not None and e.loss is not None]
     tests = [
         e for e in fresh if e.type == "evaluation" and e.step is not None and e.loss is not None
@@ -118,7 +118,7 @@ def news(fresh: Sequence[Event]) -> Curve:
 
 
 def headline(events: Sequence[Event]) -> dict[str, Any]:
-    """Return the chart's title and whether more is to come."""
+    """Return the title of the chart, and whether the run is over."""
     losses = [e for e in events if e.type == "step" and e.loss is not None]
     first, last = (losses[0].loss, losses[-1].loss) if losses else (None, None)
     step = (losses[-1].step or 0) if losses else 0
@@ -127,10 +127,10 @@ def headline(events: Sequence[Event]) -> dict[str, Any]:
 
 
 def got_worse(events: Sequence[Event]) -> Low | None:
-    """Return where held-out loss was lowest, of a run that got worse since."""
+    """Return the lowest held-out loss if the run got worse after it; else None."""
     tests: list[tuple[int, float]] = []
     for event in events:
-        if event.type == "resumed":  # it makes what came after its step void
+        if event.type == "resumed":  # it discards what came after its step
             tests = [test for test in tests if test[0] <= (event.step or 0)]
         elif event.type == "evaluation" and event.loss is not None:
             tests.append((event.step or 0, event.loss))
@@ -138,7 +138,7 @@ def got_worse(events: Sequence[Event]) -> Low | None:
 
 
 def is_over(events: Sequence[Event]) -> bool:
-    """Tell whether a run has ended and was not taken up again."""
+    """Return whether a run has ended and was not resumed."""
     last = next((e.type for e in reversed(events) if e.type in FINAL | UNDER_WAY), "")
     return last in FINAL
 
@@ -150,7 +150,7 @@ def _is_too_much(fresh: Sequence[Event]) -> bool:
 
 
 def columns(points: Curve, most: int) -> dict[str, list[Any]]:
-    """Return a curve's points by column, thinned, with as many digits as can be seen."""
+    """Return the points of a curve by column, thinned and rounded to what is visible."""
     kept = thin(points.loss, most)
     return {
         "s": [points.step[i] for i in kept],
@@ -164,7 +164,7 @@ def columns(points: Curve, most: int) -> dict[str, list[Any]]:
 
 
 def thin(values: Sequence[float], most: int) -> list[int]:
-    """Return the indices of at most `most` points: the least and greatest of each bucket."""
+    """Return the indices of at most `most` points: the minimum and maximum of each bucket."""
     n = len(values)
     if n <= most:
         return list(range(n))
@@ -178,7 +178,7 @@ def thin(values: Sequence[float], most: int) -> list[int]:
 
 
 def with_constants(script: str, **constants: str) -> str:
-    """Return a chart's script after what all charts share, with its constants in place."""
+    """Return the shared script plus a chart's own, with constants filled in."""
     script = BASE + script
     for name, value in constants.items():
         script = script.replace(f"__{name.upper()}__", json.dumps(value))
@@ -186,7 +186,7 @@ def with_constants(script: str, **constants: str) -> str:
 
 
 def digits(value: float, significant: int = 4) -> float | None:
-    """Round to what can be seen; JSON knows no NaN, and a gap is what it should look like."""
+    """Round to visible digits; None for NaN and infinity, which JSON does not have."""
     return (
         float(f"{value:.{significant}g}") if value == value and abs(value) != float("inf") else None
     )

@@ -1,4 +1,4 @@
-// Draws the curves of several runs over each other: training as lines, held out as marks.
+// Draws the curves of several runs in one chart: training loss as lines, held-out loss as marks.
 const $ = (selector) => element.querySelector(selector);
 const figure = $('.aw-chart'), plot = $('.aw-plot');
 let waiting = false;

@@ -1,4 +1,4 @@
-"""Curves of several runs in one chart: each in its run's own colour, told apart by dashes too."""
+"""Curves of several runs in one chart, in the colour of each run and with different dashes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ TEMPLATE = """
 """
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MOST_POINTS = 400
-"""A curve is drawn at once with all others; more points would only cost time."""
+"""Most points of one curve; more would only cost time."""
 
 Pair = tuple[rs.RunSummary, Curve]
 
@@ -40,7 +40,7 @@ def overlay_chart(*, elem_id: str) -> gr.HTML:
 
 
 def overlay_value(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return everything the chart shows, title and text twin included."""
+    """Return everything the chart shows, with its title and a text version."""
     styles = dashes([run.colour for run, _ in pairs])
     return {
         "title": finding([run for run, _ in pairs]),
@@ -53,16 +53,16 @@ def overlay_value(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def dashes(colours: Sequence[str]) -> list[str]:
-    """Return a dash for each run, so that runs of one colour differ."""
+    """Return a dash style for each run, so that runs of the same colour differ."""
     return [DASHES[colours[:i].count(c) % len(DASHES)] for i, c in enumerate(colours)]
 
 
 def finding(runs: Sequence[rs.RunSummary]) -> str:
-    """State which run came out best, on the fairest number that all of them have."""
+    """Return which run is best: by held-out loss, or else training loss, if all have it."""
     if len(runs) < 2:
         return ""
     if len({run.data for run in runs}) > 1:
-        return "These runs learned different data, so their losses do not compare"
+        return "These runs used different data, so their losses are not comparable"
     for kind, losses in (
         ("held-out loss", [run.eval_loss for run in runs]),
         ("training loss", [run.loss for run in runs]),
@@ -70,7 +70,7 @@ def finding(runs: Sequence[rs.RunSummary]) -> str:
         known = [loss for loss in losses if loss is not None]
         if len(known) == len(runs):
             return _best(kind, runs, known)
-    return "Not all of these runs have come to a loss yet"
+    return "Not all of these runs have a loss yet"
 
 
 def _best(kind: str, runs: Sequence[rs.RunSummary], losses: Sequence[float]) -> str:
@@ -78,12 +78,12 @@ def _best(kind: str, runs: Sequence[rs.RunSummary], losses: Sequence[float]) -> 
     best, next_best = order[0], order[1]
     if units.loss(losses[best]) == units.loss(losses[next_best]):
         return (
-            f"{runs[best].name} and {runs[next_best].name} end at the same {kind}, "
+            f"{runs[best].name} and {runs[next_best].name} end with the same {kind}, "
             + units.loss(losses[best])
         )
     return (
-        f"{runs[best].name} ends at the lowest {kind}: {units.loss(losses[best])}, "
-        f"next is {runs[next_best].name} at {units.loss(losses[next_best])}"
+        f"{runs[best].name} ends with the lowest {kind}: {units.loss(losses[best])}, "
+        f"next is {runs[next_best].name} with {units.loss(losses[next_best])}"
     )
 
 

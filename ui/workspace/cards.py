@@ -1,4 +1,4 @@
-"""What an export, an import and a report of a problem came to, in words."""
+"""Result cards of an export, an import and a problem report."""
 
 from backend import results as rs
 from ui.components import units
@@ -6,11 +6,11 @@ from ui.components.feedback import evidence
 from ui.components.safe_view import Child, Node, button, el
 
 SHOWN = 12
-"""Names and sentences of a kind; a workspace may have hundreds."""
+"""Most entries of one list; a workspace may have hundreds."""
 
 
 def going_card(title: str, doing: str, done: float | None = None) -> Node:
-    """Say what is being done and how far it is, where that is known, and offer to stop it."""
+    """Show what is being done, its progress if known, and a Stop button."""
     known = done is not None
     share = min(max(done or 0.0, 0.0), 1.0)
     said = f"{doing}, {units.percent(share)}" if known else doing
@@ -32,48 +32,48 @@ def going_card(title: str, doing: str, done: float | None = None) -> Node:
 
 
 def exported_card(exported: rs.ExportedWorkspace) -> Node:
-    """Say what is in an export, where it lies, and how it was verified."""
+    """Show what is in an export, where it is, and how it was verified."""
     what = f"{units.plural(exported.adapters, 'adapter')} and {units.plural(exported.runs, 'run')}"
     return _good(
         el("p", f"{what}, {units.size(exported.bytes)}, in:"),
         el("p", exported.path, cls="aw-path"),
         _listed("Left out", exported.left_out),
-        evidence(f"Verified: {units.plural(exported.files, 'file')} read back, each as it is here."),
+        evidence(f"Verified: {units.plural(exported.files, 'file')} read back and identical."),
     )
 
 
 def imported_card(came: rs.ImportedWorkspace) -> Node:
-    """Say what came, under which names, what was left out, and how it was verified."""
+    """Show what was imported, new names, what was left out, and how it was verified."""
     nothing = not (came.adapters or came.runs or came.queued or came.session)
-    head = "Nothing new: everything in it is here already." if came.already_there else "Nothing."
+    head = "Nothing new: everything in it is already here." if came.already_there else "Nothing was imported."
     what = f"{units.plural(len(came.adapters), 'adapter')} and {units.plural(len(came.runs), 'run')}"
-    renamed = [f"{there} is called {here} here" for there, here in came.renamed]
-    session = "The next start begins with the base and the adapters of the other machine."
+    renamed = [f"{there} is now called {here}" for there, here in came.renamed]
+    session = "The next start will load the base and the adapters of the other machine."
     return _good(
-        el("p", el("strong", head if nothing else f"{what} came.")),
+        el("p", el("strong", head if nothing else f"{what} imported.")),
         _listed("Adapters", came.adapters),
-        _listed("Renamed, for the name is taken here", renamed),
-        _listed("Waiting for their turn", came.queued),
-        _listed("Here already", [] if nothing else came.already_there),
+        _listed("Renamed, because the name is taken here", renamed),
+        _listed("Added to the queue", came.queued),
+        _listed("Already here", [] if nothing else came.already_there),
         _listed("Left out", came.left_out),
-        _listed("Not on this machine, and named by runs that came", came.missing_paths),
+        _listed("Paths of imported runs that do not exist on this machine", came.missing_paths),
         el("p", session) if came.session else None,
-        evidence(f"Verified: {units.plural(came.verified, 'file')} arrived as exported.")
+        evidence(f"Verified: {units.plural(came.verified, 'file')} identical to the export.")
         if came.verified
         else None,
     )
 
 
 def reported_card(report: rs.ReportedProblem) -> Node:
-    """Say what is in a report, and that nobody has it yet."""
-    hidden = f" {units.plural(report.hidden, 'log line')} lost what may be private."
+    """Show what is in a report, and that it was not sent."""
+    hidden = f" Private parts were removed from {units.plural(report.hidden, 'log line')}."
     return _good(
         el("p", f"{units.plural(len(report.files), 'file')}, {units.size(report.bytes)}, in:"),
         el("p", report.path, cls="aw-path"),
         el(
             "p",
             "Versions, settings and the end of the logs, without data, names, paths or secrets."
-            f"{hidden if report.hidden else ''} Nothing was sent: look at it, then attach it to "
+            f"{hidden if report.hidden else ''} Nothing was sent. Check it, then attach it to "
             "your message.",
             cls="aw-quiet",
         ),

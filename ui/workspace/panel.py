@@ -1,7 +1,6 @@
-"""The last part of Runs: the workspace as a whole, taken elsewhere, brought in, or reported on.
+"""The workspace panel of the Runs tab: export, import, and problem reports.
 
-One such work goes on at a time, in a thread of its own; every browser tab sees it, and a reload
-loses nothing.
+One task runs at a time, in its own thread. All browser tabs show it, also after a reload.
 """
 
 import secrets
@@ -26,18 +25,18 @@ NOTHING: Node = el("div")
 DRAWN_EVERY_S = 0.5
 Progress = Callable[[str, float], None]
 ABOUT = (
-    "Takes adapters, runs, notes, the queue and the session to another machine, as one zip. Data, "
-    "logs, models and passwords stay here."
+    "Moves adapters, runs, notes, the queue and the session to another machine, as one zip. Data, "
+    "logs, models and passwords are not included."
 )
 
 REPORTING = (
-    "Where something goes wrong: versions, settings and the end of the logs as a zip, without "
+    "If something goes wrong: writes versions, settings and the end of the logs to a zip, without "
     "data, names, paths or secrets. Nothing is sent."
 )
 
 
 class WorkspacePanel:
-    """Starts exports, imports and reports, and shows how the last one goes or went."""
+    """Starts exports, imports and reports, and shows the progress or result of the last one."""
 
     def __init__(self, handle: ServiceHandle) -> None:
         self.handle = handle
@@ -46,7 +45,7 @@ class WorkspacePanel:
         self._stop = threading.Event()
         self._card = NOTHING
         self._file: Path | None = None
-        """What the last work wrote, where a browser may fetch it."""
+        """The file that the last task wrote, if it can be downloaded."""
         hidden = handle.service.settings.demo
         with gr.Accordion(
             "Workspace", open=False, visible=not hidden, elem_id="workspace"
@@ -58,7 +57,7 @@ class WorkspacePanel:
         gr.Markdown(ABOUT, elem_classes="aw-help")
         self.checkpoints = gr.Checkbox(
             label="With checkpoints",
-            info="What stopped runs go on from, and finished ones are extended from. "
+            info="Needed to resume stopped runs and to extend finished ones. "
             "Makes the zip several times larger.",
             elem_id="workspace-checkpoints",
         )
@@ -66,8 +65,8 @@ class WorkspacePanel:
             "Export workspace", size="sm", elem_classes="aw-auto", elem_id="workspace-export"
         )
         self.source = gr.Textbox(
-            label="Zip of another machine",
-            info="Nothing here is replaced: what has the same name comes as a renamed copy.",
+            label="Zip from another machine",
+            info="Nothing here is replaced: if a name is taken, the import gets a new name.",
             placeholder="the zip's path on this machine",
             max_lines=1,
             elem_id="workspace-source",
@@ -92,11 +91,11 @@ class WorkspacePanel:
 
     @property
     def drawn(self) -> list[Any]:
-        """What `show` draws."""
+        """The components that `show` draws."""
         return [self.state, self.download]
 
     def connect(self) -> list[Any]:
-        """Wire the panel; returns the events after which the whole page is drawn again."""
+        """Wire the panel; returns the events after which the page is redrawn."""
         return [
             self.export.click(self.export_workspace, self.checkpoints, None, **QUIET),
             self.upload.upload(self.import_workspace, self.upload, None, **QUIET),
@@ -122,10 +121,10 @@ class WorkspacePanel:
         self._begin("Exporting.", work)
 
     def import_workspace(self, source: str) -> None:
-        """Bring in the zip of another machine."""
+        """Import a zip from another machine."""
         service, caller = self.handle.service, self.handle.caller
         if not (source or "").strip():
-            self._show(el("p", "Name the zip of an export first.", cls="aw-quiet"))
+            self._show(el("p", "Enter the path of an exported zip first.", cls="aw-quiet"))
             return
 
         def work(progress: Progress) -> Node:
@@ -149,23 +148,23 @@ class WorkspacePanel:
         self._begin("Writing the report.", work)
 
     def stop(self, event: gr.EventData) -> None:
-        """End what goes on; what it had done so far is undone."""
+        """Stop the running task and undo it."""
         if clicked(event)[0] == "stop" and self._thread is not None and self._thread.is_alive():
             self._stop.set()
-            self._show(going_card("Stopping.", "What was done so far is undone"))
+            self._show(going_card("Stopping.", "Changes so far are being undone"))
 
     def _new_file(self, stem: str) -> Path:
-        # Whoever knows the name of a packed file may fetch it, guests of a demo too.
+        # Unguessable: anyone who knows the name can download the file, even guests of a demo.
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
         return self.handle.service.settings.exports_dir / f"{stem}-{stamp}.zip"
 
-    # -- the work that goes on -------------------------------------------------------------------
+    # -- the running task ------------------------------------------------------------------------
 
     def _begin(self, title: str, work: Callable[[Progress], Node]) -> None:
-        """Start the work in a thread, unless some goes on already."""
+        """Start the task in a thread, unless one is running."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
-                busy = errors.Busy("An export or import still goes on.", cure="Wait or stop it.")
+                busy = errors.Busy("An export or import is still running.", cure="Wait for it or stop it.")
                 refuse("Not started", busy)
                 return
             self._stop.clear()
@@ -182,19 +181,19 @@ class WorkspacePanel:
         def progress(doing: str, done: float) -> None:
             nonlocal shown_at
             if self._stop.is_set():
-                raise errors.Stopped("Stopped, as asked. Nothing was changed.")
+                raise errors.Stopped("Stopped. Nothing was changed.")
             if time.monotonic() - shown_at > DRAWN_EVERY_S:
                 shown_at = time.monotonic()
                 self._show(going_card(title, doing, done))
 
         try:
             card = work(progress)
-        except Exception as error:  # whatever it is, the page must not show it as going on
+        except Exception as error:  # any error: the page must not show the task as running
             card = failure_card(explain(error))
         self._show(card)
 
     def _offer(self, path: str, size: int) -> None:
-        """Offer a file for download where it is not too large for a browser and Gradio's cache."""
+        """Offer a file for download unless it is too large for a browser and Gradio's cache."""
         if size <= self.handle.service.settings.max_upload_bytes:
             self._file = Path(path)
 
@@ -205,7 +204,7 @@ class WorkspacePanel:
     # -- drawing ---------------------------------------------------------------------------------
 
     def show(self) -> dict[Any, Any]:
-        """Draw how the last work goes or went; a guest of a demo sees nothing of it."""
+        """Draw the progress or result of the last task; hidden from guests of a demo."""
         if self.handle.demo:
             return {self.state: NOTHING, self.download: gr.update(visible=False)}
         file = self._file

@@ -69,7 +69,7 @@ def test_a_comparison_states_its_finding() -> None:
     other = summary("other", data="starter:polite")
     assert (
         overlay_chart.finding([worse, better])
-        == "better ends at the lowest held-out loss: 0.31, next is worse at 0.46"
+        == "better ends with the lowest held-out loss: 0.31, next is worse with 0.46"
     )
     assert "different data" in overlay_chart.finding([better, other])
     untested = summary("untested", eval_loss=None, loss=0.2)

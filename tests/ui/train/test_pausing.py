@@ -45,13 +45,13 @@ def test_the_bar_offers_pause_and_save_while_a_run_goes_on(
     assert "Save now" in said
     page.use_bar(event("pause"))
     said = words(bar(service.snapshot()))
-    assert "Go on" in said
+    assert "Resume" in said
 
     page.use_bar(event("unpause"))
     page.use_bar(event("stop"))
     said = words(bar(service.snapshot()))
     assert "Pause" not in said
-    assert "End at once" in said
+    assert "Stop now" in said
     wait(service)
 
 

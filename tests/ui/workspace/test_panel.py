@@ -47,7 +47,7 @@ def test_an_export_shows_its_evidence_and_can_be_fetched(page: Page, service: Fa
     said = finished(panel)
 
     assert "1 adapter and 1 run" in said
-    assert "Verified: 10 files read back, each as it is here." in said
+    assert "Verified: 10 files read back and identical." in said
     offered = shown(page, panel.download)
     assert offered["visible"]
     assert Path(offered["value"]).parent == service.settings.exports_dir
@@ -76,9 +76,9 @@ def test_an_import_says_what_came(page: Page, service: FakeService, tmp_path: Pa
     panel.import_workspace(f" {target} ")
     said = finished(panel)
 
-    assert "1 adapter and 0 runs came." in said
-    assert "pirate is called pirate 2 here" in said
-    assert "Verified: 3 files arrived as exported." in said
+    assert "1 adapter and 0 runs imported." in said
+    assert "pirate is now called pirate 2" in said
+    assert "Verified: 3 files identical to the export." in said
     assert {info.name for info in service.snapshot().adapters} == {"pirate", "pirate 2"}
 
 
@@ -93,7 +93,7 @@ def test_an_import_from_elsewhere_is_refused(page: Page, tmp_path: Path) -> None
 def test_nothing_named_is_said(page: Page) -> None:
     page.runs.workspace.import_workspace(" ")
 
-    assert "Name the zip of an export first." in words(shown(page, page.runs.workspace.state))
+    assert "Enter the path of an exported zip first." in words(shown(page, page.runs.workspace.state))
 
 
 def test_a_report_is_offered(page: Page, service: FakeService) -> None:
@@ -130,7 +130,7 @@ def test_what_goes_on_is_shown_and_stopped(
     assert page.handle.version > before + 1
     panel.stop(event("stop"))
 
-    assert "Stopped, as asked. Nothing was changed." in finished(panel)
+    assert "Stopped. Nothing was changed." in finished(panel)
 
 
 def test_one_goes_on_at_a_time(
@@ -147,7 +147,7 @@ def test_one_goes_on_at_a_time(
     panel.report_problem()
     panel.stop(event("stop"))
 
-    assert refused == ["An export or import still goes on."]
+    assert refused == ["An export or import is still running."]
     assert "Stopped" in finished(panel)
 
 
@@ -188,7 +188,7 @@ def test_an_import_of_what_is_here_says_so() -> None:
     )  # fmt: skip
     said = words(imported_card(came))
 
-    assert "Nothing new: everything in it is here already." in said
+    assert "Nothing new: everything in it is already here." in said
     assert "and 18 more" in said
     assert "/data/x.jsonl" in said
     assert "Verified" not in said
