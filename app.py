@@ -1,6 +1,6 @@
-"""Opens Adapter Workbench: flags and environment become settings, the service and the page start.
+"""Opens Adapter Workbench: reads flags and environment, then starts the service and the page.
 
-`python app.py` locally; a Hugging Face Space runs this file as it is.
+Run `python app.py` locally; a Hugging Face Space also runs this file.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from ui.serving.options import (
 ON_SPACE = bool(os.environ.get("SPACE_ID"))
 INTERRUPTIBLE_S = 0.5
 ON_COMMAND_LINE = (
-    "The password on the command line shows in this machine's list of processes;"
-    " --password-file FILE hides it."
+    "The password on the command line is visible in this machine's process list."
+    " Use --password-file FILE to hide it."
 )
 
 
 def folder(text: str) -> Path:
-    """Read the name of a folder; an empty one, as of an unset variable, would be the current."""
+    """Read a folder; empty text (an unset variable) would mean the current folder, so refuse it."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("must name a folder, and is empty")
+        raise argparse.ArgumentTypeError("must be a folder, but is empty")
     return Path(text)
 
 
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; raises WrongOption."""
     parser = Parser(description="Fine-tune language models with adapters.", allow_abbrev=False)
-    parser.add_argument("--workspace", type=folder, help="where adapters and runs are kept")
+    parser.add_argument("--workspace", type=folder, help="the folder for adapters and runs")
     parser.add_argument(
         "--allow-folder",
         type=folder,
@@ -55,11 +55,11 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def settings_from(flags: argparse.Namespace, options: Options) -> Settings:
-    """Turn flags into settings; on a Space the page is a demo without paths, but for its owner."""
+    """Turn flags into settings; a Space is a demo without paths, except for its owner."""
     named = {"workspace": flags.workspace} if flags.workspace else {}
     for root in flags.allow_folder or ():
         if not root.expanduser().is_dir():
-            raise WrongOption(f"--allow-folder must name a folder that exists, got {root}.")
+            raise WrongOption(f"--allow-folder must be an existing folder, got {root}.")
     roots = flags.allow_folder if flags.allow_folder is not None else default_roots(options.host)
     return Settings(
         **named, allowed_roots=() if ON_SPACE else tuple(roots), demo=ON_SPACE, owner=space_owner()
@@ -67,18 +67,18 @@ def settings_from(flags: argparse.Namespace, options: Options) -> Settings:
 
 
 def default_roots(host: str) -> tuple[Path, ...]:
-    """Return the folders that the page may use when nobody names any: the person's own, locally."""
+    """Return the folders that the page may use by default: locally, the home folder."""
     return (Path.home(),) if is_loopback(host) else ()
 
 
 def space_owner() -> str:
-    """Return who may sign in as a Space's owner; nobody where it offers no signing in."""
+    """Return the owner of a Space if signing in is set up; else empty."""
     signing_in = ON_SPACE and os.environ.get("OAUTH_CLIENT_ID") and find_spec("authlib")
     return os.environ.get("SPACE_AUTHOR_NAME", "") if signing_in else ""
 
 
 def main() -> int:
-    """Open the app and wait until it is told to end."""
+    """Open the app and wait until it is stopped."""
     variables = take_variables(os.environ)
     try:
         flags = read_flags()
@@ -96,7 +96,7 @@ def main() -> int:
 
 def run(settings: Settings, options: Options, *, open_browser: bool) -> int:
     """Serve the page until a signal ends it."""
-    # Gradio takes seconds to import, and reads the environment meanwhile: only once that is clean.
+    # Gradio takes seconds to import and reads the environment, which must be cleaned before.
     from ui.app.server import serve  # noqa: PLC0415
 
     ended = threading.Event()
@@ -111,12 +111,12 @@ def run(settings: Settings, options: Options, *, open_browser: bool) -> int:
         print(*service.opening, sep="\n", end="\n" if service.opening else "", flush=True)
         page = serve(service, options, open_browser=open_browser)
         print(f"Adapter Workbench is open on {page.local_url}", flush=True)
-        with suppress(errors.WorkerDied):  # the page says so, and offers to try again
+        with suppress(errors.WorkerDied):  # the page shows this, and offers to try again
             service.restore()
         service.run_queue()
         while not ended.wait(INTERRUPTIBLE_S):
-            pass  # on Windows, Ctrl-C is only noticed between two waits
-        print("Closing: the model process ends first.", flush=True)
+            pass  # on Windows, Ctrl-C only works between two waits
+        print("Closing: stopping the model process first.", flush=True)
         page.close(verbose=False)
     return 0
 

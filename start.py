@@ -1,9 +1,9 @@
 """Set up Adapter Workbench on first use, then open it: `python3 start.py`.
 
-Owns the folder `.venv` beside this file: makes it, fills it with the exact versions that were
-tested, repairs it. Of the app it knows only the file name and the flags `--host` and `--port` with
-their variables, which it reads to say early that a port is taken. Uses the standard library alone,
-in the syntax of Python 3.6, so that an old Python gets far enough to say that it is too old.
+Owns the folder `.venv` next to this file: creates it, installs the exact tested versions, repairs
+it. Of the app it knows only the file name and the flags `--host` and `--port` with their variables,
+to report early that a port is in use. Uses only the standard library, in the syntax of Python 3.6,
+so that an old Python gets far enough to report that it is too old.
 """
 
 import errno
@@ -31,18 +31,18 @@ OLDEST_PYTHON = (3, 11)
 
 
 def python_problem(version: "tuple[int, ...]") -> str:
-    """Say why this Python cannot run the app, or nothing if it can."""
+    """Return why this Python cannot run the app; empty if it can."""
     if version[:2] >= OLDEST_PYTHON:
         return ""
     found = ".".join(str(part) for part in version[:3])
     return (
-        f"Adapter Workbench needs Python 3.11 or newer, and this is Python {found}"
+        f"Adapter Workbench needs Python 3.11 or newer, but this is Python {found}"
         f" ({sys.executable}). Install a newer one from python.org or with your system's package"
         " manager, then start with it, for example: python3.12 start.py"
     )
 
 
-# Here, before an old Python meets the annotations below, which it cannot evaluate.
+# Here, because an old Python cannot evaluate the annotations below.
 if python_problem(tuple(sys.version_info[:3])):
     sys.exit(python_problem(tuple(sys.version_info[:3])))
 
@@ -51,7 +51,7 @@ python3 start.py                 set up on first use, then open the app
 python3 start.py --install       only set up
 python3 start.py --test [...]    set up, then run lint, types and tests; [...] goes to pytest
 
-Every other flag goes to the app, --port 7861 and --host 127.0.0.1 among them;
+All other flags go to the app, for example --port 7861 and --host 127.0.0.1;
 python3 start.py -- --help lists them all."""
 
 HERE = Path(__file__).resolve().parent
@@ -69,7 +69,7 @@ else:
     VENV_PYTHON = VENV / "bin" / "python"
     SITE_PACKAGES = VENV / "lib" / f"python{PYTHON_VERSION}" / "site-packages"
 
-# For the app and the tests; what the reader has set already wins.
+# For the app and the tests; variables that are already set win.
 ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -83,9 +83,9 @@ CHECKS = (
     ("tests", ("pytest", "-m", "not browser", *EVERY_CORE)),
     ("browser tests", ("pytest", "-m", "browser")),
 )
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # where each core has a test of its own
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # each core runs its own tests
 COMPILER_NAMES = ("g++", "clang++", "c++")
-# PyTorch without the gigabytes of libraries for NVIDIA GPUs; published for Linux alone.
+# PyTorch without the gigabytes of libraries for NVIDIA GPUs; published only for Linux.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CPU_INDEX_SECONDS = 5.0
 NVIDIA_PLACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")
@@ -102,7 +102,7 @@ CHROMIUM_NAMES = (
     r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
 )
 
-# What pip and venv print -> what to tell the reader. The first cause that fits wins.
+# What pip and venv print -> what the user should read. The first match wins.
 CAUSES = (
     (
         r"No space left on device|Errno 28\b|not enough space on the disk|Disk quota exceeded",
@@ -111,14 +111,14 @@ CAUSES = (
     ),
     (
         r"ensurepip is\s+not\s+available|No module named '?(venv|ensurepip)\b",
-        "This Python cannot make virtual environments. On Debian and Ubuntu that is a package of"
-        f" its own: sudo apt install python{PYTHON_VERSION}-venv (or python3-venv). Then start"
+        "This Python cannot create virtual environments. On Debian and Ubuntu they need an extra"
+        f" package: sudo apt install python{PYTHON_VERSION}-venv (or python3-venv). Then start"
         " again.",
     ),
     (
         r"(?i)certificate.verify.failed",
-        "The package index shows a certificate that this computer does not trust. Check the clock;"
-        " behind a company proxy, let PIP_CERT name its certificate. Then start again.",
+        "The package index shows a certificate that this computer does not trust. Check the clock."
+        " Behind a company proxy, set PIP_CERT to its certificate. Then start again.",
     ),
     (
         r"connection broken by|Temporary failure in name resolution|getaddrinfo failed"
@@ -126,7 +126,7 @@ CAUSES = (
         r"|SSLError|Connection(Refused|Reset|Aborted)?Error|[Tt]imed out|Timeout"
         r"|Network is unreachable"
         r"|HTTP error (403|407|429|5\d\d)|(403|407|429|5\d\d) (Client|Server) Error",
-        "The package index cannot be reached. Setting up needs the internet; check the connection"
+        "The package index cannot be reached. Setting up needs the internet. Check the connection"
         " or the proxy, then start again.",
     ),
     (
@@ -135,11 +135,11 @@ CAUSES = (
     ),
     (
         r"Permission denied|Errno 13\b|Access is denied|Read-only file system",
-        f"Writing to {VENV} is not allowed. Put the project into a folder of your own, then start"
+        f"Writing to {VENV} is not allowed. Move the project to a folder that you own, then start"
         " again.",
     ),
     (
-        # With constraints, pip calls a version that it cannot find a conflict.
+        # With constraints, pip reports a version that it cannot find as a conflict.
         r"(No matching distribution found for|The user requested \(constraint\)) (?P<what>\S+)",
         "The package index has no {what} for Python " + PYTHON_VERSION + " on this computer. Use"
         " Python 3.11, 3.12 or 3.13, 64 bit, on Linux, Windows or a Mac with Apple silicon.",
@@ -148,11 +148,11 @@ CAUSES = (
 
 
 class SetupError(Exception):
-    """Something the reader can put right; its text is all that is shown."""
+    """A problem that the user can fix; only its text is shown."""
 
 
 def explain(output: str, *, step: str) -> str:
-    """Turn a failed step's output into what happened and what to do about it."""
+    """Turn the output of a failed step into what happened and what to do."""
     tail = output[-8000:]
     for pattern, sentence in CAUSES:
         found = re.search(pattern, tail)
@@ -160,15 +160,15 @@ def explain(output: str, *, step: str) -> str:
             what = found.groupdict().get("what", "")
             return f"{sentence.replace('{what}', what)} Details: {LOG}"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower()] or lines or ["no reason given"]
-    return f"{step} failed: {told[-1]} Read {LOG}, then start again."
+    reasons = [line for line in lines if "error" in line.lower()] or lines or ["no reason given"]
+    return f"{step} failed: {reasons[-1]} Read {LOG}, then start again."
 
 
 # --- the command line ---
 
 
 class Plan(NamedTuple):
-    """The command line, with start.py's own flags apart from what belongs to others."""
+    """The command line, with start.py's own flags separated from the rest."""
 
     install: bool
     test: bool
@@ -176,7 +176,7 @@ class Plan(NamedTuple):
 
 
 def split_arguments(arguments: list[str]) -> Plan:
-    """Take start.py's own flags out; the rest is for the app or for pytest."""
+    """Separate start.py's own flags; the rest is for the app or for pytest."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     own, others = arguments[:cut], arguments[cut + 1 :]
     rest = [word for word in own if word not in ("--install", "--test")] + others
@@ -205,7 +205,7 @@ def port_error(host: str, port: int) -> int:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            # A port let go a moment ago is free. On Windows the same option would mean sharing.
+            # A port released a moment ago is free. On Windows this option would share the port.
             if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -215,21 +215,21 @@ def port_error(host: str, port: int) -> int:
 
 
 def check_port(arguments: list[str]) -> None:
-    """Refuse a port that cannot be had, and name one that can."""
+    """Refuse a port that cannot be used, and suggest one that can."""
     host = flag_value(arguments, "--host", os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     text = flag_value(arguments, "--port", os.environ.get("GRADIO_SERVER_PORT") or "7860")
     if "--help" in arguments or not text.isdigit() or not 0 < int(text) < 65536:
-        return  # the app has its own words for these
+        return  # the app has its own messages for these
     problem = port_error(host, int(text))
     if problem not in (errno.EADDRINUSE, errno.EACCES):
         return
     first = max(int(text), 1023) + 1
     others = range(first, min(first + 50, 65536))
     free = next((port for port in others if port_error(host, port) == 0), 7861)
-    why = "is taken, perhaps by this app in another window" if problem == errno.EADDRINUSE else ""
+    why = "is in use, perhaps by this app in another window" if problem == errno.EADDRINUSE else ""
     raise SetupError(
         f"Port {text} {why or 'is reserved by the system'}."
-        f" Start on another one: python3 start.py --port {free}"
+        f" Use another one: python3 start.py --port {free}"
     )
 
 
@@ -247,7 +247,7 @@ class Record(NamedTuple):
 
 
 def fingerprint(files: Iterable[str]) -> str:
-    """Hash what decides the contents of .venv: the requirement files and Python's version."""
+    """Hash what determines the contents of .venv: requirement files and Python version."""
     digest = hashlib.sha256(PYTHON_VERSION.encode())
     for name in files:
         digest.update(b"\0" + (HERE / name).read_bytes())
@@ -255,7 +255,7 @@ def fingerprint(files: Iterable[str]) -> str:
 
 
 def read_record() -> Record | None:
-    """Return the record, None where start.py has never been; unreadable counts as unfinished."""
+    """Return the record; None if there is none, and an unfinished one if it is unreadable."""
     try:
         return Record(**json.loads(RECORD.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
@@ -272,27 +272,27 @@ def write_record(record: Record) -> None:
 
 
 def mark_unfinished() -> None:
-    """Note that .venv is in pieces from now on, so that a start after a crash remakes it."""
+    """Mark .venv as incomplete, so that a start after a crash creates it again."""
     write_record(Record(ready=False, python=PYTHON_VERSION, installed={}, modules=[]))
 
 
 def module_names() -> list[str]:
-    """List what lies at the top of site-packages, apart from what pip itself keeps there."""
+    """List the top level of site-packages, without pip's own metadata."""
     names = os.listdir(SITE_PACKAGES) if SITE_PACKAGES.is_dir() else []
     return sorted(n for n in names if not n.endswith(".dist-info") and n[0] not in "_~")
 
 
 def is_intact(record: Record) -> bool:
-    """Tell whether .venv was finished for this Python and nothing has vanished since."""
+    """Return whether .venv was completed for this Python and nothing is missing."""
     if not record.ready or record.python != PYTHON_VERSION or not VENV_PYTHON.exists():
         return False
     if record.cpu_torch and has_nvidia_gpu():
-        return False  # the GPU came later, and this PyTorch cannot use it
+        return False  # the GPU was added later, and this PyTorch cannot use it
     return set(record.modules) <= set(module_names())
 
 
 def is_ready(*, tests: bool) -> bool:
-    """Tell whether .venv holds what the requirement files ask for, without running anything."""
+    """Return whether .venv matches the requirement files, without running anything."""
     record = read_record()
     if record is None or not is_intact(record):
         return False
@@ -303,7 +303,7 @@ def is_ready(*, tests: bool) -> bool:
 
 
 def venv_python_version() -> str:
-    """Ask .venv's Python for its version; empty if it does not run or has no pip."""
+    """Return the version of .venv's Python; empty if it does not run or has no pip."""
     code = "import pip, sys; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, timeout=60)
@@ -313,7 +313,7 @@ def venv_python_version() -> str:
 
 
 def is_usable() -> bool:
-    """Tell whether packages can go into .venv as it is; never empty what someone else made."""
+    """Return whether packages can be installed into .venv; never clears a foreign one."""
     record = read_record()
     if record is not None:
         return is_intact(record) and venv_python_version() == PYTHON_VERSION
@@ -321,7 +321,7 @@ def is_usable() -> bool:
     is_foreign = any(entry not in (LOCK, LOG) for entry in VENV.iterdir())
     if version not in ("", PYTHON_VERSION) or (is_foreign and not (VENV / "pyvenv.cfg").exists()):
         raise SetupError(
-            f"{VENV} was not made by start.py and does not suit Python {PYTHON_VERSION}."
+            f"{VENV} was not made by start.py and does not fit Python {PYTHON_VERSION}."
             " Move it away, then start again."
         )
     return version == PYTHON_VERSION
@@ -331,7 +331,7 @@ def is_usable() -> bool:
 
 
 def try_lock(lock: IO[str]) -> bool:
-    """Take the lock unless another start holds it; the system lets go of it at our end."""
+    """Take the lock unless another start holds it; the system releases it when we exit."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -344,13 +344,13 @@ def try_lock(lock: IO[str]) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True  # a network drive that knows no locks: better unguarded than never
+        return True  # a network drive without locks: continue without one
     return True
 
 
 @contextmanager
 def only_one() -> Iterator[IO[str]]:
-    """Wait until no other start is changing .venv, then keep others out."""
+    """Wait until no other start is changing .venv, then lock it."""
     VENV.mkdir(exist_ok=True)
     with open(LOCK, "a", encoding="utf-8") as lock:
         if not try_lock(lock):
@@ -364,7 +364,7 @@ def only_one() -> Iterator[IO[str]]:
 
 
 class Step:
-    """A named command: one line that changes in a terminal, a line now and then elsewhere."""
+    """A named command: one live line in a terminal, or a line every ten seconds elsewhere."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -374,7 +374,7 @@ class Step:
         self.is_live = sys.stdout.isatty()
 
     def run(self, command: list[str], lock: IO[str]) -> None:
-        """Run the command to its end; if it fails, say why."""
+        """Run the command; raises SetupError with the reason if it fails."""
         try:
             with open(LOG, "a", encoding="utf-8") as log:
                 log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n")
@@ -387,7 +387,7 @@ class Step:
             raise SetupError(explain(output, step=self.name))
 
     def follow(self, command: list[str], log: IO[str], lock: IO[str]) -> tuple[int, str]:
-        """Show and keep what the command says as it goes; return its code and its output."""
+        """Show progress and log the output while it runs; return exit code and output."""
         kept: list[str] = []
         with running(command, lock) as process:
             assert process.stdout is not None
@@ -403,10 +403,10 @@ class Step:
         return code, "".join(kept)
 
     def read(self, line: str) -> None:
-        """Learn from a line of output; it is empty while the command is silent."""
+        """Update the progress from a line of output; empty while the command is silent."""
 
     def show(self) -> None:
-        """Repaint the line; where no one watches, print one every ten seconds."""
+        """Redraw the line; without a terminal, print one every ten seconds."""
         seconds = time.monotonic() - self.started
         text = f"[{seconds:4.0f} s] {self.name}{': ' if self.doing else ''}{self.doing}"
         if self.is_live:
@@ -418,7 +418,7 @@ class Step:
 
 
 class PipStep(Step):
-    """A run of pip, followed through pip's own lines."""
+    """A run of pip; its output gives the progress."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -427,7 +427,7 @@ class PipStep(Step):
         self.order_known_at = 0.0
 
     def read(self, line: str) -> None:
-        """Learn which package pip is at, and how many lie behind it."""
+        """Update the current package and the number of finished ones."""
         words = line.split()
         if line.startswith("Collecting "):
             self.found.add(package_name(words[1]))
@@ -448,7 +448,7 @@ class PipStep(Step):
             self.count_installed()
 
     def count_installed(self) -> None:
-        """Count the packages that are in: pip writes each one's RECORD file last."""
+        """Count installed packages: pip writes the RECORD file of each one last."""
         records = SITE_PACKAGES.glob("*.dist-info/RECORD")
         done = sum(record.stat().st_mtime >= self.order_known_at for record in records)
         if done < len(self.order):
@@ -456,14 +456,14 @@ class PipStep(Step):
 
 
 def package_name(text: str) -> str:
-    """Cut a requirement, a file name or an address down to the package's name."""
+    """Return the package name in a requirement, a file name or an address."""
     file = re.split(r"[/\\]", text)[-1]
     return re.split(r"[<>=!~;\[@]|-\d", file)[0]
 
 
 @contextmanager
 def running(command: list[str], lock: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a command whose output is read here, and end it if we are interrupted."""
+    """Run a command whose output is read here, and stop it if we are interrupted."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -471,7 +471,7 @@ def running(command: list[str], lock: IO[str]) -> Iterator[subprocess.Popen[str]
         encoding="utf-8",
         errors="replace",
         env={**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"},
-        # The child holds the lock too: if we are killed, others still wait until it has ended.
+        # The child holds the lock too: if we are killed, others wait until the child has ended.
         pass_fds=() if sys.platform == "win32" else (lock.fileno(),),
     )
     with ending(process):
@@ -480,7 +480,7 @@ def running(command: list[str], lock: IO[str]) -> Iterator[subprocess.Popen[str]
 
 @contextmanager
 def ending(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no child behind. Ctrl-C has reached it as well, and it may end in its own way."""
+    """Leave no child process behind. The child also gets Ctrl-C, and may exit by itself."""
     try:
         yield
     except BaseException as failure:
@@ -494,7 +494,7 @@ def ending(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def lines_and_ticks(stream: IO[str]) -> Iterator[str]:
-    """Yield each line as it comes, and an empty one twice a second while none comes."""
+    """Yield each line when it arrives, and an empty one every half second in between."""
     arrived: queue.Queue[str | None] = queue.Queue()
 
     def pump() -> None:
@@ -517,13 +517,13 @@ def lines_and_ticks(stream: IO[str]) -> Iterator[str]:
 
 
 def set_up(*, tests: bool = False) -> None:
-    """Bring .venv to what the requirement files ask for; do nothing if it is there already."""
+    """Make .venv match the requirement files; does nothing if it already does."""
     if is_ready(tests=tests):
         return
     with only_one() as lock:
         if is_ready(tests=tests):
-            return  # the start we waited for has done it
-        print(f"Setting up in {VENV}: once, and with the internet.", flush=True)
+            return  # the other start has done it
+        print(f"Setting up in {VENV}. This is done once and needs the internet.", flush=True)
         started = time.monotonic()
         if not is_usable():
             make_venv(lock)
@@ -532,20 +532,20 @@ def set_up(*, tests: bool = False) -> None:
 
 
 def make_venv(lock: IO[str]) -> None:
-    """Empty .venv of all but its lock and log, and make it anew."""
+    """Clear .venv except for its lock and log, and create it again."""
     mark_unfinished()
     for entry in VENV.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry not in (LOCK, LOG, RECORD):
             entry.unlink()
-    # sys.executable may be .venv's own Python, which is gone by now.
+    # sys.executable may be .venv's own Python, which was just deleted.
     base = getattr(sys, "_base_executable", sys.executable)
-    Step("Making .venv").run([base, "-m", "venv", str(VENV)], lock)
+    Step("Creating .venv").run([base, "-m", "venv", str(VENV)], lock)
 
 
 def install_packages(lock: IO[str], *, tests: bool) -> None:
-    """Install the exact tested versions, and record it once that has worked."""
+    """Install the exact tested versions, and write the record after success."""
     installed = {"app": fingerprint(APP_FILES)}
     if tests:
         installed["tests"] = fingerprint(TEST_FILES)
@@ -559,7 +559,7 @@ def install_packages(lock: IO[str], *, tests: bool) -> None:
 
 
 def wants_cpu_torch() -> bool:
-    """Tell whether PyTorch should come from the CPU index: no NVIDIA GPU, and it answers."""
+    """Return whether to use the CPU index for PyTorch: no NVIDIA GPU, and it responds."""
     asked = re.search(r"(?m)^torch\b", (HERE / "requirements.txt").read_text(encoding="utf-8"))
     if not asked or not sys.platform.startswith("linux") or has_nvidia_gpu():
         return False
@@ -567,17 +567,17 @@ def wants_cpu_torch() -> bool:
         return False
     words = [str(VENV_PYTHON), "-m", "pip", "config", "list"]
     configured = subprocess.run(words, capture_output=True, text=True).stdout
-    # Whoever told pip where packages come from gets them from there alone.
+    # If pip is configured with its own package sources, use only those.
     return not re.search(OWN_SOURCES, configured) and answers(f"{CPU_INDEX}/torch/")
 
 
 def has_nvidia_gpu() -> bool:
-    """Tell whether there is an NVIDIA driver; WSL has its program, but none of the files."""
+    """Return whether there is an NVIDIA driver; WSL has the program, but not the files."""
     return bool(shutil.which("nvidia-smi")) or any(map(os.path.exists, NVIDIA_PLACES))
 
 
 def answers(address: str) -> bool:
-    """Ask for a page; a name that does not resolve can hang longer than any time-out of its own."""
+    """Return whether a page can be read; in a thread, because name resolution can hang."""
     heard: queue.Queue[bool] = queue.Queue()
 
     def ask() -> None:
@@ -595,23 +595,23 @@ def answers(address: str) -> bool:
 
 
 def install_cpu_torch(command: list[str], lock: IO[str]) -> bool:
-    """Install PyTorch alone from the CPU index; False where the usual index must serve it.
+    """Install only PyTorch from the CPU index; False if the usual index must be used.
 
-    That index is the only one that pip asks then, and for this one package only: beside another it
-    could supply any package.
+    pip uses only that index, and only for this package: as an extra index it could supply any
+    package.
     """
     alone = ["--no-deps", "--index-url", CPU_INDEX, "--timeout=15", "--retries=1"]
     words = [*command, *alone, "-c", str(HERE / "constraints.txt"), "torch"]
     try:
         PipStep("Installing PyTorch for the CPU").run(words, lock)
     except SetupError:
-        print("PyTorch's CPU packages could not be had; taking the usual ones.", flush=True)
+        print("PyTorch's CPU packages are not available; using the usual ones.", flush=True)
         return False
     return True
 
 
 def progress_style() -> str:
-    """Have pip count its downloaded bytes where it can, which is from 24.1 on."""
+    """Return pip's progress style: raw byte counts, available since 24.1."""
     for folder in SITE_PACKAGES.glob("pip-*.dist-info"):
         numbers = re.findall(r"\d+", folder.name)
         if [int(number) for number in numbers[:2]] >= [24, 1]:
@@ -623,10 +623,10 @@ def progress_style() -> str:
 
 
 def find_chromium() -> str | None:
-    """Return the browser that CHROMIUM names, or else the first that is installed."""
+    """Return the browser in CHROMIUM, or the first that is installed."""
     named = os.environ.get("CHROMIUM")
     if named and not shutil.which(named):
-        raise SetupError(f"CHROMIUM is {named}, which is no program. Correct it, or unset it.")
+        raise SetupError(f"CHROMIUM is {named}, which is not a program. Correct it or unset it.")
     candidates = (named,) if named else CHROMIUM_NAMES
     return next(filter(None, map(shutil.which, candidates)), None)
 
@@ -639,27 +639,27 @@ def need_chromium() -> str:
         found = find_chromium()
     if not found:
         raise SetupError(
-            "The browser tests need Chromium or Chrome, and none was found. Install one, or let"
-            " the environment variable CHROMIUM name one, then start again."
+            "The browser tests need Chromium or Chrome, but none was found. Install one, or set"
+            " the environment variable CHROMIUM to one, then start again."
         )
     return found
 
 
 def need_compiler() -> None:
-    """Make sure that there is a C++ compiler, which the tests of compiled models need."""
+    """Make sure that there is a C++ compiler for the tests of compiled models."""
     if sys.platform == "win32" or any(map(shutil.which, COMPILER_NAMES)):
         return
     if shutil.which("apt-get"):
         install_for_tests("g++", "A C++ compiler", "the tests of compiled models")
     if not any(map(shutil.which, COMPILER_NAMES)):
         raise SetupError(
-            "The tests of compiled models need a C++ compiler (g++ or clang++), and none was found."
+            "The tests of compiled models need a C++ compiler (g++ or clang++), but none was found."
             " Install one, then start again."
         )
 
 
 def install_for_tests(package: str, title: str, what_for: str) -> None:
-    """Install a package of Debian's; where that needs a password, sudo asks for it."""
+    """Install a Debian package; sudo asks for a password if needed."""
     is_root = sys.platform != "win32" and os.geteuid() == 0
     sudo = [] if is_root or not shutil.which("sudo") else ["sudo"]
     wait = ["-o", "DPkg::Lock::Timeout=120"]
@@ -670,13 +670,13 @@ def install_for_tests(package: str, title: str, what_for: str) -> None:
             command = [*sudo, "apt-get", *wait, *words]
             if run_child(command, stdout=log, stderr=log):
                 raise SetupError(
-                    f"{title}, which is for {what_for}, could not be installed: {command[-1]}"
-                    f" of apt-get failed. Install it by hand, then start again. Details: {LOG}"
+                    f"{title}, needed for {what_for}, could not be installed: {command[-1]}"
+                    f" of apt-get failed. Install it yourself, then start again. Details: {LOG}"
                 )
 
 
 def run_tests(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run every check even if one fails; return the code of the first that failed."""
+    """Run all checks even if one fails; return the exit code of the first failure."""
     codes: dict[str, int] = {}
     chosen = (*CHECKS[:3], ("tests", ("pytest", *arguments))) if arguments else CHECKS
     for name, command in chosen:
@@ -697,7 +697,7 @@ def run_child(
     stdout: IO[str] | None = None,
     stderr: IO[str] | None = None,
 ) -> int:
-    """Run a command that speaks for itself; return its code."""
+    """Run a command with its own output; return its exit code."""
     process = subprocess.Popen(
         command, env=env, cwd=cwd, stdout=stdout, stderr=stderr, encoding="utf-8"
     )
@@ -709,7 +709,7 @@ def run_child(
 
 
 def open_app(arguments: list[str], environment: dict[str, str]) -> int:
-    """Become the app, so that signals reach it; Windows cannot, and waits for it instead."""
+    """Replace this process with the app, so that it gets signals; Windows waits for a child."""
     command = [str(VENV_PYTHON), str(HERE / "app.py"), *arguments]
     sys.stdout.flush()
     if sys.platform == "win32":
@@ -718,7 +718,7 @@ def open_app(arguments: list[str], environment: dict[str, str]) -> int:
 
 
 def carry_out(plan: Plan) -> int:
-    """Do what the command line asks for."""
+    """Carry out the command line."""
     environment = {**ENVIRONMENT, **os.environ}
     if plan.test:
         environment["CHROMIUM"] = need_chromium()

@@ -120,7 +120,7 @@ def test_taken_port_is_named_before_anything_is_installed(
 ) -> None:
     result = project.start("--port", str(taken_port))
     assert result.returncode == 1
-    assert f"Port {taken_port} is taken" in result.stderr
+    assert f"Port {taken_port} is in use" in result.stderr
     offered = int(result.stderr.rsplit("--port ", 1)[1])
     assert start.port_error("127.0.0.1", offered) == 0
     assert not project.venv.exists()

@@ -133,7 +133,7 @@ def test_an_index_without_this_version_is_left_for_the_usual_one(project: Projec
     result = project.start("--install")
 
     assert result.returncode == 0
-    assert "taking the usual ones" in result.stdout
+    assert "using the usual ones" in result.stdout
     assert "index-url" not in installs(project)[1]
     assert record(project)["cpu_torch"] is False
 

@@ -1,1 +1,4 @@
-"""Who may reach the page and on what terms; all of it stands in front of Gradio."""
+"""Access to the page: addresses, sign-in, proxies, limits and headers, in front of Gradio.
+
+Knows nothing of the page itself.
+"""

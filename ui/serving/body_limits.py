@@ -1,6 +1,6 @@
-"""How much may be sent to the app: in one request, and in files that lie in its temporary folder.
+"""Limits on what may be sent to the app: in one request, and in its temporary folder.
 
-Gradio 6.31 bounds the size of a file, and neither how many come nor any other request's body.
+Gradio 6.31 limits the size of one file, but not the number of files, nor other request bodies.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ MOST_SIGN_IN_BYTES = 16 * 1024
 MOST_REQUEST_BYTES = 16 * 1024**2
 UPLOADS = ("/gradio_api/upload", "/gradio_api/process_recording")
 UPLOADS_AT_ONCE = 10
-"""The folder holds so many of the largest files."""
+"""The folder has room for this many files of the largest size."""
 OLD_S = 24 * 3600.0
-# An upload is copied into the workspace as it arrives: the temporary file is of no use for long.
+# An upload is copied into the workspace on arrival, so its temporary file is soon unused.
 OLD_WHEN_FULL_S = 3600.0
 
 
 class TemporaryFolder:
-    """What lies in the folder of uploads, bounded in bytes and in age."""
+    """The folder of uploads, limited in bytes and in age."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class TemporaryFolder:
         self._lock = asyncio.Lock()
 
     async def begin(self, announced_bytes: int) -> bool:
-        """Begin an upload of at least so many bytes; False where there is no room."""
+        """Begin an upload of at least this many bytes; False if there is no room."""
         async with self._lock:
             if not self._active:
                 self.used_bytes = await asyncio.to_thread(self._make_room, announced_bytes)
@@ -48,16 +48,16 @@ class TemporaryFolder:
             return True
 
     def take(self, count: int) -> bool:
-        """Count bytes as they arrive; False where they are too many."""
+        """Count bytes as they arrive; False if they are too many."""
         self.used_bytes += count
         return self.used_bytes <= self.most_bytes
 
     def end(self) -> None:
-        """End an upload, however it went."""
+        """End an upload, successful or not."""
         self._active -= 1
 
     def clean(self, age_s: float = OLD_S) -> int:
-        """Delete files that are older; return the bytes that are left."""
+        """Delete older files; return the bytes that remain."""
         left, oldest = 0, time.time() - age_s
         for folder, _, files in os.walk(self.folder, topdown=False):
             for name in files:
@@ -71,7 +71,7 @@ class TemporaryFolder:
 
 
 class BodyLimits:
-    """Ends a request whose body is too large, before or while it arrives."""
+    """Rejects a request whose body is too large, before or while it arrives."""
 
     def __init__(self, app: ASGIApp, temporary: TemporaryFolder) -> None:
         self.app = app
@@ -102,7 +102,7 @@ class BodyLimits:
             await PlainTextResponse(self._full(), 413)(scope, receive, send)
             return
         try:
-            # Gradio removes the parts of an upload that ends with this error, and no other.
+            # Only with this type of error does Gradio remove the parts of the upload.
             full, cut_off = MultiPartException(self._full()), MultiPartException("Cut off.")
             await self.app(scope, _counting(receive, self.temporary.take, full, cut_off), send)
         finally:
@@ -110,8 +110,8 @@ class BodyLimits:
 
     def _full(self) -> str:
         return (
-            f"No room for this upload: uploads may take {size_text(self.temporary.most_bytes)}"
-            " together, and each is removed after a while. Try again in an hour."
+            "There is no room for this upload. All uploads together may take"
+            f" {size_text(self.temporary.most_bytes)}; old ones are removed. Try again in an hour."
         )
 
 
@@ -121,7 +121,7 @@ def _counting(
     too_large: Exception,
     cut_off: Exception | None,
 ) -> Receive:
-    """Return a `receive` that counts the body and raises where it is too large or cut off."""
+    """Return a `receive` that counts the body and raises if it is too large or cut off."""
     is_whole = False
 
     async def counted() -> Message:
@@ -144,14 +144,14 @@ def _announced(scope: Scope) -> int:
 
 
 def _bytes_unless_older(file: Path, oldest: float) -> int:
-    """Delete an old file; return the bytes that it takes from now on."""
+    """Delete the file if it is old; return the bytes that it still takes."""
     try:
         found = file.lstat()
         if found.st_mtime >= oldest:
             return found.st_size
         file.unlink()
     except OSError:
-        return 0  # gone already, or of somebody else
+        return 0  # already gone, or owned by another user
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What a reverse proxy says about a request: believed from trusted proxies, and else removed.
+"""Headers of reverse proxies: applied if the proxy is trusted, and otherwise removed.
 
-Afterwards the request's client is the real one, its scheme is the browser's, and its path is that
-of the app, whether the proxy strips the path under which it serves the page or keeps it.
+Afterwards the request has the real client, the scheme of the browser, and the path of the app,
+whether the proxy strips its own path prefix or keeps it.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-# Gradio 6.31 builds the page's own address from the last one, whoever sends it.
+# Gradio 6.31 builds the page's own address from the last one, from any sender.
 SAID_BY_PROXIES = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-gradio-server")
 
 
 class Forwarded:
-    """Takes client, scheme and host from trusted proxies alone."""
+    """Takes client, scheme and host only from trusted proxies."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str], path: str) -> None:
         self._proxied = ProxyHeadersMiddleware(RootPath(app, path), list(trusted))  # type: ignore[arg-type]
@@ -30,7 +30,7 @@ class Forwarded:
 
 
 class RootPath:
-    """Removes the path under which a proxy serves the page, where the proxy did not."""
+    """Removes the path prefix of a proxy if the proxy did not."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:
         self.app = app
@@ -45,17 +45,17 @@ class RootPath:
         if self.path and path.startswith(f"{self.path}/"):
             path = path[len(self.path) :]
             scope.update(path=path, raw_path=quote(path).encode())
-        scope["root_path"] = ""  # Gradio knows the path since its launch, and its routes do not
+        scope["root_path"] = ""  # Gradio got the path at launch; its routes do not include it
         await self.app(scope, receive, send)
 
 
 def _cleaned(headers: Headers, is_trusted: bool) -> list[tuple[bytes, bytes]]:
-    """Return the headers without what only proxies say, or with the one value that counts."""
+    """Return the headers without proxy headers, or with one value each if trusted."""
     kept = [(name, value) for name, value in headers.raw if name.decode() not in SAID_BY_PROXIES]
     if is_trusted:
         if clients := ", ".join(headers.getlist("x-forwarded-for")):
             kept.append((b"x-forwarded-for", clients.encode("latin-1")))
-        # Of several proxies the first saw the browser. Gradio takes the first, uvicorn the whole.
+        # The first of several proxies saw the browser. Gradio uses the first value, uvicorn all.
         for name in ("x-forwarded-host", "x-forwarded-proto"):
             if first := headers.get(name, "").partition(",")[0].strip():
                 kept.append((name.encode(), first.encode("latin-1")))

@@ -1,4 +1,4 @@
-"""All that stands between the network and Gradio, in the order in which a request meets it."""
+"""The middleware between the network and Gradio, and its order."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,7 +20,7 @@ def guarding(
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """Return a lifespan that puts the guard in front of an app before its port opens.
 
-    A middleware given to Gradio 6.31 would run after Gradio's own CORS, which answers by itself.
+    A middleware passed to Gradio 6.31 would run after Gradio's CORS, which may answer first.
     """
 
     @asynccontextmanager
@@ -35,7 +35,7 @@ def guarding(
 def guard(
     app: ASGIApp, options: Options, temporary: TemporaryFolder, sessions: Sessions
 ) -> ASGIApp:
-    """Return the app behind everything that a request has to pass."""
+    """Return the app wrapped in all checks of a request; the last one is the outermost."""
     guarded = app
     if options.credentials:
         guarded = Login(
@@ -53,7 +53,7 @@ def guard(
 
 
 class HttpOnly:
-    """Guards requests, refuses web sockets, which Gradio 6.31 does not use, and passes the rest."""
+    """Guards HTTP requests, refuses web sockets (unused by Gradio 6.31), and passes the rest."""
 
     def __init__(self, guarded: ASGIApp, app: ASGIApp) -> None:
         self.guarded = guarded

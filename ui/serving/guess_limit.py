@@ -1,4 +1,4 @@
-"""How often passwords may be guessed: ever more slowly, by address and by all together."""
+"""Limits password guesses: growing waits, per address and for all addresses together."""
 
 import ipaddress
 import time
@@ -10,21 +10,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Pace:
-    """So many free guesses, then a wait that doubles from a second up to the longest."""
+    """Some free guesses, then a wait that doubles from one second up to `longest_s`."""
 
     free: int
     longest_s: float
     forgotten_s: float
 
     def wait_s(self, guesses: int) -> float:
-        """Return how long to wait after so many wrong guesses."""
+        """Return the wait after this many wrong guesses."""
         if guesses < self.free:
             return 0.0
         return min(2.0 ** min(guesses - self.free, 30), self.longest_s)
 
 
 BY_ADDRESS = Pace(free=5, longest_s=900, forgotten_s=3600)
-# Together: 10,000 guesses a day at most, from however many addresses.
+# All together: at most 10,000 guesses a day, from any number of addresses.
 BY_ALL = Pace(free=50, longest_s=10, forgotten_s=600)
 MOST_ADDRESSES = 4096
 MOST_KNOWN = 256
@@ -32,17 +32,17 @@ MOST_KNOWN = 256
 
 @dataclass
 class Guesses:
-    """Wrong guesses so far, and when the last one was."""
+    """Number of wrong guesses, and the time of the last one."""
 
     count: int = 0
     last: float = 0.0
 
 
 class GuessLimit:
-    """Counts guesses before they are looked at, so that many at once gain nothing.
+    """Counts guesses before they are checked, so that parallel guesses gain nothing.
 
-    An address from which somebody has signed in does not wait for the guesses of all others: they
-    could keep the owner out.
+    An address that has signed in before is exempt from the common limit; otherwise others could
+    lock the owner out.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class GuessLimit:
         return len(self._by_address)
 
     def admit(self, address: str) -> float:
-        """Count a guess and return 0, or return in how many seconds the next one may come."""
+        """Count a guess and return 0, or return the seconds to wait before the next one."""
         key, now = network_of(address), self._clock()
         own = self._by_address.get(key, Guesses())
         waits = [_wait_s(own, BY_ADDRESS, now)]
@@ -69,7 +69,7 @@ class GuessLimit:
         return 0.0
 
     def succeeded(self, address: str) -> None:
-        """Forget the wrong guesses of an address whose last one was right."""
+        """Reset the wrong guesses of an address after a correct one."""
         key = network_of(address)
         self._by_address.pop(key, None)
         self._all.count = max(self._all.count - 1, 0)
@@ -78,7 +78,7 @@ class GuessLimit:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one guesser: an IPv4 address, or the /64 that one has in IPv6."""
+    """Return what counts as one source: an IPv4 address, or an IPv6 /64 network."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The headers that every response carries, errors and static files included."""
+"""The security headers of every response, including errors and static files."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +10,7 @@ POLICY = {
     "form-action": "'self'",
     "connect-src": "'self'",
     "img-src": "'self' data: blob:",
-    # Gradio 6.31 has scripts in its page and makes functions of its HTML components' templates.
+    # Gradio 6.31 has inline scripts, and compiles the templates of HTML components to functions.
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
     "style-src": "'self' 'unsafe-inline'",
     "frame-ancestors": "'self'",
@@ -19,7 +19,7 @@ HUB_FRAMES = "'self' https://huggingface.co https://*.hf.space"
 
 
 class SecurityHeaders:
-    """Sets the headers on the way out, whoever answers."""
+    """Adds the headers to every response."""
 
     def __init__(self, app: ASGIApp, *, on_space: bool) -> None:
         self.app = app
@@ -27,7 +27,7 @@ class SecurityHeaders:
         self.headers = {
             "content-security-policy": "; ".join(f"{k} {v}" for k, v in policy.items()),
             "x-content-type-options": "nosniff",
-            # With no-referrer a browser would not say the origin of the sign-in form.
+            # With no-referrer a browser would not send the origin of the sign-in form.
             "referrer-policy": "same-origin",
         }
 

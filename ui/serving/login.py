@@ -1,7 +1,7 @@
-"""Signing in: the page that asks, the sessions of those who did, and nothing for all others.
+"""Signing in: the form, the sessions of signed-in users, and a refusal for everyone else.
 
-Stands in front of Gradio, so that no route of it can be forgotten. POST /login takes the form that
-Gradio's own takes, so `gradio_client` with `auth=` works. Knows nothing of hosts and proxies.
+Runs in front of Gradio, so that it covers every route. POST /login accepts the same form as
+Gradio's own, so `gradio_client` with `auth=` works. Knows nothing of hosts and proxies.
 """
 
 import html
@@ -24,12 +24,12 @@ from ui.serving.options import Credentials
 PAGE = Template(Path(__file__).with_name("login.html").read_text(encoding="utf-8"))
 LONGEST_SESSION_S = 7 * 24 * 3600.0
 MOST_SESSIONS = 1000
-# Gradio 6.31 asks its own server for this one as it starts.
+# Gradio 6.31 requests this from its own server at start.
 OPEN_TO_ALL = frozenset({"/gradio_api/startup-events"})
 
 
 class Sessions:
-    """Who has signed in, known by a secret in a cookie; forgotten when the app ends."""
+    """Signed-in users, identified by a secret in a cookie; kept until the app ends."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         # Cookies do not tell ports apart: two apps on one machine need two names.
@@ -50,13 +50,13 @@ class Sessions:
         self._names.pop(request.cookies.get(self.cookie, ""), None)
 
     def name_of(self, request: Request) -> str | None:
-        """Return who sent a request, None for somebody who has not signed in."""
+        """Return the user of a request; None if not signed in."""
         name, ends = self._names.get(request.cookies.get(self.cookie, ""), ("", 0.0))
         return name if name and self._clock() < ends else None
 
 
 class Login:
-    """Lets those through who have signed in."""
+    """Passes only requests of signed-in users."""
 
     def __init__(
         self,
@@ -87,13 +87,15 @@ class Login:
         elif path in ("/", "/login") and is_read:
             response = self.page()
         else:
-            response = JSONResponse({"detail": "Not signed in. POST name and password to login."})
+            response = JSONResponse(
+                {"detail": "Not signed in. POST username and password to login."}
+            )
             response.status_code = 401
         response.headers["cache-control"] = "no-store"
         await response(scope, receive, send)
 
     async def sign_in(self, request: Request) -> Response:
-        """Answer a guess: with a session, with a sentence, or with how long to wait."""
+        """Answer a sign-in attempt: with a session, an error, or the time to wait."""
         address = request.client.host if request.client else ""
         if wait := self.limit.admit(address):
             return self.refuse(request, _wait_sentence(wait), 429, wait)
@@ -103,12 +105,12 @@ class Login:
             return self.refuse(request, error.detail, error.status_code)
         name, secret = str(form.get("username", "")), str(form.get("password", ""))
         if not self.credentials.match(name, secret):
-            return self.refuse(request, "Name or password is wrong.", 401)
+            return self.refuse(request, "The name or the password is wrong.", 401)
         self.limit.succeeded(address)
         return self.welcome(request)
 
     def welcome(self, request: Request) -> Response:
-        """Begin a session: a form is led to the page, a program gets JSON."""
+        """Begin a session: redirects a browser to the page, and sends JSON to a program."""
         response: Response = JSONResponse({"success": True})
         if _is_page(request):
             response = RedirectResponse(f"{self.path}/", 303)
@@ -119,13 +121,13 @@ class Login:
             path=f"{self.path}/",
             httponly=True,
             secure=is_https,
-            # The Hub shows a Space in a frame, where only such a cookie comes back.
+            # The Hub shows a Space in a frame, where browsers send only such a cookie.
             samesite="none" if self.in_frame and is_https else "lax",
         )
         return response
 
     def refuse(self, request: Request, sentence: str, status: int, wait_s: float = 0.0) -> Response:
-        """Say why nobody is signed in: on the page, or to a program."""
+        """Return why the sign-in failed: as the page, or as JSON for a program."""
         response: Response = JSONResponse({"detail": sentence}, status)
         if _is_page(request):
             response = self.page(sentence, status)
@@ -134,14 +136,14 @@ class Login:
         return response
 
     def sign_out(self, request: Request) -> Response:
-        """End the session and show the page that asks."""
+        """End the session and show the sign-in page."""
         self.sessions.end(request)
         response = RedirectResponse(f"{self.path}/", 303)
         response.delete_cookie(self.sessions.cookie, path=f"{self.path}/")
         return response
 
     def page(self, sentence: str = "", status: int = 200) -> Response:
-        """Return the page that asks for name and password."""
+        """Return the sign-in page."""
         note = f'<p role="alert">{html.escape(sentence)}</p>' if sentence else ""
         action = html.escape(f"{self.path}/login")
         return HTMLResponse(PAGE.substitute(note=note, action=action), status)

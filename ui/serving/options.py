@@ -1,7 +1,7 @@
-"""Where the page opens and to whom: flags and variables, checked before anything is started.
+"""Where the page opens and who may use it: flags and variables, checked before the start.
 
 Flags win over variables. Each wrong value raises WrongOption with one sentence. Imports nothing of
-Gradio, because the variables are read before Gradio is.
+Gradio, because Gradio may only be imported afterwards.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Credentials:
     secret: str
 
     def match(self, name: str, secret: str) -> bool:
-        """Tell whether both are right, in a time that does not depend on where they differ."""
+        """Return whether both are correct, in constant time."""
         pairs = ((self.name, name.strip()), (self.secret, secret))
         return all([hmac.compare_digest(_digest(own), _digest(given)) for own, given in pairs])
 
@@ -51,7 +51,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Options:
-    """Where the page opens and to whom."""
+    """Where the page opens and who may use it."""
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
@@ -69,51 +69,51 @@ class Options:
 
     @property
     def trusted_networks(self) -> tuple[str, ...]:
-        """The addresses whose X-Forwarded headers are believed."""
+        """The addresses whose X-Forwarded headers are trusted."""
         return (*(SPACE_NETWORKS if self.on_space else LOOPBACK_NETWORKS), *self.trust_proxies)
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that answers mistakes with a sentence and not with its whole usage."""
+    """A parser that reports mistakes as one sentence, without the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         raise WrongOption(f"{message[:1].upper()}{message[1:]}. --help lists the flags.")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where the page opens and to whom."""
+    """Add the flags that set where the page opens and who may use it."""
     add = parser.add_argument
     add("--host", help=f"the address to open on (default 127.0.0.1; or {names.SERVER_NAME})")
     add("--port", help=f"the port to open on (default {DEFAULT_PORT}; or {names.SERVER_PORT})")
     add(
         "--password",
         metavar="NAME:SECRET",
-        help="what the page asks for; it shows in the list of processes, so better use"
+        help="name and password for the page; visible in the process list, so prefer"
         f" --password-file or {names.PASSWORD}",
     )
     add(
         "--password-file",
         metavar="FILE",
-        help=f"a file with name:secret in it (or {names.PASSWORD_FILE})",
+        help=f"a file that contains name:secret (or {names.PASSWORD_FILE})",
     )
     add(
         "--root-path",
         metavar="PATH",
-        help=f"the path under which a proxy serves the page, as /workbench (or {names.ROOT_PATH})",
+        help=f"the path at which a proxy serves the page, like /workbench (or {names.ROOT_PATH})",
     )
     add(
         "--allow-host",
         metavar="NAME",
         action="append",
-        help="a host name under which the page may be asked for, beside this machine's own;"
+        help="a host name of the page, in addition to this machine's own;"
         f" may be repeated (or {names.ALLOW_HOSTS}, with commas)",
     )
     add(
         "--trust-proxy",
         metavar="ADDRESS",
         action="append",
-        help="a proxy, or a network of proxies, whose X-Forwarded headers are believed, beside"
-        " those on this machine; may be repeated",
+        help="a proxy, or a network of proxies, whose X-Forwarded headers are trusted, in addition"
+        " to those on this machine; may be repeated",
     )
 
 
@@ -139,24 +139,24 @@ def options_from(
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     return host in LOOPBACK
 
 
 def open_problem(options: Options, *, source: str = "--host") -> str:
-    """Say why the app may not be opened on this address, or nothing if it may."""
+    """Return why the app may not open on this address; empty if it may."""
     if is_loopback(options.host) or options.on_space or options.credentials:
         return ""
     return (
-        f"Not opened on {options.host}, which {source} names: anyone who can reach it could train"
-        " and write files here. Add --password name:secret or --password-file FILE, or set"
-        f" {names.PASSWORD}, to open it wider."
+        f"Not opened on {options.host}, set by {source}: anyone who can reach it could train and"
+        " write files here. Add --password name:secret or --password-file FILE, or set"
+        f" {names.PASSWORD}, to allow it."
     )
 
 
 def port_problem(host: str, port: int) -> str:
-    """Say why a port cannot be used, or nothing if it can."""
-    # Gradio 6.31 wants the port on 127.0.0.1, whatever the address.
+    """Return why a port cannot be used; empty if it can."""
+    # Gradio 6.31 needs the port on 127.0.0.1 too, for any address.
     for address in dict.fromkeys((host, "127.0.0.1")):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -165,7 +165,7 @@ def port_problem(host: str, port: int) -> str:
                 probe.bind((address, port))
             except OSError as error:
                 if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                    return f"{address} is no address of this machine. Try --host 127.0.0.1."
+                    return f"{address} is not an address of this machine. Try --host 127.0.0.1."
                 other = port + 1 if port < 65535 else DEFAULT_PORT
                 return (
                     f"Port {port} on {address} cannot be used: {error.strerror or error}. "
@@ -177,7 +177,7 @@ def port_problem(host: str, port: int) -> str:
 def _chosen(
     value: str | None, flag: str, variables: Mapping[str, str], variable: str
 ) -> tuple[str, str] | None:
-    """Return the text and where it is from; an empty flag is an answer, an empty variable none."""
+    """Return the text and its source; an empty flag counts, an empty variable does not."""
     if value is not None:
         return value.strip(), flag
     return (variables[variable].strip(), variable) if variable in variables else None
@@ -191,7 +191,7 @@ def _host(text: str, source: str) -> str:
 
 
 def _port(text: str, source: str) -> int:
-    # isdecimal alone takes digits of other scripts
+    # isdecimal alone accepts digits of other scripts
     if text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536 and len(text) < 6:
         return int(text)
     raise WrongOption(f"{source} must be a number from 1 to 65535, got {text!r}. Try 7860.")
@@ -201,7 +201,7 @@ def _root_path(text: str, source: str) -> str:
     root = text.rstrip("/")
     if not ROOT_PATH.fullmatch(root) or ".." in root.split("/"):
         raise WrongOption(
-            f"{source} must be a path as /workbench or an address as"
+            f"{source} must be a path like /workbench or an address like"
             f" https://example.com/workbench, got {text!r}."
         )
     return root
@@ -220,7 +220,7 @@ def _allowed_host(text: str, source: str) -> str:
         return name.strip("[]")
     if not HOST_NAME.fullmatch(name):
         raise WrongOption(
-            f"{source} must be a host name without http:// and port, as example.com or"
+            f"{source} must be a host name without http:// and port, like example.com or"
             f" *.example.com, got {text!r}."
         )
     return name
@@ -239,15 +239,17 @@ def _network(text: str) -> str:
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise WrongOption(
-            f"--trust-proxy must be an address or a network as 10.0.0.0/8, got {text!r}."
+            f"--trust-proxy must be an address or a network like 10.0.0.0/8, got {text!r}."
         ) from None
     if network.prefixlen == 0:
-        raise WrongOption(f"--trust-proxy {text} would believe everybody: name your proxies.")
+        raise WrongOption(
+            f"--trust-proxy {text} would trust everyone. Give the addresses of your proxies."
+        )
     return str(network)
 
 
 def _credentials(flags: argparse.Namespace, variables: Mapping[str, str]) -> Credentials | None:
-    """Return what the page asks for; flags win over variables, and two of a kind contradict."""
+    """Return the name and password; flags win over variables, and two of one kind conflict."""
     given = [(flags.password, "--password"), (flags.password_file, "--password-file")]
     if flags.password is None and flags.password_file is None:
         pair = (names.PASSWORD, names.PASSWORD_FILE)
@@ -272,7 +274,7 @@ def _read_password(file: Path, source: str) -> str:
 
 
 def _parse_password(text: str, source: str) -> Credentials:
-    """Split name:secret. The sentences never show the text, which may be the secret itself."""
+    """Split name:secret. The messages never show the text, which may be the secret."""
     text = text.rstrip("\r\n")
     name, colon, secret = text.partition(":")
     name = name.strip()
@@ -285,12 +287,12 @@ def _parse_password(text: str, source: str) -> Credentials:
     elif len(text) > LONGEST_PASSWORD:
         problem = f"is longer than {LONGEST_PASSWORD} characters"
     elif not text.isprintable():
-        problem = "holds a line break or another character that cannot be typed"
+        problem = "contains a line break or another character that cannot be typed"
     else:
         return Credentials(name, secret)
     raise WrongOption(f"The password from {source} {problem}. Write it as name:secret.")
 
 
 def _digest(text: str) -> bytes:
-    """Hash, so that a comparison does not tell the length either."""
+    """Hash, so that a comparison does not reveal the length either."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

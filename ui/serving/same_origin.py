@@ -1,8 +1,8 @@
-"""Only pages of this app may use it: under its own names, and not from another site's page.
+"""Refuses requests under foreign host names and from pages of other sites.
 
-A browser says where a request comes from with Sec-Fetch-Site (on https and localhost) and Origin
-(on all that is not GET or HEAD). Programs send neither and are let through. The app sends no CORS
-headers at all: its own page needs none, and Gradio 6.31 would give them to every page of localhost.
+A browser reports the origin of a request in Sec-Fetch-Site (on https and localhost) and in Origin
+(for all methods but GET and HEAD). Programs send neither and are allowed. The app sends no CORS
+headers: its own page needs none, and Gradio 6.31 would send them to every page on localhost.
 """
 
 import socket
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.serving.options import LOOPBACK, Options, is_loopback
 
-# Where a link on another site may lead; the second is where the Hub returns to after signing in.
+# Targets of links on other sites; the Hub returns to the second after signing in.
 PAGES = ("/", "/login/callback")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class SameOrigin:
-    """Refuses other host names and other sites' requests."""
+    """Refuses other host names and requests from other sites."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], root: str) -> None:
         self.app = app
@@ -34,18 +34,20 @@ class SameOrigin:
         named = [headers.get("host", ""), headers.get("x-forwarded-host", "")]
         unknown = next((name for name in named if name and not self.knows(name)), None)
         if unknown is not None or not named[0]:
-            sentence = f"The page is not served under this name: {unknown or 'none was given'}."
-            response = PlainTextResponse(f"{sentence} --allow-host allows one.", 400)
+            sentence = (
+                f"The page is not served under this host name: {unknown or 'none was given'}."
+            )
+            response = PlainTextResponse(f"{sentence} Use --allow-host to allow it.", 400)
             await response(scope, receive, send)
         elif self.is_foreign(scope, headers):
             sentence = "Refused: the request comes from a page of another site."
             await PlainTextResponse(sentence, 403)(scope, receive, send)
         else:
-            del headers["origin"]  # Gradio's CORS answers to it
+            del headers["origin"]  # Gradio's CORS would respond to it
             await self.app(scope, receive, send)
 
     def knows(self, name: str) -> bool:
-        """Tell whether a Host header names this app."""
+        """Return whether a Host header names this app."""
         host = _host_of(name)
         return "*" in self.hosts or any(
             host == known or (known.startswith("*.") and host.endswith(known[1:]))
@@ -54,7 +56,7 @@ class SameOrigin:
         )
 
     def is_foreign(self, scope: Scope, headers: Headers) -> bool:
-        """Tell whether a page of another origin sends this, other than by a link to the page."""
+        """Return whether a page of another origin sends this, except for a link to the page."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site == "same-origin":
             return False
@@ -68,7 +70,7 @@ class SameOrigin:
         )
 
     def own_origins(self, scope: Scope, headers: Headers) -> set[str]:
-        """Return the origins under which the browser can see the page."""
+        """Return the origins that the page can have in the browser."""
         named = [headers.get("host", ""), headers.get("x-forwarded-host", "")]
         origins = {origin_of(f"{scope['scheme']}://{name}") for name in named if name}
         return (origins | {self.root_origin}) - {""}
@@ -89,7 +91,7 @@ def origin_of(address: str) -> str:
 
 
 def allowed_hosts(options: Options) -> list[str]:
-    """Return the names under which a browser may ask, so that no other name reaches us."""
+    """Return the host names that the app accepts."""
     if options.on_space:
         return ["*"]
     names = {*LOOPBACK, options.host, *options.allow_hosts}
@@ -105,7 +107,7 @@ def _host_of(name: str) -> str:
         return ""
     try:
         parts = urlsplit(f"//{name}")
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises if it is not a number
         return (parts.hostname or "").rstrip(".")
     except ValueError:
         return ""

@@ -74,17 +74,17 @@ def test_a_taken_port_is_said() -> None:
 @pytest.mark.parametrize(
     ("flags", "variables", "said"),
     [
-        ((), {"GRADIO_SERVER_NAME": "0.0.0.0"}, "which GRADIO_SERVER_NAME names"),
+        ((), {"GRADIO_SERVER_NAME": "0.0.0.0"}, "set by GRADIO_SERVER_NAME"),
         ((), {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number"),
         (("--port", "99999"), {}, "--port must be a number from 1 to 65535"),
         (("--password", "ann"), {}, "The password from --password has no colon"),
         ((), {"ADAPTER_WORKBENCH_PASSWORD": ":x"}, "has no name before the colon"),
         (("--password-file", "/no/such/file"), {}, "/no/such/file cannot be read"),
-        (("--allow-folder", "/no/such/folder"), {}, "must name a folder that exists"),
+        (("--allow-folder", "/no/such/folder"), {}, "must be an existing folder"),
         (
             ("--host", "no.such.host.invalid", "--password", "a:b"),
             {},
-            "is no address of this machine",
+            "is not an address of this machine",
         ),
         (("--colour", "blue"), {}, "Unrecognized arguments: --colour blue"),
     ],
@@ -114,7 +114,7 @@ def test_start_looks_at_the_port_that_the_app_will_open(monkeypatch: pytest.Monk
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         monkeypatch.setenv("GRADIO_SERVER_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(start.SetupError, match="is taken"):
+        with pytest.raises(start.SetupError, match="is in use"):
             start.check_port([])
         start.check_port(["--port", str(free_port())])
         monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.3")  # where nobody listens
@@ -186,12 +186,12 @@ def test_the_page_opens_on_ipv6(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--workspace", "--allow-folder"])
 def test_an_empty_folder_is_no_folder(flag: str) -> None:
-    with pytest.raises(WrongOption, match="must name a folder"):
+    with pytest.raises(WrongOption, match="must be a folder"):
         read_flags([flag, " "])
 
 
 @pytest.mark.parametrize("host", ["999.1.1.1", "203.0.113.9"])
 def test_an_address_of_another_machine_is_said(host: str) -> None:
     assert port_problem(host, free_port()) == (
-        f"{host} is no address of this machine. Try --host 127.0.0.1."
+        f"{host} is not an address of this machine. Try --host 127.0.0.1."
     )

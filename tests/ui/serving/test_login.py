@@ -67,9 +67,9 @@ def test_a_form_leads_to_the_page_and_signing_out_back(visitor: httpx.Client) ->
 
 def test_a_wrong_password_is_a_sentence(visitor: httpx.Client) -> None:
     said = guess(visitor)
-    assert (said.status_code, said.json()["detail"]) == (401, "Name or password is wrong.")
+    assert (said.status_code, said.json()["detail"]) == (401, "The name or the password is wrong.")
     page = guess(visitor, headers=PAGE)
-    assert '<p role="alert">Name or password is wrong.</p>' in page.text
+    assert '<p role="alert">The name or the password is wrong.</p>' in page.text
 
 
 def test_guesses_slow_down_and_even_the_right_one_waits(visitor: httpx.Client) -> None:

@@ -67,7 +67,7 @@ def test_a_wide_address_needs_a_password(
 ) -> None:
     sentence = refusal(*flags, **variables)
     assert "Add --password" in sentence
-    assert f"which {named} names" in sentence
+    assert f"set by {named}" in sentence
     assert read("--password", "ann:secret", *flags, **variables).credentials
 
 
@@ -95,21 +95,21 @@ def test_a_space_opens_as_the_platform_says() -> None:
         ("--port", "", "from 1 to 65535"),
         ("--host", "", "--host must be a host name or an address"),
         ("--host", "http://here", "--host must be a host name or an address"),
-        ("--root-path", "workbench", "must be a path as /workbench"),
-        ("--root-path", "/a/../b", "must be a path as /workbench"),
-        ("--root-path", "/a b", "must be a path as /workbench"),
-        ("--root-path", "//evil.example", "must be a path as /workbench"),
-        ("--root-path", "ftp://example.com/a", "must be a path as /workbench"),
-        ("--root-path", "/a?b=1", "must be a path as /workbench"),
-        ("--root-path", "http://[", "must be a path as /workbench"),
-        ("--root-path", "http://here:port/a", "must be a path as /workbench"),
+        ("--root-path", "workbench", "must be a path like /workbench"),
+        ("--root-path", "/a/../b", "must be a path like /workbench"),
+        ("--root-path", "/a b", "must be a path like /workbench"),
+        ("--root-path", "//evil.example", "must be a path like /workbench"),
+        ("--root-path", "ftp://example.com/a", "must be a path like /workbench"),
+        ("--root-path", "/a?b=1", "must be a path like /workbench"),
+        ("--root-path", "http://[", "must be a path like /workbench"),
+        ("--root-path", "http://here:port/a", "must be a path like /workbench"),
         ("--allow-host", "*", "must be a host name without http:// and port"),
         ("--allow-host", "http://example.com", "must be a host name without http:// and port"),
         ("--allow-host", "example.com:80", "must be a host name without http:// and port"),
         ("--allow-host", "", "must be a host name without http:// and port"),
         ("--trust-proxy", "proxy", "must be an address or a network"),
-        ("--trust-proxy", "0.0.0.0/0", "would believe everybody"),
-        ("--trust-proxy", "::/0", "would believe everybody"),
+        ("--trust-proxy", "0.0.0.0/0", "would trust everyone"),
+        ("--trust-proxy", "::/0", "would trust everyone"),
         ("--colour", "blue", "Unrecognized arguments: --colour blue"),
         ("--pass", "ann:secret", "Unrecognized arguments"),
     ],
@@ -156,7 +156,7 @@ def test_the_whole_address_behind_a_proxy_names_a_host_and_a_path() -> None:
         ("ann:", "has no password after the colon"),
         ("ann:  ", "has no password after the colon"),
         ("", "has no colon"),
-        ("ann:hunter2\nbob:hunter2", "holds a line break"),
+        ("ann:hunter2\nbob:hunter2", "contains a line break"),
         ("ann:hunter2" + "2" * 1000, "is longer than 1000 characters"),
     ],
 )
