@@ -317,7 +317,7 @@ class HotswapTab:
         if snapshot.slot is not None:
             return el("p", _held(snapshot.slot), cls="aw-quiet")
         if blocked and not slot_view.candidates(snapshot):
-            return _nobody(blocked)
+            return _no_candidates(blocked)
         if blocked:
             return el("p", blocked, cls="aw-quiet")
         return el(
@@ -351,7 +351,7 @@ class HotswapTab:
         return slot_view.left(left)
 
 
-def _nobody(why: str) -> Node:
+def _no_candidates(why: str) -> Node:
     ways = el(
         "div", button("Train one", "go", "train"), button("Add one", "go", "load"), cls="aw-actions"
     )
