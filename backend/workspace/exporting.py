@@ -13,12 +13,20 @@ from typing import IO
 from backend.errors import Damaged
 from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
-from backend.workspace.session_recipe import Recipe
 from backend.results import ExportedWorkspace, RunSummary
 from backend.runs.run_store import UNDER_WAY, Runs
 from backend.runs.training_queue import TrainingQueue
 from backend.settings import Settings
-from backend.workspace.archive import QUEUE, SESSION, Progress, Writer, is_part, opened, require_new_zip
+from backend.workspace.archive import (
+    QUEUE,
+    SESSION,
+    Progress,
+    Writer,
+    is_part,
+    opened,
+    require_new_zip,
+)
+from backend.workspace.session_recipe import Recipe
 
 STAYS = ("launch.json", "result.json", "control")
 """In a run's folder: it names folders or processes of this machine."""

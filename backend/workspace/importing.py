@@ -8,21 +8,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from backend.workspace import staged_adapters, staged_runs
-from backend.permissions import Caller, check_caller
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.files.atomic_files import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id
-from backend.workspace.session_recipe import Recipe
+from backend.permissions import Caller, check_caller
 from backend.requests import Train
 from backend.results import AdapterInfo, ImportedWorkspace
 from backend.runs import training_queue
 from backend.runs.run_store import Runs
 from backend.runs.training_queue import TrainingQueue, Waiting
 from backend.settings import Settings
-from backend.workspace.staged_adapters import KnownAdapters
+from backend.workspace import staged_adapters, staged_runs
 from backend.workspace.archive import MOST_TEXT_BYTES, QUEUE, SESSION, Entry, Progress, opened
 from backend.workspace.moves import Moves, staging
+from backend.workspace.session_recipe import Recipe
+from backend.workspace.staged_adapters import KnownAdapters
 
 Found = tuple[staged_adapters.Staged, AdapterInfo | None]
 FoundRun = tuple[staged_runs.Staged, str | None]

@@ -22,15 +22,15 @@ from typing import Any, get_args
 import psutil
 
 from backend.catalogue.quantizations import QUANTIZATIONS
-from backend.requests.command_line import fields_of
 from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
-from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text
 from backend.requests import Train
+from backend.requests.command_line import fields_of
 from backend.results import ReportedProblem, Snapshot
 from backend.runs.run_store import VERSIONED, Run, Runs
 from backend.settings import PROJECT, VERSION, Settings
 from backend.workspace.archive import require_new_zip
+from backend.workspace.log_excerpt import HIDDEN, excerpt, public_text
 from backend.workspace.versions import FORMAT
 
 PACKAGES = (

@@ -45,8 +45,14 @@ def exported_card(exported: rs.ExportedWorkspace) -> Node:
 def imported_card(came: rs.ImportedWorkspace) -> Node:
     """Show what was imported, new names, what was left out, and how it was verified."""
     nothing = not (came.adapters or came.runs or came.queued or came.session)
-    head = "Nothing new: everything in it is already here." if came.already_there else "Nothing was imported."
-    what = f"{units.plural(len(came.adapters), 'adapter')} and {units.plural(len(came.runs), 'run')}"
+    head = (
+        "Nothing new: everything in it is already here."
+        if came.already_there
+        else "Nothing was imported."
+    )
+    what = (
+        f"{units.plural(len(came.adapters), 'adapter')} and {units.plural(len(came.runs), 'run')}"
+    )
     renamed = [f"{there} is now called {here}" for there, here in came.renamed]
     session = "The next start will load the base and the adapters of the other machine."
     return _good(

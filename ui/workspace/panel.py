@@ -15,10 +15,10 @@ import gradio as gr
 from backend import errors
 from backend import results as rs
 from ui.components import units
-from ui.components.service_handle import ServiceHandle
+from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.safe_view import Node, clicked, el, safe_view
-from ui.components.event_options import QUIET
+from ui.components.service_handle import ServiceHandle
 from ui.workspace.cards import exported_card, going_card, imported_card, reported_card
 
 NOTHING: Node = el("div")
@@ -109,7 +109,11 @@ class WorkspacePanel:
 
     def export_workspace(self, checkpoints: bool) -> None:
         """Write the workspace as a zip."""
-        service, caller, target = self.handle.service, self.handle.caller, self._new_file("workspace")
+        service, caller, target = (
+            self.handle.service,
+            self.handle.caller,
+            self._new_file("workspace"),
+        )
 
         def work(progress: Progress) -> Node:
             exported = service.export_workspace(
@@ -164,7 +168,9 @@ class WorkspacePanel:
         """Start the task in a thread, unless one is running."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
-                busy = errors.Busy("An export or import is still running.", cure="Wait for it or stop it.")
+                busy = errors.Busy(
+                    "An export or import is still running.", cure="Wait for it or stop it."
+                )
                 refuse("Not started", busy)
                 return
             self._stop.clear()

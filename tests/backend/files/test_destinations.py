@@ -53,7 +53,9 @@ def test_folders_that_are_meant_for_it_are_open(settings: Settings, base: Path, 
 def test_the_apps_own_folder_is_not_written_over(
     settings: Settings, base: Path, place: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=rf"({WITHIN}) the (app's own folder|workspace|base's own)"):
+    with pytest.raises(
+        InvalidRequest, match=rf"({WITHIN}) the (app's own folder|workspace|base's own)"
+    ):
         require_destination(PROJECT / place, settings, base)
 
 

@@ -63,9 +63,13 @@ def test_adapters_answer_and_can_be_blended(service: Service) -> None:
     made = rq.Combine(name="again", sources=[("pirate", 0.7), ("polite", 0.3)], method="cat")
     service.start(made).result(timeout=60)
 
-    (pair,) = service.start(
-        rq.Score(texts=["The cat is on the mat."], variants=[[("mix", 1.0)], [("again", 1.0)]])
-    ).result(timeout=60).scores,
+    (pair,) = (
+        service.start(
+            rq.Score(texts=["The cat is on the mat."], variants=[[("mix", 1.0)], [("again", 1.0)]])
+        )
+        .result(timeout=60)
+        .scores,
+    )
     assert pair[0] == pair[1]
 
 

@@ -161,7 +161,9 @@ def test_a_trace_leads_through_the_app_and_its_packages(tmp_path: Path) -> None:
     lines = excerpt(tmp_path / "a.log").lines
 
     assert lines[0] == "Traceback (most recent call last):"
-    assert any(line.startswith("  File app/backend/files/foreign_files.py, line ") for line in lines)
+    assert any(
+        line.startswith("  File app/backend/files/foreign_files.py, line ") for line in lines
+    )
     assert any("in open_regular" in line for line in lines)
     assert any(line.startswith("  File python/pathlib.py, line ") for line in lines)
     assert lines[-1].startswith("FileNotFoundError: ")

@@ -11,8 +11,8 @@ import pytest
 from backend import Settings, errors
 from backend import results as rs
 from tests.backend.workspaces import add_adapter, add_run
-from tests.ui.fake_service import FakeService
 from tests.ui.app.test_page import draw, event
+from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
 from ui.workspace.cards import imported_card
@@ -93,7 +93,9 @@ def test_an_import_from_elsewhere_is_refused(page: Page, tmp_path: Path) -> None
 def test_nothing_named_is_said(page: Page) -> None:
     page.runs.workspace.import_workspace(" ")
 
-    assert "Enter the path of an exported zip first." in words(shown(page, page.runs.workspace.state))
+    assert "Enter the path of an exported zip first." in words(
+        shown(page, page.runs.workspace.state)
+    )
 
 
 def test_a_report_is_offered(page: Page, service: FakeService) -> None:
