@@ -1,6 +1,7 @@
-"""What every request is made of: a field that knows its label, help, unit and bounds.
+"""The base of all requests, and `knob`, which declares a field with label, help, unit and bounds.
 
-A value that cannot work becomes one sentence that names the field as the screen does.
+An invalid value becomes one sentence that names the field by its label on the screen. Knows no
+particular request.
 """
 
 import re
@@ -13,10 +14,10 @@ from backend.refusals import refusal, shown
 
 Level = Literal["basic", "advanced"]
 MOST_STRENGTH = 1e7
-"""Far beyond what keeps an answer readable; much more, and sums of weights overflow."""
+"""Answers become unreadable far below this; far above it, sums of weights overflow."""
 Strength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH, allow_inf_nan=False)]
 Variant = list[tuple[str, Strength]]
-"""Adapters by display name with their strengths; the empty list is the base alone."""
+"""Adapters by display name with their strengths; an empty list means the base alone."""
 
 NAME_LENGTH = 40
 DISPLAY_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 _-]{{0,{NAME_LENGTH - 1}}}")
@@ -33,9 +34,9 @@ def knob(
     lines: int | None = None,
     **bounds: Any,
 ) -> Any:
-    """Declare a field together with what a person needs to know about it.
+    """Declare a field with its label, help text and bounds.
 
-    `lines` is how many lines a text may have on the screen; a list is written one a line then.
+    `lines` is the height of the text box on the screen; a list then has one entry per line.
     """
     extra: dict[str, Any] = {
         "label": label, "unit": unit, "level": level, "step": step, "lines": lines
@@ -44,7 +45,7 @@ def knob(
 
 
 def check_display_name(name: str) -> str:
-    """Return the name without outer spaces, or say why it cannot be one."""
+    """Return the name without surrounding spaces; raises ValueError if it is not allowed."""
     name = name.strip()
     if not DISPLAY_NAME.fullmatch(name):
         raise ValueError(
@@ -57,7 +58,7 @@ def check_display_name(name: str) -> str:
 class Request(BaseModel):
     """Base of all requests: immutable, and a misspelt field is an error.
 
-    Raises InvalidRequest, in a person's words, where a value cannot work.
+    Raises InvalidRequest with a readable sentence if a value is not allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

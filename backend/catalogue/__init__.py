@@ -1,3 +1,3 @@
-"""What a person picks: methods, blends, quantisations, chat templates, learning rates.
+"""The choices on offer: PEFT methods, blends, quantisations, chat templates, learning rates.
 
-Facts and sentences about each choice; knows no tensors and starts nothing."""
+Facts and texts about each choice. Knows no tensors and starts nothing."""

@@ -1,6 +1,6 @@
-"""Catalogue of blend methods, and why one is not possible for some adapters. Knows no tensors.
+"""Catalogue of blend methods, and which adapters each method can blend. Knows no tensors.
 
-Page and engine ask the same functions, so that what the page offers is what the engine does.
+The page and the engine use the same checks, so the page offers only what the engine can do.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ BlendMethod = Literal[
 ]
 BlendField = Literal["rank", "density", "majority_sign", "seed"]
 PLAIN = frozenset({"lora", "rslora"})
-"""Methods whose weight change is nothing but scaling x B x A on the untouched base."""
+"""Methods whose weight change is exactly scaling x B x A on the unchanged base."""
 CONVERTIBLE = frozenset({"dora", *init_methods.REPEATABLE})
-"""Methods that `ConvertAdapter` makes plain LoRA of."""
+"""Methods that `ConvertAdapter` can convert to plain LoRA."""
 CHANGES_THE_BASE = init_methods.CHANGING
 
 
 class Recipe(BaseModel):
-    """One way to blend. `works_on`: the factors B and A apart, or the weight change itself."""
+    """One way to blend. `works_on`: the factors B and A separately, or the weight change itself."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class Recipe(BaseModel):
 
     @property
     def way_out(self) -> BlendMethod:
-        """The method that does the same where ranks differ."""
+        """The equivalent method for adapters of different rank."""
         ways: dict[str, BlendMethod] = {
             "linear": "cat",
             "ties": "ties_svd",
@@ -80,28 +80,28 @@ BLENDS: dict[BlendMethod, Recipe] = {
         _recipe(
             "cat",
             "Exact sum (cat)",
-            "Exactly the weighted sum, at the price of size: the ranks add up. Start here.",
+            "Exact weighted sum. The result is larger because ranks add up. Recommended.",
             exactness="exact",
         ),
         _recipe(
             "svd",
             "Exact sum, made smaller (svd)",
-            "The closest adapter of the rank that you choose; exact once the rank is large enough.",
+            "The closest adapter of the chosen rank. Exact if the rank is large enough.",
             "rank",
             exactness="best of its rank",
         ),
         _recipe(
             "linear",
             "Mix of factors (linear)",
-            "Mixes the two halves of each adapter apart: small and quick, but far from the sum "
-            "unless the adapters are relatives, such as two stages of one run.",
+            "Mixes the factors A and B separately: small and quick, but far from the sum unless "
+            "the adapters are closely related, such as two stages of one run.",
             exactness="rough",
         ),
         _recipe(
             "ties_svd",
             "Settle conflicts (ties_svd)",
-            "Keeps each adapter's largest changes and drops those that pull against the majority: "
-            "for adapters that get in each other's way.",
+            "Keeps each adapter's largest changes and drops those whose sign differs from the "
+            "majority. For adapters that conflict.",
             "rank",
             "density",
             "majority_sign",
@@ -109,7 +109,7 @@ BLENDS: dict[BlendMethod, Recipe] = {
         _recipe(
             "dare_linear_svd",
             "Thin out at random (dare_linear_svd)",
-            "Leaves changes out at random and scales up the rest: for many adapters at once.",
+            "Drops changes at random and scales up the rest. For many adapters at once.",
             "rank",
             "density",
             "seed",
@@ -117,7 +117,7 @@ BLENDS: dict[BlendMethod, Recipe] = {
         _recipe(
             "dare_ties_svd",
             "Thin out, then settle conflicts (dare_ties_svd)",
-            "Leaves changes out at random, then drops those that pull against the majority.",
+            "Drops changes at random, then those whose sign differs from the majority.",
             "rank",
             "density",
             "majority_sign",
@@ -126,28 +126,28 @@ BLENDS: dict[BlendMethod, Recipe] = {
         _recipe(
             "magnitude_prune_svd",
             "Keep the largest (magnitude_prune_svd)",
-            "Keeps only each adapter's largest changes and adds them up: for a leaner blend.",
+            "Keeps only each adapter's largest changes and adds them up.",
             "rank",
             "density",
         ),
         _recipe(
             "ties",
             "Settle conflicts in the factors (ties)",
-            "As ties_svd, but on the two halves of each adapter apart: quicker and rougher.",
+            "Like ties_svd, but on the factors A and B separately: quicker and less exact.",
             "density",
             "majority_sign",
         ),
         _recipe(
             "dare_linear",
             "Thin out the factors (dare_linear)",
-            "As dare_linear_svd, but on the two halves of each adapter apart: quicker and rougher.",
+            "Like dare_linear_svd, but on the factors A and B separately: quicker and less exact.",
             "density",
             "seed",
         ),
         _recipe(
             "dare_ties",
             "Thin out and settle the factors (dare_ties)",
-            "As dare_ties_svd, but on the two halves of each adapter apart: quicker and rougher.",
+            "Like dare_ties_svd, but on the factors A and B separately: quicker and less exact.",
             "density",
             "majority_sign",
             "seed",
@@ -155,7 +155,8 @@ BLENDS: dict[BlendMethod, Recipe] = {
         _recipe(
             "magnitude_prune",
             "Keep the largest of the factors (magnitude_prune)",
-            "As magnitude_prune_svd, but on the two halves apart: quicker and rougher.",
+            "Like magnitude_prune_svd, but on the factors A and B separately: quicker and less "
+            "exact.",
             "density",
         ),
     )
@@ -163,25 +164,25 @@ BLENDS: dict[BlendMethod, Recipe] = {
 
 
 def unfit(info: AdapterInfo) -> Problem | None:
-    """Say why an adapter cannot be an ingredient at all; None where it can."""
+    """Return why an adapter cannot be blended at all; None if it can."""
     kind = info.method.casefold()
     if kind in PLAIN and info.strength == "any":
         return None
     if kind in CHANGES_THE_BASE:
         return Problem(
-            what=f"{info.name!r} is a {info.method} adapter: it is right only on the base that it "
+            what=f"{info.name!r} is a {info.method} adapter. It works only on the base that it "
             "changed, so its weight change alone cannot be blended.",
             cure=_before_blending(info),
         )
     return Problem(
-        what=f"{info.name!r} is a {info.method} adapter: its effect is not only the product of "
+        what=f"{info.name!r} is a {info.method} adapter. Its effect is more than the product of "
         "two factors, and a blend would silently lose the rest.",
         cure=_before_blending(info),
     )
 
 
 def is_convertible(info: AdapterInfo) -> bool:
-    """Tell whether there is a way to plain LoRA for an adapter."""
+    """Return whether an adapter can be converted to plain LoRA."""
     return info.method.casefold() in CONVERTIBLE
 
 
@@ -192,9 +193,9 @@ def _before_blending(info: AdapterInfo) -> str:
 
 
 def unblendable(sources: Sequence[AdapterInfo]) -> Problem | None:
-    """Say why these adapters cannot be blended by any method; None where they can."""
+    """Return why these adapters cannot be blended by any method; None if they can."""
     if not sources:
-        return Problem(what="There are no ingredients yet.", cure="Pick the adapters to blend.")
+        return Problem(what="There are no ingredients yet.", cure="Choose the adapters to blend.")
     for info in sources:
         problem = unfit(info)
         if problem is not None:
@@ -202,19 +203,19 @@ def unblendable(sources: Sequence[AdapterInfo]) -> Problem | None:
     if len({info.id for info in sources}) < len(sources):
         twice = next(info.name for info in sources if [s.id for s in sources].count(info.id) > 1)
         return Problem(
-            what=f"{twice!r} is named twice.", cure="Name it once and add its weights up."
+            what=f"{twice!r} is named twice.", cure="Name it once and add up its weights."
         )
     bases = {info.base_fingerprint: info.base_name for info in sources}
     if len(bases) > 1:
         return Problem(
             what=f"These adapters were made for different bases ({', '.join(bases.values())}).",
-            cure="Blend adapters of one base.",
+            cure="Blend only adapters of the same base.",
         )
     return None
 
 
 def obstacle(method: BlendMethod, sources: Sequence[AdapterInfo]) -> Problem | None:
-    """Say why a method is not possible for these adapters, and the way out; None where it is."""
+    """Return why a method cannot blend these adapters, with a hint; None if it can."""
     problem = unblendable(sources)
     if problem is not None:
         return problem
@@ -225,14 +226,14 @@ def obstacle(method: BlendMethod, sources: Sequence[AdapterInfo]) -> Problem | N
 
 
 def unequal_ranks(method: BlendMethod, ranks: Sequence[int], where: str = "") -> Problem:
-    """Say that a method needs equal ranks, and what to take instead."""
+    """Return that a method needs equal ranks, and which method to use instead."""
     way_out = BLENDS[method].way_out
     cure = "cat, which works" if way_out == "cat" else f"{way_out} or cat, which work"
     place = f" in {where}" if where else ""
     found = " and ".join(map(str, ranks))
     return Problem(
-        what=f"{method} needs ingredients of equal rank, and theirs{place} are {found}.",
-        cure=f"Take {cure} with any ranks.",
+        what=f"{method} needs ingredients of equal rank, but their ranks{place} are {found}.",
+        cure=f"Use {cure} with any ranks.",
     )
 
 

@@ -1,6 +1,6 @@
-"""Catalogue of chat templates for bases that bring none: a conversation as text. No torch.
+"""Catalogue of chat templates for bases that have none. Knows no torch.
 
-Each answer ends with the base's own end-of-text token, or a model could not learn to stop.
+Each answer ends with the base's own end-of-text token. Without it a model cannot learn to stop.
 """
 
 import json
@@ -12,7 +12,7 @@ ChatTemplateId = Literal["own", "dialogue", "alpaca", "chatml"]
 
 
 class ChatTemplate(BaseModel):
-    """A way to write a conversation down; `jinja` is what Transformers applies."""
+    """A chat template; `jinja` is the source that Transformers renders."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,9 +23,10 @@ class ChatTemplate(BaseModel):
 
 
 def _jinja(system: str, user: str, assistant: str, end: str = "") -> str:
-    """Compose a template of what stands around each role's words, with ... in their place.
+    """Build a Jinja template; each argument is the frame of one role, with ... for its text.
 
-    A prompt ends where the assistant's words begin: at a line break, which tokenizers keep apart.
+    A prompt ends where the assistant's text begins: at a line break, which tokenizers keep
+    separate.
     """
 
     def around(words: str) -> str:
@@ -49,19 +50,19 @@ CHAT_TEMPLATES: dict[str, ChatTemplate] = {
         ChatTemplate(
             id="dialogue",
             title="Dialogue",
-            summary="User: and Assistant: in plain words; fits any base.",
+            summary="User: and Assistant: as plain text. Fits any base.",
             jinja=_jinja("...\n\n", "User:\n...\n\n", "Assistant:\n"),
         ),
         ChatTemplate(
             id="alpaca",
             title="Alpaca",
-            summary="### Instruction: and ### Response:, as many older data sets have it.",
+            summary="### Instruction: and ### Response:, as in many older data sets.",
             jinja=_jinja("...\n\n", "### Instruction:\n...\n\n", "### Response:\n"),
         ),
         ChatTemplate(
             id="chatml",
             title="ChatML",
-            summary="<|im_start|> and <|im_end|>: for bases whose vocabulary has these two.",
+            summary="<|im_start|> and <|im_end|>. For bases whose vocabulary has both tokens.",
             jinja=_jinja(
                 "<|im_start|>system\n...<|im_end|>\n",
                 "<|im_start|>user\n...<|im_end|>\n",

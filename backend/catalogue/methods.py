@@ -1,7 +1,7 @@
-"""Catalogue of PEFT methods: what a person picks, what it sets, and what it can do.
+"""Catalogue of PEFT methods: their settings, titles and abilities. Knows no tensors.
 
-Strength is "any" where a factor on the adapter's effect means something, and "on-off" where
-strength 0 would not be the base (DoRA keeps its changed magnitudes at scaling 0).
+`strength` is "any" if the adapter's effect can be scaled by a factor, and "on-off" if strength 0
+would not give the base (DoRA keeps its changed magnitudes at scaling 0).
 """
 
 import re
@@ -14,7 +14,7 @@ from backend.refusals import shown
 
 
 class Lora(Request):
-    """LoRA (Hu et al. 2021) and its rank-stabilised and weight-decomposed relatives."""
+    """LoRA (Hu et al. 2021) and its variants rsLoRA (rank-stabilised) and DoRA."""
 
     method: Literal["lora"] = "lora"
     rank: int = knob(
@@ -24,14 +24,14 @@ class Lora(Request):
         le=1024,
         level="basic",
         step=1,
-        help="How much the adapter can hold. Higher learns more, takes more memory and time.",
+        help="The adapter's capacity. A higher rank learns more and takes more memory and time.",
     )
     alpha: float | None = knob(
         None,
         label="Alpha",
         gt=0,
         le=4096,
-        help="How strongly the adapter acts; empty means twice the rank, which suits most data.",
+        help="Scales the adapter's effect. Empty means twice the rank, which suits most data.",
     )
     dropout: float = knob(
         0.0,
@@ -39,22 +39,22 @@ class Lora(Request):
         ge=0,
         lt=1,
         step=0.05,
-        help="Share of the adapter's input left out at random; more fights learning by heart.",
+        help="Share of the adapter's input dropped at random. More reduces overfitting.",
     )
     targets: Literal["all-linear", "attention"] | list[str] = knob(
         "all-linear",
         label="Target modules",
-        help="Which layers learn: all linear layers, attention only, or names such as q_proj.",
+        help="Which layers to train: all linear layers, attention only, or names such as q_proj.",
     )
     use_rslora: bool = knob(
         False,
         label="Rank-stabilised (rsLoRA)",
-        help="Scales by the root of the rank, so that high ranks keep learning. No extra cost.",
+        help="Divides alpha by the square root of the rank, which helps high ranks. No extra cost.",
     )
     use_dora: bool = knob(
         False,
         label="Weight-decomposed (DoRA)",
-        help="Learns size and direction apart: often better at low rank, about 1.5x slower.",
+        help="Trains magnitude and direction separately. Often better at low rank; 1.5x slower.",
     )
 
     @field_validator("targets", mode="before")
@@ -81,7 +81,7 @@ class Lora(Request):
 
     @property
     def effective_alpha(self) -> float:
-        """Alpha as PEFT will see it."""
+        """The alpha that PEFT gets."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
 
@@ -112,7 +112,7 @@ METHODS = {
         Method(
             id="rslora",
             title="rsLoRA",
-            summary="LoRA that keeps learning at high rank (32 and more). Costs nothing extra.",
+            summary="LoRA scaled for high ranks (32 and more). No extra cost.",
             preset=Lora(use_rslora=True),
             strength="any",
             relative_seconds=1.0,
@@ -120,7 +120,7 @@ METHODS = {
         Method(
             id="dora",
             title="DoRA",
-            summary="Learns size and direction apart: a little better at low rank, slower.",
+            summary="Trains magnitude and direction separately. Often better at low rank; slower.",
             preset=Lora(use_dora=True),
             strength="on-off",
             relative_seconds=1.5,
@@ -130,7 +130,7 @@ METHODS = {
 
 
 def method_of(adapter: Lora) -> Method:
-    """Return the catalogue entry that an adapter's settings amount to."""
+    """Return the catalogue entry that matches an adapter's settings."""
     if adapter.use_dora:
         return METHODS["dora"]
     return METHODS["rslora" if adapter.use_rslora else "lora"]

@@ -1,4 +1,4 @@
-"""Catalogue of quantisations: what each one is, saves, costs, and can and cannot do. No torch."""
+"""Catalogue of quantisations: size, cost, and what works with each. Knows no torch."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ QuantizationId = Literal["none", "nf4", "fp4", "int8"]
 
 
 class Quantization(BaseModel):
-    """One way to keep the weights of a base's layers."""
+    """One way to store the weights of a base's layers."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +35,7 @@ QUANTIZATIONS = {
             id="int8",
             title="8-bit (int8)",
             bits=8,
-            summary="Answers nearly as in full precision.",
+            summary="Answers are nearly the same as in full precision.",
             can="train, switch, blend, chat, save; merging goes into the full-precision base",
             cannot="PiSSA, OLoRA",
         ),
@@ -43,7 +43,7 @@ QUANTIZATIONS = {
             id="nf4",
             title="4-bit (nf4)",
             bits=4,
-            summary="Smallest; answers change a little.",
+            summary="Smallest. Answers change a little.",
             can="train, switch, blend, chat, save; merging goes into the full-precision base",
             cannot="PiSSA, OLoRA",
         ),
@@ -51,7 +51,7 @@ QUANTIZATIONS = {
             id="fp4",
             title="4-bit (fp4)",
             bits=4,
-            summary="As small as nf4 and less exact: for comparison.",
+            summary="As small as nf4 but less exact; for comparison.",
             can="train, switch, blend, chat, save; merging goes into the full-precision base",
             cannot="PiSSA, OLoRA",
         ),
@@ -61,8 +61,8 @@ QUANTIZATIONS = {
 
 SPEEDS = {"none": 1.0, "int8": 1.13, "nf4": 1.10, "fp4": 1.13}
 SPEEDS_FROM = "measured on the starter, fp32, 1 thread of a 2-core AMD EPYC without AVX512"
-"""Seconds of a training step relative to full precision, where nothing was measured here."""
+"""Time of a training step relative to full precision, if nothing was measured here."""
 
 SPEEDS_ON_GPU = {"none": 1.0, "int8": 1.6, "nf4": 1.3, "fp4": 1.3}
 SPEEDS_ON_GPU_FROM = "a rule of thumb for GPUs, not measured"
-ROOM_FOR_A_RUN = 2.0  # full precision is taken where weights twice its size would fit
+ROOM_FOR_A_RUN = 2.0  # full precision is recommended if twice the size of its weights fits

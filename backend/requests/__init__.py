@@ -1,7 +1,7 @@
-"""The input of every operation: frozen models whose fields carry their own label, help and bounds.
+"""The input of every operation: frozen models whose fields have a label, a help text and bounds.
 
-The form, the command line, the HTTP API and the documentation are all made from these fields; a
-number that is out of bounds is refused here, before anything starts. Nothing here knows the engine.
+The form, the command line, the HTTP API and the documentation are all generated from these fields.
+A value out of bounds is rejected here, before anything starts. Knows nothing of the engine.
 """
 
 import re
@@ -97,7 +97,7 @@ ModelRequest = (
     | Score
     | NextToken
 )
-"""Operations on the session's model: one at a time."""
+"""Operations on the session's model; only one runs at a time."""
 
 SideRequest = (
     Preflight
@@ -110,13 +110,13 @@ SideRequest = (
     | ExportRun
     | PushAdapter
 )
-"""Operations that never change the session: never Busy."""
+"""Operations that never change the session, so they never raise Busy."""
 
 BY_NAME: dict[str, type[Request]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind
     for kind in (*get_args(ModelRequest), *get_args(SideRequest), Chat, SideBySide)
 }
-"""Requests by the name that the command line and saved files use: `load-model`, `train`..."""
+"""Requests by their name on the command line and in saved files: `load-model`, `train`..."""
 
 
 def name_of(request: Request) -> str:
@@ -125,7 +125,7 @@ def name_of(request: Request) -> str:
 
 
 def parse(name: str, data: dict[str, Any]) -> Request:
-    """Build the request called `name`; raises InvalidRequest in a person's words."""
+    """Build the request called `name`; raises InvalidRequest with a readable sentence."""
     if name not in BY_NAME:
         raise InvalidRequest(
             f"There is no operation called {name!r}.", cure=f"Known: {', '.join(BY_NAME)}."

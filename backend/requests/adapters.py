@@ -1,4 +1,4 @@
-"""Requests about adapters as things: inspect, add, switch, rename, save, let go, bring back."""
+"""Requests about adapters: inspect, add, switch, rename, save, push, unload, delete, restore."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ def _adapter_source() -> Any:
         min_length=1,
         max_length=1000,
         level="basic",
-        help="A folder or zip with a PEFT adapter, a Hugging Face id, or library:NAME.",
+        help="A folder or zip file with a PEFT adapter, a Hugging Face id, or library:NAME.",
     )
 
 
@@ -29,20 +29,20 @@ def _new_name(help: str) -> Any:
 
 
 class InspectAdapter(Request):
-    """Look at an adapter before it is added: what it is, whether it fits; nothing is loaded."""
+    """Inspect an adapter before it is added: what it is and whether it fits. Loads nothing."""
 
     source: str = _adapter_source()
 
 
 class LoadAdapter(Request):
-    """Add an adapter to the session, and to the library where it is not there yet."""
+    """Add an adapter to the session, and to the library if it is not in it yet."""
 
     source: str = _adapter_source()
     name: str = knob(
         "",
         label="Name",
         level="basic",
-        help="What it is called here; empty takes the name it brings.",
+        help="Name here. Leave empty to use its own.",
     )
 
     @field_validator("name")
@@ -52,13 +52,13 @@ class LoadAdapter(Request):
 
 
 class UnloadAdapter(Request):
-    """Take an adapter off the model; it stays in the library and can be turned on again."""
+    """Unload an adapter from the model; it stays in the library and can be turned on again."""
 
     name: str = _adapter_name()
 
 
 class SaveAdapter(Request):
-    """Write a copy of an adapter as a plain PEFT folder and prove that it reads back."""
+    """Save a copy of an adapter as a plain PEFT folder, and read it back to verify it."""
 
     name: str = _adapter_name()
     destination: str = knob(
@@ -67,7 +67,7 @@ class SaveAdapter(Request):
 
 
 class PushAdapter(Request):
-    """Put an adapter on the Hugging Face Hub and prove that it arrived whole."""
+    """Push an adapter to the Hugging Face Hub, and verify the files there."""
 
     name: str = _adapter_name()
     repo_id: str = knob(
@@ -75,15 +75,15 @@ class PushAdapter(Request):
         min_length=1,
         max_length=200,
         level="basic",
-        help="Your or your organisation's name, a slash, and what it is called there.",
+        help="Your user name or organisation, a slash, and the repository name.",
     )
     private: bool = knob(
-        True, label="Private", help="Whether only you, or your organisation, can see it there."
+        True, label="Private", help="Whether only you, or your organisation, can see it."
     )
     replace: bool = knob(
         False,
         label="Replace",
-        help="Writes over an adapter that is there; its history keeps the old one.",
+        help="Overwrite an adapter of this name. The repository's history keeps the old one.",
     )
 
     @field_validator("repo_id")
@@ -92,36 +92,36 @@ class PushAdapter(Request):
         repo_id = repo_id.strip()
         if not OWNED.fullmatch(repo_id):
             raise ValueError(
-                f"{repo_id!r} cannot be a name on the Hub. It looks like your-name/pirate: "
+                f"{repo_id!r} cannot be a name on the Hub. Use the form your-name/pirate: "
                 "letters, digits, - _ and . only."
             )
         return repo_id
 
 
 class SetActive(Request):
-    """Choose which adapters answer, each with its strength; the empty list is the base alone."""
+    """Choose the active adapters, each with its strength; an empty list means the base alone."""
 
     adapters: Variant = knob(
         label="Active adapters",
         max_length=50,
-        help="The adapters that answer, each with its strength; none for the base.",
+        help="The adapters that answer, each with its strength. Choose none for the base alone.",
     )
 
 
 class DeleteAdapter(Request):
-    """Delete an adapter from session and library; it can be restored until the app closes."""
+    """Delete an adapter from the session and library; restorable until the app closes."""
 
     name: str = _adapter_name()
 
 
 class RestoreAdapter(Request):
-    """Bring a deleted adapter back."""
+    """Restore a deleted adapter."""
 
     name: str = _adapter_name("The deleted adapter's name.")
 
 
 class RenameAdapter(Request):
-    """Give an adapter another name; what it answers stays the same."""
+    """Rename an adapter; its answers stay the same."""
 
     name: str = _adapter_name()
     new_name: str = _new_name("The new name: letters, digits, spaces, - and _.")

@@ -1,4 +1,4 @@
-"""Requests about the base model: load it, let it go."""
+"""Requests about the base model: load it, compare its quantisations, unload it."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 
 
 class LoadModel(Request):
-    """Load a base model into the session; a base that is already there leaves first."""
+    """Load a base model into the session; a base that is already loaded is unloaded first."""
 
     source: str = knob(
         "starter",
@@ -22,47 +22,48 @@ class LoadModel(Request):
         help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
     )
     task: Literal["causal-lm"] = knob(
-        "causal-lm", label="Task", help="What the model does: it continues text."
+        "causal-lm", label="Task", help="What kind of model it is. causal-lm generates text."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
         "auto",
         label="Precision",
-        help="How weights are stored. fp32 is exact, bf16 and fp16 halve the memory; auto goes by "
-        "the device.",
+        help="How weights are stored. fp32 is full precision; bf16 and fp16 halve the memory. auto "
+        "depends on the device.",
     )
     quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
         "none",
         label="Quantisation",
         level="basic",
-        help="Keeps layers in 4 bits (nf4, fp4) or 8: less memory, slightly different answers.",
+        help="Stores layers in 4 bits (nf4, fp4) or 8: less memory, slightly different answers.",
     )
     double_quant: bool = knob(
         False,
         label="Double quantisation",
-        help="4-bit only: quantises the scales too. Saves another 7 % and costs a little time.",
+        help="4-bit only: quantises the scales too. Saves another 7 % of memory, slightly slower.",
     )
     compute_dtype: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
         label="Compute type of 4-bit layers",
-        help="What 4-bit weights are unpacked to. auto: bf16 on a GPU that has it, else fp32.",
+        help="The type that 4-bit weights are unpacked to. auto: bf16 if the GPU supports it, else "
+        "fp32.",
     )
     device: Device = knob(
         "auto",
         label="Device",
-        help="Where it computes; auto takes a GPU if there is one. "
-        "cuda is NVIDIA's or AMD's, xpu Intel's, mps Apple's.",
+        help="Where the model runs. auto takes a GPU if there is one. "
+        "cuda is NVIDIA or AMD, xpu is Intel, mps is Apple.",
     )
     revision: str | None = knob(
         None,
         label="Revision",
         max_length=200,
-        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+        help="Branch, tag or commit of a Hugging Face id. Empty means the newest.",
     )
 
     chat_template: ChatTemplateId = knob(
         "own",
         label="Chat template",
-        help="How a conversation becomes text. For a base that brings none: dialogue fits any.",
+        help="How a conversation becomes text. For a base without a template, dialogue fits.",
     )
 
     @model_validator(mode="after")
@@ -77,14 +78,14 @@ class LoadModel(Request):
         ]
         if given:
             raise ValueError(
-                f"{given[0]} is for 4-bit bases, got quantisation {self.quantization!r}. "
+                f"{given[0]} is only for 4-bit bases, got quantisation {self.quantization!r}. "
                 "Choose nf4, or leave it at its default."
             )
         return self
 
 
 class QuantizationTable(Request):
-    """Compare the quantisations of a base before it is loaded; nothing is downloaded but config."""
+    """Compare the quantisations of a base before it is loaded; only its config is downloaded."""
 
     source: str = knob(
         "starter",
@@ -95,26 +96,26 @@ class QuantizationTable(Request):
         help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
-        "auto", label="Precision", help="How the weights that are not quantised are stored."
+        "auto", label="Precision", help="The type of the weights that are not quantised."
     )
-    device: Device = knob("auto", label="Device", help="Where the model would compute.")
+    device: Device = knob("auto", label="Device", help="Where the model would run.")
     double_quant: bool = knob(
         False,
         label="Double quantisation",
-        help="Whether the scales of 4-bit blocks would be quantised as well.",
+        help="Whether the scales of 4-bit blocks are quantised too.",
     )
     revision: str | None = knob(
         None,
         label="Revision",
         max_length=200,
-        help="Branch, tag or commit of a Hugging Face id; empty means the newest.",
+        help="Branch, tag or commit of a Hugging Face id. Empty means the newest.",
     )
     measure: bool = knob(
         False,
         label="Measure the speed here",
-        help="Times training steps of the starter in each quantisation: about half a minute.",
+        help="Times training steps of the starter in each quantisation (about half a minute).",
     )
 
 
 class UnloadModel(Request):
-    """Let the base model and all its adapters go; what is saved stays saved."""
+    """Unload the base model and all its adapters; saved adapters stay in the library."""

@@ -1,4 +1,4 @@
-"""Requests that make one thing of several: blend adapters, compare them, merge them into a base."""
+"""Requests that combine adapters: blend them, compare them, merge them into a base model."""
 
 from typing import Literal
 
@@ -14,20 +14,20 @@ class Combine(Request):
     name: str = knob(
         label="Name",
         level="basic",
-        help="What the blend is called: letters, digits, spaces, - and _.",
+        help="The name of the blend: letters, digits, spaces, - and _.",
     )
     sources: Variant = knob(
         label="Ingredients",
         level="basic",
         min_length=1,
         max_length=20,
-        help="The adapters to blend, each with its weight. A negative weight takes away.",
+        help="The adapters to blend, each with its weight. A negative weight subtracts.",
     )
     method: BlendMethod = knob(
         "cat",
         label="Method",
         level="basic",
-        help="How the ingredients become one adapter. cat is exact; svd is exact and smaller.",
+        help="How the adapters are combined. cat is exact; svd is smaller, and exact at high rank.",
     )
     rank: int | None = knob(
         None,
@@ -35,7 +35,7 @@ class Combine(Request):
         ge=1,
         le=4096,
         step=1,
-        help="How much the blend can hold, for the svd methods; empty takes the largest source.",
+        help="The rank of the blend, for the svd methods. Empty takes the ingredients' largest.",
     )
     density: float = knob(
         0.5,
@@ -44,12 +44,12 @@ class Combine(Request):
         gt=0,
         le=1,
         step=0.05,
-        help="Share of each ingredient's numbers that is kept, for ties, dare and pruning.",
+        help="Share of each ingredient's values that is kept, for ties, dare and pruning.",
     )
     majority_sign: Literal["total", "frequency"] = knob(
         "total",
         label="Majority sign",
-        help="How ties decides which way a number goes: by total size, or by counting.",
+        help="How ties chooses each value's sign: by total size, or by the number of adapters.",
     )
     seed: int = knob(
         42,
@@ -57,14 +57,14 @@ class Combine(Request):
         ge=0,
         le=2**31 - 1,
         step=1,
-        help="dare leaves numbers out at random; the same seed leaves out the same ones.",
+        help="dare drops values at random; the same seed drops the same values.",
     )
 
     _name = field_validator("name")(check_display_name)
 
 
 class Similarity(Request):
-    """Compare adapters with each other by what they change."""
+    """Compare adapters by their weight changes."""
 
     names: list[str] = knob(
         label="Adapters", min_length=1, max_length=20, help="The adapters to compare."
@@ -72,7 +72,7 @@ class Similarity(Request):
 
 
 class Merge(Request):
-    """Write base and adapters as one model folder, a base like any other."""
+    """Merge adapters into the base and write the result as a model folder."""
 
     variant: Variant = knob(
         label="Adapters",
@@ -92,7 +92,7 @@ class Merge(Request):
         "as-base",
         label="Precision",
         level="basic",
-        help="How the merged weights are stored; bf16 is half of fp32 and slightly rounded.",
+        help="The type of the merged weights. bf16 is half the size of fp32 and slightly rounded.",
     )
     shard_bytes: int = knob(
         5_000_000_000,
@@ -100,5 +100,5 @@ class Merge(Request):
         unit="bytes",
         ge=1_000_000,
         le=50_000_000_000,
-        help="Weights are spread over files of at most this size.",
+        help="The weights are split into files of at most this size.",
     )

@@ -1,6 +1,7 @@
-"""Requests as words of the command line, in both directions.
+"""Requests as command-line options, in both directions.
 
-`python -m backend` is made from this, and a run can be shown as the command that repeats it.
+`python -m backend` is built from this, and a run can be shown as the command that repeats it.
+Knows nothing of how a request is carried out.
 """
 
 import json
@@ -19,7 +20,7 @@ PROGRAM = "python -m backend"
 
 
 def fields_of(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
-    """Return a request's fields by dotted path; nested requests are opened."""
+    """Return a request's fields by dotted path, those of nested requests included."""
     found: list[tuple[str, FieldInfo]] = []
     for name, field in kind.model_fields.items():
         inner = field.annotation
@@ -39,9 +40,9 @@ def value_of(text: str) -> Any:
 
 
 def command_of(request: Request, settings: Settings, *, always: Collection[str] = ()) -> str:
-    """Return the line that does a request again.
+    """Return the command that repeats a request.
 
-    Beside the fields of `always` it names those that are not at their defaults.
+    It contains the fields in `always` and those that differ from their defaults.
     """
     words = [name_of(request)]
     for path, field in fields_of(type(request)):
@@ -52,7 +53,7 @@ def command_of(request: Request, settings: Settings, *, always: Collection[str] 
 
 
 def changed_fields(request: Request) -> list[str]:
-    """Return the fields that have a default and another value."""
+    """Return the optional fields whose value differs from their default."""
     return [
         path
         for path, field in fields_of(type(request))
@@ -61,12 +62,12 @@ def changed_fields(request: Request) -> list[str]:
 
 
 def command_of_file(file: Path, settings: Settings) -> str:
-    """Return the line that does the request in a file again."""
+    """Return the command that repeats the request in a file."""
     return _line(settings, ["run", str(file)])
 
 
 def _line(settings: Settings, words: list[str]) -> str:
-    """Join the words; a workspace that nobody has to name is left out."""
+    """Join the words; the default workspace is left out."""
     usual = settings.workspace.expanduser().absolute() == default_workspace().absolute()
     place = [] if usual else ["--workspace", str(settings.workspace)]
     return f"{PROGRAM} {shlex.join([*place, *words])}"

@@ -1,4 +1,4 @@
-"""Requests about training data: what is a question and what an answer, and a look at it all."""
+"""Requests about training data: which column is what, a preview, and preparing a large set."""
 
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ def data_source() -> Any:
         min_length=1,
         max_length=1000,
         level="basic",
-        help="A bundled set (starter:pirate), a data file or a folder of them, or a Hub id.",
+        help="A bundled set (starter:pirate), a data file, a folder of data files, or a Hub id.",
     )
 
 
@@ -28,7 +28,7 @@ def longest_example() -> Any:
         ge=8,
         le=1_048_576,
         step=8,
-        help="Longer examples are cut to this many tokens, at most the token budget.",
+        help="Longer examples are cut to this many tokens. It cannot exceed the tokens per batch.",
     )
 
 
@@ -37,7 +37,7 @@ def held_out_source() -> Any:
         None,
         label="Held-out data",
         max_length=1000,
-        help="Data of its own to test with, instead of a share; rows in both are not learned.",
+        help="Separate data to test with, instead of a share. Rows in both are not trained on.",
     )
 
 
@@ -45,7 +45,7 @@ def bad_rows() -> Any:
     return knob(
         False,
         label="Leave bad rows out",
-        help="Learn from the rest where rows cannot be used. Off: one bad row stops the run.",
+        help="Skip rows that cannot be used and train on the rest. Off: one bad row stops the run.",
     )
 
 
@@ -54,14 +54,22 @@ def _column(label: str, help: str) -> Any:
 
 
 class Columns(Request):
-    """Which column is what, where the names of the columns do not tell. All empty: they do."""
+    """Which column is what. All empty: the columns are recognised by their names."""
 
-    prompt: str | None = _column("Question", "The column that asks; with it goes an answer.")
-    answer: str | None = _column("Answer", "The column whose text the model learns to say.")
-    system: str | None = _column("System prompt", "A column said before the question, if any.")
-    text: str | None = _column("Plain text", "A column of text that is learned whole.")
+    prompt: str | None = _column(
+        "Question", "The column with the questions. It needs a column with the answers."
+    )
+    answer: str | None = _column(
+        "Answer", "The column with the answers, which the model learns to give."
+    )
+    system: str | None = _column(
+        "System prompt", "A column with a system prompt for each row, if there is one."
+    )
+    text: str | None = _column(
+        "Plain text", "A column of plain text. The model trains on all of it."
+    )
     conversation: str | None = _column(
-        "Conversation", "A column that holds a list of turns, each with its role and text."
+        "Conversation", "A column with a list of messages, each with its role and text."
     )
 
     @model_validator(mode="after")
@@ -76,26 +84,26 @@ class Columns(Request):
             if there
         ]
         if len(ways) > 1:
-            raise ValueError(f"Columns are {' or '.join(ways)}, not both. Empty one of them.")
+            raise ValueError(f"Columns can be {' or '.join(ways)}, not both. Clear one of them.")
         if bool(self.prompt) != bool(self.answer):
             there, missing = ("question", "answer") if self.prompt else ("answer", "question")
             raise ValueError(
-                f"The column of the {there} is chosen, and none for the {missing}. Choose both."
+                f"A column is chosen for the {there} but not for the {missing}. Choose both."
             )
         if self.system and (self.text or not ways):
             raise ValueError(
-                "A system prompt goes with a question and its answer, or with a conversation. "
-                "Choose their columns, too."
+                "A system prompt needs a question and its answer, or a conversation. "
+                "Choose their columns too."
             )
         return self
 
     @property
     def given(self) -> bool:
-        """Whether anything was chosen."""
+        """Whether any column was chosen."""
         return bool(self.named())
 
     def named(self) -> list[tuple[str, str]]:
-        """Return what was chosen: what each column is, and its name."""
+        """Return the chosen columns as pairs of label and column name."""
         found = []
         for name, field in type(self).model_fields.items():
             column, extra = getattr(self, name), field.json_schema_extra
@@ -105,7 +113,7 @@ class Columns(Request):
 
 
 class PreviewData(Request):
-    """Look at training data as the loaded base would see it."""
+    """Preview training data as the loaded base model will see it."""
 
     data: str = data_source()
     columns: Columns = Columns()
@@ -115,12 +123,12 @@ class PreviewData(Request):
     every_row: bool = knob(
         True,
         label="Every row",
-        help="Check every row. Off: show the first ones and count the rest, which is quick.",
+        help="Check every row. Off: show the first rows and only count the rest, which is quick.",
     )
 
 
 class PrepareData(Request):
-    """Read, check and tokenise a large data set once, beside the session; what follows is quick."""
+    """Read, check and tokenise a large data set once, in the background; later use is quick."""
 
     data: str = data_source()
     columns: Columns = Columns()

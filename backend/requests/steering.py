@@ -1,4 +1,4 @@
-"""What can be changed in a run while it goes on."""
+"""The request that changes the settings of a run during training."""
 
 from typing import Self
 
@@ -9,29 +9,29 @@ from backend.requests.watching import Prompts, watch_prompts
 
 
 class Adjust(Request):
-    """Change a run while it goes on, from its next step; what is left empty stays."""
+    """Change settings of the current run from its next step; empty fields stay as they are."""
 
     learning_rate: float | None = knob(
         None,
         label="Learning rate from now on",
         gt=0,
         le=1,
-        help="How big corrections are from the next step; falls from there as the schedule says.",
+        help="The learning rate from the next step. The schedule then lowers it from this value.",
     )
     total_steps: int | None = knob(
         None,
-        label="Steps in all",
+        label="Total steps",
         unit="steps",
         ge=1,
         le=10_000_000,
-        help="Where the run ends, counted from its start. More steps see the data more often.",
+        help="The step at which the run ends, counted from its start. More steps mean more epochs.",
     )
     watch: Prompts | None = watch_prompts(
-        "Questions that base and adapter answer now and at each test from here on.",
+        "Questions that the base and the adapter answer now and at each later test.",
     )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if all(getattr(self, name) is None for name in type(self).model_fields):
-            raise ValueError("Nothing is to be changed. Fill in at least one field.")
+            raise ValueError("There is nothing to change. Fill in at least one field.")
         return self

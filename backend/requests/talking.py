@@ -1,4 +1,4 @@
-"""Requests for answers and for what the model thinks of texts."""
+"""Requests for answers, for log-probabilities of texts, and for the likeliest next tokens."""
 
 from typing import Annotated, Literal, Self
 
@@ -22,7 +22,7 @@ class _Generation(Request):
         ge=1,
         le=8192,
         step=1,
-        help="Where an answer is cut off at the latest.",
+        help="Longest answer before it is cut off.",
     )
     temperature: float = knob(
         0.0,
@@ -30,7 +30,8 @@ class _Generation(Request):
         ge=0,
         le=2,
         step=0.1,
-        help="0 always gives the likeliest words; higher is more varied and less certain.",
+        help="0 always picks the likeliest token. Higher values give more varied, less reliable "
+        "answers.",
     )
     seed: int = knob(
         42, label="Seed", ge=0, le=2**31 - 1, step=1, help="The same seed gives the same answer."
@@ -38,14 +39,14 @@ class _Generation(Request):
 
 
 class Chat(_Generation):
-    """Answer a conversation with one variant, streamed."""
+    """Answer a conversation with one variant (adapters with strengths); the text is streamed."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
     variant: Variant = Field(default=[], max_length=50)
 
 
 class SideBySide(_Generation):
-    """Answer one conversation per variant, all streamed together."""
+    """Answer one conversation per variant; all answers are streamed together."""
 
     conversations: list[Annotated[list[Message], Field(min_length=1, max_length=1000)]] = Field(
         min_length=1, max_length=6
@@ -65,7 +66,7 @@ class SideBySide(_Generation):
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         if len(self.conversations) != len(self.variants):
-            raise ValueError("Each variant needs a conversation of its own.")
+            raise ValueError("Each variant needs its own conversation.")
         return self
 
 
@@ -82,20 +83,20 @@ class Score(Request):
     per_token: bool = knob(
         False,
         label="Token by token",
-        help="Also say what each token adds.",
+        help="Also return the log-probability of each token.",
     )
     texts: list[str] = Field(min_length=1, max_length=1000)
     variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
 
 
 class NextToken(Request):
-    """How likely each next word is, with and without adapters: is it on?"""
+    """Return the likeliest next tokens, with and without adapters, to check an adapter's effect."""
 
     prompt: str = knob(
         label="Prompt",
         min_length=1,
         max_length=20_000,
-        help="A question, or the beginning of an answer; the next word is guessed.",
+        help="A question, or the beginning of an answer. The model predicts the next word.",
     )
     variants: list[Annotated[Variant, Field(max_length=50)]] = Field(min_length=1, max_length=6)
     top: int = knob(5, label="Words", ge=1, le=50, step=1, help="How many words to show.")

@@ -1,4 +1,4 @@
-"""Requests about learning: the adapter's configuration, a run and its checks."""
+"""Requests about training: a run, the check before it, resume and export."""
 
 from typing import Any, Literal, Self
 
@@ -18,12 +18,12 @@ from backend.requests.watching import Prompts, watch_prompts
 
 
 class Train(Request):
-    """Teach the loaded base something new with a fresh adapter."""
+    """Train a new adapter on the loaded base model."""
 
     name: str = knob(
         label="Name",
         level="basic",
-        help="What the new adapter is called: letters, digits, spaces, - and _.",
+        help="The name of the new adapter: letters, digits, spaces, - and _.",
     )
     data: str = data_source()
     columns: Columns = Columns()
@@ -31,20 +31,20 @@ class Train(Request):
     epochs: float = knob(
         6.0,
         label="Epochs",
-        unit="passes",
         gt=0,
         le=1000,
         level="basic",
         step=1,
-        help="How often every example is seen. More learns more, and may learn by heart.",
+        help="How often each example is used. More epochs teach more; too many overfit (it "
+        "memorises the examples).",
     )
     max_steps: int | None = knob(
         None,
-        label="Most steps",
+        label="Maximum steps",
         unit="steps",
         ge=1,
         le=10_000_000,
-        help="Ends the run after so many steps, whatever the epochs say; empty means no limit.",
+        help="Stops the run after this many steps, regardless of epochs. Empty means no limit.",
     )
     learning_rate: float = knob(
         USUAL_RATE,
@@ -52,30 +52,32 @@ class Train(Request):
         gt=0,
         le=1,
         level="basic",
-        help="How big each correction is. Too high and the loss jumps, too low and nothing moves.",
+        help="The size of each update. Too high and training becomes unstable; too low and it "
+        "hardly learns.",
     )
     tokens_per_step: int = knob(
         512,
-        label="Token budget",
+        label="Tokens per batch",
         unit="tokens",
         ge=16,
         le=1_048_576,
         step=64,
-        help="How much text is looked at in one go. More is steadier and needs more memory.",
+        help="Tokens in one forward and backward pass. More is steadier and needs more memory.",
     )
     accumulation: int = knob(
         1,
         label="Accumulation",
-        unit="packs",
+        unit="batches",
         ge=1,
         le=1024,
         step=1,
-        help="Packs added up before each correction: a bigger batch without more memory.",
+        help="Batches per optimizer step: their gradients are summed, which needs no more memory.",
     )
     scheduler: Literal["linear", "cosine", "constant"] = knob(
         "cosine",
         label="Schedule",
-        help="How the learning rate changes after the warm-up: falls evenly, gently, or stays.",
+        help="The learning rate after the warm-up: it falls in a straight line or along a cosine "
+        "curve, or stays constant.",
     )
     warmup: float = knob(
         0.05,
@@ -84,7 +86,7 @@ class Train(Request):
         ge=0,
         lt=1,
         step=0.01,
-        help="Share of the steps in which the learning rate rises from zero; steadies the start.",
+        help="Share of the steps in which the learning rate rises from zero, for a steadier start.",
     )
     weight_decay: float = knob(
         0.0,
@@ -92,7 +94,7 @@ class Train(Request):
         ge=0,
         le=1,
         step=0.01,
-        help="Pulls the adapter's numbers towards zero a little; fights learning by heart.",
+        help="Pulls the adapter's weights towards zero a little, which reduces overfitting.",
     )
     max_length: int = longest_example()
     seed: int = knob(
@@ -101,17 +103,18 @@ class Train(Request):
         ge=0,
         le=2**31 - 1,
         step=1,
-        help="The same seed, data and settings give the same adapter, in the same precision.",
+        help="With the same seed, data, settings and precision, training gives the same adapter.",
     )
     precision: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
         label="Compute precision",
-        help="How steps are computed; auto times both each time and takes the faster.",
+        help="The type that steps are computed in. auto times both before each run and takes the "
+        "faster one.",
     )
     gradient_checkpointing: bool = knob(
         False,
         label="Gradient checkpointing",
-        help="Remembers less and recomputes instead: much less memory, about a third slower.",
+        help="Recomputes activations instead of storing them: much less memory, a third slower.",
     )
     eval_share: float = knob(
         0.1,
@@ -120,7 +123,7 @@ class Train(Request):
         ge=0,
         le=0.5,
         step=0.01,
-        help="Examples kept aside to test what was learned. Bundled sets bring their own.",
+        help="Share of the examples used only for testing. Bundled sets have their own test data.",
     )
     held_out: str | None = held_out_source()
     drop_bad_rows: bool = bad_rows()
@@ -131,30 +134,30 @@ class Train(Request):
         ge=1,
         le=1_000_000,
         step=1,
-        help="How often the run is saved, so that it can be resumed after a crash.",
+        help="How often a checkpoint is saved, so that the run can be resumed after a crash.",
     )
     patience: int | None = knob(
         None,
-        label="End early after",
+        label="Stop early after",
         unit="tests",
         ge=1,
         le=100,
-        help="Ends once held-out loss was no better in so many tests; empty never does.",
+        help="Stops if the held-out loss has not improved for this many tests. Empty means never.",
     )
     keep_best: bool = knob(
         False,
         label="Keep the best",
-        help="Takes the state with the lowest held-out loss as the adapter, and not the last.",
+        help="Saves the adapter from the test with the lowest held-out loss, not the last step.",
     )
     watch: Prompts | None = watch_prompts(
-        "Questions that base and adapter answer at each test. "
-        "Empty takes the one a bundled set brings.",
+        "Questions that the base and the adapter answer at each test. "
+        "If empty, a bundled set's own question is used.",
     )
     start_from: str | None = knob(
         None,
         label="Start from",
         max_length=NAME_LENGTH,
-        help="An adapter of this base to go on from; empty starts a fresh one.",
+        help="An adapter of this base to continue training. Empty starts with a new one.",
     )
     processes: int = knob(
         1,
@@ -162,16 +165,16 @@ class Train(Request):
         ge=1,
         le=1024,
         step=1,
-        help="How many share the packs of each step, one per GPU, each with the base in memory.",
+        help="How many share the batches of each step: one per GPU, each with a copy of the base.",
     )
 
     @model_validator(mode="after")
     def _shares_evenly(self) -> Self:
         if self.accumulation % self.processes:
-            packs = "1 pack" if self.accumulation == 1 else f"{self.accumulation} packs"
+            batches = "1 batch" if self.accumulation == 1 else f"{self.accumulation} batches"
             enough = -(-self.accumulation // self.processes) * self.processes
             raise ValueError(
-                f"Each step has {packs}, which {self.processes} processes cannot share evenly. "
+                f"Each step has {batches}, which {self.processes} processes cannot share evenly. "
                 f"Set Accumulation to a multiple of {self.processes}, such as {enough}."
             )
         return self
@@ -180,18 +183,18 @@ class Train(Request):
 
     @property
     def longest(self) -> int:
-        """Tokens an example may have: it must fit into one pack."""
+        """Most tokens of an example: it must fit into one batch."""
         return min(self.max_length, self.tokens_per_step)
 
 
 class Preflight(Request):
-    """Look at a training run before it starts; nothing is touched."""
+    """Check a training run before it starts; nothing is changed."""
 
     train: Train
     measure: bool = knob(
         True,
         label="Time a step",
-        help="Where no past run on this machine tells the speed, time one real step.",
+        help="Time one real step if no earlier run on this machine shows the speed.",
     )
 
 
@@ -202,26 +205,26 @@ def _run_id() -> Any:
 
 
 class Resume(Request):
-    """Go on with a stopped or interrupted run from its last checkpoint, or extend a finished one.
+    """Continue a stopped or interrupted run from its last checkpoint, or extend a finished one.
 
-    An extension keeps the curve and the optimiser's memory; the schedule of the learning rate runs
-    once more over the added steps.
+    An extension keeps the loss curve and the optimiser's state. The learning rate schedule starts
+    again for the added steps.
     """
 
     run_id: str = _run_id()
     extra_epochs: float = knob(
         0.0,
         label="Extend by",
-        unit="passes",
+        unit="epochs",
         ge=0,
         le=1000,
         step=1,
-        help="How often every example is seen again once a run is finished; 0 only resumes.",
+        help="How many epochs to add to a finished run. 0 only resumes an unfinished one.",
     )
 
 
 class ExportRun(Request):
-    """Write a run into a folder that stands alone, with a script that repeats it."""
+    """Write a run into a self-contained folder, with a script that repeats it."""
 
     run_id: str = _run_id()
     destination: str = knob(

@@ -1,4 +1,4 @@
-"""Prompts that are answered again and again while a run learns."""
+"""Test questions: prompts that base and adapter answer at each test of a run."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ MOST_PROMPTS = 5
 
 
 def _lines(value: Any) -> Any:
-    """Read a text as one prompt a line."""
+    """Read a text as one prompt per line."""
     if not isinstance(value, str):
         return value
     return [line.strip() for line in value.splitlines() if line.strip()]
@@ -23,11 +23,11 @@ Prompts = Annotated[
 
 
 def watch_prompts(help: str) -> Any:
-    """Declare a field of prompts, one a line."""
+    """Declare a field of test questions, one per line."""
     return knob(
         None,
-        label="Watch prompts",
-        unit="one a line",
+        label="Test questions",
+        unit="one per line",
         max_length=MOST_PROMPTS,
         lines=3,
         help=help,

@@ -88,7 +88,7 @@ def test_every_bound_of_training_is_among_those_tried() -> None:
         ),
         (
             lambda: rq.Train(name="x", max_steps=0),
-            "Most steps must be at least 1, got 0. Try 1, or leave it empty.",
+            "Maximum steps must be at least 1, got 0. Try 1, or leave it empty.",
         ),
         (
             lambda: rq.Train(name="x", scheduler="steep"),

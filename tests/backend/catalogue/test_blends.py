@@ -48,7 +48,7 @@ def test_unequal_ranks_need_a_method_that_works_on_the_change(method: rq.BlendMe
     [
         ([], "no ingredients yet"),
         ([adapter("a", method="DoRA", strength="on-off")], "'a' is a DoRA adapter"),
-        ([adapter("a", method="PiSSA")], "right only on the base that it changed"),
+        ([adapter("a", method="PiSSA")], "works only on the base that it changed"),
         ([adapter("a"), adapter("a")], "'a' is named twice"),
         ([adapter("a"), adapter("b", base_fingerprint="g")], "different bases"),
     ],

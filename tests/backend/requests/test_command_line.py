@@ -113,7 +113,7 @@ def test_the_help_names_every_request_and_field(tmp_path: Path) -> None:
         assert f"    {name} " in overview
     for field in ("--name", "--adapter.rank", "--learning_rate", "--tokens_per_step"):
         assert field in train
-    assert "How much the adapter can hold." in " ".join(train.split())
+    assert "The adapter's capacity." in " ".join(train.split())
 
 
 def test_a_workspace_travels_and_a_problem_is_reported_by_commands(tmp_path: Path) -> None:

@@ -105,20 +105,20 @@ def test_five_fields_of_training_are_basic() -> None:
         ),
         (
             lambda: rq.Columns(prompt="q"),
-            "The column of the question is chosen, and none for the answer. Choose both.",
+            "A column is chosen for the question but not for the answer. Choose both.",
         ),
         (
             lambda: rq.Columns(answer="a"),
-            "The column of the answer is chosen, and none for the question. Choose both.",
+            "A column is chosen for the answer but not for the question. Choose both.",
         ),
         (
             lambda: rq.Columns(prompt="q", answer="a", text="t"),
-            "Columns are a question with its answer or plain text, not both. Empty one of them.",
+            "Columns can be a question with its answer or plain text, not both. Clear one of them.",
         ),
         (
             lambda: rq.Columns(text="t", system="s"),
-            "A system prompt goes with a question and its answer, or with a conversation. "
-            "Choose their columns, too.",
+            "A system prompt needs a question and its answer, or a conversation. "
+            "Choose their columns too.",
         ),
         (
             lambda: rq.Train(name="x", columns={"question": "q"}),

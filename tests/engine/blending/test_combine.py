@@ -285,12 +285,12 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"sources": [("pirate", 1.0), ("wide", 1.0)], "method": "dare_ties"},
         Unsupported,
-        "equal rank, and theirs are 4 and 6. Take dare_ties_svd or cat",
+        "equal rank, but their ranks are 4 and 6. Use dare_ties_svd or cat",
     ),
     (
         {"sources": [("pirate", 1.0), ("patterned", 1.0)], "method": "linear"},
         Unsupported,
-        r"theirs in model.layers.0.self_attn.q_proj are 3 and 4. Take cat",
+        r"their ranks in model.layers.0.self_attn.q_proj are 3 and 4. Use cat",
     ),
     (
         {"sources": [("pirate", 1e38), ("polite", 1.0)]},

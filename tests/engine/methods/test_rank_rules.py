@@ -43,7 +43,7 @@ def test_a_step_that_cannot_be_shared_evenly_is_refused() -> None:
         rq.Train(name="uneven", accumulation=3, processes=2)
 
     assert str(caught.value) == (
-        "Each step has 3 packs, which 2 processes cannot share evenly. "
+        "Each step has 3 batches, which 2 processes cannot share evenly. "
         "Set Accumulation to a multiple of 2, such as 4."
     )
 

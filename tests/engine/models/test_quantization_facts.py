@@ -85,8 +85,8 @@ def test_library_noise_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"double_quant": True}, "Double quantisation is for 4-bit bases"),
-        ({"quantization": "int8", "compute_dtype": "bf16"}, "The compute type is for 4-bit bases"),
+        ({"double_quant": True}, "Double quantisation is only for 4-bit bases"),
+        ({"quantization": "int8", "compute_dtype": "bf16"}, "compute type is only for 4-bit bases"),
     ],
 )
 def test_settings_of_4_bit_bases_are_refused_elsewhere(fields: Any, words: str) -> None:

@@ -137,7 +137,7 @@ def test_a_paused_run_can_be_changed_and_goes_on_with_it(
 def test_what_cannot_be_changed_is_said(service: Service, at_step: Callable[..., None]) -> None:
     with pytest.raises(NotFound, match="No run goes on that could be changed"):
         service.adjust(rq.Adjust(total_steps=5))
-    with pytest.raises(InvalidRequest, match="Nothing is to be changed"):
+    with pytest.raises(InvalidRequest, match="There is nothing to change"):
         rq.Adjust()
     at_step(3, service.pause)
     job = start(service, "further already")

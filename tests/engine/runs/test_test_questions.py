@@ -142,5 +142,5 @@ def test_prompts_are_written_one_a_line() -> None:
 
 
 def test_more_prompts_than_a_person_reads_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="Watch prompts must have at most 5 entries, got 6"):
+    with pytest.raises(InvalidRequest, match="Test questions must have at most 5 entries, got 6"):
         rq.Train(name="x", watch=[f"Question {number}" for number in range(6)])

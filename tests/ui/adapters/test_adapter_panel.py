@@ -173,7 +173,7 @@ def test_an_adapter_is_sent_to_the_hub(page: Page, service: FakeService) -> None
     assert button["interactive"]
     assert "https://hub/me/pirate" in words(said)
     assert "Verified: every file on the Hub has the same digest" in words(said)
-    assert "It looks like your-name/pirate" in words(nameless)
+    assert "Use the form your-name/pirate" in words(nameless)
 
 
 def test_what_the_model_says_of_an_adapter_is_in_the_table(

@@ -107,7 +107,7 @@ def test_only_settings_that_differ_are_listed() -> None:
     assert run_comparison.differences([first, second]) == [
         ("Base", ["starter", "other"]),
         ("Rank", ["4", "8"]),
-        ("Most steps (steps)", ["not set", "9"]),
+        ("Maximum steps (steps)", ["not set", "9"]),
     ]
     assert "have the same settings" in words(run_comparison.settings([first, first]))
 

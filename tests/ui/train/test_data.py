@@ -100,7 +100,8 @@ def test_chosen_columns_are_part_of_the_run(page: Page) -> None:
 def test_half_a_choice_is_said(page: Page) -> None:
     shown = last_check(page, columns__prompt="frage")
 
-    assert "chosen, and none for the answer. Choose both." in words(shown[page.train.card])
+    card = words(shown[page.train.card])
+    assert "chosen for the question but not for the answer. Choose both." in card
 
 
 def test_kept_columns_do_not_outlive_their_data(page: Page) -> None:

@@ -112,6 +112,6 @@ def test_what_cannot_be_changed_is_said_in_the_form(page: Page, service: FakeSer
 
     said = page.train.adjust.said
     assert "Change one of the fields first." in words(nothing[said])
-    assert "Nothing is to be changed. Fill in at least one field." in words(emptied[said])
+    assert "There is nothing to change. Fill in at least one field." in words(emptied[said])
     assert "Learning rate from now on must be at most 1, got '7'." in words(odd[said])
     assert "No run goes on that could be changed." in words(idle[said])
