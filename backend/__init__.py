@@ -1,4 +1,4 @@
-"""The workbench's typed Python interface; see ARCHITECTURE.md for the map."""
+"""The typed Python API of the workbench; ARCHITECTURE.md describes the packages."""
 
 from backend import errors, requests, results
 from backend.catalogue import blends

@@ -10,7 +10,8 @@
     python -m backend import-workspace --source workspace.zip
     python -m backend report-problem --destination problem.zip
 
-The session's recipe lies in the workspace, so one command goes on where the last one ended.
+The workspace keeps the session (base and active adapters), so each command continues from the
+last one.
 """
 
 import argparse
@@ -35,9 +36,9 @@ from backend.workspace.check import require_folders
 
 PROGRESS_EVERY_S = 0.5
 TRANSFERS = {
-    "export-workspace": "Write adapters, runs, session and queue as one zip for another machine.",
-    "import-workspace": "Bring in an exported workspace; nothing here is replaced.",
-    "report-problem": "Write versions, settings and log lines as a zip, without anything private.",
+    "export-workspace": "Write adapters, runs, session and queue to a zip file to move them.",
+    "import-workspace": "Import an exported workspace; nothing in this one is replaced.",
+    "report-problem": "Write versions, settings and log lines to a zip file, without private data.",
 }
 
 
@@ -67,14 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workspace", type=Path, help="Folder of adapters and runs.")
+    parser.add_argument("--workspace", type=Path, help="The folder with adapters and runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, kind in rq.BY_NAME.items():
         _add_fields(commands.add_parser(name, help=(kind.__doc__ or "").splitlines()[0]), kind)
     launch = commands.add_parser(
-        "launch", help="Write down a run of several processes, and show what starts it."
+        "launch", help="Create a run with several processes and print the command that starts it."
     )
-    launch.add_argument("--machines", type=int, default=1, help="Machines that share it evenly.")
+    launch.add_argument(
+        "--machines", type=int, default=1, help="How many machines share the processes evenly."
+    )
     _add_fields(launch, rq.Train)
     from_file = commands.add_parser("run", help="Run a request from a JSON file.")
     from_file.add_argument("file", type=Path)
@@ -82,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export-workspace", help=TRANSFERS["export-workspace"])
     export.add_argument("--destination", type=Path, required=True, help="A new zip file.")
     export.add_argument(
-        "--checkpoints", action="store_true", help="Take along what stopped runs go on from."
+        "--checkpoints", action="store_true", help="Include the checkpoints of stopped runs."
     )
     bring = commands.add_parser("import-workspace", help=TRANSFERS["import-workspace"])
-    bring.add_argument("--source", type=Path, required=True, help="The zip of an export.")
+    bring.add_argument("--source", type=Path, required=True, help="The zip file of an export.")
     report = commands.add_parser("report-problem", help=TRANSFERS["report-problem"])
     report.add_argument("--destination", type=Path, required=True, help="A new zip file.")
     return parser
@@ -105,7 +108,7 @@ def _request(options: argparse.Namespace) -> rq.Request:
     """Build the request from a file or from the options that were given."""
     if options.command == "run":
         content = _load(options.file)
-        if "run_id" in content and "train" in content:  # the record in a run's folder
+        if "run_id" in content and "train" in content:  # the request.json of a run's folder
             content = {"request": "train", **content["train"]}
         return rq.parse(str(content.pop("request", "")), content)
     name = "train" if options.command == "launch" else options.command
@@ -128,7 +131,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise InvalidRequest(f"{path} cannot be read: {error}.") from None
     if not isinstance(content, dict):
         raise InvalidRequest(
-            f"{path} is not a JSON object.", cure='Begin: {"request": "train", ...}'
+            f"{path} is not a JSON object.", cure='It must begin {"request": "train", ...}'
         )
     return content
 
@@ -156,7 +159,7 @@ def _run(request: rq.Request, settings: Settings) -> int:
 
 
 def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
-    """Write down a run and print the command that starts its processes."""
+    """Create a run and print the command that starts its processes."""
     assert isinstance(request, rq.Train)
     with _open(settings) as service:
         _restore(service)
@@ -165,7 +168,7 @@ def _launch(request: rq.Request, machines: int, settings: Settings) -> int:
 
 
 def _transfer(options: argparse.Namespace, settings: Settings) -> int:
-    """Take the workspace elsewhere, bring one in, or report a problem; no model is loaded."""
+    """Export or import a workspace, or report a problem; loads no model."""
     with _open(settings) as service:
         result: rs.Result
         if options.command == "export-workspace":
@@ -189,12 +192,12 @@ def _restore(service: Service) -> None:
     job = service.restore()
     if job is not None:
         job.result()
-    while service.snapshot().job is not None:  # the adapters of the recipe follow the base
+    while service.snapshot().job is not None:  # the adapters are turned on after the base is loaded
         time.sleep(0.05)
 
 
 def _follow(service: Service, job: Job) -> None:
-    """Show a job's progress on standard error; Ctrl-C stops it well, twice ends it."""
+    """Show a job's progress on standard error. Ctrl-C stops it, a second Ctrl-C kills it."""
     stops, shown = 0, ""
     while not job.done():
         try:
@@ -207,7 +210,7 @@ def _follow(service: Service, job: Job) -> None:
             stops += 1
             if stops > 2:
                 raise
-            print("Stopping; press Ctrl-C again to end at once.", file=sys.stderr)
+            print("Stopping. Press Ctrl-C again to stop now.", file=sys.stderr)
             service.stop()
             service.stop_side(job.id)
 

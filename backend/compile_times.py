@@ -1,4 +1,4 @@
-"""How long it takes to compile a hot-swap slot on this machine: a guess, then what it took."""
+"""How long compiling a hot-swap slot takes on this machine: an estimate, then a measurement."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,21 @@ from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 
 FIXED_S, PER_LAYER_S = 30.0, 22.0
-"""Measured on two CPU cores: code is made for every layer, whatever its size."""
+"""Measured on two CPU cores: every layer is compiled, and its size does not matter."""
 
 
 class CompileTimes:
-    """Remembers how much longer than the guess the last compilation took."""
+    """Stores the ratio of measured to estimated time of the last compilation."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def expected(self, layers: int) -> float:
-        """Return the seconds that compiling around a base of so many layers will take."""
+        """Return the expected seconds of compiling a base with this many layers."""
         return self._factor() * _guess(layers)
 
     def note(self, layers: int, seconds: float) -> None:
-        """Remember what it took; raises DiskFull."""
+        """Store the measured time; raises DiskFull."""
         write_text(self._file, json.dumps({"factor": seconds / _guess(layers)}))
 
     def _factor(self) -> float:

@@ -1,11 +1,11 @@
-"""Every error a person can meet, and how it crosses the seam between worker and service.
+"""Every error that a user can see, and how it is sent from the worker to the service.
 
 WorkbenchError
-+-- InvalidRequest      a field has a value that cannot work
++-- InvalidRequest      a field has a value that is not allowed
 +-- NotFound            a model, adapter, run, file or data set that does not exist
-+-- Unsupported         possible to ask, not possible to do right here
++-- Unsupported         a valid request that this model, adapter or machine cannot carry out
 +-- Busy                another model job is running
-+-- Stopped             the person stopped the job before it had a result
++-- Stopped             the user stopped the job before it had a result
 +-- DataError           the training data cannot be used
 +-- ModelError          a base model folder cannot be loaded
 +-- OutOfMemory         the job needed more memory than the machine has
@@ -13,16 +13,17 @@ WorkbenchError
 +-- Damaged             a file of the workspace cannot be read
 +-- Diverged            training produced numbers that are not finite
 +-- VerificationFailed  an operation was undone because its result was not right
-+-- WorkerDied          the model process ended while it worked
++-- WorkerDied          the model process ended during a job
 
-The text of an error is shown to the user as it is: what happened, with which value, and what to do.
+The text of an error is shown to the user unchanged: what happened, with which value, and what to
+do.
 """
 
 from typing import Any
 
 
 class WorkbenchError(Exception):
-    """An error whose text is meant for the person at the screen."""
+    """An error whose text is shown to the user; `cure` is a hint about what to do."""
 
     def __init__(self, what: str, *, cure: str = "", details: str = "") -> None:
         super().__init__(what if not cure else f"{what} {cure}")
@@ -31,7 +32,7 @@ class WorkbenchError(Exception):
         self.details = details
 
     def to_dict(self) -> dict[str, str]:
-        """Describe the error in a form that JSON can carry."""
+        """Return the error as a dictionary that can be written as JSON."""
         return {
             "kind": type(self).__name__,
             "what": self.what,
@@ -41,7 +42,7 @@ class WorkbenchError(Exception):
 
 
 class InvalidRequest(WorkbenchError):
-    """A field has a value that cannot work."""
+    """A field has a value that is not allowed."""
 
 
 class NotFound(WorkbenchError):
@@ -49,7 +50,7 @@ class NotFound(WorkbenchError):
 
 
 class Unsupported(WorkbenchError):
-    """Possible to ask, not possible to do right here."""
+    """A valid request that this model, adapter or machine cannot carry out."""
 
 
 class Busy(WorkbenchError):
@@ -57,11 +58,11 @@ class Busy(WorkbenchError):
 
 
 class Stopped(WorkbenchError):
-    """The person stopped the job before it had a result."""
+    """The user stopped the job before it had a result."""
 
 
 class DataError(WorkbenchError):
-    """The training data cannot be used; `droppable` where the rest of it could."""
+    """The training data cannot be used; `droppable` if it can be used without its bad rows."""
 
     droppable = False
 
@@ -91,14 +92,14 @@ class VerificationFailed(WorkbenchError):
 
 
 class WorkerDied(WorkbenchError):
-    """The model process ended while it worked."""
+    """The model process ended during a job."""
 
 
 _KINDS = {kind.__name__: kind for kind in WorkbenchError.__subclasses__()}
 
 
 def from_dict(data: dict[str, Any]) -> WorkbenchError:
-    """Rebuild the error that `WorkbenchError.to_dict` described."""
+    """Rebuild an error from the result of `WorkbenchError.to_dict`."""
     kind = _KINDS.get(str(data.get("kind")), WorkbenchError)
     return kind(
         str(data.get("what", "")),

@@ -1,7 +1,7 @@
-"""The adapter library: one plain PEFT folder per adapter, with a side-car of our own.
+"""The adapter library: one plain PEFT folder per adapter, with our own side-car file.
 
-Folders are named by the internal id, which PEFT sees; people see the display name in the side-car.
-A deleted adapter waits in the trash until the app that deleted it closes.
+Folders are named by the internal id, which PEFT uses; the side-car holds the display name. A
+deleted adapter stays in the trash until the app that deleted it closes. Knows no tensors.
 """
 
 import json
@@ -30,20 +30,20 @@ from backend.results import AdapterInfo, DamagedAdapter
 SIDECAR = "workbench.json"
 WEIGHT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LIBRARY_SOURCE = "library:"
-"""`library:pirate` names an adapter of the library where a folder or Hub id could stand too."""
+"""`library:pirate` names an adapter of the library in a field that also takes a folder or id."""
 TRASH = ".trash"
 ID_DIGITS = 16
 """Hexadecimal digits of a new id; those of older versions have 6 and stay as they are."""
 BASE = "base"
-"""What the model without adapters is called, so no adapter may be."""
+"""The name of the model without adapters; no adapter may have it."""
 
-# Okabe and Ito's palette, told apart by people with any kind of colour vision. Grey is the base's.
+# The palette of Okabe and Ito, which suits every kind of colour vision. The base is grey.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 BASE_COLOUR = "#8A8F98"
 
 
 def new_adapter_id() -> str:
-    """Return an internal id: safe for PEFT, where names that are module names break things."""
+    """Return an internal id. It is safe for PEFT, which fails if a name is also a module name."""
     return f"ad_{uuid.uuid4().hex[:ID_DIGITS]}"
 
 
@@ -55,7 +55,7 @@ class Library:
         self._read: dict[Path, tuple[int, AdapterInfo]] = {}
 
     def new_id(self, taken: Collection[str] = ()) -> str:
-        """Return an id that no adapter has, deleted ones included, nor any of `taken`."""
+        """Return an id that no adapter has, deleted ones included, and that is not in `taken`."""
         while True:
             drawn = new_adapter_id()
             places = (self.folder(drawn), self.root / TRASH / drawn)
@@ -63,7 +63,7 @@ class Library:
                 return drawn
 
     def folder(self, adapter_id: str) -> Path:
-        """Return where the adapter with this id lives."""
+        """Return the folder of the adapter with this id."""
         return self.root / adapter_id
 
     def all(self) -> list[AdapterInfo]:
@@ -75,12 +75,12 @@ class Library:
         return self._in(self.root / TRASH)
 
     def damaged(self) -> list[DamagedAdapter]:
-        """Return the adapters whose side-car cannot be read: they are not lost, and not hidden."""
+        """Return the adapters whose side-car cannot be read; they are listed, not hidden."""
         folders = (each for each in self.root.glob("ad_*") if each.is_dir())
         return [self._damaged(each) for each in sorted(folders) if not self._info(each / SIDECAR)]
 
     def trashed(self) -> set[str]:
-        """Return the ids of all that lies in the trash, readable or not."""
+        """Return the ids of all adapters in the trash, readable or not."""
         return {each.name for each in (self.root / TRASH).glob("ad_*")}
 
     def by_id(self, adapter_id: str) -> AdapterInfo | None:
@@ -97,7 +97,7 @@ class Library:
         raise NotFound(f"There is no adapter called {name!r}.", cure=f"Adapters: {known}.")
 
     def free_name(self, wanted: str, taken: Collection[str] = ()) -> str:
-        """Return `wanted`, or `wanted 2`, `wanted 3`... where it is taken."""
+        """Return `wanted`, or `wanted 2`, `wanted 3`... if it is taken."""
         used = {info.name.casefold() for info in self.all()} | {n.casefold() for n in taken}
         used.add(BASE)
         if wanted.casefold() not in used:
@@ -113,7 +113,8 @@ class Library:
         free = self.free_name(name, taken)
         if name.casefold() == BASE:
             raise InvalidRequest(
-                "The model without adapters is called base.", cure=f"{free!r} is free."
+                "The name base is reserved for the model without adapters.",
+                cure=f"{free!r} is free.",
             )
         if free != name:
             there = _named(name, self.all())  # in its own capitals
@@ -123,22 +124,22 @@ class Library:
             )
 
     def next_colour(self, beside: Collection[str] = ()) -> str:
-        """Return the colour that fewest adapters have; of several, one not among `beside`.
+        """Return the least used colour; among equals, one that is not in `beside`.
 
-        A blend stands beside its ingredients, and a converted adapter beside what it was made of.
+        A blend is shown beside its ingredients, and a converted adapter beside its original.
         """
         used = [info.colour for info in self.all()]
         return min(COLOURS, key=lambda colour: (used.count(colour), colour in beside))
 
     def write_sidecar(self, folder: Path, info: AdapterInfo) -> None:
-        """Put the side-car into an adapter's folder."""
+        """Write the side-car into an adapter's folder."""
         write_text(folder / SIDECAR, info.model_dump_json(indent=1))
 
     @contextmanager
     def receive(self, info: AdapterInfo) -> Iterator[Path]:
-        """Give a folder to fill that becomes this adapter's, side-car and all, if all goes well.
+        """Yield a folder to fill; on success it becomes this adapter's folder, with its side-car.
 
-        Only a later state of a run's adapter replaces what is there: see `require_place`.
+        Only a later state of a run's own adapter replaces an existing folder: see `require_place`.
         """
         replaces = self.require_place(info.id, info.run_id)
         with new_folder(self.folder(info.id), replace=replaces) as folder:
@@ -146,9 +147,9 @@ class Library:
             yield folder
 
     def require_place(self, adapter_id: str, run_id: str | None) -> bool:
-        """Tell whether a run's own adapter is there already; raises InvalidRequest for any other.
+        """Return whether a run's own adapter is there already; raises InvalidRequest for any other.
 
-        A folder whose side-car cannot be read may be that of another one.
+        A folder whose side-car cannot be read may belong to another adapter.
         """
         there = self.by_id(adapter_id)
         if there is not None and there.run_id is not None and there.run_id == run_id:
@@ -157,7 +158,7 @@ class Library:
         return False
 
     def update(self, info: AdapterInfo) -> AdapterInfo:
-        """Write an adapter's changed side-car."""
+        """Write the changed side-car of an adapter."""
         self.write_sidecar(self.folder(info.id), info)
         return info
 
@@ -166,7 +167,7 @@ class Library:
         return damaged_files.read(self.folder(adapter_id) / "adapter_config.json", _lora_settings)
 
     def discard(self, adapter_id: str) -> None:
-        """Move an adapter's folder to the trash; raises DiskFull where that cannot be done."""
+        """Move an adapter's folder to the trash; raises DiskFull if that fails."""
         target = self.root / TRASH / adapter_id
         make_folder(target.parent)
         shutil.rmtree(target, ignore_errors=True)
@@ -178,16 +179,16 @@ class Library:
     def discard_damaged(self, adapter_id: str) -> None:
         """Move an adapter whose side-car cannot be read to the trash; raises NotFound, DiskFull."""
         if adapter_id not in {each.id for each in self.damaged()}:
-            raise NotFound("There is no such damaged adapter.", cure="Look at Load again.")
+            raise NotFound("There is no such damaged adapter.", cure="Check Load again.")
         self.discard(adapter_id)
 
     def restore(self, name: str, taken: Collection[str] = ()) -> AdapterInfo:
-        """Bring the adapter that was deleted last under this name back, under a free name."""
+        """Restore the last deleted adapter of this name, under a free name."""
         info = self.last_deleted(name)
         if self.by_id(info.id) is not None:
             raise InvalidRequest(
-                f"{info.name!r} is here again: its run went on after it was deleted.",
-                cure="What was deleted is an older state of it, and goes when the app closes.",
+                f"{info.name!r} exists again: its run continued after it was deleted.",
+                cure="The deleted one is an older state. It is removed when the app closes.",
             )
         free = self.free_name(info.name, taken)
         try:
@@ -197,7 +198,7 @@ class Library:
         return info if free == info.name else self.update(info.model_copy(update={"name": free}))
 
     def last_deleted(self, name: str) -> AdapterInfo:
-        """Return the adapter that was deleted last under this name; raises NotFound."""
+        """Return the last deleted adapter of this name; raises NotFound."""
         wanted = name.strip().casefold()
         found = [info for info in self.deleted() if info.name.casefold() == wanted]
         if not found:
@@ -208,7 +209,7 @@ class Library:
         return max(found, key=lambda each: self._moved(each.id))
 
     def purge(self, adapter_ids: Collection[str]) -> None:
-        """Remove deleted adapters for good."""
+        """Remove deleted adapters permanently."""
         for adapter_id in adapter_ids:
             shutil.rmtree(self.root / TRASH / adapter_id, ignore_errors=True)
 
@@ -225,7 +226,7 @@ class Library:
     def _damaged(self, folder: Path) -> DamagedAdapter:
         try:
             info = damaged_files.read(folder / SIDECAR, AdapterInfo.model_validate_json)
-            what = f"{SIDECAR} is that of another adapter, {info.id}."
+            what = f"{SIDECAR} belongs to another adapter, {info.id}."
         except Damaged as error:
             what = error.what
         whole = all((folder / name).is_file() for name in WEIGHT_FILES)

@@ -1,7 +1,7 @@
-"""What merging to disk needs, and what stands in its way, as far as files alone can tell.
+"""What merging to disk needs, and what prevents it, as far as files alone can show.
 
-The page says this before anything starts; the engine asks again right before it does. Knows no
-torch: headers of weight files and configurations are enough.
+The page shows this before a merge starts; the engine checks again just before it starts. Knows no
+torch: the headers of weight files and the configurations are enough.
 """
 
 import json
@@ -23,36 +23,36 @@ from backend.results import AdapterInfo, MergeNeeds, ModelFacts
 from backend.sizes import size_text
 
 MEMORY_PER_TENSOR = 6
-"""A weight as read, as merged and as written, and the change on the way there (DoRA: its norm)."""
+"""Copies of a weight: as read, merged and written, and its change (for DoRA also its norm)."""
 MODULES_BYTES = 16_000_000
-"""What the modules of a model take without their weights."""
+"""Memory of a model's modules without their weights."""
 HEADER_BYTES = 1_000_000
 
 
 def check(request: Merge, base: ModelFacts, library: Library) -> list[AdapterInfo]:
-    """Return the adapters to merge; raises where the request cannot work, disk space included."""
+    """Return the adapters to merge; raises if the merge is not possible or the disk too full."""
     infos = check_variant(request.variant, base, library)
     check_destination(Path(request.destination).expanduser(), Path(base.path))
     needs = measure(request, base, library)
     if needs.disk_bytes > needs.disk_free_bytes:
         raise DiskFull(
-            f"Merging needs {size_text(needs.disk_bytes)} of disk, and "
+            f"Merging needs {size_text(needs.disk_bytes)} of disk space, but only "
             f"{size_text(needs.disk_free_bytes)} are free in {request.destination}.",
-            cure="Free some space, name a folder on another disk, or choose bf16.",
+            cure="Free some space, choose a folder on another disk, or choose bf16.",
         )
     return infos
 
 
 def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[AdapterInfo]:
-    """Return the adapters of a variant; raises where one of them cannot be merged right."""
+    """Return the adapters of a variant; raises if one of them cannot be merged correctly."""
     infos = [library.get(name) for name, _ in variant]
     if len({info.id for info in infos}) < len(infos):
-        raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
+        raise InvalidRequest("An adapter is named twice.", cure="Add up its strengths instead.")
     for info, (_, strength) in zip(infos, variant, strict=True):
         if info.base_fingerprint != base.fingerprint:
             raise Unsupported(
                 f"{info.name!r} was made for the base {info.base_name!r}, "
-                f"and {base.name!r} is loaded.",
+                f"but {base.name!r} is loaded.",
                 cure=f"Load {info.base_name!r} to merge it.",
             )
         _check_adapter(info, strength, _config(library.folder(info.id), info.name))
@@ -60,21 +60,21 @@ def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[
 
 
 def check_destination(destination: Path, base_folder: Path) -> None:
-    """Raise InvalidRequest where a folder is not one to write a new model into."""
-    stays = "Name a new folder elsewhere: the base stays as it is."
+    """Raise InvalidRequest if a new model cannot be written into this folder."""
+    stays = "Choose a new folder elsewhere: the base must not be changed."
     require_outside(destination, base_folder, BASE_FOLDER, cure=stays)
     real = destination.resolve()
     if real.exists() and (not real.is_dir() or any(real.iterdir())):
         raise InvalidRequest(
-            f"{destination} exists and is not an empty folder.", cure="Name a new folder."
+            f"{destination} exists and is not an empty folder.", cure="Choose a new folder."
         )
 
 
 def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
-    """Say how much disk and memory a merge takes, from file headers alone."""
+    """Return how much disk and memory a merge takes, from file headers alone."""
     stored = safetensors_header.tensors(Path(base.path))
     if not stored:
-        raise ModelError(f"{base.name!r} has no weight files in {base.path} any more.")
+        raise ModelError(f"{base.name!r} no longer has weight files in {base.path}.")
     precision = target_precision(request, base, stored)
     item, wide = BYTES[precision], max(BYTES[precision], BYTES[merge_precision(request, base)])
     sizes = [t.numel * item if t.dtype in safetensors_header.FLOATS else t.bytes for t in stored]
@@ -96,10 +96,10 @@ def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
 def target_precision(
     request: Merge, base: ModelFacts, stored: list[safetensors_header.StoredTensor]
 ) -> str:
-    """Return the type that the merged weights are stored in.
+    """Return the type of the merged weights.
 
-    As the base: the type that the session keeps them in, or where that is a quantised one, the
-    type of the full-precision files.
+    "as-base" means the type of the loaded base, or the type of its full-precision files if the
+    loaded base is quantised.
     """
     if request.precision != "as-base":
         return request.precision
@@ -110,21 +110,21 @@ def target_precision(
 
 
 def merge_precision(request: Merge, base: ModelFacts) -> str:
-    """Return the type that the merge is computed in: the wider of the session's and the wanted one.
+    """Return the type that the merge is computed in: the wider of the base's and the target's.
 
-    So an fp32 session merged into bf16 files is rounded once, at the end.
+    So an fp32 base merged into bf16 files is rounded only once, at the end.
     """
     kinds = {request.precision, base.precision} & set(BYTES)
     return kinds.pop() if len(kinds) == 1 and not is_quantised(base) else "fp32"
 
 
 def is_quantised(base: ModelFacts) -> bool:
-    """Tell whether the session keeps the base in fewer bits than its files."""
+    """Return whether the loaded base has fewer bits than its files."""
     return getattr(base, "quantization", "none") not in (None, "", "none")
 
 
 def shard_sizes(sizes: list[int], limit: int) -> list[list[int]]:
-    """Spread tensors over files of at most `limit` bytes, in order; returns their numbers."""
+    """Split tensors into files of at most `limit` bytes, in order; returns the indices per file."""
     shards: list[list[int]] = [[]]
     filled = 0
     for number, size in enumerate(sizes):
@@ -151,7 +151,7 @@ def _check_adapter(info: AdapterInfo, strength: float, config: dict[str, Any]) -
 
 
 def _unmergeable(config: dict[str, Any]) -> str:
-    """Return why an adapter's change is not wholly in its low-rank weights; empty where it is."""
+    """Return why an adapter's low-rank weights are not its whole change; empty if they are."""
     if config.get("peft_type", "LORA") != "LORA":
         return f"it is a {config.get('peft_type')} adapter, not LoRA"
     start = config.get("init_lora_weights", True)
@@ -159,13 +159,13 @@ def _unmergeable(config: dict[str, Any]) -> str:
         "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
         "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
         "it changes biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
-        f"it began as {init_methods.name_of(start)}, which changed the base itself": (
+        f"its initialisation ({init_methods.name_of(start)}) changed the base itself": (
             init_methods.changes_the_base(start)
         ),
         "it repeats layers (layer_replication)": config.get("layer_replication"),
         "it is active only after an invocation text (aLoRA)": config.get("alora_invocation_tokens"),
         "it changes whole parameters (target_parameters)": config.get("target_parameters"),
-        "it is of a variant that merging does not know": any(
+        "it is of a variant that merging does not support": any(
             config.get(key)
             for key in (
                 "use_bdlora",
@@ -188,12 +188,12 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _beside_weights(folder: Path) -> int:
-    """Return the bytes of tokenizer, configuration and the like, which are copied."""
+    """Return the bytes of the files that are copied, such as tokenizer and configuration."""
     files = (file for file in folder.iterdir() if file.suffix != ".safetensors" and file.is_file())
     return sum(file.stat().st_size for file in files)
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above a path that exists, or itself."""
+    """Return the path itself or its nearest parent that exists."""
     path = Path(os.path.abspath(path.expanduser()))
     return next(each for each in (path, *path.parents) if each.exists())

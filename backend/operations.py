@@ -1,4 +1,4 @@
-"""One line per operation: its request, its result, the phase it puts the session in, its title."""
+"""The table of operations: request, result, phase of the session, and title of each."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,20 +10,20 @@ from backend.permissions import on_hub
 
 
 class Operation(NamedTuple):
-    """What the service needs to know of an operation; `phase` None leaves the session ready."""
+    """What the service must know of an operation; with `phase` None the session stays ready."""
 
     result: type[rs.Result]
     phase: rs.Phase | None
     title: Callable[[Any], str]
     beside: Callable[[Any], bool] = lambda request: False
-    """Whether it runs in a process of its own even while the engine idles, and is worth showing.
+    """Whether it runs in a separate process, even if the engine is idle, and is shown.
 
-    So does what may take long: a merge, a measurement, a download.
+    This holds for operations that may take long: a merge, a measurement, a download.
     """
     trusted: Callable[[Any], bool] = lambda request: False
-    """Whether a side request only reads what the workbench wrote and checked itself."""
+    """Whether a side request only reads files that the workbench wrote and checked itself."""
     needs_weights: Callable[[Any, Any], bool] = lambda request, result: False
-    """Whether a look at files gave a result that the base's weights would complete."""
+    """Whether the result from files alone is incomplete without the base's weights."""
 
 
 def _names(variant: rq.Variant) -> str:
@@ -41,7 +41,7 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.Resume: Operation(rs.RunResult, "training", lambda r: "Resuming a run"),
     rq.SaveAdapter: Operation(rs.SavedAdapter, None, lambda r: f"Saving {r.name}"),
     rq.LoadAdapter: Operation(rs.LoadedAdapter, "loading", lambda r: f"Adding {r.source}"),
-    rq.UnloadAdapter: Operation(rs.Removed, None, lambda r: f"Taking {r.name} off the model"),
+    rq.UnloadAdapter: Operation(rs.Removed, None, lambda r: f"Unloading {r.name}"),
     rq.DeleteAdapter: Operation(rs.Removed, None, lambda r: f"Deleting {r.name}"),
     rq.RestoreAdapter: Operation(rs.Renamed, None, lambda r: f"Restoring {r.name}"),
     rq.RenameAdapter: Operation(rs.Renamed, None, lambda r: f"Renaming {r.name}"),
@@ -55,7 +55,7 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.Compare: Operation(rs.Answers, "chatting", lambda r: "Comparing answers"),
     rq.Score: Operation(rs.Scores, "chatting", lambda r: "Scoring texts"),
     rq.SideBySide: Operation(rs.SideAnswers, "chatting", lambda r: "Answering side by side"),
-    rq.NextToken: Operation(rs.NextTokens, "chatting", lambda r: "Guessing the next word"),
+    rq.NextToken: Operation(rs.NextTokens, "chatting", lambda r: "Predicting the next word"),
     rq.InspectAdapter: Operation(
         rs.AdapterReport,
         None,
@@ -84,7 +84,7 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         needs_weights=lambda r, result: r.measure and result.ready and result.seconds is None,
     ),
     rq.PreviewData: Operation(
-        rs.DataPreview, None, lambda r: "Looking at data", beside=lambda r: on_hub(r.data)
+        rs.DataPreview, None, lambda r: "Reading data", beside=lambda r: on_hub(r.data)
     ),
     rq.PrepareData: Operation(
         rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
@@ -96,4 +96,4 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
 }
 
 WHILE_PAUSED = (rq.Chat, rq.SideBySide, rq.Compare, rq.Score, rq.NextToken, rq.SaveAdapter)
-"""What may use the model while a run is paused: it changes nothing that the run needs."""
+"""Requests that may use the model while a run is paused; they do not affect the run."""

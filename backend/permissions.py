@@ -1,6 +1,6 @@
-"""What a caller may touch: the page and HTTP stay under the workspace and the allowed folders.
+"""Which paths a caller may use: the page and HTTP only the workspace and the allowed folders.
 
-Python and the command line act with the caller's own rights and are not checked here.
+Python and the command line run with the user's own rights and are not checked here.
 """
 
 import re
@@ -29,11 +29,13 @@ from backend.settings import Settings
 Caller = Literal["local", "page", "owner"]
 """Python and the command line; any visitor of the page; the signed-in owner of a demo."""
 AnyRequest = TypeVar("AnyRequest", bound=Request)
+PERMIT = "Start the app with --allow-folder and the folder's name to permit it."
+OR_UPLOAD = f"{PERMIT[:-1]}, or upload the file."
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
 def check_caller(request: Request, settings: Settings, caller: Caller = "page") -> None:
-    """Raise where a request asks for more than its caller may do."""
+    """Raise if a request asks for something that its caller may not do."""
     if caller == "local":
         return
     demo = settings.demo and caller != "owner"
@@ -45,7 +47,7 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
             )
         if not _is_bundled(source) and looks_like_path(source):
             _require_whole(source)
-            require_allowed(Path(source), settings)
+            require_allowed(Path(source), settings, hint=OR_UPLOAD)
     if isinstance(request, PushAdapter) and demo:
         raise Unsupported("This shared demo does not send anything to the Hub.")
     if isinstance(request, SaveAdapter | Merge | ExportRun):
@@ -55,10 +57,10 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
 
 
 def looks_like_path(source: str) -> bool:
-    """Tell a folder or file from a Hugging Face id, by its spelling alone.
+    """Return whether a source is a path and not a Hugging Face id, by its spelling alone.
 
-    What lies in the working folder of a process says nothing: the page, the worker and a run with
-    processes of its own have different ones, and a visitor knows none of them.
+    The files in the working folder do not matter: the page, the worker and a run with several
+    processes have different working folders, and a visitor knows none of them.
     """
     return (
         source.startswith((".", "/", "~", "\\"))
@@ -68,15 +70,15 @@ def looks_like_path(source: str) -> bool:
 
 
 def on_hub(source: str) -> bool:
-    """Tell whether a source is the id of something on the Hugging Face Hub."""
+    """Return whether a source is an id on the Hugging Face Hub."""
     return not _is_bundled(source) and not looks_like_path(source)
 
 
 def resolved(request: AnyRequest, caller: Caller = "local") -> AnyRequest:
-    """Return the request with whole paths: the engine works in a folder of its own.
+    """Return the request with absolute paths, since the engine has another working folder.
 
-    Python and the command line may name what lies in their working folder, also where its name
-    could be a Hub id. From the page such a name is always a Hub id.
+    From Python and the command line, a name that exists in the working folder is a path, even if
+    it could also be a Hub id. From the page such a name is always a Hub id.
     """
     changes: dict[str, Any] = {}
     for field in ("source", "data", "held_out"):
@@ -99,32 +101,32 @@ def _whole(path: str) -> str:
 
 
 def _require_whole(source: str) -> None:
-    """Raise InvalidRequest where a path begins at a working folder, which nobody on a page knows.
+    """Raise InvalidRequest for a relative path: a visitor of the page knows no working folder.
 
-    Addresses and chains of them (`https://`, `hf://`, `zip://...::...`) end here, too.
+    URLs and chains of them (`https://`, `hf://`, `zip://...::...`) are rejected here too.
     """
     if not _expanded(Path(source)).is_absolute():
         raise InvalidRequest(
-            f"{source!r} is neither a bundled set, a whole path nor a Hub id.",
-            cure="Write the path from its beginning (/home/...), or an id such as owner/name.",
+            f"{source!r} is not a bundled set, an absolute path or a Hub id.",
+            cure="Use an absolute path (/home/...) or an id such as owner/name.",
         )
 
 
 def _expanded(path: Path) -> Path:
-    """Return a path with `~` replaced; raises InvalidRequest where it can be none."""
+    """Return a path with `~` replaced; raises InvalidRequest if it is not a valid path."""
     if "\0" in str(path):
-        raise InvalidRequest(f"{str(path)!r} is no path.", cure="Type it again.")
+        raise InvalidRequest(f"{str(path)!r} is not a valid path.", cure="Type it again.")
     try:
         return path.expanduser()
     except RuntimeError:  # what pathlib says of `~nobody`
         raise InvalidRequest(
-            f"{str(path)!r} begins with the home of a user who does not exist here.",
-            cure="Write the path from its beginning (/home/...).",
+            f"{str(path)!r} starts with the home of a user who does not exist here.",
+            cure="Use an absolute path (/home/...).",
         ) from None
 
 
-def require_allowed(path: Path, settings: Settings) -> None:
-    """Raise InvalidRequest where a path lies outside the folders that the page may use."""
+def require_allowed(path: Path, settings: Settings, *, hint: str = PERMIT) -> None:
+    """Raise InvalidRequest if a path is outside the folders that the page may use."""
     real = _real(path)
     workspace = settings.workspace.expanduser().resolve()
     if real.is_relative_to(workspace):
@@ -134,19 +136,19 @@ def require_allowed(path: Path, settings: Settings) -> None:
             return
     raise InvalidRequest(
         f"The page may not use {path}.",
-        cure="Start the app with --allow-folder and the folder's name to permit it.",
+        cure=hint,
     )
 
 
 def _real(path: Path) -> Path:
-    """Return where a path leads; raises InvalidRequest where links lead in a circle."""
+    """Return the resolved path; raises InvalidRequest if its links form a loop."""
     expanded = _expanded(path)
     try:
         return expanded.resolve()
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         raise InvalidRequest(
-            f"{path} leads nowhere: its links go in a circle, or it is too long.",
-            cure="Name the file or folder itself.",
+            f"{path} cannot be resolved: its links form a loop, or it is too long.",
+            cure="Give the file or folder itself.",
         ) from None
 
 
@@ -161,7 +163,7 @@ def _sources(request: Request) -> list[str]:
 
 
 def _is_bundled(source: str) -> bool:
-    """Tell whether a source is a name in the starter kit or the library, and never a path."""
+    """Return whether a source is a name in the starter kit or the library, and so not a path."""
     return source == "starter" or source.startswith(("starter:", "library:"))
 
 

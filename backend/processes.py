@@ -1,4 +1,4 @@
-"""Processes that were written down by number and start time, since numbers are used again."""
+"""Processes identified by id and start time, since process ids are reused."""
 
 import psutil
 
@@ -6,10 +6,10 @@ SAME_START_S = 1.0
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Tell whether the process with this number is still the one that started at this time.
+    """Return whether the process with this id still runs and started at this time.
 
-    A zombie is not: it has ended, and only waits for its parent to collect it. Where an app was
-    killed in a container, nobody may ever do that.
+    A zombie does not count: it has ended, and its parent has not collected it. If an app was killed
+    in a container, that may never happen.
     """
     try:
         process = psutil.Process(pid)

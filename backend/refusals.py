@@ -1,7 +1,7 @@
-"""Why a value is refused, in a person's words: the fact, the value, and what to do instead.
+"""Sentences for invalid values: what is wrong, the value, and what to do instead.
 
-Pydantic's own English is for programmers and names no field as the screen does, so each of its
-kinds of error has a sentence here. Knows fields, and nothing of what requests mean.
+Pydantic's own messages are for programmers and do not use the labels on the screen, so each of its
+error types has a sentence here. Knows fields, but nothing of what requests mean.
 """
 
 import difflib
@@ -14,33 +14,33 @@ from pydantic.fields import FieldInfo
 
 SHOWN_LENGTH = 60
 PAIR = ("the name", "the strength")
-"""What a tuple in a request holds: the only one there is pairs an adapter with its strength."""
+"""The entries of a tuple in a request. The only kind is an adapter with its strength."""
 
 
 class Place(NamedTuple):
-    """Where in a request an error is: what people call it, and its field where it has one."""
+    """Where in a request an error is: its label on the screen, and its field if it has one."""
 
     label: str
     field: FieldInfo | None
     part: bool
-    """Whether it is a part of the field, such as one entry of a list."""
+    """Whether it is only a part of the field, such as one entry of a list."""
 
 
 def refusal(kind: type[BaseModel], items: Sequence[Any]) -> tuple[str, str]:
-    """Turn pydantic's errors about a request into what happened and what to do."""
-    told: dict[str, tuple[str, str]] = {}
+    """Turn pydantic's errors about a request into a sentence and a hint."""
+    found: dict[str, tuple[str, str]] = {}
     for item in items:
         if item["type"] == "literal_error" and isinstance(item["input"], list) and len(items) > 1:
-            continue  # a field that is a choice or a list: what is wrong with the list says more
+            continue  # a choice or a list of names: the error about the list says more
         place = _place(kind, item["loc"])
-        told.setdefault(place.label, _sentence(kind, place, item))  # a union complains twice
-    if len(told) == 1:
-        return next(iter(told.values()))
-    return " ".join(f"{what} {cure}".strip() for what, cure in told.values()), ""
+        found.setdefault(place.label, _sentence(kind, place, item))  # a union gives two errors
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return " ".join(f"{what} {cure}".strip() for what, cure in found.values()), ""
 
 
 def shown(value: Any) -> str:
-    """Write a value as a sentence can hold it."""
+    """Write a value so that it fits into a sentence."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -77,7 +77,7 @@ def _unknown(kind: type[BaseModel], name: str) -> tuple[str, str]:
 
 def _bound(words: str, key: str, *, reachable: bool) -> Callable[[Place, Any], tuple[str, str]]:
     def sentence(place: Place, item: Any) -> tuple[str, str]:
-        if item["input"] != item["input"]:  # nan keeps no bound
+        if item["input"] != item["input"]:  # nan is within no bounds
             return "must be a number, got nan", _instead(place)
         bound = item["ctx"][key]
         what = f"must be {words} {_number(bound)}, got {shown(item['input'])}"
@@ -109,7 +109,7 @@ def _one_of(place: Place, item: Any) -> tuple[str, str]:
 
 
 def _short_text(place: Place, item: Any) -> tuple[str, str]:
-    return "must not be empty", _instead(place) or "Write something there."
+    return "must not be empty", _instead(place) or "Enter some text."
 
 
 def _long_text(place: Place, item: Any) -> tuple[str, str]:
@@ -141,7 +141,7 @@ def _cannot_be(place: Place, item: Any) -> tuple[str, str]:
 
 _whole_number = _must_be("a whole number")
 _text = _must_be("text")
-_on_or_off = _must_be("on or off", "Say true or false.")
+_on_or_off = _must_be("on or off", "Use true or false.")
 _object = _must_be("an object with fields")
 _SENTENCES: dict[str, Callable[[Place, Any], tuple[str, str]]] = {
     "greater_than_equal": _bound("at least", "ge", reachable=True),
@@ -196,7 +196,7 @@ def _place(kind: type[BaseModel], path: Sequence[int | str]) -> Place:
 
 
 def _plain(annotation: Any) -> Any:
-    """Return a type without what Annotated adds to it and without its None."""
+    """Return a type without `Annotated` and without `None`."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     kinds = [each for each in get_args(annotation) if each is not type(None)]
@@ -210,7 +210,7 @@ def _label(name: str, field: FieldInfo) -> str:
 
 
 def _instead(place: Place, nearest: str = "") -> str:
-    """Offer a value that works: the default, nothing where nothing is allowed, or the bound."""
+    """Suggest a valid value: the default, an empty field if that is allowed, or the bound."""
     field = place.field
     if field is None or place.part:
         return f"Try {nearest}." if nearest else ""
@@ -223,7 +223,7 @@ def _instead(place: Place, nearest: str = "") -> str:
 
 
 def _within(field: FieldInfo | None, number: int) -> bool:
-    """Tell whether a number keeps a field's bounds."""
+    """Return whether a number is within a field's bounds."""
     bounds = field.metadata if field else []
     return all(
         number >= getattr(bound, "ge", number)

@@ -1,4 +1,4 @@
-"""Where things lie and what is allowed. Built once in app.py, the command line or a test."""
+"""Paths and limits of the app. Built once, in app.py, the command line or a test."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ VERSION = "0.1.0"
 
 
 def default_workspace() -> Path:
-    """Return the folder that holds adapters and runs when nobody names another."""
+    """Return the default folder for adapters and runs."""
     named = os.environ.get("WORKSPACE")
     if named:
         return Path(named).expanduser()
@@ -22,7 +22,7 @@ def default_workspace() -> Path:
 
 
 class Settings(BaseModel):
-    """The service's surroundings; immutable, and the same for its whole life."""
+    """The settings of a service; they never change during its life."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,11 +32,11 @@ class Settings(BaseModel):
     demo: bool = False
     demo_seconds: float = 60.0
     owner: str = ""
-    """Whoever signs in by this name is not held to the limits of a demo; empty means nobody."""
+    """The user with this name has no demo limits after signing in; empty means no one."""
     memory_reserve_bytes: int = 512 * 1024**2
     memory_limit_bytes: int | None = None
     look_seconds: float = 120.0
-    """How long a look at foreign files may take before its process is ended."""
+    """How long reading foreign files may take before the process is killed."""
     max_upload_bytes: int = 200 * 1024**2
 
     @property

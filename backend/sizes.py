@@ -1,8 +1,8 @@
-"""How much memory or disk something takes, in words: page and engine say it alike."""
+"""Sizes of memory and disk as text, the same on the page and in the engine."""
 
 
 def size_text(n_bytes: float) -> str:
-    """Say an amount of bytes for people: "412 MB", "1.6 GB" (of 1024 each)."""
+    """Write a number of bytes for people: "412 MB", "1.6 GB" (1 KB = 1024 bytes)."""
     for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
         if n_bytes >= factor:
             value = n_bytes / factor

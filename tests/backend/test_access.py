@@ -75,8 +75,10 @@ def test_the_page_may_not_use_anything_else(home: Path, settings: Settings, plac
         with pytest.raises(InvalidRequest) as caught:
             check_caller(request, settings)
         assert "The page may not use" in caught.value.what
+        writes = isinstance(request, rq.SaveAdapter | rq.Merge | rq.ExportRun)
         assert caught.value.cure == (
-            "Start the app with --allow-folder and the folder's name to permit it."
+            "Start the app with --allow-folder and the folder's name to permit it"
+            f"{'' if writes else ', or upload the file'}."
         )
 
 
@@ -161,7 +163,7 @@ def test_python_and_the_command_line_may_name_what_lies_in_their_working_folder(
 def test_a_loop_of_links_is_said(home: Path, settings: Settings) -> None:
     (home / "loop").symlink_to(home / "loop")
 
-    with pytest.raises(InvalidRequest, match="its links go in a circle"):
+    with pytest.raises(InvalidRequest, match="its links form a loop"):
         check_caller(rq.LoadModel(source=str(home / "loop" / "x")), settings)
 
 

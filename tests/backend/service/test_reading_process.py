@@ -95,9 +95,9 @@ def test_a_look_that_hangs_is_shown_and_ended_and_the_next_one_goes_on(
 
     service.stop_side(hanging.id)
 
-    with pytest.raises(Stopped, match="Looking at data was ended"):
+    with pytest.raises(Stopped, match="Reading data was ended"):
         hanging.result(timeout=10)
-    assert [job.title for job in shown] == ["Looking at data"] * 2
+    assert [job.title for job in shown] == ["Reading data"] * 2
     assert readers[0].killed
     wait(lambda: len(readers) == 2)
     readers[0].on_exit("it was killed")  # the old one's end is no news
@@ -150,7 +150,7 @@ def test_a_reading_process_that_dies_fails_its_look_alone(
 
     readers[0].on_exit("it was killed")
 
-    with pytest.raises(WorkerDied, match=r"Looking at data broke off: .* it was killed"):
+    with pytest.raises(WorkerDied, match=r"Reading data broke off: .* it was killed"):
         lost.result(timeout=0)
     readers[1].answer(SEEN)
     assert after.result(timeout=0) == SEEN

@@ -169,7 +169,7 @@ def test_a_disk_that_is_too_full_is_named_before_anything_is_written(
     usage = shutil.disk_usage(tied.root)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
-    with pytest.raises(DiskFull, match=r"needs \d MB of disk, and 977 KB are free"):
+    with pytest.raises(DiskFull, match=r"needs \d MB of disk space, but only 977 KB are free"):
         tied.merge("lora")
 
 

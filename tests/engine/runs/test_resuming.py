@@ -110,5 +110,5 @@ def test_undoing_a_deletion_keeps_a_stopped_runs_name(
 
     base_only.start(rq.DeleteAdapter(name="back again")).result(timeout=60)
     base_only.start(rq.Resume(run_id=run.run_id)).result(timeout=300)
-    with pytest.raises(InvalidRequest, match="its run went on after it was deleted"):
+    with pytest.raises(InvalidRequest, match="its run continued after it was deleted"):
         base_only.start(rq.RestoreAdapter(name="back again")).result(timeout=60)
