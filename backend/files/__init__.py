@@ -1,3 +1,3 @@
-"""Reading and writing files safely: whole or not at all, bounded, where it is allowed.
+"""Safe reading and writing of files: atomic writes, size limits, and allowed folders.
 
 Knows nothing of what a file means."""

@@ -1,4 +1,4 @@
-"""Writing to disk so that a crash or a full disk leaves the old content or the new, never half."""
+"""Atomic writes: after a crash or on a full disk, a file has its old or its new content."""
 
 import errno
 import glob
@@ -15,19 +15,19 @@ from backend.errors import DiskFull, InvalidRequest
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
-UNHARMED = "What was saved before is unharmed."
+UNHARMED = "What was saved before is unchanged."
 REPLACE_AGAIN_S = (0.01, 0.05, 0.2, 0.5) if sys.platform == "win32" else ()
-"""How long to wait before each new try to replace a file that another program holds open."""
+"""Waiting times before each retry to replace a file that another program has open."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step; raises DiskFull."""
+    """Replace a file's content atomically; raises DiskFull."""
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder where there is none and return it; raises DiskFull."""
+    """Create a folder if it does not exist, and return it; raises DiskFull."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,9 +37,9 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to that becomes `target`, replacing what was there, if all went well.
+    """Yield a path to write to; on success it replaces `target`.
 
-    Raises DiskFull where the disk has no room; then `target` is what it was before.
+    Raises DiskFull if the disk is full; then `target` is unchanged.
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -55,13 +55,13 @@ def new_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a folder to fill that becomes `target`, only if all went well.
+    """Yield a folder to fill; on success it becomes `target`.
 
-    What is there is replaced only with `replace`; an empty folder counts as nothing. Raises
-    InvalidRequest where there is something else, before and after filling, and DiskFull where the
-    disk has no room; then `target` is what it was before.
+    An existing folder is replaced only with `replace`, or if it is empty. Otherwise raises
+    InvalidRequest, before or after filling. Raises DiskFull if the disk is full. After an error
+    `target` is unchanged.
     """
-    target = target.resolve()  # of a link to an empty folder, the folder is filled
+    target = target.resolve()  # if it is a link to an empty folder, that folder is filled
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         if not replace:
@@ -81,14 +81,16 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def require_free(target: Path, *, cure: str = "Name a new folder.") -> None:
-    """Raise InvalidRequest where something other than an empty folder is in a place."""
+    """Raise InvalidRequest if a path exists and is not an empty folder."""
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise InvalidRequest(f"{target} exists and is not an empty folder.", cure=cure)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until all files of a folder are on the disk: some file systems say only then that it is
-    full, and a power cut after a rename may else leave empty files. Raises OSError.
+    """Wait until all files of a folder are on disk; raises OSError.
+
+    Some file systems report only then that the disk is full. Without it, a power cut after a rename
+    may leave empty files.
     """
     for file in folder.rglob("*"):
         if file.is_file():
@@ -96,7 +98,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that nobody ever sees half of it; one that is not there is no error."""
+    """Remove a folder in one step for other readers; a missing folder is not an error."""
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
     with suppress(FileNotFoundError):
         os.replace(folder, aside)
@@ -104,14 +106,14 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_partials(target: Path) -> None:
-    """Remove what a process that was killed while it filled `target` left beside it."""
+    """Remove partial folders that a killed process left beside `target`."""
     target = target.resolve()
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Put a file in the place of another; Windows refuses for as long as that one is open."""
+    """Replace a file by another; on Windows this fails as long as the old one is open."""
     for seconds in REPLACE_AGAIN_S:
         try:
             return os.replace(source, target)
@@ -121,7 +123,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _sync(file: Path) -> None:
-    # Windows syncs only what is open for writing; elsewhere a copied file may be read-only.
+    # Windows syncs only files open for writing; elsewhere a copied file may be read-only.
     descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -130,7 +132,7 @@ def _sync(file: Path) -> None:
 
 
 def _put(partial: Path, target: Path) -> None:
-    """Put `partial` where nothing is; renaming fails where another one came first."""
+    """Rename `partial` to a free path; fails if another process was faster."""
     with suppress(OSError):
         target.rmdir()  # an empty folder, which Windows would not replace
     try:
@@ -141,7 +143,7 @@ def _put(partial: Path, target: Path) -> None:
 
 
 def _swap(partial: Path, target: Path) -> None:
-    """Put `partial` where `target` is, which is moved aside: no call replaces a folder."""
+    """Replace `target` by `partial`. The old one is renamed first: no call replaces a folder."""
     if not target.exists():
         os.replace(partial, target)
         return
@@ -156,7 +158,7 @@ def _swap(partial: Path, target: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> DiskFull:
-    """Say in one sentence why a file could not be written, and what to do."""
+    """Return the error for a file that could not be written, with its reason and a hint."""
     return DiskFull(
         f"Could not write {path.name}: {_reason(error)}.",
         cure=f"{_cure(error)} {UNHARMED}",
@@ -165,7 +167,7 @@ def disk_error(error: OSError, path: Path) -> DiskFull:
 
 
 def _reason(error: OSError) -> str:
-    """Return the system's own words; a copied folder has a list of them, one for each file."""
+    """Return the system's own message; `shutil.copytree` has a list of them, one per file."""
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1])
     return error.strerror or str(error)
@@ -175,5 +177,5 @@ def _cure(error: OSError) -> str:
     if error.errno in NOT_ALLOWED:
         return "Make its folder writable or choose another workspace, then try again."
     if error.errno == errno.ENOTEMPTY:
-        return "Something was written there meanwhile: name a new folder."
+        return "Something else was written there meanwhile. Choose a new folder."
     return "Free some disk space or choose another workspace, then try again."

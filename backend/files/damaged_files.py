@@ -1,4 +1,4 @@
-"""Files of the workspace that cannot be read: said in a sentence, kept aside, never overwritten."""
+"""Unreadable files of the workspace: they are reported, renamed, and never overwritten."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def read(file: Path, parse: Callable[[bytes], Content]) -> Content:
-    """Return what a file says; raises Damaged where it is not there or cannot be understood."""
+    """Read and parse a file; raises Damaged if it does not exist or cannot be parsed."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -32,12 +32,12 @@ def read(file: Path, parse: Callable[[bytes], Content]) -> Content:
 
 
 def read_if_there(file: Path, parse: Callable[[bytes], Content], *, missing: Content) -> Content:
-    """Return what a file says, or `missing` where there is none; raises Damaged."""
+    """Read and parse a file, or return `missing` if there is none; raises Damaged."""
     return read(file, parse) if _is_there(file) else missing
 
 
 def read_measured(file: Path, parse: Callable[[bytes], Content], *, missing: Content) -> Content:
-    """Return what was measured here before; what cannot be read is kept aside and measured anew."""
+    """Read a file of measurements; an unreadable file is renamed and `missing` returned."""
     try:
         return read_if_there(file, parse, missing=missing)
     except Damaged as damaged:
@@ -48,7 +48,7 @@ def read_measured(file: Path, parse: Callable[[bytes], Content], *, missing: Con
 
 
 def keep_aside(file: Path) -> Path:
-    """Give a damaged file another name and return it; raises DiskFull."""
+    """Rename a damaged file and return its new path; raises DiskFull."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside, number = file.with_name(f"{file.name}.damaged-{stamp}"), 2
     while _is_there(aside):
@@ -69,7 +69,7 @@ def _is_there(file: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it is there, and reading it tells why it cannot be read
+        return True  # it exists, and reading it gives the reason
     return True
 
 

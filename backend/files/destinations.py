@@ -1,8 +1,8 @@
-"""Folders that may be written to when a person names one: never over what the app itself needs.
+"""Which folders a user may write to: never those that the app itself needs.
 
-A merge, a copy of an adapter and an exported run go into a new folder. Inside the workspace only
-the folders that are meant for them are open. Holds for every caller, Python and the command line
-too.
+A merge, a copy of an adapter and an exported run are written to a new folder. Inside the workspace
+only the folders meant for them are allowed. This applies to every caller, including Python and the
+command line.
 """
 
 import os
@@ -13,17 +13,17 @@ from backend.errors import InvalidRequest
 from backend.settings import PROJECT, Settings
 
 LONGEST_NAME = 255
-"""Bytes of a name, which is where the usual file systems end."""
+"""Longest name in bytes that the usual file systems allow."""
 BASE_FOLDER = "the base's own folder"
 
 
 def require_destination(destination: Path, settings: Settings, base: Path | None) -> None:
-    """Raise InvalidRequest where a destination would harm the app, its workspace or the base."""
+    """Raise InvalidRequest if writing there would damage the app, its workspace or the base."""
     path = destination.expanduser().absolute()
     _require_name(path)
     if path.is_symlink() and not path.exists():
         raise InvalidRequest(
-            f"{destination} is a link to {path.readlink()}, which is not there.",
+            f"{destination} is a link to {path.readlink()}, which does not exist.",
             cure="Name a new folder.",
         )
     real = path.resolve()
@@ -37,14 +37,14 @@ def require_destination(destination: Path, settings: Settings, base: Path | None
 
 
 def _require_name(path: Path) -> None:
-    """Raise InvalidRequest where a path has a part that no file system takes."""
+    """Raise InvalidRequest if a part of the path is empty or too long for a file system."""
     if not path.name.strip():
         raise InvalidRequest("The name of the folder is empty.", cure="Name a new folder.")
     if longest := max((part for part in path.parts if _bytes(part) > LONGEST_NAME), default=""):
         raise InvalidRequest(
-            f"The name {longest[:20]}... has {_bytes(longest)} bytes, and at most {LONGEST_NAME} "
+            f"The name {longest[:20]}... has {_bytes(longest)} bytes, but at most {LONGEST_NAME} "
             "are possible.",
-            cure="Choose a shorter one.",
+            cure="Choose a shorter name.",
         )
 
 
@@ -53,24 +53,24 @@ def _bytes(name: str) -> int:
 
 
 def require_outside(destination: Path, folder: Path, what: str, *, cure: str) -> None:
-    """Raise InvalidRequest where a destination lies in a folder, or a folder in a destination."""
+    """Raise InvalidRequest if a destination is inside a folder or contains it."""
     real, place = _real(destination), _real(folder)
     if _same(real, place):
         raise InvalidRequest(f"{destination} is {what}.", cure=cure)
     if _is_inside(real, place):
-        raise InvalidRequest(f"{destination} lies inside {what}.", cure=cure)
+        raise InvalidRequest(f"{destination} is inside {what}.", cure=cure)
     if _is_inside(place, real):
         raise InvalidRequest(f"{destination} contains {what}.", cure=cure)
 
 
 def _open_to_writing(settings: Settings) -> Iterator[Path]:
-    """Give the folders of a workspace in which merges, copies and exports lie."""
+    """Yield the folders of a workspace for merges, copies and exports."""
     for folder in (settings.merged_dir, settings.copies_dir, settings.exports_dir):
         yield _real(folder)
 
 
 def _protected(settings: Settings) -> Iterator[tuple[Path, str]]:
-    """Give what must stay as it is, each with its name in a sentence."""
+    """Yield the folders that must not be written to, each with its name for an error."""
     yield settings.workspace, "the workspace"
     yield settings.adapters_dir, "the adapter library"  # may be a link to another disk, as others
     yield settings.runs_dir, "the runs"
@@ -84,7 +84,7 @@ def _real(folder: Path) -> Path:
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    """Tell whether a path lies below a folder, also where a file system ignores case."""
+    """Return whether a path is below a folder, even if the file system ignores case."""
     return any(_same(parent, folder) for parent in path.parents)
 
 

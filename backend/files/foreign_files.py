@@ -1,8 +1,8 @@
-"""Files that others made, opened so that none can hang or fill the memory.
+"""Reading files from outside, so that none can hang the app or fill the memory.
 
-Opening a FIFO waits for somebody to write, a device may never end, and a file can grow while it is
-read. So only regular files are opened, no further than they reached then, and whole ones are read
-up to a limit. `error` is what is raised otherwise.
+Opening a FIFO waits for a writer, a device may never end, and a file can grow while it is read. So
+only regular files are opened, they are read only up to their size when opened, and whole files only
+up to a limit. `error` is the class that is raised otherwise.
 """
 
 import json
@@ -26,14 +26,14 @@ NOT_FILES = (
 
 
 def require_regular(path: Path, name: str, error: type[WorkbenchError] = ModelError) -> None:
-    """Raise where a path is no regular file; OSError where nothing is there."""
+    """Raise if a path is not a regular file; OSError if it does not exist."""
     _require_regular(path.stat().st_mode, name, error)
 
 
 def require_size(
     path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError
 ) -> None:
-    """Raise where a path is no regular file or a larger one; OSError where nothing is there."""
+    """Raise if a path is not a regular file or too large; OSError if it does not exist."""
     found = path.stat()
     _require_regular(found.st_mode, name, error)
     if found.st_size > most:
@@ -44,9 +44,9 @@ def require_size(
 
 
 def open_regular(path: Path, name: str, error: type[WorkbenchError] = ModelError) -> BufferedReader:
-    """Open a regular file for reading bytes; OSError where nothing is there."""
+    """Open a regular file for reading bytes; OSError if it does not exist."""
     require_regular(path, name, error)
-    # It may be another thing by now. Without O_NONBLOCK the call would wait at a FIFO.
+    # The path may have changed since. Without O_NONBLOCK the call would block on a FIFO.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _require_regular(os.fstat(handle).st_mode, name, error)
@@ -57,19 +57,19 @@ def open_regular(path: Path, name: str, error: type[WorkbenchError] = ModelError
 
 
 def read_text(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> str:
-    """Read a whole text file; ValueError where it is not UTF-8."""
+    """Read a whole text file; ValueError if it is not UTF-8."""
     require_size(path, most, name, error)
     with open_regular(path, name, error) as file:
         return file.read(most).decode("utf-8")
 
 
 def read_json(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> Any:
-    """Read a whole JSON file; ValueError or RecursionError where it is none."""
+    """Read a whole JSON file; ValueError or RecursionError if it is not valid."""
     return json.loads(read_text(path, most, name, error))
 
 
 class _AsItWas(RawIOBase):
-    """A file's bytes as far as they reached when it was opened."""
+    """A file's bytes, up to its size when it was opened."""
 
     def __init__(self, handle: int) -> None:
         self._file = FileIO(handle)

@@ -1,7 +1,7 @@
-"""How much of a file from outside is read, in one place: each bound with its reason.
+"""Limits for reading files from outside, in one place, each with its reason.
 
-A bound is far above what people have and far below what harms. Whoever refuses says the value, the
-limit and what to do.
+A limit is far above real files and far below what does harm. An error about a limit gives the
+value, the limit and a hint.
 """
 
 MB = 1024**2
@@ -16,21 +16,21 @@ RENDERED_CHARACTERS = 2 * ROW_CHARACTERS
 BATCH_CHARACTERS = 4_000_000
 """Examples that are rendered and tokenised at once, of which a few batches are in memory."""
 JSON_OBJECT_CHARACTERS = 64_000_000
-"""A `.json` file that is one object, which has to be held whole; a list of rows has not."""
+"""A `.json` file that is one object must be in memory as a whole; a list of rows need not."""
 COLUMNS = 10_000
 """Columns of a table: wide ones have thousands."""
 
 PARQUET_ROWS = 200_000_000
-"""Equal rows of a Parquet file take no space in it, and some wherever they are counted."""
+"""Equal rows of a Parquet file take no space in the file, but some when they are counted."""
 PARQUET_VALUES = 100_000_000
-"""Values in the lists of one row group, all of which may belong to one row."""
+"""Values in the lists of one row group, which may all belong to one row."""
 PARQUET_DECODED_BYTES = 1 * GB
 """The pages of a row group that are in memory at once; writers make pages of 1 MB."""
 PARQUET_FOOTER_BYTES = 64 * MB
 """The list of columns and row groups: 2,000 columns in 100 row groups take 40 MB."""
 UNPACKED_FREE_BYTES = 2 * GB
 UNPACKED_RATIO = 500
-"""What unpacks to more than the first has to stay below this many times its file's size."""
+"""Data above the first limit may unpack to at most this many times the file's size."""
 HUB_JSON_BYTES = 1 * GB
 """A `.json` file of a Hub data set that is one list or object, which `datasets` holds whole."""
 
@@ -66,7 +66,7 @@ EXPERTS_IN_ALL = 200_000
 SIZE = 2**27
 """A width, a vocabulary or a context in config.json: the longest context is 10 million tokens."""
 BUFFER_BYTES = 1 * GB
-"""Tables that a model makes beside its weights, such as masks."""
+"""Tables that a model allocates in addition to its weights, such as masks."""
 
 # -- adapters ------------------------------------------------------------------------------------
 
@@ -78,4 +78,4 @@ ZIP_DIRECTORY_BYTES = 1 * MB
 """The list of files in a zip, read before anything else: a folder of an adapter has ten."""
 ZIP_FREE_BYTES = 100 * MB
 ZIP_RATIO = 100
-"""A file that unpacks to more than the first has to stay below this many times its packed size."""
+"""A file above the first limit may unpack to at most this many times its packed size."""

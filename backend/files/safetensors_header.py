@@ -1,6 +1,6 @@
-"""Model folders as files: which hold weights, and what the headers of safetensors files say.
+"""Weight files of a model folder, and the headers of safetensors files.
 
-The page's process reads this too, to say what an operation needs, so nothing here knows torch.
+The page's process uses this too, to show what an operation needs, so nothing here knows torch.
 """
 
 import json
@@ -23,7 +23,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a safetensors file: what it is and where its bytes lie."""
+    """One tensor of a safetensors file: its type, its shape and the position of its bytes."""
 
     key: str
     dtype: str
@@ -41,7 +41,7 @@ class StoredTensor(NamedTuple):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that a model is read from; raises where one is missing."""
+    """Return the safetensors files of a model; raises ModelError if one is missing."""
     whole, index = folder / WHOLE, folder / INDEX
     if whole.exists() or not index.exists():  # the order in which Transformers looks
         found = [whole] if whole.exists() else []
@@ -72,7 +72,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def require_header(file: Path) -> None:
-    """Raise ModelError where a weight file is none, or its header longer than is read."""
+    """Raise ModelError if a file is not a weight file or its header is too long."""
     with open_regular(file, file.name) as stream:
         length = int.from_bytes(stream.read(8), "little")
     if (
@@ -86,7 +86,7 @@ def require_header(file: Path) -> None:
 
 
 def title(folder: Path) -> str:
-    """Return what people call a model folder; in the Hub's cache the last part is a commit."""
+    """Return a readable name of a model folder; in the Hub's cache the last part is a commit."""
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/")
@@ -101,7 +101,7 @@ def tensors(folder: Path) -> list[StoredTensor]:
 def read_header(file: Path) -> list[StoredTensor]:
     """Return the tensors of one safetensors file in the order of their bytes.
 
-    Raises ModelError where the header does not describe the file.
+    Raises ModelError if the header does not match the file.
     """
     try:
         require_header(file)
@@ -117,7 +117,7 @@ def read_header(file: Path) -> list[StoredTensor]:
             if key != "__metadata__"
         ]
         if any(each.offset < 8 + length or each.offset + each.bytes > size for each in found):
-            raise ValueError("a tensor lies outside of it")
+            raise ValueError("a tensor is outside of it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{file.name} is damaged or cut off ({error}).", cure="Download it again."

@@ -1,4 +1,4 @@
-"""Files that came through the page: bounded, of known kinds, in folders named by their content."""
+"""Uploaded files: limited in size and type, in folders named by a digest of the content."""
 
 import hashlib
 import shutil
@@ -19,12 +19,12 @@ def keep_upload(
 ) -> Path:
     """Copy an uploaded file into the workspace, whole or not at all.
 
-    The folder is named by the content, the file as its owner named it: whatever speaks of it later
-    says a name that its owner knows. Raises InvalidRequest, or DiskFull where there is no room.
+    The folder is named by the content and the file keeps its own name, so that later messages use a
+    name that the user knows. Raises InvalidRequest, or DiskFull if the disk is full.
     """
     suffix = Path(name).suffix.lower()
     if suffix not in suffixes:
-        kind = "a data file" if suffixes == DATA_SUFFIXES else "a zip of an adapter"
+        kind = "a data file" if suffixes == DATA_SUFFIXES else "a zip file with an adapter"
         raise InvalidRequest(
             f"{Path(name).name} is not {kind}.", cure=f"Use one of {', '.join(suffixes)}."
         )
@@ -39,7 +39,7 @@ def keep_upload(
         if not _holds(target, digest):
             target.unlink(missing_ok=True)
             raise VerificationFailed(
-                f"{target.name} was not copied as it is.", cure="Choose the file again."
+                f"{target.name} was not copied correctly.", cure="Choose the file again."
             )
     return target
 
@@ -56,11 +56,11 @@ def _digest(path: Path) -> str:
 
 
 def _holds(target: Path, digest: str) -> bool:
-    """Tell whether a file is there whole: older versions could leave one that was cut off."""
+    """Return whether a file exists and is complete; older versions could leave a partial one."""
     return target.is_file() and _digest(target) == digest
 
 
 def _own_name(name: str, suffix: str) -> str:
-    """Return the owner's name for a file, without what a file system may not take."""
+    """Return the user's name for a file, without characters that a file system may reject."""
     stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "-" for c in Path(name).stem)
     return f"{stem.lstrip('.')[:LONGEST_STEM] or 'data'}{suffix}"

@@ -1,6 +1,7 @@
-"""The outcome of every operation and the state of the session, as immutable data.
+"""The result of every operation and the state of the session, as immutable models.
 
-Bytes and seconds everywhere; rounding for people is the screen's business.
+All sizes are in bytes and all times in seconds; the screen rounds them. Knows nothing of how a
+result is computed or shown.
 """
 
 from backend.results.adapters import (

@@ -1,4 +1,4 @@
-"""What is known of adapters: in the library, on the model, and before they are added."""
+"""Results about adapters: in the library, on the model, and before they are added."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from backend.results.training import Evaluation
 
 
 class DamagedAdapter(Result):
-    """A folder of the library whose side-car cannot be read, and what can still be done."""
+    """An adapter folder in the library with an unreadable side-car, and a hint."""
 
     id: str
     folder: str
@@ -16,7 +16,7 @@ class DamagedAdapter(Result):
 
 
 class AdapterInfo(Result):
-    """One adapter of the library, as its side-car file says.
+    """One adapter of the library, as read from its side-car file.
 
     `max_difference`: of log-probabilities, between the live adapter and its file read back.
     """
@@ -39,12 +39,12 @@ class AdapterInfo(Result):
     max_difference: float | None = None
     origin: Literal["run", "blend", "added", "converted"] = "run"
     recipe: str = ""
-    """How it came to be where no run made it: "0.7 pirate + 0.3 polite (cat)", "from folder x"."""
+    """Its origin if no run made it: "0.7 pirate + 0.3 polite (cat)", "from folder x"."""
     strength: Literal["any", "on-off"] = "any"
-    """Whether a factor on its effect means something, or only on and off do."""
+    """Whether its effect can be scaled by any factor, or only switched on and off."""
     targets: tuple[str, ...] = ()
     chat_template: str = "own"
-    """The template that its base was given while it learned; "own" where the base had its own."""
+    """The chat template that its base was given for training; "own" if the base had its own."""
 
 
 class SavedAdapter(Result):
@@ -75,7 +75,7 @@ class ActiveSet(Result):
 
 
 class AdapterStatus(Result):
-    """What the model itself says of one adapter (PEFT's `get_model_status`)."""
+    """The state of one adapter in the model (PEFT's `get_model_status`)."""
 
     name: str
     loaded: bool
@@ -90,7 +90,7 @@ class LayerNorm(Result):
     """How much an adapter changes one layer.
 
     `norm` is the Frobenius norm of its weight change, `relative` that norm over the base weight's
-    (None where no base is loaded); `effective_rank` is exp of the entropy of the squared singular
+    (None if no base is loaded); `effective_rank` is exp of the entropy of the squared singular
     values.
     """
 
@@ -102,7 +102,7 @@ class LayerNorm(Result):
 
 
 class AdapterReport(Result):
-    """An adapter as it lies on disk, before anything is loaded."""
+    """An adapter on disk, before anything is loaded."""
 
     source: str
     suggested_name: str
@@ -124,7 +124,7 @@ class AdapterReport(Result):
 
 
 class LoadedAdapter(Result):
-    """An adapter that was added. `notes` say what was done to it, if anything."""
+    """An adapter that was added. `notes` describe changes that were made to it, if any."""
 
     adapter: AdapterInfo
     missing_keys: list[str]
@@ -135,7 +135,7 @@ class LoadedAdapter(Result):
 
 
 class Removed(Result):
-    """An adapter that left; `active` is what answers now."""
+    """An adapter that was unloaded or deleted; `active` lists the adapters that answer now."""
 
     name: str
     active: list[tuple[str, float]]
@@ -149,7 +149,7 @@ class Renamed(Result):
 
 
 class Blend(Result):
-    """A new adapter made of others.
+    """A new adapter that was blended from others.
 
     `relative_error` is the distance from the exact weighted sum over the sum's own size, for all
     layers together and for each (Frobenius norms).
@@ -166,7 +166,7 @@ class Blend(Result):
 
 
 class SimilarityReport(Result):
-    """Cosine of what adapters change (Frobenius inner product of their weight changes)."""
+    """Cosine similarity of adapters (Frobenius inner product of their weight changes)."""
 
     names: list[str]
     cosine: list[list[float]]
@@ -174,10 +174,10 @@ class SimilarityReport(Result):
 
 
 class Merged(Result):
-    """A base with adapters merged in, on disk.
+    """A base with merged adapters, on disk.
 
     `max_difference` is of log-probabilities, between the written model and base plus adapters;
-    None where that was not compared, and `verified` says how it was checked.
+    None if they were not compared. `verified` describes the check.
     """
 
     path: str
@@ -192,7 +192,7 @@ class Merged(Result):
 
 
 class MergeNeeds(Result):
-    """What a merge would take, before it starts; memory is what comes on top of an idle process."""
+    """What a merge needs; memory is in addition to that of an idle process."""
 
     precision: str
     disk_bytes: int
@@ -203,7 +203,7 @@ class MergeNeeds(Result):
 
 
 class Converted(Result):
-    """A plain LoRA adapter made of another kind; `relative_error` as in `Blend`."""
+    """A plain LoRA adapter converted from another kind; `relative_error` as in `Blend`."""
 
     adapter: AdapterInfo
     rank: int

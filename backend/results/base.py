@@ -1,4 +1,4 @@
-"""What every result is made of, and what operations on the base model come to."""
+"""The base class of all results, and the results of operations on the base model."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 class Result(BaseModel):
     """Base of all results.
 
-    A number that is not finite is written as it is: as `null` the result could not be read again.
+    Non-finite numbers are written as NaN or Infinity, because `null` could not be read back.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -30,30 +30,30 @@ class ModelFacts(Result):
     tied_embeddings: bool
     chat_template: bool
     given_template: str = "own"
-    """The catalogue's name of a chat template that the base was given, else own."""
+    """The catalogue id of the chat template that the base was given, else "own"."""
     memory_predicted_bytes: int
     memory_measured_bytes: int
     fingerprint: str
     seconds: float
     quantization: str = "none"
     quantization_note: str = ""
-    """What quantising did, in a sentence; empty for a base in full precision."""
+    """A sentence about the quantisation; empty for a base in full precision."""
     double_quant: bool = False
     quantized_compute: str = ""
-    """What the quantised layers are unpacked to; empty where that follows their input."""
+    """The type that quantised layers are unpacked to; empty if that is the type of their input."""
     bytes_saved: int = 0
-    """What quantising saved against the same base in the type of its other weights."""
+    """Bytes saved compared with the same base in the type of its other weights."""
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
-    """The quantised layers as they are, and as they would be in fp32."""
+    """Bytes of the quantised layers, as they are and as they would be in fp32."""
     places: int = 1
-    """How many processes of a run this machine has room for: its GPUs, or its cores."""
+    """How many processes a run may have on this machine: its number of GPUs or cores."""
 
     @property
     def loaded_as(self) -> str:
-        """What changes whenever a run on the base would be another one, or take other memory.
+        """A key that changes whenever a run on the base would differ, or its memory would.
 
-        The fingerprint is that of its files: adapters move freely between the ways to load them.
+        The fingerprint covers only the files, so an adapter fits however they are loaded.
         """
         ways = (self.quantization, self.double_quant, self.precision, self.quantized_compute)
         return " ".join(map(str, (self.fingerprint, *ways, self.given_template, self.device)))
@@ -66,18 +66,18 @@ class QuantizationChoice(Result):
     title: str
     memory_bytes: int
     run_bytes: int
-    """What a usual training run would take beside the weights."""
+    """What a typical training run takes in addition to the weights."""
     relative_seconds: float
     fits: bool
     summary: str
     can: str
     cannot: str
     blocker: str = ""
-    """Why this device cannot quantise so; empty where it can."""
+    """Why this device does not support the quantisation; empty if it does."""
 
 
 class QuantizationTable(Result):
-    """What each quantisation of a base takes and costs, and which one to take."""
+    """Memory and speed of each quantisation of a base, and which one is recommended."""
 
     source: str
     precision: str
@@ -89,19 +89,19 @@ class QuantizationTable(Result):
     reason: str
     speed_from: str
     elsewhere: bool = False
-    """For a GPU that is not on this machine: `free_bytes` and what fits there are not known."""
+    """Whether it is for a GPU of another machine, whose `free_bytes` and fit are unknown."""
 
 
 class Unloaded(Result):
-    """What letting the base go gave back."""
+    """The memory that unloading the base freed."""
 
     freed_bytes: int
 
 
 class Problem(Result):
-    """Something that keeps an operation from starting, and the way out."""
+    """Something that prevents an operation, and a hint."""
 
     what: str
     cure: str = ""
     droppable: bool = False
-    """Whether it is about rows of the data, and the run can do without them."""
+    """Whether it is about data rows that the run can skip."""

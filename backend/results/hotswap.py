@@ -1,14 +1,14 @@
-"""The hot-swap slot: what preparing it cost, what a swap took, and what is in it."""
+"""Results about the hot-swap slot: its preparation, its swaps, and its current adapter."""
 
 from backend.results.base import Result
 
 
 class SwapTimes(Result):
-    """Ways to change the adapter on this machine, each up to the next answer's first token.
+    """Seconds of several ways to change the adapter here, up to the next answer's first token.
 
-    `switch` is PEFT's own switch without compiled code, `reload` reads the adapter from disk again,
-    `recompile` is what a compiled model takes that was not prepared: the first compilation as it
-    was measured here (None without one; less where an earlier preparation left its compiled code).
+    `switch` is PEFT's own switch without compiled code. `reload` reads the adapter from disk again.
+    `recompile` is for a compiled model without a prepared slot: the first compilation measured here
+    (None without one; less if an earlier preparation left its compiled code).
     """
 
     hotswap_seconds: float
@@ -20,7 +20,7 @@ class SwapTimes(Result):
 
 
 class SlotStatus(Result):
-    """The prepared slot as it is now; `current` is empty while the base alone answers."""
+    """The current state of the slot; `current` is empty if the base alone answers."""
 
     adapters: list[str]
     current: str
@@ -28,26 +28,26 @@ class SlotStatus(Result):
     compiled: bool
     compile_seconds: float
     prepared: float = 0.0
-    """When it was prepared, in seconds since 1970: tells one slot from the next."""
+    """When it was prepared, in seconds since 1970; this identifies the slot."""
     memory_bytes: int = 0
-    """What the slot and its adapters' padded weights take."""
+    """Memory of the slot and its adapters' padded weights."""
     note: str = ""
     recompilations: int = 0
-    """Graphs compiled since the slot was ready."""
+    """Number of graphs compiled since the slot was ready."""
     times: SwapTimes | None = None
     tokens_per_second_eager: float | None = None
     tokens_per_second_compiled: float | None = None
     last_swap_seconds: float | None = None
     last_difference: float | None = None
-    """Of the last swap: how far its log-probabilities were from the adapter's reference."""
+    """Difference of log-probabilities between the last swap and the adapter's reference."""
 
 
 class PreparedSlot(Result):
     """A slot that is ready.
 
     `references[adapter]` is the total natural-log probability of the reference text, computed
-    eagerly before anything was compiled. `tokens_per_second_eager` is the speed of the session as
-    it was, with the adapter on by PEFT.
+    eagerly before anything was compiled. `tokens_per_second_eager` is the speed before the slot was
+    prepared, with the adapter switched on by PEFT.
     """
 
     adapters: list[str]
@@ -65,7 +65,7 @@ class PreparedSlot(Result):
 
 
 class Swapped(Result):
-    """A swap. `max_difference` is of log-probabilities, against the adapter's own reference."""
+    """A swap. `max_difference` is of log-probabilities, to the adapter's own reference."""
 
     adapter: str
     seconds: float
@@ -76,7 +76,7 @@ class Swapped(Result):
 class SlotLeft(Result):
     """The session after the slot was left.
 
-    `max_difference` is of log-probabilities of the active set, before the slot and after it.
+    `max_difference` is of log-probabilities of the active adapters, before and after the slot.
     """
 
     active: list[tuple[str, float]]

@@ -1,4 +1,4 @@
-"""The state of the session and of everything around it, in one consistent piece."""
+"""The state of the session, its library, runs and jobs, as one consistent snapshot."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ Phase = Literal[
 
 
 class JobInfo(Result):
-    """The model job that is running now."""
+    """The model job that is running."""
 
     id: int
     title: str
@@ -34,15 +34,15 @@ class JobInfo(Result):
     stopping: bool
     paused: bool = False
     pausing: bool = False
-    """A run was asked to pause, and finishes its step first."""
+    """A pause was requested; the run finishes its step first."""
     answering: str = ""
-    """The title of what uses the model while the run is paused; empty where it is free."""
+    """The title of the job that uses the model during a pause; empty if it is free."""
     half_trained: AdapterInfo | None = None
-    """The adapter of a paused run as it is now; it can be asked under its name."""
+    """The current adapter of a paused run; it can be used under its name."""
 
 
 class Notice(Result):
-    """Something the person should know although they did not ask: shown until the next one."""
+    """A message to the user that no request asked for; shown until the next one."""
 
     kind: Literal["info", "good", "bad"]
     text: str
@@ -50,7 +50,7 @@ class Notice(Result):
 
 
 class Snapshot(Result):
-    """Everything a screen needs, in one consistent piece. Equal versions are equal snapshots."""
+    """Everything a screen needs. Snapshots with the same version are equal."""
 
     version: int
     phase: Phase
@@ -61,18 +61,18 @@ class Snapshot(Result):
     job: JobInfo | None
     notice: Notice | None
     status: tuple[AdapterStatus, ...] = ()
-    """The adapters on the model, as the model itself tells."""
+    """The adapters in the model, as reported by the model itself."""
     irregular: str = ""
-    """What is not as it should be on the model; empty where all is well."""
+    """A sentence about an inconsistent model state; empty if there is none."""
     deleted: tuple[AdapterInfo, ...] = ()
     """Adapters that can still be restored."""
     damaged: tuple[DamagedAdapter, ...] = ()
     """Adapters whose side-car cannot be read."""
     side_jobs: tuple[JobInfo, ...] = ()
-    """Work beside the session that is worth showing, such as a merge."""
+    """Background jobs that are shown, such as a merge."""
     queue: tuple[QueuedRun, ...] = ()
-    """Trainings that wait their turn, in their order."""
+    """Waiting training runs, in order."""
     slot: SlotStatus | None = None
-    """The hot-swap slot, while one is prepared."""
+    """The hot-swap slot, if one is prepared."""
     memory_bytes: int
     memory_total_bytes: int

@@ -12,8 +12,8 @@ class Answers(Result):
 class Scores(Result):
     """`scores[variant][text]`: total natural-log probability of the tokens after the first.
 
-    `tokens` counts those tokens. Where asked for, `pieces[text]` is the text cut where tokens show,
-    and `piece_scores[variant][text]` what each piece adds; the first token is given and adds 0.
+    `tokens` counts those tokens. If requested, `pieces[text]` is the text split at its tokens, and
+    `piece_scores[variant][text]` the log-probability of each piece; that of the first is 0.
     """
 
     scores: list[list[float]]
@@ -23,9 +23,9 @@ class Scores(Result):
 
 
 class Answer(Result):
-    """One streamed answer, once it is whole or was `stopped` before that.
+    """One streamed answer, complete or `stopped`.
 
-    One whose turn had not come by then has no tokens.
+    An answer that was stopped before it began has no tokens.
     """
 
     text: str
@@ -35,14 +35,14 @@ class Answer(Result):
 
 
 class SideAnswers(Result):
-    """One answer per variant; `batched` counts those that were computed in one batch."""
+    """One answer per variant; `batched` is the number computed in one batch."""
 
     answers: list[Answer]
     batched: int
 
 
 class NextTokens(Result):
-    """`chances[variant][word]`: how likely each word is next, between 0 and 1."""
+    """`chances[variant][word]`: the probability of each next word, between 0 and 1."""
 
     words: list[str]
     chances: list[list[float]]

@@ -1,4 +1,4 @@
-"""What learning comes to: a run before, while and after it goes on, and its data."""
+"""Results about training: a run before, during and after training, and its data."""
 
 import math
 from typing import Literal
@@ -8,20 +8,20 @@ from pydantic import Field
 from backend.results.base import Problem, Result
 
 MOST_NATS = 700.0
-"""exp of more is no float any more."""
+"""exp of a larger value overflows a float."""
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted", "damaged"]
-"""A run is damaged where a file in its folder cannot be read; nobody writes that state down."""
+"""A run is damaged if a file in its folder cannot be read; that state is never stored."""
 
 
 class RowProblem(Result):
-    """Something wrong with one row of the data; rows count from 1, as in an editor."""
+    """A problem in one row of the data; rows are counted from 1, as in an editor."""
 
     row: int
     what: str
     value: str = ""
     """The value that is wrong, shortened."""
     file: str = ""
-    """The row's file, where the data is a folder of them."""
+    """The file of the row, if the data is a folder of files."""
 
     @property
     def place(self) -> str:
@@ -29,7 +29,7 @@ class RowProblem(Result):
 
 
 def place_of(row: int, file: str = "") -> str:
-    """Name a row as a person finds it."""
+    """Return a row's position as text."""
     return f"{file}, row {row}" if file else f"row {row}"
 
 
@@ -37,7 +37,7 @@ RowKind = Literal["bad", "empty", "nothing", "cut", "duplicate", "both", "specia
 
 
 class RowGroup(Result):
-    """Rows of which one thing is to be said, and where the first of them are."""
+    """Rows with the same note, and the positions of the first ones."""
 
     kind: RowKind
     count: int
@@ -53,13 +53,13 @@ class LengthBin(Result):
 
 
 class DataStats(Result):
-    """What becomes of a data set once it is tokenised."""
+    """Statistics of a tokenised data set. `learned_tokens` counts the tokens with loss."""
 
     shape: str
     shape_reason: str
     rows: int
     held_out_rows: int = 0
-    """How many of the rows are of held-out data of its own."""
+    """How many of the rows come from separate held-out data."""
     examples: int
     held_out: int
     tokens: int
@@ -69,22 +69,22 @@ class DataStats(Result):
     cut: int
     dropped: int
     bad: int = 0
-    """Rows that cannot be used and were left out, as asked."""
+    """Rows that cannot be used and were skipped, as requested."""
     overlap: int = 0
-    """Rows that are held out, too, and therefore not learned."""
+    """Rows that are also in the held-out data and therefore not trained on."""
     groups: tuple[RowGroup, ...] = ()
     histogram: tuple[LengthBin, ...] = ()
     """Lengths of all usable examples before they are cut."""
 
 
 class PreflightReport(Result):
-    """A training run as it would go, before anything is touched."""
+    """The check of a training run before it starts."""
 
     ready: bool
     problems: list[Problem]
     notes: list[str]
     warnings: tuple[Problem, ...] = ()
-    """What does not keep the run from starting, but very likely from being of use."""
+    """Problems that do not prevent the run but will probably make it useless."""
     matched_modules: list[str]
     trainable_parameters: int
     total_parameters: int
@@ -95,47 +95,47 @@ class PreflightReport(Result):
     seconds: float | None
     seconds_from: str
     disk_bytes: int = 0
-    """What checkpoints, adapter and events take at their peak."""
+    """Peak disk space of checkpoints, adapter and events."""
     disk_free_bytes: int = 0
     changed_settings: int = 0
-    """How many settings differ from their defaults; name and data do not count."""
+    """How many settings differ from their defaults, without name and data."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0
     smallest_change: dict[str, int | bool] | None = None
-    """Where the run does not fit: the least change of its settings that makes it fit."""
+    """If the run does not fit: the smallest change of settings that makes it fit."""
 
 
 class Example(Result):
-    """One example as the model sees it: pieces of text, and whether each is learned."""
+    """One example as the model sees it: pieces of text, and whether each has loss."""
 
     pieces: list[tuple[str, bool]]
     tokens: int
     cut: bool
     row: int = 0
     left_out: str = ""
-    """Why nothing is learned from it; empty where something is."""
+    """Why it is not trained on; empty if it is."""
 
 
 class DataPreview(Result):
-    """The first examples of a data set and what is wrong with it."""
+    """The first examples of a data set and its problems."""
 
     rows: int
     problems: list[RowProblem]
     stats: DataStats | None
     examples: list[Example]
     bad: int = 0
-    """How many rows cannot be used; `problems` names the first of them."""
+    """How many rows cannot be used; `problems` lists the first of them."""
     shape: str = ""
-    """What the rows are; empty where somebody has to say which column is what."""
+    """The format of the rows; empty if the user must choose the columns."""
     shape_reason: str = ""
     columns: tuple[str, ...] = ()
     quick: bool = True
-    """Whether checking every row is quick: the data is small, or was tokenised before."""
+    """Whether checking every row is quick: the data is small or already tokenised."""
 
 
 class PreparedData(Result):
-    """A data set that lies tokenised on the disk."""
+    """A data set that is stored on disk in tokenised form."""
 
     rows: int
     bad: int
@@ -144,10 +144,10 @@ class PreparedData(Result):
 
 
 class Evaluation(Result):
-    """How well held-out examples are predicted. Loss is nats per learned token.
+    """How well held-out examples are predicted. Loss is in nats per token with loss.
 
-    `exact_match` is the share of examples whose every learned token is the likeliest one, which is
-    the share that greedy decoding would answer word for word.
+    `exact_match` is the share of examples in which every token with loss is the likeliest one. That
+    is the share that greedy decoding would answer word for word.
     """
 
     loss: float
@@ -158,12 +158,12 @@ class Evaluation(Result):
 
     @property
     def perplexity(self) -> float:
-        """Among how many equally likely tokens the model chooses: exp of the loss."""
+        """exp of the loss."""
         return math.exp(min(self.loss, MOST_NATS))
 
 
 class Sample(Result):
-    """A held-out example answered at the end of a run, beside the answer that it has."""
+    """A held-out example answered at the end of a run, with its expected answer."""
 
     prompt: str
     reference: str
@@ -172,14 +172,14 @@ class Sample(Result):
 
 
 class RunResult(Result):
-    """What a training run came to."""
+    """The result of a training run."""
 
     run_id: str
     adapter: str
     state: RunState
     steps: int
     adapter_step: int = 0
-    """The step whose state the adapter is: the last, or the best."""
+    """The step that the adapter was saved from: the last or the best."""
     total_steps: int
     first_loss: float | None
     final_loss: float | None
@@ -197,7 +197,7 @@ class RunResult(Result):
 
 
 class QueuedRun(Result):
-    """A training that waits its turn; `waits_for` names what else is missing."""
+    """A waiting training run; `waits_for` names what else is missing."""
 
     id: str
     name: str
@@ -209,7 +209,7 @@ class QueuedRun(Result):
 
 
 class ExportedRun(Result):
-    """A run that was written into a folder; `notes` say what could not be part of it."""
+    """A run that was exported to a folder; `notes` say what could not be included."""
 
     path: str
     files: list[str]
@@ -218,19 +218,19 @@ class ExportedRun(Result):
 
 
 class RunCommands(Result):
-    """How a run is repeated from the command line."""
+    """Commands that repeat a run from the command line."""
 
     base: str
-    """Loads the base that the run was on."""
+    """Loads the base of the run."""
     fields: str
     """The run with its settings as options."""
     file: str
-    """The run from the request in its folder; the same."""
+    """The same run, from the request file in its folder."""
     note: str
 
 
 class Launch(Result):
-    """What to type to start a run's processes: once on this machine, or on each of several."""
+    """The command to start a run's processes, once on this machine or on each of several."""
 
     run_id: str
     folder: str
@@ -241,20 +241,20 @@ class Launch(Result):
 
 
 class RunSummary(Result):
-    """One run as its folder tells it."""
+    """The summary of one run, read from its folder."""
 
     id: str
     name: str
     adapter_id: str
     state: RunState
     paused: bool = False
-    """Whether it holds still until somebody lets it go on."""
+    """Whether it is paused until it is resumed."""
     colour: str
     data: str
     base_name: str
     quantization: str = "none"
     precision: str = ""
-    """What its steps computed in; empty before that is known."""
+    """The type that its steps are computed in; empty before that is known."""
     method: str
     rank: int
     created: float
@@ -266,7 +266,7 @@ class RunSummary(Result):
     eval_loss: float | None = None
     exact_match: float | None = None
     kept_step: int = 0
-    """The step whose state the adapter is, and whose held-out figures these are; 0: the last."""
+    """The step of the adapter and of these held-out results; 0 means the last."""
     tokens_per_second: float | None = None
     seconds: float = 0.0
     predicted_seconds: float | None = None
@@ -275,16 +275,16 @@ class RunSummary(Result):
     cure: str = ""
     error: str = ""
     peak_memory_bytes: int = 0
-    """Measured: the highest use during the run beyond what was in use before it."""
+    """Measured: the peak during the run, minus the use before it."""
     predicted_memory_bytes: int = 0
     preparation: str = ""
-    """What was done to a quantised base for the run, and why."""
+    """How a quantised base was prepared for the run, and why."""
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
     launched: bool = False
-    """Whether it has processes of its own, which listen to its folder."""
+    """Whether it runs in separate processes, which read commands from its folder."""
     resumable: bool = False
     not_extendable: str = ""
-    """Why it cannot go on by more epochs, though it is finished."""
+    """Why a finished run cannot be extended by more epochs; empty if it can."""
     note: str = ""
-    """What somebody wrote about it."""
+    """The user's note."""

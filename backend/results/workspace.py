@@ -1,10 +1,10 @@
-"""A workspace taken to another machine, and a report of a problem."""
+"""Results of exporting and importing a workspace, and of a problem report."""
 
 from backend.results.base import Result
 
 
 class ExportedWorkspace(Result):
-    """What an export wrote; every file in it was read back and compared by its digest."""
+    """An export; every file in it was read back and its digest compared."""
 
     path: str
     bytes: int
@@ -12,30 +12,30 @@ class ExportedWorkspace(Result):
     runs: int
     files: int
     left_out: list[str]
-    """What is not in it, each with the reason, in sentences."""
+    """Sentences about what is not included, each with its reason."""
 
 
 class ImportedWorkspace(Result):
-    """What an import brought; every file was compared with the digest from its export."""
+    """An import; every file was compared with its digest from the export."""
 
     adapters: list[str]
-    """By the names that they have here."""
+    """Names of the imported adapters in this workspace."""
     runs: list[str]
     already_there: list[str]
     renamed: list[tuple[str, str]]
-    """Names there and here, where something else has the name already."""
+    """Pairs of old and new name, for names that were taken here."""
     queued: list[str]
     session: bool
-    """Whether the next start begins with the base and the adapters of the other machine."""
+    """Whether the next start loads the base and the adapters of the other machine."""
     left_out: list[str]
     missing_paths: list[str]
-    """Folders and files that runs name and that do not exist on this machine."""
+    """Folders and files that runs use and that do not exist on this machine."""
     verified: int
-    """How many files were compared with their digests where they lie now."""
+    """How many files were compared with their digests at their final place."""
 
 
 class ReportedProblem(Result):
-    """A zip to attach to a report: versions, settings and log lines, nothing private."""
+    """A zip file to attach to a report: versions, settings and log lines, nothing private."""
 
     path: str
     bytes: int

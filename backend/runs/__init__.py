@@ -1,3 +1,3 @@
-"""Runs on disk: their folders, events, locks, queue, and commands that repeat them.
+"""Runs on disk: their folders, events, locks, queue, and the commands that repeat them.
 
-A folder is the truth about its run; nothing here trains or knows the engine."""
+The folder holds everything that is known of a run. Nothing here trains or knows the engine."""

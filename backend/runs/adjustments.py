@@ -1,7 +1,7 @@
-"""What was changed in a run while it went on, kept in its folder, so that a resumed run keeps it.
+"""Settings that were changed during a run, stored in its folder so that a resumed run keeps them.
 
-A run's learning rate is a pure function of its step, the settings it began with, and these changes:
-a run that is resumed from before a change makes it again at the same step.
+A run's learning rate is a pure function of its step, its first settings, and these changes. A run
+that is resumed from before a change applies it again at the same step.
 """
 
 import math
@@ -15,12 +15,12 @@ from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 
 FILE = "adjustments.json"
-OTHER_PROMPTS = "Other prompts are watched."
+OTHER_PROMPTS = "The test questions were changed."
 Rate = Callable[[int], float]
 
 
 class Adjustment(BaseModel):
-    """A change that holds for the steps after `step`; `total_steps` counts from the start."""
+    """A change that applies to the steps after `step`; `total_steps` counts from the start."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class Adjustment(BaseModel):
 
     @property
     def changes_rate(self) -> bool:
-        """Whether the learning rate of a later step is another one now."""
+        """Whether it changes the learning rate of later steps."""
         return self.learning_rate is not None or self.total_steps is not None
 
 
@@ -44,28 +44,28 @@ def read(folder: Path) -> list[Adjustment]:
 
 
 def add(folder: Path, change: Adjustment) -> list[Adjustment]:
-    """Note one more change; of several after the same step, what was said last holds."""
+    """Store another change; of several after the same step, the last one applies."""
     changes = [*(each for each in read(folder) if each.step <= change.step), change]
     write_text(folder / FILE, _LIST.dump_json(changes, indent=1).decode())
     return changes
 
 
 def total_steps(planned: int, changes: list[Adjustment]) -> int:
-    """Return how many steps a run makes that was planned for so many."""
+    """Return the total steps of a run after its changes."""
     wanted = [each for each in changes if each.total_steps is not None]
     return max(wanted[-1].total_steps or 0, wanted[-1].step) if wanted else planned
 
 
 def watched(prompts: list[str], changes: list[Adjustment]) -> list[str]:
-    """Return the prompts that a run watches which began with these."""
+    """Return the test questions of a run after its changes."""
     wanted = [each.watch for each in changes if each.watch is not None]
     return wanted[-1] if wanted else prompts
 
 
 class Plan(NamedTuple):
-    """The schedule that a run began with; `rate` gives the learning rate of a step, from 0.
+    """The first schedule of a run; `rate` gives the learning rate of a step, counted from 0.
 
-    Rates may be in any unit: of a run's own peak, say, which is 1 then.
+    Rates may be in any unit, for example relative to the run's own peak.
     """
 
     rate: Rate
@@ -76,10 +76,10 @@ class Plan(NamedTuple):
 
 
 def rates(plan: Plan, changes: list[Adjustment]) -> Rate:
-    """Return the learning rate of each step, counted from 0, as the changes make it.
+    """Return the learning rate of each step, counted from 0, with the changes applied.
 
-    A new rate starts the schedule anew: from it to zero at the last step. Another number of steps
-    stretches what is under way, as if it had been planned so.
+    A new rate restarts the schedule: from that rate to zero at the last step. Another number of
+    steps stretches the current schedule, as if it had been planned that way.
     """
     rate, total = plan.rate, plan.total_steps
     start, value = plan.warmup_steps, plan.peak
@@ -92,7 +92,7 @@ def rates(plan: Plan, changes: list[Adjustment]) -> Rate:
 
 
 def relative(changes: list[Adjustment], peak: float) -> list[Adjustment]:
-    """Return the changes with their learning rates as parts of a peak."""
+    """Return the changes with learning rates relative to a peak."""
     return [
         each
         if each.learning_rate is None
@@ -102,13 +102,13 @@ def relative(changes: list[Adjustment], peak: float) -> list[Adjustment]:
 
 
 def words(change: Adjustment, scheduler: str, total: int) -> str:
-    """Say what a change does, and how the learning rate goes on."""
+    """Describe a change and how the learning rate continues."""
     if not change.changes_rate:
         return OTHER_PROMPTS
     if change.learning_rate is None:
-        return f"The run ends at step {total:,}, with the learning rate as if planned so."
+        return f"The run ends at step {total:,}; the schedule is stretched accordingly."
     return (
-        f"Learning rate {change.learning_rate:g} from step {change.step + 1:,} on, "
+        f"Learning rate {change.learning_rate:g} from step {change.step + 1:,}, "
         f"{_GOES_ON[scheduler]} step {total:,}."
     )
 
@@ -134,7 +134,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
 }
 _GOES_ON = {
-    "linear": "falling evenly to zero at",
-    "cosine": "falling gently to zero at",
-    "constant": "the same until",
+    "linear": "falling linearly to zero at",
+    "cosine": "falling along a cosine to zero at",
+    "constant": "constant until",
 }

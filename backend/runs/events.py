@@ -1,7 +1,7 @@
-"""Event lines of a run: one JSON object per line, appended by the worker, read by everybody.
+"""Events of a run: one JSON object per line, appended by the worker, read by all others.
 
-A line counts once its newline is written, so a reader never sees half an event. `seq` grows by one.
-After a resume the points beyond the checkpoint are void; `curve` leaves them out.
+A line counts only when its newline is written, so a reader never gets half an event. `seq` grows by
+one. After a resume, points beyond the checkpoint are invalid; `curve` leaves them out.
 """
 
 import errno
@@ -58,25 +58,25 @@ class Event(BaseModel):
     token_accuracy: float | None = None
     text: str | None = None
     prompt: str | None = None
-    """What an answer's `text` answers; at step 0 it is the base's."""
+    """The question that `text` answers; at step 0 the answer is the base's."""
     reference: str | None = None
     base: str | None = None
-    """Of a sample: what the held-out example says, and what the base alone says."""
+    """For a sample: the expected answer, and the answer of the base alone."""
 
     @property
     def is_marked(self) -> bool:
-        """Tell whether a chart marks this event at its step."""
+        """Whether a chart marks this event at its step."""
         return self.type in MARKED and self.step is not None
 
 
 class EventWriter:
-    """Appends to one run's event file; survives a last line that a crash cut off."""
+    """Appends to a run's event file; handles a last line that was cut off by a crash."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             _drop_partial_line(path)
-            self._file = path.open("ab", buffering=0)  # what a full disk refuses is not tried again
+            self._file = path.open("ab", buffering=0)  # a failed write is not repeated
         except OSError as error:
             raise disk_error(error, path) from error
         events = EventReader(path).poll()
@@ -105,7 +105,7 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads a growing event file; each poll looks only at what is new."""
+    """Reads a growing event file; each poll reads only new lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -116,16 +116,16 @@ class EventReader:
 
     @property
     def problem(self) -> str:
-        """Say what of the file could not be read, in a sentence; empty where all could."""
+        """A sentence about what could not be read in the file; empty if all could."""
         if self._refused:
             return f"{self._path.name} cannot be read: {self._refused}."
         if not self._unreadable:
             return ""
         lines = "1 line" if self._unreadable == 1 else f"{self._unreadable:,} lines"
-        return f"{lines} of {self._path.name} cannot be read and left out."
+        return f"{lines} of {self._path.name} cannot be read and will be ignored."
 
     def poll(self) -> list[Event]:
-        """Return all whole events so far, in order."""
+        """Return all complete events so far, in order."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -148,7 +148,7 @@ class EventReader:
 
 
 class Curve(BaseModel):
-    """A run's points, by column; `generation` changes when earlier points became void."""
+    """A run's points, by column; `generation` changes when earlier points become invalid."""
 
     generation: int = 0
     step: list[int] = []
@@ -182,7 +182,7 @@ def curve(events: list[Event]) -> Curve:
 
 
 def _up_to(points: Curve, step: int) -> Curve:
-    """Drop what happened after the checkpoint that a run resumed from."""
+    """Drop the points after the checkpoint that a run was resumed from."""
     kept = sum(1 for s in points.step if s <= step)
     kept_eval = sum(1 for s in points.eval_step if s <= step)
     return Curve(
@@ -201,7 +201,7 @@ def _parse(line: bytes) -> Event | None:
     try:
         return Event.model_validate(json.loads(line))
     except (ValueError, ValidationError):
-        return None  # a line that a full disk damaged must not hide the others
+        return None  # a line damaged by a full disk must not hide the others
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""How processes of a run are started: the command for this machine, and what to type on several.
+"""How the processes of a run are started: the command for one machine or for several.
 
-A run with several processes goes through torchrun, which starts one engine for each of them
-(`python -m backend.engine run FOLDER`). Knows nothing of what they do.
+A run with several processes is started with torchrun, which starts one engine per process
+(`python -m backend.engine run FOLDER`). Knows nothing of what the engines do.
 """
 
 import os
@@ -15,24 +15,24 @@ from backend.settings import PROJECT
 
 PORT = 29500
 FIRST_MACHINE = "FIRST_MACHINE"
-"""Stands for the name or address of one of the machines, which all can reach."""
-# torchrun kills what has not ended so long after a stop: a step and a checkpoint must fit in.
+"""Placeholder for the name or address of a machine that all others can reach."""
+# torchrun kills processes this long after a stop: a step and a checkpoint must fit in.
 SHUTDOWN_S = 120
 
 
 def require_places(processes: int, base: ModelFacts) -> None:
-    """Raise Unsupported where this machine has not a place for each process."""
+    """Raise Unsupported if this machine has too few GPUs or cores for the processes."""
     if processes > base.places:
         kind = "core" if base.device == "cpu" else "GPU"
         have = f"1 {kind}" if base.places == 1 else f"{base.places} {kind}s"
         raise Unsupported(
-            f"{processes} processes were asked for, and this machine has {have}.",
+            f"{processes} processes were requested, but this machine has {have}.",
             cure=f"Set Processes to {base.places} or less, or launch the run on several machines.",
         )
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere all there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -47,9 +47,9 @@ def arguments(folder: Path, processes: int) -> list[str]:
 
 
 def environment(processes: int) -> dict[str, str]:
-    """Return the variables of a launch on this machine.
+    """Return the environment variables of a launch on this machine.
 
-    torchrun gives each process one thread where nothing else is said.
+    By default torchrun gives each process one thread.
     """
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // processes)),
@@ -58,21 +58,21 @@ def environment(processes: int) -> dict[str, str]:
 
 
 def command(folder: Path, processes: int) -> str:
-    """Return what to type on this machine to start a run's processes."""
+    """Return the command to type on this machine to start a run's processes."""
     return _line(f"--standalone --nproc_per_node {processes}", folder, processes)
 
 
 def require_shares(processes: int, machines: int) -> None:
-    """Raise InvalidRequest where processes cannot be shared out evenly over machines."""
+    """Raise InvalidRequest if the processes cannot be divided evenly between the machines."""
     if machines < 1 or processes % machines:
         raise InvalidRequest(
-            f"{processes} processes cannot be shared evenly by {machines} machines.",
+            f"{processes} processes cannot be divided evenly between {machines} machines.",
             cure=f"Set Processes to a multiple of {machines}." if machines > 1 else "",
         )
 
 
 def describe(folder: Path, processes: int, machines: int) -> Launch:
-    """Return what to type, on this machine or on each of several."""
+    """Return the command to type on this machine, or on each of several."""
     each = processes // machines
     line = command(folder, processes)
     if machines > 1:

@@ -1,7 +1,8 @@
-"""A run as a stand-alone Python script that does it again with plain PEFT.
+"""A run as a stand-alone Python script that repeats it with plain PEFT.
 
-The script is a file of its own, `engine/plain_peft_script.py`: readable, checked and tested as it
-is. Here its settings are replaced by those of a run. What it cannot repeat is refused in words.
+The script is a real file, `engine/export/plain_peft_script.py`, which is checked and tested as it
+is. Here its settings are replaced by those of a run. A run that it cannot repeat is rejected with a
+readable error.
 """
 
 import json
@@ -25,12 +26,12 @@ SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
 
 
 def script_of(run: Run, library: Library, base_path: str = "") -> str:
-    """Return the script; raises NotFound or Unsupported where the run cannot be repeated by one.
+    """Return the script; raises NotFound or Unsupported if it cannot repeat the run.
 
-    `base_path` is where the base lies, if that is known.
+    `base_path` is the folder of the base, if it is known.
     """
     values = settings_of(run, library, base_path)
-    lines = f"# What the run {run.id} was asked for.\n" + "".join(
+    lines = f"# The settings of the run {run.id}.\n" + "".join(
         f"{name} = {_literal(value)}\n" for name, value in values.items()
     )
     text = TEMPLATE.read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
 
 
 def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
-    """Return what the script must know of a run."""
+    """Return the settings of a run for the script."""
     train, status = run.request.train, run.status()
     changes = [each for each in adjustments.read(run.folder) if each.changes_rate]
     adapter = _adapter_config(run, library)
@@ -74,7 +75,9 @@ def _quantization(run: Run) -> dict[str, Any]:
     """Return how the run's base was quantised."""
     kind, asked = run.status().quantization, run.request.base
     if kind != "none" and asked is None:
-        raise Unsupported("How the base of this run was quantised was not kept by older versions.")
+        raise Unsupported(
+            "This run comes from a version that did not record the base's quantisation."
+        )
     unpacked = asked.compute_dtype if asked else "auto"
     return {
         "QUANTIZATION": kind,
@@ -92,7 +95,7 @@ def _adapter_config(run: Run, library: Library) -> dict[str, Any]:
             found: dict[str, Any] = damaged_files.read(file, json.loads)
             return found
     raise NotFound(
-        "This run has saved nothing yet, so which layers it trains is not on disk.",
+        "This run has not saved anything yet, so the list of its trained layers is not on disk.",
         cure="Wait for its first checkpoint, or show it as a command.",
     )
 
@@ -105,7 +108,7 @@ def _base(run: Run, base_path: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """Write a value as Python does, with double quotes as in the rest of the script."""
+    """Write a value as Python source, with double quotes as in the rest of the script."""
     if isinstance(value, list) and any(isinstance(each, tuple) for each in value):
         return repr(value)
     return json.dumps(value) if isinstance(value, str | list) else repr(value)

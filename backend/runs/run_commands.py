@@ -1,4 +1,4 @@
-"""A run as the lines of the command line that do it again."""
+"""The command lines that repeat a run."""
 
 from backend.requests import LoadModel
 from backend.requests.command_line import command_of, command_of_file
@@ -9,13 +9,13 @@ from backend.settings import Settings
 
 
 def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
-    """Return the lines; `free` is the run's name where no adapter has it, else one that is free."""
+    """Return the commands; `free` is the run's name, or another one if an adapter has that name."""
     train = run.request.train
     notes = [_about_changes(run)]
     if free != train.name:
         notes.append(
-            f"There is an adapter called {train.name} here already, so this one is called {free}; "
-            "the request in the file works once the old one has another name."
+            f"An adapter called {train.name} already exists here, so this one is called {free}. "
+            "To use the request file, rename the existing adapter first."
         )
     return RunCommands(
         base=command_of(_base_of(run), settings, always=["source"]),
@@ -26,14 +26,14 @@ def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
 
 
 def _about_changes(run: Run) -> str:
-    """Say what the lines leave out, for they repeat a run as it was asked for."""
+    """Return what the commands leave out, since they repeat the run as first requested."""
     changed = any(each.changes_rate for each in adjustments.read(run.folder))
     if not changed and not run.status().extra_epochs:
         return ""
-    what = "changed while it went on" if changed else "extended after its end"
+    what = "changed during training" if changed else "extended after its end"
     return (
-        f"This run was {what}. The lines do it as it was asked for at first; its plain PEFT script "
-        "does it with all that came later."
+        f"This run was {what}. The commands repeat it as first requested. Its plain PEFT script "
+        "includes the later changes."
     )
 
 

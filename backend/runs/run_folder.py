@@ -1,8 +1,9 @@
-"""One run's folder: what was asked, where it stands, and who trains it.
+"""One run's folder: the request, the status, and which process trains it.
 
-A run is a folder with `request.json` (what was asked, by which versions), `status.json` (where it
-stands, replaced whole), `events.jsonl`, `output.log`, `checkpoints/` and `lock`. Whoever wants to
-know about a run reads its folder; only the process that trains writes `status.json` while it lives.
+A run is a folder with `request.json` (the request and library versions), `status.json` (the current
+state, replaced as a whole), `events.jsonl`, `output.log`, `checkpoints/` and `lock`. Everything
+known of a run is read from its folder. During training only the training process writes
+`status.json`.
 """
 
 import logging
@@ -31,13 +32,13 @@ from backend.runs.run_records import (
     status_from_events,
 )
 
-SILENT_S = 600.0  # a run on another machine that has not written for so long is taken for dead
+SILENT_S = 600.0  # a run on another machine without a heartbeat for this long has ended
 LOCK_SILENT_S = 60.0
-"""The same where its process renews the lock's time, which it does far more often."""
+"""The same if its process updates the lock's time, which it does far more often."""
 log = logging.getLogger(__name__)
 LONGEST_NOTE = 10_000
 CHANGED = (
-    "its learning rate or its steps were changed on the way, and more epochs would not follow its "
+    "its learning rate or steps were changed during the run, so more epochs would not follow its "
     "plan"
 )
 _CLAIMED = {
@@ -62,24 +63,24 @@ class Run:
 
     @property
     def described_by(self) -> tuple[Path, ...]:
-        """The files that a description of the run follows from."""
+        """The files that the run's summary is read from."""
         changes = self.folder / adjustments.FILE
         return self._status_file, self.folder / "request.json", self.note_file, changes
 
     @property
     def request(self) -> RunRequest:
-        """What was asked; raises Damaged where that cannot be read."""
+        """The request; raises Damaged if it cannot be read."""
         if self._request is None:
             file = self.folder / "request.json"
             self._request = damaged_files.read(file, RunRequest.model_validate_json)
         return self._request
 
     def status(self) -> RunStatus:
-        """Return where the run stands, as last written; raises Damaged."""
+        """Return the last written status; raises Damaged."""
         return damaged_files.read(self._status_file, RunStatus.model_validate_json)
 
     def known_status(self) -> RunStatus:
-        """Return where the run stands, from its events where its status cannot be read."""
+        """Return the status; if it cannot be read, the one that follows from the events."""
         try:
             return self.status()
         except Damaged:
@@ -94,14 +95,14 @@ class Run:
         return status
 
     def note(self) -> str:
-        """Return what somebody noted about the run; empty where nobody did."""
+        """Return the user's note about the run; empty if there is none."""
         try:
             return self.note_file.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
     def write_note(self, text: str) -> None:
-        """Replace the note; raises InvalidRequest where it is too long, DiskFull."""
+        """Replace the note; raises InvalidRequest if it is too long, or DiskFull."""
         if len(text) > LONGEST_NOTE:
             raise InvalidRequest(
                 f"A note has at most {LONGEST_NOTE:,} characters, got {len(text):,}.",
@@ -114,9 +115,9 @@ class Run:
         write_text(self.note_file, text.strip())
 
     def claim(self, *, launched: bool = False) -> None:
-        """Let this process train the run from now on, until `release`; raises Busy, DiskFull.
+        """Claim the run for this process until `release`; raises Busy or DiskFull.
 
-        Of several that claim a run at the same moment one gets it.
+        If several processes claim a run at the same moment, only one gets it.
         """
         if self._goes_on_elsewhere() or not self.lock.acquire():
             raise self._taken()
@@ -154,19 +155,19 @@ class Run:
         ).model_dump(include=_CLAIMED)
         try:
             self.update(**changes)
-        except Damaged:  # its checkpoints are whole: go on from what the events tell
+        except Damaged:  # its checkpoints are complete: continue with the status from the events
             known = status_from_events(self.events_file)
             damaged_files.keep_aside(self._status_file)
             write_text(self._status_file, known.model_dump_json())
             self.update(**changes)
 
     def latest_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint; they appear by renaming, so each one is whole."""
+        """Return the newest checkpoint. Checkpoints appear by renaming, so each is complete."""
         found = [p for p in self.checkpoints.glob("checkpoint-*") if p.is_dir()]
         return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
     def is_alive(self) -> bool:
-        """Tell whether somebody trains this run, here or elsewhere, or it is still to be begun."""
+        """Return whether a process trains this run, here or elsewhere, or it has yet to start."""
         taken = self.lock.is_taken()
         if taken:
             return True
@@ -185,7 +186,7 @@ class Run:
         return is_running(status.pid, status.process_started)
 
     def _goes_on_elsewhere(self) -> bool:
-        """Tell whether another machine trains the run, whose lock may not reach here."""
+        """Return whether another machine trains the run; its lock may not be visible here."""
         status = self.known_status()
         going_on = status.state == "running" and not self.lock.held
         return going_on and not _is_here(status) and self._gives_signs(status)
@@ -196,16 +197,16 @@ class Run:
 
     @property
     def waits_for_launch(self) -> bool:
-        """Whether the run is to be begun by hand."""
+        """Whether the run waits to be launched by hand."""
         status = self.status()
         return status.launched and status.state == "queued"
 
     def is_abandoned(self) -> bool:
-        """Tell whether the run should be going on, but nobody trains it."""
+        """Return whether the run is unfinished but no process trains it."""
         return not self.is_alive() and self.status().state in UNDER_WAY
 
     def require_untrained(self) -> None:
-        """Raise Busy where somebody trains the run, also in another app or on another machine."""
+        """Raise Busy if a process trains the run, also in another app or on another machine."""
         if self.is_alive():
             raise self._taken()
 
@@ -223,15 +224,15 @@ class Run:
         )
 
     def tell(self, word: Literal["stop", "abort", "save"]) -> None:
-        """Say a word to a run with processes of its own, wherever they are.
+        """Send a command to a run in separate processes, on any machine.
 
-        A wish to be saved comes after none to stop, which saves anyway.
+        A save never replaces a pending stop, which saves anyway.
         """
         if word != "save" or self.told().partition(" ")[0] in ("", "save"):
             write_text(self.folder / "control", f"{word} {time.time()}")
 
     def told(self) -> str:
-        """Return the last word that was said to this run and when, if any."""
+        """Return the last command that was sent to this run, with its time; empty if none."""
         try:
             file = self.folder / "control"
             return file.read_text(encoding="utf-8", errors="replace").strip()
@@ -239,24 +240,24 @@ class Run:
             return ""
 
     def forget_words(self) -> None:
-        """Remove what was said to an earlier segment."""
+        """Remove a command that was sent to an earlier segment."""
         (self.folder / "control").unlink(missing_ok=True)
 
     def interrupt(self, message: str, *, state: Ended = "interrupted") -> End | None:
-        """Record that the run's process is gone; returns what could not be written down."""
+        """Record that the run's process has ended; returns the end if it could not be written."""
         end = End(state=state, message=message, cure=self.cure(), error="")
         return None if self.end(end) else end
 
     def cure(self) -> str:
-        """Say how a run goes on whose process is gone."""
+        """Return the hint for a run whose process has ended."""
         if self.latest_checkpoint() is not None:
-            return "Resume goes on from the last checkpoint."
+            return "Resume continues from the last checkpoint."
         return "There was no checkpoint yet: start it again."
 
     def end(self, end: End) -> bool:
-        """Record how the run ended where its own process did not; False where that fails.
+        """Record how the run ended if its own process did not; False if that fails.
 
-        A run that somebody trains is left alone.
+        A run that is being trained is not changed.
         """
         held = self.lock.held
         try:
@@ -268,7 +269,7 @@ class Run:
                 writer.write(end.state, text=end.message)
                 writer.close()
         except (OSError, ValueError, WorkbenchError) as error:
-            log.error("The end of run %s could not be written down: %s", self.id, error)
+            log.error("The end of run %s could not be recorded: %s", self.id, error)
             return False
         finally:
             if not held:
@@ -276,7 +277,7 @@ class Run:
         return True
 
     def _newest_step(self) -> dict[str, object]:
-        """Return where the events end: the status follows them only once a second."""
+        """Return the last step of the events; the status is written only once a second."""
         steps = (event for event in reversed(EventReader(self.events_file).poll()))
         last = next((event for event in steps if event.type in ("step", "resumed")), None)
         if last is None or last.type == "resumed":
@@ -285,16 +286,16 @@ class Run:
         return {"step": last.step, "loss": last.loss, **speed}
 
     def not_extendable(self) -> str:
-        """Say why the finished run cannot go on by more epochs; empty where it can."""
+        """Return why the finished run cannot be extended by more epochs; empty if it can."""
         status, processes = self.status(), self.request.train.processes
         if processes > 1:
-            return f"it had {processes} processes, and only runs in one process are extended"
+            return f"it had {processes} processes, and only runs with one process can be extended"
         changed = any(each.changes_rate for each in adjustments.read(self.folder))
         if changed or status.step < status.total_steps:
-            return CHANGED if changed else "it did not take all the steps that were planned"
+            return CHANGED if changed else "it did not complete all planned steps"
         return ""
 
 
 def _is_here(status: RunStatus) -> bool:
-    """Tell whether the process that a status names is one of this machine."""
+    """Return whether the process in a status is on this machine."""
     return status.host in ("", socket.gethostname())

@@ -1,9 +1,8 @@
-"""The right to train a run: a lock on a file in its folder, which ends with its holder.
+"""The right to train a run: a lock on a file in its folder, released when its holder ends.
 
-A process number says too little: one worker trains many runs one after the other, numbers are used
-again, and of two apps that resume the same run at the same moment only one may get it. The file's
-time is renewed while the lock is held, as a sign of life for other machines, whose locks may not
-reach here.
+A process id is not enough: one worker trains many runs one after the other, ids are reused, and if
+two apps resume the same run at the same moment, only one may get it. The file's time is updated
+while the lock is held, as a heartbeat for other machines, which may not see the lock.
 """
 
 import os
@@ -15,22 +14,22 @@ from backend.files.atomic_files import disk_error
 
 try:
     import fcntl
-except ImportError:  # Windows: process numbers alone must do there
+except ImportError:  # Windows: only process ids are available there
     fcntl = None  # type: ignore[assignment]
 
 NAME = "lock"
 SIGN_EVERY_S = 10.0
 RETRIES, RETRY_S = 20, 0.01
-"""Whoever looks whether a run is locked holds the lock for a moment, too."""
+"""A process that checks the lock also holds it for a moment, so taking it is retried."""
 
 
 class RunLock:
-    """One run's lock, as this process sees it; let go when nobody refers to it any more."""
+    """The lock of one run in this process; released when the object is no longer used."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / NAME
         self.is_real = False
-        """Whether the file system keeps the lock while it is held."""
+        """Whether the file system supports locks."""
         self._let_go: weakref.finalize[..., RunLock] | None = None
 
     @property
@@ -38,9 +37,9 @@ class RunLock:
         return self._let_go is not None and self._let_go.alive
 
     def acquire(self) -> bool:
-        """Take the lock; False where another process, or another part of this one, has it.
+        """Take the lock; False if another process, or another object in this one, has it.
 
-        Raises DiskFull where its file cannot be made.
+        Raises DiskFull if its file cannot be created.
         """
         if self.held:
             return True
@@ -62,12 +61,12 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        """Let go of the lock; one that is not held is no error."""
+        """Release the lock; does nothing if it is not held."""
         if self._let_go is not None:
             self._let_go()
 
     def is_taken(self) -> bool | None:
-        """Tell whether anybody has the lock; None where that cannot be told."""
+        """Return whether any process has the lock; None if that is unknown."""
         if self.held:
             return True
         try:
@@ -81,7 +80,7 @@ class RunLock:
             os.close(descriptor)
 
     def last_sign(self) -> float:
-        """Return when its holder last gave a sign of life; 0 where it never did."""
+        """Return the time of the holder's last heartbeat; 0 if there was none."""
         try:
             return self.file.stat().st_mtime
         except OSError:
@@ -98,7 +97,7 @@ def _try_often(descriptor: int) -> bool | None:
 
 
 def _try(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Try to lock an open file; None where the file system knows no locks."""
+    """Try to lock an open file; None if the file system has no locks."""
     if fcntl is None:
         return None
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -112,7 +111,7 @@ def _try(descriptor: int, *, shared: bool = False) -> bool | None:
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
-    """Tell whether an open file is still the one of this name: its run may have been deleted."""
+    """Return whether an open file still has this name; its run may have been deleted."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except OSError:

@@ -1,4 +1,4 @@
-"""What is written down of a run: what was asked, where it stands, and how it ended."""
+"""The records of a run: its request, its status, and how it ended."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ _PRECISION = re.compile(r"Computing in (\w+):")
 
 
 class RunRequest(BaseModel):
-    """What was asked: enough to do the run again."""
+    """The request of a run: enough to repeat it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,15 +30,15 @@ class RunRequest(BaseModel):
     train: Train
     versions: dict[str, str]
     base: LoadModel | None = None
-    """How the base was loaded; runs of older versions know its source alone."""
+    """How the base was loaded; runs of older versions have only its source."""
 
 
 class RunStatus(BaseModel):
-    """Where a run stands.
+    """The status of a run.
 
-    `pid` and `process_started` name the process that trains it; `claimed` is when it began to.
-    `launched` means that it has processes of its own, which may be on other machines and listen to
-    its folder; one that is queued waits for somebody to launch it.
+    `pid` and `process_started` name the process that trains it; `claimed` is when that started.
+    `launched` means that it runs in separate processes, perhaps on other machines, which read
+    commands from its folder; if it is also queued, it waits to be launched.
     """
 
     state: RunState = "queued"
@@ -46,7 +46,7 @@ class RunStatus(BaseModel):
     launched: bool = False
     host: str = ""
     locked: bool = False
-    """Whether its process holds the lock of the run's folder, which tells more than its number."""
+    """Whether its process holds the lock of the run's folder, which is safer than its id."""
     pid: int = 0
     process_started: float = 0.0
     claimed: float = 0.0
@@ -57,9 +57,9 @@ class RunStatus(BaseModel):
     eval_loss: float | None = None
     exact_match: float | None = None
     kept_step: int = 0
-    """The step whose state the adapter is, where that is not the last one."""
+    """The step that the adapter was saved from, if it is not the last one."""
     early_step: int = 0
-    """The step after which the run is to end early, until that is done."""
+    """The step after which the run stops early, until it has stopped."""
     tokens_per_second: float | None = None
     trained_seconds: float = 0.0
     predicted_seconds: float | None = None
@@ -78,7 +78,7 @@ class RunStatus(BaseModel):
 
 
 class End(NamedTuple):
-    """How a run ended: its state, and what to say of it."""
+    """How a run ended: its state and the texts about it."""
 
     state: Ended
     message: str
@@ -87,13 +87,13 @@ class End(NamedTuple):
 
 
 def status_from_events(file: Path) -> RunStatus:
-    """Return what the events tell of a run whose `status.json` cannot be read."""
+    """Return the status that follows from the events if `status.json` cannot be read."""
     known: dict[str, object] = {"state": "interrupted"}
     for event in EventReader(file).poll():
-        told = event.model_dump(exclude_none=True)
-        known |= {key: told[key] for key in ("step", "total_steps") if key in told}
+        values = event.model_dump(exclude_none=True)
+        known |= {key: values[key] for key in ("step", "total_steps") if key in values}
         if event.type == "step":
-            known |= {key: told[key] for key in ("loss", "tokens_per_second") if key in told}
+            known |= {key: values[key] for key in ("loss", "tokens_per_second") if key in values}
         elif event.type == "evaluation":
             known |= {"eval_loss": event.loss, "exact_match": event.exact_match}
         elif event.type == "precision" and (found := _PRECISION.match(event.text or "")):

@@ -1,8 +1,8 @@
-"""Run folders: the disk is the database of everything that was ever trained.
+"""All runs of a workspace. The folders on disk are the only database.
 
-Whoever wants to know about a run reads its folder (`run_folder.py`). Nothing is hidden: a run of
-which a file cannot be read is listed as damaged, and one whose process is gone as ended, even where
-a full disk kept that from being written down.
+`run_folder.py` reads one folder. Nothing is hidden: a run with an unreadable file is listed as
+damaged, and a run whose process has ended is listed as ended, even if a full disk prevented that
+from being recorded.
 """
 
 import logging
@@ -39,7 +39,7 @@ __all__ = [
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 PARTS = ("request.json", "status.json", "events.jsonl", "checkpoints")
-"""What tells a run's folder from another."""
+"""Files and folders by which a run's folder is recognised."""
 TRY_AGAIN_S = 5.0
 log = logging.getLogger(__name__)
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -52,7 +52,7 @@ class Runs:
         self.root = root
         self._summaries: dict[str, tuple[tuple[tuple[int, ...], ...], RunSummary]] = {}
         self._unwritten: dict[str, tuple[float, End]] = {}
-        """Ends that a full disk kept from being written down, by run, and when it began."""
+        """Ends that could not be recorded on a full disk, by run, with the time of its claim."""
         self._tried = 0.0
         self._readers: dict[str, EventReader] = {}
 
@@ -66,7 +66,7 @@ class Runs:
         loaded: LoadModel | None = None,
         launched: bool = False,
     ) -> Run:
-        """Make the folder of a new run. `base`: source, name and fingerprint of the base."""
+        """Create the folder of a new run. `base`: source, name and fingerprint of the base."""
         created = time.time()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
         slug = re.sub(r"[^a-z0-9]+", "-", train.name.lower()).strip("-") or "run"
@@ -104,11 +104,11 @@ class Runs:
             raise InvalidRequest(f"{run_id!r} is not the id of a run.", cure="Copy it from Runs.")
         folder = self.root / run_id
         if not _is_run(folder):
-            raise NotFound(f"There is no run {run_id!r}.", cure="Runs lists those there are.")
+            raise NotFound(f"There is no run {run_id!r}.", cure="See the list under Runs.")
         return Run(folder)
 
     def all(self) -> list[Run]:
-        """Return all runs, newest first, also those of which a file is damaged."""
+        """Return all runs, newest first, including those with damaged files."""
         try:
             found = [each for each in self.root.iterdir() if RUN_ID.fullmatch(each.name)]
         except OSError:
@@ -117,29 +117,29 @@ class Runs:
         return [Run(folder) for folder in folders]
 
     def summaries(self) -> list[RunSummary]:
-        """Describe all runs, newest first; a run that did not change is not read again."""
+        """Describe all runs, newest first; unchanged runs are not read again."""
         return [summary for run in self.all() if (summary := self._summary(run))]
 
     def reserved_names(self, *, but: str = "") -> set[str]:
-        """Return the names of adapters that a run, going on or resumed, may still bring.
+        """Return the adapter names that unfinished runs may still create.
 
-        `but` is the id of an adapter whose own run reserves nothing from it.
+        `but` is the id of an adapter whose own run is ignored.
         """
         mine = [s for s in self.summaries() if s.adapter_id != but]
         return {s.name for s in mine if s.state in UNDER_WAY or s.resumable}
 
     def events(self, run_id: str) -> EventReader:
-        """Return the reader of a run's events, kept so that each poll reads only what is new."""
+        """Return the reader of a run's events; it is kept, so each poll reads only new events."""
         if run_id not in self._readers:
             self._readers[run_id] = EventReader(self.get(run_id).events_file)
         return self._readers[run_id]
 
     def delete(self, run_id: str) -> None:
-        """Remove a run's folder, at once for whoever looks; raises Busy where it is trained."""
+        """Delete a run's folder, in one step for other readers; raises Busy during training."""
         run = self.get(run_id)
         if not _only_waits(run):
             run.require_untrained()
-        with suppress(DiskFull):  # the lock of a run of an older version, where there is no room
+        with suppress(DiskFull):  # an older run has no lock file, and the disk may be full
             if not run.lock.acquire():
                 run.require_untrained()
         try:
@@ -152,21 +152,21 @@ class Runs:
         self._unwritten.pop(run_id, None)
 
     def interrupt(self, run: Run, message: str, *, state: Ended = "interrupted") -> None:
-        """Record that a run's process is gone; where the disk is full, once there is room."""
+        """Record that a run's process has ended; on a full disk, later, when there is space."""
         self._remember(run, run.interrupt(message, state=state))
 
     def fail(self, run: Run, error: WorkbenchError) -> None:
-        """Record why a run ended that could not write it down itself; another's is left alone."""
+        """Record why a run ended if it could not record that itself; others' runs stay as is."""
         state: Ended = "stopped" if isinstance(error, Stopped) else "failed"
         end = End(state=state, message=error.what, cure=error.cure, error=type(error).__name__)
         self._remember(run, None if run.end(end) else end)
 
     def sweep(self, message: str, *, own: bool = False) -> list[Run]:
-        """Mark runs whose process is gone as interrupted; returns those.
+        """Mark runs whose process has ended as interrupted; returns those runs.
 
-        `own`: those that wait for this process, too, which will not begin them any more.
+        `own`: also the runs that wait for this process, which will not start them.
         """
-        for deleted in self.root.glob(".*.old"):  # by a process that was killed on the way
+        for deleted in self.root.glob(".*.old"):  # left by a process that was killed
             shutil.rmtree(deleted, ignore_errors=True)
         gone = [run for run in self._going_on() if _is_gone(run, own=own)]
         for run in gone:
@@ -186,7 +186,7 @@ class Runs:
                 log.error("The run %s ended: %s", run.id, end.message)
 
     def _summary(self, run: Run) -> RunSummary | None:
-        """Describe a run as it is, also where its end could not be written down."""
+        """Describe a run as it is, even if its end could not be recorded."""
         summary = self._read(run)
         if summary is None or summary.state not in UNDER_WAY:
             return summary
@@ -201,7 +201,7 @@ class Runs:
         if end is None:
             return None
         if run.lock.is_taken() or run.status().claimed != claimed:
-            self._unwritten.pop(run.id)  # it goes on
+            self._unwritten.pop(run.id)  # it was resumed
             return None
         if time.monotonic() - self._tried > TRY_AGAIN_S:
             self._tried = time.monotonic()
@@ -209,7 +209,7 @@ class Runs:
         return end
 
     def _read(self, run: Run) -> RunSummary | None:
-        """Describe a run by its files; those that did not change are not read again."""
+        """Describe a run by its files; unchanged files are not read again."""
         key = tuple(_mark(file) for file in run.described_by)
         known = self._summaries.get(run.id)
         if known is not None and known[0] == key:
@@ -217,16 +217,16 @@ class Runs:
         try:
             summary = describe(run)
         except OSError:
-            return None  # deleted under our hands
+            return None  # deleted meanwhile
         if not run.folder.exists():
             return None
-        if summary.state != "damaged":  # what is mended is seen at once
+        if summary.state != "damaged":  # so a repaired run is shown at once
             self._summaries[run.id] = (key, summary)
         return summary
 
 
 def _is_run(folder: Path) -> bool:
-    """Tell whether a folder is one of a run, whole or not."""
+    """Return whether a folder is a run's folder, complete or not."""
     return folder.is_dir() and any(os.path.lexists(folder / name) for name in PARTS)
 
 
@@ -237,7 +237,7 @@ def _is_gone(run: Run, *, own: bool) -> bool:
 
 
 def _only_waits(run: Run) -> bool:
-    """Tell whether a run has not begun, and nobody but a person or this process begins it."""
+    """Return whether a run has not started and only a user or this process can start it."""
     if run.lock.is_taken():
         return False
     status = run.known_status()
@@ -245,7 +245,7 @@ def _only_waits(run: Run) -> bool:
 
 
 def _mark(file: Path) -> tuple[int, ...]:
-    """Return what changes whenever a file does: times of files alone are coarse."""
+    """Return values that change whenever a file does; file times alone are too coarse."""
     try:
         stat = file.stat()
     except OSError:
@@ -254,7 +254,7 @@ def _mark(file: Path) -> tuple[int, ...]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a run's numbers, without importing them."""
+    """Return the versions of libraries that affect a run's numbers, without importing them."""
     found = {}
     for name in VERSIONED:
         try:

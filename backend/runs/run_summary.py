@@ -1,4 +1,4 @@
-"""One run described for lists, also where files in its folder cannot be read."""
+"""Summaries of runs for lists, even if files in a folder cannot be read."""
 
 import re
 import time
@@ -14,14 +14,12 @@ from backend.runs.run_folder import Run
 from backend.runs.run_records import End, RunStatus, status_from_events
 
 BROKEN_OFF = ("stopped", "interrupted", "failed")
-ENDED_UNSEEN = (
-    "Nobody trains this run any more, and why it ended could not be written into its folder."
-)
+ENDED_UNSEEN = "This run has ended, but the reason could not be written into its folder."
 _STAMP = re.compile(r"(\d{8}-\d{6})-(.+)-[0-9a-f]{4}")
 
 
 def describe(run: Run) -> RunSummary:
-    """Describe a run as its files tell; one of which something cannot be read is `damaged`."""
+    """Describe a run by its files; a run with an unreadable file is `damaged`."""
     damaged = _damage(run)
     if not damaged:
         return _described(run, run.status())
@@ -32,7 +30,7 @@ def describe(run: Run) -> RunSummary:
 
 
 def ended(summary: RunSummary, run: Run, end: End | None) -> RunSummary:
-    """Describe a run that should be going on by its files, but that nobody trains."""
+    """Describe a run that is unfinished by its files but that no process trains."""
     end = end or End(state="interrupted", message=ENDED_UNSEEN, cure=run.cure(), error="")
     resumable = run.latest_checkpoint() is not None
     changes = {**end._asdict(), "paused": False, "resumable": resumable}
@@ -40,7 +38,7 @@ def ended(summary: RunSummary, run: Run, end: End | None) -> RunSummary:
 
 
 def _damage(run: Run) -> list[str]:
-    """Say which of a run's files cannot be read."""
+    """Return a sentence for each file of a run that cannot be read."""
     said = []
     for read in (lambda: run.request, run.status, lambda: _changes(run)):
         try:
@@ -68,9 +66,9 @@ def _damaged(summary: RunSummary, run: Run, damage: list[str]) -> RunSummary:
     if alive:
         cure = "It is still being trained."
     elif goes_on:
-        cure = "Its checkpoints can be read: Resume goes on from the last one."
+        cure = "Its checkpoints can be read: Resume continues from the last one."
     else:
-        cure = "It cannot be resumed. Its folder can be looked at, or deleted."
+        cure = "It cannot be resumed. You can look into its folder or delete it."
     return summary.model_copy(
         update={
             "state": "damaged",
@@ -83,7 +81,7 @@ def _damaged(summary: RunSummary, run: Run, damage: list[str]) -> RunSummary:
 
 
 def _goes_on(run: Run) -> bool:
-    """Tell whether a damaged run can be resumed: all but its status must be readable."""
+    """Return whether a damaged run can be resumed: all but its status must be readable."""
     try:
         _ = run.request
         adjustments.read(run.folder)
@@ -94,7 +92,7 @@ def _goes_on(run: Run) -> bool:
 
 
 def _unknown(folder: Path) -> RunSummary:
-    """Describe a run whose request cannot be read by the name of its folder."""
+    """Describe a run by its folder's name, because its request cannot be read."""
     found = _STAMP.fullmatch(folder.name)
     created = folder.stat().st_mtime
     if found is not None:

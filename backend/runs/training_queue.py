@@ -1,7 +1,7 @@
-"""Trainings that wait their turn: kept in the workspace, started one after the other.
+"""Waiting training runs: stored in the workspace and started one after the other.
 
-The queue is a file, so it outlives the app. Only a service that was told to works it off: a command
-line that opens the same workspace for a moment leaves it alone.
+The queue is a file, so it outlives the app. A service processes it only after `run_queue`; a
+command that opens the same workspace for a moment does not.
 """
 
 import logging
@@ -27,12 +27,12 @@ from backend.sizes import size_text
 
 LOOK_EVERY_S = 0.5
 ROOM_BYTES = 50 * 1024**2
-"""Free space without which a run is not begun: its checkpoints soon need more."""
+"""A run starts only with this much free space; its checkpoints soon need more."""
 log = logging.getLogger(__name__)
 
 
 class Waiting(BaseModel):
-    """One training that waits, for the base that was loaded when it was asked for."""
+    """One waiting run, for the base that was loaded when it was added."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,7 +44,7 @@ class Waiting(BaseModel):
     caller: Caller
 
     def describe(self, base: ModelFacts | None) -> QueuedRun:
-        """Describe it for lists, and say what it waits for beside its turn."""
+        """Describe it for lists, with what it waits for apart from its turn."""
         fits = base is not None and base.fingerprint == self.base_fingerprint
         return QueuedRun(
             id=self.id,
@@ -62,23 +62,23 @@ _ENTRIES = TypeAdapter(list[dict[str, Any]])
 
 
 def parse(text: str) -> list[Waiting]:
-    """Read trainings as `TrainingQueue.to_json` wrote them; raises ValueError."""
+    """Read what `TrainingQueue.to_json` wrote; raises ValueError."""
     return _LIST.validate_json(text)
 
 
 class TrainingQueue:
-    """What waits, first come first served. Whoever changes it holds the service's lock."""
+    """The waiting runs in order. A caller that changes it must hold the service's lock."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._up = ""
         self._damaged = False
         self.problem = ""
-        """What of the file could not be read, in a sentence; empty where all could."""
+        """A sentence about what could not be read in the file; empty if all could."""
         self._waiting = self._load()
 
     def add(self, train: Train, base: ModelFacts, caller: Caller) -> Waiting:
-        """Put a training at the end; raises DiskFull."""
+        """Add a run at the end; raises DiskFull."""
         item = Waiting(
             id=uuid.uuid4().hex[:8],
             added=time.time(),
@@ -91,15 +91,15 @@ class TrainingQueue:
         return item
 
     def to_json(self) -> str:
-        """Return all that wait, as they are kept."""
+        """Return all waiting runs as JSON."""
         return _LIST.dump_json(self._waiting, indent=1).decode()
 
     def take_over(self, items: list[Waiting]) -> None:
-        """Put trainings of another machine at the end; raises DiskFull."""
+        """Add runs from another machine at the end; raises DiskFull."""
         self._replace([*self._waiting, *items])
 
     def remove(self, id: str) -> bool:
-        """Take a training out; False where it does not wait any more. Raises DiskFull."""
+        """Remove a run; False if it is no longer waiting. Raises DiskFull."""
         kept = [item for item in self._waiting if item.id != id]
         found = len(kept) < len(self._waiting)
         if found:
@@ -108,10 +108,10 @@ class TrainingQueue:
 
     @contextmanager
     def turn_of(self, item: Waiting) -> Iterator[None]:
-        """Let a training begin: it leaves the queue only afterwards, its name is free to it before.
+        """Start a run in this block. It leaves the queue afterwards; its name is not reserved now.
 
-        Where the disk has no room for its run it goes on waiting; after any other error it does not
-        wait any more. The error is raised again.
+        If the disk is full or the model is busy, it stays in the queue; after any other error it is
+        removed. The error is raised again.
         """
         self._up = item.id
         try:
@@ -127,7 +127,7 @@ class TrainingQueue:
             self._up = ""
 
     def _drop(self, item: Waiting) -> None:
-        """Take a training out, also where that cannot be written down: it began, and is a run."""
+        """Remove an entry, even if the file cannot be written, because its run has started."""
         kept = [each for each in self._waiting if each.id != item.id]
         try:
             self._replace(kept)
@@ -136,19 +136,19 @@ class TrainingQueue:
             self._waiting = kept
 
     def next_for(self, base: ModelFacts) -> Waiting | None:
-        """Return the first that waits for this base."""
+        """Return the first run that waits for this base."""
         return next((i for i in self._waiting if i.base_fingerprint == base.fingerprint), None)
 
     def ids(self) -> set[str]:
-        """Return the ids of all that wait."""
+        """Return the ids of all waiting runs."""
         return {item.id for item in self._waiting}
 
     def names(self) -> set[str]:
-        """Return the names of the adapters that these will bring."""
+        """Return the names of the adapters that the waiting runs will create."""
         return {item.train.name for item in self._waiting if item.id != self._up}
 
     def describe(self, base: ModelFacts | None) -> tuple[QueuedRun, ...]:
-        """Describe all, in their order."""
+        """Describe all waiting runs in order."""
         return tuple(item.describe(base) for item in self._waiting)
 
     def _replace(self, waiting: list[Waiting]) -> None:
@@ -159,7 +159,7 @@ class TrainingQueue:
         self._waiting = waiting
 
     def _load(self) -> list[Waiting]:
-        """Read what can be read; the file stays as it is until something is to be written."""
+        """Read what can be read; the file is not changed before the next write."""
         nothing: list[dict[str, Any]] = []
         try:
             entries = damaged_files.read_if_there(
@@ -177,8 +177,8 @@ class TrainingQueue:
     def _with_problem(self, waiting: list[Waiting], what: str) -> list[Waiting]:
         self._damaged = True
         self.problem = (
-            f"Trainings that waited may be lost: {what} The file is kept under another name, in "
-            f"{self._file.parent}, before a new one is written."
+            f"Some waiting runs may be lost: {what} The file will be kept under another name in "
+            f"{self._file.parent} before a new one is written."
         )
         log.warning("%s", self.problem)
         return waiting
@@ -192,7 +192,7 @@ def _waiting(entry: object) -> Waiting | None:
 
 
 class QueueRunner:
-    """Calls `start_next` again and again until it is closed."""
+    """Calls `start_next` repeatedly until it is closed."""
 
     def __init__(self, start_next: Callable[[], None]) -> None:
         self._start_next = start_next
@@ -201,7 +201,7 @@ class QueueRunner:
         self._thread.start()
 
     def close(self) -> None:
-        """Start nothing from now on."""
+        """Stop calling `start_next`."""
         self._closed.set()
         self._thread.join(10)
 
@@ -210,13 +210,13 @@ class QueueRunner:
             try:
                 self._start_next()
             except Exception as error:  # one bad entry must not end the queue
-                log.error("The queue could not go on.", exc_info=error)
+                log.error("The queue could not start its next run.", exc_info=error)
 
 
 def require_room(workspace: Path) -> None:
-    """Raise DiskFull where the disk is so full that a run which begins now would soon end."""
+    """Raise DiskFull if there is too little disk space for a run."""
     free = shutil.disk_usage(workspace).free
     if free < ROOM_BYTES:
         raise DiskFull(
-            f"Only {size_text(free)} are free.", cure=f"A run waits for {size_text(ROOM_BYTES)}."
+            f"Only {size_text(free)} are free.", cure=f"A run needs {size_text(ROOM_BYTES)}."
         )

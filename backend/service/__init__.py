@@ -1,3 +1,3 @@
-"""The service: the one facade, and what stands between it and the engine's process.
+"""The service: the facade that page, HTTP API and command line use, and the engine's processes.
 
-Knows requests, results, runs and the workspace; never torch."""
+Knows requests, results, runs and the workspace. Knows nothing of torch or models."""

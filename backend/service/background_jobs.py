@@ -1,8 +1,8 @@
-"""Work beside the session: looks at files, and what has a process of its own.
+"""Background jobs: reading files, and operations in a separate process.
 
-What takes much memory or time gets a process of its own (`Operation.beside`). Looks at foreign
-files go to the reading process, those at our own adapters to an idle worker. Knows of the session
-only what it needs to start them (`Link`).
+An operation that takes much memory or time gets its own process (`Operation.beside`). Foreign files
+are read in the reading process, our own adapters in an idle worker. Knows of the session only what
+it needs to start a job (`Link`).
 """
 
 import threading
@@ -21,12 +21,12 @@ from backend.service.worker_process import Message, OnMessage, Runtime, start_be
 from backend.settings import Settings
 
 SHOWN_AFTER_S = 2.0
-"""A look that takes longer is shown, with its Stop."""
+"""A file check that takes longer is shown, with a Stop button."""
 NOTHING = "Nothing was written."
 
 
 class Link(Protocol):
-    """What the line to the engine does for work beside the session."""
+    """What background jobs need of `EngineLink`."""
 
     settings: Settings
     lock: Any
@@ -47,12 +47,12 @@ class Link(Protocol):
 
 
 class SideJobs:
-    """All work beside the session, and the processes that do it. Guarded by the link's lock."""
+    """All background jobs and their processes. Guarded by the link's lock."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self.runtimes: dict[int, Runtime | None] = {}
-        """Of jobs with a process of their own; None while it is on its way."""
+        """The processes of jobs that have their own; None while one is starting."""
         self._slow: list[int] = []
         self._reading = ReadingProcess(
             lambda on_exit: start_reading(link.settings, self._on_reading_message, on_exit),
@@ -67,7 +67,7 @@ class SideJobs:
             self._reading.warm_up()
 
     def begin(self, request: rq.Request) -> Job:
-        """Start what never changes the session, in a process that can be ended without it."""
+        """Start a request that never changes the session, in a process that can be killed."""
         link = self._link
         with link.lock:
             link.require_open()
@@ -76,14 +76,14 @@ class SideJobs:
             if link.settings.runtime == "inline" or not operation.beside(request):
                 self._begin_look(job, trusted=operation.trusted(request))
                 return job
-            job.progress("Starting a process of its own")
-            self.runtimes[job.id] = None  # on its way: the worker's death is not its own
+            job.progress("Starting")
+            self.runtimes[job.id] = None  # starting: it is not lost if the worker ends
         return self._begin_own_process(job)
 
     def begin_apart(
         self, request: rq.Request, run_id: str, begin: Callable[[int, OnMessage], Runtime]
     ) -> Job:
-        """Start, or follow, a run that has processes of its own; it is shown beside the session."""
+        """Start or follow a run in separate processes; it is shown as a background job."""
         link = self._link
         with link.lock:
             link.require_open()
@@ -97,7 +97,7 @@ class SideJobs:
             return job
 
     def completes(self, job: Job, result: rs.Result) -> bool:
-        """Let the idle worker look as well, where the weights say what files could not."""
+        """Return whether the idle worker completes the result, which needs the base's weights."""
         wanted = OPERATIONS[type(job.request)].needs_weights(job.request, result)
         free = self._link.idle and self._link.base is not None and not job.stops
         if not (wanted and free and self._reading.holds(job)):
@@ -107,7 +107,7 @@ class SideJobs:
         return True
 
     def stop(self, job_id: int) -> None:
-        """Ask a job to stop; asked again, it ends at once. Unknown: nothing."""
+        """Ask a job to stop; a second call stops it now. Does nothing for an unknown job."""
         link = self._link
         with link.lock:
             job = next((job for job in self.shown() if job.id == job_id), None)
@@ -127,37 +127,37 @@ class SideJobs:
                     link.kill_later(job)
 
     def shown(self) -> list[Job]:
-        """Return the work that is worth showing, oldest first."""
+        """Return the jobs that are shown, oldest first."""
         return [job for job in self._link.jobs() if job.beside or _is_slow_look(job)]
 
     def note_time(self) -> None:
-        """Bump the version where a look has taken so long that it is shown from now on."""
+        """Increase the version if a file check has taken so long that it is now shown."""
         slow = [job.id for job in self._link.jobs() if _is_slow_look(job)]
         if slow != self._slow:
             self._slow = slow
             self._link.version += 1
 
     def holds(self, job: Job) -> bool:
-        """Tell whether a job is, or will be, done outside the worker."""
+        """Return whether a job runs, or will run, outside the worker."""
         return job.id in self.runtimes or self._reading.holds(job)
 
     def runtime_of(self, job: Job, otherwise: Runtime | None) -> Runtime | None:
-        """Return the process that does a job, the worker where it has none of its own."""
+        """Return the process of a job; `otherwise` if it does not have its own."""
         return self.runtimes.get(job.id, otherwise)
 
     def ended(self, job: Job) -> None:
-        """Let go of what did a job that is over."""
+        """Release the process of a finished job."""
         self._reading.ended(job)
         own = self.runtimes.pop(job.id, None)
         if own is not None:
             threading.Thread(target=own.close, name="side-close", daemon=True).start()
 
     def let_go(self) -> list[Runtime]:
-        """Give all processes away, to be closed without the lock."""
+        """Return all processes, to be closed without the lock."""
         found = [*self.runtimes.values(), self._reading.let_go()]
         return [runtime for runtime in found if runtime is not None]
 
-    # -- where it is done ------------------------------------------------------------------------
+    # -- choosing a process ------------------------------------------------------------------------
 
     def _begin_look(self, job: Job, *, trusted: bool) -> None:
         if self._link.settings.runtime == "inline" or (trusted and self._link.idle):
@@ -166,7 +166,7 @@ class SideJobs:
             self._reading.submit(job, self._message(job))
 
     def _send_to_worker(self, job: Job) -> None:
-        """Raises nothing: who comes here may not be who waits for the job."""
+        """Raises nothing, because the caller may not be the one who waits for the job."""
         try:
             self._link.send(self._message(job))
         except OSError as error:
@@ -210,22 +210,22 @@ class SideJobs:
             self._on_message(message)
 
     def _on_message(self, message: Message) -> None:
-        """Pass on what another process says; it has a session of its own, which is not ours."""
+        """Pass on a message of another process, except about its own session."""
         if message["type"] != "session":
             self._link.on_message(message)
 
     def _on_exit(self, job: Job, reason: str) -> None:
         recovery.sweep(job)
         if job.stops:
-            self._link.fail(job, Stopped(f"{job.title} was ended at once, as asked. {NOTHING}"))
+            self._link.fail(job, Stopped(f"{job.title} was stopped on request. {NOTHING}"))
         else:
             self._link.fail(job, _broke_off(job, reason))
 
 
 def _broke_off(job: Job, reason: str) -> WorkerDied:
     return WorkerDied(
-        f"{job.title} broke off: its process is gone, {reason}. {NOTHING}",
-        cure="The session is unharmed. Try again.",
+        f"{job.title} was interrupted. Its process ended: {reason}. {NOTHING}",
+        cure="The session is not affected. Try again.",
     )
 
 

@@ -1,8 +1,8 @@
-"""The service's line to the engine: its process, its jobs, its death and its return.
+"""The service's link to the engine: its process, its jobs, its end and its restart.
 
-Holds what the engine last said of the session (base, active set), the one model lock, and the
-recipe from which a new engine builds the session again when the old one died. Knows nothing of what
-operations mean; every change bumps `version`.
+Holds the session's last known state (base, active adapters), the only model lock, and the recipe
+from which a new engine restores the session. Knows nothing of what operations mean. Every change
+increases `version`.
 """
 
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class EngineLink:
-    """One engine at a time, and at most one model job on it. Hold `lock` to look and then act."""
+    """One engine at a time, and at most one model job on it. Hold `lock` to check and then act."""
 
     def __init__(self, settings: Settings, runs: Runs, start: StartRuntime | None = None) -> None:
         self.settings = settings
@@ -52,7 +52,7 @@ class EngineLink:
         self.irregular = ""
         self.slot: rs.SlotStatus | None = None
         self.free_gpu_bytes: int | None = None
-        """What the base's GPU had left after the last operation; None for a processor."""
+        """Free memory of the base's GPU after the last operation; None on a CPU."""
         self.recipe = Recipe()
         self.notice: rs.Notice | None = None
         self._jobs: dict[int, Job] = {}
@@ -71,23 +71,23 @@ class EngineLink:
     # -- jobs ------------------------------------------------------------------------------------
 
     def require_free(self, request: rq.Request | None = None) -> None:
-        """Raise Busy where the model is not free for this, Stopped where all is closed."""
+        """Raise Busy if the model is not free for this request, Stopped if all is closed."""
         self.require_open()
         pauses.require_open(self.current, self.guest, request)
 
     def require_open(self) -> None:
-        """Raise Stopped where all is closed."""
+        """Raise Stopped if the service is closed."""
         if self._closed:
             raise Stopped("The workbench is closed.")
 
     def require_base(self) -> rs.ModelFacts:
-        """Return the loaded base; raises NotFound where there is none."""
+        """Return the loaded base; raises NotFound if there is none."""
         if self.base is None:
             raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
         return self.base
 
     def begin(self, request: rq.Request, *, run_id: str | None = None, owner: bool = False) -> Job:
-        """Start a model job; the caller holds the lock and has made sure that it is free."""
+        """Start a model job; the caller holds the lock and has checked that the model is free."""
         job = self.new_job(request)
         job.run_id = run_id
         if self.current is None:
@@ -96,18 +96,18 @@ class EngineLink:
             self.guest = job
         try:
             self.send({**job.message(), "owner": True} if owner else job.message())
-        except OSError as error:  # no process can be started: the session must not stay busy
+        except OSError as error:  # without a process the session must not stay busy
             self.release(job)
             raise WorkerDied(recovery.cannot_start(error)) from error
         return job
 
     @property
     def idle(self) -> bool:
-        """Whether the worker would begin at once."""
+        """Whether the worker could start a job now."""
         return self.current is None and self._runtime is not None
 
     def jobs(self) -> list[Job]:
-        """Return all that goes on, oldest first."""
+        """Return all unfinished jobs, oldest first."""
         return list(self._jobs.values())
 
     def new_job(self, request: rq.Request) -> Job:
@@ -120,7 +120,7 @@ class EngineLink:
         return job
 
     def stop(self) -> None:
-        """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
+        """Ask the running job to stop; a second call stops it now. Does nothing if idle."""
         with self.lock:
             job = self.current
             if job is None or self._runtime is None:
@@ -142,20 +142,20 @@ class EngineLink:
         if wait:
             job.wait(CLOSE_GRACE_S)
 
-    def tell(self, job: Job, word: str, **content: object) -> None:
-        """Say something to a running job."""
+    def tell(self, job: Job, command: str, **content: object) -> None:
+        """Send a command to a running job."""
         self.version += 1
         if (runtime := self.sides.runtime_of(job, self._runtime)) is not None:
-            runtime.send({"control": word, "id": job.id, **content})
+            runtime.send({"control": command, "id": job.id, **content})
 
     def restore(self) -> Job | None:
-        """Build the saved session again, or load the starter model where none was saved.
+        """Restore the saved session, or load the starter model if none was saved.
 
-        Raises WorkerDied where no model process can be started; it can be tried again.
+        Raises WorkerDied if no model process can be started; it can be called again.
         """
         with self.lock:
             self.recipe, problem = Recipe.restore(self.settings.session_file)
-            if problem:  # beside what opening the workspace said
+            if problem:  # in addition to messages from opening the workspace
                 self.say("bad", f"{self.notice.text if self.notice else ''} {problem}".strip())
             self.sides.warm_up()
             try:
@@ -165,7 +165,7 @@ class EngineLink:
                 raise
 
     def close(self) -> None:
-        """End the engine: training is stopped and saved first, other jobs end with Stopped."""
+        """Close the engine: training is stopped and saved first, other jobs end with Stopped."""
         self._end_training_well()
         with self.lock:
             self._closed = True
@@ -187,12 +187,12 @@ class EngineLink:
                 self.stop()
             job.wait(CLOSE_GRACE_S)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     def phase(self) -> rs.Phase:
-        """Return what the session is doing, in one word."""
+        """Return the phase of the session."""
         if self._replay.job is not None:
-            return "loading"  # also while the adapters of a rebuilt session are turned on
+            return "loading"  # also while the adapters of a restored session are turned on
         if self.current is not None and self.current.paused:
             return "paused"
         phase = OPERATIONS[type(self.current.request)].phase if self.current else None
@@ -205,17 +205,17 @@ class EngineLink:
         return "ready" if self.base is not None else "empty"
 
     def current_info(self) -> rs.JobInfo | None:
-        """Describe the model job that runs."""
+        """Describe the running model job."""
         guest = self.guest.title if self.guest else ""
         return self.current.info(answering=guest) if self.current else None
 
     def sample_memory(self) -> int:
-        """Read the engine's memory now and then; a small change is not worth a new version."""
+        """Read the engine's memory from time to time; a small change keeps the version."""
         if self._memory.sample(self._runtime):
             self.version += 1
         return self._memory.known
 
-    # -- the engine's side -----------------------------------------------------------------------
+    # -- engine messages ------------------------------------------------------------------------
 
     def _start_runtime(self) -> Runtime:
         return self._start(self.settings, self.on_message, self._on_worker_exit)
@@ -231,16 +231,16 @@ class EngineLink:
             job = self._jobs.get(message.get("id", 0))
             try:
                 self._take(message, job)
-            except Exception as error:  # who waits for the job must hear of its end all the same
+            except Exception as error:  # the caller must still get the end of the job
                 log.error("A message could not be handled: %s", kind_of(message), exc_info=error)
                 if job is not None and message["type"] in ("result", "error"):
                     self.fail(job, unreadable(job, error))
 
     def _take(self, message: Message, job: Job | None) -> None:
-        """Act on a message of the engine."""
+        """Handle a message of the engine."""
         kind = message["type"]
         if kind == "session":
-            self._hear_session(message)
+            self._take_session(message)
         elif job is None:
             return
         elif kind == "progress":
@@ -252,8 +252,8 @@ class EngineLink:
         elif kind in ("result", "error"):
             self._finish(job, message)
 
-    def _hear_session(self, message: Message) -> None:
-        """Take over what the engine says of its session after each operation."""
+    def _take_session(self, message: Message) -> None:
+        """Store the state of the session that the engine reports after each operation."""
         base, slot = message["base"], message.get("slot")
         self.base = rs.ModelFacts.model_validate(base) if base else None
         self.active = [(name, strength) for name, strength in message["active"]]
@@ -264,7 +264,7 @@ class EngineLink:
         self.free_gpu_bytes = message.get("free_gpu_bytes")
 
     def _finish(self, job: Job, message: Message) -> None:
-        """Close a job; the lock is free and the recipe saved before anybody hears of the result."""
+        """Finish a job; the lock is free and the recipe saved before the result is visible."""
         result, error = outcome_of(job, message)
         if result is not None and self.sides.completes(job, result):
             return
@@ -273,7 +273,7 @@ class EngineLink:
         self.release(job)
         if error is not None:
             self._note_failure(job, error)
-            if job is self._replay.job:  # what fails beside it leaves the rebuilding alone
+            if job is self._replay.job:  # other failures do not stop the restoring
                 self._replay.skip_the_rest()
             job.fail(error)
         elif result is not None:
@@ -291,7 +291,7 @@ class EngineLink:
             self.say("bad", str(error))
 
     def fail(self, job: Job, error: WorkbenchError) -> None:
-        """End a job that has no process any more, or never got one."""
+        """End a job whose process has ended or never started."""
         with self.lock:
             self.release(job)
             self.version += 1
@@ -307,7 +307,7 @@ class EngineLink:
         self.sides.ended(job)
 
     def _remember(self, request: rq.Request) -> None:
-        """Keep the recipe in step with the session; a slot is not part of it."""
+        """Update the recipe after an operation; a hot-swap slot is not part of it."""
         recipe = self.recipe.after(request, self.active)
         if self.slot is not None or recipe == self.recipe:
             return
@@ -315,11 +315,11 @@ class EngineLink:
         try:
             self.recipe.save(self.settings.session_file)
         except (DiskFull, OSError) as error:
-            self.say("bad", f"The session could not be noted for the next start: {error}")
+            self.say("bad", f"The session could not be saved for the next start: {error}")
 
     def _note_failure(self, job: Job, error: WorkbenchError) -> None:
         if job is self._replay.job and job.operation == "set-active":
-            self.say("bad", f"The base is back, but its adapters are not on: {error}")
+            self.say("bad", f"The base is restored, but its adapters are not active: {error}")
         elif job.operation in ("train", "resume", "load-model"):
             self.say("bad", str(error))
 
@@ -331,14 +331,14 @@ class EngineLink:
         self.notice = rs.Notice(kind=kind, text=text, time=time.time())
         self.version += 1
 
-    # -- death and return ------------------------------------------------------------------------
+    # -- end and restart -------------------------------------------------------------------------
 
     def _on_worker_exit(self, reason: str) -> None:
-        """The worker died: say so, keep what can be kept, and bring the session back.
+        """Handle the end of the worker: report it, save what is left, and restore the session.
 
-        Whatever goes wrong here, each caller that waits for the worker is told.
+        Every caller that waits for the worker gets an error, even if the restoring fails.
         """
-        text = f"The model process is gone: {reason}."
+        text = f"The model process ended: {reason}."
         with self.lock:
             if self._closed:
                 return
@@ -346,7 +346,7 @@ class EngineLink:
             try:
                 text = self._begin_again(lost, reason)
             except Exception as error:
-                log.error("The session could not be rebuilt.", exc_info=error)
+                log.error("The session could not be restored.", exc_info=error)
                 self.say("bad", f"{text} {recovery.TRY_AGAIN}")
             for each in lost:
                 self.release(each)
@@ -357,7 +357,7 @@ class EngineLink:
         return not self.sides.holds(job)
 
     def _begin_again(self, lost: list[Job], reason: str) -> str:
-        """Forget the dead worker, start to rebuild its session, and return what to say of it."""
+        """Drop the ended worker, start to restore its session, and return the message about it."""
         asked = next((job for job in lost if job.stops > 1), None)
         job = self.current or asked
         was_replaying = job is not None and job is self._replay.job
@@ -366,7 +366,7 @@ class EngineLink:
         self._runtime, self.base, self.active = None, None, []
         self.status, self.irregular, self.slot = (), "", None
         if was_replaying:
-            self.recipe = Recipe()  # it dies of its own recipe: do not try for ever
+            self.recipe = Recipe()  # the recipe itself ends the worker: do not repeat it
         said = recovery.death_text(job, reason, self.runs)
         text = f"{said} {recovery.what_follows(self.recipe, was_replaying)}".strip()
         if had_slot:
@@ -383,7 +383,7 @@ class EngineLink:
         return text
 
     def kill_later(self, job: Job) -> None:
-        """End the worker if this job still holds it in a while: then it hangs."""
+        """Kill the worker if this job still runs after a grace period: then it hangs."""
         timer = threading.Timer(ABORT_GRACE_S, self._kill_if_running, [job])
         timer.daemon = True
         timer.start()

@@ -1,8 +1,8 @@
-"""A run with processes of its own, as the service sees it: started here, or found going on.
+"""A run in separate processes, as the service sees it: started here, or launched by hand.
 
-It stands where an engine does (`Runtime`), says the same messages about its one job, and knows of
-the run only what lies in its folder. So a run that somebody launched by hand, on this machine or on
-several, looks and stops like one that the page started.
+`LaunchedRun` implements `Runtime`, like an engine, and sends the same messages about its job. It
+knows only the files in the run's folder. So a run that was launched by hand, on one or several
+machines, is shown and stopped like a run that was started on the page.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class LaunchedRun:
-    """Follows one run until it has ended, and speaks for it. `start` launches its processes."""
+    """Follows one run until it ends and reports its state. `start` launches its processes."""
 
     def __init__(self, run: Run, job_id: int, on_message: OnMessage, *, start: bool) -> None:
         self.run = run
@@ -48,12 +48,12 @@ class LaunchedRun:
         self._thread = threading.Thread(target=self._follow, name="run-follower", daemon=True)
         self._thread.start()
 
-    # -- what an engine can be told --------------------------------------------------------------
+    # -- messages to the run ----------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Pass on a stop or a wish to be saved through the run's folder.
+        """Pass on a stop or save command through the run's folder.
 
-        Where the disk is full a stop goes to its processes on this machine instead.
+        If the disk is full, a stop is sent to its processes on this machine instead.
         """
         word = message.get("control")
         if word not in ("stop", "abort", "save"):
@@ -61,12 +61,12 @@ class LaunchedRun:
         try:
             self.run.tell(word)
         except DiskFull as error:
-            log.warning("The run %s was not told to %s: %s", self.run.id, word, error)
+            log.warning("The run %s did not get the command %s: %s", self.run.id, word, error)
             if word != "save":
                 self._end(psutil.Process.terminate, self._processes()[:1])
 
     def kill(self) -> bool:
-        """End all its processes on this machine; those elsewhere notice."""
+        """Kill all its processes on this machine; those on other machines then end too."""
         self._killed = True
         with suppress(DiskFull):
             self.run.tell("abort")
@@ -81,7 +81,7 @@ class LaunchedRun:
                 log.debug("Process %s had ended already.", process.pid)
 
     def close(self) -> None:
-        """Let a run that was found going on be; one that was started here is stopped and saved."""
+        """Stop and save a run that was started here; a run launched by hand continues."""
         if self._process is not None and self._process.poll() is None:
             self.send({"control": "stop"})
             try:
@@ -123,10 +123,10 @@ class LaunchedRun:
             )
 
     def _processes(self) -> list[psutil.Process]:
-        """Return the launcher and what it started, or the process that leads a found run."""
+        """Return the launcher and its children, or a hand-launched run's leading process."""
         status = self.run.known_status()
         first = self._process.pid if self._process is not None else status.pid
-        here = status.host in ("", socket.gethostname())  # elsewhere its number says nothing
+        here = status.host in ("", socket.gethostname())  # else the id means nothing
         going_on = here and status.state == "running" and self.run.is_alive()
         if self._process is None and not going_on:
             return []
@@ -137,16 +137,16 @@ class LaunchedRun:
             return []
 
     def _is_over(self) -> bool:
-        """Tell whether nobody trains the run any more."""
+        """Return whether no process trains the run any longer."""
         status = self.run.known_status()
         if self._process is not None and self._process.poll() is None:
             return False
         return not (status.state == "running" and self.run.is_alive())
 
-    # -- what it says ----------------------------------------------------------------------------
+    # -- messages about it -----------------------------------------------------------------------
 
     def _follow(self) -> None:
-        """Look again and again until it is over, or until nobody wants to know."""
+        """Read the run's state repeatedly until it is over, or until `close`."""
         while not self._let_go.is_set():
             try:
                 over = self._is_over()
@@ -192,7 +192,7 @@ class LaunchedRun:
         self._on_message({**message, "id": self._job_id})
 
     def _ending(self) -> Message:
-        """Return the result or error that the run's folder tells, closing it where nobody did."""
+        """Return the result or error in the run's folder; record the end if it is missing."""
         status = self.run.status()
         if status.state in UNDER_WAY or self._never_began():
             return {"type": "error", "error": self._broken_off().to_dict()}
@@ -205,28 +205,29 @@ class LaunchedRun:
         return {"type": "error", "error": from_dict(told).to_dict()}
 
     def _wait_for(self, file: Path) -> None:
-        """Wait a moment for what the leader writes last, when the run has ended already."""
+        """Wait a moment for the file that the leading process writes last."""
         until = time.monotonic() + RESULT_GRACE_S
         while not file.is_file() and time.monotonic() < until:
             time.sleep(0.1)
 
     def _broken_off(self) -> WorkbenchError:
-        """Write down that the leading process is gone."""
+        """Record that the leading process has ended, and return the error to raise."""
         name = self.run.request.train.name
         if self._killed:
-            self.run.interrupt("Ended at once, as asked.", state="stopped")
-            return Stopped(f"Training {name} was ended at once.")
+            self.run.interrupt("Stopped immediately on request.", state="stopped")
+            return Stopped(f"Training {name} was stopped immediately.")
         if self._never_began():
-            reason = "Its processes could not be started."
-            self.run.interrupt(reason)
-            return WorkerDied(f"Training {name} broke off: {reason}", details=self._last_lines())
-        reason = "its leading process is gone: killed, by someone or for want of memory"
-        self.run.interrupt(f"The run broke off: {reason}.")
+            reason = "its processes could not be started."
+            self.run.interrupt(reason[0].upper() + reason[1:])
+            what = f"Training {name} was interrupted: {reason}"
+            return WorkerDied(what, details=self._last_lines())
+        reason = "its leading process ended: killed, by someone or for lack of memory"
+        self.run.interrupt(f"The run was interrupted: {reason}.")
         cure = self.run.status().cure
-        return WorkerDied(f"Training {name} broke off: {reason}.", cure=cure)
+        return WorkerDied(f"Training {name} was interrupted: {reason}.", cure=cure)
 
     def _never_began(self) -> bool:
-        """Tell whether the processes started here have not taken the run up, yet or at all."""
+        """Return whether the processes started here have not begun the run, yet or at all."""
         return self._process is not None and self.run.known_status().claimed == self._before
 
     def _last_lines(self) -> str:
@@ -239,7 +240,7 @@ class LaunchedRun:
 
 
 def begin(engine: EngineLink, request: Request, run: Run) -> Job:
-    """Start a run's processes on this machine; raises WorkerDied where that cannot be done."""
+    """Start a run's processes on this machine; raises WorkerDied if that fails."""
     try:
         return _follow(engine, request, run, start=True)
     except OSError as error:
@@ -249,7 +250,7 @@ def begin(engine: EngineLink, request: Request, run: Run) -> Job:
 
 
 def adopt(engine: EngineLink, runs: Runs, summaries: list[RunSummary]) -> None:
-    """Follow the runs that somebody launched by hand and that nobody follows yet."""
+    """Follow the runs that were launched by hand and are not followed yet."""
     going = [s.id for s in summaries if s.launched and s.state == "running"]
     if not going:
         return

@@ -1,4 +1,4 @@
-"""What a job came to, read from the engine's last message about it."""
+"""The result or error of a job, read from the engine's last message about it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from backend.service.jobs import Job
 
 
 def outcome_of(job: Job, message: dict[str, Any]) -> tuple[Result | None, WorkbenchError | None]:
-    """Return a job's result, or its error; a result that cannot be read is an error, too."""
+    """Return a job's result or its error; a result that cannot be read is an error too."""
     if message["type"] == "error":
         return None, from_dict(message["error"])
     try:
@@ -19,9 +19,9 @@ def outcome_of(job: Job, message: dict[str, Any]) -> tuple[Result | None, Workbe
 
 
 def unreadable(job: Job, error: Exception) -> WorkbenchError:
-    """Say that a job has ended, but that its result cannot be used."""
+    """Return the error for a job that ended with an unreadable result."""
     return WorkbenchError(
         f"{job.title} has ended, but its result could not be read.",
-        cure="Try it again. If it comes back, report it with the details.",
+        cure="Try it again. If it happens again, report it with the details.",
         details=f"{type(error).__name__}: {error}",
     )

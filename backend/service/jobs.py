@@ -1,4 +1,4 @@
-"""A job: one operation on its way, from the request to its result."""
+"""A job: one operation, from its request to its result."""
 
 import queue
 import threading
@@ -21,10 +21,10 @@ class Job:
         self.operation = operation
         self.run_id: str | None = None
         self.beside = False
-        """Whether it is work beside the session that is worth showing."""
+        """Whether it is a background job that is shown to the user."""
         self.stops = 0
         self.wish: Literal["", "pause", "resume"] = ""
-        """What a run was asked for last and has not done yet."""
+        """The last command to a run that it has not carried out yet."""
         self.half_trained: AdapterInfo | None = None
         """The adapter of a run that is paused."""
         self.started = time.monotonic()
@@ -37,16 +37,16 @@ class Job:
         self._pieces: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
 
     def message(self) -> dict[str, Any]:
-        """Return what the engine must know to start it."""
+        """Return the message that starts it in the engine."""
         request = self.request.model_dump(mode="json")
-        told = {"id": self.id, "op": self.operation, "request": request}
-        return told if self.run_id is None else {**told, "run_id": self.run_id}
+        message = {"id": self.id, "op": self.operation, "request": request}
+        return message if self.run_id is None else {**message, "run_id": self.run_id}
 
     def done(self) -> bool:
         return self._done.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until the job is done, well or not; False where it is not by then."""
+        """Wait until the job has a result or an error; False if it has not by then."""
         return self._done.wait(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -63,7 +63,7 @@ class Job:
             yield text
 
     def column_pieces(self) -> Iterator[tuple[int, str]]:
-        """Like `pieces`, each with the number of the answer that it belongs to."""
+        """Like `pieces`, each with the index of its answer."""
         while (piece := self._pieces.get()) is not None:
             yield piece
         self.result()

@@ -1,4 +1,4 @@
-"""What a paused run leaves free: the model answers meanwhile, and nothing else changes it."""
+"""Rules for a paused run: the model may answer, but nothing may change it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from backend.service.jobs import Job
 
 
 def require_open(current: Job | None, guest: Job | None, request: Request | None) -> None:
-    """Raise Busy where the model is not free: a paused run leaves it to who only asks something."""
+    """Raise Busy if the model is not free; during a pause only questions are allowed."""
     if current is None:
         return
     is_open = current.paused and current.wish != "resume" and not current.stops
@@ -19,13 +19,13 @@ def require_open(current: Job | None, guest: Job | None, request: Request | None
         raise Busy(f"{title} is still going on.", cure="Wait for it or stop it.")
     if not isinstance(request, WHILE_PAUSED):
         raise Busy(
-            f"{current.title} is paused, and the model only answers meanwhile.",
-            cure="Let it go on and wait for it, or stop it.",
+            f"{current.title} is paused. During a pause the model can only answer.",
+            cure="Resume it and wait for it, or stop it.",
         )
 
 
 def hear(job: Job, message: dict[str, Any]) -> None:
-    """Take over what the engine says of a run: that it holds still, or that it goes on."""
+    """Apply the engine's message that a run has paused or resumed."""
     paused = message["type"] == "paused"
     job.half_trained = AdapterInfo.model_validate(message["adapter"]) if paused else None
     if job.wish == ("pause" if paused else "resume"):

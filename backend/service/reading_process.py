@@ -1,9 +1,9 @@
-"""The reading process: looks at foreign files, templates and adapters beside the worker.
+"""The reading process: reads foreign files, chat templates and adapters outside the worker.
 
-A file or a chat template from elsewhere may hang or take all memory. So previews, inspections and
-pre-flight checks run in a process of their own, which stays warm between them, has limits of time
-and memory, and can be ended without the session noticing. One job at a time; the others wait, and
-go to a new process where the one before had to be ended.
+A foreign file or chat template may hang or take all memory. So previews, inspections and pre-flight
+checks run in a separate process, which stays alive between them, has limits of time and memory, and
+can be killed without affecting the session. It does one job at a time. The other jobs wait; if the
+process had to be killed, they go to a new one.
 """
 
 import logging
@@ -19,12 +19,12 @@ STOP_GRACE_S = 2.0
 START_S = 120.0
 """How long a process may take to start, on a busy machine."""
 IDLE_S = 600.0
-"""A process that was not needed for so long is ended: it takes a few hundred MB."""
+"""After this idle time the process is ended, because it takes a few hundred MB."""
 log = logging.getLogger(__name__)
 
 
 class ReadingProcess:
-    """One process at a time, and the jobs that wait for it. The caller holds the shared lock."""
+    """One process and the jobs that wait for it. The caller holds the shared lock."""
 
     def __init__(
         self,
@@ -46,39 +46,39 @@ class ReadingProcess:
         self._is_ready = False
 
     def warm_up(self) -> None:
-        """Start the process before it is needed; where it cannot be, the first job says so."""
+        """Start the process before it is needed; if that fails, the first job reports it."""
         try:
             self._running()
         except OSError as error:
             log.warning("The reading process cannot be started: %s", error)
 
     def submit(self, job: Job, message: Message) -> None:
-        """Let a job have its turn."""
+        """Queue a job."""
         self._waiting.append((job, message))
         self._next()
 
     def holds(self, job: Job) -> bool:
-        """Tell whether a job is read here, or waits to be."""
+        """Return whether a job runs or waits here."""
         return job is self._current or any(job is each for each, _ in self._waiting)
 
     def stop(self, job: Job) -> None:
-        """Ask a job to end; a look has nothing to save, so one that does not is ended soon."""
+        """Stop a job. It has nothing to save, so its process is killed soon if it does not end."""
         if job is not self._current:
             self._waiting = deque(each for each in self._waiting if each[0] is not job)
-            self._fail(job, Stopped(f"{job.title} was stopped, as asked."))
+            self._fail(job, Stopped(f"{job.title} was stopped on request."))
         elif self._runtime is not None:
             self._runtime.send({"control": "stop", "id": job.id})
-            self._end_after(STOP_GRACE_S, job, Stopped(f"{job.title} was ended, as asked."))
+            self._end_after(STOP_GRACE_S, job, Stopped(f"{job.title} was stopped on request."))
 
     def ended(self, job: Job) -> None:
-        """Go on with the next job: this one has its result or error."""
+        """Start the next job: this one has its result or error."""
         if job is self._current:
             self._current = None
             self._set_timer(IDLE_S, self._close_idle)
             self._next()
 
     def let_go(self) -> Runtime | None:
-        """Give the process away to be closed without the lock; its jobs are the caller's to end."""
+        """Return the process, to be closed without the lock; the caller must end its jobs."""
         self._number += 1
         self._set_timer(None)
         runtime, self._runtime, self._current = self._runtime, None, None
@@ -100,7 +100,7 @@ class ReadingProcess:
             runtime.send(message)
 
     def ready(self) -> None:
-        """Take note that the process has started: only now does the time of a look run."""
+        """Note that the process has started; the time limit of a job counts from now."""
         self._is_ready = True
         if self._current is not None and not self._current.stops:
             self._limit(self._current)
@@ -120,8 +120,8 @@ class ReadingProcess:
     def _too_slow(self, job: Job) -> WorkbenchError:
         return WorkbenchError(
             f"{job.title} took longer than {self._limit_s:.0f} seconds and was ended.",
-            cure="The file may be too large for a look, or it or the model's chat template may "
-            "have no end. The session is unharmed.",
+            cure="The file may be too large to check, or the file or the model's chat template "
+            "never ends. The session is not affected.",
         )
 
     # -- its end ---------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class ReadingProcess:
         self._set_timer(seconds, lambda: self._end_hanging(job, error))
 
     def _end_hanging(self, job: Job, error: WorkbenchError) -> None:
-        """Kill the process if it still works on this job, and go on with the others."""
+        """Kill the process if it is still on this job, and continue with the others."""
         with self._lock:
             if job is self._current and self._runtime is not None:
                 self._runtime.kill()
@@ -140,10 +140,10 @@ class ReadingProcess:
         with self._lock:
             if number == self._number and self._runtime is not None:
                 title = self._current.title if self._current is not None else ""
-                self._lose(WorkerDied(f"{title} broke off: its process is gone, {reason}."))
+                self._lose(WorkerDied(f"{title} was interrupted. Its process ended: {reason}."))
 
     def _lose(self, error: WorkbenchError) -> None:
-        self._number += 1  # what the old process still says of its end is not news
+        self._number += 1  # later messages about the end of the old process are ignored
         job, self._runtime, self._current = self._current, None, None
         self._set_timer(None)
         if job is not None:

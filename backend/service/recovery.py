@@ -1,4 +1,4 @@
-"""Death and return of the engine: what is said of it, and the steps that bring the session back."""
+"""The end of an engine process: messages about it, and the steps that restore the session."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,15 +11,15 @@ from backend.runs.run_store import Runs
 from backend.service.jobs import Job
 from backend.workspace.session_recipe import Recipe
 
-REBUILDING = "The session is being rebuilt."
-BY_ITSELF = "The session comes back by itself."
-"""The same for what stays to be read when it is back."""
+REBUILDING = "The session is being restored."
+BY_ITSELF = "The session is restored automatically."
+"""The same, for a text that is still shown after that."""
 TRY_AGAIN = "Close other programs, then press Start again at the top."
-SLOT_LOST = "The hot-swap slot has to be prepared again."
+SLOT_LOST = "The hot-swap slot must be prepared again."
 
 
 class Replay:
-    """The steps of a recipe that are still to be done, and the job of the one that runs."""
+    """The remaining steps of a recipe, and the job of the current step."""
 
     def __init__(self, begin: Callable[[rq.Request], Job]) -> None:
         self._begin = begin
@@ -27,7 +27,7 @@ class Replay:
         self.job: Job | None = None
 
     def start(self, recipe: Recipe) -> Job | None:
-        """Start rebuilding a session from its recipe; returns the job of its base."""
+        """Start to restore a session from its recipe; returns the job that loads the base."""
         if recipe.base is None:
             return None
         self._steps = [recipe.base]
@@ -36,7 +36,7 @@ class Replay:
         return self.step()
 
     def step(self) -> Job | None:
-        """Start the next step, if one is left."""
+        """Start the next step, if there is one."""
         self.job = None
         if not self._steps:
             return None
@@ -44,56 +44,56 @@ class Replay:
         return self.job
 
     def skip_the_rest(self) -> None:
-        """Do no further step; the running one still ends as it ends."""
+        """Do no further step; the current one still ends normally."""
         self._steps.clear()
 
     def give_up(self) -> None:
-        """Forget the steps and the job: its engine is gone."""
+        """Forget the steps and the job, because their engine has ended."""
         self._steps, self.job = [], None
 
 
 def death_text(job: Job | None, reason: str, runs: Runs) -> str:
-    """Say what the engine's death broke off; a run of training is closed with it."""
+    """Return what was interrupted by the engine's end; a training run is recorded as ended."""
     if job is not None and job.run_id is not None:
         run = runs.get(job.run_id)
         if job.stops >= 2:
-            runs.interrupt(run, "Ended at once, as asked.", state="stopped")
-            return f"{job.title} was ended at once."
-        runs.interrupt(run, f"The model process is gone: {reason}.")
+            runs.interrupt(run, "Stopped immediately on request.", state="stopped")
+            return f"{job.title} was stopped immediately."
+        runs.interrupt(run, f"The model process ended: {reason}.")
         checkpoint = run.latest_checkpoint()
         step = checkpoint.name.rsplit("-", 1)[1] if checkpoint else None
-        advice = f"Resume goes on from step {step}." if step else "It had no checkpoint yet."
-        return f"{job.title} broke off: the model process is gone, {reason}. {advice}"
+        advice = f"Resume continues from step {step}." if step else "It had no checkpoint yet."
+        return f"{job.title} was interrupted. The model process ended: {reason}. {advice}"
     if job is not None and job.stops >= 2:
-        return f"{job.title} did not end when asked, so the model process was ended."
-    during = f" during: {job.title}" if job else ""
-    return f"The model process is gone{during}: {reason}."
+        return f"{job.title} did not stop on request, so the model process was killed."
+    during = f" during {job.title!r}" if job else ""
+    return f"The model process ended{during}: {reason}."
 
 
 def cannot_start(error: OSError) -> str:
-    """Say that no model process can be started, and what to do."""
+    """Return that no model process can be started, with a hint."""
     return f"The model process cannot be started: {error.strerror or error}. {TRY_AGAIN}"
 
 
 def what_follows(recipe: Recipe, was_replaying: bool) -> str:
-    """Say whether the session comes back."""
+    """Return whether the session will be restored."""
     if was_replaying:
-        return "It died while the session was being rebuilt, so that is given up. Load a base."
+        return "It ended while the session was being restored, so that was cancelled. Load a base."
     return REBUILDING if recipe.base is not None else ""
 
 
 def end_unwritten(job: Job, error: WorkbenchError, runs: Runs) -> None:
-    """Record why a training ended that could not write it down itself.
+    """Record why a training run ended if it could not record that itself.
 
-    It was refused before it began, or the disk is full: else it seemed to go on for ever.
+    It was rejected before it started, or the disk is full. Without this it would look unfinished.
     """
     if job.run_id is None:
         return
-    with suppress(WorkbenchError, OSError, ValueError):  # it was discarded meanwhile
+    with suppress(WorkbenchError, OSError, ValueError):  # it may have been discarded
         runs.fail(runs.get(job.run_id), error)
 
 
 def sweep(job: Job) -> None:
-    """Remove what a process that is gone was still writing."""
+    """Remove the unfinished output of a process that has ended."""
     if isinstance(job.request, rq.Merge):
         remove_partials(Path(job.request.destination))

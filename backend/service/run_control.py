@@ -1,7 +1,7 @@
-"""What can be said to a run while it goes on: pause, go on, save now, other settings.
+"""Commands to the current run: pause, resume, save now, change settings.
 
-Words travel to the engine at once and take effect at the end of the step that is being computed.
-Where no run goes on, nothing happens, except that there is nothing to adjust.
+A command is sent to the engine at once and takes effect at the end of the current step. Without a
+run a command does nothing, except `adjust`, which raises NotFound.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from backend.service.jobs import Job
 
 
 class RunControl:
-    """The wheel of the run that goes on, if one does."""
+    """Sends commands to the current run, if there is one."""
 
     def __init__(self, engine: EngineLink) -> None:
         self._engine = engine
 
     def pause(self) -> None:
-        """Let the run hold still after this step; its memory is kept and its model answers."""
+        """Pause the run after this step; it stays in memory and its model can answer."""
 
         def ask(job: Job) -> None:
             job.wish = "" if job.paused else "pause"
@@ -29,18 +29,18 @@ class RunControl:
         self._with_run(ask)
 
     def resume(self) -> None:
-        """Let a paused run go on, exactly as if it had never paused."""
+        """Resume a paused run, exactly as if it had not been paused."""
 
         def ask(job: Job) -> None:
-            job.wish = "resume"  # also where the engine is just about to say that it paused
+            job.wish = "resume"  # even if the message that it has paused is still on its way
             self._engine.tell(job, "resume")
 
         self._with_run(ask)
 
     def save_now(self) -> None:
-        """Let the run write a checkpoint after this step, beside its usual ones.
+        """Let the run write an additional checkpoint after this step.
 
-        A run with processes of its own hears it, too, where no other one goes on.
+        A run in separate processes receives it too, if there is no other run.
         """
         engine = self._engine
         with engine.lock:
@@ -50,23 +50,23 @@ class RunControl:
                 engine.tell(run, "save")
 
     def adjust(self, request: Adjust) -> None:
-        """Change the run that goes on from its next step; raises where that cannot be."""
+        """Change settings of the current run from its next step; raises if that is not possible."""
         engine = self._engine
         with engine.lock:
             job = engine.current
             if job is None or job.run_id is None or job.stops:
-                raise NotFound("No run goes on that could be changed.", cure="Start one first.")
+                raise NotFound("There is no run to change.", cure="Start one first.")
             step = engine.runs.get(job.run_id).status().step
             if request.total_steps is not None and request.total_steps <= step:
                 raise InvalidRequest(
                     f"The run is at step {step:,}, so it cannot end at step "
                     f"{request.total_steps:,}.",
-                    cure=f"Give at least {step + 1:,}, or stop the run.",
+                    cure=f"Enter at least {step + 1:,}, or stop the run.",
                 )
             engine.tell(job, "adjust", changes=request.model_dump(exclude_none=True))
 
     def settings_now(self, run_id: str) -> Adjust:
-        """Return what can be changed of a run, as it is now; raises NotFound for unknown runs."""
+        """Return the current values of what can be changed; raises NotFound for unknown runs."""
         run = self._engine.runs.get(run_id)
         events, changes = self._engine.runs.events(run_id).poll(), adjustments.read(run.folder)
         train, status = run.request.train, run.status()

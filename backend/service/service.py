@@ -1,7 +1,7 @@
-"""The facade: one session, its jobs, its runs and its adapters. Everything else talks to this.
+"""The facade: one session with its jobs, runs and adapters. Page, API and command line use it.
 
-The service knows no model and imports no torch. It validates, and hands operations to the engine
-through `EngineLink`, which keeps the one model lock and survives the engine's death.
+The service knows no model and imports no torch. It checks requests and passes them to the engine
+through `EngineLink`, which holds the only model lock and outlives the engine's process.
 """
 
 from bisect import bisect_right
@@ -47,7 +47,7 @@ Piece = TypeVar("Piece")
 class Service(WaitingRuns, WorkspaceTransfer):
     """One workbench session. Use it as a context manager, or call `close` at the end.
 
-    `start_engine` puts another engine in the place of the one that the settings name.
+    `start_engine` replaces the engine that the settings name.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Service(WaitingRuns, WorkspaceTransfer):
         undo_unfinished(self.settings.workspace)
         self.queue = TrainingQueue(self.settings.queue_file)
         self.opening = [*opening, *filter(None, [self.queue.problem])]
-        """What was done to a workspace of an older format, and what is damaged, in sentences."""
+        """Sentences about changes to a workspace of an older format, and about damaged files."""
         self.library = Library(self.settings.adapters_dir)
         self.runs = Runs(self.settings.runs_dir)
         self.runs.sweep("The app ended while this run was training.")
@@ -87,8 +87,8 @@ class Service(WaitingRuns, WorkspaceTransfer):
     def start(self, request: rq.Request, *, caller: Caller = "local") -> Job:
         """Start an operation and return its job at once.
 
-        Raises Busy where another model job runs, and InvalidRequest or NotFound where the request
-        cannot work; everything later comes out of `job.result()`.
+        Raises Busy if another model job is running, and InvalidRequest or NotFound if the request
+        is not possible. Later errors are raised by `job.result()`.
         """
         check_caller(request, self.settings, caller)
         request = resolved(request, caller)
@@ -105,7 +105,7 @@ class Service(WaitingRuns, WorkspaceTransfer):
         with self.engine.lock:
             self.engine.require_free(request)
             run_id = self.starts.prepare(request)
-            self.engine.notice = None  # whoever goes on has read it
+            self.engine.notice = None  # the user has seen it
             job = self.engine.begin(request, run_id=run_id, owner=caller == "owner")
             if isinstance(request, rq.Resume):
                 doing = "Extending" if request.extra_epochs else "Resuming"
@@ -116,7 +116,7 @@ class Service(WaitingRuns, WorkspaceTransfer):
         """Start an answer and yield it piece by piece; closing the iterator stops it."""
         job = self.start(request, caller=caller)
         pieces = self._stream(job, job.pieces())
-        next(pieces)  # a generator that has not begun would not notice that it is closed
+        next(pieces)  # closing a generator that has not started has no effect
         return pieces  # type: ignore[return-value]
 
     def side_by_side(
@@ -129,58 +129,58 @@ class Service(WaitingRuns, WorkspaceTransfer):
         return pieces  # type: ignore[return-value]
 
     def stop(self) -> None:
-        """Ask the running job to end well; asked again, it ends at once. Idle: does nothing."""
+        """Ask the running job to stop; a second call stops it now. Does nothing if idle."""
         self.engine.stop()
 
     def stop_answer(self, job: Job) -> None:
-        """Ask this job to end well if it still runs, also while a run is paused."""
+        """Ask this job to stop if it is still running, also during a paused run."""
         if not job.done():
             self.engine.stop_job(job, wait=False)
 
     def pause(self) -> None:
-        """Let the run that goes on hold still after its step; its model answers meanwhile.
+        """Pause the current run after its step; the model can answer during the pause.
 
-        Chat, side by side, Compare, Score, NextToken and SaveAdapter work then, also with the
-        half-trained adapter under its name. Where no run goes on, nothing happens.
+        Chat, SideBySide, Compare, Score, NextToken and SaveAdapter work then, also with the
+        half-trained adapter under its name. Does nothing if there is no run.
         """
         self.run_control.pause()
 
     def resume(self) -> None:
-        """Let a paused run go on as if it had never paused, bit for bit; else nothing happens."""
+        """Resume a paused run; the result is the same, bit for bit, as without the pause."""
         self.run_control.resume()
 
     def save_now(self) -> None:
-        """Let the run that goes on write a checkpoint after its step; else nothing happens."""
+        """Let the current run write a checkpoint after its step; does nothing without a run."""
         self.run_control.save_now()
 
     def adjust(self, request: rq.Adjust) -> None:
-        """Change the run that goes on from its next step on; a resumed run keeps it.
+        """Change settings of the current run from its next step; a resumed run keeps them.
 
-        The learning rate goes on from the new value as the schedule does, to zero at the last step.
-        Raises NotFound where no run goes on, InvalidRequest where it cannot end where it should.
+        The schedule continues from the new learning rate, to zero at the last step. Raises NotFound
+        if there is no run, and InvalidRequest if the new last step is already past.
         """
         self.run_control.adjust(request)
 
     def settings_now(self, run_id: str) -> rq.Adjust:
-        """Return what `adjust` can change of a run, as it is now; NotFound for unknown runs."""
+        """Return the current values of what `adjust` can change; NotFound for unknown runs."""
         with self.engine.lock:
             return self.run_control.settings_now(run_id)
 
     def stop_side(self, job_id: int) -> None:
-        """Stop work beside the session, such as a merge; asked again, it ends at once."""
+        """Stop a background job, such as a merge; a second call stops it now."""
         self.engine.sides.stop(job_id)
 
     def restore(self) -> Job | None:
-        """Build the saved session again, or load the starter model where none was saved.
+        """Restore the saved session, or load the starter model if none was saved.
 
-        Raises WorkerDied where no model process can be started; it can be tried again.
+        Raises WorkerDied if no model process can be started; it can be called again.
         """
         return self.engine.restore()
 
     def close(self) -> None:
-        """End the engine: training is stopped and saved first, other jobs end with Stopped.
+        """Close the engine: training is stopped and saved first, other jobs end with Stopped.
 
-        What was deleted while this service ran is gone for good afterwards.
+        Adapters deleted while this service ran are then removed permanently.
         """
         if self._queue_runner is not None:
             self._queue_runner.close()
@@ -189,16 +189,16 @@ class Service(WaitingRuns, WorkspaceTransfer):
         self.runs.sweep("The app was closed while this run was training.", own=True)
 
     def compile_seconds(self, layers: int) -> float:
-        """Return how long compiling a slot around a base of so many layers takes here."""
+        """Return how many seconds compiling a slot takes here for a base with this many layers."""
         return CompileTimes(self.settings.compile_times_file).expected(layers)
 
     def prepare_launch(
         self, train: rq.Train, machines: int = 1, *, caller: Caller = "local"
     ) -> rs.Launch:
-        """Make the folder of a run that is to be launched by hand, and return what to type.
+        """Create the folder of a run that will be launched by hand; return the command to type.
 
-        The run waits for its launch and is then shown like any other. Its workspace must lie where
-        every machine finds it under the same path. Raises as `start` does.
+        The run waits for its launch and is then shown like any other. Every machine must see the
+        workspace under the same path. Raises the same errors as `start`.
         """
         check_caller(train, self.settings, caller)
         train = resolved(train, caller)
@@ -210,28 +210,28 @@ class Service(WaitingRuns, WorkspaceTransfer):
         try:
             write_text(run.folder / "launch.json", launch.model_dump_json(indent=1))
         except DiskFull:
-            self.runs.delete(run.id)  # nobody could launch it
+            self.runs.delete(run.id)  # it could not be launched
             raise
         return launch
 
     def launch_of(self, run_id: str) -> rs.Launch:
-        """Return what starts a run that waits to be launched; raises NotFound."""
+        """Return the command that starts a run waiting to be launched; raises NotFound."""
         file = self.runs.get(run_id).folder / "launch.json"
         if not file.exists():
-            raise NotFound(f"Nothing says how to launch the run {run_id!r}.")
+            raise NotFound(f"The run {run_id!r} has no launch command.")
         return damaged_files.read(file, rs.Launch.model_validate_json)
 
     def discard(self, run_id: str) -> None:
-        """Forget a run that waits to be launched; raises Busy where it has begun."""
+        """Delete a run that waits to be launched; raises Busy if it has started."""
         status = self.runs.get(run_id).status()
         if not (status.launched and status.state == "queued"):
-            raise Busy("This run does not wait any more.", cure="Stop it instead.")
+            raise Busy("This run is no longer waiting.", cure="Stop it instead.")
         self.runs.delete(run_id)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     def snapshot(self) -> rs.Snapshot:
-        """Return the state of everything; the same version means nothing changed."""
+        """Return the whole state; if the version is the same, nothing has changed."""
         runs = self.runs.summaries()
         external_run.adopt(self.engine, self.runs, runs)
         adapters, deleted = self.library.all(), self.library.deleted()
@@ -270,11 +270,11 @@ class Service(WaitingRuns, WorkspaceTransfer):
         return events[bisect_right(events, since, key=lambda event: event.seq) :]
 
     def curve(self, run_id: str) -> Curve:
-        """Return a run's points for its chart."""
+        """Return the points of a run's chart."""
         return curve(self.events(run_id))
 
     def merge_needs(self, request: rq.Merge, *, caller: Caller = "local") -> rs.MergeNeeds:
-        """Return what a merge would take; raises what keeps it from starting, save disk space."""
+        """Return what a merge needs; raises what prevents it, except a lack of disk space."""
         if caller == "page":
             check_caller(request, self.settings)
         base = self.engine.require_base()
@@ -286,12 +286,12 @@ class Service(WaitingRuns, WorkspaceTransfer):
         return merge_requirements.measure(request, base, self.library)
 
     def run_commands(self, run_id: str) -> rs.RunCommands:
-        """Return the lines that repeat a run from the command line; raises NotFound."""
+        """Return the commands that repeat a run; raises NotFound."""
         run = self.runs.get(run_id)
         return commands_of(run, self.settings, free=self.free_name(run.request.train.name))
 
     def run_script(self, run_id: str) -> str:
-        """Return a run as a script of plain PEFT; raises where none can repeat it."""
+        """Return a run as a plain PEFT script; raises Unsupported if that is not possible."""
         run, base = self.runs.get(run_id), self.engine.base
         same = base is not None and base.fingerprint == run.request.base_fingerprint
         return script_of(run, self.library, base.path if base is not None and same else "")
@@ -299,11 +299,11 @@ class Service(WaitingRuns, WorkspaceTransfer):
     # -- tidying ---------------------------------------------------------------------------------
 
     def annotate(self, run_id: str, text: str) -> None:
-        """Keep a note on a run, in its folder; raises InvalidRequest or NotFound."""
+        """Save a note about a run in its folder; raises InvalidRequest or NotFound."""
         self.runs.get(run_id).write_note(text)
 
     def delete_run(self, run_id: str) -> None:
-        """Remove a run's folder for good; its adapter stays. Raises Busy or NotFound."""
+        """Delete a run's folder permanently; its adapter stays. Raises Busy or NotFound."""
         with self.engine.lock:
             if any(job.run_id == run_id for job in self.engine.jobs()):
                 name = self.runs.get(run_id).request.train.name
@@ -319,7 +319,7 @@ class Service(WaitingRuns, WorkspaceTransfer):
         return keep_upload(path, name, self.settings)
 
     def add_adapter_upload(self, path: Path, name: str) -> Path:
-        """Copy an uploaded zip of an adapter into the workspace; raises InvalidRequest."""
+        """Copy an uploaded zip file with an adapter into the workspace; raises InvalidRequest."""
         return keep_upload(path, name, self.settings, ADAPTER_SUFFIXES)
 
     def pack_adapter(self, name: str) -> Path:
@@ -327,11 +327,11 @@ class Service(WaitingRuns, WorkspaceTransfer):
         return self.library.pack(self.library.get(name).id, self.settings.exports_dir)
 
     def free_name(self, wanted: str) -> str:
-        """Return a name that no adapter has or may yet get, the wanted one where possible."""
+        """Return a name that is not taken or reserved: the wanted one if possible."""
         return self.library.free_name(wanted, self.starts.reserved_names())
 
     def _launch(self, request: rq.Request, caller: Caller) -> Job:
-        """Start a run with processes of its own, beside the session, whose model stays free."""
+        """Start a run in separate processes; the session's model stays free."""
         self.starts.require_own_machine(caller)
         with self.engine.lock:
             if going := [job for job in self.engine.jobs() if job.run_id is not None]:

@@ -1,6 +1,6 @@
-"""What keeps an operation from starting, and the run folder that a training needs before it does.
+"""Checks before an operation starts, and the creation of a new run's folder.
 
-Asked by the service while it holds the engine's lock; nothing here starts anything.
+The service calls these while it holds the engine's lock. Nothing here starts an operation.
 """
 
 from contextlib import suppress
@@ -39,7 +39,7 @@ class Starts:
         self.queue = queue
 
     def prepare(self, request: rq.Request) -> str | None:
-        """Return the id of the run that a request is about; what cannot work raises."""
+        """Return the id of the request's run; raises if the operation is not possible."""
         if isinstance(request, rq.Train | rq.Resume):
             self.require_no_slot()
         if isinstance(request, rq.Train):
@@ -53,13 +53,13 @@ class Starts:
         return None
 
     def processes(self, request: rq.Request) -> int:
-        """Return how many processes a request's run has; 1 for all that is no run."""
+        """Return how many processes a request's run has; 1 if the request is not a run."""
         if isinstance(request, rq.Resume):
             return self.runs.get(request.run_id).request.train.processes
         return request.processes if isinstance(request, rq.Train) else 1
 
     def require_own_machine(self, caller: Caller) -> None:
-        """Raise Unsupported where a demo is asked for several processes."""
+        """Raise Unsupported if several processes are requested in a demo."""
         if self.settings.demo and caller == "page":
             raise Unsupported(
                 "This shared demo trains in one process.",
@@ -70,16 +70,16 @@ class Starts:
         """Raise Unsupported while a prepared slot holds the model."""
         if self.engine.slot is not None:
             raise Unsupported(
-                "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
+                "The hot-swap slot is using the model.", cure="Leave the hot-swap slot first."
             )
 
     def check_destination(self, destination: str) -> None:
-        """Raise InvalidRequest where a folder is not one that a person may have written to."""
+        """Raise InvalidRequest if a folder may not be written to."""
         base = self.engine.base
         require_destination(Path(destination), self.settings, Path(base.path) if base else None)
 
     def check_merge(self, request: rq.Merge) -> None:
-        """Raise what keeps a merge from starting."""
+        """Raise what prevents a merge."""
         self.require_no_slot()
         wanted = Path(request.destination).resolve()
         with self.engine.lock:
@@ -88,18 +88,18 @@ class Starts:
                 if isinstance(other, rq.Merge) and Path(other.destination).resolve() == wanted:
                     raise Busy(
                         f"{job.title} already writes to {wanted}.",
-                        cure="Wait for it, stop it, or name another folder.",
+                        cure="Wait for it, stop it, or choose another folder.",
                     )
         merge_requirements.check(request, self.engine.require_base(), self.library)
 
     def new_run(self, train: rq.Train, *, launched: bool = False) -> Run:
-        """Make the folder of a new run; raises InvalidRequest or NotFound."""
+        """Create the folder of a new run; raises InvalidRequest or NotFound."""
         base, source = self.engine.require_base(), self.engine.recipe.base
         self.check_new(train)
         if train.start_from is not None:
             start = self.library.get(train.start_from)
             settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}
-            lora = train.adapter.model_copy(update=settings)  # the form's are not used
+            lora = train.adapter.model_copy(update=settings)  # instead of the form's values
             train = train.model_copy(update={"adapter": lora})
         return self.runs.create(
             train,
@@ -115,17 +115,17 @@ class Starts:
         )
 
     def check_new(self, train: rq.Train) -> None:
-        """Raise what keeps a training from being a new one."""
+        """Raise what prevents a new training run with this request."""
         self.library.require_free(train.name, self.reserved_names())
         if train.start_from is not None:
             self.library.get(train.start_from)
 
     def reserved_names(self) -> set[str]:
-        """Return the names of adapters that are still to come."""
+        """Return the names of adapters that runs and queue will create."""
         return self.runs.reserved_names() | self.queue.names()
 
     def _require_untrained(self, name: str) -> None:
-        """Raise Busy where the run of an adapter goes on in another app, which will write it."""
+        """Raise Busy if another app is still training the run that writes this adapter."""
         run_id = self.library.get(name).run_id
         if run_id:
             with suppress(NotFound, InvalidRequest):  # the adapter may have outlived its run
@@ -137,8 +137,8 @@ class Starts:
         train, finished = run.request.train, run.known_status().state == "finished"
         if finished and not request.extra_epochs:
             raise InvalidRequest(
-                f"The run {train.name!r} is finished: nothing is left to resume.",
-                cure="Extend it by some epochs to go on.",
+                f"The run {train.name!r} is finished, so it cannot be resumed.",
+                cure="Extend it by some epochs instead.",
             )
         if request.extra_epochs and not finished:
             raise InvalidRequest(
@@ -150,9 +150,9 @@ class Starts:
                 f"The run {train.name!r} cannot be extended: {reason}.",
                 cure="Start a new run from its adapter (Start from, under Advanced).",
             )
-        adjustments.read(run.folder)  # what cannot be read is said before anything starts
+        adjustments.read(run.folder)  # raises Damaged before anything starts
         if run.latest_checkpoint() is None:
-            raise NotFound("This run has no checkpoint to go on from.", cure="Start it again.")
+            raise NotFound("This run has no checkpoint to resume from.", cure="Start it again.")
         if run.request.base_fingerprint != base.fingerprint:
             raise InvalidRequest(
                 f"This run belongs to the base {run.request.base_name!r}, "

@@ -1,4 +1,4 @@
-"""The part of the service that lets trainings wait in the queue, and starts each in its turn."""
+"""The part of the service that queues training runs and starts each one in turn."""
 
 import time
 from abc import abstractmethod
@@ -13,11 +13,11 @@ from backend.service.jobs import Job
 from backend.service.start_checks import Starts
 from backend.settings import Settings
 
-ROOM_EVERY_S = 30.0  # so often a training that waits is tried again while the disk is full
+ROOM_EVERY_S = 30.0  # how often a waiting run is tried again while the disk is full
 
 
 class WaitingRuns:
-    """What every service can do with its queue of trainings."""
+    """The service's operations on its queue of training runs."""
 
     settings: Settings
     engine: EngineLink
@@ -28,12 +28,12 @@ class WaitingRuns:
 
     @abstractmethod
     def start(self, request: rq.Request, *, caller: Caller = "local") -> Job:
-        """Start an operation; the queue starts each training as a person would."""
+        """Start an operation; the queue starts each run as a user would."""
 
     def enqueue(self, train: rq.Train, *, caller: Caller = "local") -> rs.QueuedRun:
-        """Let a training wait its turn on the loaded base; it starts by itself.
+        """Add a training run on the loaded base to the queue; it starts automatically.
 
-        Raises what would keep it from starting now, save that something else is going on.
+        Raises the errors that `start` would raise now, except Busy.
         """
         check_caller(train, self.settings, caller)
         train = resolved(train, caller)
@@ -46,25 +46,25 @@ class WaitingRuns:
         return item.describe(base)
 
     def unqueue(self, id: str) -> None:
-        """Take a training out of the queue; raises NotFound where it does not wait any more."""
+        """Remove a run from the queue; raises NotFound if it is no longer waiting."""
         with self.engine.lock:
             if not self.queue.remove(id):
-                raise NotFound("This training does not wait any more.", cure="Look under Runs.")
+                raise NotFound("This run is no longer waiting.", cure="Look under Runs.")
             self.engine.version += 1
 
     def run_queue(self) -> None:
-        """Work the queue off from now on, also what an earlier app left in it."""
+        """Start to process the queue, including entries that an earlier app left in it."""
         with self.engine.lock:
             self._queue_runner = self._queue_runner or QueueRunner(self._start_next)
 
     def _start_next(self) -> None:
-        """Start what waits first for the loaded base, if nothing else is going on."""
+        """Start the first run that waits for the loaded base, if nothing else is running."""
         engine = self.engine
         with engine.lock:
             if engine.base is None or engine.current is not None or engine.slot is not None:
                 return
             if any(job.run_id is not None for job in engine.jobs()):
-                return  # a run with processes of its own
+                return  # a run in separate processes
             item = self.queue.next_for(engine.base)
             if item is None or time.monotonic() < self._queue_rests_until:
                 return
@@ -74,6 +74,6 @@ class WaitingRuns:
                     self.start(item.train, caller=item.caller)
             except DiskFull as error:
                 self._queue_rests_until = time.monotonic() + ROOM_EVERY_S
-                engine.say("bad", f"{item.train.name} waits until there is room: {error}")
+                engine.say("bad", f"{item.train.name} waits for free disk space: {error}")
             except WorkbenchError as error:
-                engine.say("bad", f"{item.train.name} had its turn but did not start: {error}")
+                engine.say("bad", f"{item.train.name} was next but could not start: {error}")

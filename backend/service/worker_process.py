@@ -1,8 +1,8 @@
 """Where the engine runs: a worker process (default) or a thread of this process (inline).
 
-Both take the same messages and give the same replies, so the service cannot tell them apart.
-To the engine: `{"id", "op", "request", ...}` starts an operation, `{"control": "stop", "id"}` and
-the like speak to the one that runs. From it: `ready`, `progress`, `piece`, `session`, `result`,
+Both take the same messages and send the same replies, so the service needs no distinction.
+To the engine: `{"id", "op", "request", ...}` starts an operation, and `{"control": "stop", "id"}`
+and the like control the running one. From it: `ready`, `progress`, `piece`, `session`, `result`,
 `error`.
 This module never imports the engine at the top, so that the page's process stays free of torch.
 """
@@ -29,25 +29,25 @@ from backend.settings import PROJECT, Settings
 Message = dict[str, Any]
 OnMessage = Callable[[Message], None]
 OnExit = Callable[[str], None]
-"""Called once when the engine is gone, with the reason in a person's words."""
+"""Called once when the engine has ended, with the reason as text for the user."""
 
 
 log = logging.getLogger(__name__)
 EXIT_GRACE_S = 5.0
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
-# How many turns of a loop a thread of libgomp waits awake for the others before it sleeps: half a
-# millisecond or so. With 0 (OMP_WAIT_POLICY=PASSIVE) threads wake late, thousands of times a step,
-# which costs a third of training and chat. With 300,000, libgomp's default, threads hold the
-# cores for milliseconds, and beside other busy programs training takes several times as long.
+# How many loop turns a libgomp thread spins while it waits for the others before it sleeps: about
+# half a millisecond. With 0 (OMP_WAIT_POLICY=PASSIVE) threads wake late, thousands of times a step,
+# which makes training and chat a third slower. With 300,000, libgomp's default, threads block the
+# cores for milliseconds, and next to other busy programs training takes several times as long.
 # `python -m benchmarks.wait_policy` measures it.
 SPIN_COUNT = 30_000
-# Large tensors in pages of 2 MB: a merge makes each weight anew, and half its time went into giving
-# it pages of 4 KB. Not for models that stay: they would take more memory than is said of them.
+# Large tensors in pages of 2 MB: a merge allocates each weight again, and pages of 4 KB took half
+# its time. Not for models that stay loaded: they would take more memory than is reported.
 STREAMING = {"THP_MEM_ALLOC_ENABLE": "1"}
 MEMORY_EVERY_S = 2.0
 PASSWORD = "ADAPTER_WORKBENCH_PASSWORD"
-"""How the variables begin that hold the page's password, or name its file."""
-# What `start_new_session` is on Windows, where subprocess passes over that one.
+"""Prefix of the variables with the page's password or the path of its file."""
+# The equivalent of `start_new_session` on Windows, where subprocess ignores that option.
 if sys.platform == "win32":
     NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP
 else:
@@ -55,7 +55,7 @@ else:
 
 
 def deliver(message: Message, take: OnMessage) -> None:
-    """Hand a message over; whatever goes wrong ends this message alone, not the thread."""
+    """Deliver a message; an error affects only this message, not the thread."""
     try:
         take(message)
     except Exception as error:
@@ -63,7 +63,7 @@ def deliver(message: Message, take: OnMessage) -> None:
 
 
 def kind_of(message: Message) -> str:
-    """Name a message for the log, without its contents."""
+    """Return the type of a message for the log, without its contents."""
     return str(message.get("type") or message.get("op") or message.get("control"))
 
 
@@ -71,27 +71,27 @@ class Runtime(Protocol):
     """One engine, wherever it runs."""
 
     def send(self, message: Message) -> None:
-        """Hand a message to the engine; a dead engine ignores it."""
+        """Send a message to the engine; nothing happens if it has ended."""
 
     def close(self) -> None:
-        """End the engine and wait until it is gone; `on_exit` is not called."""
+        """Close the engine and wait until it has ended; `on_exit` is not called."""
 
     def kill(self) -> bool:
-        """End the engine at once; False where that cannot be done."""
+        """Kill the engine; False if that is not possible."""
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the engine's process."""
 
 
 class MemorySample:
-    """The memory that an engine used when it was last asked."""
+    """The memory use of an engine, sampled from time to time."""
 
     def __init__(self) -> None:
         self.known = 0
         self._taken = 0.0
 
     def sample(self, runtime: Runtime | None) -> bool:
-        """Ask now and then; tells whether it is another amount, and not only by a little."""
+        """Read the memory at most every few seconds; return whether it changed by more than 2 %."""
         if runtime is None or time.monotonic() - self._taken < MEMORY_EVERY_S:
             return False
         self._taken, used = time.monotonic(), runtime.memory_bytes()
@@ -102,7 +102,7 @@ class MemorySample:
 
 
 class WorkerProcess:
-    """An engine in a process of its own: it can crash or be killed, and the page lives on."""
+    """An engine in a separate process: if it crashes or is killed, the page keeps running."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class WorkerProcess:
                 stdin.write(json.dumps(message).encode() + b"\n")
                 stdin.flush()
         except (OSError, ValueError):
-            log.info("The worker is gone; a message was not delivered.")
+            log.info("The worker has ended; a message was not delivered.")
 
     def close(self) -> None:
         self._closing = True
@@ -183,7 +183,7 @@ class WorkerProcess:
             try:
                 message = json.loads(line)
             except ValueError:
-                log.warning("The worker wrote a line that is no message: %r", line[:200])
+                log.warning("The worker wrote a line that is not a message: %r", line[:200])
                 continue
             deliver(message, self._on_message)
         stdout.close()
@@ -228,7 +228,7 @@ class InlineRuntime:
     def _run(self) -> None:
         from backend.engine.worker import Engine
 
-        gc.collect()  # this process had a life of its own, which left garbage
+        gc.collect()  # this process may have left garbage
         try:
             self._engine = Engine(self._settings, self._on_message, self._inbox)
         finally:
@@ -245,7 +245,7 @@ StartRuntime = Callable[[Settings, OnMessage, OnExit], Runtime]
 def start_runtime(
     settings: Settings, on_message: OnMessage, on_exit: OnExit, *, log_name: str = "worker.log"
 ) -> Runtime:
-    """Start an engine where the settings say."""
+    """Start an engine in the way that the settings name."""
     if settings.runtime == "inline":
         return InlineRuntime(settings, on_message, on_exit)
     return WorkerProcess(
@@ -258,7 +258,7 @@ def start_runtime(
 
 
 def process_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an engine's process; what the person has set wins.
+    """Return the environment of an engine's process; variables set by the user win.
 
     The page's password is not passed on: no engine needs it.
     """
@@ -270,7 +270,7 @@ def _waiting() -> dict[str, str]:
     """Return how threads wait for each other in libgomp, which torch's wheels for Linux contain.
 
     The wheels for macOS and Windows contain other OpenMP libraries. A count would override a wait
-    policy, so none is set where the person has set a policy.
+    policy, so none is set if the user has set a policy.
     """
     if sys.platform != "linux" or "OMP_WAIT_POLICY" in os.environ:
         return {}
@@ -287,7 +287,7 @@ def _exit_reason(code: int) -> str:
 
 
 def _signal_name(number: int) -> str:
-    """Name a signal; not every one has a name, and Windows has few."""
+    """Return the name of a signal. Not every signal has one, and Windows has few."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -297,7 +297,7 @@ def _signal_name(number: int) -> str:
 def start_beside(
     settings: Settings, on_message: OnMessage, on_exit: OnExit, *, streams: bool
 ) -> WorkerProcess:
-    """Start an engine for one piece of work; `streams` where weights only pass through it."""
+    """Start an engine for one background job; `streams` if it only streams weights."""
     return WorkerProcess(
         settings,
         on_message,
@@ -308,7 +308,7 @@ def start_beside(
 
 
 def start_reading(settings: Settings, on_message: OnMessage, on_exit: OnExit) -> WorkerProcess:
-    """Start an engine that only looks at files, with less memory than a worker may take."""
+    """Start an engine that only reads files, with less memory than a worker may take."""
     return WorkerProcess(
         settings,
         on_message,

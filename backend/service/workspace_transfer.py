@@ -1,6 +1,6 @@
-"""The part of the service that takes a workspace elsewhere, brings one in, or reports a problem.
+"""The part of the service that exports and imports a workspace and writes problem reports.
 
-Says who may do it, and from and to where; the work is done by the modules of their own.
+Checks who may do it and which paths are allowed. `backend/workspace` does the work.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ from backend.workspace.importing import Import
 
 
 class WorkspaceTransfer:
-    """What every service can do with its workspace as a whole."""
+    """The service's operations on a whole workspace."""
 
     settings: Settings
     engine: EngineLink
@@ -33,9 +33,9 @@ class WorkspaceTransfer:
         caller: Caller = "local",
         progress: Progress = quietly,
     ) -> ExportedWorkspace:
-        """Write adapters, runs, session and queue as one zip, read it back, and say what is in it.
+        """Write adapters, runs, session and queue to a zip file, verify it and describe it.
 
-        `checkpoints` takes along what stopped runs go on from. Raises InvalidRequest or DiskFull,
+        `checkpoints` includes the checkpoints of stopped runs. Raises InvalidRequest or DiskFull,
         and what `progress` raises; then no file is left.
         """
         target, starts = self._allowed(destination, caller), self.starts
@@ -45,7 +45,7 @@ class WorkspaceTransfer:
     def import_workspace(
         self, source: Path, *, caller: Caller = "local", progress: Progress = quietly
     ) -> ImportedWorkspace:
-        """Bring in an exported workspace, whole or not at all; nothing here is replaced.
+        """Import an exported workspace, whole or not at all; nothing here is replaced.
 
         Raises NotFound, InvalidRequest, Unsupported, DiskFull or VerificationFailed, and what
         `progress` raises; then nothing was changed.
@@ -61,7 +61,7 @@ class WorkspaceTransfer:
         return came
 
     def report_problem(self, destination: Path, *, caller: Caller = "local") -> ReportedProblem:
-        """Write a zip of versions, settings and log lines to attach to a report; nothing private.
+        """Write a zip file of versions, settings and log lines for a report; nothing private.
 
         Raises InvalidRequest, Unsupported or DiskFull.
         """
@@ -78,11 +78,11 @@ class WorkspaceTransfer:
         """Return the state of everything."""
 
     def _allowed(self, path: Path, caller: Caller) -> Path:
-        """Return a whole path that this caller may use; raises Unsupported or InvalidRequest."""
+        """Return an absolute path that this caller may use; raises Unsupported, InvalidRequest."""
         if self.settings.demo and caller == "page":
             raise Unsupported(
-                "This shared demo keeps its workspace to itself.",
-                cure="Duplicate this Space or run the app on your own machine for one of your own.",
+                "The workspace of this shared demo cannot be exported or imported.",
+                cure="Duplicate this Space or run the app on your own machine.",
             )
         if caller != "local":
             require_allowed(path, self.settings)

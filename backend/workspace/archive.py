@@ -1,7 +1,7 @@
-"""The zip that a workspace travels in: what may be in it, writing it, and reading it with distrust.
+"""The zip file of an exported workspace: allowed contents, writing, and safe reading.
 
-`manifest.json` lists every file with its size and SHA-256. A file whose name is not of the known
-kinds is neither written nor read, so no name can lead out of the workspace.
+`manifest.json` lists every file with its size and SHA-256. Only files with known names are written
+or read, so no name can point outside the workspace.
 """
 
 import errno
@@ -29,7 +29,7 @@ KIND = "adapter-workbench workspace"
 BLOCK = 1024 * 1024
 MOST_FILES = 200_000
 MOST_TEXT_BYTES = 64 * 1024**2
-"""Of a file that is read as a whole; events are read line by line and may be longer."""
+"""Limit for files that are read as a whole; events are read line by line and may be longer."""
 MOST_RATIO = 100
 SPARE_BYTES = 256 * 1024**2
 
@@ -47,11 +47,11 @@ _BROKEN = (
 )  # fmt: skip
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done and how far it is; it may raise Stopped."""
+"""Called with the current activity and its progress from 0 to 1; it may raise Stopped."""
 
 
 def quietly(doing: str, done: float) -> None:
-    """Make progress that nobody watches."""
+    """Ignore the progress."""
 
 
 class Entry(BaseModel):
@@ -64,7 +64,7 @@ class Entry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an export says of itself."""
+    """The contents of `manifest.json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,7 +76,7 @@ class Manifest(BaseModel):
 
 
 def is_part(name: str) -> bool:
-    """Tell whether a file of this name belongs into an export."""
+    """Return whether a file of this name may be in an export."""
     return _PART.fullmatch(name) is not None
 
 
@@ -84,11 +84,11 @@ def is_part(name: str) -> bool:
 
 
 def require_new_zip(target: Path, settings: Settings) -> None:
-    """Raise InvalidRequest where a file cannot become a zip of ours: it replaces nothing."""
+    """Raise InvalidRequest if a path cannot be used for a new zip file; nothing is replaced."""
     if target.suffix.lower() != ".zip":
         raise InvalidRequest(f"{target.name} does not end in .zip.", cure=f"Try {target.name}.zip.")
     if target.exists():
-        raise InvalidRequest(f"{target} is there already.", cure="Name a new file.")
+        raise InvalidRequest(f"{target} already exists.", cure="Choose a new file name.")
     require_destination(target, settings, None)
 
 
@@ -101,7 +101,7 @@ class Writer:
         self.entries: dict[str, Entry] = {}
 
     def add(self, name: str, source: IO[bytes]) -> None:
-        """Stream a file into the zip; weights are not compressed, for they hardly get smaller."""
+        """Stream a file into the zip; weights are not compressed, since that saves very little."""
         with self._archive.open(_info(name), "w", force_zip64=True) as target:
             self.entries[name] = copy(source, target)
 
@@ -132,7 +132,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def copy(source: IO[bytes], target: IO[bytes] | None = None) -> Entry:
-    """Read a stream to its end, write it to another if there is one, and return its digest."""
+    """Read a stream to its end, copy it to `target` if given, and return its digest."""
     digest, size = hashlib.sha256(), 0
     while block := source.read(BLOCK):
         digest.update(block)
@@ -152,7 +152,7 @@ def digest_of(file: Path) -> Entry:
 
 
 class Reader:
-    """An export that was checked; nothing of it has been unpacked yet."""
+    """A checked export that is not unpacked yet."""
 
     def __init__(self, archive: zipfile.ZipFile, manifest: Manifest, title: str) -> None:
         self._archive = archive
@@ -160,7 +160,7 @@ class Reader:
         self.title = title
 
     def unpack(self, folder: Path, progress: Progress) -> None:
-        """Write every file into a folder; raises InvalidRequest where one is damaged."""
+        """Write every file into a folder; raises InvalidRequest if one is damaged."""
         for name in self._each("Unpacking", progress):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,12 +168,12 @@ class Reader:
                 self._read(name, file)
 
     def compare(self, progress: Progress) -> None:
-        """Compare every file with its digest; raises InvalidRequest where one is damaged."""
+        """Compare every file with its digest; raises InvalidRequest if one is damaged."""
         for name in self._each("Comparing", progress):
             self._read(name)
 
     def _each(self, doing: str, progress: Progress) -> Iterator[str]:
-        """Yield each name and say how far it is, by bytes."""
+        """Yield each name and report the progress in bytes."""
         whole = sum(entry.bytes for entry in self.manifest.files.values()) or 1
         done = 0
         for name, entry in self.manifest.files.items():
@@ -190,7 +190,7 @@ class Reader:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # Python 3.11's zipfile looks for a file before the zip's beginning where it is told to
+            # With a bad offset, Python 3.11's zipfile seeks to before the start of the zip file
             raise _damaged(self.title, name, error) from None
         if found != self.manifest.files[name]:
             raise _damaged(self.title, name)
@@ -198,14 +198,14 @@ class Reader:
 
 @contextmanager
 def opened(path: Path, *, room: Path | None = None) -> Iterator[Reader]:
-    """Open an export and check all that can be checked before anything is unpacked into `room`.
+    """Open an export and check everything possible before it is unpacked into `room`.
 
     Raises InvalidRequest, Unsupported or DiskFull.
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise InvalidRequest(
             f"{path.name} is not an exported workspace.",
-            cure="Choose the zip that Export workspace wrote.",
+            cure="Choose the zip file that Export workspace wrote.",
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -219,13 +219,13 @@ def opened(path: Path, *, room: Path | None = None) -> Iterator[Reader]:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Return the members by name; raises where one of them is not what an export holds."""
+    """Return the members by name; raises if one of them cannot be from an export."""
     found = [info for info in archive.infolist() if not info.is_dir()]
     if len(found) > MOST_FILES:
-        raise Unsupported(f"{path.name} holds {len(found):,} files, more than {MOST_FILES:,}.")
+        raise Unsupported(f"{path.name} contains {len(found):,} files, more than {MOST_FILES:,}.")
     members = {info.filename: info for info in found}
     if len({name.casefold() for name in members}) < len(found):
-        raise Unsupported(f"{path.name} holds two files of the same name.")
+        raise Unsupported(f"{path.name} contains two files with the same name.")
     for info in found:
         _require_plain(info, path.name)
     size, stored = path.stat().st_size, sum(info.compress_size for info in found)
@@ -240,18 +240,18 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 
 
 def _require_plain(info: zipfile.ZipInfo, title: str) -> None:
-    """Raise Unsupported where a member is a link, encrypted, or has another kind of name."""
+    """Raise Unsupported if a member is a link, encrypted, or has an unknown name."""
     mode = stat.S_IFMT(info.external_attr >> 16)
     if mode not in (0, stat.S_IFREG):
-        raise Unsupported(f"{title} holds {_shown(info.filename)}, which is a link or a device.")
+        raise Unsupported(f"{title} contains {_shown(info.filename)}, which is a link or a device.")
     if info.flag_bits & 0x1:
         raise Unsupported(f"{title} is encrypted.", cure="Export the workspace again.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise Unsupported(f"{title} is packed in a way that an export never is.")
+        raise Unsupported(f"{title} uses a compression that an export never uses.")
     if info.filename != MANIFEST and not is_part(info.filename):
         raise Unsupported(
-            f"{title} holds {_shown(info.filename)}, which is no part of an exported workspace.",
-            cure="Choose the zip as Export workspace wrote it.",
+            f"{title} contains {_shown(info.filename)}, which is not part of an export.",
+            cure="Choose the zip file that Export workspace wrote.",
         )
 
 
@@ -262,7 +262,7 @@ def _manifest(
     if info is None:
         raise InvalidRequest(
             f"{title} is not an exported workspace: it has no {MANIFEST}.",
-            cure="Choose the zip that Export workspace wrote.",
+            cure="Choose the zip file that Export workspace wrote.",
         )
     try:
         if info.file_size > MOST_TEXT_BYTES:
@@ -279,7 +279,7 @@ def _manifest(
     listed = {name: entry.bytes for name, entry in manifest.files.items()}
     if listed != {name: info.file_size for name, info in members.items()}:
         raise InvalidRequest(
-            f"{title} is not complete: its files are not those that its {MANIFEST} lists.",
+            f"{title} is not complete: its files differ from the list in its {MANIFEST}.",
             cure="Copy it again, or export the workspace again.",
         )
     return manifest
@@ -290,19 +290,19 @@ def _require_room(manifest: Manifest, room: Path) -> None:
     free = shutil.disk_usage(room).free
     if needed > free:
         raise DiskFull(
-            f"The import needs {size_text(needed)} of disk, and {size_text(free)} are free.",
+            f"The import needs {size_text(needed)} of disk space, but {size_text(free)} are free.",
             cure="Free some disk space, then try again.",
         )
 
 
 def _damaged(title: str, name: str, error: Exception | None = None) -> InvalidRequest:
     return InvalidRequest(
-        f"{title} is damaged: {_shown(name)} is not what was exported.",
+        f"{title} is damaged: {_shown(name)} differs from what was exported.",
         cure="Copy it again, or export the workspace again. Nothing was changed.",
         details="" if error is None else str(error),
     )
 
 
 def _shown(text: str) -> str:
-    """Return a foreign text so that it can be shown: short, and on one line."""
+    """Return a foreign text in a form that is safe to show: short and on one line."""
     return repr("".join(c if c.isprintable() else "?" for c in text[:80]))

@@ -1,6 +1,6 @@
-"""Whether a workspace can be used: its folders are folders, and files can be written there.
+"""Checks whether a workspace can be used: its folders exist as folders and are writable.
 
-Asked once at the start, so that a wrong folder gives one sentence and not a traceback.
+Called once at the start, so that a wrong folder gives one sentence and not a traceback.
 """
 
 import os
@@ -11,12 +11,12 @@ from backend.errors import DiskFull, InvalidRequest, WorkbenchError
 from backend.files.atomic_files import make_folder, write_text
 from backend.settings import Settings
 
-ELSEWHERE = "name another workspace (--workspace FOLDER)"
+ELSEWHERE = "choose another workspace (--workspace FOLDER)"
 LOGS = ("worker.log", "side.log")
 
 
 def require_usable(settings: Settings) -> None:
-    """Make the workspace where there is none; raises InvalidRequest or DiskFull."""
+    """Create the workspace if it does not exist; raises InvalidRequest or DiskFull."""
     require_folders(settings)
     for name in LOGS:
         _require_file(settings.workspace / name)
@@ -25,7 +25,7 @@ def require_usable(settings: Settings) -> None:
 
 
 def require_folders(settings: Settings) -> None:
-    """Raise InvalidRequest where something else is in the place of a folder; enough for reading."""
+    """Raise InvalidRequest if a folder's path is not a folder; enough for reading."""
     for folder in _folders(settings):
         _require_folder(folder)
 
@@ -44,16 +44,16 @@ def _folders(settings: Settings) -> tuple[Path, ...]:
 
 
 def _require_folder(folder: Path) -> None:
-    """Raise InvalidRequest where something else has a folder's name, or the name of one above."""
+    """Raise InvalidRequest if a folder's path, or a parent's, exists but is not a folder."""
     for each in (*reversed(folder.absolute().parents), folder.absolute()):
         if os.path.islink(each) and not os.path.exists(each):
             raise InvalidRequest(
-                f"{each} is a link to {each.readlink()}, which is not there.",
+                f"{each} is a link to {each.readlink()}, which does not exist.",
                 cure=f"Remove the link or {ELSEWHERE}.",
             )
         if os.path.exists(each) and not os.path.isdir(each):
             raise InvalidRequest(
-                f"{each} is a file, and a folder is needed there.",
+                f"{each} is a file, but a folder is needed there.",
                 cure=f"Move the file away or {ELSEWHERE}.",
             )
 
@@ -67,7 +67,7 @@ def _require_file(file: Path) -> None:
 
 
 def _require_writable(folder: Path, workspace: Path) -> None:
-    """Raise DiskFull where no file can be written; a trial tells more than permissions do."""
+    """Raise DiskFull if no file can be written; trying is more reliable than permissions."""
     trial = folder / ".trial"
     try:
         write_text(make_folder(folder) / trial.name, "This file may be removed.\n")
@@ -80,5 +80,5 @@ def _require_writable(folder: Path, workspace: Path) -> None:
             details=error.details,
         ) from error
     finally:
-        with suppress(OSError):  # where nothing can be written, nothing is there to remove
+        with suppress(OSError):  # if nothing could be written, there is nothing to remove
             trial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Taking a workspace to another machine: adapters, runs, the session and the queue in one zip.
+"""Exporting a workspace to a zip file: adapters, runs, the session and the queue.
 
-Logs, tokens, uploads and temporary files stay here, and so does what a run tells its processes.
+Logs, token caches, uploads, temporary files and commands to a run's processes are not included.
 """
 
 import time
@@ -29,7 +29,7 @@ from backend.workspace.archive import (
 from backend.workspace.session_recipe import Recipe
 
 STAYS = ("launch.json", "result.json", "control")
-"""In a run's folder: it names folders or processes of this machine."""
+"""Files of a run that name folders or processes of this machine."""
 SAVED_STATES = ("checkpoints", "best")
 
 
@@ -46,9 +46,9 @@ class Export:
         self.left_out: list[str] = []
 
     def run(self, target: Path, *, checkpoints: bool, progress: Progress) -> ExportedWorkspace:
-        """Write the zip whole or not at all, read it back, and say what is in it.
+        """Write the zip file whole or not at all, read it back, and describe it.
 
-        Raises InvalidRequest where the file cannot be that zip, DiskFull, and what `progress` does.
+        Raises InvalidRequest if the file is not allowed, DiskFull, and what `progress` raises.
         """
         require_new_zip(target, self.settings)
         make_folder(target.parent)
@@ -92,7 +92,7 @@ class Export:
             yield "runs", f"the run {summary.name}", run.folder, files
 
     def _ended(self, summary: RunSummary | None, run_id: str) -> RunSummary | None:
-        """Return a run that can travel; of another one, note why it stays."""
+        """Return a run that can be exported; for other runs, note why they are left out."""
         if summary is None or summary.state == "damaged":
             self.left_out.append(f"The run {run_id} cannot be read.")
             return None
@@ -102,7 +102,7 @@ class Export:
         return summary
 
     def _files(self, folder: Path) -> list[Path]:
-        """Return the files of a folder that belong into an export; links are left out, and said."""
+        """Return a folder's files for the export; links are left out and noted."""
         found = []
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if path.is_symlink():
@@ -112,7 +112,7 @@ class Export:
         return found
 
     def _add(self, writer: Writer, kind: str, title: str, folder: Path, files: list[Path]) -> int:
-        """Add one adapter or run; all its files are opened first, so that they fit together."""
+        """Add one adapter or run; all its files are opened first, so that they are consistent."""
         names = {file: f"{kind}/{folder.name}/{file.relative_to(folder).as_posix()}"
                  for file in files}  # fmt: skip
         with ExitStack() as stack:
@@ -144,7 +144,7 @@ class Export:
 
 
 def _read_back(path: Path, progress: Progress) -> int:
-    """Compare every file with its digest, as the import will; returns how many there are."""
+    """Compare every file with its digest, as the import will; return the number of files."""
     progress("Reading it back", 1.0)
     with opened(path) as reader:
         reader.compare(progress)

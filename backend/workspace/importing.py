@@ -1,7 +1,7 @@
-"""Bringing in what was exported on another machine, whole or not at all.
+"""Importing a workspace that was exported on another machine, whole or not at all.
 
-Everything is unpacked into a folder of its own in the workspace, checked and renamed there, and
-then moved to its place. Nothing that is here already is replaced.
+Everything is unpacked into a staging folder in the workspace, checked and renamed there, and then
+moved to its place. Nothing in this workspace is replaced.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Import:
         self.caller = caller
         self.entries: dict[str, Entry] = {}
         self.taken: set[str] = set()
-        """Names that adapters to come have, also those of this import."""
+        """Reserved adapter names, including those of this import."""
         self.adapter_ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.run_ids: dict[str, str] = {}
@@ -65,17 +65,17 @@ class Import:
         reserved: Callable[[], set[str]],
         progress: Progress,
     ) -> ImportedWorkspace:
-        """Unpack, check and move in; `lock` is held, and `reserved` asked, while names are given.
+        """Unpack, check and move in. `lock` is held and `reserved` called while names are assigned.
 
-        Raises InvalidRequest or Unsupported where the zip is not a sound export, DiskFull,
-        VerificationFailed, and Stopped where `progress` does; then nothing was changed.
+        Raises InvalidRequest or Unsupported if the zip file is not a valid export, DiskFull,
+        VerificationFailed, and Stopped if `progress` does; then nothing was changed.
         """
         workspace = self.settings.workspace
         try:
             with opened(source, room=workspace) as reader, staging(workspace) as folder:
                 self.entries = reader.manifest.files
                 reader.unpack(folder, progress)
-                progress("Checking what came", 1.0)
+                progress("Checking the files", 1.0)
                 adapters, runs = self._adapters(folder), self._runs(folder)
                 with lock:
                     self.taken = reserved()
@@ -83,10 +83,10 @@ class Import:
         except OSError as error:
             raise disk_error(error, workspace) from error
 
-    # -- looking at what came ----------------------------------------------------------------------
+    # -- reading the unpacked files ----------------------------------------------------------------
 
     def _adapters(self, unpacked: Path) -> list[Found]:
-        """Read the staged adapters, each with the same one of the library if it is there."""
+        """Read the staged adapters, each with the identical one in the library, if any."""
         known, found = KnownAdapters(self.library), []
         for folder in staged_adapters.folders(unpacked):
             try:
@@ -98,7 +98,7 @@ class Import:
         return sorted(found, key=lambda each: each[0].info.created)
 
     def _runs(self, unpacked: Path) -> list[FoundRun]:
-        """Read the staged runs, each with the id of the same one here."""
+        """Read the staged runs, each with the id of the identical one here, if any."""
         found = []
         for folder in staged_runs.folders(unpacked):
             try:
@@ -119,7 +119,7 @@ class Import:
             if each.startswith(start)
         }
 
-    # -- making it fit -----------------------------------------------------------------------------
+    # -- ids and names ----------------------------------------------------------------------------
 
     def _move_in(
         self, unpacked: Path, adapters: list[Found], runs: list[FoundRun]
@@ -165,7 +165,7 @@ class Import:
         )
 
     def _note_name(self, there: str, here: str) -> None:
-        """Keep a name from being given twice, and note where it is another one."""
+        """Reserve a name, and note it if it was changed."""
         self.taken.add(here)
         if here != there and (there, here) not in self.renamed:
             self.renamed.append((there, here))
@@ -188,7 +188,7 @@ class Import:
         moves.add(staged.folder, self.runs.root / run_id, entries, rewritten=staged_runs.REWRITTEN)
 
     def _adapter_of(self, adapter_id: str) -> str:
-        """Return the id that a run's adapter has here, a new one where something else has it."""
+        """Return the id of a run's adapter here: a new one if the old one is taken."""
         if adapter_id in self.adapter_ids:
             return self.adapter_ids[adapter_id]
         claimed = {summary.adapter_id for summary in self.runs.summaries()}
@@ -199,14 +199,14 @@ class Import:
     def _renamed(self, train: Train, state: str) -> Train:
         """Return a run's settings with the names that its adapters have here."""
         name = self.names.get(train.name, train.name)
-        if train.name not in self.names and state != "finished":  # it may still bring an adapter
+        if train.name not in self.names and state != "finished":  # it may still create an adapter
             name = self.library.free_name(train.name, self.taken)
             self._note_name(train.name, name)
         start = self.names.get(train.start_from or "", train.start_from)
         return train.model_copy(update={"name": name, "start_from": start})
 
     def _link(self, moves: Moves) -> None:
-        """Let the adapters that came name their runs by the ids that those have here."""
+        """Replace the run ids in the imported adapters by the ids of the runs here."""
         for folder in moves.sources(self.library.root):
             info = AdapterInfo.model_validate_json((folder / SIDECAR).read_text(encoding="utf-8"))
             run_id = self.run_ids.get(info.run_id or "")
@@ -215,7 +215,7 @@ class Import:
     # -- session and queue -------------------------------------------------------------------------
 
     def _session(self, unpacked: Path) -> Recipe | None:
-        """Return the recipe that the next start may follow; this workspace's own is kept."""
+        """Return the recipe for the next start; this workspace's own recipe is kept."""
         file = unpacked / SESSION
         try:
             recipe = Recipe.load(file) if _is_small(file) else Recipe()
@@ -236,7 +236,7 @@ class Import:
         return recipe.model_copy(update={"active": active})
 
     def _queue(self, unpacked: Path) -> list[Waiting]:
-        """Return the trainings that can wait here, in the name of whoever imports them."""
+        """Return the waiting runs that can be queued here, for the caller of the import."""
         file = unpacked / QUEUE
         try:
             items = training_queue.parse(file.read_text("utf-8")) if _is_small(file) else []
@@ -250,12 +250,12 @@ class Import:
         name = item.train.name
         if gone := list(staged_runs.missing(item.train)):
             self.missing += gone
-            self.left_out.append(f"The waiting training {name} is left out: its data is not here.")
+            self.left_out.append(f"The waiting run {name} is left out: its data is not here.")
             return None
         try:
             check_caller(item.train, self.settings, self.caller)
         except WorkbenchError as error:
-            self.left_out.append(f"The waiting training {name} is left out: {error}")
+            self.left_out.append(f"The waiting run {name} is left out: {error}")
             return None
         free = self.library.free_name(name, self.taken)
         self._note_name(name, free)
@@ -264,7 +264,7 @@ class Import:
         return item.model_copy(update={"train": train, "caller": self.caller})
 
     def _settle(self, recipe: Recipe | None, waiting: list[Waiting]) -> Callable[[], None]:
-        """Return what writes queue and session once everything lies in its place."""
+        """Return the function that writes queue and session after all folders were moved."""
 
         def settle() -> None:
             if waiting:

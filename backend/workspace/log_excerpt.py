@@ -1,8 +1,8 @@
-"""The end of a log without anything private: what is known to be ours or a library's is kept.
+"""The end of a log without private text: only known text of this project or a library is kept.
 
-A log may hold whatever somebody trained on, typed or called their folders. So nothing is searched
-for and hidden: of a line only those pieces stay that stand in this project's own sentences, in the
-list of library messages below, or in a stack trace that leads through installed code.
+A log may contain training data, prompts and folder names. So private text is not searched for;
+instead a line keeps only the pieces that occur in this project's own sentences, in the list of
+library messages below, or in a stack trace through installed code.
 """
 
 import ast
@@ -23,7 +23,7 @@ MOST_BYTES = 512 * 1024
 LONGEST_LINE = 2000
 SOURCES = ("app.py", "backend", "ui")
 
-# What libraries and the system say when something fails, as far as it names nothing.
+# Error messages of libraries and the system that contain no names.
 LIBRARY_SENTENCES = (
     "Traceback (most recent call last):",
     "During handling of the above exception, another exception occurred:",
@@ -60,14 +60,14 @@ _ERROR = re.compile(r"(?:[A-Za-z_]\w*\.)*(?P<kind>[A-Za-z_]\w*)(?:: (?P<text>.*)
 
 
 class Excerpt(NamedTuple):
-    """The lines that may be shown, and how many lost something or everything."""
+    """The public lines, and the number of lines that were shortened or left out."""
 
     lines: list[str]
     hidden: int
 
 
 def excerpt(file: Path) -> Excerpt:
-    """Return the end of a log file without anything private; empty where there is no file."""
+    """Return the end of a log file without private text; empty if there is no file."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - MOST_BYTES))
@@ -81,7 +81,7 @@ def excerpt(file: Path) -> Excerpt:
 
 
 def public_line(line: str) -> str:
-    """Return what may be shown of a line; HIDDEN stands for what may not."""
+    """Return the public part of a line; HIDDEN replaces the rest."""
     if frame := _FRAME.fullmatch(line):
         return _frame(frame["path"], frame["line"], frame["name"])
     if warning := _WARNING.fullmatch(line):
@@ -94,7 +94,7 @@ def public_line(line: str) -> str:
 
 
 def public_text(text: str) -> str:
-    """Return the pieces of a text that stand in known sentences, with HIDDEN between them."""
+    """Return the pieces of a text that occur in known sentences, with HIDDEN between them."""
     kept = bytearray(len(text))
     for piece in _known_pieces():
         start = text.find(piece)
@@ -114,7 +114,7 @@ def _gap(text: str) -> str:
 
 
 def _frame(path: str, line: str, name: str) -> str:
-    """Return a frame of a stack trace if it leads through installed code or this project."""
+    """Return a frame of a stack trace, with its names only for installed code or this project."""
     place = _place(path)
     if place is None or name.strip("<>") not in _text_of(path):
         return f"  File {place or HIDDEN}, line {line}, in {HIDDEN}"
@@ -122,7 +122,7 @@ def _frame(path: str, line: str, name: str) -> str:
 
 
 def _place(path: str) -> str | None:
-    """Return where a module lies in this project or an installed package; None for all else."""
+    """Return a module's path in this project or an installed package; None for all others."""
     file = Path(path)
     for title, root in _roots():
         if file.is_relative_to(root) and ".." not in file.parts and file.is_file():
@@ -157,7 +157,7 @@ def _error_names() -> frozenset[str]:
 
 @cache
 def _known_pieces() -> tuple[str, ...]:
-    """Return the fixed parts of this project's sentences, and what libraries say."""
+    """Return the fixed parts of this project's sentences, and the library messages."""
     pieces = set(LIBRARY_SENTENCES)
     for source in SOURCES:
         path = PROJECT / source
@@ -167,7 +167,7 @@ def _known_pieces() -> tuple[str, ...]:
 
 
 def _pieces_in(file: Path) -> Iterator[str]:
-    """Yield the fixed texts of a module that are long enough to say nothing about anybody."""
+    """Yield the fixed texts of a module that are long enough to be recognised."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value.strip()

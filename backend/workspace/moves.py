@@ -1,7 +1,7 @@
-"""Moving folders into a workspace, all or none, also where the machine goes off meanwhile.
+"""Moving folders into a workspace, all or none, even if the machine fails during it.
 
-A journal in the staging folder names what is being moved and by which process. What a process that
-is gone left half done is undone at the next start.
+A journal in the staging folder records the moves and their process. If that process ended before it
+finished, the next start undoes its moves.
 """
 
 import os
@@ -25,7 +25,7 @@ _STAGING = ".import-"
 
 
 class Journal(BaseModel):
-    """Which process moves what: from the staging folder, and to where."""
+    """The process and its moves, as pairs of source and target."""
 
     pid: int
     process_started: float
@@ -33,7 +33,7 @@ class Journal(BaseModel):
 
 
 class Move(NamedTuple):
-    """One folder on its way; `entries` are the files in it that must arrive as they were."""
+    """One folder to move; `entries` are the files in it that must arrive unchanged."""
 
     source: Path
     target: Path
@@ -41,7 +41,7 @@ class Move(NamedTuple):
 
 
 class Moves:
-    """What is to be moved out of one staging folder."""
+    """The moves out of one staging folder."""
 
     def __init__(self, staging: Path) -> None:
         self._staging = staging
@@ -50,12 +50,12 @@ class Moves:
     def add(
         self, source: Path, target: Path, entries: dict[str, Entry], *, rewritten: tuple[str, ...]
     ) -> None:
-        """Plan a move; files that were written again here are not compared."""
+        """Plan a move; files that were rewritten here are not compared."""
         kept = {name: entry for name, entry in entries.items() if name not in rewritten}
         self._moves.append(Move(source, target, kept))
 
     def sources(self, root: Path) -> Iterator[Path]:
-        """Yield the staged folders that will lie in this folder."""
+        """Yield the staged folders that will be moved into this folder."""
         yield from (move.source for move in self._moves if move.target.parent == root)
 
     def carry_out(self, settle: Callable[[], None]) -> int:
@@ -82,7 +82,7 @@ class Moves:
 
 @contextmanager
 def staging(workspace: Path) -> Iterator[Path]:
-    """Give a folder to unpack into, on the workspace's own disk; it is gone afterwards."""
+    """Yield a folder to unpack into, on the workspace's own disk; it is removed afterwards."""
     folder = workspace / f"{_STAGING}{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
@@ -110,14 +110,14 @@ def _compare(move: Move) -> int:
 
 
 def _undo(journal: Journal) -> None:
-    """Remove what was moved already: it is still in the zip, and nothing was here before."""
+    """Remove folders that were already moved; they are still in the zip file."""
     for source, target in journal.moves:
         if not Path(source).exists():
             shutil.rmtree(target, ignore_errors=True)
 
 
 def undo_unfinished(workspace: Path) -> None:
-    """Undo imports whose process is gone; those of living ones are left alone."""
+    """Undo imports whose process has ended; others are not changed."""
     for staging in workspace.glob(f"{_STAGING}*"):
         try:
             text = (staging / JOURNAL).read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Report a problem: a zip of versions, settings and the last log lines, and nothing private.
+"""Problem reports: a zip file of versions, settings and the last log lines, nothing private.
 
-No data, prompts, names, paths or secrets: settings are numbers and choices, and of the logs only
-what `log_excerpt` knows to be public. At the end everything is searched once more for what names
-this person or machine.
+No data, prompts, names, paths or secrets. Settings are only numbers and choices, and log lines only
+contain text that `log_excerpt` knows to be public. Finally everything is searched again for names
+of this user or machine.
 """
 
 import getpass
@@ -54,7 +54,7 @@ _STATES = ("queued", "running", "finished", "stopped", "failed", "interrupted")
 def write(
     target: Path, *, settings: Settings, library: Library, runs: Runs, snapshot: Snapshot
 ) -> ReportedProblem:
-    """Write the zip; raises InvalidRequest where it cannot be that file, DiskFull."""
+    """Write the zip file; raises InvalidRequest if the path is not allowed, or DiskFull."""
     require_new_zip(target, settings)
     logs = {name: excerpt(file) for name, file in _logs(settings, runs).items()}
     about = _about(settings, library, runs, snapshot)
@@ -77,7 +77,7 @@ def write(
 
 
 def _logs(settings: Settings, runs: Runs) -> dict[str, Path]:
-    """Return the logs by the names that they get in the zip."""
+    """Return the logs by their names in the zip file."""
     named = {name: settings.workspace / name for name in ("worker.log", "side.log")}
     for number, run in enumerate(runs.all()[:LAST_RUNS], start=1):
         named[f"run-{number}.log"] = run.log
@@ -85,7 +85,7 @@ def _logs(settings: Settings, runs: Runs) -> dict[str, Path]:
     return named
 
 
-# --- what is said of versions, machine and session ---
+# --- versions, machine and session ---
 
 
 def _about(settings: Settings, library: Library, runs: Runs, snapshot: Snapshot) -> dict[str, Any]:
@@ -167,14 +167,14 @@ def _session(snapshot: Snapshot) -> dict[str, Any]:
     return said
 
 
-# --- what is said of a run ---
+# --- runs ---
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """Return how a run was asked for and how it ended, as numbers and choices."""
+    """Return a run's settings and how it ended, as numbers and choices."""
     try:
         request, status = run.request, run.status()
-    except Exception:  # whatever is wrong with its files: they are the problem that is reported
+    except Exception:  # unreadable files may be the problem that is reported
         return {"unreadable": True}
     numbers = {k: v for k, v in status.model_dump().items() if isinstance(v, int | float | bool)}
     for private in ("pid", "process_started"):
@@ -203,7 +203,7 @@ def _kind_of_data(source: str) -> str:
 
 
 def _numbers_and_choices(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's values without texts that somebody wrote."""
+    """Return a request's values without texts that a user wrote."""
     kept: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -216,7 +216,7 @@ def _numbers_and_choices(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices() -> set[str]:
-    """Return every word that a training's settings offer for choosing."""
+    """Return every option that a training request offers."""
     return {word for _, field in fields_of(Train) for word in _literals(field.annotation)}
 
 
@@ -229,11 +229,11 @@ def _choice(value: str, choices: tuple[str, ...]) -> str:
     return value if value in choices else ""
 
 
-# --- the last look ---
+# --- the final search ---
 
 
 def _private_words(settings: Settings) -> Iterator[str]:
-    """Yield what names this person or machine, longest first within each kind."""
+    """Yield texts that identify this user or machine."""
     yield from {str(settings.workspace.resolve()), str(settings.workspace), str(Path.home())}
     yield from (str(root) for root in (*settings.allowed_roots, PROJECT))
     yield from {socket.gethostname(), socket.getfqdn(), platform.node(), settings.owner}

@@ -1,4 +1,4 @@
-"""The session's recipe: what it takes to build the session again in a new worker or a new start."""
+"""The session's recipe: what is needed to restore it in a new worker or at the next start."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +12,7 @@ from backend.requests import LoadModel, Request, UnloadModel, Variant
 
 
 class Recipe(BaseModel):
-    """The base that was asked for and the adapters that answered. Adapters are on disk already."""
+    """The requested base and the active adapters. The adapters are already on disk."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,7 +20,7 @@ class Recipe(BaseModel):
     active: Variant = []
 
     def after(self, request: Request, active: Variant) -> "Recipe":
-        """Return the recipe once this operation has gone well."""
+        """Return the recipe after this operation succeeded."""
         if isinstance(request, LoadModel):
             return Recipe(base=request, active=active)
         if isinstance(request, UnloadModel):
@@ -33,9 +33,9 @@ class Recipe(BaseModel):
 
     @classmethod
     def restore(cls, path: Path) -> tuple["Recipe", str]:
-        """Return the saved recipe, or that of the starter model, and what is wrong with the file.
+        """Return the saved recipe, or that of the starter model, and a problem with the file.
 
-        One that cannot be read is kept aside under another name.
+        An unreadable file is renamed.
         """
         starter = cls(base=LoadModel(source="starter"))
         try:
@@ -43,11 +43,11 @@ class Recipe(BaseModel):
         except Damaged as error:
             with suppress(DiskFull):
                 damaged_files.keep_aside(path)
-            lost = "The last session is not known, so the starter model is loaded."
+            lost = "The last session is unknown, so the starter model is loaded."
             return starter, f"{error} {lost}"
         return (recipe if recipe.base else starter), ""
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Return the saved recipe, or an empty one where none was saved; raises Damaged."""
+        """Return the saved recipe, or an empty one if none was saved; raises Damaged."""
         return damaged_files.read_if_there(path, cls.model_validate_json, missing=cls())

@@ -1,7 +1,7 @@
-"""Adapters of an unpacked export, before they join the library: checked, and given free names.
+"""Adapters of an unpacked export, before they are added to the library: checks and free names.
 
-The engine looks at every adapter again each time it loads one; checked here is what must hold for a
-folder to be in the library at all.
+The engine checks every adapter again when it loads it. Here only the requirements for a folder of
+the library are checked.
 """
 
 import json
@@ -19,7 +19,7 @@ from backend.workspace.archive import MOST_TEXT_BYTES, Entry, digest_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SAME = (WEIGHTS, CONFIG)
-"""The files that make an adapter what it is; name and card may have changed since."""
+"""The files that identify an adapter; its name and card may have changed since."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
@@ -31,7 +31,7 @@ class Staged(NamedTuple):
 
 
 def read(folder: Path) -> Staged:
-    """Read a staged adapter; raises ModelError where it cannot be one of a library."""
+    """Read a staged adapter; raises ModelError if it is not valid for a library."""
     for name in (*SAME, SIDECAR):
         if not (folder / name).is_file():
             raise ModelError(f"it has no {name}")
@@ -41,9 +41,9 @@ def read(folder: Path) -> Staged:
     except (ValueError, RecursionError):
         raise ModelError("its settings cannot be read") from None
     if info.id != folder.name or not DISPLAY_NAME.fullmatch(info.name):
-        raise ModelError("its name is none that an adapter can have")
+        raise ModelError("its name is not allowed for an adapter")
     if not isinstance(config, dict) or not _is_plain(config):
-        raise ModelError(f"its {CONFIG} is not in the form that the library keeps")
+        raise ModelError(f"its {CONFIG} is not in the library's format")
     read_header(folder / WEIGHTS)
     return Staged(folder, info)
 
@@ -55,7 +55,7 @@ def _text(file: Path) -> str:
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
-    """Tell whether PEFT would read the configuration without running an expression or code."""
+    """Return whether PEFT can read the configuration without evaluating an expression or code."""
     targets, start = config.get("target_modules"), config.get("init_lora_weights", True)
     return (
         isinstance(targets, list)
@@ -66,14 +66,14 @@ def _is_plain(config: dict[str, Any]) -> bool:
 
 
 class KnownAdapters:
-    """Finds an adapter of the library by its content, reading each file once at most."""
+    """Finds an adapter of the library by its content; each file is read at most once."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
         self._digests: dict[Path, Entry] = {}
 
     def find(self, entries: dict[str, Entry]) -> AdapterInfo | None:
-        """Return the adapter of the library whose weights and configuration these files are."""
+        """Return the adapter of the library with the same weights and configuration, if any."""
         return next((info for info in self._library.all() if self._is_same(info, entries)), None)
 
     def _is_same(self, info: AdapterInfo, entries: dict[str, Entry]) -> bool:
@@ -89,7 +89,7 @@ class KnownAdapters:
 
 
 def rename(info: AdapterInfo, library: Library, taken: set[str]) -> AdapterInfo:
-    """Return an adapter with an id, a name and a colour that it can have in this library."""
+    """Return an adapter with an id, a name and a colour that are valid in this library."""
     is_used = library.folder(info.id).exists() or (library.root / TRASH / info.id).exists()
     return info.model_copy(
         update={

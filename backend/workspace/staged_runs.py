@@ -1,4 +1,4 @@
-"""Runs of an unpacked export, before they join the workspace: checked, and made to fit it."""
+"""Runs of an unpacked export, before they are added to the workspace: checks and new ids."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from backend.workspace.archive import MOST_TEXT_BYTES, Entry, digest_of
 
 EVENTS = "events.jsonl"
 REWRITTEN = ("request.json", "status.json")
-"""What names this workspace's ids and processes, and is therefore written again."""
+"""Files with ids and processes of a workspace, which are therefore rewritten."""
 _ADAPTER_ID = re.compile(r"ad_[0-9a-f]{6,32}")
 
 
@@ -29,7 +29,7 @@ class Staged(NamedTuple):
 
 
 def read(folder: Path) -> Staged:
-    """Read a staged run; raises ModelError where it cannot be one of a workspace."""
+    """Read a staged run; raises ModelError if it is not valid for a workspace."""
     run = Run(folder)
     try:
         if any((folder / name).stat().st_size > MOST_TEXT_BYTES for name in REWRITTEN):
@@ -40,16 +40,16 @@ def read(folder: Path) -> Staged:
         raise ModelError("its request or status cannot be read") from None
     sound = request.run_id == folder.name and _ADAPTER_ID.fullmatch(request.adapter_id)
     if not sound or not RUN_ID.fullmatch(folder.name) or not math.isfinite(request.created):
-        raise ModelError("its ids are none that a run has")
+        raise ModelError("its ids are not valid for a run")
     if status.state in UNDER_WAY:
-        raise ModelError("it was still going on")
+        raise ModelError("it was still running")
     if run.note_file.is_file() and run.note_file.stat().st_size > 4 * LONGEST_NOTE:
-        raise ModelError("its note is too long to be one")
+        raise ModelError("its note is too long")
     return Staged(folder, request, status)
 
 
 def find_same(staged: Staged, entry: Entry | None, runs: Runs) -> Run | None:
-    """Return the run of this workspace that is the same one at the same point, if there is one."""
+    """Return the run of this workspace that is the same run at the same step, if any."""
     for run in runs.all():
         try:
             same = run.request.created == staged.request.created
@@ -61,7 +61,7 @@ def find_same(staged: Staged, entry: Entry | None, runs: Runs) -> Run | None:
 
 
 def free_id(wanted: str, runs: Runs) -> str:
-    """Return a run id that no folder has."""
+    """Return a run id that is not in use."""
     number, free = 1, wanted
     while (runs.root / free).exists():
         number += 1
@@ -70,7 +70,7 @@ def free_id(wanted: str, runs: Runs) -> str:
 
 
 def write(staged: Staged, *, run_id: str, adapter_id: str, train: Train) -> None:
-    """Write the staged run's request and status as they are to be here; no process trains it."""
+    """Write the staged run's request and status for this workspace; no process trains it."""
     colour = staged.request.colour if staged.request.colour in COLOURS else COLOURS[0]
     request = staged.request.model_copy(
         update={"run_id": run_id, "adapter_id": adapter_id, "train": train, "colour": colour}
@@ -83,19 +83,19 @@ def write(staged: Staged, *, run_id: str, adapter_id: str, train: Train) -> None
 
 
 def missing_paths(request: RunRequest) -> Iterator[str]:
-    """Yield the files and folders that a run names and that this machine does not have."""
+    """Yield the files and folders that a run uses and that do not exist here."""
     base = request.base.source if request.base is not None else ""
     yield from missing(request.train)
     yield from (path for path in {request.base_source, base} if is_missing(path))
 
 
 def missing(train: Train) -> Iterator[str]:
-    """Yield the data that a training names and that this machine does not have."""
+    """Yield the data that a training request uses and that does not exist here."""
     yield from (path for path in (train.data, train.held_out or "") if is_missing(path))
 
 
 def is_missing(source: str) -> bool:
-    """Tell whether a source is a whole path of which nothing is here; `~` is another home there."""
+    """Return whether a source is an absolute path that does not exist here; `~` counts as one."""
     whole = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
     return (whole or source.startswith("~")) and not Path(source).expanduser().exists()
 

@@ -1,7 +1,8 @@
-"""Which format a workspace is in, and the steps that bring an older one to today's.
+"""The format of a workspace, and the steps that convert an older one to the current format.
 
-`workspace.json` says it. A workspace without that file was written before it existed: format 1, of
-which nothing has to change. Each step keeps a copy of what it changes in `before-format-N`.
+`workspace.json` holds the format. A workspace without that file is older than the file: it has
+format 1, and nothing needs to change. Each step keeps a copy of what it changes in
+`before-format-N`.
 """
 
 import shutil
@@ -18,11 +19,11 @@ from backend.settings import VERSION
 FILE = "workspace.json"
 FORMAT = 1
 CONTENT = ("adapters", "runs", "session.json", "queue.json")
-"""What tells a workspace that was used from a new folder."""
+"""Files and folders that a used workspace has and a new folder does not."""
 
 
 class Stamp(BaseModel):
-    """What `workspace.json` says: its format, and the version of the app that wrote it last."""
+    """The contents of `workspace.json`: the format, and the app version that wrote it last."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +32,7 @@ class Stamp(BaseModel):
 
 
 class Step(NamedTuple):
-    """One change of the format: to which, in a sentence, of which files or folders, and how."""
+    """One format change: the new format, a sentence, the changed files, and the function."""
 
     to: int
     says: str
@@ -45,10 +46,10 @@ STEPS: tuple[Step, ...] = ()
 def open_workspace(
     workspace: Path, *, steps: Sequence[Step] = STEPS, newest: int = FORMAT
 ) -> list[str]:
-    """Bring a workspace to the newest format; returns what was done, in sentences.
+    """Convert a workspace to the newest format; returns sentences about what was done.
 
-    Raises Unsupported where a newer version of the app wrote it, DiskFull where a copy cannot be
-    kept; then the workspace is as it was.
+    Raises Unsupported if a newer version of the app wrote it, and DiskFull if a copy cannot be
+    written; then the workspace is unchanged.
     """
     stamp = read(workspace)
     if stamp is not None and stamp.format > newest:
@@ -74,15 +75,15 @@ def open_workspace(
 
 
 def read(workspace: Path) -> Stamp | None:
-    """Return what `workspace.json` says, None where there is none; raises Unsupported."""
+    """Return the contents of `workspace.json`, None if there is none; raises Unsupported."""
     try:
         return Stamp.model_validate_json((workspace / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise Unsupported(
-            f"{workspace / FILE} cannot be read, so the format of this workspace is not known.",
-            cure="Put it back from a copy, or remove it if no newer version of the app was used.",
+            f"{workspace / FILE} cannot be read, so the format of this workspace is unknown.",
+            cure="Restore it from a copy, or remove it if no newer version of the app was used.",
             details=str(error),
         ) from None
 
@@ -92,7 +93,7 @@ def _is_used(path: Path) -> bool:
 
 
 def _take(step: Step, workspace: Path) -> str:
-    """Carry out one step; whatever ends it early leaves what was there before."""
+    """Carry out one step; after an error the workspace is as before."""
     kept = workspace / f"before-format-{step.to}"
     if kept.is_dir():  # the last attempt was cut off midway
         _put_back(step, workspace, kept)
@@ -118,7 +119,7 @@ def _put_back(step: Step, workspace: Path, kept: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or folder; one that is not there stays absent."""
+    """Copy a file or folder, if it exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, symlinks=True)

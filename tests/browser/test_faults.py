@@ -58,7 +58,7 @@ def test_a_killed_worker_is_said_and_the_run_resumes_without_gap_or_repeat(
     expect(page.locator("#train-chart .aw-has-points")).to_be_visible(timeout=PATIENCE_MS)
     app.worker().kill()
     with timed("killed worker until the page says so"):
-        expect(page.locator(".aw-stage .aw-note.bad")).to_contain_text("The model process is gone")
+        expect(page.locator(".aw-stage .aw-note.bad")).to_contain_text("The model process ended")
     save_picture(page, "train-interrupted", full=False)
     idle(client)
     expect(page.get_by_role("button", name="Base starter")).to_be_visible()

@@ -43,7 +43,7 @@ def test_a_failing_write_leaves_the_old_content(
 
     assert str(caught.value) == (
         "Could not write status.json: No space left on device. Free some disk space or choose "
-        "another workspace, then try again. What was saved before is unharmed."
+        "another workspace, then try again. What was saved before is unchanged."
     )
     assert target.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["status.json"]

@@ -72,7 +72,7 @@ def test_of_a_damaged_queue_what_can_be_read_goes_on_waiting(tmp_path: Path) -> 
 
     assert again.names() == {"second"}
     assert again.problem.startswith(
-        "Trainings that waited may be lost: 1 of 2 entries of queue.json cannot be read."
+        "Some waiting runs may be lost: 1 of 2 entries of queue.json cannot be read."
     )
 
 

@@ -11,7 +11,7 @@ from backend.files.destinations import require_destination
 from backend.settings import PROJECT
 from tests.backend.conftest import ScriptedRuntime
 
-WITHIN = "is|lies inside|contains"
+WITHIN = "is|is inside|contains"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_folder_of_the_workspace_on_another_disk_is_protected_and_open_there(
 def test_a_link_to_nothing_is_named(settings: Settings, base: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
 
-    with pytest.raises(InvalidRequest, match=r"link is a link to .*gone, which is not there"):
+    with pytest.raises(InvalidRequest, match=r"link is a link to .*gone, which does not exist"):
         require_destination(tmp_path / "link", settings, base)
 
 
@@ -142,7 +142,7 @@ def test_a_base_inside_an_open_folder_is_not_written_over(settings: Settings, pl
 
 
 def test_a_name_that_no_file_system_takes_is_refused(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="has 300 bytes, and at most 255 are possible"):
+    with pytest.raises(InvalidRequest, match="has 300 bytes, but at most 255 are possible"):
         require_destination(tmp_path / ("x" * 300) / "deep", settings, None)
     with pytest.raises(InvalidRequest, match="is empty"):
         require_destination(tmp_path / " ", settings, None)

@@ -81,7 +81,7 @@ def test_what_cannot_work_ends_with_one_sentence(
     ("content", "sentence"),
     [
         ("{", "cannot be read: "),
-        ("[]", 'is not a JSON object. Begin: {"request": "train", ...}'),
+        ("[]", 'is not a JSON object. It must begin {"request": "train", ...}'),
         ('{"request": "fly"}', "Error: There is no operation called 'fly'. Known: load-model,"),
         ('{"request": "train", "nam": "x"}', "nam is not a setting of Train."),
     ],
@@ -127,7 +127,7 @@ def test_a_workspace_travels_and_a_problem_is_reported_by_commands(tmp_path: Pat
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["path"] == str(target)
     assert again.returncode == 1
-    assert again.stderr == f"Error: {target} is there already. Name a new file.\n"
+    assert again.stderr == f"Error: {target} already exists. Choose a new file name.\n"
     assert imported.returncode == 0, imported.stderr
     assert json.loads(imported.stdout)["left_out"] == []
     assert json.loads(reported.stdout)["files"][:2] == ["README.txt", "report.json"]

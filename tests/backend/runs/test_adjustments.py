@@ -107,11 +107,11 @@ def test_a_change_after_a_resume_makes_later_ones_void(tmp_path: Path) -> None:
     [
         (
             Adjustment(step=30, learning_rate=0.001),
-            "Learning rate 0.001 from step 31 on, falling gently to zero at step 120.",
+            "Learning rate 0.001 from step 31, falling along a cosine to zero at step 120.",
         ),
         (
             Adjustment(step=30, total_steps=120),
-            "The run ends at step 120, with the learning rate as if planned so.",
+            "The run ends at step 120; the schedule is stretched accordingly.",
         ),
     ],
 )

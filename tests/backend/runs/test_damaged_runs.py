@@ -54,7 +54,7 @@ def test_a_run_with_a_damaged_status_is_listed_and_hides_no_other(runs: Runs, da
     found = summaries["pirate"]
     assert (found.state, found.resumable) == ("damaged", True)
     assert found.message.startswith("status.json ")
-    assert found.cure == "Its checkpoints can be read: Resume goes on from the last one."
+    assert found.cure == "Its checkpoints can be read: Resume continues from the last one."
     assert (found.step, found.total_steps, found.loss) == (6, 20, 2.0)
     assert (found.rank, found.base_name) == (4, "starter")
     assert runs.sweep("The app ended.") == []
@@ -74,7 +74,7 @@ def test_a_run_with_a_damaged_request_is_listed_and_can_be_deleted(
 
     assert (found.state, found.name, found.resumable) == ("damaged", "my-pirate", False)
     assert found.message.startswith("request.json ")
-    assert found.cure == "It cannot be resumed. Its folder can be looked at, or deleted."
+    assert found.cure == "It cannot be resumed. You can look into its folder or delete it."
     assert (found.step, found.loss) == (6, 2.0)
     assert content_of(file) == before
     with pytest.raises(Damaged, match=r"request\.json"):
@@ -236,7 +236,7 @@ def test_lines_that_cannot_be_read_are_counted(runs: Runs) -> None:
     reader = EventReader(run.events_file)
 
     assert [event.step for event in reader.poll() if event.type == "step"] == [1, 4, 5, 6]
-    assert reader.problem == "2 lines of events.jsonl cannot be read and left out."
+    assert reader.problem == "2 lines of events.jsonl cannot be read and will be ignored."
 
 
 def test_a_folder_in_place_of_the_events_is_named(runs: Runs) -> None:

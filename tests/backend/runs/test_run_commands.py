@@ -79,8 +79,8 @@ def test_the_base_is_loaded_as_it_was(tmp_path: Path) -> None:
     assert read(found.base) == wanted
     assert read(found.fields) == TRAINS[0].model_copy(update={"name": "plain 2"})
     assert found.note == (
-        "There is an adapter called plain here already, so this one is called plain 2; the request "
-        "in the file works once the old one has another name."
+        "An adapter called plain already exists here, so this one is called plain 2. "
+        "To use the request file, rename the existing adapter first."
     )
 
 
@@ -100,7 +100,9 @@ def test_what_came_later_is_said_to_be_left_out(tmp_path: Path) -> None:
 
     note = commands_of(run, settings, free=TRAINS[0].name).note
 
-    assert note.startswith("This run was changed while it went on. The lines do it as it was asked")
+    assert note.startswith(
+        "This run was changed during training. The commands repeat it as first requested"
+    )
 
 
 def test_an_extended_run_is_said_to_be_one(tmp_path: Path) -> None:

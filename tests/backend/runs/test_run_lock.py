@@ -122,7 +122,7 @@ def test_the_end_of_a_process_lets_its_run_go(runs: Runs, train_elsewhere: Elsew
     assert not run.is_alive()
     (summary,) = runs.summaries()
     assert (summary.state, summary.resumable) == ("interrupted", True)
-    assert summary.cure == "Resume goes on from the last checkpoint."
+    assert summary.cure == "Resume continues from the last checkpoint."
     run.claim()
 
 
@@ -374,7 +374,7 @@ def test_a_death_that_cannot_be_written_down_is_told_all_the_same(
         job.result(timeout=0)
     (summary,) = service.snapshot().runs
     assert summary.state == "interrupted"
-    assert summary.message == "The model process is gone: it was killed."
+    assert summary.message == "The model process ended: it was killed."
 
 
 def test_a_run_on_this_machine_says_so(runs: Runs) -> None:

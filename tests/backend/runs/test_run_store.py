@@ -129,7 +129,7 @@ def test_a_run_of_a_process_that_is_gone_is_interrupted_with_its_cure(runs: Runs
     assert [each.id for each in swept] == [run.id]
     assert summary.state == "interrupted"
     assert summary.message == "The app ended while this run was training."
-    assert summary.cure == "Resume goes on from the last checkpoint."
+    assert summary.cure == "Resume continues from the last checkpoint."
     assert summary.resumable
     latest = run.latest_checkpoint()
     assert latest is not None
@@ -232,7 +232,7 @@ def test_an_unknown_run_is_named(runs: Runs) -> None:
     with pytest.raises(NotFound) as caught:
         runs.get("nothing-here")
 
-    assert str(caught.value) == "There is no run 'nothing-here'. Runs lists those there are."
+    assert str(caught.value) == "There is no run 'nothing-here'. See the list under Runs."
 
 
 def test_a_run_whose_status_did_not_change_is_not_read_again(

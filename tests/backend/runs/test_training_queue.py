@@ -92,7 +92,7 @@ def test_one_is_taken_out_again(service: Service, engine: ScriptedRuntime) -> No
 
     assert names(service) == []
     assert service.snapshot().version > version
-    with pytest.raises(NotFound, match="does not wait any more"):
+    with pytest.raises(NotFound, match="no longer waiting"):
         service.unqueue(waiting.id)
     fail(engine)
     time.sleep(0.1)
@@ -137,7 +137,7 @@ def test_one_that_cannot_start_is_said_and_the_next_has_its_turn(
     until(lambda: trained(engine) == ["first", "second", "third"])
 
     notice = service.snapshot().notice
-    assert notice is None or "lost had its turn but did not start" in notice.text
+    assert notice is None or "lost was next but could not start" in notice.text
 
 
 def refuse_writing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -163,13 +163,13 @@ def test_a_training_whose_turn_comes_on_a_full_disk_goes_on_waiting(
     with monkeypatch.context() as full:
         refuse_writing(full)
         fail(engine)
-        until(lambda: "waits until there is room" in str(service.snapshot().notice))
+        until(lambda: "waits for free disk space" in str(service.snapshot().notice))
         time.sleep(0.2)
         assert trained(engine) == ["first"]
         assert names(service) == ["second", "third"]
         notice = service.snapshot().notice
         assert notice is not None
-        assert notice.text.startswith("second waits until there is room: Could not write ")
+        assert notice.text.startswith("second waits for free disk space: Could not write ")
 
     until(lambda: trained(engine) == ["first", "second"])
     assert names(service) == ["third"]
@@ -228,7 +228,7 @@ def test_a_training_waits_where_the_disk_is_nearly_full(
 
     notice = service.snapshot().notice
     assert notice is not None
-    assert "patient waits until there is room: Only 20 KB are free" in notice.text
+    assert "patient waits for free disk space: Only 20 KB are free" in notice.text
     assert names(service) == ["patient"]
     assert trained(engine) == []
     full[0] = False

@@ -101,7 +101,7 @@ def test_a_worker_that_hangs_is_ended_only_when_asked_twice(service: Service) ->
     assert process.is_running()
     service.stop()
 
-    with pytest.raises(WorkerDied, match="did not end when asked"):
+    with pytest.raises(WorkerDied, match="did not stop on request"):
         job.result(timeout=60)
     wait(lambda: service.snapshot().phase == "ready", 120)
     assert service.start(talk("hi")).result(timeout=60).tokens

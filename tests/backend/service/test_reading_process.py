@@ -126,7 +126,7 @@ def test_a_look_without_an_end_is_ended_by_itself(
     with pytest.raises(WorkbenchError, match="took longer than") as caught:
         job.result(timeout=10)
 
-    assert "chat template may have no end" in caught.value.cure
+    assert "chat template never ends" in caught.value.cure
     assert readers[0].killed
 
 
@@ -150,7 +150,7 @@ def test_a_reading_process_that_dies_fails_its_look_alone(
 
     readers[0].on_exit("it was killed")
 
-    with pytest.raises(WorkerDied, match=r"Reading data broke off: .* it was killed"):
+    with pytest.raises(WorkerDied, match=r"Reading data was interrupted. .* it was killed"):
         lost.result(timeout=0)
     readers[1].answer(SEEN)
     assert after.result(timeout=0) == SEEN
@@ -228,7 +228,7 @@ def test_what_hangs_in_the_worker_is_ended_with_it_and_that_is_said(
     wait(lambda: engines[0].killed)
     engines[0].on_exit("it was killed")
 
-    with pytest.raises(WorkerDied, match="did not end when asked, so the model process was ended"):
+    with pytest.raises(WorkerDied, match="not stop on request, so the model process was killed"):
         job.result(timeout=0)
     wait(lambda: len(engines) == 2)
     assert engines[1].operations == ["load-model"]

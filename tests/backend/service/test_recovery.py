@@ -33,7 +33,7 @@ def test_the_session_comes_back_from_its_recipe(
     assert down.notice is not None
     assert down.notice.kind == "bad"
     assert down.notice.text == (
-        "The model process is gone: it was killed. The session is being rebuilt."
+        "The model process ended: it was killed. The session is being restored."
     )
     engines[1].session(FACTS, [])
     engines[1].answer(FACTS)
@@ -149,7 +149,8 @@ def test_adapters_that_do_not_come_back_are_told(
     notice = service.snapshot().notice
     assert notice is not None
     assert notice.text == (
-        "The base is back, but its adapters are not on: There is no adapter called 'pirate'."
+        "The base is restored, but its adapters are not active: "
+        "There is no adapter called 'pirate'."
     )
 
 
@@ -166,8 +167,8 @@ def test_the_job_that_died_says_what_happened_and_what_to_do(
     with pytest.raises(WorkerDied) as caught:
         job.result(timeout=0)
     assert str(caught.value) == (
-        "Training pirate broke off: the model process is gone, it was killed. "
-        "Resume goes on from step 20. The session comes back by itself."
+        "Training pirate was interrupted. The model process ended: it was killed. "
+        "Resume continues from step 20. The session is restored automatically."
     )
     summary = service.snapshot().runs[0]
     assert (summary.state, summary.resumable) == ("interrupted", True)
@@ -196,8 +197,8 @@ def test_a_recipe_that_kills_the_engine_is_given_up_and_that_is_said(
     assert (snapshot.phase, snapshot.base, snapshot.job) == ("down", None, None)
     assert snapshot.notice is not None
     assert snapshot.notice.text == (
-        "The model process is gone during: Loading starter: it was killed. "
-        "It died while the session was being rebuilt, so that is given up. Load a base."
+        "The model process ended during 'Loading starter': it was killed. "
+        "It ended while the session was being restored, so that was cancelled. Load a base."
     )
     job = service.start(rq.LoadModel(source="starter"))
     engines[2].session(FACTS, [])
@@ -217,7 +218,7 @@ def test_a_first_load_that_kills_the_engine_has_nothing_to_rebuild(
     with pytest.raises(WorkerDied) as caught:
         job.result(timeout=0)
     assert str(caught.value) == (
-        "The model process is gone during: Loading someone/huge: it was killed."
+        "The model process ended during 'Loading someone/huge': it was killed."
     )
     assert len(engines) == 1
 
@@ -306,7 +307,7 @@ def test_a_run_that_cannot_be_written_still_ends_when_the_engine_dies(
     engine.on_exit("it was killed")
     monkeypatch.undo()
 
-    with pytest.raises(WorkerDied, match="Training pirate broke off"):
+    with pytest.raises(WorkerDied, match="Training pirate was interrupted"):
         job.result(timeout=0)
 
 

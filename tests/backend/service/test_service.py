@@ -146,11 +146,11 @@ def test_only_what_can_go_on_is_resumed(service: Service, engine: ScriptedRuntim
     assert job.run_id is not None
     run = service.runs.get(job.run_id)
 
-    with pytest.raises(NotFound, match="no checkpoint to go on from"):
+    with pytest.raises(NotFound, match="no checkpoint to resume from"):
         service.start(rq.Resume(run_id=run.id))
     (run.checkpoints / "checkpoint-5").mkdir()
     run.update(state="finished")
-    with pytest.raises(InvalidRequest, match="is finished: nothing is left to resume"):
+    with pytest.raises(InvalidRequest, match="is finished, so it cannot be resumed"):
         service.start(rq.Resume(run_id=run.id))
     run.update(state="stopped")
     engine.session(FACTS.model_copy(update={"name": "other", "fingerprint": "f"}), [])

@@ -116,13 +116,13 @@ def test_a_killed_worker_loses_nothing(service: Service) -> None:
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert step >= 10
     assert str(caught.value) == (
-        "Training killed broke off: the model process is gone, it was killed, by someone or "
-        f"because the machine ran out of memory. Resume goes on from step {step}. "
-        "The session comes back by itself."
+        "Training killed was interrupted. The model process ended: it was killed, by someone or "
+        f"because the machine ran out of memory. Resume continues from step {step}. "
+        "The session is restored automatically."
     )
     summary = describe(run)
     assert (summary.state, summary.resumable) == ("interrupted", True)
-    assert summary.cure == "Resume goes on from the last checkpoint."
+    assert summary.cure == "Resume continues from the last checkpoint."
     notice = service.snapshot().notice
     assert notice is not None
     assert notice.text == str(caught.value).replace(BY_ITSELF, REBUILDING)
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_breaks_off_leaves_the_old_one_to_resume(
     finally:
         worker.rlimit(psutil.RLIMIT_FSIZE, limits)
 
-    assert "What was saved before is unharmed." in caught.value.cure
+    assert "What was saved before is unchanged." in caught.value.cure
     whole = run.latest_checkpoint()
     assert whole is not None
     assert (whole / "optimizer.pt").stat().st_size > weights
@@ -261,7 +261,7 @@ def test_a_killed_app_takes_its_worker_along_and_the_next_one_knows(
 
     assert (summary.state, summary.resumable) == ("interrupted", True)
     assert summary.message == "The app ended while this run was training."
-    assert summary.cure == "Resume goes on from the last checkpoint."
+    assert summary.cure == "Resume continues from the last checkpoint."
     points = service.curve(run.id).step
     assert points == list(range(1, len(points) + 1))
 
@@ -323,7 +323,7 @@ def test_a_worker_that_dies_of_its_own_recipe_is_not_started_for_ever(service: S
     assert (snapshot.base, snapshot.job) == (None, None)
     assert snapshot.notice is not None
     assert snapshot.notice.text.endswith(
-        "It died while the session was being rebuilt, so that is given up. Load a base."
+        "It ended while the session was being restored, so that was cancelled. Load a base."
     )
     assert [child for child in engines() if child.pid not in (first.pid, second.pid)] == []
     service.start(rq.LoadModel(source="starter")).result(timeout=LOADING_S)

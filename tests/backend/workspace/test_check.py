@@ -36,7 +36,7 @@ def test_a_file_in_place_of_a_folder_is_named(engines: Engines, tmp_path: Path, 
         open_in(tmp_path / "workspace")
 
     assert str(caught.value) == (
-        f"{place} is a file, and a folder is needed there. Move the file away or name another "
+        f"{place} is a file, but a folder is needed there. Move the file away or choose another "
         "workspace (--workspace FOLDER)."
     )
     assert engines == []
@@ -46,7 +46,7 @@ def test_a_file_in_place_of_a_folder_is_named(engines: Engines, tmp_path: Path, 
 def test_a_file_above_the_workspace_is_named(engines: Engines, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
 
-    with pytest.raises(InvalidRequest, match="file is a file, and a folder is needed there"):
+    with pytest.raises(InvalidRequest, match="file is a file, but a folder is needed there"):
         open_in(tmp_path / "file" / "workspace")
 
 
@@ -56,7 +56,7 @@ def test_a_link_to_nothing_is_named(engines: Engines, tmp_path: Path, name: str)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(tmp_path / "gone")
 
-    with pytest.raises(InvalidRequest, match=r"is a link to .*gone, which is not there"):
+    with pytest.raises(InvalidRequest, match=r"is a link to .*gone, which does not exist"):
         open_in(tmp_path / "workspace")
 
 
@@ -101,7 +101,7 @@ def test_programs_say_one_sentence_and_exit(tmp_path: Path, command: list[str]) 
     )  # fmt: skip
 
     assert ended.returncode == 1
-    assert "is a file, and a folder is needed there." in ended.stderr
+    assert "is a file, but a folder is needed there." in ended.stderr
     assert "Traceback" not in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
 

@@ -72,8 +72,8 @@ def test_what_is_going_on_or_a_link_is_left_out_and_said(there: Service, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("there/a.zip", "lies inside"), ("there/runs/a.zip", "lies inside"), ("a.tar", "not end in"),
-     ("old.zip", "is there already")],
+    [("there/a.zip", "is inside"), ("there/runs/a.zip", "is inside"), ("a.tar", "not end in"),
+     ("old.zip", "already exists")],
 )  # fmt: skip
 def test_a_file_that_cannot_be_the_export_is_refused(
     there: Service, tmp_path: Path, name: str, said: str

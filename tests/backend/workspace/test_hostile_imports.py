@@ -68,7 +68,7 @@ def test_a_name_that_no_export_has_is_refused(
 ) -> None:
     bad = pack(tmp_path / "bad.zip", {**members(zipped), name: b"{}"})
 
-    refuse(here, bad, Unsupported, "no part of an exported workspace")
+    refuse(here, bad, Unsupported, "not part of an export")
 
 
 def test_links_and_devices_are_refused(here: Service, zipped: Path, tmp_path: Path) -> None:
@@ -115,14 +115,14 @@ def test_more_than_the_disk_holds_is_refused(
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr("backend.workspace.archive.shutil.disk_usage", lambda _: usage)
 
-    refuse(here, zipped, WorkbenchError, "The import needs .* of disk, and 1000 bytes are free")
+    refuse(here, zipped, WorkbenchError, "import needs .* of disk space, but 1000 bytes are free")
 
 
 def test_two_files_of_one_name_are_refused(here: Service, zipped: Path, tmp_path: Path) -> None:
     files = members(zipped)
     bad = pack(tmp_path / "bad.zip", {**files, "runs/R1/a.json": b"1", "runs/r1/A.json": b"2"})
 
-    refuse(here, bad, Unsupported, "two files of the same name")
+    refuse(here, bad, Unsupported, "two files with the same name")
 
 
 def test_an_encrypted_zip_is_refused(here: Service, zipped: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_paths_of_the_other_machine_are_reported(
     assert came.missing_paths == sorted([str(data), windows, str(tmp_path / "model")])
     assert came.left_out == [
         "The session is left out: its base model is not here.",
-        "The waiting training later is left out: its data is not here.",
+        "The waiting run later is left out: its data is not here.",
     ]
 
 
@@ -189,7 +189,7 @@ def test_what_the_page_imports_opens_no_folder_that_it_may_not_use(
     assert (came.queued, came.session) == ([], False)
     assert [said.split(":")[0] for said in came.left_out] == [
         "The session is left out",
-        "The waiting training later is left out",
+        "The waiting run later is left out",
     ]
     with pytest.raises(InvalidRequest, match="The page may not use"):
         here.start(rq.Resume(run_id=run.id), caller="page")

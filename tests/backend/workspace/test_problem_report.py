@@ -112,12 +112,12 @@ def test_neither_user_nor_host_is_in_it(seeded: Service, monkeypatch: pytest.Mon
     monkeypatch.setattr(getpass, "getuser", lambda: "message")
     monkeypatch.setattr(socket, "gethostname", lambda: "worker")
     (seeded.settings.workspace / "worker.log").write_text(
-        "The worker is gone; a message was not delivered.\n"
+        "The worker has ended; a message was not delivered.\n"
     )
 
     files = report(seeded)
 
-    assert files["worker.log"] == "The [...] is gone; a [...] was not delivered."
+    assert files["worker.log"] == "The [...] has ended; a [...] was not delivered."
 
 
 def test_it_says_what_helps(seeded: Service) -> None:
@@ -199,7 +199,7 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_not_replaced(make: Make, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("mine")
 
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="already exists"):
         make("here").report_problem(tmp_path / "a.zip")
 
 

@@ -193,5 +193,5 @@ def test_a_quantised_run_of_an_older_version_has_no_script(base_only: Service) -
     file.write_text(json.dumps({**json.loads(file.read_text()), "base": None}))
     folder._request = None
 
-    with pytest.raises(Unsupported, match="How the base of this run was quantised was not kept"):
+    with pytest.raises(Unsupported, match="did not record the base's quantisation"):
         base_only.run_script(run.run_id)

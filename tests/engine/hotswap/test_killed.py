@@ -45,7 +45,7 @@ def test_a_worker_killed_while_compiling_brings_the_session_back(tmp_path: Path)
         time.sleep(2)  # well into it
         engines()[0].kill()
 
-        with pytest.raises(WorkerDied, match="model process is gone"):
+        with pytest.raises(WorkerDied, match="model process ended"):
             job.result(timeout=30)
         wait_until(lambda: service.snapshot().phase == "ready")
         snapshot = service.snapshot()

@@ -57,7 +57,7 @@ def test_more_processes_than_places_are_refused(service: Service) -> None:
     with pytest.raises(Unsupported) as caught:
         service.start(train)
 
-    assert str(caught.value).startswith(f"{many} processes were asked for, and this machine has ")
+    assert str(caught.value).startswith(f"{many} processes were requested, but this machine has ")
     assert "many" not in [run.name for run in service.snapshot().runs]
 
 
@@ -77,7 +77,7 @@ def test_the_check_before_a_run_counts_every_process(service: Service) -> None:
 
     assert alone.ready
     assert not many.ready
-    assert "processes were asked for, and this machine has" in many.problems[0].what
+    assert "processes were requested, but this machine has" in many.problems[0].what
     each = alone.memory_bytes + dict(alone.memory_parts)["weights"]
     assert many.memory_bytes == pytest.approx((base.places + 1) * each, rel=0.01)
 
@@ -92,7 +92,9 @@ def test_a_launch_on_several_machines_is_written_out(service: Service) -> None:
     run = service.runs.get(launch.run_id)
     assert (run.status().state, run.is_alive()) == ("queued", True)
     assert service.runs.sweep("Gone.") == []
-    with pytest.raises(InvalidRequest, match="8 processes cannot be shared evenly by 3 machines"):
+    with pytest.raises(
+        InvalidRequest, match="cannot be divided evenly between 3 machines"
+    ):
         service.prepare_launch(train, machines=3)
 
 

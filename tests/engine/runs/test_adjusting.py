@@ -33,7 +33,7 @@ def test_a_new_learning_rate_holds_from_the_next_step(
     assert service.curve(run.run_id).step == list(range(1, 9))
     told = [e for e in service.events(run.run_id) if e.type == "adjusted"]
     assert [(e.step, e.learning_rate, e.text) for e in told] == [
-        (4, 0.04, "Learning rate 0.04 from step 5 on, falling evenly to zero at step 8.")
+        (4, 0.04, "Learning rate 0.04 from step 5, falling linearly to zero at step 8.")
     ]
 
 
@@ -135,7 +135,7 @@ def test_a_paused_run_can_be_changed_and_goes_on_with_it(
 
 
 def test_what_cannot_be_changed_is_said(service: Service, at_step: Callable[..., None]) -> None:
-    with pytest.raises(NotFound, match="No run goes on that could be changed"):
+    with pytest.raises(NotFound, match="There is no run to change"):
         service.adjust(rq.Adjust(total_steps=5))
     with pytest.raises(InvalidRequest, match="There is nothing to change"):
         rq.Adjust()
@@ -146,7 +146,7 @@ def test_what_cannot_be_changed_is_said(service: Service, at_step: Callable[...,
     with pytest.raises(InvalidRequest, match="is at step 3, so it cannot end at step 3") as caught:
         service.adjust(rq.Adjust(total_steps=3))
 
-    assert caught.value.cure == "Give at least 4, or stop the run."
+    assert caught.value.cure == "Enter at least 4, or stop the run."
     service.resume()
     job.result(timeout=120)
 

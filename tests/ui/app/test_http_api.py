@@ -200,7 +200,7 @@ def test_a_training_waits_its_turn_and_is_taken_out(client: Client, served: Fake
     queue = client.predict(api_name="/snapshot")["queue"]
     assert [each["id"] for each in queue] == [waiting["id"]]
     assert client.predict(waiting["id"], api_name="/unqueue")["queue"] == []
-    with pytest.raises(AppError, match="does not wait any more"):
+    with pytest.raises(AppError, match="no longer waiting"):
         client.predict(waiting["id"], api_name="/unqueue")
     with pytest.raises(AppError, match="Rank must be at least 1"):
         client.predict({"name": "x", "adapter": {"rank": 0}}, api_name="/enqueue")

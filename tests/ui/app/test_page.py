@@ -301,7 +301,7 @@ def test_the_death_of_the_engine_is_said_and_mended(page: Page, service: FakeSer
     assert snapshot.runs[0].state == "interrupted"
     assert snapshot.base is not None
     drawn = draw(page)
-    assert "broke off" in words(drawn[page.bar])
+    assert "was interrupted" in words(drawn[page.bar])
     assert "Resume" in words(drawn[page.train.stage])
 
 

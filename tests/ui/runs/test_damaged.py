@@ -61,7 +61,7 @@ def test_a_run_without_a_readable_request_is_listed_and_deleted(
     drawn = draw(page, selected=run.id)
 
     said = words(drawn[page.runs.actions])
-    assert "It cannot be resumed. Its folder can be looked at, or deleted." in said
+    assert "It cannot be resumed. You can look into its folder or delete it." in said
     assert "Resume Try" not in said
     assert "Start again" not in said
     assert "Tick" not in words(drawn[page.runs.table])
@@ -76,7 +76,7 @@ def test_lines_of_the_curve_that_cannot_be_read_are_told(page: Page, service: Fa
 
     facts = words(draw(page, selected=run.id)[page.runs.panel.facts])
 
-    assert "Curve 1 line of events.jsonl cannot be read and left out." in facts
+    assert "Curve 1 line of events.jsonl cannot be read and will be ignored." in facts
 
 
 def test_an_adapter_that_cannot_be_read_is_listed_on_load(page: Page, service: FakeService) -> None:

@@ -235,7 +235,7 @@ def test_a_run_is_shown_as_commands_and_the_error_where_it_has_no_script(
     assert "--name 'pirate 2'" in code["value"]
     (service.library.folder(run.adapter_id) / "adapter_config.json").unlink()
     title, code = page.runs.panel.show_lines(event("script", run.id))
-    assert "which layers it trains is not on disk" in words(title)
+    assert "the list of its trained layers is not on disk" in words(title)
     assert not code["visible"]
     assert page.runs.panel.show_lines(event("try", "pirate")) == (gr.skip(), gr.skip())
 
@@ -327,10 +327,10 @@ def test_a_run_that_cannot_be_extended_says_why_beside_the_field(
     drawn = draw(page, selected=run.id)
     assert not drawn[page.runs.panel.extend]["interactive"]
     info = drawn[page.runs.panel.epochs]["info"]
-    assert info.startswith("Not possible: its learning rate or its steps were changed")
+    assert info.startswith("Not possible: its learning rate or steps were changed")
     _, lines = page.runs.panel._commands(run.id)
     comments = [line for line in lines["value"].splitlines() if line.startswith("#")]
-    assert any("does it with all that came later" in line for line in comments)
+    assert any("includes the later changes" in line for line in comments)
     assert max(map(len, comments)) <= 82
 
 

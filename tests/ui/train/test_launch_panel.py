@@ -58,7 +58,7 @@ def test_several_machines_share_the_processes_and_a_disk(page: Page) -> None:
     [
         (1.5, 2, "Machines must be a whole number of at least 1, got 1.5."),
         (None, 2, "Machines must be a whole number of at least 1, got None."),
-        (3, 4, "4 processes cannot be shared evenly by 3 machines."),
+        (3, 4, "4 processes cannot be divided evenly between 3 machines."),
     ],
 )
 def test_what_cannot_be_launched_is_said(

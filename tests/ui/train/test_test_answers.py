@@ -49,7 +49,9 @@ def test_what_only_the_base_answered_is_told_to_come_and_left_out_of_a_run_that_
 
 
 def test_a_prompt_that_was_let_go_before_it_was_answered_is_left_out() -> None:
-    changed = Event(seq=2, time=0.0, type="adjusted", step=4, text="Other prompts are watched.")
+    changed = Event(
+        seq=2, time=0.0, type="adjusted", step=4, text="The test questions were changed."
+    )
     other = answer(0, "It is on the hook.", prompt="Where is the hat?")
 
     assert [each.prompt for each in watched([STORY[0], changed])] == ["Where is the cat?"]
@@ -114,4 +116,4 @@ def test_what_cannot_be_changed_is_said_in_the_form(page: Page, service: FakeSer
     assert "Change one of the fields first." in words(nothing[said])
     assert "There is nothing to change. Fill in at least one field." in words(emptied[said])
     assert "Learning rate from now on must be at most 1, got '7'." in words(odd[said])
-    assert "No run goes on that could be changed." in words(idle[said])
+    assert "There is no run to change." in words(idle[said])
