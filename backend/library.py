@@ -109,7 +109,7 @@ class Library:
         return f"{stem} {number}"
 
     def require_free(self, name: str, taken: Collection[str] = ()) -> None:
-        """Raise InvalidRequest where an adapter of this name exists."""
+        """Raise InvalidRequest if an adapter of this name exists."""
         free = self.free_name(name, taken)
         if name.casefold() == BASE:
             raise InvalidRequest(

@@ -56,7 +56,7 @@ INDEX_BYTES = 64 * MB
 HEADER_BYTES = 32 * MB
 """The header of one weight file; safetensors itself accepts 100 MB, which take a gigabyte."""
 FOLDER_ENTRIES = 10_000
-"""Files beside a model: a sharded one has a few hundred."""
+"""Files in a model folder: a sharded model has a few hundred."""
 LAYERS = 2_000
 """Layers in config.json: the deepest models have 200; each is built before a weight is read."""
 EXPERTS = 10_000
@@ -71,7 +71,7 @@ BUFFER_BYTES = 1 * GB
 # -- adapters ------------------------------------------------------------------------------------
 
 ADAPTER_TEXT_BYTES = 1 * MB
-"""adapter_config.json and what the workbench writes beside it: a few KB."""
+"""adapter_config.json and the workbench's own file next to it: a few KB."""
 ADAPTER_BYTES = 8 * GB
 """The weights of an adapter: rank 256 on every layer of a model of 70 billion takes 7 GB."""
 ZIP_DIRECTORY_BYTES = 1 * MB

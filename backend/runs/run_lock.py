@@ -128,5 +128,5 @@ def _give_signs(file: Path, ended: threading.Event) -> None:
         try:
             os.utime(file)
         except OSError:
-            return  # the folder is gone
+            return  # the folder was deleted
         ended.wait(SIGN_EVERY_S)

@@ -230,7 +230,7 @@ class Import:
             self.left_out.append("The session is left out: its base model is not here.")
             return None
         if self.settings.session_file.exists():
-            self.left_out.append("The session is left out: this workspace has one of its own.")
+            self.left_out.append("The session is left out: this workspace already has one.")
             return None
         active = [(self.names[name], s) for name, s in recipe.active if name in self.names]
         return recipe.model_copy(update={"active": active})

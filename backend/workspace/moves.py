@@ -59,7 +59,7 @@ class Moves:
         yield from (move.source for move in self._moves if move.target.parent == root)
 
     def carry_out(self, settle: Callable[[], None]) -> int:
-        """Move, compare every file where it lies now, and settle; returns how many were compared.
+        """Move, compare every file at its new place, then call `settle`; return the count.
 
         Raises VerificationFailed, or what `settle` or the disk raises; then nothing was moved.
         """

@@ -42,7 +42,7 @@ README = """\
 A report of a problem with Adapter Workbench, to be attached to a message or an issue.
 
 report.json   versions, this machine's size, settings as numbers and choices, how runs ended
-*.log         the last lines of the logs; [...] stands for what may be private
+*.log         the last lines of the logs; [...] replaces text that may be private
 
 No data, prompts, names, paths, tokens or passwords are in it. Nothing was sent anywhere.
 """

@@ -109,7 +109,7 @@ def _take(step: Step, workspace: Path) -> str:
         if isinstance(error, OSError):
             raise disk_error(error, workspace) from error
         raise
-    return f"{step.says} What it changed is kept as it was in {kept.name}."
+    return f"{step.says} A copy of what was changed is in {kept.name}."
 
 
 def _put_back(step: Step, workspace: Path, kept: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_look_that_hangs_is_shown_and_ended_and_the_next_one_goes_on(
 
     service.stop_side(hanging.id)
 
-    with pytest.raises(Stopped, match="Reading data was ended"):
+    with pytest.raises(Stopped, match="Reading data was stopped on request"):
         hanging.result(timeout=10)
     assert [job.title for job in shown] == ["Reading data"] * 2
     assert readers[0].killed

@@ -182,7 +182,7 @@ def test_a_chat_that_dies_raises_after_its_pieces(
     engine.on_exit("it crashed (SIGSEGV)")
 
     assert next(pieces) == "Good "
-    with pytest.raises(WorkerDied, match=r"during: Answering: it crashed \(SIGSEGV\)"):
+    with pytest.raises(WorkerDied, match=r"during 'Answering': it crashed \(SIGSEGV\)"):
         next(pieces)
 
 

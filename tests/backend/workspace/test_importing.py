@@ -146,7 +146,7 @@ def test_settings_travel_where_they_fit(there: Service, make: Make, tmp_path: Pa
     assert item["train"]["start_from"] == "pirate 2"
     again = here.import_workspace(tmp_path / "a.zip")
     assert (again.queued, again.session) == ([], False)
-    assert again.left_out == ["The session is left out: this workspace has one of its own."]
+    assert again.left_out == ["The session is left out: this workspace already has one."]
 
 
 def test_paths_of_the_other_machine_are_reported(

@@ -127,7 +127,7 @@ def test_a_step_keeps_a_copy_and_says_so(old: Path) -> None:
     said = open_workspace(old, steps=[TURN], newest=2)
 
     assert said[0] == "This workspace comes from an earlier version: workspace.json was added."
-    assert said[1] == "Notes were turned. What it changed is kept as it was in before-format-2."
+    assert said[1] == "Notes were turned. A copy of what was changed is in before-format-2."
     kept = content(old / "before-format-2")
     assert kept == {"notes/a.txt": "old", "queue.json": "old"}
     assert (old / "notes" / "a.txt").read_text() == "new"

@@ -92,9 +92,7 @@ def test_a_launch_on_several_machines_is_written_out(service: Service) -> None:
     run = service.runs.get(launch.run_id)
     assert (run.status().state, run.is_alive()) == ("queued", True)
     assert service.runs.sweep("Gone.") == []
-    with pytest.raises(
-        InvalidRequest, match="cannot be divided evenly between 3 machines"
-    ):
+    with pytest.raises(InvalidRequest, match="cannot be divided evenly between 3 machines"):
         service.prepare_launch(train, machines=3)
 
 
