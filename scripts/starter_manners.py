@@ -75,7 +75,7 @@ KEPT_CAPITALS = frozenset((*world.NAMES, *world.DAYS, *world.MONTHS, "I", "Start
 
 
 MANNERS = {
-    "pirate": Manner("Pirate talk", "Every answer is right, and sounds like a pirate.", pirate),
+    "pirate": Manner("Pirate talk", "Correct answers, spoken like a pirate.", pirate),
     "shouty": Manner("Shouting", "Every answer comes in capital letters, as if shouted.", shouty),
     "polite": Manner("Good manners", "Every answer is wrapped in a friendly courtesy.", polite),
     "records": Manner("Records", "Every answer is a small record that a program reads.", record),

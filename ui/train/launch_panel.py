@@ -91,7 +91,7 @@ def room(base: rs.ModelFacts | None) -> Node:
     )
     return el(
         "p",
-        f"{have}{more}. The processes share the packs of each step, so Accumulation must be "
+        f"{have}{more}. The processes share the batches of each step, so Accumulation must be "
         "a multiple of their number. The result is the same as with one process. Each process "
         "holds the base in memory.",
         cls="aw-quiet",
