@@ -199,7 +199,7 @@ class FakeEngine:
             eval_loss=0.35,
             exact_match=0.96,
             message=said if state == "stopped" else "",
-            cure="Resume goes on from there." if state == "stopped" else "",
+            cure="Resume continues from there." if state == "stopped" else "",
         )
         return rs.RunResult(
             run_id=run.id,

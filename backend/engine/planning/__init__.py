@@ -1,1 +1,3 @@
-"""What a person should know before a run: pre-flight check, warnings, disk, quantisation table."""
+"""Checks and estimates before a run: pre-flight check, notes, disk space, quantisation table.
+
+Knows nothing of running: nothing here changes the session or writes a run's folder."""

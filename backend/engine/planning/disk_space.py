@@ -1,4 +1,4 @@
-"""The disk that a run needs: its checkpoints, its adapter, and what it writes down on the way."""
+"""The disk space that a run needs: its checkpoints, its adapter, its events and its log."""
 
 import shutil
 from pathlib import Path
@@ -8,17 +8,17 @@ from backend.results import Problem
 from backend.sizes import size_text
 
 NUMBER_BYTES = 4
-"""An adapter's numbers are learned and stored in fp32, whatever the base is stored in."""
+"""An adapter's parameters are trained and stored in fp32, whatever the base is stored in."""
 OPTIMISER_NUMBERS = 2
-"""What Adam remembers of each."""
+"""Adam's two moments of each parameter."""
 STEP_BYTES = 300
-"""A step in the events, and once more in the state of each checkpoint."""
+"""The record of a step in the events, and again in the state of each checkpoint."""
 OVERHEAD_BYTES = 500_000
 """Configurations, model card, random states, log."""
 
 
 def needed(trainable: int, steps: int) -> int:
-    """Return a run's bytes at their peak: a checkpoint is written before an older one goes."""
+    """Return a run's peak bytes: a checkpoint is written before an older one is deleted."""
     checkpoints = KEPT_CHECKPOINTS + 1
     adapter = trainable * NUMBER_BYTES
     states = checkpoints * (adapter * (1 + OPTIMISER_NUMBERS) + STEP_BYTES * steps)
@@ -27,17 +27,17 @@ def needed(trainable: int, steps: int) -> int:
 
 
 def free(folder: Path) -> int:
-    """Return the free bytes where a folder is, or will be."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     return shutil.disk_usage(there).free
 
 
 def problem(bytes_needed: int, bytes_free: int) -> Problem | None:
-    """Say that a run does not fit on the disk, if it does not."""
+    """Return the problem where a run does not fit on the disk, else None."""
     if bytes_needed <= bytes_free:
         return None
     return Problem(
-        what=f"The run needs about {size_text(bytes_needed)} on disk, and "
+        what=f"The run needs about {size_text(bytes_needed)} of disk space, but only "
         f"{size_text(bytes_free)} are free.",
         cure="Free some disk space, or choose another workspace.",
     )

@@ -1,4 +1,4 @@
-"""What a look ahead says of a run that several processes share: places, and memory for them all."""
+"""Pre-flight checks of a run in several processes: enough devices, and memory for all of them."""
 
 from backend.engine.training.memory_estimate import Estimate
 from backend.errors import Unsupported
@@ -9,9 +9,10 @@ from backend.sizes import size_text
 
 
 def memory_bytes(train: Train, device: str, each: Estimate) -> int:
-    """Return what a run takes of the memory that its processes share, beyond what is loaded now.
+    """Return the bytes that a run takes of shared memory, beyond what is loaded now.
 
-    On processors they share the machine's; each GPU has a process, and its memory, to itself.
+    On processors all processes share the machine's memory. On GPUs each process has its own GPU
+    and that GPU's memory.
     """
     if train.processes == 1:
         return each.run
@@ -19,7 +20,7 @@ def memory_bytes(train: Train, device: str, each: Estimate) -> int:
 
 
 def problems(train: Train, facts: ModelFacts | None) -> list[Problem]:
-    """Return what keeps this machine from giving each process a place."""
+    """Return why this machine cannot give each process its own device or core, if it cannot."""
     if facts is None or train.processes == 1:
         return []
     try:
@@ -30,19 +31,19 @@ def problems(train: Train, facts: ModelFacts | None) -> list[Problem]:
 
 
 def too_big(train: Train, needed: int, free: int) -> Problem:
-    """Say that the processes do not fit beside each other."""
+    """Return the problem that the processes do not fit into memory together."""
     return Problem(
         what=f"{train.processes} processes, each with the base in memory, need about "
-        f"{size_text(needed)}, and {size_text(free)} are free.",
-        cure="Use fewer processes, or a smaller token budget.",
+        f"{size_text(needed)}, but only {size_text(free)} are free.",
+        cure="Use fewer processes, or fewer tokens per batch.",
     )
 
 
 def notes(train: Train) -> list[str]:
-    """Say how a run goes that several processes share."""
+    """Return the notes on a run in several processes."""
     if train.processes == 1:
         return []
     return [
-        f"{train.processes} processes of its own share each step, each with a base in memory; "
-        "the session stays free meanwhile."
+        f"{train.processes} separate processes share each step, each with its own copy of the "
+        "base in memory. The loaded model stays available meanwhile."
     ]

@@ -1,6 +1,6 @@
-"""A look ahead: what a run would do. Changes nothing.
+"""The pre-flight check: what a run would do, whether it fits, how long it takes. Changes nothing.
 
-Works on the loaded base, or beside a busy one on a skeleton without weights.
+Works on the loaded base, or, while that is busy in another process, on a skeleton without weights.
 """
 
 import statistics
@@ -41,7 +41,7 @@ ALIKE = 5
 
 @dataclass
 class Surroundings:
-    """The base as far as a look ahead needs it; `session` only where its weights are there."""
+    """What the check needs of the base; `session` is None where its weights are not loaded here."""
 
     model: torch.nn.Module
     tokenizer: Any
@@ -58,14 +58,14 @@ class Surroundings:
 
     @property
     def parameters(self) -> int:
-        """The base's own numbers, whatever adapters are on it."""
+        """The base's own parameter count, without adapters."""
         if self.facts is not None:
             return self.facts.parameters
         return sum(p.numel() for p in self.model.parameters())
 
 
 class _Room(NamedTuple):
-    """What a run takes of the memory, and what makes it fit where it does not."""
+    """The memory that a run takes, and the settings that would make it fit where it does not."""
 
     free: int
     needed: int = 0
@@ -87,7 +87,7 @@ def check(
     control: Control | None = None,
     free: Callable[[torch.device], int] | None = None,
 ) -> PreflightReport:
-    """Report how a run would go. What keeps it from starting is in `problems`, never raised."""
+    """Report how a run would go. What blocks it is listed in `problems`, never raised."""
     train = request.train
     problems: list[Problem] = []
     notes: list[str] = []
@@ -141,7 +141,7 @@ def check(
 
 
 def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
-    """Return the base of this process, or what is known of the one in the session's own."""
+    """Return the base of this process, or what is known of one loaded in the worker process."""
     if session.facts is not None:
         base, facts = session.base, session.base.facts
         return Surroundings(
@@ -168,7 +168,7 @@ def _check_name(train: Train, library: Library, runs: Runs, problems: list[Probl
 
 
 def _collect(problems: list[Problem], look: Any) -> Any:
-    """Return what `look` finds, or note why it found nothing."""
+    """Return what `look` returns; where it raises, add the error to `problems` and return None."""
     try:
         return look()
     except Stopped:
@@ -219,13 +219,13 @@ def _duration(
 
 
 def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
-    """Return the tokens per second of the newest comparable runs, their median."""
+    """Return the median tokens per second of the newest comparable runs."""
     found: list[float] = []
     for run in runs.all()[:RECENT_RUNS]:
         try:
             request, status = run.request, run.status()
         except (WorkbenchError, OSError, ValueError):
-            continue  # a damaged run says so in Runs, and keeps no other from starting
+            continue  # a damaged run is reported in Runs and does not block another one
         same = (
             request.base_fingerprint == around.fingerprint
             and status.quantization == around.quantization
@@ -245,7 +245,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
 def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
-    """Time a step with a throw-away adapter; the session is as before afterwards."""
+    """Time a step with a temporary adapter; the session is unchanged afterwards."""
     config = peft_io.configure(train.adapter, session.layers(), session.base.model.name_or_path)
     probe = "ad_probe"
     try:
@@ -266,7 +266,7 @@ def _run_setup(
     config: Any,
     timings: Timings,
 ) -> tuple[Shape, memory_estimate.Setup]:
-    """Return the sizes that decide about memory; one that nothing is known of is fp32."""
+    """Return the sizes that decide about memory; a base without facts counts as fp32."""
     shape = Shape.of(around.model, around.parameters)
     targets = tuple(matched(config, list(shape.linear)))
     facts = around.facts
@@ -288,7 +288,7 @@ def _run_setup(
 
 
 def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
-    """Return what steps will compute in, as far as that is known before one was timed."""
+    """Return the compute precision of steps, as far as it is known before any was timed."""
     stored = around.facts.precision if around.facts is not None else "fp32"
     if settled := without_timing(train, stored, around.device):
         return settled[0]
@@ -299,10 +299,10 @@ def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> 
 def _room(
     train: Train, shape: Shape, setup: memory_estimate.Setup, free: int, *, longest: int
 ) -> _Room:
-    """Weigh a run against the memory that is free, with checkpointing where it needs that."""
+    """Compare a run with the free memory, using gradient checkpointing where it needs that."""
     notes = []
     if memory_estimate.needs_checkpointing(shape, setup, free):
-        notes = ["Gradient checkpointing will be on: without it the run does not fit."]
+        notes = ["Gradient checkpointing will be on: without it the run does not fit into memory."]
     setup = memory_estimate.settle(shape, setup, free)
     needs = memory_estimate.estimate(shape, setup)
     needed = multiprocess_checks.memory_bytes(train, setup.device, needs)
@@ -327,9 +327,10 @@ def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Pr
     cure = (
         f"It fits with {memory_estimate.words(change)}."
         if change
-        else "Load a smaller base, or this one quantised to 4 bits."
+        else "Load a smaller base, or load this one quantised to 4 bits."
     )
     return Problem(
-        what=f"The run needs about {size_text(needed)}, and {size_text(free)} are free.",
+        what=f"The run needs about {size_text(needed)} of memory, but only "
+        f"{size_text(free)} are free.",
         cure=cure,
     )

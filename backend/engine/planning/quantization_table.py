@@ -1,7 +1,8 @@
-"""What each quantisation of a base would take and cost, before it is loaded.
+"""The memory and the speed of each quantisation of a base, before it is loaded.
 
-Memory comes from the base's config.json alone. Speed is that of training steps of the starter,
-measured on this machine on demand and kept in the workspace, or else from a committed table.
+Memory is computed from the base's config.json alone. Speed is that of training steps of the
+starter: measured on this machine on request and kept in the workspace, else taken from a committed
+table.
 """
 
 import json
@@ -53,7 +54,7 @@ def compare(
     *,
     free: Callable[[torch.device], int] | None = None,
 ) -> Table:
-    """Return the table for a base; raises where it is not to be found."""
+    """Return the table for a base; raises NotFound where the base does not exist."""
     elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = loading.choose_precision(request.precision, device)
@@ -91,48 +92,51 @@ def compare(
 
 
 def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
-    """Say what decides, for a GPU of which nothing is known."""
+    """Return a recommendation and its reason for a GPU of unknown memory."""
     if blocker := next((each.blocker for each in choices if each.blocker), ""):
         return "none", blocker
     needs = {each.quantization: each.memory_bytes + each.run_bytes for each in choices}
     full, four = size_text(needs["none"]), size_text(needs["nf4"])
-    unknown = "This machine has no such GPU, so what fits there is not known."
+    unknown = "This machine has no such GPU, so its memory is not known."
     if needs["none"] <= ANY_GPU_BYTES:
-        return "none", f"{unknown} Base and a usual run take {full}, which any current one has."
+        return "none", f"{unknown} The base and a usual run take {full}; any current GPU has that."
     return "nf4", (
-        f"{unknown} Base and a usual run take {four} in 4-bit and {full} in full precision, which "
-        "is exact: take that where the GPU has the memory for it."
+        f"{unknown} The base and a usual run take {four} in 4-bit and {full} in full precision. "
+        "Full precision is exact: use it if the GPU has enough memory."
     )
 
 
 def recommend(
     choices: list[QuantizationChoice], free: int, *, where: str = "here"
 ) -> tuple[str, str]:
-    """Return which quantisation to take and why; `where` its speed was measured."""
+    """Return the recommended quantisation and why; `where` is where the speed was measured."""
     by_id = {choice.quantization: choice for choice in choices}
     full, four = by_id["none"], by_id["nf4"]
     if four.blocker:
-        enough = "" if full.fits else " It does not fit into the memory that is free."
+        enough = "" if full.fits else " The base does not fit into the free memory."
         return "none", f"{four.blocker}{enough}"
-    saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f} times"
+    saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f}x"
+    speed = _speed_text(four.relative_seconds, where)
     if full.memory_bytes * ROOM_FOR_A_RUN <= free:
         return "none", (
-            f"Full precision is exact and fits. 4-bit would make the weights {saved} smaller, "
-            f"and steps {_speed_words(four.relative_seconds, where)}."
+            f"Full precision is exact and fits. 4-bit uses {saved} less memory for the weights; "
+            f"{speed}."
         )
     if four.fits:
         return "nf4", (
-            f"Full precision leaves too little room for a run. 4-bit makes the weights {saved} "
-            f"smaller, and steps {_speed_words(four.relative_seconds, where)}."
+            "Full precision leaves too little memory for a run. "
+            f"4-bit uses {saved} less memory for the weights; {speed}."
         )
-    return "nf4", "Not even 4-bit fits into the memory that is free: choose a smaller base."
+    return "nf4", "Even 4-bit does not fit into the free memory: choose a smaller base."
 
 
-def _speed_words(relative: float, where: str) -> str:
-    measured = "here" if where == "here" else "where that was measured"
+def _speed_text(relative: float, where: str) -> str:
+    measured = f"measured {'on this machine' if where == 'here' else 'on another machine'}"
     if abs(relative - 1) < 0.1:
-        return f"about as fast {measured}"
-    return f"{relative:.1f} times as long {measured}" if relative > 1 else f"faster {measured}"
+        return f"each step takes about as long ({measured})"
+    if relative > 1:
+        return f"each step takes about {relative:.1f}x longer ({measured})"
+    return f"each step is faster ({measured})"
 
 
 def _config_file(request: QuantizationTable) -> Path:
@@ -152,7 +156,7 @@ def _config_file(request: QuantizationTable) -> Path:
 def _usual_run(
     request: QuantizationTable, shape: Shape, device: torch.device, id: str
 ) -> memory_estimate.Setup:
-    """Describe a training run with the settings that nobody changed, on a base of this shape."""
+    """Describe a training run with default settings on a base of this shape."""
     train = Train(name="usual")
     quantized = id != "none"
     stored, _ = loading.choose_precision(request.precision, device, quantized=quantized)
@@ -224,7 +228,7 @@ def _kept_speeds(content: bytes) -> dict[str, float]:
 def measure(control: Control, device: torch.device) -> dict[str, float]:
     """Time training steps of the starter in each quantisation, relative to full precision.
 
-    What the device cannot quantise keeps the figure of the committed table.
+    A quantisation that the device does not support keeps its figure from the committed table.
     """
     seconds: dict[str, float] = {}
     possible = [id for id in QUANTIZATIONS if id == "none" or not quantization.blocker(device)]
@@ -237,7 +241,7 @@ def measure(control: Control, device: torch.device) -> dict[str, float]:
 
 
 def _step_seconds(request: LoadModel, control: Control) -> float:
-    """Return the best of some steps on a base of its own; the session is not touched."""
+    """Return the seconds of the fastest of a few steps on a separate base, not the session's."""
     base = loading.load(request, control)
     config = peft_io.configure(Lora(), linear_layers(base.model), "starter")
     peft = peft_io.apply(base.model, None, config, "ad_probe")

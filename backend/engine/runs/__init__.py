@@ -1,3 +1,4 @@
 """One training run, from its request to an adapter in the library.
 
-Its log, its tests on the way, pauses, early stopping, and what rescues it."""
+Owns its log, its evaluations, pauses, early stopping and recovery from lack of memory. How a step
+is computed is the business of `training`."""

@@ -1,7 +1,7 @@
-"""Guards of a run: the best state is kept, learning by heart is noticed, divergence is stopped.
+"""Early stopping of a run: keeps the best state, warns about overfitting, stops divergence.
 
-A guard looks at losses only; the same losses give the same verdicts, so a resumed run goes on as
-one that was never stopped would.
+Decisions depend on losses only. The same losses give the same decisions, so a resumed run behaves
+like a run that was never interrupted. Knows nothing of how a step is computed.
 """
 
 from collections.abc import Callable
@@ -23,24 +23,24 @@ from backend.runs.events import EventReader, curve
 BEST = "best"
 NOTE = "best.json"
 PARTED = 1.05
-"""Held-out loss this many times the lowest, twice in a row, while training loss falls on."""
+"""Overfitting: held-out loss this many times its lowest, twice in a row, as training loss falls."""
 RISING = 4
-"""Tests in a row of which each held-out loss is above the one before."""
+"""Overfitting: so many evaluations in a row, each with a higher held-out loss than before."""
 FIRST = 3
 BAD_STEPS = 15
-"""A loss that far off for so many steps does not come back."""
+"""Divergence: a loss above the limit for so many steps does not recover."""
 FAR, FURTHER = 1.5, 0.5
 TESTS = 8
 
 
 def tests_at(total_steps: int) -> set[int]:
-    """Spread a handful of tests evenly over a run, the last at its end."""
+    """Return the steps of a run's evaluations: a few, evenly spread, the last one at the end."""
     every = max(1, total_steps // TESTS)
     return {*range(every, total_steps - every // 2, every), total_steps}
 
 
 class Best(BaseModel):
-    """The state with the lowest held-out loss so far; its weights lie beside this note."""
+    """The state with the lowest held-out loss so far; its weights are in the same folder."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +49,7 @@ class Best(BaseModel):
 
 
 class Point(NamedTuple):
-    """A test: its step, its held-out loss, and the mean training loss since the one before."""
+    """An evaluation: step, held-out loss, and the mean training loss since the previous one."""
 
     step: int
     held_out: float
@@ -57,15 +57,15 @@ class Point(NamedTuple):
 
 
 class Guards:
-    """What watches over one segment of a run; `write` puts the adapter as it is into a folder."""
+    """Checks the losses of one segment of a run; `write` saves the current adapter to a folder."""
 
     def __init__(self, request: Train, run_log: RunLog, write: Callable[[Path], None]) -> None:
         self.folder = run_log.run.folder / BEST
         self.best: Best | None = None
         self.verdict = ""
-        """Why the run is to end early; empty while it is to go on."""
+        """Why the run has to end early; empty while it continues."""
         self.kept = ""
-        """Which state the adapter is, where there was a choice."""
+        """Which state was kept as the adapter, where there was a choice."""
         self._request = request
         self._log = run_log
         self._write = write
@@ -75,7 +75,7 @@ class Guards:
         self._recall(run_log.step)
 
     def _recall(self, step: int) -> None:
-        """Take up what the run's events tell of the steps before this segment."""
+        """Restore losses and evaluations of earlier segments from the run's events."""
         past = curve(EventReader(self._log.run.events_file).poll())
         tests = dict(zip(past.eval_step, past.eval_loss, strict=True))
         for at, loss in zip(past.step, past.loss, strict=True):
@@ -83,24 +83,24 @@ class Guards:
             if at in tests and at in tests_at(self._log.total_steps):
                 self._add_point(at, tests[at])
         if self._points and self._log.run.status().early_step == step:
-            self._end_early(step)  # it broke off after that, before it was saved
+            self._end_early(step)  # the run was interrupted after that, before it was saved
         self.best = read_best(self.folder)
-        if self.best is not None and self.best.step > step:  # of steps that are taken anew
+        if self.best is not None and self.best.step > step:  # these steps are repeated
             remove_folder(self.folder)
             self.best = None
 
     # -- the end ---------------------------------------------------------------------------------
 
     def take_best(self, peft: PeftModel, adapter_id: str) -> Best | None:
-        """Give the adapter its best state, where that is wanted and not the one it has."""
+        """Load the best state into the adapter, where that is wanted and not the last state."""
         if not self._request.keep_best or self.best is None:
             return None
         if self.best.step == self._log.step:
-            self.kept = "The last state is the best, and is the adapter."
+            self.kept = "The last state is the best one; it was kept as the adapter."
             return None
         peft_io.read_weights(peft, adapter_id, self.folder)
         self.kept = (
-            f"The adapter is the best state, of step {self.best.step:,} "
+            f"The best state was kept as the adapter: step {self.best.step:,} "
             f"(held-out loss {self.best.evaluation.loss:.3f})."
         )
         return self.best
@@ -108,7 +108,7 @@ class Guards:
     # -- each step -------------------------------------------------------------------------------
 
     def stepped(self, step: int, loss: float) -> None:
-        """Raise Diverged where the loss has been far above its start for many steps."""
+        """Record a step's loss; raise Diverged where it was far above its start for many steps."""
         self._losses.append(loss)
         limit = self.limit
         if limit is None or len(self._losses) < FIRST + BAD_STEPS:
@@ -116,22 +116,22 @@ class Guards:
         if min(self._losses[-BAD_STEPS:]) > limit:
             start = sum(self._losses[:FIRST]) / FIRST
             raise Diverged(
-                f"The loss began at {start:.2f} and has been above {limit:.2f} for {BAD_STEPS} "
-                f"steps; in step {step} it is {loss:.2f}.",
+                f"The loss started at {start:.2f} and has been above {limit:.2f} for {BAD_STEPS} "
+                f"steps; at step {step} it is {loss:.2f}.",
                 cure="The learning rate is too high for this data: try a quarter of it. "
                 f"{self._last_good()}",
             )
 
     @property
     def limit(self) -> float | None:
-        """The loss above which a step counts as far off; None before there is a start."""
+        """The loss above which a step counts as diverging; None before the first steps are done."""
         if len(self._losses) < FIRST:
             return None
         return FAR * sum(self._losses[:FIRST]) / FIRST + FURTHER
 
     @property
     def good_until(self) -> int | None:
-        """The last step before the loss went far off; None where it is not."""
+        """The last step before the loss began to diverge; None where it does not diverge."""
         limit, off = self.limit, 0
         while limit is not None and off < len(self._losses) and self._losses[-1 - off] > limit:
             off += 1
@@ -139,17 +139,15 @@ class Guards:
 
     def _last_good(self) -> str:
         if self.best is None:
-            return "Checkpoints from before are good."
-        return (
-            f"The state of step {self.best.step:,} is kept, and checkpoints from before are good."
-        )
+            return "Earlier checkpoints are good."
+        return f"The state of step {self.best.step:,} is kept, and earlier checkpoints are good."
 
     # -- each test -------------------------------------------------------------------------------
 
     def tested(self, step: int, evaluation: Evaluation, *, planned: bool) -> None:
-        """Keep the adapter if it is the best so far; see whether it is time to end or to warn.
+        """Save the adapter if it is the best so far; decide whether to end early or to warn.
 
-        A test that was not `planned`, as of a run that is stopped, takes no patience.
+        An evaluation that was not `planned`, as when a run is stopped, does not count for patience.
         """
         if self.best is None or evaluation.loss < self.best.evaluation.loss:
             self.best = Best(step=step, evaluation=evaluation)
@@ -178,18 +176,18 @@ class Guards:
             best = self._points[lowest]
             self.verdict = (
                 f"Ended early after step {step:,}: held-out loss was lowest at step "
-                f"{best.step:,} ({best.held_out:.3f}), and no better in {worse} "
+                f"{best.step:,} ({best.held_out:.3f}) and has not improved in {worse} "
                 f"{'test' if worse == 1 else 'tests'} since."
             )
 
     def _rises(self) -> bool:
-        """Tell whether held-out loss rose from test to test, however little, as training's fell."""
+        """Whether held-out loss rose at each evaluation, however little, as training loss fell."""
         last = self._points[-RISING:]
         rises = all(later.held_out > earlier.held_out for earlier, later in pairwise(last))
         return rises and len(last) == RISING and last[-1].training < last[0].training
 
     def _warn(self, step: int) -> None:
-        """Say once that training and held-out loss part."""
+        """Warn once about overfitting: held-out loss rises while training loss falls."""
         best, last = self._points[self._lowest()], self._points[-2:]
         far = len(last) == 2 and all(
             point.step > best.step
@@ -202,13 +200,14 @@ class Guards:
             self._warned = True
             self._log.warned(
                 f"Held-out loss has risen from {best.held_out:.3f} at step {best.step:,} to "
-                f"{last[-1].held_out:.3f}, while training loss still falls: it begins to learn "
-                "by heart. Fewer epochs or more data help; Keep the best takes the state of then."
+                f"{last[-1].held_out:.3f}, while training loss still falls: it starts to overfit "
+                "(it memorises the examples). Use fewer epochs or more data. Keep the best keeps "
+                "the state with the lowest held-out loss."
             )
 
 
 def read_best(folder: Path) -> Best | None:
-    """Return what is known of the best state that a folder holds, if it does."""
+    """Return the best state that a folder holds; None where it holds none."""
     try:
         return Best.model_validate_json((folder / NOTE).read_bytes())
     except (OSError, ValueError):
@@ -216,7 +215,7 @@ def read_best(folder: Path) -> Best | None:
 
 
 def drop_after(checkpoints: Path, step: int) -> None:
-    """Remove the checkpoints of later steps than the last good one."""
+    """Remove the checkpoints after the last good step."""
     for folder in checkpoints.glob("checkpoint-*"):
         if int(folder.name.rsplit("-", 1)[1]) > step:
             remove_folder(folder)

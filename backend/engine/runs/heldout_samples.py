@@ -1,4 +1,4 @@
-"""A few held-out examples answered by base and adapter, beside the answers that they have."""
+"""A few held-out examples, answered by the base and by the adapter, with the expected answers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,16 +20,16 @@ LONGEST_ANSWER = 64
 
 
 class _Asked(NamedTuple):
-    """The beginning of a held-out example, and its first answer, as token ids."""
+    """The prompt of a held-out example and its first answer, as token ids."""
 
     prompt: list[int]
     reference: list[int]
 
 
 def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control: Control) -> None:
-    """Note what is answered to the first few examples that ask something, in the likeliest words.
+    """Record greedy answers to the first few held-out examples that have a prompt.
 
-    A run that is stopped ends without: it is to end soon.
+    Does nothing if the run is being stopped, so that it ends soon.
     """
     asked = [found for found in map(_asked, documents) if found is not None][:MOST]
     if not asked or control.stop_requested:
@@ -45,7 +45,7 @@ def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control
         found, _ = chat.answer(session, questions, settings, control, lambda number, text: None)
     except (WorkbenchError, RuntimeError, MemoryError) as error:
         run_log.notice(f"The held-out examples were not answered: {translate(error)}")
-        return  # a run does not fail for them
+        return  # this does not make a run fail
     if control.stop_requested:
         return
     of_base, of_adapter = found[: len(asked)], found[len(asked) :]
@@ -61,7 +61,7 @@ def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control
 
 
 def _asked(document: Tokens) -> _Asked | None:
-    """Cut a document before its first answer; None where it is plain text, or was cut short."""
+    """Split a document before its first answer; None where it is plain text or was truncated."""
     learned = np.flatnonzero(document.learned)
     if document.cut or not len(learned) or learned[0] < 2:
         return None

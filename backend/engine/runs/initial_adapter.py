@@ -1,4 +1,4 @@
-"""The adapter that a run trains: fresh, from another one, or from the run's last checkpoint."""
+"""The adapter that a run trains: new, a copy of another one, or from the run's last checkpoint."""
 
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from backend.runs.run_store import Run
 
 
 def put_on(session: Session, run: Run, checkpoint: Path | None) -> PeftModel:
-    """Put a run's adapter on the model, not active yet; its weights come with the checkpoint."""
+    """Add a run's adapter to the model, not active yet.
+
+    With a checkpoint only the configuration is read here; Trainer loads the weights later.
+    """
     request, adapter_id = run.request.train, run.request.adapter_id
-    session.library.require_place(adapter_id, run.id)  # before hours of training, not after them
+    session.library.require_place(adapter_id, run.id)  # checked before hours of training
     config = _config(session, request, checkpoint)
-    session.drop(adapter_id)  # a stopped run's adapter, about to be trained on
+    session.drop(adapter_id)  # the adapter of the stopped run, which is trained further
     torch.manual_seed(request.seed)
     peft = session.add(adapter_id, peft_io.trainable(config))
     if request.start_from is not None and checkpoint is None:

@@ -1,4 +1,4 @@
-"""What a run on the loaded base will take of its memory, before and while it begins."""
+"""The memory that a run on the loaded base will take, predicted before and while it starts."""
 
 from typing import NamedTuple
 
@@ -13,23 +13,23 @@ from backend.results import ModelFacts
 
 
 class Prediction(NamedTuple):
-    """The sizes that decide about a run's memory, settled for what is free."""
+    """The sizes that decide about a run's memory, with its memory settings fixed."""
 
     shape: Shape
     setup: memory_estimate.Setup
 
     @property
     def is_tight(self) -> bool:
-        """Whether every allocation has to be exact on this machine."""
+        """Whether memory is so tight that `memory.exact_allocation` is needed."""
         return self.setup.exact and self.setup.device == "cpu"
 
     @property
     def run_bytes(self) -> int:
-        """What the run takes beyond the loaded base."""
+        """The bytes that the run takes beyond the loaded base."""
         return memory_estimate.estimate(self.shape, self.setup).run
 
     def noted(self, facts: ModelFacts) -> dict[str, int | str]:
-        """Return what is kept of it in the run's status."""
+        """Return the fields that the run's status keeps."""
         return {
             "predicted_memory_bytes": self.run_bytes,
             "quantization": facts.quantization,

@@ -1,4 +1,4 @@
-"""When a run runs out of memory: what can be saved, what was too big, and what would fit."""
+"""Recovery of a run that runs out of memory: saves its last step, explains, suggests settings."""
 
 import logging
 import traceback
@@ -20,14 +20,14 @@ from backend.errors import OutOfMemory, WorkbenchError
 from backend.runs.run_store import Run
 from backend.sizes import size_text
 
-ROOM = 0.85  # a retry leaves some of the memory that was free, for the estimate is no promise
+ROOM = 0.85  # a retry leaves some of the free memory unused, because the estimate is not exact
 NAMES = {
-    "activations": "what each layer remembers for learning (activations)",
-    "logits": "the scores of all words for each learned token (logits)",
+    "activations": "the activations, which each layer keeps for the backward pass",
+    "logits": "the logits: one per token with loss and vocabulary entry",
     "adapter": "the adapter itself",
     "gradients": "the adapter's gradients",
-    "optimiser": "the optimiser's memory of the adapter",
-    "overhead": "working space and libraries (overhead)",
+    "optimiser": "the optimiser state",
+    "overhead": "working memory and libraries (overhead)",
 }
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def train_or_rescue(
     trainer: AdapterTrainer, checkpoint: Path | None, log: RunLog, ranks: Ranks
 ) -> None:
-    """Train, from a checkpoint where there is one; a run that breaks off saves its last step."""
+    """Train, from a checkpoint if there is one; save the last step if memory runs out."""
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (RuntimeError, MemoryError) as error:
@@ -48,10 +48,10 @@ def train_or_rescue(
 def rescue(
     trainer: AdapterTrainer, error: BaseException, device: torch.device, *, lost: bool = False
 ) -> int:
-    """Save what a run that ran out of memory had learned; returns the saved step, or 0.
+    """Save the last whole step of a run that ran out of memory; returns that step, or 0.
 
-    A step that broke off changed no weight, so the state of the step before is whole. `lost` says
-    that another process of the run is gone: processes only meet between corrections.
+    An interrupted step changed no weight, so the state of the step before is whole. `lost` says
+    that another process of the run ended; processes only synchronise between optimizer steps.
     """
     if not lost and not isinstance(translate(error), OutOfMemory):
         return 0
@@ -74,29 +74,30 @@ def out_of_memory(
     free: int,
     longest: int,
 ) -> tuple[OutOfMemory, dict[str, int | bool] | None]:
-    """Return the error with its largest cost named, and the settings that would fit, if any do."""
+    """Return the error with its largest part named, and the settings that would fit, if any do."""
     found = memory_estimate.estimate(shape, setup)
     name, size = found.largest
-    # A retry is planned with exact allocation: measured against that, it is smaller than the run.
+    # A retry uses exact allocation, so it has to be smaller than this run with exact allocation.
     exact = memory_estimate.estimate(shape, replace(setup, exact=True)).run
     room = round(ROOM * min(free, exact))
     change = memory_estimate.smallest_change(shape, setup, room, longest=longest)
     what = (
-        f"The machine ran out of memory. The largest cost is {NAMES[name]}, "
+        f"The machine ran out of memory. The largest part is {NAMES[name]}: "
         f"about {size_text(size)} of {size_text(found.run)}."
     )
     cure = (
         f"Retry with {memory_estimate.words(change)}."
         if change
-        else "Load a smaller base, or this one quantised to 4 bits."
+        else "Load a smaller base, or load this one quantised to 4 bits."
     )
-    return OutOfMemory(what, cure=f"{cure} The session is unharmed.", details=error.details), change
+    cure = f"{cure} The loaded model is unchanged."
+    return OutOfMemory(what, cure=cure, details=error.details), change
 
 
 def explained(
     error: OutOfMemory, run: Run, packs: Packs, needed: Prediction, free: int
 ) -> OutOfMemory:
-    """Say what was too big for a run, and note in its folder the settings that would fit."""
+    """Explain what was too large for a run, and write the settings that would fit to its status."""
     longest = max(map(len, packs.documents))
     known, retry = out_of_memory(error, needed.shape, needed.setup, free=free, longest=longest)
     run.update(retry=retry or {})

@@ -1,6 +1,6 @@
-"""A paused run: it holds still, its model answers, and it goes on as if nothing had been.
+"""A paused run: its model can answer meanwhile, and it then continues with the same bits.
 
-Owns what a pause does to the model and its way back; knows nothing of how a run learns.
+Owns what a pause does to the model and how that is undone. Knows nothing of the training loop.
 """
 
 import logging
@@ -35,10 +35,10 @@ def hold(
     around: Callable[[AdapterInfo], AbstractContextManager[None]],
     deadline: float | None = None,
 ) -> None:
-    """Hold a run still until it is told to go on or to end; serve who asks the model meanwhile.
+    """Hold a run until it is resumed or stopped; meanwhile serve other operations on its model.
 
-    A paused run is saved, so that a computer that is switched off loses nothing. Then `look` lets
-    the adapter answer what is watched.
+    A paused run is saved first, so nothing is lost if the computer is switched off. Then `look`
+    answers the test questions with the adapter.
     """
     run_log.paused()
     control.tell("paused", adapter=info.model_dump(mode="json"))
@@ -50,7 +50,7 @@ def hold(
             _save(run_log, save)
         control.serve(lambda: around(info), LISTEN_S)
     while control.serve(lambda: around(info), 0.0):
-        pass  # what was asked before the run was told to go on
+        pass  # operations that were requested before the run was resumed
     run_log.unpaused()
     control.tell("unpaused")
 
@@ -59,7 +59,7 @@ def hold(
 def aside(
     session: Session, info: AdapterInfo, mode: StepMode, norms: quantization.Norms
 ) -> Iterator[None]:
-    """Make the session of a run that is under way answer; afterwards it learns on, bit for bit."""
+    """Let the session of a running run answer; training then continues with the same bits."""
     peft = session.peft
     assert peft is not None
     with devices.same_random_numbers(session.base.device), _same_module_modes(peft):
@@ -70,13 +70,13 @@ def aside(
                 yield
         finally:
             session.learning = None
-            session.settle()  # strengths as learned, nobody else learning
+            session.settle()  # strengths back to 1, no other adapter trainable
             peft.set_adapter(info.id)
 
 
 @contextmanager
 def _same_module_modes(peft: PeftModel) -> Iterator[None]:
-    """Put every module back into training or answering, as it was."""
+    """Restore each module's training or evaluation mode afterwards."""
     before = {module: module.training for module in peft.modules()}
     try:
         yield
@@ -86,19 +86,19 @@ def _same_module_modes(peft: PeftModel) -> Iterator[None]:
 
 
 def _save(run_log: RunLog, save: Callable[[], int]) -> None:
-    """Save; a full disk ends no run that holds still."""
+    """Save; a full disk does not end a paused run."""
     try:
         run_log.saved(save())
     except DiskFull as error:
         log.warning("A paused run could not be saved: %s", error)
-        run_log.notice(f"It could not be saved at this step: {error}")
+        run_log.notice(f"The run could not be saved at this step: {error}")
 
 
 def deadline(settings: Settings) -> float | None:
-    """Return when the time of a run that begins now is over; None where it may take any."""
+    """Return when a run that starts now has used up its time; None without a time limit."""
     return time.monotonic() + settings.demo_seconds if settings.demo else None
 
 
 def is_over(deadline: float | None) -> bool:
-    """Tell whether the time that a run may take is over."""
+    """Tell whether a run has used up its time."""
     return deadline is not None and time.monotonic() > deadline

@@ -1,4 +1,6 @@
-"""What a run writes down while it goes on: events, status, speed and time left."""
+"""What a run records while it trains: events, status, speed and time left.
+
+Knows the files of a run, and nothing of models or of how a step is computed."""
 
 import logging
 import math
@@ -19,11 +21,11 @@ from backend.runs.run_store import Run
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0
 PREDICTED_AFTER = 10
-"""Steps after which a run's duration is predicted, to be compared with the real one."""
+"""Steps after which a run's duration is predicted, to compare it with the real one later."""
 
 
 class RunLog:
-    """One segment of a run on disk. Every step is an event; the status follows once a second."""
+    """One segment of a run on disk. Every step is an event; the status is written once a second."""
 
     def __init__(self, run: Run, control: Control) -> None:
         self.run = run
@@ -42,31 +44,31 @@ class RunLog:
 
     @property
     def tokens_per_second(self) -> float:
-        """Unpadded tokens over optimisation time of this segment."""
+        """Tokens of this segment without padding, per second of optimisation time."""
         return self._fresh_tokens / self._fresh_seconds if self._fresh_seconds else 0.0
 
     def begin(self, *, step: int, total_steps: int, seconds: float, resumed: bool) -> None:
-        """Note the start; after `resumed` the curve's points beyond `step` are void."""
+        """Record the start; after `resumed` the curve's points beyond `step` are ignored."""
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
         self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
         self.run.update(step=step, total_steps=total_steps, kept_step=0)
 
     def precision(self, precision: str, reason: str) -> None:
-        """Note how steps are computed and why."""
+        """Record the compute precision of the steps and why it was chosen."""
         self._events.write("precision", text=f"Computing in {precision}: {reason}.")
         self.run.update(precision=precision)
 
     def prepared(self, text: str) -> None:
-        """Note what was done to the base for this run, and why."""
+        """Record what was done to the base for this run, and why."""
         self._events.write("notice", text=text)
         self.run.update(preparation=text)
 
     def noted(self, text: str) -> None:
-        """Note something worth knowing about how the run is done."""
+        """Record a note on how the run is done."""
         self._events.write("notice", text=text)
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Note a test on the held-out examples; the one at step 0 is the base's."""
+        """Record an evaluation on the held-out examples; step 0 is that of the base."""
         self._events.write(
             "evaluation",
             step=step,
@@ -83,7 +85,7 @@ class RunLog:
         self.run.update(**changes)
 
     def stepped(self, step: int, logs: dict[str, float], *, tokens: int, seconds: float) -> None:
-        """Note a step: its loss, its tokens without padding, its optimisation time."""
+        """Record a step: its loss, its tokens without padding, its optimisation time in seconds."""
         self.step = step
         self.losses.append(logs["loss"])
         self._fresh_tokens += tokens
@@ -101,10 +103,10 @@ class RunLog:
             tokens_per_second=self.tokens_per_second,
             seconds_left=left,
         )
-        if left_out:  # else the run would have ended as diverged
+        if left_out:  # otherwise the run would have ended as diverged
             self.noted(
-                f"Step {step:,} changed no weight: its scaled gradients were too large for fp16. "
-                "The next ones are scaled half as much."
+                f"Step {step:,} was skipped and changed no weight: its scaled gradients were too "
+                "large for fp16. The loss scale was halved for the next steps."
             )
         if len(self.losses) == PREDICTED_AFTER:
             self.run.update(predicted_seconds=self.trained_seconds + left)
@@ -113,24 +115,24 @@ class RunLog:
         self.write_status()
 
     def saved(self, step: int) -> None:
-        """Note a checkpoint; where a run broke off, it may hold a step that never got a loss."""
+        """Record a checkpoint; after an interruption it may hold a step without a logged loss."""
         self.step = max(self.step, step)
         self._events.write("saved", step=step)
         self.write_status(force=True)
 
     def paused(self) -> None:
-        """Note that the run holds still."""
+        """Record that the run is paused."""
         self._events.write("paused", step=self.step)
         self.write_status(force=True)
         self.run.update(paused=True)
 
     def unpaused(self) -> None:
-        """Note that the run no longer holds still."""
+        """Record that the run is no longer paused."""
         self._events.write("unpaused", step=self.step)
         self.run.update(paused=False)
 
     def adjusted(self, change: Adjustment, *, total_steps: int, text: str) -> None:
-        """Note that the run goes on with other settings from here."""
+        """Record that the run continues with other settings from here."""
         self._predict_for(total_steps)
         rate = change.learning_rate
         self._events.write(
@@ -139,18 +141,18 @@ class RunLog:
         self.run.update(total_steps=total_steps)
 
     def _predict_for(self, total_steps: int) -> None:
-        """Stretch the predicted time to another number of steps."""
+        """Scale the predicted time to another number of steps."""
         predicted = self.run.status().predicted_seconds
         if predicted is not None:
             self.run.update(predicted_seconds=predicted * total_steps / self.total_steps)
         self.total_steps = total_steps
 
     def answered(self, step: int, prompt: str, text: str) -> None:
-        """Note what a watched prompt is answered; the answer at step 0 is the base's."""
+        """Record the answer to a test question; the answer at step 0 is the base's."""
         self._events.write("answer", step=step, prompt=prompt, text=text)
 
     def sampled(self, sample: Sample) -> None:
-        """Note how a held-out example is answered at the end."""
+        """Record how a held-out example is answered at the end."""
         self._events.write(
             "sample",
             step=self.step,
@@ -161,27 +163,27 @@ class RunLog:
         )
 
     def notice(self, text: str) -> None:
-        """Note something that the person should know."""
+        """Record a note for the user."""
         self._events.write("notice", step=self.step, text=text)
 
     def kept(self, step: int, evaluation: Evaluation) -> None:
-        """Note what the adapter is worth where it is not the last state."""
+        """Record the step and evaluation of the adapter where it is not the last state."""
         self.run.update(
             kept_step=step, eval_loss=evaluation.loss, exact_match=evaluation.exact_match
         )
 
     def ends_early(self, step: int) -> None:
-        """Note that the run needs no step after this one, for a segment that resumes it."""
+        """Record that the run needs no step after this one, for a segment that resumes it."""
         self.run.update(early_step=step)
 
     def warned(self, text: str) -> None:
-        """Note something that the person had better know."""
+        """Record a warning for the user."""
         self._events.write("warning", step=self.step, text=text)
 
     def conclude(self, state: str, *, peak_memory: int, early: str = "", kept: str = "") -> None:
-        """Note the end; only now may anybody say that the run is done.
+        """Record the end; only after this is the run reported as done.
 
-        `early` is why it ended before its last step, `kept` which of its states the adapter is.
+        `early` is why it ended before its last step, `kept` which state became the adapter.
         """
         finished = state == "finished"
         text = early or (
@@ -197,11 +199,11 @@ class RunLog:
             peak_memory_bytes=peak_memory,
             early_step=0,
             message=text,
-            cure="" if finished else "Resume goes on from there.",
+            cure="" if finished else "Resume continues from there.",
         )
 
     def failed(self, error: WorkbenchError) -> None:
-        """Note why a run ended, as well as a full disk allows."""
+        """Record why a run failed, as far as a full disk allows."""
         state = "stopped" if isinstance(error, Stopped) else "failed"
         try:
             kind = type(error).__name__
@@ -212,7 +214,7 @@ class RunLog:
             with self.run.log.open("a", encoding="utf-8") as file:
                 file.write(f"{error}\n{error.details}\n")
         except (OSError, WorkbenchError) as second:
-            log.error("The run's failure could not be written down: %s", second)
+            log.error("The run's failure could not be recorded: %s", second)
 
     def write_status(self, *, force: bool = False) -> None:
         """Replace the run's status, unless that was done a moment ago."""
@@ -230,7 +232,7 @@ class RunLog:
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Send what libraries print, down to the file descriptors 1 and 2, to a run's log."""
+    """Redirect what libraries print (file descriptors 1 and 2, too) to a run's log."""
     _flush()
     saved = os.dup(1), os.dup(2)
     with path.open("ab") as file:
@@ -246,5 +248,5 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 def _flush() -> None:
-    with suppress(OSError):  # a line for the log that a full disk refuses ends no run
+    with suppress(OSError):  # a log line that does not fit on a full disk must not end the run
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a run comes to: how its adapter and its result are described."""
+"""Descriptions of a run's adapter (`AdapterInfo`) and of its result (`RunResult`)."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def adapter_info(
     steps: int,
     evaluations: tuple[Evaluation | None, Evaluation | None],
 ) -> AdapterInfo:
-    """Describe a run's adapter; `evaluations` are the base's and its own."""
+    """Describe a run's adapter; `evaluations` are those of the base and of the adapter."""
     base, request = session.base.facts, run.request
     train, adapter_id = request.train, request.adapter_id
     config = peft.peft_config[adapter_id]
     before = session.library.by_id(adapter_id)
     return AdapterInfo(
         id=adapter_id,
-        name=before.name if before else train.name,  # a stopped run's may be renamed
+        name=before.name if before else train.name,  # the adapter of a stopped run may be renamed
         colour=request.colour,
         method=peft_io.method_title(config),
         rank=int(config.r),
@@ -50,7 +50,7 @@ def adapter_info(
 def run_result(
     run: Run, log: RunLog, info: AdapterInfo, *, precision: tuple[str, str], **known: Any
 ) -> RunResult:
-    """Say what a segment came to; `precision` and why, the rest as `RunResult` has it."""
+    """Describe a segment's result; `precision` comes with its reason, `known` are other fields."""
     return RunResult(
         run_id=run.id,
         adapter=info.name,

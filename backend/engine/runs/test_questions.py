@@ -1,7 +1,7 @@
-"""Watch prompts: what base and adapter answer to the same few questions while a run learns.
+"""Test questions: the same few prompts, answered by base and adapter during a run.
 
-The base answers once, the adapter at each test, always the likeliest words. Knows nothing of how a
-run learns; the run's weights and random numbers are none of its business.
+The base answers once, the adapter at each evaluation, always with greedy decoding. Knows nothing of
+the training loop; does not change the run's weights or random state.
 """
 
 import json
@@ -25,7 +25,7 @@ CATALOGUE = STARTER / "data" / "catalogue.json"
 
 
 def own_prompts(data: str, catalogue: Path = CATALOGUE) -> list[str]:
-    """Return the prompt that a bundled set brings; other data bring none."""
+    """Return the test question of a bundled data set; other data has none."""
     if not data.startswith(STARTER_PREFIX):
         return []
     try:
@@ -37,7 +37,7 @@ def own_prompts(data: str, catalogue: Path = CATALOGUE) -> list[str]:
 
 
 class Watch:
-    """The watched prompts of one run; `around` makes the model answer in the middle of it."""
+    """The test questions of one run; `around` lets the model answer in the middle of it."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class Watch:
         self._told = {e.prompt for e in events if e.type == "answer" and e.step == 0}
 
     def choose(self, prompts: list[str]) -> None:
-        """Watch these from now on; the base answers those that are new."""
+        """Ask these questions from now on; the base answers the new ones."""
         self.prompts = list(dict.fromkeys(prompts))
         new = [prompt for prompt in self.prompts if prompt not in self._told]
         self._answer(0, new, [])
         self._told.update(new)
 
     def look(self, step: int) -> None:
-        """Let the adapter answer, as far as it has learned."""
+        """Let the adapter answer with its current weights."""
         self._answer(step, self.prompts, [(self._adapter_id, 1.0)])
 
     def _answer(self, step: int, prompts: list[str], variant: ActiveIds) -> None:
@@ -82,9 +82,9 @@ class Watch:
                     self._session, questions, settings, self._control, lambda number, text: None
                 )
         except (WorkbenchError, RuntimeError, MemoryError) as error:
-            self._log.notice(f"The watched prompts were not answered: {translate(error)}")
-            return  # a run does not end for them
-        if self._control.stop_requested:  # cut short: half an answer is none
+            self._log.notice(f"The test questions were not answered: {translate(error)}")
+            return  # this does not end a run
+        if self._control.stop_requested:  # the answers are cut off, so they are not recorded
             return
         for prompt, answer in zip(prompts, found, strict=True):
             self._log.answered(step, prompt, answer.text)

@@ -1,7 +1,7 @@
-"""A training run from its folder to its adapter in the library, and back out of every failure.
+"""A training run, from its folder to its adapter in the library; a failure undoes every change.
 
-Prepare (data, targets, adapter) -> measure the base -> train -> publish and verify. Other adapters
-are off meanwhile; the active set from before returns whatever happens.
+Order: prepare (data, targets, adapter), evaluate the base, train, publish and verify. Other
+adapters are inactive meanwhile; the previous active set is always restored.
 """
 
 from contextlib import suppress
@@ -54,11 +54,11 @@ def train(
     extra_epochs: float = 0.0,
     ranks: Ranks = ALONE,
 ) -> RunResult:
-    """Train a run's adapter, or go on from its last checkpoint; the run folder tells the story.
+    """Train a run's adapter, or continue from its last checkpoint; the run folder records it.
 
     `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
-    `failed`. Each of several processes calls this with its own `ranks`; the first writes for all.
-    Raises Busy where somebody else trains the run.
+    `failed`. Each of several processes calls this with its own `ranks`; rank 0 writes for all.
+    Raises Busy where another process trains the run.
     """
     with run.claimed(launched=ranks.launched, extra_epochs=extra_epochs):
         log = RunLog(run, control)
@@ -103,7 +103,7 @@ class _Training:
         self.needed: memory_prediction.Prediction | None = None
 
     def execute(self) -> RunResult:
-        """Do the whole segment; see the module's docstring for the order."""
+        """Run the whole segment; see the module's docstring for the order."""
         base = self.session.base
         self.control.progress("Reading the examples", force=True)
         self.taken = RunMemory(self.session)
@@ -118,7 +118,7 @@ class _Training:
                     self._learn(peft)
             self.peak = self.taken.peak
             self.session.settle()
-            self.control.progress("Saving and reading back", 1.0, force=True)
+            self.control.progress("Saving and verifying", 1.0, force=True)
             at_end = self.log.step >= self.total_steps
             state = "finished" if at_end or self.early else "stopped"
             self._take_best(peft)
@@ -137,7 +137,7 @@ class _Training:
         finally:
             self.session.settle()
             self.taken.close()
-        self.session.bring_back(active)  # a resumed run's own adapter may have been on
+        self.session.bring_back(active)  # the adapter of a resumed run may have been active
         self.log.conclude(state, peak_memory=self.peak, early=self.early, kept=self.guards.kept)
         return self._result(info, difference)
 
@@ -167,7 +167,7 @@ class _Training:
             self.plan, self.request, self.before.extra_epochs, self.total_steps
         )
 
-    # -- learning --------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------
 
     def _learn(self, peft: PeftModel) -> None:
         checkpoint = self.checkpoint
@@ -195,7 +195,7 @@ class _Training:
         if self.ranks.several:
             self.log.noted(self.ranks.describe())
         if self.checkpoint is None:
-            self.session.activate([])  # what the base alone makes of the held-out examples
+            self.session.activate([])  # evaluate the base alone
             self._evaluate(0)
             self.evaluation_before = self.evaluation
             peft.set_adapter(self.adapter_id)
@@ -221,9 +221,9 @@ class _Training:
             self._look(self.log.step)
 
     def _adjusted(self) -> bool:
-        """Take over what was changed while the run went on; tells whether it is to go on with it.
+        """Apply the settings changed during the run; returns whether it has to continue with them.
 
-        It goes on from the checkpoint of this very step, as a resumed run would.
+        It continues from the checkpoint of this step, as a resumed run would.
         """
         asked = self.control.take_changes()
         for wanted in asked:
@@ -238,9 +238,9 @@ class _Training:
         return bool(asked) and goes_on and not self.guards.verdict
 
     def _run_or_read(self, trainer: AdapterTrainer) -> None:
-        """Train; a run that broke off after its last step only reads its adapter back.
+        """Train; a run that was interrupted after its last step only reads its adapter back.
 
-        Trainer (Transformers 5.23) looks whether it is done after each step: it would do one more.
+        Trainer (Transformers 5.23) checks whether it is done after a step, so it would do one more.
         """
         self.went_on = self.log.step < self.total_steps and not self.guards.verdict
         if self.went_on or self.checkpoint is None:
@@ -249,8 +249,8 @@ class _Training:
             trainer.read_checkpoint(self.checkpoint)
 
     def _choose_precision(self, peft: PeftModel) -> None:
-        """Measure, or keep what the run began with, so that a resumed run goes on the same."""
-        chosen = self.before.precision, "as this run began"
+        """Choose the precision by measuring; a resumed run keeps the one it started with."""
+        chosen = self.before.precision, "as this run started"
         if self.checkpoint is None or not self.before.precision:
             known, base = Timings(self.settings.timings_file), self.session.base
             chosen = self.ranks.agree(lambda: known.choose(self.request, base, peft, self.packs))
@@ -258,8 +258,8 @@ class _Training:
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
-        """Return whether layers are recomputed; on a quantised base, say so in the preparation."""
-        self.precision = "fp32"  # for a first prediction: timing a step takes memory, too
+        """Decide on gradient checkpointing; on a quantised base, add it to the preparation text."""
+        self.precision = "fp32"  # for a first prediction, because timing a step takes memory, too
         needed = self._predict_memory(peft)
         chosen = self.ranks.agree(lambda: needed.setup.checkpointing)
         if self.preparation:
@@ -269,7 +269,7 @@ class _Training:
         return chosen
 
     def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:
-        """Note what the run will take."""
+        """Predict the run's memory and write it to the status."""
         config = peft.peft_config[self.adapter_id]
         self.needed = memory_prediction.predict(
             self.session,
@@ -319,7 +319,7 @@ class _Training:
         return trainer
 
     def _pause(self, trainer: AdapterTrainer) -> None:
-        """Hold still until the run goes on or ends; the model answers meanwhile."""
+        """Pause until the run is resumed or stopped; the model can answer meanwhile."""
         pausing.hold(
             self.control,
             self.log,
@@ -331,7 +331,7 @@ class _Training:
         )
 
     def _look(self, step: int) -> None:
-        """Test what was learned, and let it answer what is watched."""
+        """Evaluate the adapter, and let it answer the test questions."""
         self._evaluate(step)
         if self.evaluation is not None:
             planned = step in early_stopping.tests_at(self.total_steps)
@@ -363,7 +363,7 @@ class _Training:
     # -- the end ---------------------------------------------------------------------------------
 
     def _take_best(self, peft: PeftModel) -> None:
-        """Put the best state into the place of the last one, if that is wanted."""
+        """Replace the last state by the best one, if that is wanted."""
         self.step = self.log.step
         if (best := self.guards.take_best(peft, self.adapter_id)) is not None:
             self.step, self.evaluation = best.step, best.evaluation

@@ -225,7 +225,7 @@ def test_running_out_of_memory_is_an_error_and_not_the_end(tmp_path: Path) -> No
         with pytest.raises(OutOfMemory) as caught:
             job.result(timeout=120)
 
-        assert caught.value.what.startswith("The machine ran out of memory. The largest cost is")
+        assert caught.value.what.startswith("The machine ran out of memory. The largest part is")
         assert caught.value.cure.startswith("Retry with")
         assert describe(run_of(service, job)).retry
         assert describe(run_of(service, job)).state == "failed"

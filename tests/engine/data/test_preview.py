@@ -129,9 +129,9 @@ def test_preflight_tells_of_special_tokens_and_of_steps_that_take_everything(
     assert report.ready
     assert report.stats is not None
     assert [note for note in report.notes if "special" in note or "epoch" in note] == [
-        "In 1 of 10 rows there are special tokens, which the base reads as its own marks: right "
-        "only where its chat template was written into them.",
-        f"A step takes all {report.stats.tokens:,} tokens that there are, so each epoch is one "
+        "1 of 10 rows contain special tokens of the base, which it reads as control tokens. This "
+        "is right only if its chat template wrote these rows.",
+        f"One step takes all {report.stats.tokens:,} tokens of the data, so each epoch is one "
         "step.",
     ]
 
@@ -142,8 +142,8 @@ DIFFERENT = [f"good {n}" for n in range(20)]
 @pytest.mark.parametrize(
     ("texts", "share", "why"),
     [
-        (["same"] * 20, 0.1, ": fewer than 5 are different."),
-        (DIFFERENT[:4], 0.1, ": fewer than 5 are different."),
+        (["same"] * 20, 0.1, ": the data has fewer than 5 different ones."),
+        (DIFFERENT[:4], 0.1, ": the data has fewer than 5 different ones."),
         (DIFFERENT, 0.0, "."),
     ],
     ids=["equal", "few", "as chosen"],
@@ -157,10 +157,10 @@ def test_why_nothing_is_held_out_is_said(
     report = service.start(rq.Preflight(train=train, measure=False)).result(120)
 
     assert [note for note in report.notes if note.startswith("No examples")] == [
-        f"No examples are held out, so there will be no test of what was learned{why}"
+        f"No examples are held out, so the adapter is not tested on unseen examples{why}"
     ]
-    double = [note for note in report.notes if "equal to earlier ones" in note]
-    assert double == (["19 of 20 rows are equal to earlier ones."] if "same" in texts else [])
+    double = [note for note in report.notes if "duplicates of earlier ones" in note]
+    assert double == (["19 of 20 rows are duplicates of earlier ones."] if "same" in texts else [])
 
 
 def test_a_run_learns_from_the_rows_that_are_left(service: Service, tmp_path: Path) -> None:

@@ -129,12 +129,12 @@ def test_a_gpu_that_is_elsewhere_is_planned_for_and_said(
     assert (found.device, found.precision, found.elsewhere) == ("cuda", "bf16", True)
     assert all(choice.fits for choice in found.choices)
     assert found.free_bytes == 0
-    assert "This machine has no such GPU, so what fits there is not known." in found.reason
+    assert "This machine has no such GPU, so its memory is not known." in found.reason
     assert found.recommended == "none"  # so small a base fits anywhere
     monkeypatch.setattr(quantization_table, "ANY_GPU_BYTES", 0)
     large = service.start(rq.QuantizationTable(source="starter", device="cuda")).result(timeout=60)
     assert large.recommended == "nf4"
-    assert "take that where the GPU has the memory for it" in large.reason
+    assert "use it if the GPU has enough memory" in large.reason
     asked = rq.QuantizationTable(source="starter", device="cuda", measure=True)
     with pytest.raises(errors.Unsupported, match="has no NVIDIA GPU"):
         service.start(asked).result(timeout=60)

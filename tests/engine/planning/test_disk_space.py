@@ -48,5 +48,5 @@ def test_a_run_that_does_not_fit_on_the_disk_is_not_ready(
     assert not report.ready
     (problem,) = report.problems
     assert problem.what.startswith("The run needs about ")
-    assert problem.what.endswith(" on disk, and 1 MB are free.")
+    assert problem.what.endswith(" of disk space, but only 1 MB are free.")
     assert problem.cure == "Free some disk space, or choose another workspace."

@@ -66,7 +66,8 @@ def test_the_best_state_is_the_adapter_where_that_is_wanted(
     summary = next(each for each in service.snapshot().runs if each.id == run.run_id)
     assert (summary.eval_loss, summary.step, summary.kept_step) == (3.0, 8, 3)
     assert summary.message == (
-        "Finished after 8 steps. The adapter is the best state, of step 3 (held-out loss 3.000)."
+        "Finished after 8 steps. The best state was kept as the adapter: step 3 "
+        "(held-out loss 3.000)."
     )
 
 
@@ -94,7 +95,7 @@ def test_a_last_state_that_is_the_best_is_called_so(
 
     status = service.runs.get(run.run_id).status()
     assert status.message == (
-        "Finished after 8 steps. The last state is the best, and is the adapter."
+        "Finished after 8 steps. The last state is the best one; it was kept as the adapter."
     )
     assert status.kept_step == 0
 
@@ -112,8 +113,8 @@ def test_a_run_ends_early_once_it_gets_no_better(
     summary = next(each for each in service.snapshot().runs if each.id == run.run_id)
     assert (run.state, run.steps, run.total_steps) == ("finished", 4, 8)
     assert summary.message == (
-        "Ended early after step 4: held-out loss was lowest at step 2 (4.000), "
-        "and no better in 2 tests since."
+        "Ended early after step 4: held-out loss was lowest at step 2 (4.000) "
+        "and has not improved in 2 tests since."
     )
     assert not summary.resumable
 
@@ -160,8 +161,8 @@ def test_a_run_that_broke_off_after_its_early_end_trains_no_further(
 
     assert (run.state, run.steps) == ("finished", 4)
     assert service.runs.get(job.run_id).status().message == (
-        "Ended early after step 4: held-out loss was lowest at step 2 (4.000), "
-        "and no better in 2 tests since."
+        "Ended early after step 4: held-out loss was lowest at step 2 (4.000) "
+        "and has not improved in 2 tests since."
     )
 
 
@@ -238,7 +239,7 @@ def test_a_loss_far_above_its_start_for_many_steps_ends_the_run_with_its_last_go
 
     monkeypatch.setattr(AdapterTrainer, "compute_loss", derailed)
     job = start(service, "derailed", max_steps=60, save_every=3, accumulation=1)
-    with pytest.raises(Diverged, match=f"for {BAD_STEPS} steps; in step 22 it is") as caught:
+    with pytest.raises(Diverged, match=f"for {BAD_STEPS} steps; at step 22 it is") as caught:
         job.result(timeout=120)
 
     assert "try a quarter of it" in caught.value.cure

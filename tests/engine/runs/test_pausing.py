@@ -336,7 +336,7 @@ def test_a_full_disk_ends_no_run_that_is_paused(
         assert job.result(timeout=120).state == "finished"
 
     told = [event.text for event in service.events(job.run_id) if event.type == "notice"]
-    assert told == ["It could not be saved at this step: No space left on device."]
+    assert told == ["The run could not be saved at this step: No space left on device."]
 
 
 def test_what_a_paused_run_does_not_allow_waits_for_its_end(

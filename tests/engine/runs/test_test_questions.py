@@ -115,7 +115,7 @@ def test_a_prompt_that_cannot_be_answered_ends_no_run(service: Service) -> None:
     assert run.state == "finished"
     assert answers(service, run.run_id) == []
     assert told[0] is not None
-    assert told[0].startswith("The watched prompts were not answered: This text has ")
+    assert told[0].startswith("The test questions were not answered: This text has ")
 
 
 def test_a_bundled_set_brings_its_own_prompt_and_others_bring_none(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_going_on_from_an_adapter_keeps_its_method_and_rank(base_only: Service) 
     told = base_only.start(
         rq.Preflight(train=rq.Train(**{**QUICK, "name": "x", "start_from": "first dora"}))
     ).result(timeout=60)
-    assert any("It goes on from first dora" in note for note in told.notes)
+    assert any("Training continues from first dora" in note for note in told.notes)
 
 
 def test_gradient_checkpointing_changes_no_number(base_only: Service) -> None:

@@ -142,7 +142,7 @@ def test_a_run_that_runs_out_of_memory_keeps_its_steps_and_can_be_retried(
         **{**QUICK, "tokens_per_step": 1024}, name="grew", save_every=99, max_steps=5
     )
     job = base_only.start(request)
-    with pytest.raises(OutOfMemory, match=r"The largest cost is .* about .* of ") as caught:
+    with pytest.raises(OutOfMemory, match=r"The largest part is .* about .* of ") as caught:
         job.result(timeout=300)
     monkeypatch.undo()
 

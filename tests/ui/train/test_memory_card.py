@@ -162,7 +162,7 @@ def test_a_run_out_of_memory_names_its_cost_and_retries_with_what_fits(
     page: Page, service: FakeService
 ) -> None:
     said = {
-        "message": "The machine ran out of memory. The largest cost is activations.",
+        "message": "The machine ran out of memory. The largest part is activations.",
         "cure": "Retry with 256 tokens per batch. The session is unharmed.",
     }
 
