@@ -1,10 +1,10 @@
 """The worker process: JSON lines in on standard input, replies and events out on standard output.
 
-`python -m backend.engine run FOLDER` is a process of a run instead (see `run_process.py`), and
-`python -m backend.engine read` one that only looks at files, with less memory.
+`python -m backend.engine run FOLDER` starts a process of a run instead (see `run_process.py`).
+`python -m backend.engine read` starts a process that only reads files, with less memory.
 
-The main thread runs operations one after the other; a reader thread hears controls meanwhile. When
-the input ends, the app is gone and the worker goes too.
+The main thread runs operations one after the other; a reader thread receives control messages
+meanwhile. When the input ends, the app has ended, and the worker ends too.
 """
 
 import json
@@ -20,11 +20,11 @@ from backend.settings import Settings
 
 log = logging.getLogger(__name__)
 BACKGROUND = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10
-"""The priority of a process that computes: page and browser go first, else they wait for steps."""
+"""The priority of a computing process: lower, so that page and browser stay responsive."""
 
 
 def main(*, reads_only: bool = False) -> None:
-    """Serve until the input ends or `exit` is heard."""
+    """Serve until the input ends or the `exit` message arrives."""
     psutil.Process().nice(BACKGROUND)
     channel = _claim_stdout()
     first = json.loads(sys.stdin.buffer.readline())
@@ -39,7 +39,7 @@ def main(*, reads_only: bool = False) -> None:
 
 
 class _Sender:
-    """Writes one message a line; several threads may."""
+    """Writes one message per line; safe to call from several threads."""
 
     def __init__(self, channel: BinaryIO) -> None:
         self._channel = channel
@@ -52,7 +52,7 @@ class _Sender:
 
 
 def _claim_stdout() -> BinaryIO:
-    """Keep the real standard output for messages; what libraries print goes to standard error."""
+    """Reserve the real standard output for messages; prints of libraries go to standard error."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return channel
@@ -65,9 +65,9 @@ def _read(engine: Any) -> None:
             if message.get("control") == "exit":
                 break
             _take(engine, message)
-        except Exception as error:  # this thread also notices the end of the app
-            log.error("A message of the app could not be handled.", exc_info=error)
-    os._exit(0)  # an operation in full flight must not keep a worker without an app alive
+        except Exception as error:  # this thread has to survive, to notice the end of the app
+            log.error("A message from the app could not be handled.", exc_info=error)
+    os._exit(0)  # a running operation must not keep the worker alive after the app has ended
 
 
 def _take(engine: Any, message: dict[str, Any]) -> None:

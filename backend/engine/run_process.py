@@ -1,7 +1,7 @@
-"""One process of a run that has its processes to itself: `python -m backend.engine run FOLDER`.
+"""One process of a run in separate processes: `python -m backend.engine run FOLDER`.
 
-torchrun or `accelerate launch` starts as many as the run asks for. Each loads the base and trains
-its share of every step; the first one leads and is the only one that writes into the workspace.
+torchrun or `accelerate launch` starts as many processes as the run asks for. Each loads the base
+and trains its share of every step. Rank 0 leads; only it writes into the workspace.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from backend.settings import Settings
 
 LISTEN_EVERY_S = 0.2
 TOLD_EVERY_S = 2.0
-# A terminal and a launcher may both pass on one press of Ctrl-C.
+# A terminal and a launcher may both forward a single Ctrl-C.
 ONE_PRESS_S = 3.0
 
 
 def main(argv: list[str]) -> int:
-    """Take part in the run of a folder; returns the exit code."""
+    """Take part in the run of a folder; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m backend.engine run", description=__doc__)
     parser.add_argument("folder", type=Path, help="The run's folder in the workspace.")
     folder = parser.parse_args(argv).folder.expanduser().absolute()
@@ -64,13 +64,13 @@ def _find(folder: Path) -> Run:
     runs = Runs(folder.parent)
     if folder.parent.name != "runs":
         raise InvalidRequest(
-            f"{folder} is not a run's folder.", cure="Runs lie in the folder runs of a workspace."
+            f"{folder} is not a run's folder.", cure="Runs are in the folder runs of a workspace."
         )
     return runs.get(folder.name)
 
 
 def _require_world(run: Run, place: tuple[int, int]) -> None:
-    """Raise where another number of processes was started; a waiting run then failed."""
+    """Raise where a wrong number of processes was started; a queued run then counts as failed."""
     rank, started = place
     asked = run.request.train.processes
     try:
@@ -107,7 +107,8 @@ def _require_plain_launch() -> None:
     for kind in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
             raise Unsupported(
-                f"This launch is set up for {kind}, but here each process holds the whole base.",
+                f"This launch is configured for {kind}, but here each process holds the whole "
+                "base.",
                 cure="Launch it with torchrun, or with another configuration of accelerate.",
             )
 
@@ -117,17 +118,17 @@ def _base_request(run: Run) -> LoadModel:
 
 
 def _must_resume(run: Run) -> bool:
-    """Tell whether the run goes on from a checkpoint; raises where there is nothing to do.
+    """Tell whether the run continues from a checkpoint; raises where there is nothing to do.
 
-    The leader decides, before it writes anything: then what an earlier segment left is forgotten.
+    Rank 0 decides this before it writes anything, and then removes what an earlier segment left.
     """
     status = run.known_status()
     if status.state == "finished":
-        raise InvalidRequest(f"The run {run.id!r} is finished: nothing is left to do.")
+        raise InvalidRequest(f"The run {run.id!r} is finished; there is nothing left to train.")
     if status.state == "running" and run.is_alive():
-        raise Busy(f"The run {run.id!r} is going on: process {status.pid} trains it.")
+        raise Busy(f"The run {run.id!r} is still running: process {status.pid} trains it.")
     process_group.forget_failures(run)
-    _forget_old_words(run, _begun())
+    _drop_old_command(run, _begun())
     (run.folder / "result.json").unlink(missing_ok=True)
     return run.latest_checkpoint() is not None
 
@@ -149,11 +150,11 @@ def _train(
         facts = session.load_base(request, control)
         if facts.fingerprint != run.request.base_fingerprint:
             raise Unsupported(
-                f"This run belongs to the base {run.request.base_name!r}, and what was found at "
-                f"{request.source!r} is another.",
-                cure="Put the same base where every machine finds it.",
+                f"This run belongs to the base {run.request.base_name!r}, but {request.source!r} "
+                "is a different base.",
+                cure="Put the same base at the same place on every machine.",
             )
-        crew.sum(1)  # everybody has it; else the reason of whoever has not is told here
+        crew.sum(1)  # all processes loaded the base; a failure of another one is raised here
     except BaseException as error:
         known = translate(crew.explained(error, run))
         log = RunLog(run, control)
@@ -164,7 +165,7 @@ def _train(
 
 
 def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:
-    """Say why, and go without the farewell that would wait for processes that may be gone."""
+    """Report why, and exit without the clean-up that would wait for processes that have ended."""
     known = translate(error)
     if not crew.leads:
         process_group.write_failure(run, crew.rank, known)
@@ -177,7 +178,7 @@ def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:
 
 
 def _limit_memory(settings: Settings) -> None:
-    """Let each process of this machine have its share of the memory, and no more."""
+    """Limit each process of this machine to its share of the memory."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = int(psutil.virtual_memory().available) - settings.memory_reserve_bytes
     memory.DataLimit(
@@ -185,11 +186,11 @@ def _limit_memory(settings: Settings) -> None:
     )
 
 
-# -- what it hears and tells ---------------------------------------------------------------------
+# -- commands and progress -----------------------------------------------------------------------
 
 
 def _listen_to_signals(control: Control) -> None:
-    """Let the launcher's stop end the run well; a second one, a while later, at once."""
+    """End the run with a saved state on the launcher's first signal, at once on a later one."""
     heard: list[float] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -204,24 +205,24 @@ def _listen_to_signals(control: Control) -> None:
 
 
 def _listen_to_folder(run: Run, control: Control) -> None:
-    """Hear what the page or another program writes into the run's folder."""
-    threading.Thread(target=_read_words, args=(run, control), daemon=True).start()
+    """Follow the commands that the page or another program writes into the run's folder."""
+    threading.Thread(target=_read_commands, args=(run, control), daemon=True).start()
 
 
 def _begun() -> float:
-    """Return when this launch began: with torchrun, whose child each process is, or with us."""
+    """Return when this launch started: the start of torchrun, our parent, or of this process."""
     started = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     return float(psutil.Process(started).create_time())
 
 
-def _forget_old_words(run: Run, begun: float) -> None:
-    """Let go of a stop that was meant for an earlier segment; clocks may differ by a moment."""
+def _drop_old_command(run: Run, begun: float) -> None:
+    """Drop a command meant for an earlier segment; allows for clocks that differ by a second."""
     said = run.folder / "control"
     if said.is_file() and said.stat().st_mtime < begun - 1.0:
         run.forget_words()
 
 
-def _read_words(run: Run, control: Control) -> None:
+def _read_commands(run: Run, control: Control) -> None:
     heard = ""
     while True:
         said = run.told()
@@ -233,8 +234,8 @@ def _read_words(run: Run, control: Control) -> None:
 
 
 def _narrator(crew: Ranks) -> Callable[[dict[str, Any]], None]:
-    """Tell a terminal how far the run is: the leader only, and now and then."""
-    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")  # fd 2 goes to the run's log meanwhile
+    """Return what prints progress to the terminal: rank 0 only, once every few seconds."""
+    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")  # fd 2 is redirected to the run's log
     told = [0.0]
 
     def narrate(message: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The session: one base model, its adapters, and which of them answer. Owns every change of them.
+"""The session: one base model, its adapters, and which of them are active. Owns every change.
 
-Adapters are known here by internal id. After each operation the model is in evaluation mode with
-nothing trainable, whatever happened in between.
+Adapters are identified by internal id here. After each operation the model is in evaluation mode
+with nothing trainable, whatever happened in between. Knows nothing of runs or of the page.
 
 Switching writes the active list and the scalings of each adapted layer directly: PEFT's own
 `set_adapter` also walks through every module and parameter, which takes longer than a token.
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class AdapterSlot(Protocol):
-    """What the session knows of a prepared hot-swap slot, which then answers for it."""
+    """What the session knows of a prepared hot-swap slot, which then chooses the adapter."""
 
     @property
     def active(self) -> Variant: ...
@@ -51,9 +51,9 @@ class Session:
         self.peft: PeftModel | None = None
         self.slot: AdapterSlot | None = None
         self.learning: AdapterInfo | None = None
-        """The adapter of a paused run, which is in no library yet."""
+        """The adapter of a paused run, which is not in the library yet."""
         self.held_by_earlier_runs: dict[str, int] = {}
-        """Bytes that runs on this base left for the next one, by the precision of their steps."""
+        """Bytes still held from earlier runs on this base, by the precision of their steps."""
         self._base: loading.Base | None = None
         self._active: ActiveIds = []
         self._targets: list[Target] | None = None
@@ -73,7 +73,7 @@ class Session:
 
     @property
     def model(self) -> torch.nn.Module:
-        """What computes answers: the base, wrapped once it has adapters."""
+        """The module that computes answers: the base, wrapped by PEFT once it has adapters."""
         if self.slot is not None:
             return self.base.model
         return self.peft if self.peft is not None else self.base.model
@@ -91,8 +91,8 @@ class Session:
     def load_base(self, request: LoadModel, control: Control) -> ModelFacts:
         """Replace the base, or keep the old one where the new one cannot be loaded.
 
-        The old one leaves before weights are read, so that both never need memory together; it
-        comes back if reading fails.
+        The old base is unloaded before the new weights are read, so both never need memory at the
+        same time. It is loaded again if reading fails.
         """
         plan = loading.prepare(request, control)
         old, active = self._base.plan if self._base else None, self.active
@@ -101,14 +101,14 @@ class Session:
             self._base = loading.load_prepared(plan, control)
         except Exception as error:
             if old is not None:
-                log.info("The earlier base comes back: %s", error)
+                log.info("The earlier base is loaded again: %s", error)
                 self._base = loading.load_prepared(old, control)
                 self.set_active(active)
             raise
         return self._base.facts
 
     def unload(self) -> int:
-        """Let base and adapters go; returns the bytes given back."""
+        """Unload base and adapters; return the bytes that became free."""
         if self._base is None:
             return 0
         device = self._base.device
@@ -120,23 +120,23 @@ class Session:
         return max(before - memory.resident(device), 0)
 
     def release(self) -> None:
-        """Give back what a broken-off operation left behind, before the next one needs it."""
+        """Free what an interrupted operation left behind, before the next one needs the memory."""
         memory.release(self._base.device if self._base else torch.device("cpu"))
 
     # -- adapters on the model -------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """Return an id that no adapter has: PEFT 0.21.2 would load one into another of its name."""
+        """Return an unused id: PEFT 0.21.2 would load an adapter into another one of its name."""
         return self.library.new_id(self.peft.peft_config if self.peft is not None else ())
 
     def layers(self) -> list[Target]:
-        """Return the layers of the base that an adapter can change; adapters do not alter them."""
+        """Return the layers of the base that an adapter can change, with or without adapters."""
         if self._targets is None:
             self._targets = linear_layers(self.base.model)
         return self._targets
 
     def adapted(self) -> dict[str, LoraLayer]:
-        """Return the layers that hold adapters now, by the base's own module names."""
+        """Return the layers that hold adapters now, by the base's module names."""
         return self._adapted
 
     def is_loaded(self, adapter_id: str) -> bool:
@@ -151,36 +151,36 @@ class Session:
         return info.name if info else adapter_id
 
     def find(self, name: str) -> AdapterInfo:
-        """Return an adapter by its display name, also one that is half-trained; raises NotFound."""
+        """Return an adapter by its display name, also a half-trained one; raises NotFound."""
         learning = self.learning
         if learning is not None and learning.name.casefold() == name.strip().casefold():
             return learning
         return self.library.get(name)
 
     def add(self, adapter_id: str, config: LoraConfig) -> PeftModel:
-        """Put a fresh adapter on the model, not active."""
+        """Add a new adapter to the model, not active."""
         self.peft = peft_io.apply(self.base.model, self.peft, config, adapter_id)
         self.settle()
         return self.peft
 
     def ensure_loaded(self, info: AdapterInfo) -> str:
-        """Load an adapter of the library if it is not on the model yet; returns its id."""
+        """Load an adapter of the library if it is not on the model yet; return its id."""
         if not self.is_loaded(info.id):
             self.require_same_base(info)
             self.load_folder(self.library.folder(info.id), info.id)
         return info.id
 
     def require_same_base(self, info: AdapterInfo) -> None:
-        """Raise Unsupported where an adapter was made for another base than the loaded one."""
+        """Raise Unsupported where an adapter was made for a different base."""
         if info.base_fingerprint != self.base.facts.fingerprint:
             raise Unsupported(
                 f"{info.name!r} was made for the base {info.base_name!r}, "
-                f"and {self.base.facts.name!r} is loaded.",
+                f"but {self.base.facts.name!r} is loaded.",
                 cure=f"Load {info.base_name!r} to use it.",
             )
 
     def load_folder(self, folder: Path, adapter_id: str, *, plainly: bool = False) -> None:
-        """Load an adapter folder under an id, not active; `plainly` takes PEFT's own way."""
+        """Load an adapter folder under an id, not active; `plainly` loads it with PEFT's code."""
         scanned = file_validation.scan(folder, self.layers(), name=self.name_of(adapter_id))
         peft = self.peft
         if peft is not None and not plainly and fast_load.can_place(self._adapted, scanned):
@@ -190,9 +190,10 @@ class Session:
             self.settle()
 
     def drop(self, adapter_id: str) -> None:
-        """Take an adapter off the model; the last one takes PEFT's wrapper with it.
+        """Unload an adapter from the model; with the last one PEFT's wrapper is removed, too.
 
-        PEFT 0.21.2 bricks a model whose last adapter is deleted, so that case unloads instead.
+        PEFT 0.21.2 leaves a model unusable when its last adapter is deleted, so that case calls
+        `unload` instead.
         """
         if self.peft is None or adapter_id not in self.peft.peft_config:
             return
@@ -209,7 +210,7 @@ class Session:
         memory.release(self.base.device)
 
     def bring_back(self, active: ActiveIds) -> None:
-        """Turn an earlier active set on again, as far as its adapters still are to be had."""
+        """Activate an earlier set again, as far as its adapters still exist."""
         there = [(id, s) for id, s in active if self.library.by_id(id) is not None]
         for adapter_id, _ in there:
             info = self.library.by_id(adapter_id)
@@ -219,7 +220,7 @@ class Session:
         self._active = there
 
     def settle(self) -> None:
-        """Take stock after the model's structure or mode changed: nothing learns, all is quiet."""
+        """Restore the resting state after a change: evaluation mode, nothing trainable."""
         self._adapted = peft_io.adapted_layers(self.base.model)
         if self.peft is not None:
             self.peft.requires_grad_(False)
@@ -227,25 +228,27 @@ class Session:
         self.activate(self._active)
 
     def resolve(self, variant: Variant) -> ActiveIds:
-        """Turn display names into loaded ids; raises where one is unknown or its strength wrong."""
+        """Turn display names into loaded ids; raises on unknown names or strengths."""
         if self.slot is not None:
             return self.slot.resolve(variant)
         infos = [(self.find(name), strength) for name, strength in variant]
         if len({info.id for info, _ in infos}) < len(infos):
-            raise InvalidRequest("An adapter is named twice.", cure="Add its strengths up instead.")
+            raise InvalidRequest(
+                "An adapter is named twice.", cure="Name it once, with the summed strength."
+            )
         for info, strength in infos:
             _require_strength(info, strength)
         return [(self.ensure_loaded(info), strength) for info, strength in infos]
 
     def set_active(self, variant: Variant) -> None:
-        """Choose which adapters answer from now on."""
+        """Choose the active adapters from now on."""
         wanted = self.resolve(variant)
         self.activate(wanted)
         self._active = wanted
 
     @contextmanager
     def using(self, variant: Variant) -> Iterator[None]:
-        """Let a variant answer for a while, then the active set again."""
+        """Activate a variant for a while, then restore the active set."""
         wanted = self.resolve(variant)
         with self.using_ids(wanted):
             yield
@@ -266,8 +269,8 @@ class Session:
     def activate(self, wanted: ActiveIds) -> None:
         """Make the model compute with these adapters.
 
-        An empty list runs the base alone in every layer. PEFT's outer wrapper keeps the name of
-        some loaded adapter, because it looks up its configuration on each call.
+        With an empty list every layer computes as the base alone. PEFT's outer wrapper keeps the
+        name of some loaded adapter, because it looks up that adapter's configuration on each call.
         """
         if self.peft is None:
             return
@@ -280,7 +283,7 @@ class Session:
         self._set_strengths(dict(wanted))
 
     def _set_strengths(self, wanted: dict[str, float]) -> None:
-        """Scale adapters to their strengths; one that is not wanted goes back to 1."""
+        """Scale adapters to their strengths; all other adapters go back to strength 1."""
         for id in {*self._strengths, *wanted}:
             strength = wanted.get(id, 1.0)
             if self._strengths.get(id, 1.0) != strength:
@@ -288,10 +291,10 @@ class Session:
                     layer.set_scale(id, strength)
         self._strengths = {id: strength for id, strength in wanted.items() if strength != 1.0}
 
-    # -- what the model says of itself -----------------------------------------------------------
+    # -- the state of the model ------------------------------------------------------------------
 
     def status(self) -> tuple[list[AdapterStatus], str]:
-        """Return what the model itself says of its adapters, and what is not as it should be."""
+        """Return the adapters' status as read from the model, and what is wrong with it, if any."""
         if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
             return [], ""
         told = self.peft.get_model_status()
@@ -313,19 +316,19 @@ class Session:
         return rows, self._irregular(told)
 
     def _irregular(self, told: TunerModelStatus) -> str:
-        """Name what differs between layers or from what this session believes, if anything."""
+        """Name what differs between layers or from this session's own record, if anything."""
         parts = {
             "enabled": told.enabled,
             "active": told.active_adapters,
             "merged": told.merged_adapters,
-            **{f"learning of {self.name_of(id)}": g for id, g in told.requires_grad.items()},
+            **{f"requires_grad of {self.name_of(id)}": g for id, g in told.requires_grad.items()},
         }
         odd = [part for part, value in parts.items() if value == "irregular"]
         if told.active_adapters != [id for id, _ in self._active] and "active" not in odd:
             odd.append("active")
         if told.merged_adapters:
             odd.append("merged")
-        return f"The adapters on the model do not agree ({', '.join(odd)})." if odd else ""
+        return f"The adapters' state differs between layers ({', '.join(odd)})." if odd else ""
 
 
 def _require_strength(info: AdapterInfo, strength: float) -> None:
@@ -335,7 +338,7 @@ def _require_strength(info: AdapterInfo, strength: float) -> None:
     """
     if info.strength == "on-off" and strength != 1.0:
         raise Unsupported(
-            f"{info.name!r} is a {info.method} adapter: it works at strength 1 only, got "
+            f"{info.name!r} is a {info.method} adapter, which works at strength 1 only, got "
             f"{strength:g}.",
-            cure="Leave it out for the base; at strength 0 it would not be the base.",
+            cure="To get the base, leave the adapter out; strength 0 would not give the base.",
         )

@@ -1,6 +1,7 @@
 """The engine: takes one message after the other, runs its operation, and replies.
 
-Each operation is a method; whatever it raises is translated once, here.
+Each operation is a method. Its errors are translated once, here. Knows nothing of the channel that
+messages come and go by.
 """
 
 import logging
@@ -40,9 +41,9 @@ from backend.runs.run_store import Runs
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
-READING_SHARE = 0.5  # of the free memory: the worker beside a process that only reads works on
+READING_SHARE = 0.5  # of the free memory: the worker runs at the same time as a reading process
 Inbox = queue.SimpleQueue[dict[str, Any] | None]
-"""Operations that wait for their turn; None means that the engine is to end."""
+"""Operations waiting to run; None ends the engine."""
 
 
 class Engine:
@@ -110,7 +111,7 @@ class Engine:
             )
 
     def control(self, message: dict[str, Any]) -> None:
-        """Pass a word to the operation it is meant for, also if that has not begun yet."""
+        """Pass a command to the operation it is meant for, even if that has not started yet."""
         job_id, word = int(message.get("id", 0)), message["control"]
         with self._lock:
             meant = [job_id in (0, each.job_id) for each in self._controls]
@@ -121,23 +122,23 @@ class Engine:
             for each in hearing if word in ("stop", "abort") else hearing[:1]:
                 each.hear(
                     word, message
-                )  # a run that is to end takes what it allowed meanwhile along
+                )  # a run that ends also ends the operation that runs while it is paused
 
     def handle(self, message: dict[str, Any]) -> None:
-        """Run one operation and reply with the session's state and a result or an error."""
+        """Run one operation; reply with the session's state and a result or an error."""
         control = self._open(message)
         if self._data_limit is not None:
             self._data_limit.renew()
         reply = self._reply(message, control)
         try:
             self._settle(control, failed=reply["type"] == "error")
-        except Exception as error:  # the caller waits for a reply all the same
+        except Exception as error:  # the caller still waits for a reply
             log.error("%s left no state to report.", message["op"], exc_info=error)
             reply = {"type": "error", "error": translate(error).to_dict()}
         self.emit({**reply, "id": control.job_id})
 
     def _settle(self, control: Control, *, failed: bool) -> None:
-        """Let go of an operation, and say how it left the session."""
+        """Close an operation, and report the session's state after it."""
         if failed:
             self.session.release()
         guest = self._close(control)
@@ -145,7 +146,7 @@ class Engine:
             self._tell_session()
 
     def _open(self, message: dict[str, Any]) -> Control:
-        with self._lock:  # a word that comes just now goes to the new one, or into the list
+        with self._lock:  # a command that arrives now goes to the new operation, or into the list
             control = Control(int(message["id"]), self.emit, self._serve_while_paused)
             if any(each.stop_requested for each in self._controls):
                 control.hear("stop")
@@ -155,7 +156,7 @@ class Engine:
         return control
 
     def _close(self, control: Control) -> bool:
-        """Let go of an operation; tells whether it ran while another one is paused."""
+        """Close an operation; return whether it ran while a run is paused."""
         with self._lock:
             self._controls.remove(control)
             guest = bool(self._controls)
@@ -176,7 +177,7 @@ class Engine:
             return {"type": "error", "error": known.to_dict()}
 
     def _serve_while_paused(self, around: Around, wait: float) -> bool:
-        """Run one operation that a paused run allows; what it does not allow waits for its end."""
+        """Run one operation that a paused run allows; other operations wait until the run ends."""
         try:
             message = self.inbox.get(timeout=wait) if wait else self.inbox.get_nowait()
         except queue.Empty:
@@ -190,7 +191,7 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """Let the model go."""
+        """Unload the model."""
         self.session.unload()
 
     def _tell_session(self) -> None:
@@ -209,13 +210,16 @@ class Engine:
         )
 
     def _free_gpu_bytes(self) -> int | None:
-        """Return what the base's GPU has left: asking takes memory of it, so a reader is told."""
+        """Return the free bytes of the base's GPU, for a reading process.
+
+        A process that asks the GPU itself would take memory on it.
+        """
         if self.session.facts is None or not devices.is_gpu(self.session.base.device):
             return None
         return memory.available(self.session.base.device)
 
     def _free_for(self, message: dict[str, Any]) -> Callable[[torch.device], int]:
-        """Return what tells the bytes that an operation of the worker could take on a device."""
+        """Return the function that gives the bytes available to the worker on a device."""
         known = message.get("free_gpu_bytes")
 
         def free(device: torch.device) -> int:
@@ -249,7 +253,7 @@ class Engine:
         )
 
     def _limits(self, message: Any) -> Settings:
-        """Return the settings as they hold for whoever asked: a demo's owner has no time limit."""
+        """Return the settings for the person who asked: the owner of a demo has no time limit."""
         return (
             self.settings.model_copy(update={"demo": False})
             if "owner" in message

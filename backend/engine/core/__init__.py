@@ -1,3 +1,3 @@
-"""What every part of the engine stands on: jobs, devices, memory, errors, the Hub.
+"""Basics for the whole engine: job control, devices, memory, processes, errors, downloads.
 
 Knows nothing of models, adapters or data."""

@@ -1,11 +1,11 @@
-"""The names of an adapter's tensors in its file, as PEFT writes them."""
+"""The names of an adapter's tensors in its file, as PEFT writes them (`save_pretrained`)."""
 
 PREFIX = "base_model.model."
-"""What PEFT puts in front of the base's own names."""
+"""The prefix that PEFT puts before the base's own module names."""
 
 
 def key_of(layer: str, part: str) -> str:
-    """Return the name of a part of a layer's adapter: `lora_A.weight`, `lora_magnitude_vector`."""
+    """Return a tensor's name; `part` is such as `lora_A.weight` or `lora_magnitude_vector`."""
     return f"{PREFIX}{layer}.{part}"
 
 

@@ -1,8 +1,8 @@
 """Devices: which ones this machine has, and what each kind can do.
 
-A device is the processor ("cpu") or a GPU of the one kind that PyTorch finds here. Every other
-module asks here instead of asking torch for CUDA, so a kind of GPU is added in this file alone.
-Memory figures are in bytes.
+A device is the processor ("cpu") or a GPU of the one kind that PyTorch finds here. Other modules
+call this one instead of torch.cuda, so a new kind of GPU is added in this file alone. Memory is in
+bytes. Knows nothing of models.
 """
 
 import random
@@ -17,11 +17,11 @@ import torch
 from backend.errors import Unsupported
 
 GPUS = {"cuda": "NVIDIA GPU", "xpu": "Intel GPU", "mps": "Apple GPU"}
-"""The kinds of GPU that a model is put on, by PyTorch's name. AMD's GPUs are "cuda", too."""
+"""The supported kinds of GPU, by PyTorch's name. AMD's GPUs are "cuda", too."""
 CPU = torch.device("cpu")
 _CONNECTIONS = {"cuda": "nccl", "xpu": "xccl"}
 _WITHOUT_BF16 = ("Apple M1",)
-"""Apple's first own GPUs compute bf16 by converting; PyTorch 2.13 has no function that tells."""
+"""Apple's M1 GPUs have no bf16 and convert it; PyTorch 2.13 has no function to check this."""
 
 
 def gpu() -> str:
@@ -31,28 +31,28 @@ def gpu() -> str:
 
 
 def choose(wanted: str) -> torch.device:
-    """Return the device to compute on; raises Unsupported where there is none of that kind."""
+    """Return the device to compute on; raises Unsupported where this machine has none such."""
     here = gpu()
     if wanted == "auto":
         wanted = here or "cpu"
     if wanted == "cpu":
         return CPU
     if wanted != here:
-        cure = f"Use {here}, which is the {GPUS[here]} here, or cpu." if here else "Use cpu."
+        cure = f"Use {here} (the {GPUS[here]} of this machine) or cpu." if here else "Use cpu."
         raise Unsupported(f"This machine has no {GPUS[wanted]} that PyTorch can use.", cure=cure)
-    # The one that a process of a run with several has taken, else the first.
+    # The GPU that this process took (`take`), in a run of several processes; else the first.
     return torch.device(here, torch.accelerator.current_device_index())
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Tell whether a device is a GPU with memory and random numbers of its own."""
+    """Tell whether a device is a GPU, with its own memory and random number generator."""
     return device.type != "cpu"
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Tell whether a device computes bf16 itself; others convert, which is slower than fp32.
+    """Tell whether a device computes bf16 natively; others convert, which is slower than fp32.
 
-    A GPU that is on another machine counts as a current one, which does.
+    A GPU that this machine does not have counts as a current one, which does.
     """
     if not is_gpu(device) or device.type != gpu():
         return True
@@ -64,12 +64,12 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def pins_memory(device: torch.device) -> bool:
-    """Tell whether copies to a device may start from pinned memory and go on by themselves."""
+    """Tell whether copies to a device can be asynchronous, from pinned memory."""
     return device.type in ("cuda", "xpu")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked, so that a clock shows the real time."""
+    """Wait until a GPU has finished all queued work, so that measured times are real."""
     if is_gpu(device):
         torch.accelerator.synchronize(device)
 
@@ -83,7 +83,7 @@ def count() -> int:
 
 
 def connection(kind: str) -> str:
-    """Return what connects processes that compute on this kind of device."""
+    """Return the `torch.distributed` backend for processes on this kind of device."""
     return _CONNECTIONS.get(kind, "gloo")
 
 
@@ -93,8 +93,8 @@ def take(number: int) -> None:
     if number >= have:
         gpus = "1 GPU" if have == 1 else f"{have} GPUs"
         raise Unsupported(
-            f"This machine has {gpus}, and process {number + 1} on it would need another.",
-            cure="Start as many processes on each machine as it has GPUs.",
+            f"This machine has {gpus}, which is not enough for process {number + 1} on it.",
+            cure="Start no more processes on a machine than it has GPUs.",
         )
     torch.accelerator.set_device_index(number)
 
@@ -103,7 +103,7 @@ def take(number: int) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return what a GPU has left for new tensors."""
+    """Return the bytes that a GPU has left for new tensors."""
     if device.type == "mps":  # a share of the machine's memory, which other programs use, too
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return max(min(int(left), int(psutil.virtual_memory().available)), 0)
@@ -111,17 +111,17 @@ def free_bytes(device: torch.device) -> int:
 
 
 def used_bytes(device: torch.device) -> int:
-    """Return what this process's tensors take on a GPU."""
+    """Return the bytes that this process's tensors take on a GPU."""
     if device.type == "mps":
         return int(torch.mps.current_allocated_memory())
     return int(_module(device).memory_allocated(device))
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the highest use since `reset_peak`.
+    """Return the highest use in bytes since `reset_peak`.
 
-    PyTorch 2.13 keeps no such count for Apple's GPUs. There it is what the driver gave out, which
-    only grows until the cache is emptied.
+    PyTorch 2.13 has no such counter for Apple's GPUs. There it is the memory allocated by the
+    driver, which only grows until the cache is emptied.
     """
     if device.type == "mps":
         return int(torch.mps.driver_allocated_memory())
@@ -145,19 +145,19 @@ def empty_cache(device: torch.device) -> None:
 
 
 def random_state(device: torch.device) -> torch.Tensor | None:
-    """Return the state of a GPU's own random numbers, uint8 on the processor; None without one."""
+    """Return the state of a GPU's random generator, a uint8 tensor on the CPU; None without GPU."""
     return _module(device).get_rng_state(device) if is_gpu(device) else None
 
 
 def set_random_state(device: torch.device, state: torch.Tensor | None) -> None:
-    """Put a GPU's random numbers back to a state that `random_state` returned."""
+    """Set a GPU's random generator to a state that `random_state` returned."""
     if state is not None:
         _module(device).set_rng_state(state, device)
 
 
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Put every source of random numbers back where it was: Python's, NumPy's and torch's."""
+    """Restore all random states afterwards: Python's, NumPy's and torch's."""
     before: tuple[Any, ...] = (random.getstate(), np.random.get_state(), torch.get_rng_state())
     on_gpu = random_state(device)
     try:

@@ -1,4 +1,4 @@
-"""The torch dtypes of the precisions that people choose."""
+"""The torch dtype of each precision that can be chosen ("fp32", "bf16", "fp16")."""
 
 import torch
 

@@ -1,4 +1,6 @@
-"""The one place that turns what libraries raise into a sentence, a cure and folded details."""
+"""The one place that turns library errors into a sentence, a hint and details.
+
+Knows nothing of the operations that raise them."""
 
 import errno
 import traceback
@@ -8,14 +10,14 @@ from safetensors import SafetensorError
 
 from backend.errors import DiskFull, ModelError, OutOfMemory, WorkbenchError
 
-# What torch.save says when a write comes up short; the system's own words are lost in it.
+# What torch.save raises when a write fails; it hides the system's own message.
 _TORCH_SAVE = ("unexpected pos", "pytorchstreamwriter failed")
 _NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
 _NO_DISK = ("no space left", "disk quota exceeded", "file too large", *_TORCH_SAVE)
 
 
 def translate(error: BaseException) -> WorkbenchError:
-    """Return the error that a person should see instead of `error`."""
+    """Return the error to show to the user instead of `error`."""
     if isinstance(error, WorkbenchError):
         return error
     details = "".join(traceback.format_exception(error))[-8000:]
@@ -25,8 +27,8 @@ def translate(error: BaseException) -> WorkbenchError:
     ):
         return OutOfMemory(
             "The machine ran out of memory.",
-            cure="Lower the token budget or the rank, switch on gradient checkpointing, "
-            "or load a smaller base. The session is unharmed.",
+            cure="Use fewer tokens per batch or a lower rank, switch on gradient checkpointing, "
+            "or load a smaller base. The loaded model is unchanged.",
             details=details,
         )
     if _is_disk(error, text):
@@ -37,11 +39,11 @@ def translate(error: BaseException) -> WorkbenchError:
         )
     if isinstance(error, SafetensorError):
         return ModelError(
-            "A weight file is damaged or cut off.", cure="Download it again.", details=details
+            "A weight file is damaged or incomplete.", cure="Download it again.", details=details
         )
     return WorkbenchError(
-        f"Something unexpected happened: {type(error).__name__}: {_first_line(error)}",
-        cure="The session is as it was before. The details say where it happened.",
+        f"An unexpected error occurred: {type(error).__name__}: {_first_line(error)}",
+        cure="The session is as it was before. The details show where it happened.",
         details=details,
     )
 

@@ -1,10 +1,10 @@
-"""Fetching models from the Hugging Face Hub, with progress, and sentences for what goes wrong."""
+"""Downloads from the Hugging Face Hub, with progress, and clear errors for what goes wrong."""
 
 import io
 from pathlib import Path
 from typing import Any
 
-import httpx2  # what huggingface_hub 2 speaks through; httpx's errors are others
+import httpx2  # huggingface_hub 2 uses it; its errors are not those of httpx
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,7 +21,7 @@ from backend.engine.core.job_control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from backend.sizes import size_text
 
-# Safetensors only: pickled weights can run code when they are opened.
+# Safetensors only: pickled weights can run code when they are loaded.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "workbench.json"]
 
@@ -63,15 +63,15 @@ def fetch_config(repo_id: str, revision: str | None) -> Path:
 def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchError:
     if isinstance(error, GatedRepoError):
         return NotFound(
-            f"{repo_id!r} is behind a licence gate.",
+            f"{repo_id!r} is a gated repository.",
             cure="Accept its licence on the Hub and run 'hf auth login' once, then try again.",
         )
     if isinstance(error, RevisionNotFoundError):
         return NotFound(f"{repo_id!r} has no revision {revision!r}.")
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
-            f"There is nothing called {repo_id!r} on the Hub, or it is private.",
-            cure="Check the spelling, or run 'hf auth login' once if it is yours.",
+            f"{repo_id!r} does not exist on the Hub, or it is private.",
+            cure="Check the spelling. If it is yours, run 'hf auth login' once.",
         )
     if isinstance(error, HFValidationError):
         return InvalidRequest(
@@ -81,13 +81,13 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
     offline = LocalEntryNotFoundError | OfflineModeIsEnabled | httpx2.TransportError
     if isinstance(error, offline | ConnectionError):
         return NotFound(
-            f"{repo_id!r} is not on this machine and the Hub cannot be reached.",
+            f"{repo_id!r} is not on this machine, and the Hub cannot be reached.",
             cure="Check the internet connection, or choose the starter model or a folder.",
             details=str(error),
         )
     if isinstance(error, HfHubHTTPError):
         return NotFound(
-            f"The Hub does not hand out {repo_id!r}: it answered {error.response.status_code}.",
+            f"The Hub did not return {repo_id!r} (status {error.response.status_code}).",
             cure="Try again later, or choose the starter model or a folder.",
             details=str(error),
         )
@@ -95,7 +95,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
 
 
 def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:
-    """Make a progress bar that draws nothing and tells the job how far the bytes are."""
+    """Return a progress bar class that draws nothing and reports the bytes to the job."""
 
     class ReportingTqdm(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

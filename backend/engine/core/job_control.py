@@ -1,6 +1,7 @@
-"""What a running operation hears from outside, and what it tells.
+"""Job control: commands to a running operation, and its progress and text back.
 
-It hears stop and abort, and a run pause, resume and save too; it tells progress and pieces.
+Commands are stop and abort; a run also takes pause, resume, save and changed settings. Knows
+nothing of what an operation does.
 """
 
 import queue
@@ -15,17 +16,17 @@ from backend.errors import Stopped
 Emit = Callable[[dict[str, Any]], None]
 Around = Callable[[], AbstractContextManager[None]]
 Serve = Callable[[Around, float], bool]
-"""Serves one operation that may run while a run is paused, within a context of the run's; waits for
-one so many seconds, and tells whether there was one."""
+"""Runs one operation that is allowed while a run is paused, inside the given context. Waits for it
+up to the given seconds; returns whether there was one."""
 PROGRESS_EVERY_S = 0.25
 
 
 class Control:
-    """One operation's ears and mouth. `stop` asks for a good end, `abort` for an immediate one."""
+    """One operation's commands and messages. `stop` ends with a saved state, `abort` at once."""
 
     def __init__(self, job_id: int, emit: Emit, serve: Serve | None = None) -> None:
         self.job_id = job_id
-        self.serve = serve or _nobody_asks
+        self.serve = serve or _serve_nothing
         self._emit = emit
         self._stop = threading.Event()
         self._abort = threading.Event()
@@ -35,7 +36,7 @@ class Control:
         self._told = 0.0
 
     def hear(self, word: str, content: dict[str, Any] | None = None) -> None:
-        """Take a word from outside, with what belongs to it; called from another thread."""
+        """Receive a command and its content; called from another thread."""
         if word in ("stop", "abort"):
             self._stop.set()
         if word == "abort":
@@ -62,32 +63,32 @@ class Control:
         return self._pause.is_set()
 
     def take_save(self) -> bool:
-        """Tell whether somebody asked for a checkpoint since the last call."""
+        """Return whether a checkpoint was requested since the last call."""
         asked = self._save.is_set()
         self._save.clear()
         return asked
 
     @property
     def changes_wait(self) -> bool:
-        """Whether somebody asked for other settings of the run."""
+        """Whether changed settings of the run are waiting."""
         return not self._changes.empty()
 
     def take_changes(self) -> list[dict[str, Any]]:
-        """Return the changes that were asked for since the last call."""
+        """Return the changes that were requested since the last call."""
         taken = []
         while not self._changes.empty():
             taken.append(self._changes.get())
         return taken
 
     def check_stop(self) -> None:
-        """Raise Stopped where somebody asked for it: for work that has no half result."""
+        """Raise Stopped if a stop was requested: for work that has no partial result."""
         if self._stop.is_set():
-            raise Stopped("Stopped, as asked. Nothing was changed.")
+            raise Stopped("Stopped, as requested. Nothing was changed.")
 
     def check_abort(self) -> None:
-        """Raise Stopped where somebody asked for an immediate end."""
+        """Raise Stopped if an immediate stop was requested."""
         if self._abort.is_set():
-            raise Stopped("Ended at once, as asked.")
+            raise Stopped("Stopped at once, as requested.")
 
     def progress(
         self,
@@ -97,7 +98,7 @@ class Control:
         *,
         force: bool = False,
     ) -> None:
-        """Tell how far the work is, a few times a second at most."""
+        """Report progress, a few times a second at most."""
         now = time.monotonic()
         if not force and now - self._told < PROGRESS_EVERY_S:
             return
@@ -113,18 +114,18 @@ class Control:
         )
 
     def tell(self, type: str, **content: object) -> None:
-        """Say something that belongs to this operation."""
+        """Send a message that belongs to this operation."""
         self._emit({"type": type, "id": self.job_id, **content})
 
     def piece(self, text: str) -> None:
-        """Hand out a piece of streamed text."""
+        """Send a piece of streamed text."""
         self.piece_of(0, text)
 
     def piece_of(self, column: int, text: str) -> None:
-        """Hand out a piece of one of several streamed texts."""
+        """Send a piece of one of several streamed texts."""
         self._emit({"type": "piece", "id": self.job_id, "text": text, "column": column})
 
 
-def _nobody_asks(around: Around, wait: float) -> bool:
+def _serve_nothing(around: Around, wait: float) -> bool:
     time.sleep(wait)
     return False

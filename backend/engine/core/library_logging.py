@@ -1,4 +1,4 @@
-"""What the libraries may print: their warnings and progress bars are not for our logs."""
+"""Which log output of the libraries is shown: their progress bars and advice are switched off."""
 
 import warnings
 
@@ -6,7 +6,7 @@ from transformers.utils import logging as transformers_logging
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and advice out of the logs: ours say what matters."""
+    """Keep the libraries' progress bars and advice out of our logs."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")

@@ -1,4 +1,7 @@
-"""What memory there is and was used, and a limit that makes running out an error, not a kill."""
+"""Free and used memory in bytes, and a limit that turns running out of memory into an error.
+
+Without the limit the kernel would kill the process. Knows nothing of models.
+"""
 
 import ctypes
 import gc
@@ -26,10 +29,10 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def _linked_libraries() -> Any:
-    """Return the functions that are linked into this process; None where the system hides them."""
+    """Return the C functions linked into this process; None where the system does not allow it."""
     try:
         return ctypes.CDLL(None)
-    except TypeError:  # Windows, which has none of those that are used here either
+    except TypeError:  # Windows; the functions used here do not exist there anyway
         return None
 
 
@@ -37,29 +40,29 @@ _LINKED = _linked_libraries()
 _TRIM = getattr(_LINKED, "malloc_trim", None)
 _MALLOPT = getattr(_LINKED, "mallopt", None)
 REUSES_BLOCKS = hasattr(_LINKED, "__TBB_malloc_proxy")
-"""Whether this process has the allocator of `backend.service.allocator`."""
+"""Whether this process runs with the allocator of `backend.service.allocator` (oneTBB)."""
 _CLEAN_ALL_BUFFERS = 0  # TBBMALLOC_CLEAN_ALL_BUFFERS of oneTBB's scalable_allocator.h
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _EXACT, _USUAL = 1024**2, 32 * 1024**2
 LEAST_ROOM = 256 * 1024**2
-"""What an operation may always take: where less is free, a limit would only add to the trouble."""
+"""The bytes that an operation may always take, even if less is free."""
 
 
 class DataLimit:
-    """A bound on this process's data: allocations beyond it fail, and the process lives on.
+    """A limit on this process's data (RLIMIT_DATA): allocations beyond it fail with an error.
 
-    They fail as RuntimeError or MemoryError; without a bound the kernel would end the process.
-    Linux only: elsewhere the system has no such limit, or does not say how much data there is.
+    They raise RuntimeError or MemoryError; without the limit the kernel would kill the process.
+    Linux only: other systems have no such limit, or do not report the size of the data.
     """
 
     def __init__(self, *, reserve: int, limit: int | None, share: float = 1.0) -> None:
-        """Bound the data to a share of what is available less a reserve, or to `limit` bytes."""
+        """Limit the data to a share of the available bytes less a reserve, or to `limit` bytes."""
         self._reserve, self._share = reserve, share
         self._fixed = None if limit is None else _field("VmData") + limit
         self.renew()
 
     def renew(self) -> None:
-        """Follow what other programs took or freed since; a fixed limit stays. Takes 0.1 ms."""
+        """Adapt to the memory of other programs; a fixed limit stays. Takes 0.1 ms."""
         own = _field("VmData")
         if resource is None or own == 0:
             return
@@ -75,12 +78,12 @@ class DataLimit:
 
 
 def unreserved(reserve: int) -> int:
-    """Return the bytes that this machine could give to a process, less a reserve."""
+    """Return the available bytes of this machine, less a reserve."""
     return int(psutil.virtual_memory().available) - reserve
 
 
 def available(device: torch.device) -> int:
-    """Return the bytes that a new allocation on this device may take."""
+    """Return the bytes available for new allocations on this device."""
     if devices.is_gpu(device):
         return devices.free_bytes(device)
     free = int(psutil.virtual_memory().available)
@@ -91,14 +94,14 @@ def available(device: torch.device) -> int:
 
 
 def resident(device: torch.device) -> int:
-    """Return the bytes in use: of the GPU where the model is there, else of this process."""
+    """Return the bytes in use: on the GPU for a GPU device, else by this process."""
     if devices.is_gpu(device):
         return devices.used_bytes(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting the highest use anew."""
+    """Start counting the highest use again."""
     if devices.is_gpu(device):
         devices.reset_peak(device)
         return
@@ -116,27 +119,28 @@ def peak(device: torch.device) -> int:
 
 
 def set_aside() -> None:
-    """Let `release` pass over all that there is now: imports leave half a million objects.
+    """Exclude all current objects from garbage collection in `release` (`gc.freeze`).
 
-    Looking through them takes half a second each time. What is set aside and dies is still freed
-    by its reference count, but not where it is part of a cycle: call it before there is a model.
+    Imports leave half a million objects, and a collection takes half a second for them each time.
+    Excluded objects are still freed by their reference count, but not if they are part of a cycle.
+    So call this before a model is loaded.
     """
     gc.freeze()
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
+    """Free everything without references, and return the memory to the system."""
     gc.collect()
     if devices.is_gpu(device):
         devices.empty_cache(device)
     elif not join_freed(device) and _TRIM is not None:
-        _TRIM(0)  # freed blocks stay with glibc otherwise, and count against the limit
+        _TRIM(0)  # otherwise freed blocks stay with glibc and count against the limit
 
 
 def join_freed(device: torch.device) -> bool:
-    """Make one of the freed blocks of a processor that wait for others of their own size.
+    """Join freed blocks on a processor that the allocator keeps for blocks of the same size.
 
-    It takes 0.2 ms for a small model, 35 ms where 0.5 GB wait. Returns whether there is a way.
+    Takes 0.2 ms for a small model, 35 ms for 0.5 GB. Returns whether the allocator can do this.
     """
     if devices.is_gpu(device) or not REUSES_BLOCKS:
         return False
@@ -146,12 +150,12 @@ def join_freed(device: torch.device) -> bool:
 
 @contextmanager
 def exact_allocation(wanted: bool) -> Iterator[None]:
-    """Let a processor's tensors take what they need and no more, for a while.
+    """Let a processor's tensors take exactly the memory that they need, for a while.
 
     glibc before 2.38 cannot reuse the hole that an aligned block of the same size left, and torch
-    aligns every tensor: a step's memory more than doubles. Blocks mapped one by one come and go
-    whole, at the price of their page faults, which make a step 1.5 to 2 times as long. A process
-    whose allocator uses its blocks again needs none of this.
+    aligns every tensor, so a step's memory more than doubles. Blocks that are mapped one by one are
+    returned whole, but their page faults make a step 1.5 to 2 times as long. A process with an
+    allocator that reuses its blocks does not need this.
     """
     if not wanted or _MALLOPT is None or REUSES_BLOCKS:
         yield
@@ -160,15 +164,16 @@ def exact_allocation(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        _MALLOPT(_MMAP_THRESHOLD, _USUAL)  # where glibc's own adjusting ends up with such blocks
+        _MALLOPT(_MMAP_THRESHOLD, _USUAL)  # the value that glibc's own adjustment reaches
 
 
 def require(needed: int, device: torch.device, what: str) -> None:
-    """Raise OutOfMemory, before anything is touched, where `needed` bytes cannot be had."""
+    """Raise OutOfMemory where `needed` bytes are not available; called before any allocation."""
     free = available(device)
     if needed > free:
         raise OutOfMemory(
-            f"{what} needs about {size_text(needed)}, and {size_text(free)} are free.",
+            f"{what} needs about {size_text(needed)} of memory, but only {size_text(free)} are "
+            "free.",
             cure="Choose a smaller model or bf16, or close other programs.",
         )
 

@@ -1,8 +1,8 @@
-"""The processes of one run, the ranks: who leads, what they agree on, and which of them is gone.
+"""The processes (ranks) of one run: collective operations, and which process ended and why.
 
-Rank 0 leads: it alone writes events, status, checkpoints and the adapter, and its word holds where
-all must do the same. Knows nothing of training; `ALONE` is a run in one process, where every call
-answers at once.
+Rank 0 leads: only it writes events, status, checkpoints and the adapter, and it decides where all
+must do the same. `ALONE` is a run in one process, where every call returns at once. Knows nothing
+of training.
 """
 
 import json
@@ -31,8 +31,8 @@ from backend.files.atomic_files import write_text
 from backend.runs.run_store import Run
 
 T = TypeVar("T")
-# How long to look for the reason of a lost connection: a process that fails writes it down first.
-LAST_WORDS_S = 3.0
+# How long to wait for the reason of a lost connection: a failing process writes it to a file first.
+FAILURE_WAIT_S = 3.0
 _LOST = (
     "gloo",
     "nccl",
@@ -52,15 +52,15 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train a run together."""
+    """This process's rank among the processes that train a run together."""
 
     rank: int = 0
     world: int = 1
     members: tuple[Member, ...] = ()
     group: Any = None
-    """Connects processors, whatever computes: words between processes must not wait for a GPU."""
+    """A gloo group, also where GPUs compute: messages must not wait for a GPU."""
     launched: bool = False
-    """Whether the run has these processes to itself, and its folder says when to stop."""
+    """Whether the run has its own processes, which take commands from its folder."""
 
     @property
     def leads(self) -> bool:
@@ -71,9 +71,9 @@ class Ranks:
         return self.world > 1
 
     def agree(self, decide: Callable[[], T]) -> T:
-        """Return what the leader decides; the others do not decide at all.
+        """Return what rank 0 decides; the other ranks do not call `decide`.
 
-        Where the leader refuses with a WorkbenchError, all do.
+        If it raises a WorkbenchError on rank 0, the same error is raised on all ranks.
         """
         if not self.several:
             return decide()
@@ -90,11 +90,11 @@ class Ranks:
         return agreed
 
     def any(self, flag: bool) -> bool:
-        """Tell whether any process says so; all hear the same answer."""
+        """Return whether the flag is set on any rank; the result is the same on all."""
         return self.sum(int(flag)) > 0
 
     def sum(self, number: int) -> int:
-        """Return the sum of everybody's number."""
+        """Return the sum of the numbers of all ranks."""
         if not self.several:
             return number
         total = torch.tensor([number], dtype=torch.int64)
@@ -102,7 +102,10 @@ class Ranks:
         return int(total.item())
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the mean of everybody's value; one that is not finite makes it so for all."""
+        """Return the mean over all ranks; a value that is not finite makes it so for all.
+
+        value: a scalar tensor of any float dtype; returns float64 on the CPU, () in shape.
+        """
         if not self.several:
             return value
         total = value.detach().cpu().double().reshape(1)  # Apple's GPUs have no float64
@@ -110,21 +113,21 @@ class Ranks:
         return total[0] / self.world
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Let a step's random numbers follow from seed, step and rank.
+        """Derive a step's random numbers from seed, step and rank.
 
-        So a resumed run draws them again without the random state of every process, of which a
-        killed one leaves nothing. A run in one process keeps its own state in its checkpoints.
+        So a resumed run repeats them without the random states of all processes; a killed process
+        could not save its own. A run in one process keeps its state in its checkpoints.
         """
         if self.several:
             torch.manual_seed((seed * 1_000_003 + step) * self.world + self.rank)
 
     def describe(self) -> str:
-        """Say in one sentence how many share the run."""
+        """Say in one sentence how many processes share the run."""
         machines = len({member.host for member in self.members})
         where = f" on {machines} machines" if machines > 1 else ""
         return f"{self.world} processes{where} share the packs of each step."
 
-    # -- when one of them is gone ----------------------------------------------------------------
+    # -- when a process has ended ----------------------------------------------------------------
 
     def lost(self, error: BaseException) -> bool:
         """Tell whether an error means that the connection to another process broke."""
@@ -136,10 +139,10 @@ class Ranks:
         )
 
     def explained(self, error: BaseException, run: Run) -> BaseException:
-        """Return which process is gone and why, where that is what an error means."""
+        """Return which process ended and why, if that is what an error means."""
         if not self.lost(error):
             return error
-        gone, reason = self._last_words(run)
+        gone, reason = self._failure(run)
         who = "Another process" if gone is None else f"Process {gone + 1} of {self.world}"
         cure = (
             "Resume continues from the last checkpoint."
@@ -153,27 +156,27 @@ class Ranks:
                 details=reason.details,
             )
         return WorkerDied(
-            f"{who} is gone: it was killed, by someone or because its machine ran out of memory.",
+            f"{who} has ended: it was killed, by a user or because its machine ran out of memory.",
             cure=cure,
             details=str(error),
         )
 
-    def _last_words(self, run: Run) -> tuple[int | None, WorkbenchError | None]:
-        """Wait a moment for the reason that a failing process writes down, or for its end."""
+    def _failure(self, run: Run) -> tuple[int | None, WorkbenchError | None]:
+        """Wait a moment for the failure file of a process, or for the end of one."""
         gone: int | None = None
-        until = time.monotonic() + LAST_WORDS_S
+        until = time.monotonic() + FAILURE_WAIT_S
         while time.monotonic() < until:
             for rank in range(self.world):
                 if rank != self.rank and (said := read_failure(run, rank)) is not None:
                     return rank, said
-            if gone is not None:  # gone, and a whole round later without a word
+            if gone is not None:  # it ended, and one round later there is still no failure file
                 break
             gone = next((rank for rank in range(self.world) if self._is_gone(rank)), None)
             time.sleep(0.25)
         return gone, None
 
     def _is_gone(self, rank: int) -> bool:
-        """Tell whether a process of this machine has ended; of another machine nobody knows."""
+        """Tell whether a process of this machine has ended; False for other machines."""
         if rank >= len(self.members) or rank == self.rank:
             return False
         member = self.members[rank]
@@ -189,25 +192,25 @@ ALONE = Ranks()
 
 
 def asked_for() -> tuple[int, int]:
-    """Return this process's rank and how many were started, as torchrun told it."""
+    """Return this process's rank and the number of processes, from torchrun's environment."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def require_world(asked: int, started: int, command: str) -> None:
     """Raise InvalidRequest unless as many processes were started as the run asks for.
 
-    `accelerate launch --cpu --num_processes 2` starts one without a word (accelerate 1.15).
+    `accelerate launch --cpu --num_processes 2` silently starts only one (accelerate 1.15).
     """
     if asked != started:
         verb = "was" if started == 1 else "were"
         want = "1 process" if asked == 1 else f"{asked} processes"
-        what = f"This run asks for {want}, and {started} {verb} started."
-        raise InvalidRequest(what, cure=f"Start it so: {command}")
+        what = f"This run needs {want}, but {started} {verb} started."
+        raise InvalidRequest(what, cure=f"Start it with: {command}")
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Connect the processes that torchrun started; on the way out they part."""
+    """Connect the processes that torchrun started; disconnect them at the end."""
     rank, world = asked_for()
     if world == 1:
         yield Ranks(launched=True)
@@ -217,19 +220,21 @@ def joined(device: str) -> Iterator[Ranks]:
         devices.take(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend)
     if dist.get_world_size() != world:
-        raise InvalidRequest(f"{world} processes were asked for, {dist.get_world_size()} met.")
+        raise InvalidRequest(
+            f"{world} processes were started, but {dist.get_world_size()} are connected."
+        )
     group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
     members: list[Any] = [None] * world
     dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=group)
     yield Ranks(rank, world, tuple(Member(*each) for each in members), group, launched=True)
-    dist.destroy_process_group()  # after an error the process ends at once instead
+    dist.destroy_process_group()  # not reached after an error: the process then exits at once
 
 
-# -- last words ----------------------------------------------------------------------------------
+# -- failure files -------------------------------------------------------------------------------
 
 
 class FollowingRun(Run):
-    """A run as the processes that do not lead see it: they write nothing but a log of their own."""
+    """A run as seen by ranks other than 0: they write nothing but their own log."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         super().__init__(folder)
@@ -237,21 +242,21 @@ class FollowingRun(Run):
         self.events_file = Path(os.devnull)
 
     def claim(self, *, launched: bool = False) -> None:
-        """Leave the right to train the run to the leader, who has it for all."""
+        """Do nothing: rank 0 claims the run for all."""
 
     def update(self, **changes: object) -> Any:
-        """Leave the status to the leader."""
+        """Do nothing: rank 0 writes the status."""
         return self.status()
 
 
 def write_failure(run: Run, rank: int, error: WorkbenchError) -> None:
-    """Note why a process ends, for the leader to tell, as well as a full disk allows."""
+    """Write why a process ends, for rank 0 to report, as far as a full disk allows."""
     with suppress(DiskFull):
         write_text(_failure_file(run, rank), json.dumps(error.to_dict()))
 
 
 def read_failure(run: Run, rank: int) -> WorkbenchError | None:
-    """Return why a process ended, if it said so."""
+    """Return why a process ended, if it wrote a failure file."""
     try:
         return from_dict(json.loads(_failure_file(run, rank).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -259,7 +264,7 @@ def read_failure(run: Run, rank: int) -> WorkbenchError | None:
 
 
 def forget_failures(run: Run) -> None:
-    """Remove what processes of an earlier segment left."""
+    """Remove the failure files of an earlier segment."""
     for file in run.folder.glob("failed-*.json"):
         file.unlink(missing_ok=True)
 

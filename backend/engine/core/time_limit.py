@@ -1,7 +1,8 @@
-"""A limit of time for Python code that may have no end, such as a foreign chat template.
+"""A time limit for Python code that may never end, such as a foreign chat template.
 
-The code runs in the caller's own thread; a timer raises an exception there. A call into C ends
-first, so this is for loops of Python code. What must be ended whatever it does needs a process.
+The code runs in the caller's thread, and a timer raises an exception there. A call into C finishes
+first, so this works for loops of Python code. Code that has to be ended in any case needs its own
+process.
 """
 
 import ctypes
@@ -15,11 +16,11 @@ Outcome = TypeVar("Outcome")
 
 
 class _TookTooLong(BaseException):
-    """Raised inside the code; not an Exception, so that no handler there goes on after it."""
+    """Raised inside the code; not an Exception, so that `except Exception` does not catch it."""
 
 
 class _Watch:
-    """Raises in one thread, at most once, and never after the code is over."""
+    """Raises in one thread, at most once, and never after the code has finished."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -35,7 +36,7 @@ class _Watch:
         self._timer.cancel()
         with self._lock:
             self._over = True
-            self._raise(None)  # takes back what was not raised yet
+            self._raise(None)  # cancels an exception that is not raised yet
 
     def _interrupt(self) -> None:
         with self._lock:
@@ -50,9 +51,9 @@ class _Watch:
 def within(
     seconds: float, call: Callable[[], Outcome], *, error: Callable[[], WorkbenchError]
 ) -> Outcome:
-    """Return what `call` returns; raises `error` where that takes longer.
+    """Return what `call` returns; raise `error` where that takes longer.
 
-    A function and no context manager: what is raised between one's own lines would escape it.
+    This is not a context manager, because an exception raised between its own lines would escape.
     """
     watch = _Watch()
     try:

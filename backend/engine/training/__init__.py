@@ -1,3 +1,3 @@
-"""How a step is computed: packing, attention, loss, precision, and the Trainer around them.
+"""How a training step is computed: packing, attention, loss, precision, and the Trainer.
 
-Knows models and tokens, and nothing of runs, their folders or the library."""
+Knows models and tokens, and nothing of run folders or the library."""

@@ -1,4 +1,4 @@
-"""Losses that are not finite: whether the run made them or the base, and what helps."""
+"""Losses that are not finite: the error for a run that diverged, or for a damaged base."""
 
 import math
 from pathlib import Path
@@ -25,16 +25,16 @@ def require_finite_step(step: int, loss: float, checkpoints: Path) -> None:
 
 
 def diverged(what: str, checkpoints: Path) -> Diverged:
-    """Say that a run blew up, and whether there is something to go back to."""
+    """Return the error for a run that diverged; mentions the last checkpoint if there is one."""
     kept = any(checkpoints.glob("checkpoint-*"))
-    after = " The last checkpoint is from before and is good." if kept else ""
+    after = " The last checkpoint was saved before that and is good." if kept else ""
     return Diverged(
         what, cure=f"The learning rate is too high for this data: try a quarter of it.{after}"
     )
 
 
 def damaged(what: str) -> ModelError:
-    """Say that numbers were not finite before anything was trained."""
+    """Return the error for numbers that were not finite before anything was trained."""
     return ModelError(
         f"{what}: the base computes numbers that are not finite.",
         cure="Its weights may be damaged, or too large for fp16: download the base again, or load "

@@ -1,8 +1,8 @@
-"""A finished run that goes on: the packs of its further epochs and their learning rate.
+"""The extension of a finished run: the packs of its additional epochs and their learning rate.
 
-A run has one stretch of steps, and one more for each extension. All of them draw the order of the
-examples from one generator, so an extension sees what a longer run would have seen. The schedule of
-the learning rate runs once more over the steps of each stretch: warm-up, then its fall.
+A run has one segment of steps, and one more for each extension. All segments draw the order of the
+examples from one generator, so an extension sees what a longer run would have seen. The learning
+rate schedule runs again over the steps of each segment: warm-up, then decay.
 """
 
 import math
@@ -21,14 +21,14 @@ from backend.requests import Train
 
 
 class Stretch(NamedTuple):
-    """Some steps of a run: the first of them comes after step `start`."""
+    """A segment of a run's steps; its first step is `start` + 1."""
 
     start: int
     steps: int
 
 
 class Plan(NamedTuple):
-    """What a run learns from, in order, and the stretches that it is learned in."""
+    """The packs of a run in order, and its segments."""
 
     packs: Packs
     stretches: list[Stretch]
@@ -39,10 +39,11 @@ class Plan(NamedTuple):
 
 
 def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float]) -> Plan:
-    """Return the plan of a run with its extensions; a pure function, so a resumed run finds it.
+    """Return the plan of a run with its extensions; a pure function, so a resumed run repeats it.
 
-    Each stretch begins with a step of its own: a pack is repeated where accumulation would
-    otherwise mix the two. Nobody learns from that one, the steps before an extension are over.
+    Each segment starts with a new step: a pack is repeated where gradient accumulation would
+    otherwise mix two segments. The repeated pack is never trained on, because the steps before an
+    extension are already done.
     """
     segments = packing.segments(
         [len(document) for document in documents],
@@ -74,18 +75,18 @@ def enough(planned: Plan, request: Train, extra_epochs: list[float], steps: int)
 
 
 def steps_for(packs: int, request: Train, *, limit: int | None) -> int:
-    """Return how many corrections so many packs make, at most `limit`."""
+    """Return the number of optimizer steps for so many packs, at most `limit`."""
     whole = -(-packs // request.accumulation)
     return min(whole, limit) if limit else whole
 
 
 def total_steps(request: Train, packs: int) -> int:
-    """Return how many corrections a run makes that was not extended."""
+    """Return the number of optimizer steps of a run without extensions."""
     return steps_for(packs, request, limit=request.max_steps)
 
 
 def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> LambdaLR:
-    """Return the learning rate of all stretches: the same schedule, once for each."""
+    """Return the learning rate of all segments: the same schedule, once for each."""
     factors = [
         get_scheduler(
             schedule_name(request.scheduler),
@@ -104,10 +105,10 @@ def schedule(request: Train, optimizer: Optimizer, stretches: list[Stretch]) -> 
 
 
 def words(stretch: Stretch, epochs: float) -> str:
-    """Say what an extension adds, and what becomes of the learning rate."""
+    """Describe what an extension adds, and its learning rate."""
     last = stretch.start + stretch.steps
     added = f"{epochs:g} epoch" if epochs == 1 else f"{epochs:g} epochs"
     return (
         f"Extended by {added}: steps {stretch.start + 1:,} to {last:,}. "
-        "The schedule of the learning rate runs once more over these steps."
+        "The learning rate schedule runs again over these steps."
     )

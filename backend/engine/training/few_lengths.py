@@ -1,8 +1,8 @@
-"""Few lengths of packs where a processor computes in half precision.
+"""A small set of pack lengths, for training in half precision on a processor.
 
-There oneDNN compiles every matrix product anew for each new number of tokens, and keeps what it
-compiled (torch 2.13): a fifth of a run's time, and gigabytes. So packs are filled up to few lengths
-with tokens of no meaning, as one more document, from which nothing is learned.
+There oneDNN compiles every matrix product again for each new number of tokens, and keeps the
+kernels (torch 2.13): a fifth of a run's time, and gigabytes. So packs are padded to few lengths.
+The padding is one more document of meaningless tokens without loss.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import pad
 
 SMALLEST = 32
-"""Tokens; also the rows of a tile of AMX, twice."""
+"""In tokens; also twice the rows of an AMX tile."""
 LENGTHS_PER_DOUBLING = 16
 
 
 def wanted(model: torch.nn.Module, device: torch.device) -> bool:
-    """Tell whether the model would compile something for each length now."""
+    """Tell whether oneDNN would now compile kernels for each length."""
     if device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu"):
@@ -25,9 +25,9 @@ def wanted(model: torch.nn.Module, device: torch.device) -> bool:
 
 
 def rounded(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a pack filled up to the next of few lengths, and the positions it keeps likewise.
+    """Return a pack padded to the next allowed length, and its `keep` likewise; padding comes last.
 
-    input_ids, position_ids: (1, tokens), int64; keep: (kept,), int64. What is added comes last.
+    input_ids, position_ids: (1, tokens), int64; keep: (kept,), int64.
     """
     ids, keep = batch["input_ids"], batch["keep"]
     more = round_up(ids.shape[1]) - ids.shape[1]
@@ -40,6 +40,6 @@ def rounded(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def round_up(length: int) -> int:
-    """Return the next length that packs may have: at most a sixteenth or 31 tokens more."""
+    """Return the next allowed length in tokens: at most a sixteenth or 31 tokens more."""
     step = max(SMALLEST, (1 << length.bit_length()) // (2 * LENGTHS_PER_DOUBLING))
     return -(-length // step) * step

@@ -1,13 +1,14 @@
-"""Proof that packed documents do not influence each other, taken before each run.
+"""Proof that packed documents do not influence each other, made before each run.
 
-The gradient of one document's logits towards the embeddings of every other document has to be
-exactly zero, for documents before and after it. A masked weight is exactly zero in any precision,
-so no tolerance is needed: a leak of any size shows, and mixtures of experts and int8, whose bits
-change with their neighbours, pass. Model, attention, checkpointing and autocast are the run's own.
+The gradient of one document's logits with respect to the embeddings of every other document has to
+be exactly zero, for documents before and after it. A masked attention weight is exactly zero in any
+precision, so no tolerance is needed: a leak of any size is found. Mixtures of experts and int8,
+whose bits change with their neighbours, still pass. Model, attention, checkpointing and autocast
+are those of the run.
 
-Two more checks follow. What has no gradient (a rounded or chosen number) would change the bits of
-other documents, which must not happen in dense, unquantised models. And a document has to come out
-in a pack as it does alone, which wrong positions would change.
+Two more checks follow. A leak without a gradient (through rounding or a choice) would change the
+bits of other documents, which must not happen in dense, unquantised models. And a document has to
+give the same in a pack as alone, which wrong positions would change.
 """
 
 from collections.abc import Iterator
@@ -23,14 +24,14 @@ from backend.engine.training import few_lengths, packing, step_loss
 from backend.errors import VerificationFailed
 
 LONGEST = 6
-"""Tokens of a document that is tried: enough, since a leak shows at any of them."""
+"""Tokens of a tested document: few are enough, because a leak shows at any token."""
 SCALES = (2.0**12, 1.0)
-"""What logits are multiplied by: the first keeps small gradients in fp16 from vanishing, the second
-is for models where that is too large."""
+"""Factors for the logits: the first keeps small fp16 gradients from vanishing, the second is for
+models where the first is too large."""
 ALONE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
-"""How far documents may lie from the same alone: the mean difference of their tokens'
-log-probabilities, relative to max(1, |value|). What isolates them is proven otherwise."""
-CURE = "Choose another base; this architecture cannot be trained right here yet."
+"""How much documents in a pack may differ from the same documents alone: the mean difference of
+their tokens' log-probabilities, relative to max(1, |value|). The gradients prove the isolation."""
+CURE = "Choose another base; this architecture cannot be trained correctly here yet."
 
 
 def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> None:
@@ -38,7 +39,7 @@ def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> Non
 
     `model` is what the run trains, inside `step_loss.step_mode`, in the run's `precision`.
     Raises ModelError where the base computes numbers that are not finite. The mode of the model and
-    the random numbers stay as they were.
+    the random states are restored.
     """
     if capacity := _capacity(base):
         raise _unproven(f"its router drops tokens ({capacity})")
@@ -57,7 +58,7 @@ def require_isolation(base: Base, model: torch.nn.Module, precision: str) -> Non
 
 
 class _Pack:
-    """A few short documents beside each other, and what the model makes of them."""
+    """A few short documents in one pack, and the model's outputs for them."""
 
     def __init__(self, base: Base, model: torch.nn.Module, precision: str) -> None:
         self._base = base
@@ -67,7 +68,7 @@ class _Pack:
             Tokens(each.ids[:LONGEST], each.learned[:LONGEST])
             for each in step_loss.probe_documents(base)
         ]
-        self._documents = sorted(shortened, key=len, reverse=True)  # as they lie in the pack
+        self._documents = sorted(shortened, key=len, reverse=True)  # their order in the pack
         self._batch = step_loss.to_device(packing.collate(shortened), base.device)
         with step_loss.autocast(base.device, precision):
             if few_lengths.wanted(model, base.device):
@@ -76,12 +77,12 @@ class _Pack:
         lengths.append(self._batch["input_ids"].shape[1] - sum(lengths))
         numbers = torch.arange(len(lengths), device=base.device)
         self._owner = numbers.repeat_interleave(torch.tensor(lengths, device=base.device))
-        """The document of each token, shape (tokens,); what fills the pack up is the last one."""
+        """The document of each token, shape (tokens,); padding is the last document."""
         self._row_owner = self._owner[self._batch["keep"]]
         """The document of each row of logits, shape (kept,)."""
 
     def require_no_gradient_across(self) -> None:
-        """Raise where the logits of one document have a gradient towards another one."""
+        """Raise where a document's logits have a gradient with respect to another document."""
         try:
             with _leaves(self._base, len(self._owner)) as leaves, torch.enable_grad():
                 logits = self._logits(self._batch)
@@ -101,7 +102,7 @@ class _Pack:
         ids = self._batch["input_ids"]
         logits = self._repeatable_logits(ids)
         if not torch.equal(logits, self._repeatable_logits(ids)):
-            return  # kernels that add up in another order each time prove nothing
+            return  # kernels that sum in another order each time cannot be compared bit for bit
         for number in range(len(self._documents)):
             changed = torch.where(self._owner == number, ids.flip(-1), ids)
             differs = (self._repeatable_logits(changed) != logits).any(-1)
@@ -109,7 +110,7 @@ class _Pack:
                 self._require_apart(self._row_owner == number, self._row_owner, int(other))
 
     def require_same_as_alone(self) -> None:
-        """Raise where documents come out in the pack otherwise than each by itself."""
+        """Raise where documents give other log-probabilities in the pack than alone."""
         with torch.no_grad():
             together = self._chances(self._batch)
             alone = torch.cat(
@@ -121,7 +122,8 @@ class _Pack:
         difference = ((together - alone).abs() / alone.abs().clamp(min=1.0)).mean().item()
         if not difference <= (allowed := _alone_bound(self._base, self._precision)):
             raise VerificationFailed(
-                "Examples come out otherwise packed together than alone in this model: their "
+                "In this model, packed examples give other results than the same examples alone: "
+                "their "
                 f"log-probabilities differ by {difference:.1e}, more than the allowed "
                 f"{allowed:.0e}.",
                 cure=CURE,
@@ -132,8 +134,8 @@ class _Pack:
     ) -> torch.Tensor:
         """Return the largest gradient of a document's logits for each token of each leaf.
 
-        Shape (leaves, tokens). The logits are summed up in a random direction, so that nothing in
-        them cancels out.
+        Shape (leaves, tokens). The logits are summed with random weights, so that nothing cancels
+        out.
         """
         rows = logits[self._row_owner == number].float()
         random = torch.Generator().manual_seed(number)
@@ -152,13 +154,13 @@ class _Pack:
         others = owner[reached & (owner != number)].unique().tolist()
         if others:
             raise VerificationFailed(
-                "Examples packed together influence each other in this model: what it says in "
-                f"example {number + 1} depends on example {int(others[0]) + 1} of the same pack.",
+                "Examples packed together influence each other in this model: its logits for "
+                f"example {number + 1} depend on example {int(others[0]) + 1} of the same pack.",
                 cure=CURE,
             )
 
     def _logits(self, batch: step_loss.Batch) -> torch.Tensor:
-        """Return the logits where a token is learned, shape (kept, vocabulary)."""
+        """Return the logits that predict tokens with loss, shape (kept, vocabulary)."""
         with step_loss.autocast(self._base.device, self._precision):
             return step_loss.forward(self._model, batch)
 
@@ -169,7 +171,7 @@ class _Pack:
             return self._logits({**self._batch, "input_ids": ids})
 
     def _chances(self, batch: step_loss.Batch) -> torch.Tensor:
-        """Return the log-probability of each learned token, shape (kept,)."""
+        """Return the log-probability of each token with loss, shape (kept,)."""
         chances = self._logits(batch).float().log_softmax(-1)
         labels = batch["labels"][:, None]
         return chances[: len(labels)].gather(1, labels)[:, 0]
@@ -177,10 +179,10 @@ class _Pack:
 
 @contextmanager
 def _leaves(base: Base, tokens: int) -> Iterator[list[torch.Tensor]]:
-    """Make what embeddings give for a pack the leaves of its gradients; the tokens' come first.
+    """Make the outputs of all embeddings the leaves of the gradients; token embeddings first.
 
-    Some models have embeddings of tokens beside the first, as Gemma 3n has for each layer, and
-    embeddings of positions.
+    Some models have more token embeddings, such as Gemma 3n's for each layer, and position
+    embeddings.
     """
     main = base.model.get_input_embeddings()
     found: list[torch.Tensor] = []
@@ -202,14 +204,14 @@ def _leaves(base: Base, tokens: int) -> Iterator[list[torch.Tensor]]:
 
 
 def _by_token(gradient: torch.Tensor | None, tokens: int) -> torch.Tensor:
-    """Return the largest size of a gradient for each token; zeros where there is none."""
+    """Return the largest absolute gradient for each token, (tokens,); zeros where there is none."""
     if gradient is None:
         return torch.zeros(tokens)
     return gradient.abs().amax(-1).reshape(-1, tokens).amax(0).float().cpu()
 
 
 def _capacity(base: Base) -> str:
-    """Return the setting by which a router drops tokens beyond its experts' capacity, if it does.
+    """Return the setting that lets a router drop tokens beyond its experts' capacity, if any.
 
     Which tokens are dropped depends on the other documents, and no gradient shows that.
     """
@@ -219,7 +221,7 @@ def _capacity(base: Base) -> str:
 
 
 def _repeats_bits(base: Base) -> bool:
-    """Tell whether a document's bits may not change with what is beside it."""
+    """Tell whether a document's bits must be independent of its neighbours in this model."""
     return base.facts.quantization == "none" and not _has_experts(base)
 
 
@@ -234,7 +236,7 @@ def _settings(base: Base) -> list[tuple[str, Any]]:
 
 
 def _alone_bound(base: Base, precision: str) -> float:
-    """Return how far documents in a pack may lie from themselves alone."""
+    """Return how much documents in a pack may differ from the same documents alone."""
     facts = base.facts
     kinds = {precision, facts.precision, facts.quantized_compute or facts.precision}
     return max(
@@ -245,7 +247,7 @@ def _alone_bound(base: Base, precision: str) -> float:
 
 def _unproven(reason: str) -> VerificationFailed:
     return VerificationFailed(
-        "Whether examples packed together influence each other cannot be proven in this model: "
+        "For this model it cannot be proven that packed examples do not influence each other: "
         f"{reason}.",
         cure=CURE,
     )

@@ -1,25 +1,25 @@
-"""How much memory a base and a run on it take, told from a model's config.json alone.
+"""How much memory a base and a run on it take, computed from a model's config.json alone.
 
 peak = weights + adapter + gradients + optimiser + activations + logits + overhead, in bytes:
 
 - weights: see `model_size`.
-- adapter, gradients: 4 bytes for each learned number; optimiser: 8 (Adam's two moments).
+- adapter, gradients: 4 bytes for each trainable parameter; optimiser: 8 (Adam's two moments).
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
   all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
   (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP), or
   18w + 10a + 8i bytes under bf16 autocast (18a where attention stays in fp32), where each adapter
   keeps a cast of its own input and each frozen full-precision layer a cast of its weight. DoRA
-  keeps two outputs more per layer. Checkpointing keeps a layer's input only, and the whole of one
+  keeps two more outputs per layer. Checkpointing keeps a layer's input only, and the whole of one
   layer while it is recomputed.
-- logits: 12 bytes for each learned token and word of the vocabulary (log-softmax, its gradient and
-  that of the logits), for a pack asks for logits only where a token is learned.
+- logits: 12 bytes for each token with loss and vocabulary entry (log-softmax, its gradient and
+  that of the logits), because a pack computes logits only where a token has a loss.
 - on a processor, activations and logits count 1.17 times with the allocator of
   `backend.service.allocator` (1.55 where a quantised base unpacks its weights again as layers are
   recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
   more than half of what is free (`settle`).
-- overhead: what one layer's backward pass holds for a moment, one unpacked weight of a quantised
-  base, and a fixed sum for the libraries; in bf16 on a processor also for what it compiles.
+- overhead: the temporary tensors of one layer's backward pass, one unpacked weight of a quantised
+  base, and a fixed sum for the libraries; in bf16 on a processor also for compiled kernels.
 
 The constants were calibrated against the measured peaks of our own training path
 (`benchmarks/memory_estimate.py`).
@@ -40,14 +40,14 @@ from backend.results import ModelFacts
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
-LIBRARIES_REUSING = 80_000_000  # some blocks wait for one of their size to come
+LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
 FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
 COMPILED = 220_000_000
 """Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13);
-`few_lengths` keeps them few. A later run in the same process has them already, and they count as
-its own (`run_memory`)."""
+`few_lengths` limits their number. A later run in the same process has them already, and they count
+as part of that run (`run_memory`)."""
 SMALLEST_BUDGET = 64
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "overhead")
 
@@ -115,7 +115,7 @@ class Estimate:
 
     @property
     def largest(self) -> tuple[str, int]:
-        """The largest cost of the run itself."""
+        """The largest part of the run itself."""
         return max((part for part in self.parts if part[0] != "weights"), key=lambda part: part[1])
 
 
@@ -130,7 +130,7 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
     }
-    if setup.checkpointing:  # the logits are gone before a layer is recomputed
+    if setup.checkpointing:  # the logits are freed before a layer is recomputed
         overlap = min(sizes["logits"], _layer_activations(shape, setup))
         sizes["activations"] -= overlap
     for name in ("activations", "logits"):
@@ -139,10 +139,10 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
 
 
 def settle(shape: Shape, setup: Setup, free: int) -> Setup:
-    """Decide what a run does about memory that is tight: both ways cost speed.
+    """Choose the memory settings of a run where memory is tight; both cost speed.
 
-    Exact allocation where it takes much of what is free; on a quantised base, which is there to
-    save memory, gradient checkpointing where it would not fit without.
+    Exact allocation, where the run takes much of the free memory. On a quantised base, which is
+    chosen to save memory, also gradient checkpointing, where the run would not fit without it.
     """
     if needs_checkpointing(shape, setup, free):
         setup = replace(setup, checkpointing=True)
@@ -158,7 +158,7 @@ def needs_checkpointing(shape: Shape, setup: Setup, free: int) -> bool:
 
 
 def largest_budget(shape: Shape, setup: Setup, free: int) -> int:
-    """Return the largest token budget whose run fits into `free` bytes; 0 where none does."""
+    """Return the most tokens per batch whose run fits into `free` bytes; 0 where none does."""
     low, high = 0, 1 << 20
     while high - low > SMALLEST_BUDGET:
         middle = (low + high) // 2 // SMALLEST_BUDGET * SMALLEST_BUDGET
@@ -172,10 +172,10 @@ def largest_budget(shape: Shape, setup: Setup, free: int) -> int:
 def smallest_change(
     shape: Shape, setup: Setup, free: int, *, longest: int
 ) -> dict[str, int | bool] | None:
-    """Return the least change of a run's settings that makes it fit; None where none does.
+    """Return the smallest change of a run's settings that makes it fit; None where none does.
 
-    A somewhat smaller token budget costs nothing; checkpointing costs a third of the speed; both
-    together come last. No budget goes below the longest example, which would be cut.
+    Slightly fewer tokens per batch cost nothing; checkpointing costs a third of the speed; both
+    together come last. Tokens per batch never go below the longest example, which would be cut.
     """
     shortest = max(min(longest, setup.tokens), SMALLEST_BUDGET)
     checkpointed = replace(setup, checkpointing=True)
@@ -192,12 +192,12 @@ def smallest_change(
 
 
 def words(change: dict[str, int | bool]) -> str:
-    """Say a change of settings as a person would."""
+    """Return a change of settings in words."""
     parts = []
     if "gradient_checkpointing" in change:
         parts.append("gradient checkpointing")
     if "tokens_per_step" in change:
-        parts.append(f"a token budget of {change['tokens_per_step']:,}")
+        parts.append(f"{change['tokens_per_step']:,} tokens per batch")
     return " and ".join(parts)
 
 

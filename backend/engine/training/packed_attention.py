@@ -1,9 +1,9 @@
-"""Attention that lets each document of a pack see only itself.
+"""Attention in which each document of a pack attends only to itself.
 
-Transformers isolates packed documents with one mask over the whole pack, which computes and then
-discards the attention between documents. Here documents of similar length are gathered into a
-batch, attend causally among themselves, and are laid side by side again: the same numbers for less
-work. Padding inside such a batch comes after each document, where causal attention cannot see it.
+Transformers isolates packed documents with one mask over the whole pack: it computes the attention
+between documents and then discards it. Here documents of similar length are gathered into a batch,
+computed with causal attention, and put side by side again: the same numbers for less work. Padding
+inside such a batch comes after each document, where causal attention does not see it.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ NAME, COMPARED = "workbench_documents", "workbench_compared"
 # A batch may waste this share of its longest document on a shorter one before it is split.
 SHORTEST_SHARE = 0.7
 AGREES = 1e-5
-"""How far `document_attention` in fp32 may lie from a model's own attention."""
+"""How much `document_attention` in fp32 may differ from a model's own attention."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Documents that attend together: `gather` (documents * longest,) fetches them padded from the
-    pack, `valid` picks the real rows afterwards."""
+    """Documents computed in one batch. `gather`, (documents * longest,) int64, fetches them padded
+    from the pack; `valid` picks the real rows afterwards."""
 
     documents: int
     longest: int
@@ -37,15 +37,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the documents of a pack lie. Not a tensor, so the model passes it on untouched."""
+    """Where the documents of a pack are. Not a tensor, so the model passes it on unchanged."""
 
     groups: tuple[Group, ...]
     lengths: tuple[int, ...]
-    """How long the documents are, as they lie side by side."""
+    """The documents' lengths in tokens, in their order in the pack."""
 
     @classmethod
     def of(cls, lengths: list[int]) -> "Layout":
-        """Plan the groups for documents of falling lengths that lie side by side."""
+        """Plan the groups for documents side by side, the longest first; `lengths` in tokens."""
         groups: list[Group] = []
         start = begin = 0
         for index in range(len(lengths)):
@@ -92,12 +92,14 @@ def document_attention(
     layout: Layout | None = None,
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each document; tokens beyond the layout (`few_lengths`) get zeros.
+    """Attend within each document; padding tokens after the layout (`few_lengths`) get zeros.
 
-    query, key, value: (1, heads, tokens, size), any float dtype; returns (1, tokens, heads, size).
+    query, key, value: (1, heads, tokens, head_dim), any float dtype; key and value may have fewer
+    heads (grouped-query attention). Returns (1, tokens, heads, head_dim), as Transformers' own
+    attention functions do.
     """
     if layout is None:
-        raise ValueError("A pack came without its layout.")
+        raise ValueError("The pack has no layout.")
     repeat = query.shape[1] // key.shape[1]
     with _in_full_precision(query.device):
         inputs = (each[0].float() if each.is_cpu else each[0] for each in (query, key, value))
@@ -113,7 +115,7 @@ def _in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Keep autocast out of attention on a processor.
 
     There torch 2.13's attention in bf16 takes as long as the rest of the step, most of it in the
-    backward pass; in fp32 the whole step takes 0.8 of the time.
+    backward pass. With attention in fp32 the whole step takes 0.8 of the time.
     """
     return torch.autocast("cpu", enabled=False) if device.type == "cpu" else nullcontext()
 
@@ -127,7 +129,7 @@ def _attend(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """Attend within one group; heads stand in the batch dimension, documents in that of heads."""
+    """Attend within one group; heads are in the batch dimension, documents in that of heads."""
     shape = (group.documents, group.longest)
     q = query.index_select(1, group.gather).unflatten(1, shape)
     k = key.index_select(1, group.gather).unflatten(1, shape)
@@ -144,7 +146,7 @@ AttentionInterface.register(NAME, document_attention)
 
 @contextmanager
 def documents_apart(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model use `document_attention` for a while."""
+    """Make a model use `document_attention` for a while."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -155,11 +157,11 @@ def documents_apart(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def compared(model: PreTrainedModel) -> Iterator[list[float]]:
-    """Let a model attend its own way for a while, and note how far `document_attention` is from it.
+    """Run a model's own attention for a while, and record how much `document_attention` differs.
 
-    Both are computed in fp32 from each layer's own inputs, so that whatever the model computes in,
-    what our attention lacks shows: a cap, a bias, a mask within documents. The mask between
-    documents is not compared: that they are apart is proven before each run (`isolation.py`).
+    Both are computed in fp32 from each layer's own inputs. So a difference shows whatever the
+    model's precision: a soft cap, a bias, a mask within documents. The mask between documents is
+    not compared; isolation is proven before each run (`isolation.py`).
     """
     own, before = ALL_ATTENTION_FUNCTIONS["sdpa"], model.config._attn_implementation
     differences: list[float] = []
@@ -185,9 +187,9 @@ def _difference(
     layout: Layout | None,
     options: dict[str, Any],
 ) -> float:
-    """Return how far our attention is from a layer's own, relative to the largest number."""
+    """Return the largest difference from a layer's own attention, relative to the largest value."""
     if layout is None:
-        raise ValueError("A pack came without its layout.")
+        raise ValueError("The pack has no layout.")
     query, key, value = (each.float() for each in inputs[:3])
     mask = inputs[3]
     ours, _ = document_attention(module, query, key, value, None, layout=layout, **options)
@@ -206,15 +208,15 @@ def _difference(
 
 
 def in_use(model: torch.nn.Module) -> bool:
-    """Tell whether a model, wrapped or not, needs the layout of a pack now."""
+    """Tell whether a model, wrapped or not, uses `document_attention` now and needs a layout."""
     inner = getattr(model, "module", model)  # what DistributedDataParallel wraps
     return getattr(inner.config, "_attn_implementation", "") in (NAME, COMPARED)
 
 
 def could_use(model: PreTrainedModel) -> bool:
-    """Tell whether a model's attention is plain and causal enough to be replaced.
+    """Tell whether a model's attention is plain causal attention, so that it can be replaced.
 
-    Sliding windows, soft caps and sinks change the attention itself; such models keep their own.
+    Models with sliding windows, soft caps or sinks keep their own attention.
     """
     config = model.config
     special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "layer_types")

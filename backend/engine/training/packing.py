@@ -1,7 +1,8 @@
 """Packs: several documents in one row of tokens, isolated from each other by their positions.
 
-A run's packs are a pure function of lengths, budget, epochs and seed, so a resumed run finds its
-place by counting. Nothing is padded here; see `few_lengths` for what a processor needs in bf16.
+A run's packs are a pure function of lengths, tokens per batch, epochs and seed, so a resumed run
+finds its place by counting. Nothing is padded here; see `few_lengths` for bf16 on a processor.
+Knows nothing of models.
 """
 
 import math
@@ -19,7 +20,7 @@ from backend.requests import Train
 
 
 def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
-    """Return the packs of a whole run: lists of document numbers, each within the token budget."""
+    """Return the packs of a whole run: document numbers, at most `budget` tokens per pack."""
     return segments(lengths, budget=budget, epochs=[epochs], seed=seed)[0]
 
 
@@ -34,7 +35,7 @@ def segments(
 def _passes(
     lengths: list[int], budget: int, epochs: float, generator: random.Random
 ) -> list[list[int]]:
-    """Every epoch sees each document once in a fresh order; a fractional epoch sees its share."""
+    """Every epoch sees each document once, in a new order; a fractional epoch sees its share."""
     packs: list[list[int]] = []
     remaining = epochs
     while remaining > 0:
@@ -61,7 +62,7 @@ def fill(lengths: list[int], order: list[int], budget: int) -> list[list[int]]:
 
 
 def training_packs(documents: Sequence[Tokens], request: Train) -> "Packs":
-    """Return the packs of a whole run, in the order in which they are learned."""
+    """Return the packs of a whole run, in training order."""
     packs = plan(
         lengths_of(documents),
         budget=request.tokens_per_step,
@@ -81,7 +82,7 @@ def enough(packs: "Packs", request: Train, steps: int) -> "Packs":
 
 
 def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":
-    """Return held-out documents in packs, each once."""
+    """Return packs that hold each held-out document once; `budget` in tokens."""
     lengths = lengths_of(documents)
     return Packs(documents, fill(lengths, list(range(len(documents))), budget))
 
@@ -90,8 +91,8 @@ def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":
 class Packs(torch.utils.data.Dataset[dict[str, Any]]):
     """The packs of a plan as a data set; item i is pack i, ready for the model.
 
-    Several processes take packs in turn, so there are as many items as they can share evenly: those
-    beyond the last pack have nothing to learn.
+    Several processes take packs in turn, so the number of items is a multiple of theirs. Items
+    after the last pack have no token with loss.
     """
 
     documents: Sequence[Tokens]
@@ -118,23 +119,23 @@ class Packs(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def _nothing_to_learn(document: Tokens) -> dict[str, Any]:
-    """Return a pack whose loss is zero, with a gradient of zeros for every learned number."""
+    """Return a pack whose loss is zero, with zero gradients for every trainable parameter."""
     return collate([Tokens(document.ids, np.zeros(len(document), dtype=bool))])
 
 
 def collate(documents: list[Tokens]) -> dict[str, Any]:
-    """Lay documents side by side.
+    """Put documents side by side, the longest first, so that similar lengths attend in one batch.
 
-    Returns input_ids and position_ids of shape (1, tokens), `keep` (positions whose logits are
-    needed), `labels` (the tokens they predict, same length) and the attention layout. The longest
-    come first, which lets attention handle documents of similar length together.
+    Returns input_ids, position_ids: (1, tokens), int64; keep: (kept,), int64, the positions whose
+    logits are needed; labels: (kept,), int64, the tokens they predict; and the attention layout.
+    Positions restart at 0 for each document, as in Transformers' padding-free training.
     """
     documents = sorted(documents, key=len, reverse=True)
     lengths = [len(document) for document in documents]
     ids = np.concatenate([document.ids for document in documents])
     learned = np.concatenate([document.learned for document in documents])
     positions = np.concatenate([np.arange(length) for length in lengths])
-    learned &= positions > 0  # a document's first token is predicted by no token of its own
+    learned &= positions > 0  # nothing predicts a document's first token
     targets = np.flatnonzero(learned)
     return {
         "input_ids": torch.from_numpy(ids.astype(np.int64))[None],

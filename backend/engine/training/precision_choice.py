@@ -1,7 +1,7 @@
-"""Which precision a run computes in: measured once per base, machine and kind of step.
+"""The compute precision of a run: measured once per base, machine and kind of step.
 
-The measured times are kept in the workspace, so the same settings give the same precision, and with
-the same seed the same adapter, however busy the machine happens to be.
+The measured times are kept in the workspace. So the same settings give the same precision, and with
+the same seed the same adapter, however busy the machine is.
 """
 
 import json
@@ -27,15 +27,15 @@ from backend.results import ModelFacts
 ROUNDS = 3
 _TIMES = TypeAdapter(dict[str, list[float]])
 HOW = "each-length"
-"""How times were measured; those of another way are not taken for these."""
+"""The version of the measuring method; times of another version are not used."""
 WORTH_IT = 0.8
-"""How fast bf16 has to be to be taken: it computes a little less exactly, and on a processor oneDNN
-compiles kernels for each length of a pack (`few_lengths`)."""
+"""How fast bf16 has to be, relative to fp32, to be chosen: it is a little less exact, and on a
+processor oneDNN compiles kernels for each length of a pack (`few_lengths`)."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds per token of a training step in each precision. A base in fp16 has fp16 for bf16."""
+    """Seconds per token of a training step by precision; on a base in fp16, `bf16` is fp16."""
 
     fp32: float
     bf16: float
@@ -49,9 +49,9 @@ class StepTimes:
 
 
 def without_timing(train: Train, stored: str, device: torch.device) -> tuple[str, str] | None:
-    """Return a run's compute precision and why; None where the clock has to decide."""
+    """Return a run's compute precision and why; None where it has to be measured."""
     if stored == "fp16":
-        return stored, "the weights are stored in fp16; gradients are scaled, so that none vanish"
+        return stored, "the weights are stored in fp16; losses are scaled, so no gradient vanishes"
     if stored != "fp32":
         return stored, f"the weights are stored in {stored}"
     if train.precision != "auto":
@@ -62,22 +62,22 @@ def without_timing(train: Train, stored: str, device: torch.device) -> tuple[str
 
 
 class Timings:
-    """The step times that were measured on this machine."""
+    """The step times measured on this machine."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def get(self, train: Train, facts: ModelFacts) -> StepTimes | None:
-        """Return what was measured for such steps on a base, if anything was."""
+        """Return the measured times for such steps on a base, if there are any."""
         found = self._read().get(_key(train, facts))
         return StepTimes(*found) if found else None
 
     def measure(self, train: Train, base: Base, peft: PeftModel, packs: Packs) -> StepTimes:
-        """Return what was measured for such steps, measuring it now if nothing was.
+        """Return the measured times for such steps; measure them now if there are none.
 
-        The adapter must be trainable. Precisions take turns, so that a busy moment meets both, and
-        each step is of another length, as in a run: what is compiled for a length is not there yet.
-        Raises ModelError where the base computes numbers that are not finite.
+        The adapter must be trainable. Precisions alternate, so that a busy moment affects both.
+        Each step has another length, as in a run, so kernels are compiled for it. Raises ModelError
+        where the base computes numbers that are not finite.
         """
         known = self.get(train, base.facts)
         if known is not None:
@@ -85,7 +85,7 @@ class Timings:
         half = "fp16" if base.facts.precision == "fp16" else "bf16"
         per_token = {"fp32": float("inf"), half: float("inf")}
         peft.train()
-        for number in range(ROUNDS + 1):  # the best of some rounds; the first one warms up
+        for number in range(ROUNDS + 1):  # the best of several rounds; the first is a warm-up
             pack = number % len(packs)
             for precision in per_token:
                 taken = step_loss.time_step(peft, packs[pack], base.device, precision)
@@ -116,7 +116,7 @@ class Timings:
 
 
 def _key(train: Train, facts: ModelFacts) -> str:
-    """Name the kind of step: what decides which precision is faster, and little else."""
+    """Name the kind of step: the settings that decide which precision is faster."""
     budget = 1 << (train.tokens_per_step - 1).bit_length()
     checkpointing = "-checkpointing" if train.gradient_checkpointing else ""
     quantized = "" if facts.quantization == "none" else f"-{facts.quantization}"

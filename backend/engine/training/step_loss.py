@@ -1,7 +1,7 @@
-"""One training step: the loss of a pack, how it is computed, and how well the model predicts.
+"""One training step: the loss of a pack, its compute precision, and the evaluation of a model.
 
-Shared by training, evaluation, pre-flight and the choice of precision, so that what is measured is
-what runs.
+Training, evaluation, pre-flight and the choice of precision share this code, so that the same
+computation is measured and run. Knows nothing of optimisers or runs.
 """
 
 import math
@@ -34,9 +34,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the logits where a token is learned, shape (kept, vocabulary).
+    """Return the logits that predict tokens with loss: (kept, vocabulary), in the head's dtype.
 
-    No attention mask and no cache: only so does Transformers keep packed documents apart.
+    Without an attention mask and a cache: only then does Transformers isolate packed documents.
     """
     extra = {"layout": batch["layout"]} if packed_attention.in_use(model) else {}
     count = len(batch["keep"])
@@ -55,7 +55,7 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 def loss_sum(
     model: torch.nn.Module, batch: Batch, autocast: AbstractContextManager[Any]
 ) -> torch.Tensor:
-    """Return the summed negative log-likelihood of a pack's learned tokens, in nats."""
+    """Return the summed cross-entropy of a pack's tokens with loss: a scalar, fp32, in nats."""
     with autocast:
         logits = forward(model, batch)
     return cross_entropy(logits.float(), batch["labels"], reduction="sum")
@@ -65,7 +65,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """Open the compute precision of a step.
 
     Trainer's own bf16 switch leaves the model's forward in autocast after a run (Transformers
-    5.23), which would put every later score off by 6e-3; so the step opens it itself.
+    5.23), which would change every later score by 6e-3. So the step opens autocast itself.
     """
     if precision == "fp32":
         return nullcontext()
@@ -73,7 +73,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 class StepMode:
-    """The mode that steps need: packed documents apart, gradient checkpointing where wanted."""
+    """The mode for training steps: isolated documents, gradient checkpointing where wanted."""
 
     def __init__(self, base: Base, *, checkpointing: bool) -> None:
         self._base = base
@@ -99,7 +99,7 @@ class StepMode:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Let the base answer for a while, in the middle of a run."""
+        """Leave the mode for a while, so that the base can answer in the middle of a run."""
         self.leave()
         try:
             yield
@@ -109,7 +109,7 @@ class StepMode:
 
 @contextmanager
 def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[StepMode]:
-    """Put the base into the mode that steps need, and back."""
+    """Put the base into the mode for training steps, and restore it afterwards."""
     mode = StepMode(base, checkpointing=checkpointing)
     try:
         mode.enter()
@@ -121,10 +121,10 @@ def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[StepMode]:
 def evaluate(
     model: torch.nn.Module, packs: Packs, device: torch.device, precision: str
 ) -> Evaluation:
-    """Measure held-out loss and how many answers are predicted whole, weighted by token.
+    """Measure held-out loss (mean per token, in nats), token accuracy and exact match.
 
-    Greedy decoding gives an answer word for word exactly if each of its tokens is the likeliest
-    after the ones before, which one forward pass shows for all of them.
+    An answer is an exact match if each of its tokens is the most likely one after the tokens
+    before it: then greedy decoding gives the same answer. One forward pass shows that for all.
     """
     was_training = model.training
     model.eval()
@@ -152,9 +152,9 @@ def evaluate(
 
 
 def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precision: str) -> float:
-    """Return the seconds of one forward and backward pass; gradients and random state stay.
+    """Return the seconds of one forward and backward pass; random state stays as it was.
 
-    A step whose loss is not finite is of no use, however fast: it takes infinitely long.
+    A step whose loss is not finite counts as infinitely long.
     """
     batch = to_device(batch, device)
     with devices.same_random_numbers(device):
@@ -168,7 +168,7 @@ def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precis
 
 
 def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
-    """Split the hits of a pack by document."""
+    """Split hits, (kept,) bool, by document."""
     starts = torch.nonzero(batch["position_ids"][0] == 0).reshape(-1)
     owner = torch.searchsorted(starts, batch["keep"], right=True)
     _, counts = torch.unique_consecutive(owner, return_counts=True)
@@ -176,11 +176,11 @@ def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
 
 
 def _documents_apart_works(base: Base) -> bool:
-    """Compare our attention with the model's own on a small pack, before relying on it."""
+    """Compare our attention with the model's own on a small pack, before it is used."""
     if not packed_attention.could_use(base.model):
         return False
     batch = to_device(collate(probe_documents(base)), base.device)
-    # A base in bf16 may have norms in fp32 just now, which only autocast brings together.
+    # A base in bf16 may have norms in fp32 here; only autocast makes the dtypes match.
     opened = autocast(base.device, base.facts.precision)
     try:
         with packed_attention.compared(base.model) as differences, torch.inference_mode(), opened:
@@ -191,7 +191,7 @@ def _documents_apart_works(base: Base) -> bool:
 
 
 def probe_documents(base: Base) -> list[Tokens]:
-    """Return a few short documents to try a model with, all of their tokens learned."""
+    """Return a few short documents to test a model with; all of their tokens have a loss."""
     texts = (
         "The quick brown fox jumps over the lazy dog.",
         "Hello there!",

@@ -1,7 +1,7 @@
-"""The training loop: `transformers.Trainer` with our loss, our checkpoints and our ears.
+"""The training loop: `transformers.Trainer` with our loss, our checkpoints and our job control.
 
-Trainer brings the loop, optimiser, schedules, random state and resuming. Packs come in the order of
-the plan, so a resumed run skips as many as it has seen.
+Trainer provides the loop, optimiser, schedules, random state and resuming. Packs come in the order
+of the plan, so a resumed run skips as many as it has seen. Knows nothing of events or the library.
 """
 
 import shutil
@@ -65,7 +65,7 @@ class AdapterTrainer(Trainer):
         self._precision = precision
         self._request = request
         self._stretches = stretches
-        self._ears = control
+        self._job = control
         self._planned_steps = int(arguments.max_steps)
         self._changes = changes
         arguments.max_steps = total_steps
@@ -74,7 +74,7 @@ class AdapterTrainer(Trainer):
         self._unseen = torch.zeros((), device=base.device)
         self.broke_between_corrections = False
         self.good_until: int | None = None
-        """The last step before the loss went far off: the checkpoint before it is kept, too."""
+        """The last step before the loss began to diverge; the checkpoint before it is kept, too."""
         super().__init__(
             model=model,
             args=arguments,
@@ -82,7 +82,7 @@ class AdapterTrainer(Trainer):
             data_collator=_only_item,
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # the run's events say it better
+        self.remove_callback(PrinterCallback)  # the run's events replace it
         if precision == "fp16":
             loss_scaling.install(self.accelerator, base.device)
         if ranks.several:
@@ -90,12 +90,12 @@ class AdapterTrainer(Trainer):
 
     @property
     def device(self) -> torch.device:
-        """Where the base is."""
+        """The device of the base."""
         return self._base.device
 
     @property
     def peft(self) -> PeftModel:
-        """The model as PEFT knows it."""
+        """The PEFT model, without DistributedDataParallel around it."""
         return _unwrap(self.model)
 
     def compute_loss(
@@ -105,7 +105,7 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Sum over learned tokens / all learned tokens of the step, whatever packs they are in."""
+        """Return the summed loss of a pack, divided by the tokens with loss of the whole step."""
         opened = step_loss.autocast(self._base.device, self._precision)
         total = step_loss.loss_sum(model, inputs, opened)
         loss = total / (num_items_in_batch or len(inputs["labels"]))
@@ -114,11 +114,11 @@ class AdapterTrainer(Trainer):
         return loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        self._ears.check_abort()
+        self._job.check_abort()
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except (RuntimeError, MemoryError):
-            self.broke_between_corrections = True  # the weights are those of the last whole step
+            self.broke_between_corrections = True  # the weights are still those of the last step
             raise
         seen = self._seen_by_all(loss)
         folder = Path(str(self.args.output_dir))
@@ -126,7 +126,7 @@ class AdapterTrainer(Trainer):
         return loss
 
     def _seen_by_all(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return a loss that is not finite for anybody if it is so for one: all end, or none."""
+        """Return the mean loss of all ranks, so that a loss that is not finite ends all of them."""
         if not self._ranks.several:
             return loss
         self._unseen = self._unseen + loss.detach()
@@ -146,13 +146,13 @@ class AdapterTrainer(Trainer):
         return self._ranks.sum(sum(len(batch["labels"]) for batch in batch_samples))
 
     def store_flos(self) -> None:
-        """Count no operations: Trainer asks every process for them, also when one is gone."""
+        """Do nothing: Trainer would ask every process, also one that has ended."""
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0: to count operations, Trainer goes through all modules in each step."""
+        """Return 0: Trainer would go through all modules in each step."""
         return 0
 
-    # The learning rate: as planned, once more for each extension, and as changed from then on.
+    # The learning rate: as planned, again for each extension, and with changes made during the run.
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: Any = None
@@ -177,7 +177,7 @@ class AdapterTrainer(Trainer):
         return scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Read both back; the next rate is the one of now, not as the checkpoint had it."""
+        """Load both; the next learning rate is the current plan's, not the checkpoint's."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (self._changes or len(self._stretches) > 1):
             scheduler: Any = self.lr_scheduler
@@ -187,7 +187,7 @@ class AdapterTrainer(Trainer):
                 group["lr"] = rate
             scheduler._last_lr = rates
 
-    # Checkpoints: this run's adapter alone, written beside the old ones and then renamed.
+    # Checkpoints: only this run's adapter, written to a temporary folder and then renamed.
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or self.args.output_dir)
@@ -212,7 +212,7 @@ class AdapterTrainer(Trainer):
         _keep_newest(folder, self.good_until)
 
     def save_last_step(self) -> int:
-        """Save after a step broke off, as of the last whole one; returns that step, or 0."""
+        """Save the last whole step after an interrupted one; return that step, or 0."""
         step = int(self.state.global_step)
         if not self.broke_between_corrections or step == 0:
             return 0
@@ -220,26 +220,26 @@ class AdapterTrainer(Trainer):
         return step
 
     def save_now(self) -> int:
-        """Save between two steps, once for each; returns the step."""
+        """Save between two steps, if this step is not saved yet; return the step."""
         step = int(self.state.global_step)
         if not (Path(str(self.args.output_dir)) / f"checkpoint-{step}").is_dir():
             self._save_checkpoint(self.model, None)
         return step
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write this run's adapter; Trainer's own way would write every adapter of the model."""
+        """Write this run's adapter; Trainer's own code would write every adapter of the model."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         peft_io.write(_unwrap(self.model), self._adapter_id, folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Save the random state, also that of a GPU which Trainer leaves out: Intel's, Apple's."""
+        """Save the random state, also that of GPUs that Trainer leaves out: Intel's and Apple's."""
         super()._save_rng_state(output_dir)
         if (state := devices.random_state(self._base.device)) is not None:
             torch.save(state, Path(output_dir) / GPU_RANDOM_STATE)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Take up the random state again; several processes draw theirs anew for each step."""
+        """Restore the random state; with several processes each step is seeded instead."""
         if self._ranks.several or checkpoint is None:
             return
         super()._load_rng_state(checkpoint)
@@ -248,17 +248,17 @@ class AdapterTrainer(Trainer):
             devices.set_random_state(self._base.device, torch.load(file, weights_only=True))
 
     def read_checkpoint(self, checkpoint: Path) -> None:
-        """Take over the adapter of a checkpoint, without training."""
+        """Load the adapter of a checkpoint, without training."""
         self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Read this run's adapter back; Trainer's own way would bring other adapters along."""
+        """Load this run's adapter; Trainer's own code would load other adapters, too."""
         tensors = load_file(Path(resume_from_checkpoint) / peft_io.WEIGHTS)
         set_peft_model_state_dict(_unwrap(self.model), tensors, adapter_name=self._adapter_id)
 
 
 class RunCallback(TrainerCallback):
-    """Times steps and hands each logged one to the run; turns a stop into a saved end."""
+    """Times steps and reports each logged one to the run; a stop ends with a saved checkpoint."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class RunCallback(TrainerCallback):
         is_over: Callable[[], bool],
         ranks: Ranks = ALONE,
     ) -> None:
-        self._ears = control
+        self._job = control
         self._ranks = ranks
         self._on_step = on_step
         self._on_step_over = on_step_over
@@ -298,7 +298,7 @@ class RunCallback(TrainerCallback):
         optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Stop before a correction that is no number: a finite loss can have such gradients."""
+        """Raise where gradients are not finite: that can happen with a finite loss."""
         if loss_scaling.may_leave_out(optimizer):
             return
         grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -311,25 +311,25 @@ class RunCallback(TrainerCallback):
         devices.synchronize(args.device)
         self._on_step_over()
         self._seconds = time.perf_counter() - self._began
-        self._heed(control)
+        self._follow_commands(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self._on_step(state.global_step, logs, self._seconds)
             if state.global_step in self._evaluate_at:
                 self._on_evaluate(state.global_step)
-                self._heed(control)
-            if self._ears.pause_requested:  # here a stop still ends the run at this very step
+                self._follow_commands(control)
+            if self._job.pause_requested:  # a stop in the pause still ends the run at this step
                 self._on_pause()
-                self._heed(control)
+                self._follow_commands(control)
 
-    def _heed(self, control: Any) -> None:
-        """Do what was asked for meanwhile: a checkpoint, or a saved end."""
-        ends = self._ears.stop_requested or self._is_over() or self._ears.changes_wait
+    def _follow_commands(self, control: Any) -> None:
+        """Follow the commands received meanwhile: save a checkpoint, or end with one."""
+        ends = self._job.stop_requested or self._is_over() or self._job.changes_wait
         if self._ranks.any(ends):
-            control.should_training_stop = True  # after a change the run goes on from here
+            control.should_training_stop = True  # after changed settings the run continues here
             control.should_save = True
-        elif self._ranks.any(self._ears.take_save()):
+        elif self._ranks.any(self._job.take_save()):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -339,7 +339,7 @@ class RunCallback(TrainerCallback):
 def arguments(
     train: Train, *, folder: Path, total_steps: int, device: torch.device | str
 ) -> TrainingArguments:
-    """Translate a request into Trainer's arguments. Precision is not Trainer's business here."""
+    """Translate a request into Trainer's arguments; the step itself sets the precision."""
     device = torch.device(device)
     return OneDeviceArguments(
         base_device=device,
@@ -369,12 +369,12 @@ def arguments(
 
 
 def save_interval(train: Train, total_steps: int) -> int:
-    """Return after how many steps to save: short runs more often, so that they can be resumed."""
+    """Return the steps between two checkpoints; short runs save more often."""
     return min(train.save_every, max(5, total_steps // 5))
 
 
 def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A pack is a batch already."""
+    """Return the only item: a pack is already a batch."""
     return items[0]
 
 
@@ -384,9 +384,9 @@ def _unwrap(model: Any) -> PeftModel:
 
 
 def _leave_frozen_alone(model: PeftModel) -> None:
-    """Keep DistributedDataParallel from sending the base around: every process has loaded it."""
+    """Keep DistributedDataParallel from broadcasting the base: every process has loaded it."""
     frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
-    buffers = [name for name, _ in model.named_buffers()]  # none is changed by a step
+    buffers = [name for name, _ in model.named_buffers()]  # a step changes none of them
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)
 
 

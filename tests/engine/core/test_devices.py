@@ -81,7 +81,7 @@ def test_an_accelerator_of_another_kind_is_left_alone(gpus: FakeGpus) -> None:
             "xpu",
             "cuda",
             "This machine has no NVIDIA GPU that PyTorch can use. "
-            "Use xpu, which is the Intel GPU here, or cpu.",
+            "Use xpu (the Intel GPU of this machine) or cpu.",
         ),
     ],
 )

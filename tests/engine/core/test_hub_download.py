@@ -130,14 +130,14 @@ def test_a_revision_is_found(service: Service) -> None:
             "someone/nothing",
             None,
             NotFound,
-            "There is nothing called 'someone/nothing' on the Hub, or it is private. "
-            "Check the spelling, or run 'hf auth login' once if it is yours.",
+            "'someone/nothing' does not exist on the Hub, or it is private. "
+            "Check the spelling. If it is yours, run 'hf auth login' once.",
         ),
         (
             "someone/licensed",
             None,
             NotFound,
-            "'someone/licensed' is behind a licence gate. "
+            "'someone/licensed' is a gated repository. "
             "Accept its licence on the Hub and run 'hf auth login' once, then try again.",
         ),
         (
@@ -182,7 +182,7 @@ def test_without_the_internet_the_cure_is_what_is_there(service: Service, hub: H
         load(service, "someone/unseen")
 
     assert str(caught.value) == (
-        "'someone/unseen' is not on this machine and the Hub cannot be reached. "
+        "'someone/unseen' is not on this machine, and the Hub cannot be reached. "
         "Check the internet connection, or choose the starter model or a folder."
     )
     assert service.snapshot().base == before
@@ -191,7 +191,7 @@ def test_without_the_internet_the_cure_is_what_is_there(service: Service, hub: H
 def test_a_hub_that_is_down_is_said_in_words(service: Service, hub: HubStandIn) -> None:
     hub.answers_with = 500
     try:
-        with pytest.raises(NotFound, match="'someone/unseen' is not on this machine and the Hub"):
+        with pytest.raises(NotFound, match="'someone/unseen' is not on this machine, and the Hub"):
             load(service, "someone/unseen")
     finally:
         hub.answers_with = None

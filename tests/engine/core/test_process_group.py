@@ -153,7 +153,7 @@ def test_another_number_of_processes_is_refused(service: Service) -> None:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert "Error: This run asks for 2 processes, and 1 was started." in done.stderr
+    assert "Error: This run needs 2 processes, but 1 was started." in done.stderr
     assert "torchrun --standalone --nproc_per_node 2 -m backend.engine run" in done.stderr
     status = service.runs.get(launch.run_id).status()
     assert (status.state, status.step) == ("failed", 0)
@@ -241,7 +241,7 @@ def test_a_killed_process_ends_the_run_with_its_reason_and_a_checkpoint(
     other = next(p for p in processes_of(run) if p.pid != run.status().pid)
     other.kill()
 
-    with pytest.raises(WorkerDied, match="Process 2 of 2 is gone: it was killed") as caught:
+    with pytest.raises(WorkerDied, match="Process 2 of 2 has ended: it was killed") as caught:
         job.result(timeout=LONG)
 
     status = run.status()

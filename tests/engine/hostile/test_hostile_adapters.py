@@ -220,7 +220,7 @@ def test_weights_that_overflow_are_noticed_and_taken_off(bench: Bench, tmp_path:
     source = holding(lambda tensors: [t.fill_(1e30) for t in tensors.values()])(
         Path(shutil.copytree(bench.good, tmp_path / "bad"))
     )
-    with pytest.raises(WorkbenchError, match="came out as nan"):
+    with pytest.raises(WorkbenchError, match="is nan: the model"):
         service.start(rq.LoadAdapter(source=str(source), name="newcomer")).result(timeout=60)
     assert state(service) == before
 

@@ -298,7 +298,7 @@ def test_too_little_memory_is_known_before_a_weight_is_read(
         base_only.start(rq.LoadModel(source="starter", precision="fp32")).result(timeout=120)
 
     assert str(caught.value) == (
-        "starter in fp32 needs about 15 MB, and 10 MB are free. "
+        "starter in fp32 needs about 15 MB of memory, but only 10 MB are free. "
         "Choose a smaller model or bf16, or close other programs."
     )
     assert scores(base_only) == before

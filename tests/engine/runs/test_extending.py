@@ -130,7 +130,7 @@ def test_an_extended_run_goes_on_in_the_same_curve_and_adapter(small: Service) -
     notices = [e.text for e in small.events(run.run_id) if e.type == "notice"]
     assert notices == [
         f"Extended by 1 epoch: steps 7 to {longer.total_steps}. "
-        "The schedule of the learning rate runs once more over these steps."
+        "The learning rate schedule runs again over these steps."
     ]
 
 

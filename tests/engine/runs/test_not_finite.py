@@ -69,7 +69,7 @@ def test_a_check_that_times_a_step_notices_a_damaged_base(damaged: Service) -> N
 def test_answers_and_scores_of_a_damaged_base_are_errors(
     damaged: Service, request_: rq.Request
 ) -> None:
-    with pytest.raises(ModelError, match="came out as nan"):
+    with pytest.raises(ModelError, match="is nan: the model"):
         damaged.start(request_).result(timeout=120)
 
 

@@ -62,7 +62,7 @@ def test_gradients_that_are_not_finite_stop_before_the_correction(
     assert checkpoint is not None
     kept = load_file(checkpoint / "adapter_model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
-    assert "The last checkpoint is from before and is good." in caught.value.cure
+    assert "The last checkpoint was saved before that and is good." in caught.value.cure
 
 
 def test_without_a_checkpoint_none_is_promised(
@@ -121,7 +121,7 @@ def test_running_out_of_memory_names_it_and_changes_nothing(
         train(base_only, "too big", max_steps=2)
     monkeypatch.undo()
 
-    assert "token budget" in caught.value.cure
+    assert "tokens per batch" in caught.value.cure
     assert scores(base_only, []) == before
     assert train(base_only, "too big", max_steps=2).state == "finished"
 

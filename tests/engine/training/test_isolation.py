@@ -207,7 +207,7 @@ def test_a_small_leak_in_one_layer_is_noticed(folder: Write, layer: int, compute
 
     with (
         leaking(base, small, layer=layer),
-        pytest.raises(VerificationFailed, match="example 3 depends on example 1"),
+        pytest.raises(VerificationFailed, match="example 3 depend on example 1"),
     ):
         prove(base, computed)
 
@@ -222,7 +222,7 @@ def test_a_leak_of_our_own_attention_is_noticed(
         assert base.model.config._attn_implementation == packed_attention.NAME
         as_one = classmethod(lambda cls, lengths: original([sum(lengths)]))
         monkeypatch.setattr(packed_attention.Layout, "of", as_one)
-        with pytest.raises(VerificationFailed, match="example 2 depends on example 1"):
+        with pytest.raises(VerificationFailed, match="example 2 depend on example 1"):
             isolation.require_isolation(base, peft, "bf16")
 
 
@@ -252,7 +252,7 @@ def test_positions_that_go_on_from_document_to_document_are_noticed(
         return (torch.arange(inputs[0].shape[-1])[None],)
 
     embed.register_forward_pre_hook(go_on)
-    with pytest.raises(VerificationFailed, match="otherwise packed together than alone"):
+    with pytest.raises(VerificationFailed, match="packed examples give other results than the same examples alone"):
         prove(base)
     assert seen
 
