@@ -77,7 +77,7 @@ BAD_FILES = {
         '{"text": "one"}\n{"text": \n{"text": "three"}\n',
         "it is not valid JSON",
     ),
-    "columns.csv": ("colour,size\nred,3\n", "The columns colour, size are not ones"),
+    "columns.csv": ("colour,size\nred,3\n", "None of the columns (colour, size) is recognised"),
     "empty.jsonl": ("", "empty.jsonl is empty."),
     "cat.png": ("not a picture", "cat.png is not a data file."),
 }

@@ -1,3 +1,3 @@
-"""Rows as documents, and documents as tokens with a loss mask, kept on disk.
+"""Training data: rows become documents, documents become tokens with a loss mask, kept on disk.
 
-Knows chat templates and tokenizers, and nothing of batches or training."""
+Knows chat templates and tokenizers, and nothing of packs or training."""

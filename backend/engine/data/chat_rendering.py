@@ -1,9 +1,10 @@
-"""Conversations as the text a base reads, and which of its characters are learned.
+"""Conversations rendered with the base's chat template, and the characters that have a loss.
 
-The assistant's turns are learned, each up to and with its end mark. Where they lie is found by
-rendering the conversation's beginnings and comparing, which needs no marks in the chat template and
-is checked for each example; where the template only puts words around the turns (`frames`), the
-example's own text is compared with those. In plain text everything is learned.
+The assistant's turns have a loss, each including its end token. Their positions are found by
+rendering the beginnings of the conversation and comparing. This needs no `generation` marks in the
+chat template and is checked for each example. Where the template only puts fixed text around the
+turns (`template_cache`), one rendering is compared with that text. In plain text all characters
+have a loss. Knows nothing of token ids.
 """
 
 import re
@@ -21,19 +22,19 @@ from backend.errors import DataError, ModelError
 from backend.files import read_limits
 
 Span = tuple[int, int]
-OTHER_BASE = "Use a base with another template, or data in the text shape."
+OTHER_BASE = "Use a base with another chat template, or data in the text format."
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A document's text and the spans of characters that are learned."""
+    """A document's text and the character spans that have a loss."""
 
     text: str
     spans: tuple[Span, ...]
 
 
 class Unrenderable(Exception):
-    """A row that the base's template cannot show: `what` of the row, `sentence` on its own."""
+    """A row that the base's template cannot render: `what` for a list, `sentence` on its own."""
 
     def __init__(self, what: str, sentence: str, cure: str) -> None:
         super().__init__(what)
@@ -45,14 +46,14 @@ class Unrenderable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Beginning:
-    """The first turns of a conversation, with or without the prompt that asks for the next."""
+    """The first turns of a conversation, with or without the generation prompt."""
 
     turns: Sequence[dict[str, str]]
     asks: bool
 
 
 def render(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
-    """Render documents, in order; what the template cannot show stands where its text would."""
+    """Render documents in order; a document that cannot be rendered gives an `Unrenderable`."""
     if not tokenizer.chat_template:
         return [_or_refusal(partial(_without_template, d, tokenizer)) for d in documents]
     shown = iter(_render_chats([d for d in documents if has_answer(d)], tokenizer))
@@ -60,23 +61,23 @@ def render(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unr
 
 
 def has_answer(document: Document) -> bool:
-    """Tell whether a conversation has any word to learn."""
+    """Tell whether a conversation has an assistant's turn with text."""
     return any(t["role"] == "assistant" and t["content"].strip() for t in document.turns)
 
 
 def is_blank(document: Document) -> bool:
-    """Tell whether a document has no text to learn at all."""
+    """Tell whether a document has no text with loss at all."""
     return not (has_answer(document) if document.turns else document.text.strip())
 
 
 def special_tokens(tokenizer: Any) -> "re.Pattern[str]":
-    """Return what finds the spelling of a base's special tokens; it reads them as no text."""
+    """Return a pattern that finds the base's special tokens, which it does not read as text."""
     special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     return re.compile("|".join(map(re.escape, special)) or "(?!)")
 
 
 def holds(document: Document, pattern: "re.Pattern[str]") -> bool:
-    """Tell whether a document's own words, without what a template adds, hold a pattern."""
+    """Tell whether a document's own text, without the template, contains the pattern."""
     if not document.turns:
         return pattern.search(document.text) is not None
     return any(pattern.search(turn["content"]) for turn in document.turns)
@@ -88,13 +89,13 @@ def _without_template(document: Document, tokenizer: Any) -> Rendered:
         text = document.text + end
         return Rendered(text, ((0, len(text)),))
     if not has_answer(document):
-        return Rendered(tokenizer.bos_token or " ", ())  # nothing to learn: dropped and counted
+        return Rendered(tokenizer.bos_token or " ", ())  # no loss: dropped and counted
     if len(document.turns) != 2 or [t["role"] for t in document.turns] != ["user", "assistant"]:
         raise Unrenderable(
             "it is a conversation, and this base has no chat template",
             f"Row {document.row} is a conversation, and this base has no chat template.",
-            "Give it one: Load, Advanced, Chat template; dialogue fits any base. Or use data with "
-            "prompt and completion.",
+            "Choose one in Load, Advanced, Chat template (dialogue fits any base), or use data "
+            "with prompt and completion.",
         )
     prompt = plain_prompt(document.turns[0]["content"])
     text = prompt + document.turns[1]["content"] + end
@@ -102,7 +103,7 @@ def _without_template(document: Document, tokenizer: Any) -> Rendered:
 
 
 def _render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered | Unrenderable]:
-    """Render conversations together, each once where its frame is known to show the answers."""
+    """Render conversations together; once each where a frame gives the answers' positions."""
     framed = [(d, frame) for d in documents if (frame := _frame_of(d, tokenizer)) is not None]
     try:
         texts = _texts([_Beginning(document.turns, False) for document, _ in framed], tokenizer)
@@ -129,7 +130,7 @@ def _frame_of(document: Document, tokenizer: Any) -> template_cache.Frame | None
 def _frame(
     tokenizer: Any, chat_template: str, roles: tuple[str, ...]
 ) -> template_cache.Frame | None:
-    """Learn the frame of a template, which may be exchanged, for an order of roles."""
+    """Return a template's frame for an order of roles; cached by the template, too."""
 
     def render_turns(turns: Sequence[dict[str, str]], asks: bool) -> str:
         return _texts([_Beginning(turns, asks)], tokenizer)[0]
@@ -143,7 +144,7 @@ def _frame(
 def _render_beginnings(
     documents: Sequence[Document], tokenizer: Any
 ) -> list[Rendered | Unrenderable]:
-    """Render conversations and both ends of each answer: one call of the template for all."""
+    """Render conversations and both ends of each answer, with one template call for all."""
     wanted = [_beginnings(document) for document in documents]
     try:
         texts = _texts([each for group in wanted for each in group], tokenizer)
@@ -160,7 +161,7 @@ def _render_beginnings(
 
 
 def _beginnings(document: Document) -> list[_Beginning]:
-    """Return what to render of a conversation: all of it, and both ends of each answer."""
+    """Return the beginnings to render: the whole conversation, and both ends of each answer."""
     turns = document.turns
     wanted = [_Beginning(turns, False)]
     for index, turn in enumerate(turns):
@@ -174,8 +175,8 @@ def _beginnings(document: Document) -> list[_Beginning]:
 def _place_answers(document: Document, texts: list[str]) -> Rendered:
     """Find the answers in the whole text, the first of `texts`.
 
-    A turn is what the whole text has beyond the prompt that asks for it. A template for which that
-    does not hold cannot be masked right, so the row is refused rather than learned wrong.
+    An answer is the part of the whole text after its generation prompt. Where a template does not
+    work this way, the loss mask would be wrong, so the row is refused.
     """
     full, *others = texts
     rest = iter(others)
@@ -187,8 +188,8 @@ def _place_answers(document: Document, texts: list[str]) -> Rendered:
         upto = (next(rest) if index + 1 < len(document.turns) else full).rstrip()
         if not (full.startswith(before) and full.startswith(upto) and len(before) < len(upto)):
             what = (
-                "this base's chat template does not show where the answer begins, "
-                "so the answer alone cannot be learned"
+                "this base's chat template does not show where the answer starts, "
+                "so the loss cannot be limited to the answer"
             )
             raise Unrenderable(what, f"Row {document.row}: {what}.", OTHER_BASE)
         spans.append((len(before), len(upto)))
@@ -196,7 +197,7 @@ def _place_answers(document: Document, texts: list[str]) -> Rendered:
 
 
 def _texts(wanted: Sequence[_Beginning], tokenizer: Any) -> list[str]:
-    """Apply the chat template; the two kinds of beginning each in one call."""
+    """Apply the chat template, in one call for each of the two kinds of beginning."""
     texts = [""] * len(wanted)
     for asks in (False, True):
         places = [n for n, each in enumerate(wanted) if each.asks == asks and each.turns]
@@ -212,9 +213,10 @@ def _texts(wanted: Sequence[_Beginning], tokenizer: Any) -> list[str]:
 
 @lru_cache(32)
 def _opening(tokenizer: Any, chat_template: str) -> str:
-    """Return what stands before an answer that opens the conversation.
+    """Return the text before an answer that opens the conversation.
 
-    Templates are not asked for a prompt after no turn at all; that after a question ends in it.
+    Templates cannot render a generation prompt without any turn, so it is taken from the end of
+    the generation prompt after a question.
     """
     begun = str(tokenizer.bos_token or "")
     turns = [{"role": "user", "content": "qz0zq"}]
@@ -241,28 +243,28 @@ def _template(tokenizer: Any, conversations: list[Any], asks: bool) -> list[str]
         raise Unrenderable(
             f"this base's chat template refuses it: {error}",
             f"This base's chat template refuses an example: {error}.",
-            "Some templates want user and assistant in turn, without a system message.",
+            "Some templates need user and assistant in turn, without a system message.",
         ) from error
     return shown
 
 
 def _endless() -> ModelError:
     return ModelError(
-        f"This base's chat template was not done with the examples after "
-        f"{read_limits.TEMPLATE_SECONDS} seconds, and was ended.",
-        cure="It may have no end: use a base with another template.",
+        f"This base's chat template did not finish within {read_limits.TEMPLATE_SECONDS} seconds "
+        "and was stopped.",
+        cure="It may loop forever: use a base with another chat template.",
     )
 
 
 def _require_readable(shown: list[str]) -> None:
-    """Raise Unrenderable where the template makes more of a conversation than can be read."""
+    """Raise Unrenderable where the rendered conversation is too long to be read."""
     longest = max(map(len, shown), default=0)
     if longest > read_limits.RENDERED_CHARACTERS:
         raise Unrenderable(
-            f"this base's chat template makes {longest:,} characters of it",
-            f"This base's chat template makes {longest:,} characters of an example.",
+            f"this base's chat template turns it into {longest:,} characters",
+            f"This base's chat template turns an example into {longest:,} characters.",
             f"At most {read_limits.RENDERED_CHARACTERS:,} are read: "
-            "use a base with another template.",
+            "use a base with another chat template.",
         )
 
 

@@ -1,7 +1,7 @@
-"""A data set: what is learned of a source and what is held out of it.
+"""A data set: the training examples of a source and its held-out examples.
 
-Rows are read as they are asked for, so that a large file is never in memory as a whole. Knows
-nothing of tokens. Every row that cannot be used is named by its number, with what is wrong.
+Rows are read when they are needed, so a large file is never in memory as a whole. Every row that
+cannot be used is reported by its number, with the reason. Knows nothing of tokens.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from backend.results import RowProblem
 
 MAX_PROBLEMS = 100
 FEWEST = 5
-"""Of fewer different examples none can be spared to test with."""
+"""With fewer different examples none are held out."""
 Keys = NDArray[np.uint64]
 
 
@@ -34,7 +34,7 @@ Keys = NDArray[np.uint64]
 class Document:
     """One example before tokenising: turns of a conversation, or plain text.
 
-    `row` counts from 1. In plain text everything is learned.
+    `row` counts from 1. In plain text all tokens have a loss.
     """
 
     row: int
@@ -43,18 +43,18 @@ class Document:
 
     @property
     def key(self) -> str:
-        """What makes two examples the same."""
+        """The content by which two examples are equal."""
         return json.dumps(self.turns) if self.turns else self.text
 
     @property
     def fingerprint(self) -> int:
-        """The key in 64 bits: of a million rows, two unlike ones share it once in 10 million."""
+        """A 64-bit hash of the key: a million rows have a collision once in 10 million times."""
         return int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=8).digest())
 
 
 @dataclass
 class Problems:
-    """Rows that cannot be used: how many, and the first of them."""
+    """Rows that cannot be used: their number, and the first few of them."""
 
     count: int = 0
     first: list[RowProblem] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Part:
     shape: Shape
 
     def documents(self, on_problem: Callable[[RowProblem], None]) -> Iterator[Document]:
-        """Yield the rows that can be used, in order; the others are handed to `on_problem`."""
+        """Yield the usable rows in order; call `on_problem` for the others."""
         for number, row in self.table.rows():
             try:
                 yield _to_document(number, row, self.shape)
@@ -90,9 +90,10 @@ class Part:
 
 @dataclass
 class DataSet:
-    """What a source gives to learn from and to test with.
+    """The training data and the held-out data of a source.
 
-    `held_out_parts` is what is held out of itself; else a share of `parts` is, chosen by the seed.
+    `held_out_parts` holds separate held-out data; without it a share of `parts` is held out, chosen
+    by the seed.
     """
 
     source: str
@@ -110,7 +111,7 @@ class DataSet:
     def shape_reason(self) -> str:
         return self.parts[0].shape.reason
 
-    # What follows reads every row into memory: for a look at small data.
+    # The following properties read every row into memory: for small data only.
 
     @property
     def train(self) -> list[Document]:
@@ -152,10 +153,10 @@ def read(
     held_out: str | None = None,
     drop_bad_rows: bool = False,
 ) -> DataSet:
-    """Open a bundled set, a file, a folder or a Hub data set, and what is held out of it.
+    """Open a bundled set, a file, a folder or a Hub data set, and its held-out data.
 
-    Raises DataError or NotFound where there is none, or its columns tell nothing. Rows are read
-    later, and raise DataError with the line that is wrong.
+    Raises NotFound or DataError where there is none, or its columns are not recognised. Rows are
+    read later; a row that cannot be read raises DataError with its line number.
     """
     columns = columns or Columns()
     found = sources.open_source(source)
@@ -163,14 +164,14 @@ def read(
     apart = _parts(found.name, found.held_out, columns)
     if held_out:
         own = sources.open_source(held_out)
-        # Where columns were chosen, but not for data of another make, its own names decide.
-        tables = [table.named() for table in own.tables]  # rows of the two are told apart
+        # Chosen columns apply to held-out data only if it has them; else its own names decide.
+        tables = [table.named() for table in own.tables]  # rows are named by file, too
         apart = _parts(own.name, tables, columns, parts[0].shape)
     return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows)
 
 
 def of_run(train: Train) -> DataSet:
-    """Open the data of a run."""
+    """Open the data set of a run."""
     return read(
         train.data,
         eval_share=train.eval_share,
@@ -182,10 +183,10 @@ def of_run(train: Train) -> DataSet:
 
 
 def split(keys: Keys, data: DataSet, apart: Keys) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return which examples are learned and which of the same source are held out, by number.
+    """Return the numbers of the training examples and of the examples held out of the same source.
 
-    No example is on both sides: equal ones are held out together, and one that is held out in data
-    of its own is not learned.
+    No example is on both sides: equal examples are held out together, and an example in the
+    separate held-out data is not used for training.
     """
     if data.held_out_parts:
         return np.flatnonzero(~np.isin(keys, apart)), np.array([], dtype=np.int64)
@@ -205,14 +206,14 @@ def refuse(problems: Problems, rows: int) -> None:
     more = f" and {problems.count - 3:,} more" if problems.count > 3 else ""
     error = DataError(
         f"{problems.count:,} of {rows:,} rows cannot be used: {shown}{more}.",
-        cure="Mend or remove them, or choose to leave bad rows out.",
+        cure="Fix or remove them, or choose to leave bad rows out.",
     )
     error.droppable = problems.count < rows
     raise error
 
 
 def _held_out_count(examples: int, share: float) -> int:
-    """Return how many distinct examples to keep aside; too few to spare any means none."""
+    """Return how many distinct examples to hold out; none where there are fewer than `FEWEST`."""
     if share == 0 or examples < FEWEST:
         return 0
     return max(1, round(examples * share))
@@ -225,18 +226,18 @@ def _keys(documents: list[Document]) -> Keys:
 def _parts(
     name: str, tables: list[Table], columns: Columns, like: Shape | None = None
 ) -> list[Part]:
-    """Find the shape of each table; raises DataError unless all of a source have the same."""
+    """Find the format of each table; raises DataError unless all tables have the same."""
     filled = [(table, first) for table in tables if (first := _first_of(table)) is not None]
     if tables and not filled:
-        what = "holds no row" if any(table.bytes for table in tables) else "is empty"
+        what = "has no rows" if any(table.bytes for table in tables) else "is empty"
         raise DataError(f"{name} {what}.", cure="It needs at least one example.")
     parts = [Part(table, _shape_of(first, table, columns, like)) for table, first in filled]
     for part in parts[1:]:
         if part.shape.spec != parts[0].shape.spec:
             raise DataError(
-                f"The files in {name} are of different shapes: {parts[0].table.name} is "
+                f"The files in {name} have different formats: {parts[0].table.name} is "
                 f"{parts[0].shape.name}, {part.table.name} is {part.shape.name}.",
-                cure="Put files of one shape into a folder.",
+                cure="Put files of one format into a folder.",
             )
     return parts
 
@@ -245,7 +246,7 @@ def _shape_of(first: Row, table: Table, columns: Columns, like: Shape | None) ->
     there = all(column in first for _, column in columns.named())
     shape = shape_of(first, columns if like is None or there else Columns())
     if table.name.lower().endswith(PARAGRAPHS) and not columns.given:
-        reason = "it is plain text: what lies between blank lines is an example"
+        reason = "it is plain text: blank lines separate the examples"
         return shape._replace(reason=reason)
     return shape
 
@@ -261,7 +262,7 @@ def _first_of(table: Table) -> Row | None:
 
 
 def _to_document(number: int, row: Any, shape: Shape) -> Document:
-    """Turn one row into a document; BadRow says what is wrong with it."""
+    """Turn one row into a document; raises BadRow with what is wrong with it."""
     if isinstance(row, Broken):
         raise BadRow(row.what, row.value)
     if not isinstance(row, dict):

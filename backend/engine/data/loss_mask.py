@@ -1,8 +1,8 @@
-"""Which tokens of a text lie within its spans of learned characters.
+"""The loss mask: which tokens of a text are inside its character spans with loss.
 
-A token counts where all its characters are within a span and it has any. Asking the tokenizer for
-the place of every token costs as much as tokenising; where tokens are pieces of bytes side by side,
-it is enough to ask for the two ends of each span.
+A token counts if it has characters and all of them are inside a span. Asking the tokenizer for the
+offsets of every token takes as long as tokenising. For byte-level tokenizers, whose tokens lie side
+by side, the two ends of each span are enough. Knows nothing of conversations.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ Flags = NDArray[np.bool_]
 
 
 def learned_tokens(encoding: Encoding, spans: Sequence[Span], *, side_by_side: bool) -> Flags:
-    """Return a flag for each token of an encoding: whether it is learned."""
+    """Return a flag for each token of an encoding, (tokens,) bool: whether it has a loss."""
     found = by_ends(encoding, spans) if side_by_side else None
     return by_places(encoding, spans) if found is None else found
 
 
 def are_side_by_side(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer's tokens are pieces of bytes, none of them empty, none left out."""
+    """Tell whether a tokenizer is byte-level: its tokens cover the text without gaps or overlap."""
     return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
 
 
 def by_places(encoding: Encoding, spans: Sequence[Span]) -> Flags:
-    """Compare the place of every token."""
+    """Compute the mask from the offsets of every token."""
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     starts, ends = places[:, 0], places[:, 1]
     learned = np.zeros(len(places), dtype=np.bool_)
@@ -38,7 +38,7 @@ def by_places(encoding: Encoding, spans: Sequence[Span]) -> Flags:
 
 
 def by_ends(encoding: Encoding, spans: Sequence[Span]) -> Flags | None:
-    """Look for the first and last token of each span; None where a character has no token."""
+    """Compute the mask from the first and last token of each span; None where one has no token."""
     learned = np.zeros(len(encoding), dtype=np.bool_)
     for begin, finish in spans:
         if begin >= finish:
@@ -47,7 +47,7 @@ def by_ends(encoding: Encoding, spans: Sequence[Span]) -> Flags | None:
         if first is None or last is None:
             return None
         while first <= last and _place(encoding, first)[0] < begin:
-            first += 1  # it began before the span
+            first += 1  # this token starts before the span
         while last < len(encoding) and _is_within(encoding, last, begin, finish):
             last += 1  # a character may take several tokens
         learned[first:last] = True

@@ -1,7 +1,7 @@
-"""A look at training data as the model would see it, and its preparation where it is large.
+"""The preview of training data as the model would see it, and the preparation of large data.
 
-Changes nothing of the session. Works with the tokenizer of the loaded base, whose weights may live
-in another process.
+Changes nothing in the session. Uses the tokenizer of the loaded base, whose weights may be in
+another process.
 """
 
 import time
@@ -31,7 +31,7 @@ from backend.results import (
 
 SHOWN_LENGTH = 20_000
 QUICK_BYTES = 2 * 1024**2
-"""What this machine's slowest relatives check in a few seconds."""
+"""So many bytes are checked in a few seconds even on slow machines."""
 
 
 def preview(
@@ -42,9 +42,9 @@ def preview(
     facts: ModelFacts | None,
     store: TokenStore,
 ) -> DataPreview:
-    """Show the first examples as the model would see them, and what is wrong with which rows.
+    """Return the first examples as the model would see them, and the rows that cannot be used.
 
-    Where the columns tell nothing, the preview has no shape: somebody has to say what they are.
+    Where the columns are not recognised, the preview has no format: the user has to choose columns.
     """
     tokenizer = _tokenizer(session, facts)
     columns = _columns(request.data)
@@ -92,7 +92,7 @@ def prepare(
     facts: ModelFacts | None,
     store: TokenStore,
 ) -> PreparedData:
-    """Tokenise a data set onto the disk, so that whatever uses it finds it done."""
+    """Tokenise a data set and keep the tokens on disk for later use."""
     started = time.monotonic()
     tokenizer = _tokenizer(session, facts)
     source = dataset.read(
@@ -136,7 +136,7 @@ def _is_quick(source: DataSet) -> bool:
 def _first_examples(
     source: DataSet, tokenizer: Any, request: PreviewData
 ) -> tuple[list[RowProblem], list[Example]]:
-    """Show the first rows; one that the base's template cannot show is among the problems."""
+    """Return the first rows; a row that the base's template cannot render is a problem."""
     problems: list[RowProblem] = []
     examples: list[Example] = []
     documents = (d for part in source.parts for d in part.documents(problems.append))
@@ -152,7 +152,7 @@ def _first_examples(
 def _stats(
     source: DataSet, prepared: tokenization.Prepared, request: PreviewData
 ) -> DataStats | None:
-    """Return the figures of the rows that can be used; None where nothing can be learned."""
+    """Return statistics of the usable rows; None where no token has a loss."""
     try:
         return tokenization.assemble(source, prepared, max_length=request.max_length).stats
     except DataError:
@@ -160,7 +160,7 @@ def _stats(
 
 
 def _example(document: Document, shown: Tokens, tokenizer: Any) -> Example:
-    """Join neighbouring tokens that are both learned, or both not, into pieces of text."""
+    """Join neighbouring tokens with loss, or without, into pieces of text."""
     pieces: list[tuple[str, bool]] = []
     start = 0
     flags = shown.learned.tolist()
@@ -179,9 +179,9 @@ def _example(document: Document, shown: Tokens, tokenizer: Any) -> Example:
 
 
 def _why_left_out(document: Document, learned: list[bool]) -> str:
-    """Say why nothing is learned; a first token is predicted by no token of its own."""
+    """Say why no token has a loss; nothing predicts a document's first token."""
     if any(learned[1:]):
         return ""
     if is_blank(document):
-        return "it has no answer or text to learn"
-    return "its answer lies beyond the longest example"
+        return "it has no answer or text to learn from"
+    return "its answer starts after the longest example length"

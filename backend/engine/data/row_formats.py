@@ -1,7 +1,7 @@
-"""What the rows of a data set are: recognised by their columns, or as a person says.
+"""Row formats: recognised by the names of the columns, or set by the user's choice of columns.
 
-A shape turns one row into the turns of a conversation or into plain text. What is wrong with a row
-is a `BadRow`, with the value that is wrong.
+A format turns one row into the turns of a conversation or into plain text. A row that cannot be
+used raises `BadRow` with the wrong value. Knows nothing of files or tokens.
 """
 
 import json
@@ -38,7 +38,7 @@ class BadRow(ValueError):
 
 
 class Shape(NamedTuple):
-    """How rows are read, and why so. Two shapes with the same `spec` read every row alike."""
+    """How rows are read, and why. Two formats with the same `spec` read every row the same way."""
 
     name: str
     reason: str
@@ -60,7 +60,7 @@ def first_row(rows: Iterable[Any]) -> Row:
             _require_columns(row)
             return row
         others = others or [row]
-    said = f"; of the first, {others[0].what}" if others and isinstance(others[0], Broken) else ""
+    said = f"; the first row: {others[0].what}" if others and isinstance(others[0], Broken) else ""
     raise DataError(
         f"The rows are not objects with named columns{said}.",
         cure='A row looks like {"prompt": "...", "completion": "..."}.',
@@ -77,14 +77,14 @@ def _require_columns(row: Row) -> None:
 
 
 def _listed(columns: list[str]) -> str:
-    """Name columns, the first of them where there are many."""
+    """Return the columns' names as text; only the first ones where there are many."""
     shown = ", ".join(column[:SHOWN_VALUE] for column in columns[:SHOWN_COLUMNS])
     more = len(columns) - SHOWN_COLUMNS
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def recognise(columns: Iterable[str]) -> Shape | None:
-    """Recognise rows by their columns; None where nothing known is there."""
+    """Return the format that fits the columns; None where no known format does."""
     there = set(columns)
     for name, known in KNOWN.items():
         if there.issuperset(known.columns):
@@ -93,16 +93,16 @@ def recognise(columns: Iterable[str]) -> Shape | None:
 
 
 def shape_of(columns: Iterable[str], chosen: Columns) -> Shape:
-    """Return the shape that somebody chose, else the one that is recognised; raises DataError."""
+    """Return the format chosen by the user, else the recognised one; raises DataError."""
     columns = list(map(str, columns))
     if chosen.given:
         return _chosen_shape(chosen, columns)
     shape = recognise(columns)
     if shape is None:
         almost = recognise(column.strip().lower() for column in columns)
-        hint = "Write the columns' names in small letters, without spaces around them. Or: "
+        hint = "Write the column names in lower case, without spaces around them. Or: "
         raise DataError(
-            f"The columns {_listed(columns)} are not ones that can be learned from.",
+            f"None of the columns ({_listed(columns)}) is recognised as training text.",
             cure=(hint if almost else "")
             + "Choose which column is the question and which the answer, or name them messages, "
             "conversations, prompt and completion, instruction (with input) and output, "
@@ -159,11 +159,11 @@ KNOWN: dict[str, _Known] = {
 
 
 def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
-    """Read rows by the columns that somebody chose; numbers there are taken as text."""
+    """Read rows by the columns chosen by the user; numbers there are read as text."""
     for label, column in chosen.named():
         if column not in columns:
             raise DataError(
-                f"{label}: there is no column {column!r}.", cure=f"There are {_listed(columns)}."
+                f"{label}: there is no column {column!r}.", cure=f"Columns: {_listed(columns)}."
             )
 
     def convert(row: Row) -> Content:
@@ -183,7 +183,7 @@ def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
 
 
 def read_turns(value: Any, column: str) -> Turns:
-    """Read a conversation, in the spelling of `messages` or of ShareGPT; raises BadRow."""
+    """Read a conversation in the `messages` or the ShareGPT format; raises BadRow."""
     if isinstance(value, str):  # a CSV cell can only hold the list as JSON text
         try:
             value = json.loads(value)
@@ -220,7 +220,7 @@ def _asked(prompt: str, answer: str) -> Turns:
 
 
 def _after_system(row: Row, column: str, content: Content) -> Content:
-    """Put a row's system prompt, where it has one, before its conversation."""
+    """Put a row's system prompt, if it has one, before its conversation."""
     if not row.get(column) or isinstance(content, str):
         return content
     if content[0]["role"] == "system":
@@ -240,7 +240,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _cell(row: Row, column: str) -> str:
-    """Return a chosen column's text; a number is what a person means by its digits."""
+    """Return a chosen column's text; a number becomes its digits."""
     value = row.get(column)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -248,7 +248,7 @@ def _cell(row: Row, column: str) -> str:
 
 
 def _whole(text: str, place: str) -> str:
-    """Return the text; raises BadRow for what JSON can spell and no tokenizer takes."""
+    """Return the text; raises BadRow for lone surrogates, which tokenizers do not accept."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,6 @@
-"""What becomes of a data set's rows: how many are cut, empty, double, and how long they are."""
+"""Statistics of a tokenised data set: rows that are cut, empty or duplicate, and their lengths.
+
+Knows nothing of packs or training."""
 
 from collections.abc import Iterable
 
@@ -12,14 +14,15 @@ from backend.results import DataStats, LengthBin, RowGroup, RowKind
 SHOWN_PLACES = 10
 BINS = 16
 MOST, FAR = 0.95, 3
-"""Lengths beyond `FAR` times that of the first `MOST` share one bin, which else hid all others."""
+"""Lengths beyond `FAR` times that of the first `MOST` share one bin, so that the others stay
+visible."""
 Flags = NDArray[np.bool_]
 
 
 def stats_of(
     data: DataSet, main: Encoded, apart: Encoded, *, learned: Ints, longest: int
 ) -> DataStats:
-    """Describe a tokenised data set; sizes of what is kept are filled in by who keeps it."""
+    """Describe a tokenised data set; the caller fills in the sizes of what is kept."""
     looks = [_Look(main, longest), _Look(apart, longest)]
     both = np.isin(main.keys, apart.keys)
     groups = [
@@ -54,7 +57,7 @@ def stats_of(
 
 
 class _Look:
-    """One side of a data set, row by row."""
+    """One side of a data set (training or held out), row by row."""
 
     def __init__(self, encoded: Encoded, longest: int) -> None:
         self.encoded = encoded
@@ -68,7 +71,7 @@ class _Look:
 
 
 def histogram(lengths: Ints) -> tuple[LengthBin, ...]:
-    """Count examples by length, in bins of equal width; a few that are far off share the last."""
+    """Count examples by length in tokens, in bins of equal width; outliers share the last bin."""
     if not len(lengths):
         return ()
     low, high = int(lengths.min()), int(lengths.max())
@@ -92,7 +95,7 @@ def _equal_bins(lengths: Ints, low: int, high: int, most: int) -> tuple[LengthBi
 
 
 def _learned_tokens(main: Encoded, kept: Ints, longest: int) -> int:
-    """Count what is learned; a first token counts as in the mask, though nothing predicts it."""
+    """Count the tokens with loss as in the mask: first tokens too, though nothing predicts them."""
     first = main.learned[main.offsets[:-1][kept]] if len(kept) else np.zeros(0, dtype=bool)
     return int(main.learned_within(longest)[kept].sum() + first.sum())
 

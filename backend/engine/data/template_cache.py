@@ -1,8 +1,8 @@
-"""What a chat template puts around the turns of a conversation, learned once per order of roles.
+"""The fixed text that a chat template puts around the turns, found once per order of roles.
 
-A template renders a conversation in tens of microseconds, and where its answers lie takes one
-rendering more for each end of each answer. Most templates only put the same words around the turns:
-a frame holds those, so that one rendering is enough, and is checked to be what the frame says.
+Rendering a conversation takes tens of microseconds, and finding its answers takes one more
+rendering for each end of each answer. Most templates put the same text around the turns. A frame
+holds that text, so one rendering is enough; it is then checked against the frame.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,24 +12,24 @@ from itertools import chain, zip_longest
 Span = tuple[int, int]
 Turn = dict[str, str]
 RenderTurns = Callable[[Sequence[Turn], bool], str]
-"""Renders turns, with the prompt that asks for the next one if the flag is set."""
+"""Renders turns, with the generation prompt if the flag is set."""
 LONGEST = 16
-"""Turns; of longer conversations each has an order of roles of its own."""
+"""In turns; longer conversations rarely share an order of roles, so they get no frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The text around the turns, and for each answer its number and how long its ends' texts are.
+    """The text around the turns, and for each answer its turn number, `before` and `upto`.
 
-    `around` has one piece more than there are turns. An answer begins `before` characters after the
-    contents of the turns in front of it, and ends `upto` characters after those and its own.
+    `around` has one piece more than there are turns. The contents of the turns aside, there are
+    `before` characters before an answer's start and `upto` characters before its end.
     """
 
     around: tuple[str, ...]
     answers: tuple[tuple[int, int, int], ...]
 
     def spans(self, contents: Sequence[str], text: str) -> tuple[Span, ...] | None:
-        """Return where a rendered conversation's answers lie; None where it has another frame."""
+        """Return the answers' spans in a rendered conversation; None where the frame is another."""
         if "".join(chain.from_iterable(zip_longest(self.around, contents, fillvalue=""))) != text:
             return None
         lengths = [0]
@@ -41,9 +41,9 @@ class Frame:
 
 
 def learn(roles: Sequence[str], render: RenderTurns) -> Frame | None:
-    """Return the frame of conversations with these roles; None where the template has none.
+    """Return the frame for an order of roles; None where the template has none.
 
-    `render` may raise whatever the template raises.
+    `render` may raise any error that the template raises.
     """
     marks = [f"qz{number}zq" for number in range(len(roles))]
     turns = [{"role": r, "content": mark} for r, mark in zip(roles, marks, strict=True)]
@@ -64,7 +64,7 @@ def learn(roles: Sequence[str], render: RenderTurns) -> Frame | None:
 
 
 def _pieces(text: str, marks: Sequence[str]) -> list[str] | None:
-    """Split a text at marks that stand in it once each and in order; None where they do not."""
+    """Split a text at marks that must occur once each and in order; None where they do not."""
     pieces, rest = [], text
     for mark in marks:
         piece, found, rest = rest.partition(mark)
@@ -76,7 +76,7 @@ def _pieces(text: str, marks: Sequence[str]) -> list[str] | None:
 
 
 def _begins(around: Sequence[str], pieces: Sequence[str] | None) -> bool:
-    """Tell whether the whole text begins with these pieces, whatever the contents are."""
+    """Tell whether the whole text starts with these pieces, for any contents."""
     if not pieces:
         return False
     last = len(pieces) - 1

@@ -1,7 +1,7 @@
-"""Tokenised rows side by side in flat arrays, in memory or mapped from a file.
+"""Tokenised rows in flat arrays, in memory or mapped from a file.
 
-A hundred thousand examples are a handful of arrays, never as many objects: `Documents` makes each
-one when it is asked for.
+A hundred thousand examples are a few arrays, not as many objects: `Documents` creates each example
+when it is accessed. Knows nothing of texts or tokenizers.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ NO_FLAGS = np.zeros(0, dtype=np.bool_)
 
 @dataclass
 class Tokens:
-    """One tokenised document. `learned[i]` says whether token i is learned."""
+    """One tokenised document. ids: (tokens,) int32; learned: (tokens,) bool, True with a loss."""
 
     ids: NDArray[np.int32]
     learned: NDArray[np.bool_]
@@ -38,8 +38,9 @@ class Tokens:
 class Encoded:
     """The usable rows of one table, tokenised and not cut; `problems` are the other rows.
 
-    Row i has the tokens `offsets[i]` to `offsets[i + 1]`. `blank` marks rows without any text to
-    learn, `special` those whose own words hold special tokens of the base.
+    ids, learned: (tokens of all rows,); row i has the tokens `offsets[i]` to `offsets[i + 1]`.
+    `blank` marks rows without text to learn from, `special` rows whose own text contains special
+    tokens of the base.
     """
 
     ids: NDArray[np.int32]
@@ -50,10 +51,10 @@ class Encoded:
     blank: NDArray[np.bool_]
     special: NDArray[np.bool_]
     files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
-    """Where the rows of each file begin, and its name."""
+    """The first row of each file, and its name."""
     problems: Problems = field(default_factory=Problems)
     refusal: tuple[str, str] | None = None
-    """What the base's template says of the first row that it cannot show, and the cure."""
+    """The error and the hint for the first row that the base's template cannot render."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -69,14 +70,14 @@ class Encoded:
         return lengths
 
     def place(self, row: int) -> str:
-        """Name a row as a person finds it."""
+        """Name a row as in its file: by number, and by file where there are several."""
         file = self.files[bisect_right([start for start, _ in self.files], row) - 1][1]
         return place_of(int(self.numbers[row]), file)
 
     def learned_within(self, longest: int) -> Ints:
-        """Count, for each row, the learned tokens of its first `longest`, the very first aside.
+        """Count, for each row, the tokens with loss among its first `longest`: (rows,) int64.
 
-        A first token is predicted by no token of its own, so it is never learned.
+        The very first token is not counted, because nothing predicts it.
         """
         total = np.concatenate([[0], np.cumsum(self.learned, dtype=np.int64)])
         starts = self.offsets[:-1]
@@ -87,7 +88,7 @@ class Encoded:
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
-    """Return the rows of several tables as one; a single one stays where it lies."""
+    """Return the rows of several tables as one; a single table is returned without a copy."""
     if len(parts) == 1:
         return parts[0]
     problems = Problems()
@@ -112,7 +113,7 @@ def join(parts: Sequence[Encoded]) -> Encoded:
 
 
 class Documents(Sequence[Tokens]):
-    """Some rows of `Encoded`, in order, each cut to the longest example."""
+    """Some rows of `Encoded`, in order, each cut to the longest example length."""
 
     def __init__(self, encoded: Encoded, chosen: Ints, longest: int) -> None:
         self._encoded = encoded
@@ -143,7 +144,7 @@ class Documents(Sequence[Tokens]):
 
 
 def lengths_of(documents: Sequence[Tokens]) -> list[int]:
-    """Return how long each document is, without making any of them."""
+    """Return each document's length in tokens, without creating the documents."""
     if isinstance(documents, Documents):
         lengths: list[int] = documents.lengths.tolist()
         return lengths

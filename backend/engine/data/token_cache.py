@@ -1,8 +1,8 @@
-"""Tokenised tables on the disk, named by content and settings, so that each is tokenised once.
+"""Tokenised tables on disk, named by content and settings, so that each is tokenised only once.
 
-An entry is written whole or not at all and mapped into memory when it is used. What was not used
-for longest goes when the store grows beyond its bound. A store that cannot be read or written costs
-time and nothing else.
+An entry is written completely or not at all, and mapped into memory when it is used. The entries
+unused for longest are deleted when the store grows beyond its limit. If the store cannot be read or
+written, tables are tokenised again; nothing else is lost.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from backend.files.atomic_files import new_folder
 from backend.results import RowProblem
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # 1: the head of an answer that opens a conversation was learned, too; 2: no `special`
+FORMAT = 3  # 1: had a loss on the header of an answer that opens a conversation; 2: no `special`
 LIMIT_BYTES = 2 * 1024**3
 WORTH_BYTES = 256 * 1024
 """Smaller tables are tokenised as fast as they are found again."""
@@ -46,7 +46,7 @@ class TokenStore:
         self._worth = worth_bytes
 
     def get_or_make(self, part: Part, tokenizer: Any, make: Callable[[], Encoded]) -> Encoded:
-        """Return a table's tokens from the disk, or make and keep them."""
+        """Return a table's tokens from disk, or make and keep them."""
         if part.table.bytes < self._worth:
             return make()
         folder = self._folder / self._key(part, tokenizer)
@@ -58,13 +58,13 @@ class TokenStore:
         return made
 
     def knows(self, part: Part, tokenizer: Any) -> bool:
-        """Tell whether a table's tokens are there, or are as quickly made."""
+        """Tell whether a table's tokens are on disk, or can be made as quickly."""
         if part.table.bytes < self._worth:
             return True
         return (self._folder / self._key(part, tokenizer) / FACTS).is_file()
 
     def _key(self, part: Part, tokenizer: Any) -> str:
-        """Name a table by all that its tokens depend on."""
+        """Name a table by everything that its tokens depend on."""
         parts = [
             FORMAT,
             part.table.digest(),
@@ -72,7 +72,7 @@ class TokenStore:
             _mark(tokenizer),
             tokenizer.chat_template,
             [tokenizer.bos_token, tokenizer.eos_token],
-            [tokenizers.__version__, transformers.__version__],  # both have changed what they make
+            [tokenizers.__version__, transformers.__version__],  # both have changed their output
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -82,7 +82,7 @@ class TokenStore:
                 _write(partial, encoded)
             self._make_room(folder)
         except (OSError, WorkbenchError) as error:
-            log.warning("The tokens of a table are not kept: %s", error)
+            log.warning("The tokens of a table could not be kept: %s", error)
 
     def _make_room(self, newest: Path) -> None:
         entries = [each for each in self._folder.iterdir() if (each / FACTS).is_file()]
@@ -93,11 +93,11 @@ class TokenStore:
                 continue
             used += _size(entry)
             if used > self._limit:
-                shutil.rmtree(entry, ignore_errors=True)  # who has it mapped keeps what it maps
+                shutil.rmtree(entry, ignore_errors=True)  # existing memory maps stay valid
 
 
 def _mark(tokenizer: Any) -> str:
-    """Name a tokenizer by its rules; reading them takes a while, so it is done once."""
+    """Name a tokenizer by a hash of its rules; this takes a while, so it is done once."""
     known = _MARKS.get(tokenizer)
     if known is None:
         rules = tokenizer.backend_tokenizer.to_str().encode()
@@ -123,7 +123,7 @@ def _write(folder: Path, encoded: Encoded) -> None:
 
 
 def _read(folder: Path, file: str) -> Encoded | None:
-    """Map an entry; None where there is none, or one that is not whole."""
+    """Map an entry; None where there is none or it is incomplete."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         arrays = {name: _load(folder / f"{name}.npy", mapped=name in MAPPED) for name in ARRAYS}
@@ -146,7 +146,7 @@ def _read(folder: Path, file: str) -> Encoded | None:
 
 
 def _load(path: Path, *, mapped: bool) -> Any:
-    # Without np.memmap's own class, whose slices cost ten times as much.
+    # Not np.memmap itself: slicing it takes ten times as long.
     return np.asarray(np.load(path, mmap_mode="r" if mapped else None))
 
 

@@ -1,7 +1,8 @@
-"""From documents to token ids, with a mask of the tokens that are learned.
+"""Tokenisation: documents become token ids with a loss mask.
 
-What the tokens of a table are depends on its content, its columns and the base alone, so it is done
-once and kept (`token_store`); what a run's settings change (cutting, splitting) costs nothing then.
+The tokens of a table depend only on its content, its columns and the base, so they are computed
+once and kept (`token_cache`). Cutting and splitting, which a run's settings change, are then cheap.
+Knows nothing of packs or training.
 """
 
 import gc
@@ -44,7 +45,7 @@ _Shown = Sequence[Rendered | Unrenderable]
 
 @dataclass
 class Corpus:
-    """A data set as the model sees it."""
+    """A data set as the model sees it: training and held-out documents, and statistics."""
 
     train: Documents
     held_out: Documents
@@ -53,7 +54,7 @@ class Corpus:
 
 @dataclass
 class Prepared:
-    """The tables of a data set, tokenised and not cut: what no setting of a run changes."""
+    """The tables of a data set, tokenised and not cut: independent of a run's settings."""
 
     main: Encoded
     apart: Encoded
@@ -78,7 +79,7 @@ def of_run(
     store: TokenStore | None,
     control: Control | None = None,
 ) -> Corpus:
-    """Tokenise the data of a run; `context` is what the base reads at most, 0 for no limit."""
+    """Tokenise the data of a run; `context` is the base's context length in tokens, 0 unlimited."""
     longest = min(train.longest, context) if context else train.longest
     return tokenise(
         dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control
@@ -93,7 +94,7 @@ def tokenise(
     store: TokenStore | None = None,
     control: Control | None = None,
 ) -> Corpus:
-    """Tokenise a data set; raises DataError where rows are bad or nothing is left to learn."""
+    """Tokenise a data set; raises DataError where rows are bad or no example is left."""
     prepared = prepare(data, tokenizer, store=store, control=control)
     if not data.drop_bad_rows:
         _refuse(prepared)
@@ -107,7 +108,7 @@ def prepare(
     store: TokenStore | None = None,
     control: Control | None = None,
 ) -> Prepared:
-    """Tokenise all tables of a data set, or take them from where they are kept."""
+    """Tokenise all tables of a data set, or read them from the store."""
 
     def encoded(parts: Sequence[Part]) -> Encoded:
         return join([_encoded(part, tokenizer, store, control) for part in parts])
@@ -116,7 +117,7 @@ def prepare(
 
 
 def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
-    """Split and cut what was tokenised; raises DataError where nothing is left to learn."""
+    """Split and cut tokenised tables; raises DataError where no example is left."""
     main, apart = prepared.main, prepared.apart
     learned, held_out = split(main.keys, data, apart.keys)
     stats = stats_of(data, prepared.main, apart, learned=learned, longest=max_length)
@@ -134,7 +135,7 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
 
 
 def encode(documents: Sequence[Document], tokenizer: Any, max_length: int) -> list[Tokens]:
-    """Tokenise documents, in order, cut to `max_length` tokens; raises DataError."""
+    """Tokenise documents in order, cut to `max_length` tokens; raises DataError."""
     encoded: list[Tokens] = []
     for start in range(0, len(documents), BATCH):
         batch = documents[start : start + BATCH]
@@ -147,7 +148,7 @@ def encode(documents: Sequence[Document], tokenizer: Any, max_length: int) -> li
 
 
 def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> Encoded:
-    """Tokenise a table row by row, never holding more of it than a batch of text and its tokens."""
+    """Tokenise a table batch by batch; only one batch of text is in memory at a time."""
     gathered = _Gathered(part.table.file, special_tokens(tokenizer))
     documents = part.documents(gathered.problems.add)
     total = max(part.table.count(), 1) if control else 1
@@ -163,10 +164,10 @@ def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> E
 
 @contextmanager
 def _short_collections() -> Iterator[None]:
-    """Let Python's collector look at new objects only.
+    """Limit Python's garbage collector to new objects for a while.
 
-    Rows by the thousand call it all the time, and each of its full rounds would walk through all
-    that PyTorch and Transformers consist of.
+    Thousands of rows trigger it all the time, and each full collection would walk through all
+    objects of PyTorch and Transformers.
     """
     gc.freeze()
     try:
@@ -178,9 +179,9 @@ def _short_collections() -> Iterator[None]:
 def _ahead(
     documents: Iterator[Document], tokenizer: Any
 ) -> Iterator[tuple[list[Document], list[Tokens | Unrenderable]]]:
-    """Tokenise batch by batch, a few of them while the next ones are read and rendered.
+    """Tokenise batch by batch in the background, while the next batches are read and rendered.
 
-    The tokenizer computes outside of Python's lock, so that this takes the other cores.
+    The tokenizer releases Python's lock, so this uses the other cores.
     """
     side_by_side = are_side_by_side(tokenizer)
     going: deque[tuple[list[Document], _Shown, Future[Any]]] = deque()
@@ -195,7 +196,7 @@ def _ahead(
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Gather documents by number and by length: a batch takes 25 times its text in memory."""
+    """Group documents, limited by number and text: a batch takes 25 times its text in memory."""
     batch: list[Document] = []
     characters = 0
     for document in documents:
@@ -223,7 +224,7 @@ def _encoded(
 
 
 class _Gathered:
-    """The tokens of a table while it is read: flat from the first batch on."""
+    """Collects the tokens of a table while it is read, in flat arrays."""
 
     def __init__(self, file: str, special: "re.Pattern[str]") -> None:
         self.problems = Problems()
@@ -243,7 +244,7 @@ class _Gathered:
         return len(self._numbers) + self.problems.count
 
     def add(self, documents: Sequence[Document], shown: Sequence[Tokens | Unrenderable]) -> None:
-        """Take a batch of documents with their tokens."""
+        """Add a batch of documents with their tokens."""
         kept = [each for each in shown if isinstance(each, Tokens)]
         self._ids.append(_flat([each.ids for each in kept], np.int32))
         self._learned.append(_flat([each.learned for each in kept], np.bool_))
@@ -281,13 +282,13 @@ def _flat(arrays: list[Any], kind: Any) -> Any:
 
 
 def _tokenised(documents: Sequence[Document], tokenizer: Any) -> list[Tokens | Unrenderable]:
-    """Tokenise documents in one call of the tokenizer, which spreads it over the processors."""
+    """Tokenise documents in one call of the tokenizer, which uses all cores."""
     shown = render(documents, tokenizer)
     return _placed(shown, _output(shown, documents, tokenizer), are_side_by_side(tokenizer))
 
 
 def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any:
-    """Return what the tokenizer makes of the texts; None where there is none."""
+    """Return the tokenizer's output for the texts; None where there are no texts."""
     texts = [each.text for each in shown if isinstance(each, Rendered)]
     if not texts:
         return None
@@ -300,7 +301,7 @@ def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any
 
 
 def _placed(shown: _Shown, output: Any, side_by_side: bool) -> list[Tokens | Unrenderable]:
-    """Return each document's tokens, or why it has none."""
+    """Return each document's tokens, or the reason why it has none."""
     found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
     return [
         each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each, side_by_side)
@@ -313,11 +314,11 @@ def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side
     return Tokens(np.array(ids, dtype=np.int32), learned)
 
 
-# -- refusals and figures ------------------------------------------------------------------------
+# -- errors and sizes ----------------------------------------------------------------------------
 
 
 def _refuse(prepared: Prepared) -> None:
-    """Raise DataError where rows cannot be used; a template that shows none is said as such."""
+    """Raise DataError where rows cannot be used, also where the template can render no row."""
     problems = prepared.problems
     refusals = [each.refusal for each in (prepared.main, prepared.apart) if each.refusal]
     if refusals and not len(prepared.main):
@@ -328,13 +329,13 @@ def _refuse(prepared: Prepared) -> None:
 def _nothing(prepared: Prepared, max_length: int) -> DataError:
     if prepared.main.learned_within(max_length).any():
         return DataError(
-            "Every example is held out, so none is left to learn.",
-            cure="Give it other data to test with.",
+            "Every example is held out, so none is left for training.",
+            cure="Choose other held-out data.",
         )
     return DataError(
-        f"None of the {prepared.rows:,} examples has anything to learn: the answers are empty "
-        f"or lie beyond the first {max_length} tokens.",
-        cure="Give the examples answers, or raise the longest example.",
+        f"None of the {prepared.rows:,} examples has a token with loss: the answers are empty "
+        f"or start after the first {max_length} tokens.",
+        cure="Add answers to the examples, or raise the longest example.",
     )
 
 

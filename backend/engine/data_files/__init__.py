@@ -1,3 +1,3 @@
-"""Data files from outside as numbered rows, each of a bounded size.
+"""Data files from outside, read as numbered rows, each of limited size.
 
-Knows formats of files and the Hub, and nothing of what a row means."""
+Knows file formats and the Hub, and nothing of what a row means."""

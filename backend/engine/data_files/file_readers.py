@@ -1,7 +1,7 @@
-"""One data file as numbered rows, read as they are asked for; a file is never held as a whole.
+"""One data file as numbered rows, read when they are needed; a file is never in memory as a whole.
 
-Row numbers count from 1 and are line numbers where the file has lines, so that an editor finds
-them. Knows nothing of what rows mean. No row is longer than `limits` allow.
+Row numbers count from 1; in files of lines they are line numbers, so an editor finds them. No row
+is longer than `read_limits` allow. Knows nothing of what rows mean.
 """
 
 import csv
@@ -20,26 +20,26 @@ from backend.files import read_limits
 Numbered = tuple[int, Any]
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
 PARAGRAPHS = (".txt", ".md")
-"""Endings of files whose paragraphs are the examples."""
+"""Extensions of files whose paragraphs are the examples."""
 TOO_LONG = (
     f"it is longer than {read_limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
 )
 
 
 class Broken(NamedTuple):
-    """Stands for a row that its format does not allow, while the rows after it can be read."""
+    """Stands for a row that is invalid in its format; the rows after it can still be read."""
 
     what: str
     value: Any
 
 
 def read_rows(path: Path, name: str) -> Iterator[Numbered]:
-    """Yield a file's rows with their numbers; DataError says where it cannot be read, and why."""
+    """Yield a file's rows with their numbers; raises DataError with the place and the reason."""
     yield from READERS[path.suffix.lower()](path, name)
 
 
 def count_rows(path: Path, name: str) -> int:
-    """Count a file's rows, as fast as its format allows; what is in them is not looked at."""
+    """Count a file's rows, as fast as its format allows; their content is not checked."""
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         lines = read_lines(path, name)
@@ -78,9 +78,9 @@ def _read_tsv(path: Path, name: str) -> Iterator[Numbered]:
 
 
 def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterator[Numbered]:
-    """Read rows by the names in the first line.
+    """Read rows with the column names of the first line.
 
-    Wrong quotes end the file: they may have swallowed any number of lines before they are noticed.
+    A wrong quote ends reading: it may have joined any number of lines before it is noticed.
     """
     lines = _Record(read_lines(path, name), name)
     first = next(lines, "")
@@ -88,7 +88,7 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
     between = BETWEEN[delimiter]
     more = f"it has more columns than the first line (text with {between} needs quotes around it)"
     csv.field_size_limit(read_limits.ROW_CHARACTERS)
-    # Lines of the file, not `splitlines`, which also breaks at characters that end no line in CSV.
+    # Lines of the file, not `splitlines`, which also splits at characters that end no line in CSV.
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         _require_columns(reader.fieldnames or [], name)
@@ -96,12 +96,12 @@ def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterato
             lines.characters = 0
             yield reader.line_num, Broken(more, row[None]) if None in row else row
     except csv.Error as error:
-        line = reader.reader.line_num  # DictReader's own number stays at the last good row
+        line = reader.reader.line_num  # DictReader's own line_num stays at the last good row
         raise DataError(f"{name}, line {line} is not valid {kind}: {error}.") from None
 
 
 class _Record:
-    """Hands out lines, and counts those of one record, which quotes may stretch over many."""
+    """Yields lines and limits the size of one record, which quotes may extend over many lines."""
 
     def __init__(self, lines: Iterator[str | TooLong], name: str) -> None:
         self._lines, self._name = lines, name
@@ -119,14 +119,14 @@ class _Record:
             raise DataError(
                 f"{self._name}: the row that line {self._number} belongs to is longer than "
                 f"{read_limits.ROW_CHARACTERS:,} characters.",
-                cure="Look for a quotation mark that is never closed, or split it into shorter "
+                cure="Check for a quotation mark that is never closed, or split it into shorter "
                 "rows.",
             )
         return line
 
 
 def _require_columns(names: Sequence[str], name: str) -> None:
-    """Raise DataError where there are too many columns, or two of one name."""
+    """Raise DataError where there are too many columns, or two with the same name."""
     if len(names) > read_limits.COLUMNS:
         raise DataError(
             f"{name} has {len(names):,} columns, and at most {read_limits.COLUMNS:,} are read.",
@@ -140,7 +140,7 @@ def _require_columns(names: Sequence[str], name: str) -> None:
 
 
 def _delimiter(names: str, usual: str) -> str:
-    """Tell what lies between the names in the first line: Excel often writes semicolons."""
+    """Return the separator of the names in the first line; Excel often writes semicolons."""
     if usual in names:
         return usual
     return next((other for other in BETWEEN if other in names), usual)
@@ -152,7 +152,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[Numbered]:
 
 
 def _read_paragraphs(path: Path, name: str) -> Iterator[Numbered]:
-    """Paragraphs, blank lines apart, are the examples; each has the number of its first line."""
+    """Yield the paragraphs, separated by blank lines, with the number of their first line."""
     kept = _Paragraph()
     for number, line in enumerate(read_lines(path, name), 1):
         if isinstance(line, TooLong) or line.strip():
@@ -165,7 +165,7 @@ def _read_paragraphs(path: Path, name: str) -> Iterator[Numbered]:
 
 
 class _Paragraph:
-    """Lines that belong together; of one that is too long no more than that is kept."""
+    """The lines of one paragraph; if it is too long, only that fact is kept."""
 
     def __init__(self) -> None:
         self.begun = 0

@@ -1,4 +1,4 @@
-"""What a file really is, told by its first bytes; its name may say something else."""
+"""The real type of a file, from its first bytes; its extension may be wrong."""
 
 from pathlib import Path
 
@@ -28,9 +28,9 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 
 def real_kind(path: Path) -> str:
-    """Say what a file is by its content; empty where its first bytes tell nothing.
+    """Return a file's type by its content; empty where its first bytes are not recognised.
 
-    Raises DataError where it is no regular file.
+    Raises DataError where it is not a regular file.
     """
     with open_regular(path, path.name, DataError) as file:
         start = file.read(LONGEST)
@@ -39,4 +39,4 @@ def real_kind(path: Path) -> str:
             return name
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    return "something else than text" if b"\0" in start else ""
+    return "not text" if b"\0" in start else ""

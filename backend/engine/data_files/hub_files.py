@@ -1,6 +1,6 @@
-"""Data files that `datasets` is going to read: what would take too much memory is refused before.
+"""Checks of data files before `datasets` reads them: too large ones are refused.
 
-`datasets` 5.2.0 takes a line, a list or a row of any length, and grows with it.
+`datasets` 5.2.0 reads a line, a list or a row of any length into memory.
 """
 
 import gzip
@@ -19,11 +19,11 @@ from backend.files import read_limits
 from backend.files.foreign_files import open_regular, require_size
 
 PARQUET, GZIP = "a Parquet file", "a gzip archive"
-SHORTER = "Use another data set, or download the file, shorten its rows and name its path."
+SHORTER = "Use another data set, or download the file, shorten its rows and enter its path."
 
 
 def require_bounded(path: Path, name: str) -> None:
-    """Raise DataError where reading the file takes more memory than is given to one."""
+    """Raise DataError where reading the file would take more memory than allowed."""
     kind = real_kind(path)
     if kind == PARQUET:
         return parquet_rows.require_bounded(path, name)
@@ -46,7 +46,7 @@ def _unpacked(path: Path, name: str) -> Iterator[TextIO]:
 
 
 def _is_one_value(path: Path, name: str) -> bool:
-    """Tell whether a `.json` file is a list or one object, and not one object a line."""
+    """Tell whether a `.json` file is a list or one object, not one object per line."""
     if path.suffix.lower() != ".json":
         return False
     with open_text(path, name) as file:

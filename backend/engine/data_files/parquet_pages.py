@@ -1,7 +1,7 @@
-"""What decoding a Parquet file takes, told by the headers of its pages.
+"""The memory that decoding a Parquet file takes, from the headers of its pages.
 
-The footer may say anything, and a dictionary of one long text stands for a million of them. What
-Arrow 26 allocates is what the header of each page says, so those are walked through before.
+The footer may be wrong, and a dictionary with one long text can stand for a million of them. Arrow
+26 allocates what the header of each page says, so all page headers are read before decoding.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import pyarrow as pa
 
 FIRST_READ = 1 << 12
 LONGEST_HEADER = 1 << 24
-"""What Arrow itself accepts."""
+"""The largest page header that Arrow accepts, in bytes."""
 PADDING = 100
-"""Bytes that old writers left out of a column's length (PARQUET-816)."""
+"""Bytes that old writers did not count in a column's length (PARQUET-816)."""
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3
 PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY = 2, 7, 8
 MOST_COUNTED = 1_000_000
@@ -21,7 +21,7 @@ DEEPEST = 8
 
 
 class Page(NamedTuple):
-    """One page: its kind and encoding, how many values it has, where its bytes lie, how many."""
+    """One page: kind, encoding, number of values, and position and number of its bytes."""
 
     kind: int
     encoding: int
@@ -32,7 +32,7 @@ class Page(NamedTuple):
 
 
 class ColumnCost(NamedTuple):
-    """What decoding a column of one row group takes at most.
+    """The most that decoding a column of one row group takes.
 
     `longest` is the longest value that pages can repeat without storing it again, and `repeated`
     how many values may do so.
@@ -46,7 +46,7 @@ class ColumnCost(NamedTuple):
 
 
 def column_cost(file: BinaryIO, column: Any) -> ColumnCost:
-    """Walk through the pages of a column of a row group; ValueError where they are damaged."""
+    """Read the page headers of a column of a row group; raises ValueError for damaged ones."""
     largest = dictionary = longest = repeated = values = 0
     for page in _pages(file, column):
         if page.kind == DICTIONARY:
@@ -54,7 +54,7 @@ def column_cost(file: BinaryIO, column: Any) -> ColumnCost:
             longest = max(longest, _longest_value(file, page, column))
             continue
         largest, values = max(largest, page.uncompressed), values + page.values
-        if page.encoding == DELTA_BYTE_ARRAY:  # each value may repeat all of the one before
+        if page.encoding == DELTA_BYTE_ARRAY:  # each value may repeat the whole previous one
             longest = max(longest, page.uncompressed)
         if page.encoding in (PLAIN_DICTIONARY, RLE_DICTIONARY, DELTA_BYTE_ARRAY):
             repeated += page.values
@@ -62,7 +62,7 @@ def column_cost(file: BinaryIO, column: Any) -> ColumnCost:
 
 
 def _pages(file: BinaryIO, column: Any) -> Iterator[Page]:
-    """Yield the pages in the order in which Arrow reads them, and no more than it reads."""
+    """Yield the pages that Arrow reads, in its order."""
     start = column.data_page_offset
     if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
         start = column.dictionary_page_offset
@@ -90,20 +90,20 @@ def _page(file: BinaryIO, start: int) -> Page:
 
 
 def _described(header: dict[int, Any], start: int) -> Page:
-    """Return what a page's header says, by the numbers that Parquet gives its fields."""
+    """Return a page's header, by the field numbers of the Parquet format."""
     try:
         kind, uncompressed, compressed = (int(header[field]) for field in (1, 2, 3))
         about = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(kind, 0), {})
         values, encoding = int(about.get(1, 0)), int(about.get(4 if kind == DATA_V2 else 2, 0))
     except (KeyError, TypeError, AttributeError):
-        raise ValueError("a page's header is none") from None
+        raise ValueError("a page's header is not a valid one") from None
     if min(uncompressed, compressed, values) < 0:
         raise ValueError("a page's header has a size below zero")
     return Page(kind, encoding, values, start, compressed, uncompressed)
 
 
 def _longest_value(file: BinaryIO, page: Page, column: Any) -> int:
-    """Return the length of a dictionary's longest text; where it is not known, the page's."""
+    """Return the length of a dictionary's longest text; the page's size where it is unknown."""
     if column.physical_type != "BYTE_ARRAY" or page.values > MOST_COUNTED:
         return page.uncompressed
     file.seek(page.start)
@@ -125,7 +125,7 @@ def _longest_value(file: BinaryIO, page: Page, column: Any) -> int:
 
 
 def _struct(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Return a struct's fields by their numbers, and where it ends; IndexError if it is cut off."""
+    """Return a struct's fields by number, and its end; raises IndexError if it is cut off."""
     if depth > DEEPEST:
         raise ValueError("a page's header is nested too deeply")
     fields: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""The rows of a Parquet file, decoded in small batches whose size is known before."""
+"""The rows of a Parquet file, decoded in small batches whose size is known beforehand."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ from backend.sizes import size_text
 log = logging.getLogger(__name__)
 BATCH_ROWS = 1000
 BATCH_BYTES = 1 << 26
-"""What the rows that are decoded at once may take."""
+"""The bytes that rows decoded at once may take."""
 VALUE_BYTES = 64
-"""What a value of a list takes as an object of Python, beside its text."""
+"""The bytes that a list's value takes as a Python object, without its text."""
 BYTES_PER_CHARACTER = 4
 REWRITE = "Write it again with smaller row groups, or as JSONL."
 
@@ -33,7 +33,7 @@ def count(path: Path, name: str) -> int:
 
 
 def read(path: Path, name: str) -> Iterator[Any]:
-    """Yield the rows, None for one that is too long; raises DataError where one is damaged."""
+    """Yield the rows, None for a row that is too long; raises DataError where a row is damaged."""
     file = _open(path, name)
     decoded, most = 0, _most_decoded(path)
     with open_regular(path, name, DataError) as raw:
@@ -47,7 +47,7 @@ def read(path: Path, name: str) -> Iterator[Any]:
 
 
 def require_bounded(path: Path, name: str) -> None:
-    """Raise DataError where reading the file takes more memory than is given to one."""
+    """Raise DataError where reading the file would take more memory than allowed."""
     file = _open(path, name)
     with open_regular(path, name, DataError) as raw:
         for group in range(file.metadata.num_row_groups):
@@ -57,8 +57,8 @@ def require_bounded(path: Path, name: str) -> None:
 def _open(path: Path, name: str) -> parquet.ParquetFile:
     kind = real_kind(path)
     if kind != "a Parquet file":
-        what = f"{name} is {kind or 'text'}, whatever its name says."
-        raise DataError(what, cure=f"Use {KINDS}, each with its own ending.")
+        what = f"{name} is {kind or 'text'}, although its name says otherwise."
+        raise DataError(what, cure=f"Use {KINDS}, with the matching extension.")
     _require_footer(path, name)
     try:
         file = parquet.ParquetFile(path)
@@ -70,12 +70,12 @@ def _open(path: Path, name: str) -> parquet.ParquetFile:
 
 
 def _require_footer(path: Path, name: str) -> None:
-    """Raise DataError where the list of what is in the file is too long to be read."""
+    """Raise DataError where the file's footer is too long to be read."""
     with open_regular(path, name, DataError) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
         length = int.from_bytes(file.read(4), "little")
-    if read_limits.PARQUET_FOOTER_BYTES < length < size:  # a longer one than the file is damaged
+    if read_limits.PARQUET_FOOTER_BYTES < length < size:  # longer than the file means damaged
         raise DataError(
             f"The list of columns and row groups in {name} has {size_text(length)}, and at most "
             f"{size_text(read_limits.PARQUET_FOOTER_BYTES)} are read.",
@@ -86,7 +86,7 @@ def _require_footer(path: Path, name: str) -> None:
 def _require_bounded(
     file: parquet.ParquetFile, group: int, raw: BinaryIO, path: Path, name: str
 ) -> list[ColumnCost]:
-    """Raise DataError where a row group cannot be decoded in bounded memory; return its costs."""
+    """Return a row group's costs; raises DataError where decoding it would take too much memory."""
     described = file.metadata.row_group(group)
     try:
         costs = [column_cost(raw, described.column(i)) for i in range(described.num_columns)]
@@ -95,7 +95,7 @@ def _require_bounded(
     pages = sum(cost.largest_page + cost.dictionary for cost in costs)
     repeated = 0
     for index, cost in enumerate(costs):
-        if file.schema.column(index).max_repetition_level:  # one row may hold all its values
+        if file.schema.column(index).max_repetition_level:  # one row may hold all the values
             _require(
                 cost.values, read_limits.PARQUET_VALUES, f"A row group of {name} has lists of {{}}"
             )
@@ -103,8 +103,8 @@ def _require_bounded(
     for size in (pages, repeated):
         if size > read_limits.PARQUET_DECODED_BYTES:
             raise DataError(
-                f"A row group of {name} may take {size_text(size)} when it is read, and at most "
-                f"{size_text(read_limits.PARQUET_DECODED_BYTES)} are given to it.",
+                f"A row group of {name} may take {size_text(size)} of memory when it is read, and "
+                f"at most {size_text(read_limits.PARQUET_DECODED_BYTES)} are allowed.",
                 cure=REWRITE,
             )
     return costs
@@ -118,7 +118,7 @@ def _require(count: int, most: int, what: str) -> None:
 
 
 def _batch_rows(costs: list[ColumnCost]) -> int:
-    """Return how many rows to decode at once: each may repeat the longest value there is."""
+    """Return how many rows to decode at once, if each one repeats the longest value."""
     longest = sum(cost.longest for cost in costs)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, longest)))
 
@@ -142,13 +142,13 @@ def _most_decoded(path: Path) -> int:
 
 def _too_much(name: str, most: int) -> DataError:
     return DataError(
-        f"{name} unpacks to more than {size_text(most)}, as no text of its size does.",
-        cure="Check that it is the file you mean; rows that repeat each other teach nothing more.",
+        f"{name} unpacks to more than {size_text(most)}, far more than text of its size should.",
+        cure="Check that this is the right file; repeated rows do not improve training.",
     )
 
 
 def _as_python(batch: pa.RecordBatch) -> list[Any]:
-    """Return rows as objects; None for one that is too long to be one."""
+    """Return rows as objects; None for a row that is too long."""
     if _object_bytes(batch) <= BATCH_BYTES:
         rows: list[Any] = batch.to_pylist()
         return rows
@@ -163,7 +163,7 @@ def _object_bytes(batch: pa.RecordBatch) -> int:
 
 
 def _values(array: pa.Array) -> int:
-    """Count the values in an array, those inside of lists and structs as well."""
+    """Count the values in an array, including those inside lists and structs."""
     kind = array.type
     if pa.types.is_struct(kind):
         return len(array) + sum(_values(part) for part in array.flatten())
@@ -173,7 +173,7 @@ def _values(array: pa.Array) -> int:
 
 
 def _damaged(path: Path, name: str, error: Exception) -> DataError:
-    # The reader's own words name the folder in which an upload is kept.
+    # The reader's own message contains the folder in which an upload is kept.
     log.info("%s cannot be read.", path, exc_info=error)
     return DataError(
         f"{name} is a damaged Parquet file: its content cannot be read to the end.",

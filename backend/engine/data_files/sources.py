@@ -1,6 +1,7 @@
-"""Where training data comes from: a bundled set, a file, a folder of files, or the Hub.
+"""Sources of training data: a bundled set, a file, a folder of files, or the Hub.
 
-A source is opened as tables of numbered rows, one per file; nothing is read before it is asked for.
+A source is opened as tables of numbered rows, one per file; rows are read only when needed. Knows
+nothing of what a row means.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ ABOUT = ("readme", "license", "licence", "changelog")
 
 
 class Table(Protocol):
-    """Rows with their numbers. `file` names the table where its source has several."""
+    """Rows with their numbers. `file` names the table where its source has several tables."""
 
     @property
     def name(self) -> str: ...
@@ -35,16 +36,16 @@ class Table(Protocol):
     def bytes(self) -> int: ...
 
     def rows(self) -> Iterator[Numbered]:
-        """Yield the rows from the first; raises DataError."""
+        """Yield the rows from the first one; raises DataError."""
 
     def count(self) -> int:
-        """Count the rows without looking into them."""
+        """Count the rows without checking their content."""
 
     def digest(self) -> str:
-        """Return what changes whenever the content does."""
+        """Return a hash of the content."""
 
     def named(self) -> "Table":
-        """Return the table with its name beside each row's number."""
+        """Return the table with its name added to each row's number."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class FileTable:
 
 @dataclass(frozen=True)
 class HubTable:
-    """The `train` split of a Hub data set, as the Hub's cache holds it on disk."""
+    """The `train` split of a Hub data set, in the Hub cache on disk."""
 
     id: str
     split: Dataset
@@ -106,7 +107,7 @@ class HubTable:
 
 
 class Source(NamedTuple):
-    """What a source holds: tables to learn from, and those that its maker held out."""
+    """A source's tables for training, and the tables that its author held out."""
 
     name: str
     tables: list[Table]
@@ -114,7 +115,7 @@ class Source(NamedTuple):
 
 
 def open_source(source: str) -> Source:
-    """Find a source; raises NotFound, or DataError where it is no data."""
+    """Find a source; raises NotFound, or DataError where it is not data."""
     if source.startswith("starter:"):
         return _bundled(source.removeprefix("starter:"))
     if not looks_like_path(source):
@@ -145,7 +146,7 @@ def _file(path: Path, source: str) -> Table:
     if path.exists():
         require_regular(path, path.name, DataError)
     if not path.is_file():
-        if path.parent.parent.name == "uploads":  # whose folder its owner has never seen
+        if path.parent.parent.name == "uploads":  # the user does not know the upload folder
             raise NotFound(f"The upload {path.name!r} is gone.", cure="Upload the file again.")
         raise NotFound(f"There is no file {source!r}.", cure="Check the path, or upload the file.")
     if path.suffix.lower() not in READERS:
@@ -154,9 +155,9 @@ def _file(path: Path, source: str) -> Table:
 
 
 def _folder(path: Path) -> list[Table]:
-    """Return the data files that lie in a folder, by name.
+    """Return the data files in a folder, sorted by name.
 
-    Hidden ones, folders in it and what is about the data (a README, a licence) are left out.
+    Hidden files, sub-folders and files about the data (a README, a licence) are left out.
     """
     found = sorted(
         each
@@ -165,23 +166,23 @@ def _folder(path: Path) -> list[Table]:
     )
     if not found:
         raise DataError(
-            f"The folder {path.name} holds no data file.", cure=f"Use {', '.join(READERS)}."
+            f"The folder {path.name} has no data file.", cure=f"Use {', '.join(READERS)}."
         )
     for each in found:
         if not each.exists():
             raise DataError(
-                f"{each.name} in the folder {path.name} is a link to a file that is not there.",
+                f"{each.name} in the folder {path.name} is a link to a file that does not exist.",
                 cure="Remove the link, or put the file itself into the folder.",
             )
         require_regular(each, each.name, DataError)
         if not each.resolve().is_relative_to(path.resolve()):
             raise DataError(
-                f"{each.name} in the folder {path.name} is a link to elsewhere.",
+                f"{each.name} in the folder {path.name} is a link to a file outside the folder.",
                 cure="Put the file itself into the folder.",
             )
     if len(found) > MOST_FILES:
         raise DataError(
-            f"The folder {path.name} holds {len(found):,} data files, and at most {MOST_FILES:,} "
+            f"The folder {path.name} has {len(found):,} data files, and at most {MOST_FILES:,} "
             "are read.",
             cure="Put the rows into fewer files.",
         )

@@ -1,4 +1,4 @@
-"""The lines of a text file: each of a bounded length, so that one never fills the memory."""
+"""The lines of a text file, each of limited length, so that a long line cannot fill the memory."""
 
 import codecs
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ SHOWN = 100
 
 
 class TooLong(NamedTuple):
-    """Stands for a line that is longer than a row may be: its beginning, and its length."""
+    """Stands for a line that is too long for a row: its beginning, and its length."""
 
     start: str
     characters: int
 
 
 def read_lines(path: Path, name: str) -> Iterator[str | TooLong]:
-    """Yield the lines with their ends; raises DataError where the file is not UTF-8 text."""
+    """Yield the lines with their line ends; raises DataError where the file is not UTF-8 text."""
     with open_text(path, name) as file:
         yield from lines_of(file)
 
 
 def lines_of(file: TextIO) -> Iterator[str | TooLong]:
-    """Yield the lines of an open file with their ends."""
+    """Yield the lines of an open file with their line ends."""
     while line := file.readline(read_limits.ROW_CHARACTERS):
         if len(line) < read_limits.ROW_CHARACTERS or line.endswith("\n"):
             yield line
@@ -41,11 +41,11 @@ def lines_of(file: TextIO) -> Iterator[str | TooLong]:
 
 @contextmanager
 def open_text(path: Path, name: str) -> Iterator[TextIO]:
-    """Open a text file; what is not UTF-8 in it raises DataError with its place."""
+    """Open a text file; bytes that are not UTF-8 raise DataError with their position."""
     kind = real_kind(path)
     if kind:
         cure = "Save it as UTF-8." if "UTF-16" in kind else f"Use {KINDS}."
-        raise DataError(f"{name} is {kind}, whatever its name says.", cure=cure)
+        raise DataError(f"{name} is {kind}, although its name says otherwise.", cure=cure)
     try:
         with TextIOWrapper(open_regular(path, name, DataError), encoding="utf-8-sig") as file:
             yield file
@@ -57,7 +57,7 @@ def open_text(path: Path, name: str) -> Iterator[TextIO]:
 
 
 def _skip_line(file: TextIO) -> int:
-    """Read to the end of a line without keeping it; returns the number of characters."""
+    """Read to the end of a line without keeping it; return the number of characters."""
     skipped = 0
     while piece := file.readline(SCANNED):
         skipped += len(piece)
@@ -67,7 +67,10 @@ def _skip_line(file: TextIO) -> int:
 
 
 def _first_bad_byte(path: Path, name: str) -> int:
-    """Find the place of what is not UTF-8: while streaming, the error knows only its own piece."""
+    """Return the position of the first byte that is not UTF-8.
+
+    While streaming, the decoding error only knows the position in its own chunk.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     with open_regular(path, name, DataError) as file:

@@ -80,9 +80,9 @@ def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(read_limits, "TEMPLATE_SECONDS", 0.05)
     endless = Tokenizer(lambda turns: spin(60))
 
-    with pytest.raises(ModelError, match="was not done with the conversation"):
+    with pytest.raises(ModelError, match="did not finish within"):
         prompts.prompt_text(endless, TALK)
-    with pytest.raises(ModelError, match="was not done with the examples"):
+    with pytest.raises(ModelError, match="did not finish within"):
         chat_rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
 
 
@@ -90,9 +90,9 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(read_limits, "RENDERED_CHARACTERS", 100)
     wordy = Tokenizer(lambda turns: "x" * 101)
 
-    with pytest.raises(InvalidRequest, match="makes 101 characters of the conversation"):
+    with pytest.raises(InvalidRequest, match="turns the conversation into 101 characters"):
         prompts.prompt_text(wordy, TALK)
-    with pytest.raises(chat_rendering.Unrenderable, match="makes 101 characters of it"):
+    with pytest.raises(chat_rendering.Unrenderable, match="turns it into 101 characters"):
         chat_rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
 
 

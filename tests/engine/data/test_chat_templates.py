@@ -106,7 +106,7 @@ def test_conversations_train_and_merge_under_a_given_template(tmp_path: Path) ->
     assert "chat_template.jinja" in (copy / "README.md").read_text(encoding="utf-8")
     assert (elsewhere.verdict, at_home.verdict) == ("warning", "fits")
     assert "in the chat template Dialogue" in elsewhere.reasons[0].what
-    assert "Give it one: Load, Advanced, Chat template" in refused.problems[0].cure
+    assert "Choose one in Load, Advanced, Chat template" in refused.problems[0].cure
     assert (facts.chat_template, facts.given_template) == (True, "dialogue")
     assert report.problems == []
     tokenizer = AutoTokenizer.from_pretrained(merged.path)

@@ -62,8 +62,8 @@ def test_a_row_with_nothing_to_learn_says_so(service: Service, tmp_path: Path) -
 
     assert [example.left_out for example in shown.examples] == [
         "",
-        "it has no answer or text to learn",
-        "its answer lies beyond the longest example",
+        "it has no answer or text to learn from",
+        "its answer starts after the longest example length",
     ]
 
 

@@ -60,7 +60,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_number(
         found.require_good()
     assert str(caught.value) == (
         f"1 of 2 rows cannot be used: row 2: {what}. "
-        "Mend or remove them, or choose to leave bad rows out."
+        "Fix or remove them, or choose to leave bad rows out."
     )
 
 
@@ -111,7 +111,7 @@ def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> No
 
     assert str(caught.value) == (
         "5 of 6 rows cannot be used: row 2: text is 0, not text; row 3: text is 1, not text; "
-        "row 4: text is 2, not text and 2 more. Mend or remove them, or choose to "
+        "row 4: text is 2, not text and 2 more. Fix or remove them, or choose to "
         "leave bad rows out."
     )
 

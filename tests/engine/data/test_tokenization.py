@@ -90,8 +90,9 @@ def test_a_template_that_hides_where_the_answer_begins_is_refused(other_template
         tokenization.encode([Document(7, turns=TURNS)], other_template, 512)
 
     assert str(caught.value) == (
-        "Row 7: this base's chat template does not show where the answer begins, so the answer "
-        "alone cannot be learned. Use a base with another template, or data in the text shape."
+        "Row 7: this base's chat template does not show where the answer starts, so the loss "
+        "cannot be limited to the answer. Use a base with another chat template, or data in the "
+        "text format."
     )
 
 
@@ -120,8 +121,8 @@ def test_without_a_template_a_conversation_is_refused(other_template: Any) -> No
 
     assert str(caught.value) == (
         "Row 3 is a conversation, and this base has no chat template. "
-        "Give it one: Load, Advanced, Chat template; dialogue fits any base. "
-        "Or use data with prompt and completion."
+        "Choose one in Load, Advanced, Chat template (dialogue fits any base), "
+        "or use data with prompt and completion."
     )
 
 
@@ -151,8 +152,8 @@ def test_nothing_to_learn_is_an_error_with_its_cure(tmp_path: Path, tokenizer: A
         tokenization.tokenise(found, tokenizer, max_length=16)
 
     assert str(caught.value) == (
-        "None of the 2 examples has anything to learn: the answers are empty or lie beyond the "
-        "first 16 tokens. Give the examples answers, or raise the longest example."
+        "None of the 2 examples has a token with loss: the answers are empty or start after the "
+        "first 16 tokens. Add answers to the examples, or raise the longest example."
     )
 
 
@@ -263,7 +264,7 @@ def test_rows_that_only_the_template_refuses_are_bad_rows(
 
     assert str(caught.value) == (
         "1 of 3 rows cannot be used: row 2: this base's chat template refuses it: not this. "
-        "Mend or remove them, or choose to leave bad rows out."
+        "Fix or remove them, or choose to leave bad rows out."
     )
     found.drop_bad_rows = True
     corpus = tokenization.tokenise(found, other_template, max_length=32)
@@ -279,8 +280,8 @@ def test_a_template_that_shows_no_row_is_said_once(tmp_path: Path, other_templat
 
     assert str(caught.value) == (
         "Row 1 is a conversation, and this base has no chat template. "
-        "Give it one: Load, Advanced, Chat template; dialogue fits any base. "
-        "Or use data with prompt and completion."
+        "Choose one in Load, Advanced, Chat template (dialogue fits any base), "
+        "or use data with prompt and completion."
     )
     assert not caught.value.droppable
 
@@ -327,7 +328,7 @@ def test_data_that_is_all_held_out_leaves_nothing_to_learn(tmp_path: Path, token
         tokenization.tokenise(found, tokenizer, max_length=64)
 
     assert str(caught.value) == (
-        "Every example is held out, so none is left to learn. Give it other data to test with."
+        "Every example is held out, so none is left for training. Choose other held-out data."
     )
 
 

@@ -103,7 +103,7 @@ def test_a_long_cell_is_read_whole(tmp_path: Path) -> None:
 # -- what is wrong, in words ---------------------------------------------------------------------
 
 WRONG_COLUMNS = (
-    "are not ones that can be learned from. Choose which column is the question and which the "
+    "is recognised as training text. Choose which column is the question and which the "
     "answer, or name them messages, conversations, prompt and completion, instruction (with input) "
     "and output, question and answer, or text."
 )
@@ -115,7 +115,7 @@ WRONG_COLUMNS = (
         (
             "data.jsonl",
             b'{"text": "b"\n{"text": "c"\n',
-            "The rows are not objects with named columns; of the first, it is not valid JSON "
+            "The rows are not objects with named columns; the first row: it is not valid JSON "
             '(Expecting \',\' delimiter). A row looks like {"prompt": "...", "completion": '
             '"..."}.',
         ),
@@ -123,21 +123,21 @@ WRONG_COLUMNS = (
             "data.json",
             b'[\n{"text": "a"},\n{"text": b}\n]',
             "data.json, line 3 is not valid JSON: Expecting value. "
-            "The file is one list of objects.",
+            "A .json file holds one list of objects.",
         ),
         (
             "data.json",
             b'{"data": []}',
-            "data.json is not a list of examples. It looks like "
+            "data.json is not a list of examples. Write it as "
             '[{"prompt": "...", "completion": "..."}, ...].',
         ),
         ("data.jsonl", b"", "data.jsonl is empty. It needs at least one example."),
-        ("data.jsonl", b"\n \n", "data.jsonl holds no row. It needs at least one example."),
-        ("data.json", b"[]", "data.json holds no row. It needs at least one example."),
+        ("data.jsonl", b"\n \n", "data.jsonl has no rows. It needs at least one example."),
+        ("data.json", b"[]", "data.json has no rows. It needs at least one example."),
         (
             "data.csv",
             b"prompt,completion\n",
-            "data.csv holds no row. It needs at least one example.",
+            "data.csv has no rows. It needs at least one example.",
         ),
         (
             "data.pdf",
@@ -152,19 +152,19 @@ WRONG_COLUMNS = (
         (
             "data.csv",
             "text\nGrüße\n".encode("utf-16"),
-            "data.csv is text in UTF-16, whatever its name says. Save it as UTF-8.",
+            "data.csv is text in UTF-16, although its name says otherwise. Save it as UTF-8.",
         ),
         (
             "list.parquet",
             b'{"text": "a"}\n',
-            "list.parquet is text, whatever its name says. "
-            "Use a JSONL, JSON, CSV, TSV, Parquet or text file, each with its own ending.",
+            "list.parquet is text, although its name says otherwise. "
+            "Use a JSONL, JSON, CSV, TSV, Parquet or text file, with the matching extension.",
         ),
         (
             "many.json",
             b'{"text": "a"}\n{"text": "b"}\n',
-            "many.json, line 2 is not valid JSON: Extra data. The file is one list of objects. "
-            "One object a line is JSONL: name it .jsonl then.",
+            "many.json, line 2 is not valid JSON: Extra data. "
+            "A .json file holds one list of objects. One object per line is JSONL: rename the file to .jsonl.",
         ),
         (
             "data.csv",
@@ -174,7 +174,7 @@ WRONG_COLUMNS = (
         (
             "data.jsonl",
             b'{"frage": "a", "antwort": "b"}\n',
-            f"The columns frage, antwort {WRONG_COLUMNS}",
+            f"None of the columns (frage, antwort) {WRONG_COLUMNS}",
         ),
         (
             "data.jsonl",
@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
             b"text,text\na,b\n",
             "data.csv has two columns called 'text'. Give each its own name.",
         ),
-        ("data.txt", b" \n\n", "data.txt holds no row. It needs at least one example."),
+        ("data.txt", b" \n\n", "data.txt has no rows. It needs at least one example."),
         (
             "data.md",
             b"# Fine\n\n\xff\xfe\n",
@@ -282,7 +282,7 @@ def test_a_broken_row_is_named_and_those_after_it_are_read(
         found.require_good()
     assert str(caught.value) == (
         f"1 of 3 rows cannot be used: row {row}: {what}. "
-        "Mend or remove them, or choose to leave bad rows out."
+        "Fix or remove them, or choose to leave bad rows out."
     )
 
 
@@ -360,7 +360,7 @@ def test_the_only_list_of_objects_in_a_json_file_is_read(tmp_path: Path) -> None
             b'["a',
             "line 1 is not valid JSON: Unterminated string starting at column 2.",
         ),
-        ("data.csv", b"Prompt, Completion \na,b\n", "Write the columns' names in small letters"),
+        ("data.csv", b"Prompt, Completion \na,b\n", "Write the column names in lower case"),
     ],
 )
 def test_the_sentence_is_whole_and_its_advice_helps(
@@ -380,4 +380,4 @@ def test_paragraphs_are_said_to_be_the_examples(tmp_path: Path) -> None:
     found = read(path)
 
     assert len(found.train) == 2
-    assert found.shape_reason == "it is plain text: what lies between blank lines is an example"
+    assert found.shape_reason == "it is plain text: blank lines separate the examples"

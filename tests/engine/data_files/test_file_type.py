@@ -15,19 +15,19 @@ from backend.errors import DataError, NotFound
         (
             "cat.jsonl",
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-            "cat.jsonl is a PNG picture, whatever its name says. "
+            "cat.jsonl is a PNG picture, although its name says otherwise. "
             "Use a JSONL, JSON, CSV, TSV, Parquet or text file.",
         ),
         (
             "paper.json",
             b"%PDF-1.7\nplain so far",
-            "paper.json is a PDF document, whatever its name says. "
+            "paper.json is a PDF document, although its name says otherwise. "
             "Use a JSONL, JSON, CSV, TSV, Parquet or text file.",
         ),
         (
             "page.csv",
             b"\n<!DOCTYPE html><p>404</p>",
-            "page.csv is a web page, whatever its name says. "
+            "page.csv is a web page, although its name says otherwise. "
             "Use a JSONL, JSON, CSV, TSV, Parquet or text file.",
         ),
     ],

@@ -88,7 +88,7 @@ def test_the_name_of_a_file_format_is_no_data_set(name: str) -> None:
 
     assert str(caught.value) == (
         f"{name!r} is the name of a file format, not of a data set. "
-        "Write the path of your file from its beginning, or an id such as owner/name."
+        "Write the full path of your file, or an id such as owner/name."
     )
 
 
@@ -153,7 +153,7 @@ def test_metadata_name_files_of_their_own_repository_only(fields: dict[str, Any]
     with pytest.raises(DataError) as caught:
         hub_data.require_own_files({"configs": [{"config_name": "default", **fields}]}, "a/b")
 
-    assert str(caught.value).startswith("The data set 'a/b' names data outside of its own files: ")
+    assert str(caught.value).startswith("The data set 'a/b' refers to data outside its own files: ")
 
 
 @pytest.mark.slow
@@ -167,8 +167,8 @@ def test_a_path_of_this_machine_in_the_metadata_is_refused(bench: Bench, place: 
     id = bench.add(name, **{"train__csv": "text\na\n", place: content})
 
     assert bench.open(id) == (
-        f"DataError: The data set {id!r} names data outside of its own files: {secret!r}. "
-        "Use another data set, or download the file and name its path."
+        f"DataError: The data set {id!r} refers to data outside its own files: {secret!r}. "
+        "Use another data set, or download the file and enter its path."
     )
     assert SECRET not in bench.kept()
 
@@ -198,8 +198,8 @@ def test_archives_and_pictures_are_no_data(bench: Bench) -> None:
     id = bench.add("archive", train__tar=b"\0" * 1024)
 
     assert bench.open(id) == (
-        f"DataError: The data set {id!r} is stored as webdataset, which is not read. "
-        "Use one of Parquet, JSONL, JSON, CSV or text files."
+        f"DataError: The data set {id!r} is stored as webdataset, which is not supported. "
+        "Use a data set of Parquet, JSONL, JSON, CSV or text files."
     )
 
 

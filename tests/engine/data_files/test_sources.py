@@ -53,7 +53,7 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
         found.require_good()
     assert str(caught.value) == (
         "1 of 3 rows cannot be used: a.jsonl, row 2: text is 2, not text. "
-        "Mend or remove them, or choose to leave bad rows out."
+        "Fix or remove them, or choose to leave bad rows out."
     )
 
 
@@ -72,7 +72,7 @@ def test_a_folder_without_data_is_said(tmp_path: Path) -> None:
         read(folder)
 
     assert str(caught.value) == (
-        "The folder rows holds no data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md."
+        "The folder rows has no data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md."
     )
 
 
@@ -86,8 +86,8 @@ def test_a_folder_of_different_shapes_is_refused(tmp_path: Path) -> None:
         read(folder)
 
     assert str(caught.value) == (
-        "The files in rows are of different shapes: a.jsonl is messages, b.csv is text. "
-        "Put files of one shape into a folder."
+        "The files in rows have different formats: a.jsonl is messages, b.csv is text. "
+        "Put files of one format into a folder."
     )
 
 
@@ -101,7 +101,8 @@ def test_a_link_out_of_a_folder_is_not_followed(tmp_path: Path) -> None:
         read(folder)
 
     assert str(caught.value) == (
-        "a.jsonl in the folder rows is a link to elsewhere. Put the file itself into the folder."
+        "a.jsonl in the folder rows is a link to a file outside the folder. "
+        "Put the file itself into the folder."
     )
 
 
@@ -117,7 +118,7 @@ def test_a_link_to_nothing_among_the_files_of_a_folder_is_named(tmp_path: Path) 
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
 
-    with pytest.raises(DataError, match="is a link to a file that is not there"):
+    with pytest.raises(DataError, match="is a link to a file that does not exist"):
         open_source(str(tmp_path))
 
 

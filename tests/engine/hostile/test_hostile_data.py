@@ -74,7 +74,9 @@ def test_a_dictionary_of_one_long_text_is_decoded_a_few_rows_at_a_time(tmp_path:
     grown, refusal = memory_of_reading(path)
 
     assert grown < 1 << 30
-    assert refusal.startswith("flat.parquet unpacks to more than 2.0 GB, as no text of its size")
+    assert refusal.startswith(
+        "flat.parquet unpacks to more than 2.0 GB, far more than text of its size"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,8 @@ def test_a_dictionary_of_one_long_text_is_decoded_a_few_rows_at_a_time(tmp_path:
     [
         (
             lambda: in_one_list(repeated(LONG, 100_000)),
-            "A row group of bad.parquet may take 1211 GB when it is read, and at most 1.0 GB are "
-            "given to it. Write it again with smaller row groups, or as JSONL.",
+            "A row group of bad.parquet may take 1211 GB of memory when it is read, and at most "
+            "1.0 GB are allowed. Write it again with smaller row groups, or as JSONL.",
         ),
         (
             lambda: in_one_list(pa.nulls(1_000_001, pa.int8())),
@@ -258,8 +260,8 @@ def test_an_element_that_is_too_long_ends_a_json_file(tmp_path: Path) -> None:
         rows(path)
 
     assert str(caught.value) == (
-        "data.json: what begins in line 3 is longer than 16,000,000 characters. "
-        "Split it into shorter examples, one a line in a .jsonl file."
+        "data.json: the value in line 3 is longer than 16,000,000 characters. "
+        "Split it into shorter examples, one per line in a .jsonl file."
     )
 
 
@@ -272,7 +274,7 @@ def test_an_open_quotation_mark_does_not_swallow_the_file(tmp_path: Path) -> Non
 
     assert str(caught.value) == (
         "data.csv: the row that line 2285715 belongs to is longer than 16,000,000 characters. "
-        "Look for a quotation mark that is never closed, or split it into shorter rows."
+        "Check for a quotation mark that is never closed, or split it into shorter rows."
     )
 
 
