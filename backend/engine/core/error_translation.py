@@ -39,7 +39,7 @@ def translate(error: BaseException) -> WorkbenchError:
         )
     if isinstance(error, SafetensorError):
         return ModelError(
-            "A weight file is damaged or incomplete.", cure="Download it again.", details=details
+            "A weight file is damaged or cut off.", cure="Download it again.", details=details
         )
     return WorkbenchError(
         f"An unexpected error occurred: {type(error).__name__}: {_first_line(error)}",

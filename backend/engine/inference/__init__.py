@@ -1,3 +1,3 @@
-"""Answers and scores of the session's model: one prompt, or many rows in one batch.
+"""Answers and scores of the session's model, for one prompt or many rows in one batch.
 
-Knows of the session only which adapters a variant means."""
+Uses the session only to activate variants; knows nothing of training, runs or files."""

@@ -1,9 +1,10 @@
-"""Several answers in one batch, each row with its own adapter: the same as if it were alone.
+"""Batched decoding: several answers in one batch, each row with its own adapter.
 
-Rows are independent but for rounding: a sum over a padded batch may differ from that of a row alone
-in its last bits. So where the two likeliest tokens of a row are closer than rounding can move them,
-the row is computed once more from its tokens, alone and without a cache, and that decides. It
-decides the same way for a row that is alone, so an answer does not depend on its neighbours.
+Each answer is the same as if it were computed alone. Rows are independent except for rounding: a
+sum over a padded batch may differ in its last bits from that of a row alone. So where the two most
+likely tokens of a row are closer than rounding can move them, the row is computed once more from
+its tokens, alone and without a cache, and that result decides. The same is done for a row that is
+alone anyway. Knows nothing of conversations.
 """
 
 import inspect
@@ -29,16 +30,17 @@ from backend.engine.models.loading import Base
 BASE_ROW = "__base__"
 """Stands for the base in a row without an adapter."""
 
-# Two scores closer than this may change places by rounding, as a part of max(1, |largest score|):
-# well above the largest difference between a row alone and in company (tests/engine/test_batch.py).
+# Two scores closer than this, relative to max(1, |largest score|), may swap by rounding. Well above
+# the largest difference between a row alone and in a batch
+# (tests/engine/inference/test_batched_decoding.py).
 MARGINS = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass
 class Row:
-    """One answer on its way. `adapter` is the id of this row's adapter, BASE_ROW, or None.
+    """One answer in progress. `adapter` is the id of this row's adapter, BASE_ROW, or None.
 
-    None leaves the choice to the model's active adapters; such a row is always alone.
+    None means the model's active adapters; such a row is always alone in its batch.
     """
 
     prompt: list[int]
@@ -52,7 +54,7 @@ class Row:
     seconds: float = 0.0
 
     def take(self, token: int, ends: Sequence[int]) -> bool:
-        """Add a token and hand out what is whole; True once the answer is over."""
+        """Add a token and stream the text that is complete; return True once the answer ends."""
         self.tokens.append(token)
         ended = token in ends or len(self.tokens) >= self.room
         text = self.words.add(token) + (self.words.end() if ended else "")
@@ -63,18 +65,18 @@ class Row:
 
 @dataclass
 class _Part:
-    """The adapters of one layer side by side, and how much of each a row takes."""
+    """The adapters of one layer, concatenated along the rank, and each row's scalings for them."""
 
     down: torch.Tensor
     up: torch.Tensor
     scales: torch.Tensor
-    """Shape (rows, 1, ranks together): the scaling of the row's own adapter, 0 elsewhere."""
+    """(rows, 1, sum of ranks): the scaling of the row's own adapter, 0 elsewhere."""
 
     scaling: dict[str | None, float]
 
     @classmethod
     def of(cls, layer: LoraLayer, ids: list[str], own: list[str | None]) -> "_Part":
-        """Lay the adapters of one layer side by side, with their scalings as they are now."""
+        """Concatenate the adapters of one layer, with their current scalings."""
         downs = [layer.lora_A[id].weight for id in ids]
         up = torch.cat([layer.lora_B[id].weight for id in ids], dim=1)
         owners = [id for id, down in zip(ids, downs, strict=True) for _ in range(len(down))]
@@ -86,11 +88,11 @@ class _Part:
 class Routing:
     """Gives each row of a batch its own adapter, in every adapted layer.
 
-    PEFT's `adapter_names` does the same adapter by adapter: twenty small operations a layer for
-    three adapters, which costs a small model most of what the batch saves. Here the adapters of a
-    layer lie side by side along the rank, and a row keeps its own part: x A, times the row's
-    scaling or 0, times B. The model's own adapters are off meanwhile, and the hooks go whatever
-    happens (PEFT 0.21.2 leaves its own behind where a call raises, issue 3475).
+    PEFT's `adapter_names` does the same one adapter at a time: twenty small operations per layer
+    for three adapters, which on a small model costs most of the time that the batch saves. Here the
+    adapters of a layer are concatenated along the rank, and a row keeps its own part: x A, times
+    the row's scaling or 0, times B. The model's own adapters are inactive meanwhile. The hooks are
+    always removed (PEFT 0.21.2 leaves its own hooks where a call raises, issue 3475).
     """
 
     def __init__(self, peft: PeftModel, rows: list[Row]) -> None:
@@ -105,7 +107,7 @@ class Routing:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Let the rows run through their adapters; the active set must be empty."""
+        """Apply each row's adapter for a while; the active set must be empty."""
         handles = [layer.register_forward_hook(self._add) for layer in self._parts]
         try:
             yield
@@ -115,9 +117,9 @@ class Routing:
 
     @contextmanager
     def only(self, row: Row) -> Iterator[None]:
-        """Let one row run alone for a moment: with its own adapter's tensors, nobody beside it.
+        """Apply only one row's adapter, for a row computed alone.
 
-        That gives the same bits whoever else is in the batch.
+        That gives the same bits whatever other rows are in the batch.
         """
         self._only = row
         try:
@@ -126,7 +128,7 @@ class Routing:
             self._only = None
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Let the other rows go."""
+        """Keep only these rows: (kept rows,) int64."""
         for part in self._parts.values():
             part.scales = part.scales[rows]
 
@@ -144,7 +146,7 @@ class Routing:
 
 
 def can_batch(model: torch.nn.Module) -> bool:
-    """Tell whether rows of this architecture can lie side by side: a standard cache, positions."""
+    """Tell whether this architecture allows batches: a standard cache and position ids."""
     supports: Any = getattr(type(model), "_supports_default_dynamic_cache", None)
     wanted = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     known = inspect.signature(model.forward).parameters
@@ -152,10 +154,10 @@ def can_batch(model: torch.nn.Module) -> bool:
 
 
 def fits_batch(peft: PeftModel, adapter_id: str) -> bool:
-    """Tell whether single rows can have this adapter: plain LoRA on linear layers, nothing else.
+    """Tell whether single rows can have this adapter: plain LoRA on linear layers only.
 
-    Where PEFT's own `adapter_names` refuses (DoRA) or silently runs the active adapter for each row
-    (other methods, 0.21.2), an adapter goes in turn.
+    Other adapters are computed one after the other: PEFT's own `adapter_names` refuses DoRA, and
+    for other methods it silently uses the active adapter for each row (0.21.2).
     """
     config: Any = peft.peft_config[adapter_id]
     kind = getattr(config.peft_type, "value", config.peft_type)
@@ -176,7 +178,7 @@ def fits_batch(peft: PeftModel, adapter_id: str) -> bool:
 def answer_rows(
     base: Base, rows: list[Row], routing: Routing | None, should_stop: Callable[[], bool]
 ) -> None:
-    """Fill in the answers of all rows, token by token; a stop leaves what there is by then."""
+    """Compute the answers of all rows, token by token; a stop keeps the tokens so far."""
     started, going = time.monotonic(), list(rows)
     with torch.inference_mode(), routing.on() if routing else nullcontext():
         step = _first_step(base, rows)
@@ -198,7 +200,7 @@ def answer_rows(
 
 @dataclass
 class _Step:
-    """What goes into the model next, for all rows that are still going."""
+    """The model's next inputs, for all unfinished rows."""
 
     ids: torch.Tensor
     mask: torch.Tensor | None
@@ -208,14 +210,14 @@ class _Step:
     cache: DynamicCache
 
     def advance(self, tokens: list[int]) -> None:
-        """Put each row's new token in."""
+        """Add each row's new token."""
         self.ids = torch.tensor(tokens, device=self.ids.device)[:, None]
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1
 
     def keep(self, rows: list[int], routing: Routing | None) -> None:
-        """Let the other rows go: an answer that is over costs the others nothing."""
+        """Keep only these rows, so that a finished answer costs no more time."""
         index = torch.tensor(rows, device=self.ids.device)
         self.ids = self.ids[index]
         self.mask = None if self.mask is None else self.mask[index]
@@ -226,7 +228,7 @@ class _Step:
 
 
 def _first_step(base: Base, rows: list[Row]) -> _Step:
-    """Lay the prompts side by side, padded on the left, each with positions from 0."""
+    """Batch the prompts, padded on the left, each with positions from 0."""
     longest = max(len(row.prompt) for row in rows)
     pad = base.tokenizer.pad_token_id or 0
     gaps = [longest - len(row.prompt) for row in rows]
@@ -258,7 +260,10 @@ def _take_tokens(
     routing: Routing | None,
     step: _Step,
 ) -> list[int]:
-    """Choose each row's next token; returns the rows that ended."""
+    """Choose each row's next token; return the rows that ended.
+
+    scores: (rows, vocabulary), float32.
+    """
     noises = [row.sampler.draw(scores.shape[-1]) for row in going]
     if any(noise is not None for noise in noises):
         pairs = zip(going, scores, noises, strict=True)
@@ -269,7 +274,7 @@ def _take_tokens(
     largest = scores.amax(dim=-1).abs().clamp(min=1.0)
     rounding = [MARGINS[base.dtype] / (row.sampler.temperature or 1.0) for row in going]
     gaps = ((best.values[:, 0] - best.values[:, 1]) / largest).tolist()
-    if any(map(math.isnan, gaps)):  # so they are wherever the largest score is not finite
+    if any(map(math.isnan, gaps)):  # NaN wherever the largest score is not finite
         tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
     unsure = [not gap > limit for gap, limit in zip(gaps, rounding, strict=True)]
     tokens: list[int] = best.indices[:, 0].tolist()
@@ -284,7 +289,7 @@ def _take_tokens(
 
 
 def _scores_alone(base: Base, row: Row, routing: Routing | None) -> torch.Tensor:
-    """Compute one row's next scores from its tokens alone: no padding, no cache, no company."""
+    """Compute one row's next scores, (vocabulary,), alone: no padding, cache or other rows."""
     ids = torch.tensor([row.prompt + row.tokens], device=base.device)
     with routing.only(row) if routing else nullcontext():
         output = base.model(input_ids=ids, use_cache=False, logits_to_keep=1)

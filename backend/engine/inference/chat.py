@@ -1,8 +1,8 @@
-"""Answers, comparisons and scores of several variants, as few passes as can be right.
+"""Answers, comparisons and scores of several variants, in as few batches as possible.
 
-Rows whose variant is the base or one plain adapter share a batch; an adapter has one strength in a
-batch, so the same adapter at another strength goes in a batch of its own. Other variants (several
-adapters, DoRA) go in turn. Knows of the session only which adapters a variant means.
+Rows whose variant is the base or one plain adapter share a batch. An adapter has one strength per
+batch, so the same adapter at another strength needs another batch. Other variants (several
+adapters, DoRA) are computed one after the other. Uses the session only to activate variants.
 """
 
 import time
@@ -24,7 +24,7 @@ OnText = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are made; the same for all rows but for the seed."""
+    """Generation settings; the same for all rows except for the seed."""
 
     max_new_tokens: int
     temperature: float
@@ -32,18 +32,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Question:
-    """One answer that is wanted."""
+    """One requested answer."""
 
     messages: list[rq.Message]
     variant: ActiveIds
     seed: int
     prompt: list[int] | None = None
-    """The prompt as token ids, where it is no conversation."""
+    """The prompt as token ids, used instead of a conversation."""
 
 
 @dataclass
 class _Group:
-    """Questions that share a pass; `strengths` of the adapters in it, None where one is alone."""
+    """Questions that share a batch; `strengths` of its adapters, None for a question alone."""
 
     members: list[int]
     strengths: dict[str, float] | None
@@ -77,14 +77,14 @@ def compare(session: Session, request: rq.Compare, control: Control) -> rs.Answe
         for prompt in request.prompts
     ]
     found, _ = answer(session, questions, _settings(request), control, _nobody)
-    control.check_stop()  # half a comparison is none
+    control.check_stop()  # an incomplete comparison is not returned
     width = len(request.prompts)
     texts = [each.text for each in found]
     return rs.Answers(answers=[texts[i : i + width] for i in range(0, len(texts), width)])
 
 
 def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
-    """Score texts under several variants; each alone, so that a score is the same each time."""
+    """Score texts under several variants, one text at a time, so that scores are reproducible."""
     found = []
     for variant in request.variants:
         with session.using(variant):
@@ -101,7 +101,7 @@ def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
 
 
 def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs.NextTokens:
-    """Tell which words are likely next under several variants."""
+    """Return the most likely next tokens under several variants."""
     rows = []
     for variant in [session.resolve(each) for each in request.variants]:
         control.check_stop()
@@ -122,10 +122,10 @@ def answer(
     control: Control,
     on_text: OnText,
 ) -> tuple[list[rs.Answer], int]:
-    """Answer all questions; returns the answers and how many shared a pass with another.
+    """Answer all questions; return the answers and how many shared a batch with another.
 
-    `on_text` gets a question's number and whole words as they come. Raises InvalidRequest before
-    anything is computed where a conversation leaves no room in the model's context.
+    `on_text` is called with a question's number and complete words as they are decoded. Raises
+    InvalidRequest before anything is computed where a conversation fills the model's context.
     """
     prompts = [_prompt(session, each) for each in questions]
     rooms = [room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts]
@@ -153,7 +153,7 @@ def _prompt(session: Session, question: Question) -> torch.Tensor:
 
 
 def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
-    """Sort questions into passes, the largest first; what cannot share one comes last, alone."""
+    """Group questions into batches, the largest first; questions that cannot share come last."""
     shared: list[_Group] = []
     alone: list[_Group] = []
     batchable = session.slot is None and batched_decoding.can_batch(session.base.model)
@@ -205,7 +205,7 @@ def _row(
 
 
 def _answer_of(session: Session, row: batched_decoding.Row) -> rs.Answer:
-    """Return what a row said; one that neither ended itself nor ran out of room was stopped."""
+    """Return a row's answer; a row that neither ended nor filled its room was stopped."""
     last = row.tokens[-1] if row.tokens else None
     over = last in end_tokens(session.base) or len(row.tokens) >= row.room
     return rs.Answer(
@@ -223,7 +223,7 @@ def _run(
     questions: Sequence[Question],
     control: Control,
 ) -> None:
-    """Answer one group with its adapters on the model; afterwards the active set answers again."""
+    """Answer one group with its adapters active; restore the active set afterwards."""
     if group.strengths is None:
         wanted = questions[group.members[0]].variant
     else:
@@ -257,7 +257,7 @@ def _run(
 def _with_pieces(
     session: Session, scores: rs.Scores, found: list[list[scoring.TextScore]]
 ) -> rs.Scores:
-    """Add what each piece of each text contributes; the first token is given, so it adds 0."""
+    """Add the log-probability of each piece of each text; the first token is given and adds 0."""
     pieces: list[list[str]] = []
     shares: list[list[list[float]]] = [[] for _ in found]
     for text in range(len(found[0])):
@@ -281,4 +281,4 @@ def _single(control: Control) -> OnText:
 
 
 def _nobody(number: int, text: str) -> None:
-    """Take text that nobody wants to see piece by piece."""
+    """Ignore streamed text."""

@@ -1,4 +1,6 @@
-"""One answer by Transformers' own `generate`, for models whose cache is not a standard one."""
+"""One answer with Transformers' own `generate`, for models without a standard cache.
+
+Knows nothing of adapters or conversations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +25,7 @@ def answer_plainly(
     on_text: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> list[int]:
-    """Continue one prompt by Transformers' own `generate`, for models with a cache of their own."""
+    """Continue one prompt, ids: (1, length), int64, by at most `room` tokens; return new ids."""
     with torch.inference_mode():
         output = model.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -50,7 +52,7 @@ class _Sampling(LogitsProcessor):
 
 
 class _Streamer(TextStreamer):
-    """Hands out decoded text as soon as a word is whole."""
+    """Streams decoded text as soon as a word is complete."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -70,7 +72,7 @@ class _StopWhen(StoppingCriteria):
 
 
 def _config(base: Base, max_new_tokens: int) -> GenerationConfig:
-    """Greedy search; sampling is the processor's. The end tokens are the base's own."""
+    """Return a greedy search; `_Sampling` adds the sampling. The end tokens are the base's."""
     end, pad = end_tokens(base), base.tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""Sampling the next token, one row at a time."""
+"""Sampling of the next token, one row at a time. Knows nothing of models or tokens."""
 
 import torch
 
@@ -6,10 +6,10 @@ NEXT_TOKEN = "The score of the next token"
 
 
 class Sampler:
-    """One row's chance: with temperature, the likeliest token after adding noise of its own.
+    """Samples one row: with a temperature, the largest score after adding Gumbel noise.
 
-    The likeliest token after adding Gumbel noise is a sample of the softmax (Gumbel-max trick), and
-    the noise comes from the row's seed alone: an answer is the same alone and in company.
+    That is a sample from the softmax (Gumbel-max trick, Maddison et al. 2014, section 2). The noise
+    depends on the row's seed only, so an answer is the same alone and in a batch.
     """
 
     def __init__(self, temperature: float, seed: int) -> None:
@@ -17,13 +17,13 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
 
     def draw(self, size: int) -> torch.Tensor | None:
-        """Return the noise of the next token; None where there is no chance in it."""
+        """Return the next token's noise, (size,); None for greedy decoding."""
         if self.temperature == 0:
             return None
         return -(-torch.rand(size, generator=self._generator).clamp_(1e-20).log()).log()
 
     def apply(self, scores: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """Return the scores of which the largest is taken."""
+        """Return the scores whose largest is chosen; scores, noise: (vocabulary,), float."""
         if noise is None:
             return scores
         return scores / self.temperature + noise.to(scores.device)

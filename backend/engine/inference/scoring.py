@@ -1,4 +1,4 @@
-"""Log-probabilities of texts and of next tokens. Knows nothing of adapters: the caller chose."""
+"""Log-probabilities of texts and of next tokens. Knows nothing of adapters."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ SCORE_CHUNK = 1024
 
 
 class TextScore(NamedTuple):
-    """A text's total log-probability, that of each token after the first, and its token ids."""
+    """A text's total log-probability (nats), that of each token after the first, and its ids."""
 
     total: float
     each: list[float]
@@ -22,7 +22,7 @@ class TextScore(NamedTuple):
 
 
 def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
-    """Return the total natural-log probability of a text's tokens after the first, and their count.
+    """Return the summed log-probability (nats) of a text's tokens after the first, and their count.
 
     The text is tokenised with the tokenizer's default special tokens and no template.
     """
@@ -31,10 +31,10 @@ def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
 
 
 def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
-    """Like `score`, with every token's share.
+    """Like `score`, with the log-probability of every token.
 
-    Texts go one by one: padding them into a batch would move a score by its rounding (1e-6 here),
-    and others compare scores bit for bit.
+    Texts are scored one by one: padding in a batch would change a score by rounding (1e-6 here),
+    and callers compare scores bit for bit.
     """
     ids = base.tokenizer(text, return_tensors="pt").input_ids.to(base.device)
     length = ids.shape[1]
@@ -55,7 +55,7 @@ def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
 
 
 def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch.Tensor:
-    """Return how likely every token is right after a prompt, shape (vocabulary,)."""
+    """Return the probability of every token after a prompt: (vocabulary,), fp32 on the CPU."""
     ids = encode_prompt(base, [Message(role="user", content=prompt)])
     room_for(base, ids.shape[1], 0)
     with torch.inference_mode():

@@ -1,16 +1,18 @@
-"""Tokens as text: while they come, one by one, and to look at."""
+"""Text streaming: tokens as text while they are generated, and as visible pieces.
+
+Knows nothing of models."""
 
 from typing import Any
 
 _UNFINISHED = "\ufffd"
-_FIRST_WIDE = 0x2E80  # from here on, scripts do not put spaces between words
+_FIRST_WIDE = 0x2E80  # from this code point on, scripts put no spaces between words
 
 
 class TextStream:
-    """Turns one row's tokens into text as they come; hands out whole words only.
+    """Turns one row's tokens into text while they come; returns complete words only.
 
-    A token may be part of a character, and what it adds may depend on the token before, so each
-    time a short window is decoded again and the part that is new is taken.
+    A token may be part of a character, and its text may depend on the token before. So each time a
+    short window is decoded again, and only the new part is taken.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -20,7 +22,7 @@ class TextStream:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """Take a token; returns the words that are whole now, often none."""
+        """Add a token; return the words that are complete now, often none."""
         self._tokens.append(token)
         before = self._decode(self._tokens[self._window : self._read])
         now = self._decode(self._tokens[self._window :])
@@ -46,14 +48,14 @@ class TextStream:
 
 
 def _whole(text: str) -> int:
-    """Return how much of a text is whole words."""
+    """Return the length of a text up to its last complete word."""
     if text and ord(text[-1]) >= _FIRST_WIDE:
         return len(text)
     return max(text.rfind(space) for space in (" ", "\n", "\t")) + 1
 
 
 def visible(tokenizer: Any, token: int) -> str:
-    """Write one token so that people see it: spaces stay, and what is no text shows its name."""
+    """Return one token as visible text: with its spaces, or its name where it is not text."""
     text = str(tokenizer.decode([token]))
     if not text or _UNFINISHED in text:
         return str(tokenizer.convert_ids_to_tokens(token))
@@ -61,7 +63,7 @@ def visible(tokenizer: Any, token: int) -> str:
 
 
 def spans(tokenizer: Any, tokens: list[int]) -> list[tuple[str, int]]:
-    """Split a text into what its tokens show: (text, how many tokens it takes).
+    """Split a text into the pieces of its tokens: (text, number of tokens).
 
     A character that takes several tokens becomes one span; the spans add up to the text.
     """

@@ -1,3 +1,3 @@
-"""Base models: their files and limits, loading, identity, quantisation, layers and sizes.
+"""Base models: their files and limits, loading, fingerprint, quantisation, layers and sizes.
 
 Knows nothing of adapters or of the session."""

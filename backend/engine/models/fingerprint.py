@@ -1,4 +1,4 @@
-"""What a base takes in memory, before it is read and after, and which base it is."""
+"""The memory that a base takes, before and after it is read, and its fingerprint (its identity)."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title, weight_files
 from backend.requests import LoadModel
 
-READ_AHEAD = 5  # full-precision layers in memory at once while Transformers 5.23 quantises
+READ_AHEAD = 5  # full-precision layers in memory at the same time while Transformers 5.23 quantises
 
 
 def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
@@ -35,7 +35,7 @@ def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
 def predict_quantized(
     folder: Path, request: LoadModel, precision: str, parameters: int
 ) -> tuple[int, int]:
-    """Return the bytes that a quantised base will take, and what reading it takes for a moment.
+    """Return the bytes that a quantised base will take, and the extra bytes while it is read.
 
     Raises Unsupported where the model has no layer that can be quantised.
     """
@@ -43,7 +43,7 @@ def predict_quantized(
     if not shape.linear:
         raise Unsupported(
             f"{title(folder)} has no layers that bitsandbytes can quantise.",
-            cure="Load it with quantisation none.",
+            cure="Load it without quantisation.",
         )
     storage = Storage(
         stored=precision, quantization=request.quantization, double_quant=request.double_quant
@@ -52,19 +52,19 @@ def predict_quantized(
 
 
 def tensor_bytes(model: torch.nn.Module) -> int:
-    """Return the bytes that a model's tensors take, shared ones once.
+    """Return the bytes of a model's tensors; shared tensors count once.
 
-    The process's resident memory would tell of the allocator's reserves too, and differ each time.
+    The process's resident memory would include the allocator's reserves and differ each time.
     """
     tensors = (*model.parameters(), *model.buffers(), *quantization.state_tensors(model))
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
 def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
-    """Hash the shapes and a sample of the weights, so that an equal name alone proves nothing.
+    """Hash the shapes and a sample of the weights, because an equal name alone proves nothing.
 
-    The sample is rounded to bf16, so that the same model stored in either type is the same base.
-    So is a quantised one: its quantised weights are read from the checkpoint in `folder`.
+    The sample is rounded to bf16, so the same model in fp32 and bf16 has the same fingerprint. So
+    has a quantised model: its quantised weights are read from the checkpoint in `folder`.
     """
     digest = hashlib.sha256()
     weights: dict[str, torch.Tensor] = {
@@ -85,7 +85,7 @@ def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
 
 
 def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return tensors of a checkpoint; they lie in the file until a number of them is read."""
+    """Return tensors of a checkpoint, mapped from the file until their values are read."""
     found: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -95,15 +95,15 @@ def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
                     found[name] = file.get_tensor(key)
     if missing := sorted(names - found.keys()):
         raise Unsupported(
-            f"{title(folder)} stores {missing[0]} under another name, so that its quantised form "
-            "could not be told from another base.",
-            cure="Load it with quantisation none.",
+            f"{title(folder)} stores {missing[0]} under another name, so its quantised form could "
+            "not be identified as this base.",
+            cure="Load it without quantisation.",
         )
     return found
 
 
 def _as_named(key: str, names: set[str]) -> str | None:
-    """Return the model's name of a stored tensor; some checkpoints lack the outermost part."""
+    """Return the model's name of a stored tensor; some checkpoints omit the outermost prefix."""
     if key in names:
         return key
     return next((name for name in names if name.endswith("." + key) and "." in key), None)

@@ -1,4 +1,4 @@
-"""The linear layers of a base model: what adapters act on and quantisation packs."""
+"""The linear layers of a base model, which adapters change and quantisation packs."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class Target(NamedTuple):
-    """A layer that an adapter would change."""
+    """A layer that an adapter can change: its module name, input and output size."""
 
     name: str
     inputs: int
@@ -15,7 +15,7 @@ class Target(NamedTuple):
 
 
 def linear_layers(model: torch.nn.Module) -> list[Target]:
-    """Return every layer that LoRA can act on here, without the output head."""
+    """Return every layer that LoRA can change here, without the output head."""
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head else None
     found = []
@@ -31,7 +31,7 @@ def linear_layers(model: torch.nn.Module) -> list[Target]:
 
 
 def base_layer(module: torch.nn.Module) -> torch.nn.Module:
-    """Return the base's own layer inside whatever an adapter or a slot put around it."""
+    """Return the base's own layer inside the wrapper of an adapter or a slot, if there is one."""
     unwrap: Any = getattr(module, "get_base_layer", None)
     inner: torch.nn.Module = unwrap() if unwrap is not None else module
     return inner

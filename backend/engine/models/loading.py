@@ -1,4 +1,6 @@
-"""Loading a base model: everything that can be known is checked before a weight is read."""
+"""Loading a base model: everything that can be checked is checked before a weight is read.
+
+Knows nothing of the session: the caller unloads the old base first."""
 
 import re
 import time
@@ -26,12 +28,12 @@ from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
 
-EMULATED = "this GPU has no bf16 of its own and converts, which is slow"
+EMULATED = "this GPU has no native bf16 and converts, which is slow"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A base that was found and passed every check that needs no memory for weights."""
+    """A base that was found and passed all checks that need no memory for weights."""
 
     request: LoadModel
     folder: Path
@@ -43,7 +45,7 @@ class Plan:
     parameters: int
     memory_bytes: int
     passing_bytes: int
-    """What reading takes for a moment beyond that."""
+    """The extra bytes while the weights are read."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Base:
 
     @property
     def bound(self) -> float:
-        """How far results may lie apart; quantised bases have bounds of their own."""
+        """How much results may differ (`tolerances`); quantised bases have their own bounds."""
         computed = self.facts.quantized_compute or self.facts.precision
         return max(
             bound(self.facts.precision, self.facts.quantization, self.device.type),
@@ -76,7 +78,7 @@ class Base:
 def prepare(request: LoadModel, control: Control) -> Plan:
     """Find a base in the starter kit, a folder or the Hub, and check it before a weight is read.
 
-    Raises ModelError, NotFound or Unsupported; whatever was loaded is not touched.
+    Raises ModelError, NotFound or Unsupported; a loaded base is not touched.
     """
     device = devices.choose(request.device)
     quantized = request.quantization != "none"
@@ -88,7 +90,7 @@ def prepare(request: LoadModel, control: Control) -> Plan:
     parameters, predicted = fingerprint.predict(folder, DTYPES[precision])
     passing = 0
     if not quantized:
-        model_folder.skeleton(folder)  # asks whether the weight files can hold it
+        model_folder.skeleton(folder)  # checks that the weight files can hold it
     else:
         predicted, passing = fingerprint.predict_quantized(folder, request, precision, parameters)
     return Plan(
@@ -106,12 +108,12 @@ def prepare(request: LoadModel, control: Control) -> Plan:
 
 
 def load(request: LoadModel, control: Control) -> Base:
-    """Check a base and load it, where no other one has to leave first."""
+    """Check a base and load it, where no other base has to be unloaded first."""
     return load_prepared(prepare(request, control), control)
 
 
 def load_prepared(plan: Plan, control: Control) -> Base:
-    """Load a checked base; raises ModelError, or OutOfMemory before memory is taken."""
+    """Load a checked base; raises ModelError, or OutOfMemory before any memory is allocated."""
     started = time.monotonic()
     source, dtype = plan.request.source, DTYPES[plan.precision]
     wanted = plan.request.quantization
@@ -119,10 +121,10 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     memory.require(plan.memory_bytes + plan.passing_bytes, plan.device, f"{source} in {kind}")
     control.progress(f"Reading {source}", None, force=True)
     model = _read(plan, dtype)
-    # PEFT writes this name into every adapter, where a Hub id says more than a cache folder.
+    # PEFT writes this name into every adapter; a Hub id is more useful there than a cache folder.
     from_hub = source != "starter" and not looks_like_path(source)
     model.name_or_path = source if from_hub else str(plan.folder)
-    memory.release(plan.device)  # what reading and quantising left behind
+    memory.release(plan.device)  # temporary memory of reading and quantising
     measured = fingerprint.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
     facts = ModelFacts(
@@ -160,28 +162,28 @@ def load_prepared(plan: Plan, control: Control) -> Base:
 
 
 def _places(device: torch.device) -> int:
-    """Return how many processes of a run have a GPU, or at least a core, of their own here."""
+    """Return how many processes of a run can have their own GPU, or their own core, here."""
     return devices.count() if devices.is_gpu(device) else launch_commands.cores()
 
 
 def choose_precision(
     wanted: str, device: torch.device, *, quantized: bool = False
 ) -> tuple[str, str]:
-    """Return the stored type of the weights and why.
+    """Return the stored dtype of the weights and why.
 
-    A GPU without bf16 of its own stores fp16. A quantised base cannot be trained in that, so what
-    is not quantised of it stays in fp32.
+    On a GPU without native bf16 this is fp16. A quantised base cannot be trained in fp16, so its
+    weights that are not quantised stay in fp32.
     """
     native = devices.computes_bf16(device)
     if wanted == "fp16" and device.type == "cpu":
         raise Unsupported(
-            "fp16 is slow and imprecise on a processor.", cure="Use bf16, which is the same size."
+            "fp16 is slow and imprecise on a processor.", cure="Use bf16, which has the same size."
         )
     if wanted != "auto":
         emulated = wanted == "bf16" and not native
         return wanted, f"as chosen, though {EMULATED}" if emulated else "as chosen"
     if device.type == "cpu":
-        return "fp32", "exact, as it can be on a processor"
+        return "fp32", "full precision, the default on a processor"
     if native:
         return "bf16", "half the memory, and GPUs compute it fastest"
     if quantized:
@@ -206,14 +208,14 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     except (ValueError, OSError, SafetensorError, KeyError) as error:
         raise ModelError(
             f"{plan.title} could not be read: {model_folder.first_line(error)}",
-            cure="Its files do not fit together: download it again.",
+            cure="Its files do not match each other: download it again.",
             details=str(error),
         ) from error
     except RuntimeError as error:
         if "mismatched" not in str(error):
             raise
         raise ModelError(
-            f"The weights in {plan.title} do not fit its config.json.", details=str(error)
+            f"The weights in {plan.title} do not match its config.json.", details=str(error)
         ) from error
     quantization.guard(model)
     _require_complete(model, report, plan.title)
@@ -222,7 +224,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
-    """Raise where config and weights disagree on what there is.
+    """Raise where config.json and the weights do not describe the same tensors.
 
     Transformers fills missing weights with random numbers and drops layers that the config does
     not count, both without an error.
@@ -230,14 +232,14 @@ def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"The weights in {name} do not fit its config.json: {missing[0]} is missing.",
+            f"The weights in {name} do not match its config.json: {missing[0]} is missing.",
             details="\n".join(missing),
         )
     known = {re.sub(r"\d+", "#", key) for key in model.state_dict()}
     uncounted = sorted(k for k in report["unexpected_keys"] if re.sub(r"\d+", "#", k) in known)
     if uncounted:
         raise ModelError(
-            f"The weights in {name} do not fit its config.json: there is no place for "
+            f"The weights in {name} do not match its config.json: there is no place for "
             f"{uncounted[0]}.",
             details="\n".join(uncounted),
         )

@@ -1,4 +1,4 @@
-"""A base on disk: finding it, checking its folder, its tokenizer, its modules without weights."""
+"""A base on disk: finding and checking its folder, its tokenizer, its modules without weights."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from backend.settings import STARTER
 
 
 def find(source: str, revision: str | None, control: Control) -> Path:
-    """Return the folder that a source means, downloading it where it is a Hub id."""
+    """Return the folder of a source; a Hub id is downloaded."""
     if source == "starter":
         return STARTER / "model"
     if looks_like_path(source):
@@ -43,17 +43,17 @@ def find(source: str, revision: str | None, control: Control) -> Path:
 
 
 def display_name(source: str, folder: Path) -> str:
-    """Return what people call this base."""
+    """Return the name of a base to show."""
     return folder.name if looks_like_path(source) and source != "starter" else source
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """Return the folder's config; raises where it is no model that can be loaded safely."""
+    """Return the folder's config; raises where it is not a model that can be loaded safely."""
     config_file, name = folder / "config.json", title(folder)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} holds an adapter, not a base model.",
-            cure="Load the base it was made for first, then add the adapter.",
+            cure="Load the base that it was made for first, then add the adapter.",
         )
     if not config_file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
@@ -70,27 +70,27 @@ def check_folder(folder: Path) -> dict[str, Any]:
                 cure="Convert it to safetensors first.",
             )
         raise ModelError(
-            f"{name} has a config but no weights (no model.safetensors).",
-            cure="Only safetensors are read: choose another base, or convert it first.",
+            f"{name} has a config.json but no weights (no model.safetensors).",
+            cure="Only safetensors files are read: choose another base, or convert it first.",
         )
     return config
 
 
 def require_known(folder: Path, config: dict[str, Any]) -> None:
-    """Raise where Transformers does not know the architecture or knows it for another task."""
+    """Raise where Transformers does not know the architecture, or only for another task."""
     _known(config, title(folder))
 
 
 def require_held(folder: Path, config: dict[str, Any]) -> None:
-    """Raise ModelError where the weight files cannot hold what the configuration says."""
+    """Raise ModelError where the weight files are too small for the configuration."""
     name = title(folder)
     model_limits.require_held(_known(config, name), weight_files(folder), name)
 
 
 def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
-    """Return the configuration in a config.json, or in its content, without any other file.
+    """Return the configuration from a config.json or its content, without any other file.
 
-    Raises ModelError or Unsupported where it is not that of a causal language model.
+    Raises ModelError or Unsupported where it is not a causal language model's.
     """
     if isinstance(source, dict):
         return _known(source, "This configuration")
@@ -104,7 +104,7 @@ def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise Unsupported(
-            f"{name} has the architecture {kind!r}, unknown to Transformers {__version__}.",
+            f"{name} has the architecture {kind!r}, not known to Transformers {__version__}.",
             cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
         )
     model_limits.require_plausible(config, name)
@@ -136,15 +136,15 @@ def _read_json(file: Path, name: str) -> dict[str, Any]:
 def _require_no_code(config: dict[str, Any], name: str) -> None:
     if "auto_map" in config:
         raise Unsupported(
-            f"{name} brings its own program code, which the workbench never runs.",
+            f"{name} contains its own program code, which the workbench never runs.",
             cure="Choose a model whose architecture is part of Transformers.",
         )
 
 
 def skeleton(folder: Path) -> torch.nn.Module:
-    """Build the model's modules without memory for weights: enough to match names and count.
+    """Build the model's modules on the meta device, to match names and count parameters.
 
-    Raises ModelError where the weight files cannot hold them.
+    Raises ModelError where the weight files are too small for them.
     """
     require_held(folder, check_folder(folder))
     with torch.device("meta"):
@@ -155,15 +155,15 @@ def skeleton(folder: Path) -> torch.nn.Module:
 
 
 def context_length(folder: Path) -> int:
-    """Return how many tokens a base can look at; 0 where its config does not say."""
+    """Return a base's context length in tokens; 0 where its config does not say."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return int(getattr(config, "max_position_embeddings", 0) or 0)
 
 
 def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBase:
-    """Read a base's tokenizer, with a chat template of the catalogue where it brings none.
+    """Read a base's tokenizer, with a chat template from the catalogue if it has none itself.
 
-    Raises ModelError where there is no tokenizer, and Unsupported where it has a template already.
+    Raises ModelError where there is no tokenizer, and Unsupported where it already has a template.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -171,21 +171,21 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
         )
     except Exception as error:
         raise ModelError(
-            f"{title(folder)} has no tokenizer that can be read.", details=str(error)
+            f"{title(folder)} has no readable tokenizer.", details=str(error)
         ) from error
     _require_short_template(tokenizer.chat_template, title(folder))
     if template != "own":
         if tokenizer.chat_template:
             raise Unsupported(
-                f"{title(folder)} has a chat template of its own, which it was trained with.",
-                cure="Leave Chat template at own.",
+                f"{title(folder)} has its own chat template, which it was trained with.",
+                cure="Set Chat template to own.",
             )
         tokenizer.chat_template = CHAT_TEMPLATES[template].jinja
     return tokenizer
 
 
 def _require_short_template(template: Any, name: str) -> None:
-    """Raise ModelError where a chat template, or several by their names, is longer than any is."""
+    """Raise ModelError where a chat template (or all named ones together) is implausibly long."""
     length = len(str(template or ""))
     if length > read_limits.TEMPLATE_BYTES:
         raise ModelError(
@@ -197,6 +197,6 @@ def _require_short_template(template: Any, name: str) -> None:
 
 def first_line(error: BaseException) -> str:
     first, *rest = str(error).strip().splitlines() or ["no reason given"]
-    if first.endswith(":") and rest:  # the reason itself is in the next line
+    if first.endswith(":") and rest:  # the reason itself is on the next line
         first = f"{first} {rest[0].strip()}"
     return first[:200]

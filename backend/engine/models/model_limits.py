@@ -1,7 +1,7 @@
-"""What the files and numbers of a base may be, asked before Transformers opens or builds anything.
+"""Limits for the files and numbers of a base, checked before Transformers opens or builds anything.
 
-Transformers 5.23 builds whatever config.json says: ten million layers take hours, and a tokenizer
-that is a FIFO waits for ever. What a base can hold is bounded by what its weight files hold.
+Transformers 5.23 builds what config.json says: ten million layers take hours, and a tokenizer file
+that is a FIFO blocks forever. The size of a base is limited by what its weight files hold.
 """
 
 import os
@@ -24,7 +24,7 @@ TOKENIZER = (
 )  # fmt: skip
 TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
 OPENED = (".json", ".safetensors", ".jinja", *TOKENIZER_SUFFIXES)
-"""Endings of names that Transformers opens, where a folder is an error too."""
+"""Extensions of files that Transformers opens; a folder with such a name is an error, too."""
 LAYERS = re.compile(r"(num|n)_(\w+_)?layers?|(encoder|decoder)_layers")
 EXPERTS = re.compile(r"\w*num_(\w+_)?experts|n_(\w+_)?experts")
 SIZES = re.compile(
@@ -33,11 +33,11 @@ SIZES = re.compile(
 MUST_BE = ("num_hidden_layers", "hidden_size", "vocab_size")
 DAMAGED = "Its config.json is damaged, or of another model: download it again."
 BITS = 8
-"""In how few bits a number is stored at least one can be: a byte holds eight of them."""
+"""The most numbers that a byte can store: at least one bit each."""
 
 
 def require_bounded_files(folder: Path, name: str) -> None:
-    """Raise ModelError where a file of a model folder is none, or larger than any of its kind."""
+    """Raise ModelError where a file of a model folder is not a regular file, or is too large."""
     for count, entry in enumerate(_entries(folder), 1):
         if count > read_limits.FOLDER_ENTRIES:
             raise ModelError(
@@ -62,7 +62,7 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
 
 
 def _most_bytes(file: str) -> int | None:
-    """Return how large a file of this name may be; None for weights and what is never opened."""
+    """Return the size limit for a file of this name; None for weights and files never opened."""
     if file in CONFIGS:
         return read_limits.CONFIG_BYTES
     if file.endswith(".index.json"):
@@ -75,7 +75,7 @@ def _most_bytes(file: str) -> int | None:
 
 
 def require_plausible(config: dict[str, Any], name: str) -> None:
-    """Raise ModelError where a number in config.json is beyond every model there is."""
+    """Raise ModelError where a number in config.json is larger than in any existing model."""
     largest = {LAYERS: 0.0, EXPERTS: 0.0}
     for key, value in _numbers(config):
         for pattern in largest:
@@ -97,33 +97,33 @@ def require_plausible(config: dict[str, Any], name: str) -> None:
 
 
 def require_sizes(known: Any, name: str) -> None:
-    """Raise ModelError where a configuration lacks what every model has."""
+    """Raise ModelError where a configuration lacks a size that every model has."""
     text = known.get_text_config(decoder=True)
     for field in MUST_BE:
         value = getattr(text, field, None)
         if value is not None and (isinstance(value, bool) or not _is_count(value)):
             raise ModelError(
-                f"{name}/config.json says {field} = {str(value)[:40]!r}, which is no number of "
+                f"{name}/config.json says {field} = {str(value)[:40]!r}, which is not a number of "
                 "at least 1.",
                 cure=DAMAGED,
             )
 
 
 def require_held(known: Any, files: list[Path], name: str) -> None:
-    """Raise ModelError where the weight files cannot hold what config.json says there is."""
+    """Raise ModelError where the weight files are too small for what config.json says."""
     tensors, most = _stored(files)
     text = known.get_text_config(decoder=True)
     layers = getattr(text, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > tensors:
         raise ModelError(
-            f"{name}/config.json says num_hidden_layers = {layers:,}, and its weight files hold "
+            f"{name}/config.json says num_hidden_layers = {layers:,}, but its weight files hold "
             f"{tensors:,} tensors, too few for so many layers.",
             cure=DAMAGED,
         )
     width, words = getattr(text, "hidden_size", None), getattr(text, "vocab_size", None)
     if isinstance(width, int) and isinstance(words, int) and width * words > most:
         raise ModelError(
-            f"{name}/config.json says {words:,} tokens of {width:,} numbers each, and its weight "
+            f"{name}/config.json says {words:,} tokens of {width:,} numbers each, but its weight "
             f"files hold at most {most:,} numbers.",
             cure=DAMAGED,
         )
@@ -132,20 +132,21 @@ def require_held(known: Any, files: list[Path], name: str) -> None:
 def require_fits(model: torch.nn.Module, files: list[Path], name: str) -> None:
     """Raise ModelError where a skeleton has more parameters than its weight files can hold.
 
-    Transformers would make up those that are missing, in memory.
+    Transformers would create the missing ones in memory.
     """
     parameters = sum(each.numel() for each in model.parameters())
     _, most = _stored(files)
     if parameters > most:
         raise ModelError(
-            f"{name}/config.json makes {parameters:,} parameters, and its weight files hold at "
+            f"{name}/config.json describes {parameters:,} parameters, but its weight files hold at "
             f"most {most:,} numbers.",
             cure=DAMAGED,
         )
     made = sum(each.numel() * each.element_size() for each in model.buffers())
     if made > max(read_limits.BUFFER_BYTES, most):
         raise ModelError(
-            f"{name}/config.json makes tables of {made:,} bytes beside its weights.", cure=DAMAGED
+            f"{name}/config.json needs tables of {made:,} bytes in addition to its weights.",
+            cure=DAMAGED,
         )
 
 
@@ -156,7 +157,7 @@ def _stored(files: list[Path]) -> tuple[int, int]:
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number of a configuration with its name, those of its parts too."""
+    """Yield every number of a configuration with its name, including nested ones."""
     left = [(key, value)]
     while left:
         key, value = left.pop()

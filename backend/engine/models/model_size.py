@@ -1,7 +1,8 @@
 """The sizes of a model, and the bytes of its weights, from its config.json alone.
 
-Each number takes the bytes of its stored type. A quantised layer of n numbers takes n/2 + 4 n/64
-(nf4, fp4), n/2 + n/64 + 4 n/16384 (double quantisation), or n + 4 rows (int8).
+A weight takes the bytes of its stored dtype. A quantised layer of n weights takes n/2 + 4 n/64
+bytes (nf4, fp4), n/2 + n/64 + 4 n/16384 (double quantisation; Dettmers et al. 2023, section 3), or
+n + 4 rows (int8).
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that decide about memory. `linear` leaves the output head out."""
+    """The sizes of a model that decide about memory. `linear` excludes the output head."""
 
     parameters: int
     linear: tuple[Target, ...]
@@ -43,7 +44,7 @@ class Shape:
 
     @classmethod
     def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
-        """Read the sizes off a model, with or without weights; `parameters` of the base alone."""
+        """Read the sizes from a model, with or without weights; `parameters` of the base alone."""
         config: Any = model.config
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         width = int(getattr(config, "hidden_size", 512))
@@ -61,9 +62,9 @@ class Shape:
 
     @classmethod
     def from_config(cls, source: Path | dict[str, Any]) -> "Shape":
-        """Read the sizes from a config.json or its content; no weight is needed or downloaded.
+        """Read the sizes from a config.json or its content; no weights are needed or downloaded.
 
-        Raises ModelError or Unsupported where it is not that of a causal language model.
+        Raises ModelError or Unsupported where it is not a causal language model's.
         """
         config = model_folder.read_config(source)
         try:
@@ -73,7 +74,7 @@ class Shape:
             reason = model_folder.first_line(error).rstrip(".")
             raise ModelError(
                 f"No model can be built from this config.json: {reason}.",
-                cure="Check its sizes: each is a whole number above 0.",
+                cure="Check its sizes: each has to be a whole number above 0.",
                 details=str(error),
             ) from error
         return cls.of(model)
@@ -84,7 +85,7 @@ class Shape:
 
     @property
     def largest(self) -> int:
-        """Numbers in the largest layer."""
+        """The number of weights in the largest layer."""
         return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
 
 

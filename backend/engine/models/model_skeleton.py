@@ -1,6 +1,6 @@
-"""The session's base as its files describe it, for a process that does not hold its weights.
+"""The session's base without weights, for a process that has not loaded it.
 
-The last base that was asked for is kept: a skeleton and a tokenizer take up to a second to build.
+The last base is cached, because a skeleton and a tokenizer take up to a second to build.
 """
 
 from functools import lru_cache

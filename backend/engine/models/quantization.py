@@ -1,7 +1,7 @@
-"""Quantised bases: what is refused, how bitsandbytes is told, and what guards against its faults.
+"""Quantised bases: what is refused, the configuration of bitsandbytes, and fixes for its faults.
 
-Nothing here knows adapters. A quantised base is the same base as the one in full precision: the
-same adapters fit, so its fingerprint is that of the checkpoint it was quantised from.
+A quantised base counts as the same base as the one in full precision: the same adapters fit, so its
+fingerprint is that of the checkpoint it was quantised from. Knows nothing of adapters.
 """
 
 from collections.abc import Iterator
@@ -32,19 +32,19 @@ def require_possible(
     *,
     device: torch.device = devices.CPU,
 ) -> None:
-    """Raise Unsupported where a base cannot be quantised right, before a weight is read."""
+    """Raise Unsupported where a base cannot be quantised correctly, before a weight is read."""
     stored = config.get("quantization_config")
     if stored:
         method = stored.get("quant_method", "an unknown method")
         raise Unsupported(
-            f"{name} is stored quantised already ({method}).",
-            cure="Load the model it was made from, and choose the quantisation here.",
+            f"{name} is already stored quantised ({method}).",
+            cure="Load the original model, and choose the quantisation here.",
         )
     if request.quantization == "none":
         return
     if precision == "fp16":
         raise Unsupported(
-            f"A base quantised to {request.quantization} cannot be trained right in fp16: "
+            f"A base quantised to {request.quantization} cannot be trained correctly in fp16: "
             "its gradients overflow.",
             cure="Choose bf16 or fp32 as precision.",
         )
@@ -57,12 +57,12 @@ def require_possible(
 def blocker(device: torch.device) -> str:
     """Return why bitsandbytes cannot quantise on a device; empty where it can.
 
-    A GPU that is on another machine counts as one where it can, unless it is Apple's.
+    A GPU that this machine does not have counts as supported, unless it is Apple's.
     """
     if device.type == "mps":
         return (
-            "bitsandbytes quantises on Apple GPUs with program code that it downloads from the "
-            "Hub, and no such code is run here."
+            "On Apple GPUs, bitsandbytes quantises with program code that it downloads from the "
+            "Hub. Such code is never run here."
         )
     missing = isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary)
     if missing and devices.is_gpu(device) and device.type == devices.gpu():
@@ -72,9 +72,9 @@ def blocker(device: torch.device) -> str:
 
 
 def bnb_config(request: LoadModel, device: torch.device) -> BitsAndBytesConfig | None:
-    """Return what Transformers needs to quantise while it reads; None for full precision.
+    """Return the quantisation configuration for Transformers; None for full precision.
 
-    Everything is said: Transformers' own defaults are fp4 and fp32 whatever the device.
+    Every option is set explicitly: Transformers' defaults are fp4 and fp32 on any device.
     """
     if request.quantization == "none":
         return None
@@ -89,25 +89,25 @@ def bnb_config(request: LoadModel, device: torch.device) -> BitsAndBytesConfig |
 
 
 def compute_type(request: LoadModel, device: torch.device) -> str:
-    """Return what 4-bit weights are unpacked to."""
+    """Return the dtype that 4-bit weights are unpacked to."""
     if request.compute_dtype != "auto":
         return request.compute_dtype
     return "bf16" if devices.is_gpu(device) and devices.computes_bf16(device) else "fp32"
 
 
 def computed_in(request: LoadModel, device: torch.device) -> str:
-    """Return what 4-bit layers are unpacked to; empty where nothing is, or where inputs decide."""
+    """Return the dtype that 4-bit layers compute in; empty without 4-bit or if inputs decide."""
     return compute_type(request, device) if request.quantization in ("nf4", "fp4") else ""
 
 
 def guard(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes 0.50.2 from computing wrongly; call it right after loading.
+    """Keep bitsandbytes 0.50.2 from computing wrongly; call this right after loading.
 
-    - 4-bit on processors with AVX512-BF16: the first answer would re-pack weights in place, after
-      which gradients are wrong (cosine 0.3) and saving changes the answers, all without an error.
-    - 8-bit on processors: evaluation would quantise activations too, with outlier columns that
-      depend on the other rows, so that an answer depended on its neighbours. The way that training
-      computes is exact for the stored weights, and many times faster; it is used throughout.
+    - 4-bit on processors with AVX512-BF16: the first answer would re-pack weights in place. After
+      that, gradients are wrong (cosine 0.3) and saving changes the answers, all without an error.
+    - 8-bit on processors: evaluation would also quantise activations, with outlier columns that
+      depend on the other rows, so an answer would depend on its neighbours. The code path of
+      training is exact for the stored weights and many times faster; it is always used.
     """
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
@@ -138,7 +138,7 @@ def state_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def layer_bytes(model: torch.nn.Module) -> tuple[int, int]:
-    """Return the bytes of the quantised layers as they are, and as they would be in fp32."""
+    """Return the bytes of the quantised layers, and the bytes that they would take in fp32."""
     modules: list[Any] = [module for _, module in layers(model)]
     weights = sum(m.weight.numel() * m.weight.element_size() for m in modules)
     states = sum(t.numel() * t.element_size() for t in state_tensors(model))
@@ -146,7 +146,7 @@ def layer_bytes(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def numbers(model: torch.nn.Module) -> int:
-    """Return how many numbers a model has, whatever they are packed into."""
+    """Return how many parameters a model has, also where they are packed."""
     modules: list[Any] = [module for _, module in layers(model)]
     packed = sum(m.weight.numel() for m in modules)
     whole = sum(m.in_features * m.out_features for m in modules)
@@ -154,7 +154,7 @@ def numbers(model: torch.nn.Module) -> int:
 
 
 def describe(request: LoadModel, model: PreTrainedModel, device: torch.device) -> str:
-    """Say in a sentence what quantising did."""
+    """Describe in one sentence what quantising did."""
     now, full = layer_bytes(model)
     kind = QUANTIZATIONS[request.quantization].title
     kind += " with double quantisation" if request.double_quant else ""
@@ -162,18 +162,18 @@ def describe(request: LoadModel, model: PreTrainedModel, device: torch.device) -
     inside = f", computed in {computed}" if computed else ""
     return (
         f"{len(layers(model))} layers are kept in {kind}{inside}, at {now / max(full, 1):.2f} of "
-        "their size in fp32; embeddings, norms and the output head stay in full precision."
+        "their fp32 size. Embeddings, norms and the output head stay in full precision."
     )
 
 
 @contextmanager
 def prepared(model: PreTrainedModel) -> Iterator[str]:
-    """Make a quantised base ready for learning, and as it was afterwards; says what was done.
+    """Prepare a quantised base for training, and restore it afterwards; yields a description.
 
-    This is what PEFT's `prepare_model_for_kbit_training` does, in a form that can be undone: that
-    one casts embeddings and head to fp32 for good (2 GB more on an 8 B model), switches reentrant
-    checkpointing on, and freezes adapters that are there already (PEFT 0.21.2). Here the base is
-    frozen, the norms are in fp32 meanwhile, and the head computes under the step's autocast.
+    This follows PEFT's `prepare_model_for_kbit_training`, but can be undone. PEFT's function casts
+    embeddings and head to fp32 permanently (2 GB more on an 8 B model), switches reentrant
+    checkpointing on, and freezes existing adapters (PEFT 0.21.2). Here the base is frozen, the
+    norms are in fp32 during training, and the head computes under the step's autocast.
     """
     if not layers(model):
         yield ""
@@ -183,24 +183,25 @@ def prepared(model: PreTrainedModel) -> Iterator[str]:
     try:
         for parameter, _ in cast:
             parameter.data = parameter.data.float()
-        norms = f"{len(cast)} norms are in fp32 meanwhile" if cast else "norms are in fp32 already"
+        norms = f"{len(cast)} norms cast to fp32" if cast else "norms already in fp32"
         yield (
-            f"Quantised base prepared: {len(layers(model))} layers frozen as they are, {norms}; "
-            "both keep small corrections from being rounded away. Only the adapter learns, in fp32."
+            f"Quantised base prepared: {len(layers(model))} layers frozen, {norms} during "
+            "training, so that small changes are not rounded away. Only the adapter is trained, in "
+            "fp32."
         )
     finally:
         for parameter, dtype in cast:
-            parameter.data = parameter.data.to(dtype)  # from fp32 back: not a bit is lost
+            parameter.data = parameter.data.to(dtype)  # back from fp32, without any loss
 
 
 def about_checkpointing(chosen: bool, *, asked: bool) -> str:
-    """Say in a sentence what is done about gradient checkpointing, and why."""
+    """Describe in one sentence whether gradient checkpointing is on, and why."""
     if not chosen:
-        return " Gradient checkpointing stays off: the run fits without, and is faster so."
-    why = "as asked" if asked else "without it the run would not fit into memory"
+        return " Gradient checkpointing stays off: the run fits without it and is faster."
+    why = "as requested" if asked else "without it the run would not fit into memory"
     return (
-        f" Gradient checkpointing is on ({why}), non-reentrant and with gradients for the inputs, "
-        "without which a frozen base would pass none on."
+        f" Gradient checkpointing is on ({why}). It is non-reentrant, with gradients for the "
+        "inputs, which a frozen base needs to pass gradients on."
     )
 
 
@@ -208,7 +209,7 @@ Norms = list[tuple[torch.nn.Parameter, torch.dtype]]
 
 
 def narrow_norms(model: PreTrainedModel) -> Norms:
-    """Return the norms of a quantised base that `prepared` widens to fp32, with their own types."""
+    """Return the norms of a quantised base that `prepared` casts to fp32, with their own dtypes."""
     if not layers(model):
         return []
     return [
@@ -221,7 +222,7 @@ def narrow_norms(model: PreTrainedModel) -> Norms:
 
 @contextmanager
 def narrowed(norms: Norms) -> Iterator[None]:
-    """Let widened norms be as they were loaded for a while; not a bit is lost either way."""
+    """Put cast norms back into their loaded dtype for a while; both casts are lossless."""
     for parameter, dtype in norms:
         parameter.data = parameter.data.to(dtype)
     try:
@@ -232,7 +233,7 @@ def narrowed(norms: Norms) -> Iterator[None]:
 
 
 class _WeightOnlyState(MatmulLtState):
-    """Makes bitsandbytes compute 8-bit layers as it does in training, always."""
+    """Makes bitsandbytes always compute 8-bit layers as in training."""
 
     @property
     def is_training(self) -> bool:
@@ -240,14 +241,14 @@ class _WeightOnlyState(MatmulLtState):
 
     @is_training.setter
     def is_training(self, value: bool) -> None:
-        """The layer says in each forward pass whether it is training; here that changes nothing."""
+        """Ignore the mode that the layer sets in each forward pass."""
 
 
 def _forward_keeping_nothing(ctx: Any, *arguments: Any) -> torch.Tensor:
-    """Let go of the input, which backward needs for a weight that learns only.
+    """Release the input, which the backward pass needs only for a trainable weight.
 
-    bitsandbytes 0.50.2 keeps it outside autograd's reach, so that gradient checkpointing would save
-    nothing on an 8-bit base.
+    bitsandbytes 0.50.2 keeps it outside of autograd, so gradient checkpointing would save nothing
+    on an 8-bit base.
     """
     output: torch.Tensor = _forward_8bit(ctx, *arguments)
     if not ctx.needs_input_grad[1]:

@@ -85,7 +85,7 @@ def worker() -> psutil.Process:
 def test_a_chat_whose_template_has_no_end_ends_by_itself(service: Service) -> None:
     before = worker().pid
 
-    with pytest.raises(ModelError, match="was not done with the conversation after 10 seconds"):
+    with pytest.raises(ModelError, match="did not finish within 10 seconds"):
         service.start(talk("HANG")).result(timeout=60)
 
     assert worker().pid == before

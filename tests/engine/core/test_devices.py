@@ -119,7 +119,7 @@ def test_bf16_is_stored_only_where_the_device_computes_it(
 
     stored, reason = loading.choose_precision("auto", device)
     assert stored == plain
-    assert ("no bf16 of its own" in reason) == (plain == "fp16")
+    assert ("no native bf16" in reason) == (plain == "fp16")
     assert loading.choose_precision("auto", device, quantized=True)[0] == quantised
 
 
@@ -129,7 +129,7 @@ def test_a_person_may_choose_emulated_bf16_and_is_told(gpus: FakeGpus) -> None:
     stored, reason = loading.choose_precision("bf16", devices.choose("auto"))
 
     assert stored == "bf16"
-    assert reason == "as chosen, though this GPU has no bf16 of its own and converts, which is slow"
+    assert reason == "as chosen, though this GPU has no native bf16 and converts, which is slow"
 
 
 @pytest.mark.parametrize(("bf16", "computed"), [(True, "bf16"), (False, "fp32")])

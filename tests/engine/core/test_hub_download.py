@@ -157,8 +157,8 @@ def test_a_revision_is_found(service: Service) -> None:
             "someone/pickled",
             None,
             ModelError,
-            "someone/pickled has a config but no weights (no model.safetensors). "
-            "Only safetensors are read: choose another base, or convert it first.",
+            "someone/pickled has a config.json but no weights (no model.safetensors). "
+            "Only safetensors files are read: choose another base, or convert it first.",
         ),
     ],
     ids=["unknown", "gated", "revision", "no id", "pickled"],

@@ -64,8 +64,8 @@ def test_a_base_with_its_own_template_keeps_it(tmp_path: Path) -> None:
     with start_service(tmp_path / "w", base) as service, pytest.raises(Unsupported) as caught:
         load(service, base, "chatml")
 
-    assert caught.value.what == "base has a chat template of its own, which it was trained with."
-    assert caught.value.cure == "Leave Chat template at own."
+    assert caught.value.what == "base has its own chat template, which it was trained with."
+    assert caught.value.cure == "Set Chat template to own."
 
 
 def load(service: Service, base: Path, template: str) -> Any:

@@ -164,7 +164,8 @@ WRONG_COLUMNS = (
             "many.json",
             b'{"text": "a"}\n{"text": "b"}\n',
             "many.json, line 2 is not valid JSON: Extra data. "
-            "A .json file holds one list of objects. One object per line is JSONL: rename the file to .jsonl.",
+            "A .json file holds one list of objects. "
+            "One object per line is JSONL: rename the file to .jsonl.",
         ),
         (
             "data.csv",

@@ -89,11 +89,14 @@ def configure(folder: Path, **changes: Any) -> None:
             "says 9,000,000 experts in all layers, and at most 200,000 are possible.",
         ),
         ({"max_position_embeddings": 10**18}, "says max_position_embeddings = 1,000,000,000,000,0"),
-        ({"num_hidden_layers": 0}, "says num_hidden_layers = '0', which is no number of at least"),
+        (
+            {"num_hidden_layers": 0},
+            "says num_hidden_layers = '0', which is not a number of at least",
+        ),
         ({"vocab_size": True}, "cannot be used: Validation error for field 'vocab_size'"),
         (
             {"num_hidden_layers": 1900},
-            "says num_hidden_layers = 1,900, and its weight files hold 39 tensors, too few for so "
+            "says num_hidden_layers = 1,900, but its weight files hold 39 tensors, too few for so "
             "many layers.",
         ),
         ({"vocab_size": 10**8}, "says 100,000,000 tokens of "),

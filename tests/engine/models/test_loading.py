@@ -134,8 +134,8 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         without_weights,
         ModelError,
-        "spoilt has a config but no weights (no model.safetensors). "
-        "Only safetensors are read: choose another base, or convert it first.",
+        "spoilt has a config.json but no weights (no model.safetensors). "
+        "Only safetensors files are read: choose another base, or convert it first.",
     ),
     (
         pickle_only,
@@ -146,7 +146,7 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         custom_code,
         Unsupported,
-        "spoilt brings its own program code, which the workbench never runs. "
+        "spoilt contains its own program code, which the workbench never runs. "
         "Choose a model whose architecture is part of Transformers.",
     ),
     (
@@ -187,7 +187,7 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         unknown_architecture,
         Unsupported,
-        f"spoilt has the architecture 'foo', unknown to Transformers {transformers.__version__}. "
+        f"spoilt has the architecture 'foo', not known to Transformers {transformers.__version__}. "
         "Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
     ),
     (
@@ -196,18 +196,18 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
         "spoilt is a t5 model, which does not continue text. "
         "Choose a causal language model, such as Llama, Qwen or Gemma.",
     ),
-    (without_tokenizer, ModelError, "spoilt has no tokenizer that can be read."),
-    (other_shapes, ModelError, "The weights in spoilt do not fit its config.json."),
+    (without_tokenizer, ModelError, "spoilt has no readable tokenizer."),
+    (other_shapes, ModelError, "The weights in spoilt do not match its config.json."),
     (
         more_layers,
         ModelError,
-        "The weights in spoilt do not fit its config.json: "
+        "The weights in spoilt do not match its config.json: "
         f"model.layers.{layers()}.input_layernorm.weight is missing.",
     ),
     (
         fewer_layers,
         ModelError,
-        "The weights in spoilt do not fit its config.json: there is no place for "
+        "The weights in spoilt do not match its config.json: there is no place for "
         f"model.layers.{layers() - 1}.input_layernorm.weight.",
     ),
 ]
@@ -250,7 +250,7 @@ def test_a_spoilt_folder_is_refused_in_words_and_the_old_base_stays(
         ),
         (
             rq.LoadModel(source="starter", device="cpu", precision="fp16"),
-            "fp16 is slow and imprecise on a processor. Use bf16, which is the same size.",
+            "fp16 is slow and imprecise on a processor. Use bf16, which has the same size.",
         ),
     ],
     ids=["path", "device", "precision"],
@@ -310,7 +310,7 @@ def test_code_in_a_model_folder_never_runs(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (folder / "evil.py").write_text("raise SystemExit('It ran.')", encoding="utf-8")
 
-    with pytest.raises(ModelError, match="no tokenizer that can be read"):
+    with pytest.raises(ModelError, match="no readable tokenizer"):
         loading.load(rq.LoadModel(source=str(folder)), SILENT)
 
 
