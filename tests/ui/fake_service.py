@@ -280,9 +280,9 @@ class FakeEngine:
             files=1,
             precision="fp32",
             max_difference=1.4e-7,
-            verified="log-probabilities of 8 texts differ by at most 1e-07; every number is "
-            "finite, two rows of each of the 28 changed weights agree with the formula in "
-            "float64, and all files read back",
+            verified="log-probabilities of 8 texts differ by at most 1e-07; all numbers are "
+            "finite, two rows of each of the 28 changed weights match the formula in "
+            "float64, and all files were read back",
             notes=[],
             seconds=2.1,
             peak_memory_bytes=34_000_000,

@@ -1,1 +1,3 @@
-"""Blends: one adapter made of several, and how similar the sources are."""
+"""Blends: one adapter combined from several, and how similar the sources are.
+
+Works on adapter files; knows nothing of training or answering."""

@@ -1,8 +1,8 @@
-"""The mathematics of blending one layer: eleven methods, each as PEFT's `add_weighted_adapter`.
+"""The mathematics of blending one layer: eleven methods, as PEFT's `add_weighted_adapter`.
 
-Pruning, sign election and sums are PEFT's own functions. What differs is the way to a truncated
-singular value decomposition, and that rsLoRA ingredients come out right (PEFT 0.21.2 scales such a
-blend by another sqrt(rank)).
+Pruning, sign election and sums are PEFT's own functions (TIES: Yadav et al. 2023; DARE: Yu et al.
+2023). Two things differ: how the truncated SVD is computed, and rsLoRA ingredients are scaled
+correctly (PEFT 0.21.2 scales such a blend by another sqrt(rank)). Knows nothing of files.
 """
 
 import math
@@ -17,11 +17,14 @@ from backend.engine.methods.low_rank import Factor, stacked
 from backend.requests import Combine
 
 Parts = Sequence[Factor]
-"""One layer's ingredients with their weights in the scaling."""
+"""One layer's ingredients, with their weights included in the scaling."""
 
 
 def blend_layer(parts: Parts, weights: Sequence[float], request: Combine, rank: int) -> Factor:
-    """Blend one layer's changes into one of scaling 1 and at most `rank` (cat: the ranks' sum)."""
+    """Blend one layer's changes into one of scaling 1 and at most `rank` (cat: sum of the ranks).
+
+    parts: A (rank, inputs) and B (outputs, rank) of each ingredient, fp32; returns the same.
+    """
     weighted = [part.times(weight) for part, weight in zip(parts, weights, strict=True)]
     if request.method == "cat":
         return _stack(weighted)
@@ -36,8 +39,8 @@ def blend_layer(parts: Parts, weights: Sequence[float], request: Combine, rank: 
 def compressed(total: Factor, rank: int) -> Factor:
     """Return the closest change of a lower rank: QR of the factors, then an SVD of the small core.
 
-    The same product as the SVD of B x A, which it never forms; where singular values tie at the
-    cut, another one of the same distance.
+    Gives the same product as the truncated SVD of B x A without forming it. Where equal singular
+    values are at the cut, another product at the same distance is possible.
     """
     q_b, r_b = torch.linalg.qr(total.b.double())
     q_a, r_a = torch.linalg.qr((total.a * total.scaling).double().T)
@@ -48,10 +51,10 @@ def compressed(total: Factor, rank: int) -> Factor:
 
 
 def truncated(change: torch.Tensor, rank: int) -> Factor:
-    """Return the closest factors of a change that has none.
+    """Return the closest factors of a change, (outputs, inputs), that has no factors yet.
 
-    The leading singular vectors of the shorter side are eigenvectors of its Gram matrix; in double
-    precision they are as good as those of an SVD, at a fraction of its cost.
+    The leading singular vectors of the shorter side are eigenvectors of its Gram matrix. In float64
+    they are as good as those of an SVD, at a fraction of the cost.
     """
     wide = change.shape[0] <= change.shape[1]
     side = change if wide else change.T
@@ -62,13 +65,13 @@ def truncated(change: torch.Tensor, rank: int) -> Factor:
 
 
 def _stack(weighted: Parts) -> Factor:
-    """Return the exact sum; where its rank is beyond the layer's own, of the layer's rank."""
+    """Return the exact sum, compressed to the layer's full rank where its rank is higher."""
     total = stacked(weighted)
     return total if total.rank <= total.limit else compressed(total, total.limit)
 
 
 def _mix(parts: Parts, weights: Sequence[float], request: Combine) -> Factor:
-    """Merge A and B apart, each with the root of its weight; the sign goes to A."""
+    """Merge A and B separately, each with the square root of its weight; A takes the sign."""
     strengths = [weight * part.scaling for part, weight in zip(parts, weights, strict=True)]
     roots = [math.sqrt(abs(strength)) for strength in strengths]
     signed = [root if s >= 0 else -root for root, s in zip(roots, strengths, strict=True)]
@@ -77,7 +80,7 @@ def _mix(parts: Parts, weights: Sequence[float], request: Combine) -> Factor:
 
 
 def _merge(tensors: list[torch.Tensor], weights: Sequence[float], request: Combine) -> torch.Tensor:
-    """Merge tensors of one shape with PEFT's function for the method."""
+    """Merge tensors of the same shape with PEFT's function for the method."""
     density, sign = request.density, request.majority_sign
     ways: dict[str, Callable[..., Any]] = {
         "linear": merge_utils.task_arithmetic,
@@ -88,18 +91,18 @@ def _merge(tensors: list[torch.Tensor], weights: Sequence[float], request: Combi
     }
     way = ways[request.method.removesuffix("_svd")]
     with warnings.catch_warnings():
-        # at density 1 PEFT warns that nothing is pruned, which is what was asked for
+        # at density 1 PEFT warns that nothing is pruned, but that was requested
         warnings.filterwarnings("ignore", message="The density")
         merged: torch.Tensor = way(tensors, torch.tensor(weights))
     return merged
 
 
 def draw_as_peft(shapes: Sequence[tuple[int, int]], rank: int) -> None:
-    """Use up the random numbers that PEFT draws before it blends.
+    """Draw and discard the random numbers that PEFT draws before it blends.
 
-    `add_weighted_adapter` first makes the new adapter's layers (inputs, outputs), in the model's
-    order, and their first weights are random; only then dare draws. So the same seed leaves out the
-    same numbers here as there, for ingredients with the usual start and on a processor.
+    `add_weighted_adapter` first creates the new adapter's layers (inputs, outputs), in the model's
+    order, with random initial weights; only then does dare draw. So the same seed prunes the same
+    values here as in PEFT, for ingredients with the default initialisation and on a processor.
     """
     for inputs, outputs in shapes:
         a = torch.nn.Linear(inputs, rank, bias=False)

@@ -1,7 +1,7 @@
-"""Blending adapters of the library into a new one: checks, layer by layer, and into the library.
+"""Blending adapters of the library into a new one: check, blend layer by layer, publish.
 
-The blend is a plain LoRA adapter of scaling 1. It is measured against the exact weighted sum, put
-on the model, written, read back and compared before anybody hears of it; else nothing stays.
+The blend is a plain LoRA adapter of scaling 1. It is compared with the exact weighted sum, loaded,
+written, read back and verified before it is published; after a failure nothing is kept.
 """
 
 import math
@@ -31,7 +31,7 @@ from backend.results import AdapterInfo, Blend
 
 @dataclass(frozen=True)
 class Plan:
-    """What is blended: the request as it will be done, its sources, and the layers in order."""
+    """What is blended: the final request, its sources, and the layers in order."""
 
     request: Combine
     sources: list[Source]
@@ -47,7 +47,7 @@ class Plan:
 
 
 class Distance(NamedTuple):
-    """How far a blend is from the exact weighted sum, relative to the sum's size."""
+    """The distance of a blend from the exact weighted sum, relative to the sum's norm."""
 
     overall: float
     per_layer: dict[str, float]
@@ -63,7 +63,7 @@ def combine(
     plan = make_plan(session, request, infos)
     layers = blend(plan, control)
     distance = measure(plan, layers)
-    control.progress("writing and reading back", force=True)
+    control.progress("Saving and verifying", force=True)
     colour = session.library.next_colour(beside=[info.colour for info in infos])
     info = _describe(session, plan, layers, colour)
     difference = _publish(session, info, layers)
@@ -80,11 +80,11 @@ def combine(
     )
 
 
-# -- before anything -----------------------------------------------------------------------------
+# -- checks --------------------------------------------------------------------------------------
 
 
 def ingredients(session: Session, request: Combine) -> list[AdapterInfo]:
-    """Return the adapters to blend; raises where they or the method cannot work."""
+    """Return the adapters to blend; raises where they cannot be blended with this method."""
     infos = [session.library.get(name) for name, _ in request.sources]
     problem = blends.obstacle(request.method, infos)
     if problem is not None:
@@ -94,14 +94,14 @@ def ingredients(session: Session, request: Combine) -> list[AdapterInfo]:
         if info.base_fingerprint != base.fingerprint:
             raise Unsupported(
                 f"{info.name!r} was made for the base {info.base_name!r}, "
-                f"and {base.name!r} is loaded.",
+                f"but {base.name!r} is loaded.",
                 cure=f"Load {info.base_name!r} to blend it.",
             )
     return infos
 
 
 def make_plan(session: Session, request: Combine, infos: list[AdapterInfo]) -> Plan:
-    """Read the sources and settle layers, method and rank; raises where they do not go together."""
+    """Read the sources, choose layers, method and rank; raises where they do not fit together."""
     sources = [low_rank.read(session.library.folder(info.id), info.name) for info in infos]
     touched = {layer for source in sources for layer in source.layers}
     targets = [target for target in session.layers() if target.name in touched]
@@ -116,7 +116,7 @@ def make_plan(session: Session, request: Combine, infos: list[AdapterInfo]) -> P
 
 
 def _for_one(request: Combine) -> tuple[Combine, tuple[str, ...]]:
-    """One ingredient is copied by every method, as in PEFT; svd may still make it smaller."""
+    """Every method copies a single ingredient, as in PEFT; svd may still reduce its rank."""
     if request.method == "cat" or (request.method == "svd" and request.rank is not None):
         return request, ()
     note = f"With one ingredient, {request.method} is the exact copy times its weight."
@@ -132,7 +132,7 @@ def _rank(request: Combine, sources: list[Source]) -> int:
 
 
 def _require_equal_ranks(plan: Plan) -> None:
-    """Raise where ranks differ within a layer, which patterns can hide from the adapters' ranks."""
+    """Raise where ranks differ within a layer; rank patterns can hide that."""
     for target in plan.targets:
         ranks = sorted({factor.rank for factor, _ in plan.parts(target.name)})
         if len(ranks) > 1:
@@ -144,7 +144,7 @@ def _require_equal_ranks(plan: Plan) -> None:
 
 
 def blend(plan: Plan, control: Control) -> Layers:
-    """Blend layer by layer; raises InvalidRequest where numbers overflow."""
+    """Blend layer by layer; raises InvalidRequest where values overflow."""
     layers: Layers = {}
     with _seeded(plan):
         for number, target in enumerate(plan.targets):
@@ -165,7 +165,7 @@ def blend(plan: Plan, control: Control) -> Layers:
 
 @contextmanager
 def _seeded(plan: Plan) -> Iterator[None]:
-    """Draw what dare draws from the request's seed, and leave the session's own draws alone."""
+    """Use the request's seed for dare, and restore the session's random state afterwards."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(plan.request.seed)
         if "seed" in _fields(plan.request):
@@ -186,7 +186,7 @@ def measure(plan: Plan, layers: Layers) -> Distance:
 
 
 def _ratio(gap: float, size: float) -> float:
-    """Return how large a gap is beside a size, both squared; 0 where neither is there."""
+    """Return the ratio of two norms, given their squares; 0 where both are 0."""
     return math.sqrt(gap / size) if size > 0 else 0.0
 
 
@@ -204,11 +204,11 @@ def _notes(plan: Plan, layers: Layers) -> list[str]:
             + f" can use here; they have rank {' or '.join(map(str, ranks[:3]))}."
         )
     if all(weight == 0 for _, weight in plan.request.sources):
-        notes.append("All weights are 0: this blend changes nothing.")
+        notes.append("All weights are 0, so this blend changes nothing.")
     return notes
 
 
-# -- into the library ----------------------------------------------------------------------------
+# -- publishing ----------------------------------------------------------------------------------
 
 
 def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> AdapterInfo:
@@ -241,7 +241,7 @@ def _describe(session: Session, plan: Plan, layers: Layers, colour: str) -> Adap
 
 
 def _publish(session: Session, info: AdapterInfo, layers: Layers) -> float:
-    """Load the blend, put it into the library verified, and return the difference found."""
+    """Load the blend, verify it, add it to the library; return the difference found."""
     session.library.root.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=session.library.root, prefix=".blend-") as name:
@@ -250,7 +250,7 @@ def _publish(session: Session, info: AdapterInfo, layers: Layers) -> float:
             session.load_folder(folder, info.id)
             assert session.peft is not None
             if not peft_io.same_weights(session.peft, info.id, folder):
-                raise VerificationFailed("The blend on the model is not what was computed.")
+                raise VerificationFailed("The blend on the model differs from the computed one.")
         return saving.publish(session, info)
     except BaseException:
         session.drop(info.id)

@@ -1,6 +1,6 @@
-"""How alike adapters are: the cosine of their weight changes, from Gram matrices of the factors.
+"""Similarity of adapters: the cosine of their weight changes, from Gram matrices of the factors.
 
-Reads library files and needs no model; a full weight change is never formed.
+Reads library files and needs no model; a full weight change is never computed.
 """
 
 import math
@@ -19,7 +19,7 @@ Matrix = torch.Tensor
 
 
 def compare(library: Library, names: list[str], control: Control) -> SimilarityReport:
-    """Compare adapters of the library; raises where one has no weight change of its own."""
+    """Compare adapters of the library; raises where an adapter's change is not only B x A."""
     infos = [library.get(name) for name in names]
     if len({info.id for info in infos}) < len(infos):
         raise InvalidRequest("An adapter is named twice.", cure="Name each adapter once.")
@@ -35,7 +35,7 @@ def compare(library: Library, names: list[str], control: Control) -> SimilarityR
 
 
 def report(sources: list[Source]) -> SimilarityReport:
-    """Return the cosines of sources, over all layers together and for each."""
+    """Return the cosines of sources, over all layers and per layer."""
     layers = sorted({layer for source in sources for layer in source.layers}, key=_in_model_order)
     products = {
         layer: _products([source.layers.get(layer) for source in sources]) for layer in layers
@@ -55,7 +55,7 @@ def _in_model_order(layer: str) -> list[tuple[int, str]]:
 
 
 def _products(parts: list[Factor | None]) -> Matrix:
-    """Return the Frobenius products of all pairs of one layer; 0 where an adapter leaves it be."""
+    """Return the Frobenius products of all pairs for one layer; 0 for an unchanged layer."""
     found = [(number, part) for number, part in enumerate(parts) if part is not None]
     a = torch.cat([part.a.double() * part.scaling for _, part in found])
     b = torch.cat([part.b.double() for _, part in found], dim=1)
@@ -69,7 +69,7 @@ def _products(parts: list[Factor | None]) -> Matrix:
 
 
 def _cosines(products: Matrix) -> list[list[float]]:
-    """Divide products by norms; an adapter that changes nothing is at right angles to all."""
+    """Divide products by norms; an adapter that changes nothing has the cosine 0 with all."""
     squares = products.diagonal().clamp_min(0).tolist()
     norms = [math.sqrt(square) for square in squares]
     return [

@@ -1,7 +1,7 @@
-"""Merging adapters into a base on disk: check, write, prove, and only then put in place.
+"""Merging adapters into a base on disk: check, write, verify, and only then put in place.
 
-Never touches the session's model: what answers there goes on answering. The new folder is a base
-like any other.
+Never touches the session's model, which can answer meanwhile. The new folder is a base like any
+other.
 """
 
 import json
@@ -46,9 +46,9 @@ TEXTS = (
 )
 CPU = torch.device("cpu")
 SPARE_BYTES = 300_000_000
-"""What loading a model and reading a text take beside its weights."""
+"""The bytes for loading a model and scoring a text, in addition to its weights."""
 STREAM_SHARE = 0.7
-# What belongs to a model beside its weights and config.json.
+# The files of a model other than its weights and config.json.
 COPIED = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
@@ -56,7 +56,7 @@ COPIED = (
 
 
 class Job(NamedTuple):
-    """A merge whose checks are done."""
+    """A merge that has passed its checks."""
 
     base: ModelFacts
     folder: Path
@@ -68,7 +68,7 @@ class Job(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Weights on disk: how they were proved so far, and what answers they have to give."""
+    """Written weights: how they were verified so far, and the scores that they have to give."""
 
     proof: str
     peak: int
@@ -84,7 +84,7 @@ class Proof(NamedTuple):
 
 
 def merge(request: Merge, control: Control, *, library: Library, base: ModelFacts) -> Merged:
-    """Write base and adapters as one model; the destination is whole or not there at all."""
+    """Write base and adapters as one model; after a failure there is no destination folder."""
     started = time.monotonic()
     control.progress("Checking", 0.0, force=True)
     infos = merge_requirements.check(request, base, library)
@@ -114,11 +114,11 @@ def merge(request: Merge, control: Control, *, library: Library, base: ModelFact
 
 
 def _about_quantised(job: Job) -> list[str]:
-    """Say what was merged into, where the session keeps less of the base than its files do."""
+    """Note which weights were merged into, where the session's base is quantised."""
     if not merge_requirements.is_quantised(job.base):
         return []
     kept = f"The session keeps {job.base.name} in {job.base.quantization}"
-    return [f"{kept}; the merge went into its full-precision files, which are {job.stored}."]
+    return [f"{kept}; the merge used its full-precision files, which are in {job.stored}."]
 
 
 def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
@@ -126,7 +126,7 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
     config = model_folder.check_folder(folder)
     if config.get("quantization_config"):
         raise Unsupported(
-            f"The files of {base.name!r} are quantised themselves.",
+            f"The files of {base.name!r} are already quantised.",
             cure="Load the full-precision model and merge into that.",
         )
     return Job(
@@ -146,7 +146,7 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
 
 
 def _write_weights(job: Job, folder: Path, control: Control, library: Library) -> Written:
-    """Write the weights tensor by tensor, or where that would not be right, from memory."""
+    """Write the weights tensor by tensor, or from memory where that would be wrong."""
     streamed = StreamedMerge(job.folder, job.parts)
     obstacle = streamed.obstacle(job.base.fingerprint, _session_dtype(job.base))
     if obstacle:
@@ -160,8 +160,8 @@ def _write_weights(job: Job, folder: Path, control: Control, library: Library) -
     del streamed
     memory.release(CPU)
     proof = (
-        f"every number is finite, two rows of each of the {changed} changed weights agree with the "
-        "formula in float64, and all files read back"
+        f"all numbers are finite, two rows of each of the {changed} changed weights match the "
+        "formula in float64, and all files were read back"
     )
     return Written(proof, peak, [])
 
@@ -180,19 +180,19 @@ def _write_from_memory(
         _merge_and_save(session, job, folder)
     finally:
         session.unload()
-    note = f"Merged in memory and not tensor by tensor, because {obstacle}."
+    note = f"Merged in memory instead of tensor by tensor, because {obstacle}."
     return Written("merged by PEFT itself", memory.peak(CPU), [note], before)
 
 
 def _prove(job: Job, folder: Path, control: Control, library: Library, written: Written) -> Proof:
-    """Compare answers of base plus adapters with those of the written model, one after the other.
+    """Compare scores of base plus adapters with those of the written model, one after the other.
 
-    Where memory does not hold the model, that is said.
+    Where the model does not fit into memory, the proof says so.
     """
     control.check_stop()
     why = _too_much(job) if written.reference is None else ""
     if why:
-        return Proof(f"{written.proof}. Comparing answers: not done ({why})", None)
+        return Proof(f"{written.proof}. Answers were not compared ({why})", None)
     control.progress("Comparing answers", STREAM_SHARE, force=True)
     before = written.reference
     if before is None:
@@ -207,17 +207,17 @@ def _prove(job: Job, folder: Path, control: Control, library: Library, written: 
 
 
 def _too_much(job: Job) -> str:
-    """Return why answers cannot be compared here; empty where they can."""
+    """Return why answers cannot be compared on this machine; empty where they can."""
     if job.base.precision == "fp16":
-        return "the session computes in fp16, which a processor does not"
+        return "the session computes in fp16, which is not possible on a processor"
     need, free = _answer_bytes(job), memory.available(CPU)
     if need <= free:
         return ""
-    return f"it needs {size_text(need)} of memory, and {size_text(free)} are free"
+    return f"this needs {size_text(need)} of memory, and {size_text(free)} are free"
 
 
 def _answers(job: Job, folder: Path, control: Control) -> list[float]:
-    """Score the texts with the written model, loaded like any base."""
+    """Score the texts with the written model, loaded like any other base."""
     precision = "fp32" if job.stored == "fp16" else job.stored  # fp16 is slow on a processor
     request = LoadModel(source=str(folder), precision=precision, device="cpu")
     written = loading.load(request, _quiet(control))
@@ -239,7 +239,7 @@ def _compare(job: Job, before: list[float], after: list[float]) -> float:
 
 
 def _reference(session: Session, job: Job, control: Control) -> list[float]:
-    """Load the base anew and score the texts with the adapters on it, as a session does it."""
+    """Load the base again and score the texts with the adapters on it, as a session does."""
     _load_base(session, job, _quiet(control))
     with session.using(job.variant):
         return [scoring.score(session.model, session.base, text)[0] for text in _texts(job.base)]
@@ -256,10 +256,10 @@ def _merge_and_save(session: Session, job: Job, folder: Path) -> None:
 
 
 def _load_base(session: Session, job: Job, control: Control) -> None:
-    """Load the base's files anew; raises Unsupported where they are no longer the same base."""
+    """Load the base's files again; raises Unsupported where they are no longer the same base."""
     if job.base.precision == "fp16":
         raise Unsupported(
-            f"{job.base.name!r} can be merged in memory only, which fp16 is too imprecise for.",
+            f"{job.base.name!r} can only be merged in memory, and fp16 is too imprecise for that.",
             cure="Load it in bf16 or fp32.",
         )
     request = LoadModel(source=str(job.folder), precision=job.compute, device="cpu")
@@ -272,12 +272,12 @@ def _load_base(session: Session, job: Job, control: Control) -> None:
 
 
 def _session_dtype(base: ModelFacts) -> torch.dtype:
-    """Return the type that the base's fingerprint was taken in."""
+    """Return the dtype in which the base's fingerprint was computed."""
     return DTYPES.get(base.precision, torch.float32)
 
 
 def _texts(base: ModelFacts) -> list[str]:
-    """Return the texts to compare by; a model that reads little gets their beginnings."""
+    """Return the texts to score, cut to the model's context length."""
     limit = base.context_length or 512
     return [text[: max(4, limit - 4)] for text in TEXTS]
 
@@ -309,7 +309,7 @@ def _write_surroundings(job: Job, folder: Path) -> None:
 
 
 def _write_config(job: Job, folder: Path) -> None:
-    """Write the base's configuration with the type that the weights are stored in now."""
+    """Write the base's configuration with the new dtype of the weights."""
     config = read_json(
         job.folder / "config.json", read_limits.CONFIG_BYTES, "The base's config.json"
     )
@@ -324,5 +324,5 @@ def _write_config(job: Job, folder: Path) -> None:
 
 
 def _quiet(control: Control) -> Control:
-    """Return a control for the loading of a model inside, whose words would confuse."""
+    """Return a control without progress, for loading a model in the middle of the merge."""
     return Control(control.job_id, lambda message: None)

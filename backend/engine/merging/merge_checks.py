@@ -1,4 +1,6 @@
-"""What is checked of a merge: recomputed rows, numbers that stay finite, and files read back."""
+"""The checks of a merge: recomputed rows, finite numbers, and files read back.
+
+Knows nothing of adapters or models."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +23,11 @@ class Shard(NamedTuple):
 def compare(
     key: str, found: torch.Tensor, expected: torch.Tensor, largest: torch.Tensor, *, parts: int
 ) -> None:
-    """Raise VerificationFailed where a merged row is not what the formula gives.
+    """Raise VerificationFailed where a merged row does not match the formula.
 
-    Each number has a bound of its own: beside the row's largest one, a weak adapter that is missing
-    would pass for rounding.
+    found: (inputs,), the stored dtype; expected, largest: (inputs,), float64. Each number has its
+    own bound: relative to the row's largest number, a missing weak adapter would look like
+    rounding.
     """
     bounds = tolerances.WEIGHT_BOUNDS[found.dtype] * parts * largest
     differences = (found.double() - expected).abs()
@@ -40,12 +43,12 @@ def compare(
 def finite(
     tensor: torch.Tensor, planned: Planned, *, was: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return a tensor; raises VerificationFailed where it is not finite and was so before."""
+    """Return the tensor; raises VerificationFailed where it is not finite but was before."""
     if was is not None and (was.dtype == tensor.dtype or not tensor.is_floating_point()):
-        return tensor  # copied as it is
+        return tensor  # copied unchanged
     if tensor.numel() and not all_finite(tensor) and (was is None or all_finite(was)):
         raise VerificationFailed(
-            f"{planned.key} holds numbers that are not finite after merging.",
+            f"{planned.key} contains numbers that are not finite after merging.",
             cure="Nothing was kept. Lower the strengths"
             + (", or choose bf16 or fp32." if planned.dtype == "F16" else "."),
         )
@@ -53,7 +56,7 @@ def finite(
 
 
 def read_back(folder: Path, shards: list[Shard], rows: dict[str, tuple[int, torch.Tensor]]) -> None:
-    """Raise VerificationFailed where safetensors itself does not read what was to be written."""
+    """Raise VerificationFailed where safetensors reads other tensors than were written."""
     for shard in shards:
         planned = {each.key: each for each in shard.tensors}
         with safe_open(folder / shard.name, framework="pt") as file:
@@ -65,10 +68,10 @@ def read_back(folder: Path, shards: list[Shard], rows: dict[str, tuple[int, torc
                     index, row = rows[key]
                     same = torch.equal(part[index : index + 1][0], row)
         if not same:
-            raise VerificationFailed(f"{shard.name} does not read back as it was written.")
+            raise VerificationFailed(f"{shard.name} reads back differently from what was written.")
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether all numbers are finite, without a temporary of the tensor's size."""
+    """Tell whether all numbers are finite, without a temporary tensor of the same size."""
     low, high = tensor.aminmax()
     return bool(torch.isfinite(low) and torch.isfinite(high))

@@ -41,21 +41,21 @@ def card(
         'tokenizer = AutoTokenizer.from_pretrained("this-folder")',
         "```",
         "",
-        "The licences of the base model and of the data that the adapters learned from apply.",
+        "The licences of the base model and of the adapters' training data apply.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _adapter(info: AdapterInfo, strength: float) -> str:
-    made = f", {info.recipe}" if info.recipe else f", learned from {info.data}" if info.data else ""
+    made = f", {info.recipe}" if info.recipe else f", trained on {info.data}" if info.data else ""
     return (
         f"- Adapter: {info.name} at strength {strength:g} ({info.method}, rank {info.rank}{made})"
     )
 
 
 def _origin(base: ModelFacts) -> str:
-    """Name where the base came from; a folder of somebody's machine says nothing to others."""
+    """Name the origin of the base; a local folder is not named, as it means nothing to others."""
     if base.source == "starter":
         return "the bundled starter kit"
     return "a folder" if looks_like_path(base.source) else base.source

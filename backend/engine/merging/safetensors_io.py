@@ -1,7 +1,8 @@
 """Reading and writing safetensors files tensor by tensor, without holding a whole file.
 
-`safetensors.save_file` wants all tensors of a file at once, and `safe_open` maps the file, whose
-pages then count as this process's memory (500-800 MB for a 300 MB shard, safetensors 0.8.0).
+`safetensors.save_file` needs all tensors of a file at once, and `safe_open` maps the file, whose
+pages then count as this process's memory (500-800 MB for a 300 MB shard, safetensors 0.8.0). Knows
+nothing of models.
 """
 
 import json
@@ -28,7 +29,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Planned(NamedTuple):
-    """A tensor that will be written: its header entry is known before its content."""
+    """A tensor to be written: its header entry is known before its content."""
 
     key: str
     dtype: str
@@ -40,17 +41,17 @@ class Planned(NamedTuple):
 
 
 def read(stored: StoredTensor) -> torch.Tensor:
-    """Read one tensor; raises ModelError where its file is not what its header said."""
+    """Read one tensor, in its stored dtype and shape; raises ModelError where the file is bad."""
     tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
     view = as_bytes(tensor)
     try:
         with stored.file.open("rb", buffering=0) as file:
             file.seek(stored.offset)
             done = 0
-            while done < stored.bytes:  # one call reads 2 GB at most
+            while done < stored.bytes:  # one call reads at most 2 GB
                 got = file.readinto(view[done:])
                 if not got:
-                    raise OSError("it ended too early")
+                    raise OSError("the file ended too early")
                 done += got
     except OSError as error:
         raise ModelError(
@@ -60,7 +61,7 @@ def read(stored: StoredTensor) -> torch.Tensor:
 
 
 def read_ahead(stored: Iterable[StoredTensor]) -> Iterator[torch.Tensor]:
-    """Read tensors one after the other, the next one while the last is worked on."""
+    """Read tensors one after the other; the next one is read while the last is processed."""
     left = iter(stored)
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         coming = [reader.submit(read, each) for each in islice(left, 1)]
@@ -71,9 +72,9 @@ def read_ahead(stored: Iterable[StoredTensor]) -> Iterator[torch.Tensor]:
 
 
 class Behind:
-    """Does one piece of work at a time behind the caller's back, such as writing a tensor.
+    """Does one piece of work at a time in the background, such as writing a tensor.
 
-    What goes wrong there is raised by the next call, or at the end, before which all is done.
+    Its errors are raised by the next call, or at the end, which waits for all work.
     """
 
     def __init__(self) -> None:
@@ -81,7 +82,7 @@ class Behind:
         self._going: Future[None] | None = None
 
     def __call__(self, work: Callable[[torch.Tensor], None], tensor: torch.Tensor) -> None:
-        """Begin with the next piece once the last one is done."""
+        """Start the next piece of work after the last one is done."""
         self._wait()
         self._going = self._worker.submit(work, tensor)
 
@@ -100,7 +101,7 @@ class Behind:
 
 
 def read_samples(stored: StoredTensor, stride: int) -> torch.Tensor:
-    """Read every `stride`-th number of a tensor, without the rest."""
+    """Read every `stride`-th number of a tensor, without the others: (samples,), stored dtype."""
     item = ITEM_BYTES[stored.dtype]
     with stored.file.open("rb", buffering=0) as file:
         found = b"".join(
@@ -111,7 +112,7 @@ def read_samples(stored: StoredTensor, stride: int) -> torch.Tensor:
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return a contiguous tensor's own memory as bytes, not a copy."""
+    """Return a contiguous tensor's memory as bytes, without a copy."""
     view: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
     return view
 
@@ -138,7 +139,7 @@ class FileWriter:
             raise RuntimeError(f"{self._left[-1].key} was planned and not written.")
 
     def write(self, tensor: torch.Tensor) -> None:
-        """Write the next tensor; one of another type or shape than planned is an error."""
+        """Write the next tensor; raises where its dtype or shape is not as planned."""
         planned = self._left.pop()
         if (NAMES[tensor.dtype], tuple(tensor.shape)) != (planned.dtype, planned.shape):
             raise RuntimeError(f"{planned.key} came out as {tensor.dtype} {tuple(tensor.shape)}.")
@@ -148,7 +149,7 @@ class FileWriter:
 
 
 def in_file_order(tensors: Sequence[Planned]) -> list[Planned]:
-    """Return tensors in an order in which all are aligned: wide types first."""
+    """Return tensors in an order that aligns all of them: wide dtypes first."""
     return sorted(tensors, key=lambda each: -ITEM_BYTES[each.dtype])
 
 

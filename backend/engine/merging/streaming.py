@@ -1,8 +1,9 @@
-"""Merging tensor by tensor: each base weight comes by, is changed, is written, and leaves.
+"""Merging tensor by tensor: each base weight is read, changed, written and released.
 
-The base is a skeleton without weights that PEFT has put its layers on; one weight at a time gets
-into its layer, which then merges as `merge_and_unload` would. So ranks, patterns, scalings, DoRA
-and the order of operations are PEFT's own, and equal to it bit for bit.
+The base is a skeleton without weights, with PEFT's layers on it. One weight at a time is put into
+its layer, which then merges as in `merge_and_unload`. So ranks, patterns, scalings, DoRA and the
+order of operations are PEFT's own, and the result is equal bit for bit. Knows nothing of the
+session.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ class Part(NamedTuple):
 
 
 class StreamedMerge:
-    """A base without weights, with the adapters that will change each weight that comes by."""
+    """A base without weights, with the adapters that change each weight that is passed in."""
 
     def __init__(self, folder: Path, parts: list[Part]) -> None:
         self.parts = parts
@@ -69,28 +70,29 @@ class StreamedMerge:
         _require_plain(model, self.layers)
 
     def obstacle(self, fingerprint: str, dtype: torch.dtype) -> str:
-        """Return why the files are not the model's weights as they stand; empty where they are.
+        """Return why the files do not hold the model's weights unchanged; empty where they do.
 
-        Transformers 5 renames and fuses weights of some architectures as it loads them. Equal
-        names, shapes and fingerprint prove that it left these alone. `dtype` is the session's.
+        Transformers 5 renames and fuses weights of some architectures when it loads them. Equal
+        names, shapes and fingerprint prove that these are unchanged. `dtype` is the session's.
         """
         for name, shape in self.parameters.items():
             stored = self.stored.get(name)
             if stored is None:
-                return f"its files do not hold {name} under that name"
+                return f"its files do not contain {name} under that name"
             if stored.shape != shape or stored.dtype not in FLOATS:
-                return f"its files hold {name} in another form"
+                return f"its files contain {name} in another shape"
         unknown = [t.dtype for t in self.stored.values() if t.dtype not in DTYPES]
         if unknown:
-            return f"its files hold numbers of the type {unknown[0]}"
+            return f"its files contain numbers of the type {unknown[0]}"
         if self._fingerprint(dtype) != fingerprint:
-            return "its files hold other numbers than the model that was loaded"
+            return "its files contain other numbers than the loaded model"
         return ""
 
     def change(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return a base weight with the adapters merged in, as PEFT's layer does it.
+        """Return a base weight with the adapters merged in, as in PEFT's `merge`.
 
-        Plain LoRA goes block by block of the weight's rows, which change in place.
+        weight: (outputs, inputs), or (inputs, outputs) for Conv1D, in the computing dtype. Plain
+        LoRA is merged in place, block by block of the weight's rows.
         """
         layer = self.layers[key]
         blocks = _blocks_of_rows(layer, weight)
@@ -115,10 +117,10 @@ class StreamedMerge:
     def expected_row(
         self, key: str, row: torch.Tensor, index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute one row of a merged weight in float64, by the formula and not by PEFT.
+        """Compute one row of a merged weight in float64, with the formula and without PEFT.
 
-        Returns it with the size of the largest number on the way to each of its numbers, which
-        rounding is relative to.
+        row: (inputs,). Returns two (inputs,) tensors in float64: the merged row, and the size of
+        the largest intermediate number of each value, which rounding is relative to.
         """
         layer = self.layers[key]
         base = current = row.double()
@@ -137,7 +139,7 @@ class StreamedMerge:
         return current, largest
 
     def _fingerprint(self, dtype: torch.dtype) -> str:
-        """Hash the files as `fingerprint.fingerprint` hashes the model loaded from them."""
+        """Hash the files in the same way as `fingerprint.fingerprint` hashes the loaded model."""
         digest = hashlib.sha256()
         for name, shape in sorted(self.parameters.items()):
             digest.update(f"{name}{shape}".encode())
@@ -149,11 +151,11 @@ class StreamedMerge:
 
 
 def _blocks_of_rows(layer: LoraLayer, weight: torch.Tensor) -> list[slice]:
-    """Return the parts of a weight that merge one by one.
+    """Return the blocks of a weight that are merged one by one.
 
-    A whole weight's change passes three times through memory, a block's stays in the processor's
-    cache. Whole are weights with DoRA, whose kind PEFT merges by a way of its own, and turned ones,
-    which hold their outputs in columns.
+    The change of a whole weight passes through memory three times; that of a block stays in the
+    processor's cache. Two kinds of weights are merged whole: those with DoRA, which PEFT merges
+    differently, and transposed ones, which have their outputs in columns.
     """
     step = BLOCK_BYTES // max(1, weight[:1].nbytes)
     turned = bool(getattr(layer, "fan_in_fan_out", False))
@@ -164,12 +166,12 @@ def _blocks_of_rows(layer: LoraLayer, weight: torch.Tensor) -> list[slice]:
 
 
 def adapters_on(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:
-    """Return a base's adapted layers with the base's own names for them."""
+    """Return a base's adapted layers with their names in the base."""
     return [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
 
 
 def plan(stored: dict[str, StoredTensor], dtype: torch.dtype, shard_bytes: int) -> list[Shard]:
-    """Spread the tensors over files: the base's own names and order, floats in the wanted type."""
+    """Distribute the tensors over files, in the base's order and names, floats as `dtype`."""
     wanted = in_file_order(
         [
             Planned(t.key, NAMES[dtype] if t.dtype in FLOATS else t.dtype, t.shape)
@@ -194,10 +196,10 @@ def write(
     control: Control,
     share: float = 1.0,
 ) -> int:
-    """Write the merged weights into a folder and prove them; returns how many were changed.
+    """Write the merged weights into a folder and verify them; return how many were changed.
 
-    Raises VerificationFailed where a number is not finite, a recomputed row differs, or a file does
-    not read back. `share` is how much of the whole operation this is.
+    Raises VerificationFailed where a number is not finite, a recomputed row differs, or a file
+    reads back differently. `share` is this step's share of the whole operation, for the progress.
     """
     tell = _progress(control, sum(t.bytes for s in shards for t in s.tensors), share)
     rows: dict[str, tuple[int, torch.Tensor]] = {}
@@ -222,7 +224,7 @@ def _produce(
     compute: torch.dtype,
     rows: dict[str, tuple[int, torch.Tensor]],
 ) -> torch.Tensor:
-    """Return a tensor as it will be written; of a changed one, a row is recomputed and kept."""
+    """Return the tensor to write; of a changed tensor, check a recomputed row and keep it."""
     wanted = DTYPES[planned.dtype]
     if merge.stored[planned.key].dtype in FLOATS:
         tensor = tensor.to(compute)
@@ -253,7 +255,7 @@ def _write_index(folder: Path, shards: list[Shard]) -> None:
 
 
 def _progress(control: Control, total: int, share: float) -> Callable[[int, str], None]:
-    """Return what tells how far the writing is, after each tensor."""
+    """Return the function that reports progress after each tensor."""
     started, done = time.monotonic(), 0
 
     def tell(n_bytes: int, text: str) -> None:
@@ -298,8 +300,8 @@ def _add(
 def _place(layers: dict[str, LoraLayer], part: Part) -> None:
     """Put an adapter's stored tensors into its layers, in fp32 as PEFT keeps them.
 
-    Raises ModelError where the file and the configuration do not describe the same adapter: each
-    tensor needs its place and each place its tensor.
+    Raises ModelError where the file and the configuration do not describe the same adapter: every
+    tensor needs a parameter, and every parameter a tensor.
     """
     places = {
         key_of(name, kind): getattr(layer, kind)[part.id]
@@ -320,15 +322,16 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
             )
         if not merge_checks.all_finite(tensor):
             raise ModelError(
-                f"{part.name!r} holds numbers that are not finite in {key}.", cure="Train it again."
+                f"{part.name!r} contains numbers that are not finite in {key}.",
+                cure="Train it again.",
             )
         module.weight = torch.nn.Parameter(tensor, requires_grad=False)
 
 
 def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None:
-    """Raise Unsupported where a changed weight serves two layers, or is of an unknown kind.
+    """Raise Unsupported where a changed weight is tied to another layer, or of an unknown kind.
 
-    PEFT 0.21.2 merges into one of two tied weights and leaves the model wrong.
+    PEFT 0.21.2 merges into one of two tied weights, which makes the model wrong.
     """
     shared: dict[int, int] = {}
     for module in model.modules():

@@ -1,7 +1,7 @@
-"""Adapter configurations from outside, in a normal form with plain module names.
+"""Validation of adapter configurations from outside, and their normal form with plain names.
 
-Nothing of a foreign configuration is trusted: what is more than LoRA on linear layers is refused
-with the reason, expressions are never run and paths never followed.
+A foreign configuration is not trusted. Anything more than LoRA on linear layers is refused with the
+reason; regular expressions are never run, and paths are never followed. Knows nothing of tensors.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from backend.files.foreign_files import read_json
 
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096
-_MAX_PATTERNS = 1000  # each is tried on each layer
+_MAX_PATTERNS = 1000  # each pattern is tested on each layer
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
-    """Return a folder's configuration as it is; raises ModelError where there is none."""
+    """Return a folder's configuration unchanged; raises ModelError where there is none."""
     path = folder / CONFIG
     if not path.exists():
         raise ModelError(f"{name} has no {CONFIG}, so it is not an adapter.")
@@ -38,13 +38,13 @@ def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def shown(value: object, length: int = 40) -> str:
-    """Return a foreign value as text that can be shown: short, on one line, valid Unicode."""
+    """Return a foreign value as safe text: short, on one line, valid Unicode."""
     text = str(value)[:length].encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def require_plain_lora(raw: dict[str, Any], name: str) -> None:
-    """Raise Unsupported where an adapter is more than LoRA on linear layers, with the reason."""
+    """Raise Unsupported, with the reason, where an adapter is more than LoRA on linear layers."""
     kind = shown(raw.get("peft_type"))
     if kind != "LORA":
         article = "an" if kind[:1].upper() in set("AEIO") else "a"
@@ -59,37 +59,37 @@ def require_plain_lora(raw: dict[str, Any], name: str) -> None:
     mapping = raw.get("auto_mapping")
     if mapping not in _NOTHING and not _names_transformers(mapping):
         raise Unsupported(
-            f"{name} wants program code of its own to be loaded (auto_mapping).",
+            f"{name} needs its own program code to be loaded (auto_mapping).",
             cure=_MERGE_ELSEWHERE,
         )
     for key, value in raw.items():
         if key not in _KNOWN and value not in _NOTHING:
             raise Unsupported(
-                f"{name} asks for {shown(key)!r}, which this version of PEFT does not know: "
-                "it would be left out without a word.",
+                f"{name} uses the option {shown(key)!r}, which this version of PEFT does not know "
+                "and would silently ignore.",
                 cure="Use an adapter without it.",
             )
     _require_known_start(raw, name)
 
 
 def _require_known_start(raw: dict[str, Any], name: str) -> None:
-    """Raise Unsupported where the base that the adapter was trained on cannot be had again."""
+    """Raise Unsupported where the changed base that the adapter was trained on is not available."""
     start = raw.get("init_lora_weights", True)
     rewrites = init_methods.is_repeatable(start)
     if not rewrites and not init_methods.leaves_the_base(start):
         raise Unsupported(
-            f"{name} was started with {shown(start)!r}, which changes the base's own weights.",
+            f"{name} was initialised with {shown(start)!r}, which changes the base's own weights.",
             cure="Convert it to plain LoRA where it was trained.",
         )
     if rewrites and raw.get("use_dora"):
         raise Unsupported(
-            f"{name} is DoRA on a base that {shown(start)} changed, which cannot be plain LoRA.",
+            f"{name} is DoRA on a base changed by {shown(start)}, which cannot become plain LoRA.",
             cure="Merge it into its base where it was trained.",
         )
 
 
 def _names_transformers(mapping: object) -> bool:
-    """Tell what PEFT writes itself for a model without a task; it is read by nobody here."""
+    """Tell whether this is what PEFT itself writes for a model without a task; it is not used."""
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     return isinstance(library, str) and library.split(".", 1)[0] == "transformers"
 
@@ -98,7 +98,7 @@ _MERGE_ELSEWHERE = "Use an adapter without it, or merge it into its base where i
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
 _KNOWN = {field.name for field in dataclasses.fields(LoraConfig)}
 _REFUSED = {
-    "modules_to_save": "brings whole layers of its own (modules_to_save), which cannot be blended "
+    "modules_to_save": "contains whole layers (modules_to_save), which cannot be blended "
     "or weighted",
     "trainable_token_indices": "changes single tokens (trainable_token_indices), which cannot be "
     "blended or weighted",
@@ -112,7 +112,7 @@ _REFUSED = {
     "arrow_config": "is an Arrow mixture, which is not supported",
     "kasa_config": "is a KaSA adapter, which changes the base's own weights",
     "velora_config": "is a VeLoRA adapter, which is not supported",
-    "megatron_config": "wants program code of its own to be loaded (megatron_config)",
+    "megatron_config": "needs its own program code to be loaded (megatron_config)",
     "monteclora_config": "is a MonteCLoRA adapter, which is not supported",
 }
 _FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
@@ -121,10 +121,10 @@ _FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 def normal_form(
     raw: dict[str, Any], names: list[str], layers: list[Target] | None, name: str
 ) -> LoraConfig:
-    """Return a configuration with plain module names that is PEFT's own otherwise.
+    """Return a PEFT configuration with plain module names.
 
-    A regular expression as target is replaced by the layers that the file holds: running a foreign
-    one can take for ever (`(([a-z0-9_.])+)+!`).
+    A regular expression as target is replaced by the names of the layers in the file, because a
+    foreign expression can run forever (`(([a-z0-9_.])+)+!`).
     """
     try:
         return LoraConfig(
@@ -145,8 +145,8 @@ def normal_form(
 def _plain_targets(raw: dict[str, Any], names: list[str], layers: list[Target] | None) -> list[str]:
     """Return the targets where they are plain names, else the layers of the file.
 
-    Names of no layer that LoRA can act on here are left out: PEFT would put an empty adapter on the
-    head.
+    Names without a layer that LoRA can change here are left out; PEFT would put an empty adapter on
+    the output head.
     """
     targets = raw.get("target_modules")
     odd = raw.get("layers_to_transform") or raw.get("exclude_modules")
@@ -168,17 +168,17 @@ def _suffixes(name: str) -> set[str]:
 def _pattern(raw: dict[str, Any], field: str, name: str) -> dict[str, Any]:
     pattern = raw.get(field) or {}
     if isinstance(pattern, dict) and len(pattern) > _MAX_PATTERNS:
-        raise Unsupported(f"The {field} of {name} has {len(pattern)} entries, which is too many.")
+        raise Unsupported(f"The {field} of {name} has too many entries ({len(pattern)}).")
     if not isinstance(pattern, dict) or not all(_is_plain(key) for key in pattern):
         raise Unsupported(
-            f"The {field} of {name} has regular expressions, which could hang the app.",
-            cure="Write plain module names there.",
+            f"The {field} of {name} has regular expressions, which could block the app.",
+            cure="Use plain module names there.",
         )
     return {key: _number(value, field, name) for key, value in pattern.items()}
 
 
 def _number(value: Any, field: str, name: str) -> Any:
-    """Return a rank or alpha, ranks as whole numbers; raises where it cannot be one."""
+    """Return a rank (a whole number) or an alpha; raises where the value is invalid."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not 0 < value <= 1e6:  # also refuses NaN
         raise ModelError(f"{name} has {field} = {shown(value)}, which cannot be right.")

@@ -1,8 +1,9 @@
-"""Putting a scanned adapter on the model by placing its tensors, without asking PEFT to search.
+"""Fast loading: places a scanned adapter's tensors directly in the model's LoRA layers.
 
-PEFT 0.21.2 walks through every module, the other adapters' included, several times for each adapter
-it adds: the 49th costs ten times the first. Where every layer is adapted already, an adapter is two
-small layers in each, so they are put there directly. `peft_io.load_plainly` stays the oracle.
+PEFT 0.21.2 walks through every module, including those of other adapters, several times for each
+adapter: the 49th takes ten times as long as the first. Where every layer is already adapted, an
+adapter adds only two small layers to each, so they are added directly. `peft_io.load_plainly` is
+the reference. Knows nothing of the session.
 """
 
 import torch
@@ -14,12 +15,12 @@ from backend.engine.methods.file_validation import Fit, Scanned
 
 
 def can_place(layers: dict[str, LoraLayer], scanned: Scanned) -> bool:
-    """Tell whether every layer of the adapter is adapted already; DoRA needs PEFT's own set-up."""
+    """Tell whether every layer of the adapter is already adapted; DoRA needs PEFT's own code."""
     return not scanned.config.use_dora and all(fit.layer in layers for fit in scanned.fits)
 
 
 def place(peft: PeftModel, layers: dict[str, LoraLayer], scanned: Scanned, adapter_id: str) -> None:
-    """Put an adapter on the model, frozen and not active, or change nothing."""
+    """Add an adapter to the model, frozen and not active, or change nothing."""
     try:
         for fit in scanned.fits:
             prefix = key_of(fit.layer, "lora_")
@@ -35,7 +36,7 @@ def place(peft: PeftModel, layers: dict[str, LoraLayer], scanned: Scanned, adapt
 
 
 def take_out(layer: LoraLayer, adapter_id: str) -> None:
-    """Remove what `place` put into a layer; nothing happens where there is nothing."""
+    """Remove what `place` added to a layer, if anything."""
     for name in (*layer.adapter_layer_names, *layer.other_param_names, "lora_variant"):
         parts = getattr(layer, name, None)
         if parts is not None and adapter_id in parts:
@@ -65,7 +66,7 @@ def _place_in_layer(
 
 
 def _frozen_linear(weight: torch.Tensor, device: torch.device) -> torch.nn.Linear:
-    """Make a linear layer around a weight, in fp32 as PEFT keeps adapters of half precision."""
+    """Return a linear layer with this weight, (outputs, inputs), cast to fp32 as in PEFT."""
     with torch.device("meta"):
         linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight = torch.nn.Parameter(weight.to(device, torch.float32), requires_grad=False)

@@ -1,8 +1,9 @@
-"""Adapter folders, read without being loaded: what is in them, and whether it fits and is safe.
+"""Validation of adapter folders without loading them: their content, whether it fits and is safe.
 
-PEFT 0.21.2 itself loads base weights hidden in an adapter, NaN, half-fitting layers and regular
-expressions that never end, all without an error. Nothing a folder says is trusted: configurations
-come back in a normal form with plain module names, and paths inside them are never followed.
+PEFT 0.21.2 itself accepts base weights hidden in an adapter, NaN, layers that fit only partly and
+regular expressions that never end, all without an error. So a folder is not trusted: configurations
+are returned in a normal form with plain module names, and paths in them are never followed. Knows
+nothing of the session or the library.
 """
 
 import math
@@ -36,11 +37,11 @@ _KEY = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.-]+)\.lora_([AB]\.weight|magnitude_vector(\.weight)?)"
 )
 _DTYPES = {"F32", "F16", "BF16"}
-ANEW = "Get it again from where it came, or train it again."
+AGAIN = "Download it again, or train it again."
 
 
 class Fit(NamedTuple):
-    """One layer that an adapter changes, and how: its weight change is scaling x B x A."""
+    """One layer that an adapter changes; its weight change is scaling x B x A."""
 
     layer: str
     rank: int
@@ -49,10 +50,10 @@ class Fit(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """An adapter folder that was read and found good.
+    """A validated adapter folder.
 
-    `config` is in normal form; `fits` lists its layers; `initial` is how its weights began, where
-    that changed the base (`pissa`, `olora`), else empty.
+    `config` is in normal form; `fits` lists its layers; `initial` is the initialisation where that
+    changed the base (`pissa`, `olora`), else empty.
     """
 
     config: LoraConfig
@@ -62,9 +63,9 @@ class Scanned(NamedTuple):
 
 
 def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanned:
-    """Read an adapter folder; raises ModelError or Unsupported where it is not good or not safe.
+    """Read an adapter folder; raises ModelError or Unsupported where it is invalid or unsafe.
 
-    `layers` are those of the base it should fit; None skips that question.
+    `layers` are those of the base that it should fit; None skips this check.
     """
     name = name or folder.name
     raw = read_raw_config(folder, name)
@@ -80,7 +81,7 @@ def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanne
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(
-                f"{name} holds numbers that are not finite, in {key}.", cure="Train it again."
+                f"{name} contains numbers that are not finite, in {key}.", cure="Train it again."
             )
     start = raw.get("init_lora_weights", True)
     initial = init_methods.name_of(start) if init_methods.is_repeatable(start) else ""
@@ -88,11 +89,11 @@ def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanne
 
 
 def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
-    """Return every tensor's shape from the file's header; raises where there are no safe ones."""
+    """Return every tensor's shape from the safetensors header; raises where there is none."""
     path = folder / WEIGHTS
     if not path.exists():
         require_no_pickle([path.name for path in folder.iterdir()], name)
-        raise ModelError(f"{name} has no {WEIGHTS}.", cure="The folder is not complete.")
+        raise ModelError(f"{name} has no {WEIGHTS}.", cure="The folder is incomplete.")
     require_size(path, read_limits.ADAPTER_BYTES, f"The {WEIGHTS} of {name}")
     require_header(path)
     try:
@@ -102,15 +103,15 @@ def _shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
             shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"The weights of {name} are damaged or cut off ({error}).", cure=ANEW
+            f"The weights of {name} are damaged or cut off ({error}).", cure=AGAIN
         ) from None
     if strange:
-        raise Unsupported(f"{name} stores {strange[0]} in a type that adapters do not use.")
+        raise Unsupported(f"{name} stores {strange[0]} in a dtype that adapters do not use.")
     return shapes
 
 
 def require_no_pickle(files: list[str], name: str) -> None:
-    """Raise Unsupported where an adapter without safetensors has its weights as pickle."""
+    """Raise Unsupported where an adapter has its weights only as pickle."""
     pickled = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".pkl")))
     if pickled:
         raise Unsupported(
@@ -120,9 +121,9 @@ def require_no_pickle(files: list[str], name: str) -> None:
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors in full precision, as PEFT keeps adapters, under PEFT's names of today.
+    """Read the tensors in fp32, as PEFT keeps adapters, under PEFT's current names.
 
-    Older versions called DoRA's magnitudes `.lora_magnitude_vector.weight`, in other shapes.
+    Older versions named DoRA's magnitudes `.lora_magnitude_vector.weight`, with other shapes.
     """
     found = {key: tensor.float() for key, tensor in load_file(path).items()}
     return {
@@ -134,18 +135,18 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _layer_names(shapes: dict[str, tuple[int, ...]], name: str) -> list[str]:
-    """Return the layers of an adapter file in order; foreign tensors in it raise Unsupported.
+    """Return the layers of an adapter file in order; raises Unsupported for other tensors in it.
 
-    Base weights hidden in an adapter file would overwrite the base without a word.
+    Base weights hidden in an adapter file would silently overwrite the base.
     """
     for key in shapes:
         if not _KEY.fullmatch(key):
             raise Unsupported(
-                f"{name} holds {key[:120]!r}, which is not an adapter weight.",
+                f"{name} contains {key[:120]!r}, which is not an adapter weight.",
                 cure="Such a file could overwrite the base; only LoRA weights are accepted.",
             )
     if not shapes:
-        raise ModelError(f"{name} holds no weights at all.")
+        raise ModelError(f"{name} contains no weights at all.")
     return list(dict.fromkeys(layer_of(key) for key in shapes))
 
 
@@ -155,14 +156,14 @@ _HEADS = ("lm_head", "embed_tokens", "embed_out", "wte")
 def _require_same_layers(
     config: LoraConfig, names: list[str], layers: list[Target], name: str
 ) -> None:
-    """Raise where the base lacks a layer of the file, or the file one that PEFT would create."""
+    """Raise where base and file do not have the same layers, as PEFT would create them."""
     available = {layer.name for layer in layers}
     foreign = [each for each in names if each not in available]
     if any(each.rsplit(".", 1)[-1] in _HEADS for each in foreign):
         raise Unsupported(
             f"{name} changes the output head or the embeddings, which cannot be blended or merged "
             "safely.",
-            cure="Use an adapter of the layers between them.",
+            cure="Use an adapter for the layers between them.",
         )
     if foreign:
         raise ModelError(
@@ -172,14 +173,14 @@ def _require_same_layers(
     missing = {layer.name for layer in matched(config, layers)} - set(names)
     if missing:
         raise ModelError(
-            f"{name} lacks weights for {len(missing)} of the layers it should change, "
-            f"{min(missing)} among them.",
-            cure="It was made for a smaller base, or its file is not complete.",
+            f"{name} lacks weights for {len(missing)} of the layers that it should change, "
+            f"including {min(missing)}.",
+            cure="It was made for a smaller base, or its file is incomplete.",
         )
 
 
 def _fit(config: LoraConfig, layer: str) -> Fit:
-    """Return rank, alpha and scaling of a layer as PEFT would compute them."""
+    """Return rank, alpha and scaling of a layer, as PEFT computes them."""
     rank = scaling.rank_of(config, layer)
     return Fit(
         layer, rank, scaling.alpha_of(config, layer), scaling.scaling_of(config, layer, rank)
@@ -193,7 +194,7 @@ def _require_shapes(
     config: LoraConfig,
     name: str,
 ) -> None:
-    """Raise where a tensor is missing or has a shape that its layer or rank does not allow."""
+    """Raise where a tensor is missing or its shape does not fit its layer or rank."""
     sizes = {layer.name: layer for layer in layers or ()}
     for fit in fits:
         prefix = key_of(fit.layer, "lora_")
@@ -202,11 +203,15 @@ def _require_shapes(
             prefix + "magnitude_vector.weight"
         )
         if first is None or second is None or (config.use_dora and size is None):
-            raise ModelError(f"{name} lacks a part of {fit.layer}.", cure=ANEW)
+            raise ModelError(f"{name} lacks a part of {fit.layer}.", cure=AGAIN)
         if size is not None and not config.use_dora:
-            raise ModelError(f"{name} brings DoRA magnitudes but says that it is not DoRA.")
+            raise ModelError(
+                f"{name} has DoRA magnitudes, but its configuration says that it is not DoRA."
+            )
         if len(first) != 2 or len(second) != 2:
-            raise ModelError(f"{fit.layer} of {name} has shapes {first} and {second}: no matrices.")
+            raise ModelError(
+                f"{fit.layer} of {name} has shapes {first} and {second}, which are not matrices."
+            )
         base = sizes.get(fit.layer)
         wanted_in = base.inputs if base else first[-1]
         wanted_out = base.outputs if base else second[0]

@@ -1,7 +1,8 @@
-"""An adapter's weight change as factors, read from its folder or written to one.
+"""An adapter's weight change as low-rank factors, read from its folder or written to one.
 
-A layer's change is scaling x B x A; everything here works on the factors, and norms and products of
-changes come from small Gram matrices, in double precision. Knows no model.
+A layer's change is scaling x B x A (Hu et al. 2021, section 4.1). Everything here works on the
+factors. Norms and products of changes are computed from small Gram matrices, in float64. Knows
+nothing of models.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,12 +22,12 @@ from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest, ModelError, Unsupported
 
 LARGEST = 1e30
-# These keep a part of the base in the adapter, so that its change alone is not B x A.
+# These initialisations move a part of the base into the adapter, so its change is not only B x A.
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One layer's change: scaling x B x A, with A (rank x inputs) and B (outputs x rank)."""
+    """One layer's change: scaling x B x A; A: (rank, inputs), B: (outputs, rank), fp32."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -38,11 +39,11 @@ class Factor:
 
     @property
     def limit(self) -> int:
-        """The rank beyond which a change of this shape cannot go."""
+        """The largest rank that a change of this shape can have."""
         return min(self.a.shape[1], self.b.shape[0])
 
     def change(self) -> torch.Tensor:
-        """Return the change itself, as PEFT computes it."""
+        """Return the change itself, (outputs, inputs), fp32, as PEFT's `get_delta_weight`."""
         return self.b @ self.a * self.scaling
 
     def times(self, weight: float) -> "Factor":
@@ -54,12 +55,12 @@ Layers = dict[str, Factor]
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter's factors by layer, under the name that people see."""
+    """An adapter's factors by layer, with its display name."""
 
     name: str
     layers: Layers
     start: bool | str = True
-    """How fresh weights of such an adapter are drawn (PEFT's `init_lora_weights`)."""
+    """How new weights of such an adapter are initialised (PEFT's `init_lora_weights`)."""
 
 
 def read(folder: Path, name: str) -> Source:
@@ -78,20 +79,20 @@ def read(folder: Path, name: str) -> Source:
         layers[layer] = Factor(a.float(), b.float(), scaling_of(config, layer, a.shape[0]))
     if 2 * len(layers) != len(tensors):
         raise Unsupported(
-            f"{name!r} holds more than two factors a layer, and a blend would lose the rest.",
-            cure="Take an adapter that is plain LoRA.",
+            f"{name!r} has more than two factors per layer, and a blend would lose the rest.",
+            cure="Use an adapter that is plain LoRA.",
         )
     return Source(name, layers, config.init_lora_weights)
 
 
 def stacked(parts: Sequence[Factor]) -> Factor:
-    """Return the exact sum of changes of one layer: factors side by side, scaling inside A."""
+    """Return the exact sum of changes of one layer: concatenated factors, scaling inside A."""
     a = torch.cat([part.a * part.scaling for part in parts])
     return Factor(a, torch.cat([part.b for part in parts], dim=1))
 
 
 def inner(left: Factor, right: Factor) -> float:
-    """Return the Frobenius product of two changes: the trace of two small products."""
+    """Return the Frobenius inner product of two changes: the trace of two small products."""
     grams = (left.b.double().T @ right.b.double()) * (left.a.double() @ right.a.double().T)
     return float(grams.sum()) * left.scaling * right.scaling
 
@@ -106,7 +107,7 @@ def squared_norm(parts: Iterable[Factor]) -> float:
 def write(layers: Layers, targets: list[Target], base_name: str, folder: Path) -> LoraConfig:
     """Write factors of scaling 1 as a plain LoRA folder that PEFT loads; returns its configuration.
 
-    Ranks may differ: PEFT reads them from `rank_pattern`, and `alpha_pattern` keeps scaling 1.
+    Ranks may differ by layer: PEFT reads them from `rank_pattern`; `alpha_pattern` keeps scaling 1.
     """
     config = configuration(layers, targets, base_name)
     tensors = {}
@@ -144,8 +145,8 @@ def _require_plain(config: LoraConfig, name: str) -> None:
         raise Unsupported(f"{name!r} is DoRA: a blend would lose its magnitudes.", cure=convert)
     if not init_methods.leaves_the_base(config.init_lora_weights):
         raise Unsupported(
-            f"{name!r} was made with {config.init_lora_weights!r} weights, which change the base "
-            "as well: its factors alone are not its effect.",
+            f"{name!r} was initialised with {config.init_lora_weights!r}, which also changes the "
+            "base: its factors alone are not its whole effect.",
             cure=convert,
         )
     kept = {
@@ -157,16 +158,16 @@ def _require_plain(config: LoraConfig, name: str) -> None:
     found = [what for what, there in kept.items() if there]
     if found:
         raise Unsupported(
-            f"{name!r} brings {' and '.join(found)}, which cannot be added up with weights.",
-            cure="Blend adapters that are plain LoRA.",
+            f"{name!r} contains {' and '.join(found)}, which cannot be summed with weights.",
+            cure="Blend only adapters that are plain LoRA.",
         )
 
 
 def require_usable(layers: Layers) -> None:
-    """Raise InvalidRequest where a blend's numbers are beyond what a model can compute with."""
+    """Raise InvalidRequest where a blend's values are too large for a model to compute with."""
     for name, factor in layers.items():
         largest = float(factor.a.abs().max()) * float(factor.b.abs().max()) * factor.rank
         if not largest < LARGEST:  # also catches NaN
             raise InvalidRequest(
-                f"With these weights the blend overflows in {name}.", cure="Take smaller weights."
+                f"With these weights the blend overflows in {name}.", cure="Use smaller weights."
             )

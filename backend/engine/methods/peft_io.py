@@ -1,6 +1,7 @@
-"""Adapters on the model and on disk: configuration, matching, applying, saving, reading back.
+"""Adapters on the model and on disk, with PEFT: configuration, applying, saving, loading.
 
-Functions that change the model either succeed whole or leave it as it was.
+Functions that change the model either succeed completely or leave it as it was. Knows nothing of
+the session or the library.
 """
 
 import copy
@@ -28,7 +29,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig:
-    """Build PEFT's configuration; raises InvalidRequest where the rank or a target cannot work."""
+    """Build PEFT's configuration; raises InvalidRequest where rank or targets are impossible."""
     config = LoraConfig(
         r=request.rank,
         lora_alpha=request.effective_alpha,
@@ -42,7 +43,7 @@ def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig
     smallest = min(min(t.inputs, t.outputs) for t in matched(config, layers))
     if request.rank > smallest:
         raise InvalidRequest(
-            f"Rank {request.rank} is more than the smallest matched layer can hold ({smallest}).",
+            f"Rank {request.rank} is larger than the smallest target layer allows ({smallest}).",
             cure=f"Choose a rank up to {smallest}.",
         )
     return config
@@ -51,7 +52,7 @@ def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig
 def apply(
     model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
 ) -> PeftModel:
-    """Put a fresh adapter on the model (`get_peft_model`, `add_adapter`), or change nothing."""
+    """Add a new adapter to the model (`get_peft_model`, `add_adapter`), or change nothing."""
     grads = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
         if peft is None:
@@ -71,9 +72,9 @@ def apply(
 def load_plainly(
     model: torch.nn.Module, peft: PeftModel | None, folder: Path, adapter_id: str
 ) -> PeftModel:
-    """Load a scanned adapter folder as plain PEFT does, or change nothing.
+    """Load a scanned adapter folder with PEFT's own code, or change nothing.
 
-    What was saved is verified through this, since `fast_load.place` is our own.
+    Saved adapters are verified with this function, because `fast_load.place` is our own code.
     """
     device = str(next(model.parameters()).device)
     try:
@@ -97,7 +98,7 @@ def load_plainly(
 
 
 def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
-    """Return an adapter's own tensors under the names that its file uses."""
+    """Return an adapter's tensors under the names of its file (`get_peft_model_state_dict`)."""
     tensors = get_peft_model_state_dict(peft, adapter_name=adapter_id, save_embedding_layers=False)
     return {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
 
@@ -105,7 +106,7 @@ def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
 def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
     """Write one adapter as a plain PEFT folder.
 
-    `save_pretrained` puts a named adapter into a sub-folder of its name; its content moves up.
+    `save_pretrained` writes a named adapter to a sub-folder; its content is moved up.
     """
     peft.save_pretrained(str(folder), selected_adapters=[adapter_id], save_embedding_layers=False)
     inner = folder / adapter_id
@@ -115,14 +116,14 @@ def write(peft: PeftModel, adapter_id: str, folder: Path) -> None:
 
 
 def read_weights(peft: PeftModel, adapter_id: str, folder: Path) -> None:
-    """Give an adapter on the model the weights of a folder that was written from it."""
+    """Load the weights of a folder, written from this adapter, into the adapter on the model."""
     set_peft_model_state_dict(peft, load_file(folder / WEIGHTS), adapter_name=adapter_id)
 
 
 def write_folder(
     folder: Path, config: LoraConfig, tensors: dict[str, torch.Tensor], base_name: str
 ) -> None:
-    """Write a configuration and tensors, named as in a file, as a plain PEFT folder."""
+    """Write a configuration and tensors, with the names of a file, as a plain PEFT folder."""
     config = copy.deepcopy(config)
     config.base_model_name_or_path = base_name
     config.save_pretrained(str(folder))
@@ -131,13 +132,13 @@ def write_folder(
 
 
 def same_weights(peft: PeftModel, adapter_id: str, folder: Path) -> bool:
-    """Tell whether a written file holds exactly the live tensors."""
+    """Tell whether a written file holds exactly the adapter's tensors on the model."""
     live, stored = weights(peft, adapter_id), load_file(folder / WEIGHTS)
     return live.keys() == stored.keys() and all(torch.equal(live[k], stored[k]) for k in live)
 
 
 def same_effect(peft: PeftModel, left: str, right: str) -> bool:
-    """Tell whether two adapters on a model are the same in every layer, bit for bit."""
+    """Tell whether two adapters on a model are equal in every layer, bit for bit."""
     one, other = weights(peft, left), weights(peft, right)
     if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
         return False
@@ -154,12 +155,12 @@ def all_finite(peft: PeftModel, adapter_id: str) -> bool:
 
 
 def adapted_layers(model: torch.nn.Module) -> dict[str, LoraLayer]:
-    """Return a base's adapted layers by their module names."""
+    """Return a base's adapted layers by module name."""
     return {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
 
 
 def base_weights(model: torch.nn.Module, layers: list[Target]) -> dict[str, torch.Tensor]:
-    """Return the base's own weights by layer name; packed ones of a quantised base are left out."""
+    """Return the base's weights by layer, (outputs, inputs); quantised layers are left out."""
     found = {}
     for layer in layers:
         weight = base_layer(model.get_submodule(layer.name)).weight
@@ -178,7 +179,7 @@ def bytes_in(layer: LoraLayer, adapter_id: str) -> int:
 
 
 def method_title(config: LoraConfig) -> str:
-    """Return what the method of an adapter that leaves the base alone is called."""
+    """Return the method's title for an adapter that does not change the base."""
     if config.use_dora:
         return "DoRA"
     return "rsLoRA" if config.use_rslora else "LoRA"
@@ -193,9 +194,9 @@ def read_config(folder: Path) -> LoraConfig:
 
 
 def trainable(config: LoraConfig) -> LoraConfig:
-    """Return a copy of a configuration for training; saved ones say that they are for inference.
+    """Return a copy of a configuration for training; saved ones have `inference_mode` set.
 
-    Each adapter gets a copy of its own: PEFT changes the object it is given.
+    Each adapter gets its own copy, because PEFT changes the object that it is given.
     """
     copied = copy.deepcopy(config)
     copied.inference_mode = False
@@ -203,12 +204,12 @@ def trainable(config: LoraConfig) -> LoraConfig:
 
 
 def copy_weights(peft: PeftModel, source_id: str, target_id: str) -> None:
-    """Give one adapter the weights of another of the same configuration."""
+    """Copy the weights of one adapter to another with the same configuration."""
     set_peft_model_state_dict(peft, weights(peft, source_id), adapter_name=target_id)
 
 
 def _strip(model: torch.nn.Module) -> None:
-    """Take adapter layers off a model whose wrapping failed half-way."""
+    """Remove adapter layers from a model whose wrapping failed half-way."""
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")

@@ -1,8 +1,8 @@
-"""What an adapter does to the base's weights, written down as plain LoRA; exact where that can be.
+"""An adapter's effect on the base's weights as plain LoRA; exact where that is possible.
 
-PiSSA and OLoRA take a part of each base weight into the adapter when they are loaded. Their change
-of the base is scaling * (B A - B0 A0), with B0 A0 as PEFT itself computes it from the weight: plain
-LoRA of twice the rank. Knows neither session nor library.
+PiSSA and OLoRA move a part of each base weight into the adapter when they are loaded. Their change
+of the base is scaling * (B A - B0 A0), with B0 A0 as PEFT computes it from the weight: plain LoRA
+of twice the rank (PEFT's `subtract_mutated_init`). Knows nothing of the session or the library.
 """
 
 import copy
@@ -26,14 +26,15 @@ from backend.engine.models.linear_layers import Target, base_layer, linear_layer
 from backend.errors import ModelError, Unsupported
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-"""Down (rank x inputs) and up (outputs x rank), at scaling 1."""
+"""Down (rank, inputs) and up (outputs, rank), at scaling 1."""
 Factors = dict[str, Pair]
 
 
 class Change(NamedTuple):
-    """What an adapter adds to one weight: up @ down, or `whole` where that is not low-rank.
+    """An adapter's change of one weight: up @ down, or `whole` where it is not low-rank.
 
-    `error` is how far the factors are from what PEFT computes, relative to the change's size.
+    down: (rank, inputs); up: (outputs, rank); whole: (outputs, inputs). `error` is the difference
+    of the factors from what PEFT computes, relative to the norm of the change.
     """
 
     factors: Pair | None = None
@@ -42,7 +43,7 @@ class Change(NamedTuple):
 
 
 class Baked(NamedTuple):
-    """A plain LoRA adapter that does what another kind did; `error` as in `Change`, the largest."""
+    """A plain LoRA adapter equal to one of another kind; `error` is the largest of `Change`."""
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
@@ -61,10 +62,10 @@ def needs_baking(config: LoraConfig) -> bool:
 
 
 def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
-    """Turn a scanned PiSSA or OLoRA folder into plain LoRA that leaves the base alone.
+    """Turn a scanned PiSSA or OLoRA folder into plain LoRA that does not change the base.
 
     `base_model` is the base as it was loaded, with or without plain adapters around its layers.
-    Raises Unsupported where what the adapter took out of the base cannot be computed again.
+    Raises Unsupported where the part that the adapter took out of the base cannot be recomputed.
     """
     changes = changes_of(folder, base_model)
     factors = {n: change.factors for n, change in changes.items() if change.factors is not None}
@@ -79,7 +80,7 @@ def bake(folder: Path, base_model: torch.nn.Module) -> Baked:
 
 
 def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
-    """Compute what an adapter folder adds to each weight of the base, with its scaling inside."""
+    """Compute an adapter folder's change of each base weight, including its scaling."""
     config = peft_io.read_config(folder)
     _require_repeatable(config, folder.name)
     tensors = load_file(folder / WEIGHTS)
@@ -90,7 +91,7 @@ def changes_of(folder: Path, base_model: torch.nn.Module) -> dict[str, Change]:
         stem = key.removesuffix(".lora_A.weight")
         up, magnitude = tensors.get(f"{stem}.lora_B.weight"), _magnitude(tensors, stem)
         if up is None:
-            raise ModelError(f"{folder.name} lacks the second half of {stem}.")
+            raise ModelError(f"{folder.name} lacks lora_B of {stem}.")
         name = layer_of(stem)
         layer = base_layer(base_model.get_submodule(name))
         with torch.no_grad():
@@ -103,7 +104,7 @@ def plain(
 ) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """Return configuration and tensors of a plain LoRA adapter of scaling 1 with these factors.
 
-    Smaller ones are padded with zeros: one rank for all layers, without patterns.
+    Factors of smaller rank are padded with zeros: one rank for all layers, without patterns.
     """
     rank = max(rank or 1, *(down.shape[0] for down, _ in factors.values()))
     config = LoraConfig(
@@ -148,7 +149,11 @@ def _change(
 def _dora_change(
     layer: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, magnitude: torch.Tensor
 ) -> torch.Tensor:
-    """Return W' - W: DoRA gives each row of W + B A the length that it learned."""
+    """Return W' - W, (outputs, inputs): DoRA scales each row of W + B A to its magnitude.
+
+    Follows Liu et al. 2024, equation 5. down: (rank, inputs); up: (outputs, rank), scaling inside;
+    magnitude: (outputs,).
+    """
     weight = base_weight(layer).cpu()
     moved = weight + up @ down
     lengths = torch.linalg.norm(moved, dim=1, keepdim=True)
@@ -158,7 +163,7 @@ def _dora_change(
 def _without_start(
     config: LoraConfig, layer: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, alpha: float
 ) -> Change:
-    """Let PEFT initialise on a copy of the layer, and take its start out of the adapter."""
+    """Subtract the initial B0 A0, which PEFT computes on a copy of the layer, from the adapter."""
     twin = copy.deepcopy(layer).requires_grad_(False)
     own = copy.deepcopy(config)
     own.inference_mode = True
@@ -180,20 +185,20 @@ def _without_start(
     factors = torch.cat([down, down0]), torch.cat([scaling * up, -scaling * up0], dim=1)
     residue = float(torch.linalg.norm(factors[1] @ factors[0] - wanted))
     size = float(torch.linalg.norm(wanted))
-    tolerances.require_finite([residue, size], "What an adapter adds to a weight")
+    tolerances.require_finite([residue, size], "An adapter's change of a weight")
     return Change(factors, error=residue / size if size else residue)
 
 
 def base_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """Return a layer's weight, outputs x inputs, as numbers of full precision."""
+    """Return a layer's weight, (outputs, inputs), fp32."""
     weight = dequantize_module_weight(layer).detach().float()
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def _require_full_precision(layer: torch.nn.Module) -> None:
-    """Raise Unsupported where the base's weights are only known roughly.
+    """Raise Unsupported where the base is quantised, so that its weights are only approximate.
 
-    What is computed from them would be kept as true of the full-precision base.
+    The result would be kept as valid for the full-precision base.
     """
     weight = layer.weight
     if not (isinstance(weight, torch.Tensor) and weight.is_floating_point()):
@@ -216,6 +221,6 @@ def _require_repeatable(config: LoraConfig, name: str) -> None:
     if init_methods.is_unrepeatable(config.init_lora_weights):
         start = init_methods.name_of(config.init_lora_weights)
         raise Unsupported(
-            f"{name} began with {start}, which cannot be computed again from the base.",
+            f"{name} was initialised with {start}, which cannot be recomputed from the base.",
             cure="Export it as plain LoRA where it was trained.",
         )

@@ -7,12 +7,12 @@ from peft.utils.other import get_pattern_key
 
 
 def rank_of(config: LoraConfig, layer: str) -> int:
-    """Return the rank of one layer, which patterns may set apart."""
+    """Return the rank of one layer, from `rank_pattern` or `r`."""
     return int(config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), layer), config.r))
 
 
 def alpha_of(config: LoraConfig, layer: str) -> float:
-    """Return the alpha of one layer, which patterns may set apart."""
+    """Return the alpha of one layer, from `alpha_pattern` or `lora_alpha`."""
     key = get_pattern_key(list(config.alpha_pattern), layer)
     return float(config.alpha_pattern.get(key, config.lora_alpha))
 

@@ -1,4 +1,4 @@
-"""Target modules: which layers of a base an adapter changes, and how PEFT is told so."""
+"""Target modules: which layers of a base an adapter changes, and their names for PEFT."""
 
 import re
 from collections.abc import Collection
@@ -16,7 +16,7 @@ _ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
 def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
     """Return the module names for PEFT's `target_modules`.
 
-    Raises InvalidRequest where a name matches no layer: PEFT would go on silently without it.
+    Raises InvalidRequest where a name matches no layer; PEFT would silently ignore it.
     """
     available = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
     if request.targets == "all-linear":
@@ -25,25 +25,25 @@ def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
         names = {layer.name for layer in layers if _ATTENTION.search(layer.name)}
         if not names:
             raise InvalidRequest(
-                "No layer of this model is named like attention.",
-                cure=f"Choose all-linear, or names out of: {', '.join(available)}.",
+                "No layer of this model has the name of an attention layer.",
+                cure=f"Choose all-linear, or some of these names: {', '.join(available)}.",
             )
         return target_names(names, layers)
     missing = [t for t in request.targets if not any(_hits(t, layer.name) for layer in layers)]
     if missing:
         raise InvalidRequest(
             f"No layer is called {', '.join(map(repr, missing))} in this model.",
-            cure=f"Layers that can learn here: {', '.join(available)}.",
+            cure=f"Layers that can be trained here: {', '.join(available)}.",
         )
     return list(request.targets)
 
 
 def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
-    """Name layers so that PEFT finds these and no others.
+    """Return names with which PEFT finds these layers and no others.
 
-    A layer is named by the shortest end of its path that no other layer shares: `q_proj`, but
-    `attn.c_proj` in GPT-2, whose `mlp.c_proj` has the same last name. Where such an end would need
-    a layer's number, it is named in full.
+    A name is the shortest suffix of a layer's path that no unwanted layer shares: `q_proj`, but
+    `attn.c_proj` in GPT-2, whose `mlp.c_proj` ends in the same name. Where the suffix would need a
+    layer number, the full path is used.
     """
     others = (layer.name for layer in layers if layer.name not in wanted)
     taken = {end for name in others for end in _ends(name)}
@@ -56,13 +56,13 @@ def matched(config: LoraConfig, layers: list[Target]) -> list[Target]:
 
 
 def count_trainable(config: LoraConfig, targets: list[Target]) -> int:
-    """Return how many numbers an adapter learns: r (in + out) a layer, plus out for DoRA."""
+    """Return an adapter's trainable parameters: r (in + out) per layer, plus out for DoRA."""
     extra = 1 if config.use_dora else 0
     return sum(config.r * (t.inputs + t.outputs) + extra * t.outputs for t in targets)
 
 
 def _ends(name: str) -> list[str]:
-    """Return the ends of a path, shortest first: `c_proj`, `attn.c_proj`..."""
+    """Return the suffixes of a path, shortest first: `c_proj`, `attn.c_proj`..."""
     parts = name.split(".")
     return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
 

@@ -36,7 +36,7 @@ from tests.engine.hostile.harm import (
     zipped,
 )
 
-ANEW = "Get it again from where it came, or train it again."
+AGAIN = "Download it again, or train it again."
 
 FOLDERS: dict[str, tuple[Harm, str]] = {
     "pickle only": (
@@ -44,8 +44,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
         "{name} has its weights only as adapter_model.bin, a format that can run code. Save it "
         "again as safetensors where it was trained.",
     ),
-    "no weights": (no_weights, f"{{name}} has no {WEIGHTS}. The folder is not complete."),
-    "no tensors": (without("lora"), "{name} holds no weights at all."),
+    "no weights": (no_weights, f"{{name}} has no {WEIGHTS}. The folder is incomplete."),
+    "no tensors": (without("lora"), "{name} contains no weights at all."),
     "cut off": (cut_off, "The weights of {name} are damaged or cut off (*"),
     "a FIFO as configuration": (
         in_place_of(CONFIG, os.mkfifo),
@@ -102,19 +102,19 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "NaN": (
         with_number(float("nan")),
-        f"{{name}} holds numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
+        f"{{name}} contains numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
     ),
     "infinity": (
         with_number(float("-inf")),
-        f"{{name}} holds numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
+        f"{{name}} contains numbers that are not finite, in {Q}.lora_B.weight. Train it again.",
     ),
     "whole numbers": (
         with_tensor(f"{Q}.lora_A.weight", 4, 64, dtype=torch.int64),
-        f"{{name}} stores {Q}.lora_A.weight in a type that adapters do not use.",
+        f"{{name}} stores {Q}.lora_A.weight in a dtype that adapters do not use.",
     ),
     "eight bits": (
         with_tensor(f"{Q}.lora_A.weight", 4, 64, dtype=torch.uint8),
-        f"{{name}} stores {Q}.lora_A.weight in a type that adapters do not use.",
+        f"{{name}} stores {Q}.lora_A.weight in a dtype that adapters do not use.",
     ),
     "huge rank": (
         said(r=20_000_000),
@@ -152,16 +152,16 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "rank pattern that hangs": (
         said(rank_pattern={HANGS: 4}),
-        "The rank_pattern of {name} has regular expressions, which could hang the app. Write "
+        "The rank_pattern of {name} has regular expressions, which could block the app. Use "
         "plain module names there.",
     ),
     "alpha pattern that hangs": (
         said(alpha_pattern={HANGS: 4}),
-        "The alpha_pattern of {name} has regular expressions, which could hang the app. Write *",
+        "The alpha_pattern of {name} has regular expressions, which could block the app. Use *",
     ),
     "endless patterns": (
         said(alpha_pattern={f"layer{number}": 4 for number in range(20_000)}),
-        "The alpha_pattern of {name} has 20000 entries, which is too many.",
+        "The alpha_pattern of {name} has too many entries (20000).",
     ),
     "another base": (
         holding(
@@ -177,12 +177,12 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "half a layer": (
         without("q_proj.lora_B"),
-        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + ANEW,
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + AGAIN,
     ),
     "too few layers": (
         without("v_proj"),
-        "{name} lacks weights for 1 of the layers it should change, "
-        "model.layers.0.self_attn.v_proj among them. It was made for a smaller base, or *",
+        "{name} lacks weights for 1 of the layers that it should change, "
+        "including model.layers.0.self_attn.v_proj. It was made for a smaller base, or *",
     ),
     "too many layers": (
         moved("layers.0", "layers.7"),
@@ -192,15 +192,15 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     "the head": (
         moved("model.layers.0.self_attn.q_proj", "lm_head"),
         "{name} changes the output head or the embeddings, which cannot be blended or merged "
-        "safely. Use an adapter of the layers between them.",
+        "safely. Use an adapter for the layers between them.",
     ),
     "magnitudes without DoRA": (
         with_tensor(f"{Q}.lora_magnitude_vector", 64),
-        "{name} brings DoRA magnitudes but says that it is not DoRA.",
+        "{name} has DoRA magnitudes, but its configuration says that it is not DoRA.",
     ),
     "DoRA without magnitudes": (
         said(use_dora=True),
-        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + ANEW,
+        "{name} lacks a part of model.layers.0.self_attn.q_proj. " + AGAIN,
     ),
     "magnitudes that do not fit": (
         both(
@@ -220,8 +220,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "a key of the future": (
         said(use_superlora=True),
-        "{name} asks for 'use_superlora', which this version of PEFT does not know: it would be "
-        "left out without a word. Use an adapter without it.",
+        "{name} uses the option 'use_superlora', which this version of PEFT does not know and "
+        "would silently ignore. Use an adapter without it.",
     ),
     "broken JSON": (written('{"r": 4,'), f"{{name}} has no readable {CONFIG}: *"),
     "bottomless JSON": (written("[" * 100_000), f"{{name}} has no readable {CONFIG}: *"),
@@ -234,7 +234,7 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "modules_to_save": (
         said(modules_to_save=["lm_head"]),
-        "{name} brings whole layers of its own (modules_to_save), which cannot be blended or "
+        "{name} contains whole layers (modules_to_save), which cannot be blended or "
         "weighted. Use an adapter without it, or merge it into its base where it was trained.",
     ),
     "bias": (
@@ -259,20 +259,20 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "megatron": (
         said(megatron_config={"a": 1}, megatron_core="os"),
-        "{name} wants program code of its own to be loaded (megatron_config). *",
+        "{name} needs its own program code to be loaded (megatron_config). *",
     ),
     "auto_mapping": (
         said(auto_mapping={"base_model_class": "system", "parent_library": "os"}),
-        "{name} wants program code of its own to be loaded (auto_mapping). *",
+        "{name} needs its own program code to be loaded (auto_mapping). *",
     ),
     "a start by chance": (
         said(init_lora_weights="pissa_niter_4"),
-        "{name} was started with 'pissa_niter_4', which changes the base's own weights. "
+        "{name} was initialised with 'pissa_niter_4', which changes the base's own weights. "
         "Convert it to plain LoRA where it was trained.",
     ),
     "DoRA on PiSSA": (
         said(init_lora_weights="pissa", use_dora=True),
-        "{name} is DoRA on a base that pissa changed, which cannot be plain LoRA. *",
+        "{name} is DoRA on a base changed by pissa, which cannot become plain LoRA. *",
     ),
     "KaSA": (said(kasa_config={"x": 1}), "{name} is a KaSA adapter, which changes the base's *"),
 }
@@ -302,7 +302,7 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "weights elsewhere in the zip": (
         zipped((f"elsewhere/{WEIGHTS}", "x"), leave_out=(WEIGHTS,)),
-        f"bad has no {WEIGHTS}. The folder is not complete.",
+        f"bad has no {WEIGHTS}. The folder is incomplete.",
     ),
     "a bomb as configuration": (
         both(written(" " * 3_000_000), zipped()),

@@ -201,7 +201,7 @@ def test_where_memory_does_not_hold_the_model_that_is_said(
 
     assert merged.max_difference is None
     assert (
-        "Comparing answers: not done (it needs 288 MB of memory, and 977 KB are free)"
+        "Answers were not compared (this needs 288 MB of memory, and 977 KB are free)"
         in merged.verified
     )
     assert "two rows of each of the 6 changed weights" in merged.verified

@@ -114,7 +114,7 @@ def spoil(folder: Path, value: float) -> None:
         (refuse_nan, "lora", 1.0, ModelError, "not finite"),
         (refuse_foreign_weights, "lora", 1.0, ModelError, "does not fit this base"),
         (refuse_tied_head, "head", 1.0, Unsupported, "tied embeddings"),
-        (refuse_quantised_files, "lora", 1.0, Unsupported, "quantised themselves"),
+        (refuse_quantised_files, "lora", 1.0, Unsupported, "already quantised"),
         (refuse_changed_files, "lora", 1.0, Unsupported, "changed since it was loaded"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -274,7 +274,7 @@ def test_a_file_that_does_not_read_back_is_found(
         original(self, -tensor)
 
     monkeypatch.setattr(FileWriter, "write", flipped)
-    with pytest.raises(VerificationFailed, match="does not read back"):
+    with pytest.raises(VerificationFailed, match="reads back differently"):
         tied.merge("lora")
 
 

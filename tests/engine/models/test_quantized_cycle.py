@@ -68,7 +68,7 @@ def test_load_train_save_reload_switch_blend_merge(
     merged = str(tmp_path / "merged")
     done = do(service, rq.Merge(variant=TWO, destination=merged, precision="fp32"))
     assert done.max_difference < 1e-4
-    assert any(f"in {kind}; the merge went into" in each for each in done.notes) is (kind != "none")
+    assert any(f"in {kind}; the merge used" in each for each in done.notes) is (kind != "none")
     assert scores(service, []) == bare  # the session's own base is not touched
 
     load(service, "none")

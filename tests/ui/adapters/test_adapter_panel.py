@@ -217,13 +217,13 @@ def test_what_could_be_read_of_a_refused_adapter_is_shown() -> None:
     report = rs.AdapterReport(
         source="x", suggested_name="x", method="LoRA", rank=8, alpha=16.0, ranks=[8],
         targets=["q_proj"], parameters=1024, bytes=4096, made_for="starter", base_match="same",
-        verdict="cannot", reasons=[rs.Problem(what="x brings whole layers of its own.")],
+        verdict="cannot", reasons=[rs.Problem(what="x contains whole layers.")],
         layers=[], effective_rank=0.0, lineage=[("From", "the folder x")], in_library=False,
     )  # fmt: skip
 
     said = words(report_card(report))
 
-    assert "Cannot be added. x brings whole layers of its own." in said
+    assert "Cannot be added. x contains whole layers." in said
     assert "LoRA, rank 8, alpha 16" in said
     assert "1,024 parameters, 4 KB" in said
     assert "starter (the loaded base)" in said

@@ -209,13 +209,13 @@ def test_a_failure_says_what_happened(tab: MergeTab) -> None:
 def test_what_was_not_compared_is_not_called_verified() -> None:
     merged = rs.Merged(
         path="/w/m", bytes=1, files=1, precision="bf16", max_difference=None,
-        verified="every number is finite. Comparing answers: not done (no memory)",
+        verified="all numbers are finite. Answers were not compared (no memory)",
         notes=["Merged in memory."], seconds=1.0, peak_memory_bytes=1,
     )  # fmt: skip
 
     said = words(stage(None, merged))
 
-    assert "Partly verified: every number is finite" in said
+    assert "Partly verified: all numbers are finite" in said
     assert "Merged in memory." in said
 
 
