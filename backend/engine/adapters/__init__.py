@@ -1,3 +1,3 @@
-"""Adapters of the library: importing, inspecting, saving, converting, publishing.
+"""Adapters of the library: importing, inspecting, saving, converting, uploading.
 
-Every adapter that is kept passes through here; knows nothing of how one was trained or blended."""
+Every adapter that is kept is saved here. Knows nothing of how an adapter was trained or blended."""

@@ -1,7 +1,7 @@
-"""Making a plain LoRA adapter of another kind, or of another rank, with its error measured.
+"""Converting an adapter of another kind, or another rank, to plain LoRA, with a measured error.
 
 PiSSA, OLoRA and rsLoRA become plain LoRA exactly. DoRA changes whole weights: its change W' - W is
-taken apart by SVD and cut off at a rank. PEFT 0.21.2's own `convert_to_lora` drops the magnitudes.
+approximated by a truncated SVD. PEFT 0.21.2's own `convert_to_lora` drops the magnitudes.
 """
 
 import math
@@ -26,12 +26,15 @@ from backend.errors import InvalidRequest, Unsupported, VerificationFailed
 from backend.results import AdapterInfo
 
 CHOSEN_ERROR = 0.05
-"""Without a rank, the smallest one that comes this close is taken."""
+"""Without a given rank, the smallest rank with at most this error is used."""
 EXACT = 1e-5
 
 
 class _Spectrum(NamedTuple):
-    """A layer's change taken apart: left @ diag(values) @ right, the largest values first."""
+    """The SVD of a layer's change: left @ diag(values) @ right, the largest values first.
+
+    left: (outputs, n); values: (n,); right: (n, inputs), float64.
+    """
 
     left: torch.Tensor
     values: torch.Tensor
@@ -42,7 +45,7 @@ class _Spectrum(NamedTuple):
         return root[:, None] * self.right[:rank], self.left[:, :rank] * root
 
     def lost(self, rank: int) -> float:
-        """The squared size of what is cut off."""
+        """The squared norm of the part that is cut off."""
         return float(self.values[rank:].square().sum())
 
     @property
@@ -57,12 +60,12 @@ def convert(
     *,
     taken: Collection[str] = (),
 ) -> rs.Converted:
-    """Put a plain LoRA twin of an adapter into the library, verified, or change nothing."""
+    """Add a plain LoRA copy of an adapter to the library, verified, or change nothing."""
     session.library.require_free(request.new_name, taken)
     source = session.library.get(request.name)
     _require_same_base(session, source)
     folder = session.library.folder(source.id)
-    control.progress("Computing what the adapter changes", force=True)
+    control.progress("Computing the weight changes", force=True)
     file_validation.scan(folder, session.layers(), name=source.name)
     changes = plain_lora.changes_of(folder, session.base.model)
     _require_possible(request.rank, changes, session.layers())
@@ -71,7 +74,7 @@ def convert(
         factors, session.layers(), session.base.facts.source, rank=request.rank
     )
     info = _describe(session, source, request.new_name, config, tensors, error)
-    control.progress("Saving and reading back", 0.95, force=True)
+    control.progress("Saving and verifying", 0.95, force=True)
     with tempfile.TemporaryDirectory() as place:
         written = plain_lora.Baked(config, tensors, config.r, error)
         written.write(Path(place))
@@ -87,7 +90,7 @@ def convert(
 def _approximate(
     changes: dict[str, Change], rank: int | None, control: Control
 ) -> tuple[Factors, float, dict[str, float]]:
-    """Return factors of the wanted rank, and how far they are from the changes."""
+    """Return factors of the wanted rank, and their errors, overall and per layer."""
     exact = {n: change.factors for n, change in changes.items() if change.factors is not None}
     largest = max((len(down) for down, _ in exact.values()), default=0)
     if len(exact) == len(changes) and (rank is None or rank >= largest):
@@ -96,7 +99,7 @@ def _approximate(
     spectra = {}
     for number, (name, change) in enumerate(changes.items()):
         control.check_stop()
-        control.progress(f"Taking apart {name}", 0.9 * number / len(changes))
+        control.progress(f"Decomposing {name}", 0.9 * number / len(changes))
         spectra[name] = _take_apart(change)
     rank = rank or _choose(spectra)
     lost = {name: spectrum.lost(rank) for name, spectrum in spectra.items()}
@@ -106,9 +109,9 @@ def _approximate(
 
 
 def _take_apart(change: Change) -> _Spectrum:
-    """Return a change's singular values and vectors, from its factors where it has some.
+    """Return a change's singular values and vectors, from its factors where it has factors.
 
-    QR of both factors leaves a small matrix: the same values in a thousandth of the time.
+    QR of both factors gives a small matrix with the same values, in a thousandth of the time.
     """
     if change.whole is not None:
         return _Spectrum(*torch.linalg.svd(change.whole.double(), full_matrices=False))
@@ -131,11 +134,11 @@ def _choose(spectra: dict[str, _Spectrum]) -> int:
 
 
 def _require_possible(rank: int | None, changes: dict[str, Change], layers: list[Target]) -> None:
-    """Raise InvalidRequest for a rank beyond which no layer can hold anything more."""
+    """Raise InvalidRequest for a rank that is too large for every layer."""
     largest = max(min(t.inputs, t.outputs) for t in layers if t.name in changes)
     if rank is not None and rank > largest:
         raise InvalidRequest(
-            f"Rank {rank} is more than any of these layers can hold ({largest}).",
+            f"Rank {rank} is larger than any of these layers allows ({largest}).",
             cure=f"Choose a rank up to {largest}.",
         )
 
@@ -145,12 +148,12 @@ def _ratio(lost: float, size: float) -> float:
 
 
 def _publish(session: Session, info: AdapterInfo, folder: Path) -> float:
-    """Load the written twin, compare it bit for bit, and let it be published by the usual way."""
+    """Load the written plain LoRA copy, compare it bit for bit, and publish it."""
     try:
         session.load_folder(folder, info.id)
         assert session.peft is not None
         if not peft_io.same_weights(session.peft, info.id, folder):
-            raise VerificationFailed("The converted adapter did not read back as it was written.")
+            raise VerificationFailed("The converted adapter reads back differently.")
         return saving.publish(session, info)
     finally:
         session.drop(info.id)
@@ -189,7 +192,7 @@ def _require_same_base(session: Session, info: AdapterInfo) -> None:
     facts = session.base.facts
     if info.base_fingerprint != facts.fingerprint:
         raise Unsupported(
-            f"{info.name!r} was made for the base {info.base_name!r}, and {facts.name!r} is "
+            f"{info.name!r} was made for the base {info.base_name!r}, but {facts.name!r} is "
             "loaded.",
             cure=f"Load {info.base_name!r} to convert it.",
         )

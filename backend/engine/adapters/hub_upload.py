@@ -1,6 +1,7 @@
-"""An adapter on the Hugging Face Hub.
+"""Uploading an adapter to the Hugging Face Hub.
 
-What names folders of this machine is taken out before, and what arrived is compared after.
+Names of local folders are removed before, and the uploaded files are verified afterwards. Knows
+nothing of the session.
 """
 
 import hashlib
@@ -29,15 +30,15 @@ LOCAL_PATH = re.compile(r"(?<!\S)(?:~|\.{0,2})/\S*?([^/\s]+)/?(?=\s|$)")
 
 
 def push(request: PushAdapter, control: Control, *, library: Library) -> PushedAdapter:
-    """Send an adapter; a repository that was made for it goes again where that fails.
+    """Upload an adapter; a repository created for it is deleted again where that fails.
 
-    Raises Unsupported where nobody is signed in, InvalidRequest where the name cannot be used or is
-    taken, NotFound where the Hub cannot be reached, VerificationFailed.
+    Raises Unsupported without a Hub login, InvalidRequest where the name is invalid or taken,
+    NotFound where the Hub cannot be reached, and VerificationFailed.
     """
     info = library.get(request.name)
     if get_token() is None:
         raise Unsupported(
-            "Nobody is signed in to the Hub on this machine.",
+            "There is no Hub login on this machine.",
             cure="Run 'hf auth login' once, or start the app with HF_TOKEN set, then try again.",
         )
     with tempfile.TemporaryDirectory() as room:
@@ -51,7 +52,7 @@ def push(request: PushAdapter, control: Control, *, library: Library) -> PushedA
 
 
 def public_copy(library: Library, info: AdapterInfo, folder: Path) -> Path:
-    """Copy an adapter's files; paths of this machine become names. Raises VerificationFailed."""
+    """Copy an adapter's files; local paths become plain names. Raises VerificationFailed."""
     kept = library.folder(info.id)
     folder.mkdir(parents=True)
     for name in (WEIGHTS, CONFIG, CARD, TEMPLATE):
@@ -70,12 +71,12 @@ def public_copy(library: Library, info: AdapterInfo, folder: Path) -> Path:
 
 
 def is_hub_id(source: str) -> bool:
-    """Tell whether a base is one that somebody else can load by its name."""
+    """Tell whether a base is a Hub id, which others can load by its name."""
     return "/" in source and HUB_ID.fullmatch(source) is not None and not looks_like_path(source)
 
 
 def without_paths(text: str) -> str:
-    """Return a text in which every path is the last part of it alone."""
+    """Return a text in which every path is reduced to its last part."""
     return LOCAL_PATH.sub(r"\1", text)
 
 
@@ -97,34 +98,34 @@ def _public_card(card: Path, info: AdapterInfo, base: str, public_base: str) -> 
 
 
 def _require_public(folder: Path, library: Path) -> None:
-    """Raise VerificationFailed where a file still names a folder of this machine."""
+    """Raise VerificationFailed where a file still contains a local folder name."""
     private = {str(Path.home()), str(library), str(folder.parent)}
     for file in (folder / CARD, folder / CONFIG, folder / "workbench.json"):
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if any(place in text for place in private if len(place) > 1):
             raise VerificationFailed(
-                f"{file.name} would tell others the names of folders on this machine.",
-                cure="Save a copy, mend that file, and send the folder yourself.",
+                f"{file.name} contains names of folders on this machine.",
+                cure="Save a copy, fix that file, and upload the folder yourself.",
             )
 
 
 def _send(request: PushAdapter, info: AdapterInfo, folder: Path, control: Control) -> PushedAdapter:
     hub = HfApi()
-    control.progress(f"Making {request.repo_id} on the Hub", force=True)
+    control.progress(f"Creating {request.repo_id} on the Hub", force=True)
     there = hub.repo_exists(request.repo_id)
     if there and not request.replace:
         raise InvalidRequest(
-            f"{request.repo_id} is on the Hub already.",
+            f"{request.repo_id} already exists on the Hub.",
             cure="Choose another name, or turn on Replace.",
         )
     repo_id = hub.create_repo(request.repo_id, private=request.private, exist_ok=there).repo_id
     try:
         control.check_stop()
-        control.progress(f"Sending {info.name} to {repo_id}", force=True)
+        control.progress(f"Uploading {info.name} to {repo_id}", force=True)
         commit = hub.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=f"{info.name}, {info.method}"
         )
-        control.progress("Comparing what arrived", force=True)
+        control.progress("Verifying the upload", force=True)
         files = sorted(file for file in folder.iterdir() if file.is_file())
         _require_arrived(hub, repo_id, str(commit.oid), files)
     except BaseException:
@@ -141,13 +142,13 @@ def _send(request: PushAdapter, info: AdapterInfo, folder: Path, control: Contro
 
 
 def _require_arrived(hub: HfApi, repo_id: str, commit: str, files: list[Path]) -> None:
-    """Compare the Hub's digests with those of what was sent; raises VerificationFailed."""
+    """Compare the Hub's digests with those of the sent files; raises VerificationFailed."""
     found = hub.get_paths_info(repo_id, [file.name for file in files], revision=commit)
     there = {each.path: each for each in found if isinstance(each, RepoFile)}
     for file in files:
         arrived = there.get(file.name)
         if arrived is None or not _is_same(file, arrived):
-            raise VerificationFailed(f"{file.name} did not arrive on the Hub as it was sent.")
+            raise VerificationFailed(f"{file.name} on the Hub differs from the uploaded file.")
 
 
 def _is_same(file: Path, arrived: RepoFile) -> bool:
@@ -161,20 +162,20 @@ def _is_same(file: Path, arrived: RepoFile) -> bool:
 def _explain(error: Exception, repo_id: str) -> WorkbenchError:
     if isinstance(error, HFValidationError):
         return InvalidRequest(
-            f"{repo_id!r} cannot be a name on the Hub.",
-            cure="It looks like your-name/pirate: letters, digits, - _ and . only.",
+            f"{repo_id!r} is not a valid name on the Hub.",
+            cure="Use a name such as your-name/pirate: letters, digits, - _ and . only.",
         )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status in (401, 403, 404):
             return Unsupported(
-                f"The Hub does not let you write to {repo_id}.",
-                cure="Use your own name or your organisation's, and a token that may write "
+                f"You have no permission to write to {repo_id} on the Hub.",
+                cure="Use your own name or your organisation's, and a token with write permission "
                 "('hf auth login').",
                 details=str(error),
             )
         return NotFound(
-            f"The Hub did not take {repo_id}: it answered {status}.",
+            f"The Hub did not accept {repo_id} (status {status}).",
             cure="Try again later.",
             details=str(error),
         )

@@ -1,7 +1,7 @@
-"""Where adapters come from: the library, a folder, a zip, the Hub. Gives a folder to scan.
+"""Sources of adapters: the library, a folder, a zip or the Hub. Each gives a folder to scan.
 
-Of a zip only the two files of an adapter are taken, by their names, into a folder of our own: no
-path inside it is ever followed.
+From a zip only an adapter's two files are unpacked, by name, to a new folder; no path in it is ever
+followed. Knows nothing of what the files contain.
 """
 
 import errno
@@ -39,7 +39,7 @@ _BROKEN = (
 
 
 class Incoming(NamedTuple):
-    """An adapter's files, where they lie for now, and what to call it."""
+    """An adapter's files in their current folder, and its suggested name."""
 
     folder: Path
     name: str
@@ -48,7 +48,7 @@ class Incoming(NamedTuple):
 
 @contextmanager
 def incoming(source: str, library: Library, control: Control) -> Iterator[Incoming]:
-    """Give the folder that a source means; what was unpacked for it is removed afterwards."""
+    """Yield the folder of a source; unpacked files are removed afterwards."""
     if source.startswith(LIBRARY_SOURCE):
         info = library.get(source.removeprefix(LIBRARY_SOURCE))
         yield Incoming(library.folder(info.id), info.name, "the library")
@@ -71,8 +71,8 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
 
 
 def display_name(raw: str) -> str:
-    """Make a name that people can read of a folder's or file's name."""
-    letters = unicodedata.normalize("NFKD", raw)  # an accent is a character of its own then
+    """Return a readable name from a folder's or file's name."""
+    letters = unicodedata.normalize("NFKD", raw)  # accents become separate characters
     plain = "".join(each for each in letters if not unicodedata.combining(each))
     words = re.sub(r"[^A-Za-z0-9 _-]+", " ", plain)
     name = re.sub(r"\s+", " ", words).strip(" _-")[:40].strip()
@@ -80,7 +80,7 @@ def display_name(raw: str) -> str:
 
 
 def _unpack(path: Path, folder: Path) -> Path:
-    """Copy the adapter's files out of a zip; raises where it holds none, or several."""
+    """Copy the adapter's files out of a zip; raises where it has no adapter, or several."""
     if path.suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
         raise Unsupported(
             f"{path.name} is not a zip file.", cure="Use an adapter's folder, or a zip of it."
@@ -96,14 +96,16 @@ def _unpack(path: Path, folder: Path) -> Path:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # Python 3.11's zipfile looks for a member before the file's beginning where it is told to
-        raise ModelError(f"{path.name} is damaged: a file in it lies nowhere.") from None
+        # Python 3.11's zipfile seeks before the file's beginning if the zip says so
+        raise ModelError(
+            f"{path.name} is damaged: the position of a file in it is wrong."
+        ) from None
     return folder
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose list of files, which is read at once and whole, has a bounded length."""
+    """Open a zip whose list of files, which is read as a whole, has a limited length."""
     with open_regular(path, path.name) as file:
         bounded = _BoundedReads(file, path.name)
         with zipfile.ZipFile(bounded) as archive:
@@ -112,7 +114,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 class _BoundedReads:
-    """A file of which no more than `most` bytes are read at once."""
+    """A file from which at most `most` bytes are read at once."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
@@ -127,26 +129,26 @@ class _BoundedReads:
             raise Unsupported(
                 f"The list of files in {self._name} has {size_text(size)}, and at most "
                 f"{size_text(self.most)} are read.",
-                cure="Make the zip of the adapter's folder alone.",
+                cure="Make a zip of the adapter's folder only.",
             )
         return self._file.read(size)
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
-    """Return the members that belong to the archive's one adapter."""
+    """Return the members that belong to the archive's only adapter."""
     found = [each for each in archive.infolist() if not each.is_dir()]
     escaping = [each.filename for each in found if _escapes(each.filename)]
     if escaping:
         raise Unsupported(
-            f"{name} holds a path that leaves its folder: {escaping[0][:80]!r}.",
-            cure="Make the zip of the adapter's folder alone.",
+            f"{name} contains a path outside its folder: {escaping[0][:80]!r}.",
+            cure="Make a zip of the adapter's folder only.",
         )
     configs = [each for each in found if PurePosixPath(each.filename).name == CONFIG]
     if len(configs) != 1:
         count = "no" if not configs else str(len(configs))
         raise ModelError(
-            f"{name} holds {count} {CONFIG}, so it is not the zip of one adapter.",
-            cure="Make the zip of one adapter's folder.",
+            f"{name} contains {count} {CONFIG}, so it is not the zip of one adapter.",
+            cure="Make a zip of one adapter's folder.",
         )
     home = PurePosixPath(configs[0].filename).parent
     beside = {
@@ -165,24 +167,24 @@ def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
 def _require_size(member: zipfile.ZipInfo, name: str) -> None:
     """Raise Unsupported where a member would fill the disk or the memory.
 
-    Its stated size is never exceeded.
+    Unpacking never exceeds the stated size.
     """
     size, file = member.file_size, PurePosixPath(member.filename).name
     most = read_limits.ADAPTER_BYTES if file == WEIGHTS else read_limits.ADAPTER_TEXT_BYTES
     if size > most:
         raise Unsupported(
             f"The {file} in {name} has {size_text(size)}, and at most {size_text(most)} are read.",
-            cure="Make the zip of the adapter's folder again.",
+            cure="Make a new zip of the adapter's folder.",
         )
     if size > read_limits.ZIP_FREE_BYTES and size > read_limits.ZIP_RATIO * member.compress_size:
         raise Unsupported(
             f"{name} unpacks to more than {read_limits.ZIP_RATIO} times its size, "
-            "as no weights do.",
-            cure="Make the zip of the adapter's folder again.",
+            "which weights never do.",
+            cure="Make a new zip of the adapter's folder.",
         )
-    if member.compress_type not in PACKED:  # others unpack whatever they are given, all at once
+    if member.compress_type not in PACKED:  # other methods unpack everything at once
         raise Unsupported(
-            f"{name} is packed in another way than zips usually are.",
+            f"{name} uses an unusual compression method.",
             cure="Make the zip again with the usual method (deflate).",
         )
 

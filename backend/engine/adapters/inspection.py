@@ -1,4 +1,6 @@
-"""Looking at an adapter before it is added: what it is, what it changes, whether it fits."""
+"""Inspection of an adapter before it is added: its kind, its changes, and whether it fits.
+
+Changes nothing; knows nothing of the session beyond the facts that it is given."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,24 +25,24 @@ from backend.library import SIDECAR
 from backend.results import AdapterInfo, AdapterReport, LayerNorm, ModelFacts, Problem
 
 _ONLY_FACTORS = (
-    "Sizes below are those of its two factors alone: what this kind does to the whole weight shows "
-    "only where the base is in memory in full precision."
+    "The sizes below are those of its two factors only. The change of the whole weight can be "
+    "shown only if the base is in memory in full precision."
 )
 _SAID = ("base_name", "base_fingerprint", "recipe", "data")
 
 
 LARGEST_WHOLE = 1024
-"""Above it the singular values of a whole matrix take too long, and the factors' stand for them."""
+"""Above this, a whole matrix' singular values take too long; those of the factors are used."""
 
 
 SHOWN_TARGETS = 30
-"""Of an adapter that is refused; a good one's are those of the base."""
+"""The limit for refused adapters; for others it is the base's number of layers."""
 
 
 class Place(NamedTuple):
-    """The base an adapter should fit: its facts, its layers, and their weights where in memory.
+    """The base that an adapter should fit: its facts, its layers, and their weights if in memory.
 
-    `changes_of` computes from those what an adapter's folder adds to each weight.
+    `changes_of` computes an adapter folder's change of each of these weights.
     """
 
     facts: ModelFacts | None
@@ -50,7 +52,7 @@ class Place(NamedTuple):
 
 
 def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport:
-    """Report on an adapter; what keeps it from being added is in `reasons`, never raised."""
+    """Report on an adapter; what blocks adding it is listed in `reasons`, never raised."""
     reasons: list[Problem] = []
     verdict = "fits"
     try:
@@ -100,55 +102,55 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
 
 
 def given_template(found: Incoming) -> str:
-    """Return the chat template that an adapter's base was given, by its name in our catalogue."""
+    """Return the catalogue name of the chat template with which the adapter was trained."""
     ours = sidecar(found)
     return ours.chat_template if ours and ours.chat_template in CHAT_TEMPLATES else "own"
 
 
 def other_template(found: Incoming, facts: ModelFacts) -> Problem | None:
-    """Say so where an adapter learned conversations that were written down in another way."""
+    """Return the problem where an adapter was trained with another chat template."""
     given = given_template(found)
     if given in ("own", facts.given_template):
         return None
     title = CHAT_TEMPLATES[given].title
     return Problem(
-        what=f"It learned conversations in the chat template {title}, and the base is loaded with "
-        "another: its answers may not show what it learned.",
+        what=f"It was trained in the chat template {title}, but the base is loaded with another "
+        "one, so its answers may be worse.",
         cure=f"Load the base with the chat template {title} (Load, Advanced).",
     )
 
 
 def _needs_full_precision(scanned: Scanned) -> Problem:
     return Problem(
-        what=f"{method_title(scanned)} takes a part out of the base's own weights, and this base "
-        "is loaded quantised, so that they are known only roughly.",
-        cure="Load the base without quantisation and add it there: it becomes plain LoRA, which "
-        "fits the quantised base too.",
+        what=f"{method_title(scanned)} takes a part out of the base's own weights, but this base "
+        "is loaded quantised, so its weights are only approximate.",
+        cure="Load the base without quantisation and add the adapter there: it becomes plain "
+        "LoRA, which also fits the quantised base.",
     )
 
 
 def method_title(scanned: Scanned) -> str:
-    """Return what the method of a scanned adapter is called."""
+    """Return the title of a scanned adapter's method."""
     if scanned.initial:
         return "PiSSA" if scanned.initial.startswith("pissa") else "OLoRA"
     return method_title_of(scanned.config)
 
 
 def sidecar(found: Incoming) -> AdapterInfo | None:
-    """Return what the workbench wrote beside an adapter, if it is one of its own."""
+    """Return the side-car file that the workbench wrote for an adapter, if there is one."""
     path = found.folder / SIDECAR
     try:
         text = read_text(path, read_limits.ADAPTER_TEXT_BYTES, SIDECAR)
         info = AdapterInfo.model_validate_json(text)
         info = info.model_copy(update={field: shown(getattr(info, field), 200) for field in _SAID})
-        # NaN is read but written as null: such a side-car would make the adapter disappear.
+        # NaN can be read but is written as null; such a side-car would hide the adapter.
         return AdapterInfo.model_validate_json(info.model_dump_json())
     except (OSError, ValueError, ModelError):
         return None
 
 
 def made_for(found: Incoming) -> str:
-    """Return the base that an adapter says it was made for: a name to read, never followed."""
+    """Return the base that an adapter says it was made for: only a name, never used as a path."""
     ours = sidecar(found)
     if ours is not None:
         return ours.base_name
@@ -158,7 +160,7 @@ def made_for(found: Incoming) -> str:
 
 
 def base_match(found: Incoming, facts: ModelFacts | None) -> tuple[str, str]:
-    """Tell whether an adapter was made for the loaded base, and say so in a sentence."""
+    """Return whether an adapter was made for the loaded base, and a sentence about it."""
     if facts is None:
         return "no base", ""
     ours, base = sidecar(found), made_for(found)
@@ -166,17 +168,17 @@ def base_match(found: Incoming, facts: ModelFacts | None) -> tuple[str, str]:
         if ours.base_fingerprint == facts.fingerprint:
             return "same", ""
         return "other", (
-            f"It was made for another base ({base}): the shapes fit, the weights differ, so its "
-            "answers may make little sense."
+            f"It was made for another base ({base}). The shapes fit, but the weights differ, so "
+            "its answers may make little sense."
         )
     if base and base in (facts.name, facts.source, Path(facts.path).name):
         return "same", ""
-    named = f"It says that it was made for {base}" if base else "It does not say for which base"
-    return "unknown", f"{named}; the shapes fit {facts.name}, which is all that can be checked."
+    named = f"It says it was made for {base}" if base else "It does not name its base"
+    return "unknown", f"{named}. Its shapes fit {facts.name}; nothing more can be checked."
 
 
 def _changes(found: Incoming, scanned: Scanned, place: Place) -> dict[str, Change] | None:
-    """Return the weight changes of an adapter that is more than its factors; None if unknown."""
+    """Return the weight changes of an adapter that is not only B A; None if unknown."""
     plain = not (scanned.initial or scanned.config.use_dora)
     if plain or place.changes_of is None:
         return None
@@ -189,7 +191,7 @@ def _changes(found: Incoming, scanned: Scanned, place: Place) -> dict[str, Chang
 def layer_norms(
     scanned: Scanned, weights: dict[str, torch.Tensor], changes: dict[str, Change]
 ) -> list[LayerNorm]:
-    """Measure each layer's weight change, from its small factors where those are all of it.
+    """Measure each layer's weight change, from its small factors where the change is only B A.
 
     The singular values of B A are those of R_B R_A^T, where R comes from a QR of each factor.
     """
@@ -242,9 +244,9 @@ def effective_rank(singular_values: torch.Tensor) -> float:
 
 
 def lineage(found: Incoming, *, in_library: bool) -> list[tuple[str, str]]:
-    """Return what is known of where an adapter comes from.
+    """Return what is known of an adapter's origin.
 
-    One of the library has its name above it, where it follows a renaming.
+    The name of an adapter in the library is not included; it is shown above and may change.
     """
     ours = sidecar(found)
     if ours is None:
@@ -263,9 +265,9 @@ def lineage(found: Incoming, *, in_library: bool) -> list[tuple[str, str]]:
 def refused(
     found: Incoming, error: WorkbenchError, facts: ModelFacts | None, *, in_library: bool
 ) -> AdapterReport:
-    """Report on an adapter that cannot be added: the reason, and what can be read all the same.
+    """Report on an adapter that cannot be added: the reason, and everything that can be read.
 
-    What its files do not say is empty or 0.
+    Unknown fields are empty or 0.
     """
     raw, stored = _configuration(found), _stored(found)
     rank = round(_positive(raw.get("r")))
@@ -298,7 +300,7 @@ def _configuration(found: Incoming) -> dict[str, Any]:
 
 
 def _stored(found: Incoming) -> list[StoredTensor]:
-    """Return the tensors of an adapter file by its header alone; none where that is not good."""
+    """Return the tensors of an adapter file from its header; none where the header is damaged."""
     path = found.folder / WEIGHTS
     try:
         return read_header(path) if path.is_file() else []
@@ -307,14 +309,14 @@ def _stored(found: Incoming) -> list[StoredTensor]:
 
 
 def _positive(value: object) -> float:
-    """Return a number that a foreign configuration says, where it can be one; else 0."""
+    """Return a plausible positive number from a foreign configuration, else 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if 0 < value <= 1e6 else 0.0
 
 
 def _said_method(raw: dict[str, Any]) -> str:
-    """Return the method that a configuration names, which may be one that cannot be added."""
+    """Return the method that a configuration names, even if it is not supported."""
     kind = raw.get("peft_type")
     if kind != "LORA":
         return shown(kind) if isinstance(kind, str) else ""
@@ -324,7 +326,7 @@ def _said_method(raw: dict[str, Any]) -> str:
 
 
 def _said_targets(raw: dict[str, Any], stored: list[StoredTensor]) -> list[str]:
-    """Return the modules that an adapter's file holds, or else those that it asks for."""
+    """Return the modules in an adapter's file, or else its configured target modules."""
     held = {layer_of(each.key).rsplit(".", 1)[-1] for each in stored if ".lora_" in each.key}
     asked = raw.get("target_modules")
     named = {each for each in asked if isinstance(each, str)} if isinstance(asked, list) else set()
@@ -333,8 +335,8 @@ def _said_targets(raw: dict[str, Any], stored: list[StoredTensor]) -> list[str]:
 
 def _initial_note(scanned: Scanned) -> str:
     return (
-        f"{method_title(scanned)} changes the base's own weights; it is added as the plain LoRA "
-        f"of rank {2 * max(fit.rank for fit in scanned.fits)} that does exactly the same."
+        f"{method_title(scanned)} changes the base's own weights. It is added as plain LoRA of "
+        f"rank {2 * max(fit.rank for fit in scanned.fits)} with exactly the same effect."
     )
 
 

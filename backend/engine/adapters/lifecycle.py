@@ -1,4 +1,6 @@
-"""Adapters come and go: adding, taking off, deleting, restoring, renaming. Whole or not at all."""
+"""The lifecycle of adapters: adding, unloading, deleting, restoring, renaming.
+
+Each operation succeeds completely or changes nothing."""
 
 import copy
 import tempfile
@@ -30,7 +32,7 @@ from backend.results import (
 )
 
 WEIGHED_PARAMETERS = 1_000_000_000
-"""Above this, an adapter's size is not compared with the base's weights: it would take long."""
+"""Above this, an adapter's change is not compared with the base's weights: it would take long."""
 
 
 def inspect(
@@ -43,7 +45,7 @@ def inspect(
 ) -> AdapterReport:
     """Report on an adapter before it is added.
 
-    `facts` and `layers` are those of the base of the session, which may live in another process.
+    `facts` and `layers` are those of the session's base, which may be in another process.
     """
     changes_of = None
     if session.facts is not None:
@@ -62,9 +64,9 @@ def inspect(
 def add(
     request: LoadAdapter, session: Session, control: Control, reserved: set[str]
 ) -> LoadedAdapter:
-    """Add an adapter to session and library; raises, and leaves both as they were, where it fails.
+    """Add an adapter to session and library; after a failure both are unchanged.
 
-    One of the library is only put on the model.
+    An adapter that is already in the library is only loaded.
     """
     started = time.monotonic()
     if request.source.startswith(LIBRARY_SOURCE):
@@ -99,27 +101,27 @@ def add(
 
 
 def unload(name: str, session: Session) -> Removed:
-    """Take an adapter off the model; it stays in the library."""
+    """Unload an adapter from the model; it stays in the library."""
     info = session.library.get(name)
     if not session.is_loaded(info.id):
-        raise NotFound(f"{info.name!r} is not on the model.", cure="Turn it on to load it.")
+        raise NotFound(f"{info.name!r} is not loaded.", cure="Turn it on to load it.")
     return _remove(info, session)
 
 
 def delete(name: str, session: Session) -> Removed:
-    """Take an adapter off the model and put its files into the trash."""
+    """Unload an adapter from the model and move its files to the trash."""
     info = session.library.get(name)
     session.library.discard(info.id)
     return _remove(info, session)
 
 
 def restore(name: str, session: Session, reserved: set[str]) -> Renamed:
-    """Bring a deleted adapter back into the library; it is loaded when it is turned on."""
+    """Restore a deleted adapter to the library; it is loaded when it is turned on."""
     return Renamed(adapter=session.library.restore(name, reserved))
 
 
 def rename(name: str, new_name: str, library: Library, reserved: set[str]) -> Renamed:
-    """Give an adapter another display name; PEFT knows only its internal id, which stays."""
+    """Change an adapter's display name; its internal id, which PEFT uses, stays."""
     info = library.get(name)
     if new_name.casefold() != info.name.casefold():
         library.require_free(new_name, reserved)
@@ -137,7 +139,7 @@ def _remove(info: AdapterInfo, session: Session) -> Removed:
 
 
 def _baked(session: Session, found: Incoming, scanned: Scanned) -> tuple[Scanned, str]:
-    """Return a PiSSA or OLoRA adapter as the plain LoRA that does the same, and say so."""
+    """Return a PiSSA or OLoRA adapter as the equal plain LoRA adapter, with a note."""
     config = copy.deepcopy(scanned.config)
     config.init_lora_weights = scanned.initial
     with tempfile.TemporaryDirectory(prefix="adapter-") as place:
@@ -145,8 +147,8 @@ def _baked(session: Session, found: Incoming, scanned: Scanned) -> tuple[Scanned
         baked = plain_lora.bake(Path(place), session.base.model)
     fits = [fit._replace(rank=baked.rank, alpha=baked.rank, scaling=1.0) for fit in scanned.fits]
     note = (
-        f"{inspection.method_title(scanned)} changes the base's own weights, so it was turned into "
-        f"plain LoRA of rank {baked.rank}, which does the same (error {baked.error:.0e})."
+        f"{inspection.method_title(scanned)} changes the base's own weights, so it was converted "
+        f"to plain LoRA of rank {baked.rank} with the same effect (error {baked.error:.0e})."
     )
     return Scanned(baked.config, fits, baked.tensors, ""), note
 
@@ -158,7 +160,7 @@ def _info(
     session: Session,
     reserved: set[str],
 ) -> AdapterInfo:
-    """Describe an adapter that comes from outside; its own side-car is kept as lineage."""
+    """Describe an adapter from outside; facts of its own side-car are kept as its origin."""
     facts, library = session.base.facts, session.library
     ours = inspection.sidecar(found)
     wanted = request.name or display_name(ours.name if ours else found.name)
@@ -201,7 +203,7 @@ def _loaded(
 
 
 def _base_weights(session: Session) -> dict[str, torch.Tensor]:
-    """Return the base's own weights by layer, where they are in memory and not too many."""
+    """Return the base's own weights by layer, where they are in memory and not too large."""
     if session.facts is None or session.facts.parameters > WEIGHED_PARAMETERS:
         return {}
     return peft_io.base_weights(session.base.model, session.layers())

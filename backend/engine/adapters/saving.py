@@ -1,4 +1,6 @@
-"""Saving adapters: written beside the old one, read back, compared, and only then put in place."""
+"""Saving adapters: written to a new folder, read back, compared, and only then put in place.
+
+Knows nothing of how an adapter was made."""
 
 import hashlib
 import time
@@ -19,16 +21,16 @@ from backend.files.atomic_files import new_folder
 from backend.results import AdapterInfo, SavedAdapter
 
 TEMPLATE = "chat_template.jinja"
-"""Where Transformers looks for a template beside a tokenizer."""
+"""The file in which Transformers looks for a tokenizer's chat template."""
 PROBES = ("The quick brown fox jumps over the lazy dog.", "Hello! How are you today?", "1 + 1 = 2")
 
 
 def publish(session: Session, info: AdapterInfo) -> float:
-    """Put a live adapter into the library, replacing an older state of the same run.
+    """Save an adapter on the model to the library, replacing an older state of the same run.
 
-    Returns the largest difference of log-probabilities between the live adapter and the file read
-    back. Raises VerificationFailed, and keeps what was there, where it is not the same adapter, and
-    InvalidRequest where another adapter has its place.
+    Returns the largest difference of log-probabilities between the adapter on the model and the
+    file read back. Raises VerificationFailed where these are not the same adapter (the older state
+    is then kept), and InvalidRequest where the folder belongs to another adapter.
     """
     with session.library.receive(info) as folder:
         _write(session, info, folder)
@@ -39,7 +41,7 @@ def publish(session: Session, info: AdapterInfo) -> float:
 
 
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
-    """Write a copy of an adapter into a new or empty folder and prove that it reads back."""
+    """Write a copy of an adapter into a new or empty folder and verify it."""
     session.ensure_loaded(info)
     with new_folder(destination) as folder:
         _write(session, info, folder)
@@ -49,7 +51,7 @@ def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAd
 
 
 def describe_copy(destination: Path, *, max_difference: float) -> SavedAdapter:
-    """Describe a written copy by its files."""
+    """Describe a written copy from its files."""
     file = destination / WEIGHTS
     with safe_open(file, framework="pt") as stored:
         tensors = len(stored.keys())
@@ -63,20 +65,21 @@ def describe_copy(destination: Path, *, max_difference: float) -> SavedAdapter:
 
 
 def verify(session: Session, adapter_id: str, folder: Path) -> float:
-    """Read a written folder back and compare it with the live adapter; returns the difference.
+    """Read a written folder back and compare it with the adapter on the model.
 
-    Compares every tensor bit for bit: the file's with the live ones, and what PEFT's own code makes
-    of the folder, with the scaling of each layer. The log-probabilities of a few sentences, which
-    in bf16 hardly tell adapters apart, show that all of it still computes.
+    Compares every tensor bit for bit: those of the file, and those that PEFT's own code loads from
+    the folder, with the scaling of each layer. Returns the largest difference of log-probabilities
+    of a few sentences. In bf16 these hardly distinguish adapters; they show that the model still
+    computes.
     """
     if not peft_io.same_weights(_peft(session), adapter_id, folder):
-        raise VerificationFailed(f"{folder.name} does not hold the weights that were to be saved.")
+        raise VerificationFailed(f"{folder.name} does not contain the weights that were saved.")
     twin = session.new_id()
     try:
         session.load_folder(folder, twin, plainly=True)
         with session.using_ids([]):  # at strength 1
             if not peft_io.same_effect(_peft(session), adapter_id, twin):
-                raise VerificationFailed(f"PEFT reads another adapter out of {folder.name}.")
+                raise VerificationFailed(f"PEFT loads a different adapter from {folder.name}.")
         live, stored = _scores(session, adapter_id), _scores(session, twin)
     finally:
         session.drop(twin)
@@ -99,13 +102,13 @@ def _write(session: Session, info: AdapterInfo, folder: Path) -> None:
     if not peft_io.weights(peft, info.id):
         raise ModelError(f"{info.name!r} has no weights to save.")
     if not peft_io.all_finite(peft, info.id):
-        raise VerificationFailed(f"{info.name!r} holds numbers that are not finite.")
+        raise VerificationFailed(f"{info.name!r} contains numbers that are not finite.")
     peft_io.write(peft, info.id, folder)
     write_card(session, info, folder)
 
 
 def write_card(session: Session, info: AdapterInfo, folder: Path) -> None:
-    """Put the model card beside an adapter's weights, and the chat template that it needs."""
+    """Write an adapter's model card, and the chat template that it needs, to its folder."""
     (folder / "README.md").write_text(_card(session, info), encoding="utf-8")
     if info.chat_template in CHAT_TEMPLATES:
         jinja = CHAT_TEMPLATES[info.chat_template].jinja
@@ -114,7 +117,7 @@ def write_card(session: Session, info: AdapterInfo, folder: Path) -> None:
 
 def _peft(session: Session) -> PeftModel:
     if session.peft is None:
-        raise ModelError("There is no adapter on the model.")
+        raise ModelError("No adapter is loaded.")
     return session.peft
 
 
@@ -124,7 +127,7 @@ def _digest(path: Path) -> str:
 
 
 def _card(session: Session, info: AdapterInfo) -> str:
-    """Write the model card: what it is, what it was made from, how to use it."""
+    """Return the model card: what the adapter is, what it was made from, how to use it."""
     facts = session.base.facts
     base = facts.path if facts.source == "starter" else facts.source
     made = time.strftime("%Y-%m-%d", time.localtime(info.created))
@@ -143,7 +146,7 @@ def _card(session: Session, info: AdapterInfo) -> str:
     ]
     given = CHAT_TEMPLATES.get(info.chat_template)
     if given is not None:
-        lines.append(f"- Chat template: {given.title} ({TEMPLATE}), for the base has none")
+        lines.append(f"- Chat template: {given.title} ({TEMPLATE}), because the base has none")
     if info.evaluation is not None and info.evaluation_before is not None:
         before, after = info.evaluation_before, info.evaluation
         lines += [
@@ -169,11 +172,11 @@ def _card(session: Session, info: AdapterInfo) -> str:
 
 def _made_from(info: AdapterInfo) -> list[str]:
     if info.origin != "run":
-        return [f"- Made of: {info.recipe or info.origin}", f"- Numbers: {info.parameters:,}"]
+        return [f"- Made of: {info.recipe or info.origin}", f"- Parameters: {info.parameters:,}"]
     return [
         f"- Data: {info.data or 'unknown'}",
         f"- Steps: {info.steps}",
-        f"- Numbers learned: {info.parameters:,}",
+        f"- Trainable parameters: {info.parameters:,}",
     ]
 
 

@@ -1,1 +1,3 @@
-"""A run as a folder that trains again without this app."""
+"""Exporting a run as a folder that repeats the training without this app.
+
+Reads runs and the library, and changes neither."""

@@ -1,4 +1,4 @@
-"""What lies in the folder of an exported run, for whoever opens it without this program."""
+"""The README of an exported run, for readers who do not have this program."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,21 +8,21 @@ from backend.runs.run_store import Run
 
 README = "README.md"
 WHAT = {
-    "adapter": "the adapter that came out, as a folder for PEFT's `PeftModel.from_pretrained`",
-    START: "the adapter that the run began with",
+    "adapter": "the trained adapter, as a folder for PEFT's `PeftModel.from_pretrained`",
+    START: "the adapter that the run started from",
     SCRIPT: "repeats the run with plain PEFT",
-    EXAMPLES: "what it learned from: one example a line, its tokens and which of them are learned",
-    "request.json": "what was asked for; `python -m backend run request.json` asks for it again",
-    "events.jsonl": "what happened: losses, tests and answers, one event a line",
-    "note.txt": "what somebody wrote about it",
-    "output.log": "what was printed meanwhile",
-    "run.json": "versions, base and identity of the run",
-    "status.json": "where the run stood at the end",
+    EXAMPLES: "the training data: one example per line, its tokens and which of them have a loss",
+    "request.json": "the run's request; `python -m backend run request.json` repeats it",
+    "events.jsonl": "what happened: losses, tests and answers, one event per line",
+    "note.txt": "the note about the run",
+    "output.log": "the output printed during the run",
+    "run.json": "versions, base and id of the run",
+    "status.json": "the final status of the run",
 }
 
 
 def write_readme(run: Run, folder: Path, notes: Sequence[str]) -> None:
-    """Write a README.md that names the files which are there, and how they are used."""
+    """Write a README.md that lists the files in the folder and explains how to use them."""
     there = [f"- `{name}`: {what}" for name, what in WHAT.items() if (folder / name).exists()]
     lines = [
         f"# {run.request.train.name}: a training run",
@@ -41,18 +41,18 @@ def _how_to_repeat(run: Run) -> list[str]:
     needed = ("torch", "transformers", "peft", *(("bitsandbytes",) if quantised else ()))
     known = run.request.versions
     computed = run.status().precision
-    exactly = "to rounding" if computed == "fp32" else f"to about 1 %, for {computed} rounds"
+    exactly = "except for rounding" if computed == "fp32" else f"to about 1 % ({computed} rounding)"
     packages = " ".join(
         f"{each}=={known[each].partition('+')[0]}" if each in known else each for each in needed
     )
     return [
         "",
-        "## Again",
+        "## Repeat the run",
         "",
         "```",
         f"pip install {packages}",
         f"python {SCRIPT}",
-        f"python {SCRIPT} --base FOLDER-OR-ID   # where the base lies elsewhere",
+        f"python {SCRIPT} --base FOLDER-OR-ID   # if the base is elsewhere",
         "```",
         "",
         f"It prints the loss of each step (seed {run.request.train.seed}) and saves "

@@ -1,12 +1,12 @@
 """Repeats one training run with plain PEFT: same data, same order, same losses up to rounding.
 
-This needs PyTorch, Transformers, PEFT (bitsandbytes, too, where the base is quantised), and
-`examples.jsonl` beside it; nothing of the program that wrote it. Each line of `examples.jsonl` is
-one example after tokenising: `ids` are its tokens, `learned` says for each of them whether it is
-learned (1) or only read (0).
+This needs PyTorch, Transformers, PEFT (and bitsandbytes, if the base is quantised), and the file
+`examples.jsonl` in the same folder. It does not need the program that wrote it. Each line of
+`examples.jsonl` is one tokenised example: `ids` are its tokens, and `learned` says for each token
+whether it has a loss (1) or not (0).
 
     python train_again.py                       prints the loss of each step, saves `adapter_again`
-    python train_again.py --base FOLDER-OR-ID   where the base model lies elsewhere
+    python train_again.py --base FOLDER-OR-ID   if the base model is elsewhere
 """
 
 import argparse
@@ -75,9 +75,9 @@ def read_examples() -> list[Example]:
 
 
 def passes(lengths: list[int], epochs: float, generator: random.Random) -> list[list[int]]:
-    """Every epoch sees each example once in a fresh order; a fractional epoch sees its share.
+    """Every epoch sees each example once, in a new order; a fractional epoch sees its share.
 
-    Examples are filled into packs in that order; a pack closes when the next one does not fit.
+    Examples fill packs in that order; a pack is closed when the next example does not fit.
     """
     packs: list[list[int]] = []
     while epochs > 0:
@@ -95,16 +95,17 @@ def passes(lengths: list[int], epochs: float, generator: random.Random) -> list[
 
 
 def steps_of(packs: list[list[int]]) -> list[list[list[int]]]:
-    """A step learns from as many packs as are accumulated; the last one takes what is left."""
+    """Group packs into steps of `ACCUMULATION` packs; the last step takes the rest."""
     return [packs[i : i + ACCUMULATION] for i in range(0, len(packs), ACCUMULATION)]
 
 
 def lay_out(examples: list[Example]) -> Pack:
-    """Lay the examples of a pack side by side in one row, the longest first.
+    """Put the examples of a pack side by side in one row, the longest first.
 
-    Positions start at 0 again with each example. Without an attention mask and without a cache,
-    Transformers takes that as the sign that they must not see each other, so the row gives the
-    same loss as the examples one by one. An example's first token is predicted by nothing.
+    Positions restart at 0 for each example. Without an attention mask and a cache, Transformers
+    then isolates the examples from each other, so the row gives the same loss as the examples one
+    by one. Nothing predicts an example's first token. input_ids, position_ids: (1, tokens), int64;
+    logits_to_keep, labels: (kept,), int64.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -126,7 +127,7 @@ def lay_out(examples: list[Example]) -> Pack:
 
 
 def load_model(base: str, device: torch.device) -> PeftModel:
-    """Load the base and put the adapter on it. The seed decides what a fresh one begins with."""
+    """Load the base and add the adapter. The seed decides the initial weights of a new adapter."""
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=BASE_DTYPE, quantization_config=quantization(device), device_map={"": device}
     )
@@ -167,14 +168,14 @@ def quantization(device: torch.device) -> BitsAndBytesConfig | None:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Tell whether a GPU computes bf16 itself; older ones convert, which is slower than fp32."""
+    """Tell whether a GPU computes bf16 natively; older ones convert, which is slower than fp32."""
     if device.type not in ("cuda", "xpu"):
         return False
     return torch.get_device_module(device).is_bf16_supported(including_emulation=False)
 
 
 def widen_norms(model: PreTrainedModel) -> None:
-    """On a quantised base norms compute in fp32: narrower ones round small corrections away."""
+    """Cast the norms of a quantised base to fp32, so that small changes are not rounded away."""
     if QUANTIZATION != "none":
         for parameter in model.parameters():
             if parameter.ndim == 1 and parameter.is_floating_point():
@@ -189,7 +190,7 @@ def compute_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
-    """Return the summed loss of the learned tokens; logits are computed only where there is one."""
+    """Return the summed loss (nats) of a pack; logits are computed only for tokens with loss."""
     inputs = {name: tensor.to(model.device) for name, tensor in pack.items()}
     labels = inputs.pop("labels")
     if fills_up(model):
@@ -200,13 +201,13 @@ def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
 
 
 def fills_up(model: PeftModel) -> bool:
-    """A processor in half precision compiles for each new length, so packs have few lengths."""
+    """Tell whether packs are padded: a processor in half precision compiles for each length."""
     half = COMPUTE_PRECISION != "fp32" or next(model.parameters()).dtype != torch.float32
     return half and model.device.type == "cpu"
 
 
 def fill_up(inputs: Pack) -> None:
-    """Fill a pack up to the next of few lengths; nothing is learned from what is added."""
+    """Pad a pack to the next of a few lengths; the padding has no loss."""
     ids, kept = inputs["input_ids"], inputs["logits_to_keep"]
     more = round_up(ids.shape[1]) - ids.shape[1]
     inputs["input_ids"] = pad(ids, (0, more))
@@ -224,7 +225,7 @@ def round_up(length: int) -> int:
 
 
 def schedule(optimizer: torch.optim.Optimizer, lengths: list[int]) -> LambdaLR:
-    """One schedule for the run, and the same once more for the steps of each extension."""
+    """Return one schedule for the run, and the same again for the steps of each extension."""
     factors = [
         get_scheduler(SCHEDULER, optimizer, round(WARMUP * steps), steps).lr_lambdas[0]
         for steps in lengths
@@ -248,11 +249,11 @@ FALLS: dict[str, Callable[[float], float]] = {
 
 
 def changed(planned: Factor, begun: int, steps: int) -> Factor:
-    """Return the schedule as it was changed while the run went on.
+    """Return the schedule with the changes that were made during the run.
 
-    The last segment begins after step `begun`. Each change came after a step. A new rate starts the
-    schedule anew, from it to zero at the last step; another number of steps stretches what is under
-    way.
+    The last segment starts after step `begun`. Each change was made after a step. A new rate
+    restarts the schedule, from that rate to zero at the last step. Another number of steps
+    stretches the current schedule.
     """
     factor, total, start, value = planned, begun + steps, begun + round(WARMUP * steps), 1.0
     for after, rate, wanted in CHANGES:
@@ -289,7 +290,7 @@ def plan(
 def taken(
     examples: list[Example], segments: list[list[list[list[int]]]]
 ) -> Iterator[list[list[int]]]:
-    """Return the steps that are taken: others than planned where their number was changed."""
+    """Return the steps of the run; they differ from the plan if their number was changed."""
     wanted = [max(steps, after) for after, _, steps in CHANGES if steps]
     total = wanted[-1] if wanted else sum(map(len, segments))
     epochs = list(SEGMENTS)
@@ -300,7 +301,7 @@ def taken(
 
 
 def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
-    """Train, and yield the loss of each step: a mean over all tokens that are learned in it."""
+    """Train, and yield the loss of each step: the mean over all its tokens with loss."""
     segments = plan(examples, SEGMENTS, MAX_STEPS)
     steps = list(taken(examples, segments))
     packs = [lay_out([examples[n] for n in pack]) for step in steps for pack in step]
@@ -309,9 +310,9 @@ def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
         weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-8, fused=True
     )
     rate = schedule(optimizer, [len(segment) for segment in segments])
-    # In fp16, losses are scaled up and gradients down again, so that small ones are not lost.
+    # In fp16, losses are scaled up and gradients scaled down, so that small gradients are not lost.
     scaler = torch.amp.GradScaler(model.device.type, enabled=COMPUTE_PRECISION == "fp16")
-    set_seed(SEED)  # what dropout leaves out
+    set_seed(SEED)  # for dropout
     stream = iter(DataLoader(packs, batch_size=None, shuffle=False))
     for step in steps:
         batch = [next(stream) for _ in step]

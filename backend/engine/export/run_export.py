@@ -1,7 +1,7 @@
-"""A run as a folder that stands alone: what was asked, what happened, its adapter, its script.
+"""The export of a run as a self-contained folder: request, events, adapter and script.
 
-The script needs the examples as the run saw them, so they are tokenised here once more; for that
-the base's tokenizer is enough, whichever base is loaded.
+The script needs the examples as the run saw them, so they are tokenised here again. That needs only
+the base's tokenizer, whichever base is loaded.
 """
 
 import json
@@ -32,7 +32,7 @@ def export(
     library: Library,
     base: ModelFacts | None,
 ) -> ExportedRun:
-    """Write a run into a new folder, whole or not at all."""
+    """Write a run to a new folder, completely or not at all."""
     destination = Path(request.destination).expanduser().absolute()
     notes: list[str] = []
     with new_folder(destination) as folder:
@@ -52,7 +52,7 @@ def export(
 
 
 def _records(run: Run, folder: Path) -> None:
-    """Copy what the run wrote; its request becomes one that `python -m backend run` takes."""
+    """Copy the run's records; its request becomes a file for `python -m backend run`."""
     asked = {"request": "train", **run.request.train.model_dump(mode="json")}
     (folder / "request.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
     shutil.copyfile(run.folder / "request.json", folder / "run.json")
@@ -64,7 +64,7 @@ def _records(run: Run, folder: Path) -> None:
 def _adapter(run: Run, library: Library, folder: Path, notes: list[str]) -> None:
     info = library.by_id(run.request.adapter_id)
     if info is None:
-        notes.append("Its adapter is not in the library, so the folder has none.")
+        notes.append("The run's adapter is not in the library, so this folder has no adapter.")
         return
     shutil.copytree(library.folder(info.id), folder / "adapter")
 
@@ -77,7 +77,7 @@ def _script(
     control: Control,
     notes: list[str],
 ) -> None:
-    """Write script and examples; a run that no script can repeat is exported without."""
+    """Write script and examples; a run that a script cannot repeat is exported without them."""
     train = run.request.train
     try:
         place = _base_folder(run, base, control)
@@ -88,13 +88,13 @@ def _script(
         template = run.request.base.chat_template if run.request.base else "own"
         write_examples(examples(train, place, template), folder / EXAMPLES)
     except (DataError, ModelError, NotFound, Unsupported) as error:
-        notes.append(f"It has no script: {error}")
+        notes.append(f"This folder has no script: {error}")
         for name in (SCRIPT, EXAMPLES):
             (folder / name).unlink(missing_ok=True)
 
 
 def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokenization.Tokens]:
-    """Return what a run learns from, as its base sees it."""
+    """Return a run's training examples, as its base sees them."""
     context = model_folder.context_length(base)
     longest = min(train.longest, context) if context else train.longest
     source = dataset.of_run(train)
@@ -103,7 +103,7 @@ def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokeni
 
 
 def write_examples(documents: Sequence[tokenization.Tokens], file: Path) -> None:
-    """Write one example a line: its tokens, and which of them are learned."""
+    """Write one example per line: its tokens, and which of them have a loss."""
     try:
         with file.open("w", encoding="utf-8") as lines:
             for each in documents:

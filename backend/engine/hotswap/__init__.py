@@ -1,1 +1,3 @@
-"""The hot-swap slot: preparing, compiling, swapping in milliseconds, leaving, with proof."""
+"""The hot-swap slot: prepare, compile, swap in milliseconds, leave; each step is verified.
+
+Knows nothing of training, runs or data."""

@@ -1,8 +1,8 @@
-"""Compiling what `generate` really calls, warming it up, and counting what was compiled.
+"""Compiling the model that `generate` calls, warming it up, and counting compiled graphs.
 
 `torch.compile(peft_model)` and `peft_model.compile()` compile nothing that `generate` uses (PEFT
-0.21.2, Transformers 5.23): it calls the inner base model. So that one's call is compiled, and the
-number of graphs is counted instead of assumed.
+0.21.2, Transformers 5.23), because it calls the inner base model. So the base model's call is
+compiled, and the number of graphs is counted instead of assumed. Knows nothing of adapters.
 """
 
 import logging
@@ -23,20 +23,20 @@ from backend.engine.hotswap.reference_outputs import answer_tokens
 from backend.engine.models.loading import Base
 
 WARM_UP_LENGTHS = (9, 2, 33, 140, 17, 70)
-"""Prompt lengths: the first compiles, the others show whether lengths alone compile anything."""
+"""Prompt lengths in tokens: the first one compiles, the others show whether a new length does."""
 WARM_UP_TOKENS = 4
 TELL_EVERY_S = 1.0
 NO_COMPILER = (
-    "There is no C++ compiler on this machine (g++ or clang++), so answers are computed without "
-    "compiling. Swapping is just as exact."
+    "There is no C++ compiler on this machine (g++ or clang++), so answers are not compiled. "
+    "Swapping is equally exact."
 )
 log = logging.getLogger(__name__)
 
 
 def obstacle(device: torch.device) -> str:
-    """Return why compiling cannot work here, or nothing."""
+    """Return why compiling is not possible here; empty where it is."""
     if device.type == "mps":
-        return "Answers are not compiled on Apple GPUs. Swapping is just as exact."
+        return "Answers are not compiled on Apple GPUs. Swapping is equally exact."
     if devices.is_gpu(device):
         return "" if find_spec("triton") else "Triton is missing, so answers are not compiled."
     from torch._inductor import config
@@ -53,20 +53,20 @@ def graphs() -> int:
 
 
 def install(model: torch.nn.Module) -> None:
-    """Let answers go through compiled code; it is compiled when it is first needed.
+    """Make answers use compiled code, which is compiled when it is first needed.
 
-    Everything else that calls the model (scores, batches, prompts of one token) goes the plain
-    way: shapes of their own would be compiled for each.
+    All other calls of the model (scores, batches, prompts of one token) stay uncompiled, because
+    each of their shapes would be compiled again.
     """
     from torch._inductor import config
 
-    config.compile_threads = 1  # no processes of its own that would outlive the worker
+    config.compile_threads = 1  # no compiler processes that would outlive the worker
     compiled = torch.compile(model._call_impl, dynamic=True)
     model._compiled_call_impl = _route(compiled, model._call_impl)
 
 
 def remove(model: torch.nn.Module) -> None:
-    """Go back to computing without compiled code, and forget it."""
+    """Stop using compiled code, and delete it."""
     model._compiled_call_impl = None
     torch.compiler.reset()
 
@@ -82,9 +82,9 @@ def warm_up(base: Base, check_stop: Callable[[], None]) -> None:
 
 @contextmanager
 def told(control: Control, expected: float, shares: tuple[float, float]) -> Iterator[None]:
-    """Tell meanwhile how long it will still take, between two shares of the whole operation.
+    """Report the time left meanwhile, between two shares of the whole operation.
 
-    Neither the compiler nor an answer that waits for it says anything.
+    Neither the compiler nor an answer that waits for it reports progress.
     """
     begun, over = time.monotonic(), threading.Event()
 
@@ -92,7 +92,7 @@ def told(control: Control, expected: float, shares: tuple[float, float]) -> Iter
         while not over.wait(TELL_EVERY_S):
             left = expected - (time.monotonic() - begun)
             share = shares[1] - (shares[1] - shares[0]) * max(left, 0.0) / expected
-            text = "Compiling" if left > 0 else "Compiling, which takes longer than expected"
+            text = "Compiling" if left > 0 else "Compiling (takes longer than expected)"
             control.progress(text, share, left if left > 0 else None, force=True)
 
     teller = threading.Thread(target=tell, daemon=True)

@@ -1,6 +1,7 @@
-"""Preparing the hot-swap slot, and leaving it: the session is as it was before, and that is proven.
+"""Preparing and leaving the hot-swap slot; after leaving, the session is proven to be as before.
 
-While a slot is prepared nothing else changes the model: `require_allowed` refuses it in one place.
+While a slot is prepared nothing else may change the model: `require_allowed` refuses it. Knows
+nothing of how a swap works (`slot.py`).
 """
 
 import filecmp
@@ -49,27 +50,27 @@ ALLOWED = (
     rq.Similarity,
     rq.QuantizationTable,
 )
-"""What the slot answers, and what leaves the model alone."""
+"""Operations that the slot serves, and operations that do not change the model."""
 STEADY_ROUNDS = 3
 COMPILING = (0.2, 0.9)
-"""From which share of a preparation to which it compiles."""
+"""The shares of a preparation at which compiling starts and ends, for the progress."""
 log = logging.getLogger(__name__)
 
 
 def require_allowed(slot: AdapterSlot | None, request: rq.Request) -> None:
-    """Raise Unsupported for what would change the model under a prepared slot, or needs one."""
+    """Raise Unsupported for operations that a prepared slot forbids, or that need a slot."""
     if slot is None and isinstance(request, rq.Hotswap | rq.EndHotswap):
         raise Unsupported("No hot-swap slot is prepared.", cure="Prepare one first.")
     if slot is not None and not isinstance(request, ALLOWED):
         raise Unsupported(
-            "The model is held by the hot-swap slot.", cure="Leave the hot-swap slot first."
+            "The model is in use by the hot-swap slot.", cure="Leave the hot-swap slot first."
         )
 
 
 def prepare(
     session: Session, request: rq.PrepareHotswap, control: Control, times: CompileTimes
 ) -> rs.PreparedSlot:
-    """Build the slot, compile around it, and prove each adapter in it; else change nothing."""
+    """Build the slot, compile, and verify each adapter in it; after a failure nothing changes."""
     infos = [session.library.get(name) for name in request.adapters]
     if len({info.id for info in infos}) < len(infos):
         raise InvalidRequest("An adapter is named twice.", cure="Name each one once.")
@@ -84,13 +85,13 @@ def prepare(
 
 
 def prepared(session: Session) -> Slot | None:
-    """Return the session's slot, which this module put there; None where there is none."""
+    """Return the session's slot; None where there is none."""
     assert session.slot is None or isinstance(session.slot, Slot)
     return session.slot
 
 
 def leave(session: Session) -> rs.SlotLeft:
-    """Take the slot off and prove that the session answers as it did before it."""
+    """Remove the slot and verify that the session gives the same answers as before it."""
     slot = prepared(session)
     assert slot is not None
     originals = slot.memory.originals
@@ -105,14 +106,14 @@ def leave(session: Session) -> rs.SlotLeft:
         slot.before,
         dtype=session.base.dtype,
         allowed=session.base.bound,
-        what="The slot was left and the session compared with what it was",
+        what="The session was compared with its state before the hot-swap",
         cure="Load the base again.",
     )
     return rs.SlotLeft(active=session.active, max_difference=difference)
 
 
 def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.SavedAdapter:
-    """Copy an adapter's own files: what is in the slot is padded and is never saved."""
+    """Copy an adapter's own files; the padded tensors in the slot are never saved."""
     source = session.library.folder(info.id)
     file_validation.scan(source, session.layers(), name=info.name)
     with new_folder(destination) as folder:
@@ -123,12 +124,12 @@ def save_copy(session: Session, info: rs.AdapterInfo, destination: Path) -> rs.S
             ):
                 shutil.copyfile(path, folder / path.name)
                 if not filecmp.cmp(path, folder / path.name, shallow=False):
-                    raise VerificationFailed(f"{path.name} was not copied as it is.")
+                    raise VerificationFailed(f"The copy of {path.name} differs from the original.")
     return saving.describe_copy(destination, max_difference=0.0)
 
 
 class _Reading(NamedTuple):
-    """An adapter as a plain load has it."""
+    """An adapter's tensors and reference outputs, from a plain load."""
 
     info: rs.AdapterInfo
     parts: dict[str, Part]
@@ -140,7 +141,7 @@ class _Reading(NamedTuple):
 
 
 class _Preparation:
-    """One preparation, from plain loads to a proven slot."""
+    """One preparation, from plain loads to a verified slot."""
 
     def __init__(
         self,
@@ -175,7 +176,7 @@ class _Preparation:
                 self._compile(slot)
         compile_seconds = time.monotonic() - started if slot.compiled else 0.0
         if slot.compiled:
-            with suppress(DiskFull):  # a wrong guess next time
+            with suppress(DiskFull):  # only the next time estimate is then wrong
                 self.times.note(self.base.facts.layers, compile_seconds)
         graphs = slot.recompilations
         slot.start_counting()
@@ -190,8 +191,8 @@ class _Preparation:
         eager = max(reading.tokens_per_second for reading in readings)
         if speed is not None and speed < eager:
             self.notes.append(
-                f"Compiled answers are slower than plain ones on this machine: {speed:.0f} against "
-                f"{eager:.0f} tokens/s. Prepared without compiling, the slot answers faster here."
+                f"Compiled answers are slower on this machine: {speed:.0f} tokens/s, and "
+                f"{eager:.0f} tokens/s without compiling. Prepare the slot without compiling."
             )
         times = self._times(slot, readings)
         slot.swap(self.infos[0].name)
@@ -223,7 +224,7 @@ class _Preparation:
         )
 
     def undo(self) -> None:
-        """Bring the session back as it was."""
+        """Restore the session as it was before."""
         if self.slot is not None:
             self.slot.close()
         self.session.slot = None
@@ -234,7 +235,7 @@ class _Preparation:
         self.control.progress(text, fraction, force=True)
 
     def _read(self, number: int, info: rs.AdapterInfo) -> _Reading:
-        """Load an adapter plainly from its files, note what it answers, and take it off again."""
+        """Load an adapter plainly from its files, record its reference outputs, unload it."""
         self._tell(f"Reading {info.name}", COMPILING[0] * number / len(self.infos))
         session, twin = self.session, self.session.new_id()
         folder = session.library.folder(info.id)
@@ -266,7 +267,7 @@ class _Preparation:
         return reading
 
     def _build(self, readings: list[_Reading], alone: list[float]) -> Slot:
-        """Lay the slot out over the union of targets, of the largest rank."""
+        """Build the slot for the union of all targets and the largest rank."""
         targets = {target.name: target for target in self.session.layers()}
         used = {name for reading in readings for name in reading.parts}
         shapes = {n: (t.inputs, t.outputs) for n, t in targets.items() if n in used}
@@ -282,12 +283,12 @@ class _Preparation:
         return Slot(self.base, self.session.library, memory, entries)
 
     def _compile(self, slot: Slot) -> None:
-        """Compile and warm up until nothing more is compiled; else go on without, and say so."""
+        """Compile and warm up until nothing more is compiled; on failure, add a note instead."""
         obstacle = compiling.obstacle(self.base.device)
         if obstacle:
             self.notes.append(obstacle)
             return
-        self.control.check_stop()  # nobody hears until it is compiled
+        self.control.check_stop()  # while compiling, a stop is not noticed
         try:
             slot.compiled = True
             compiling.install(self.base.model)
@@ -304,11 +305,11 @@ class _Preparation:
             slot.open()
             self.recompile_seconds = None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            self.notes.append(f"Compiling failed, so answers are computed without: {reason}")
+            self.notes.append(f"Compiling failed, so answers are not compiled: {reason}")
             return
         if slot.recompilations == 0:
             raise VerificationFailed(
-                "Nothing was compiled, although it was asked for.",
+                "Nothing was compiled, although compiling was requested.",
                 cure="Prepare the slot without compiling.",
             )
 
@@ -318,7 +319,7 @@ class _Preparation:
             compiling.warm_up(self.base, self.control.check_stop)
             if compiling.graphs() == count:
                 return
-        self.notes.append("Some lengths of prompts may still have to be compiled.")
+        self.notes.append("Some prompt lengths may still need compiling.")
 
     def _times(self, slot: Slot, readings: list[_Reading]) -> rs.SwapTimes:
         model, base = self.base.model, self.base
@@ -336,11 +337,11 @@ class _Preparation:
 
 
 def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
-    """Raise Unsupported where an adapter cannot share a slot, with the way out."""
+    """Raise Unsupported, with a hint, where an adapter cannot be in a slot."""
     facts = session.base.facts
     if info.base_fingerprint != facts.fingerprint:
         raise Unsupported(
-            f"{info.name!r} was made for the base {info.base_name!r}, and {facts.name!r} is "
+            f"{info.name!r} was made for the base {info.base_name!r}, but {facts.name!r} is "
             "loaded.",
             cure=f"Load {info.base_name!r} to use it.",
         )
@@ -351,11 +352,11 @@ def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
         what = "is a DoRA adapter, which changes whole weights"
     elif init_methods.changes_the_base(config.init_lora_weights):
         start = init_methods.name_of(config.init_lora_weights)
-        what = f"begins with {start}, which changes the base itself"
+        what = f"was initialised with {start}, which changes the base itself"
     elif config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
         what = "is more than plain LoRA"
     else:
         return
     raise Unsupported(
-        f"{info.name!r} {what}, so it cannot share a slot.", cure="Convert it to plain LoRA first."
+        f"{info.name!r} {what}, so it cannot be in a slot.", cure="Convert it to plain LoRA first."
     )

@@ -1,6 +1,6 @@
-"""Short generations of known length: for evidence, for warming up, and for measuring speed.
+"""Reference outputs: short generations of known length, to verify, to warm up, to measure speed.
 
-They go through `generate`, as an answer does: what was never run that way proves nothing about it.
+They use `generate`, as real answers do, so that the same code is verified. Knows nothing of slots.
 """
 
 import time
@@ -20,23 +20,23 @@ MEASURED_PROMPT, MEASURED_TOKENS, MEASURED_ROUNDS = 12, 24, 3
 
 
 def reference(model: torch.nn.Module, base: Base) -> list[float]:
-    """Return what stands for a variant's answers: log-probabilities of a fixed text.
+    """Return log-probabilities (nats) of a fixed text, which stand for a variant's answers.
 
-    First the text's total as `generate.score` has it, then tokens of it one by one, dictated to
-    `generate`, so that both ways of computing are looked at.
+    First the text's total, as in `scoring.score`, then its tokens one by one, forced in `generate`,
+    so that both code paths are checked.
     """
     return [scoring.score(model, base, REFERENCE_TEXT)[0], *dictated(model, base)]
 
 
 def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: int) -> None:
-    """Answer a made-up prompt of some length with exactly so many tokens."""
+    """Answer an artificial prompt of `prompt` tokens with exactly `tokens` tokens."""
     harmless = _harmless_token(base)
     ids = torch.full((1, prompt), harmless, device=base.device)
     _generate(model, ids, _Dictation([harmless] * tokens))
 
 
 def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
-    """Return how long the first token of an answer takes."""
+    """Return the seconds until the first token of an answer."""
     started = time.perf_counter()
     answer_tokens(model, base, prompt=MEASURED_PROMPT, tokens=1)
     devices.synchronize(base.device)
@@ -44,7 +44,7 @@ def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
 
 
 def tokens_per_second(model: torch.nn.Module, base: Base) -> float:
-    """Return the speed of answers, the best of a few."""
+    """Return the speed of answers in tokens per second, the best of a few."""
     best = float("inf")
     for _ in range(MEASURED_ROUNDS):
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def tokens_per_second(model: torch.nn.Module, base: Base) -> float:
 
 
 class _Dictation(LogitsProcessor):
-    """Lets the model say given tokens, and notes how likely it was to say each by itself."""
+    """Forces given tokens, and records the log-probability that the model gave to each."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = tokens
@@ -70,9 +70,9 @@ class _Dictation(LogitsProcessor):
 
 
 def dictated(model: torch.nn.Module, base: Base) -> list[float]:
-    """Return the log-probabilities of tokens of a fixed text, one by one, as `generate` has them.
+    """Return the log-probabilities of a fixed text's tokens, as `generate` computes them.
 
-    Compiled code answers where there is some.
+    Uses compiled code where there is some.
     """
     ids = base.tokenizer(REFERENCE_TEXT, return_tensors="pt").input_ids.to(base.device)
     rest = ids[0, GIVEN_TOKENS:].tolist()[:DICTATED_TOKENS]

@@ -1,7 +1,7 @@
-"""A prepared slot: which adapters are in it, which one answers, and each swap with its proof.
+"""A prepared slot: its adapters, the active one, and swaps, each of them verified.
 
-Knows nothing of how it was prepared, nor of the session around it. A swap that does not answer like
-its adapter's reference is undone.
+A swap whose outputs differ from the adapter's reference outputs is undone. Knows nothing of how the
+slot was prepared or of the session around it.
 """
 
 import time
@@ -23,18 +23,18 @@ from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 
 BASE = ""
-"""The name under which the base alone is swapped in."""
+"""The name for swapping to the base alone."""
 Stamp = tuple[tuple[int, int], ...]
 
 
 class Entry(NamedTuple):
-    """An adapter that is ready to be swapped in; the base has an empty name and id."""
+    """An adapter that can be swapped in; the base has an empty name and id."""
 
     name: str
     id: str
     block: Block
     reference: list[float]
-    """Its answers in numbers (`reference_outputs.reference`), computed without compiling."""
+    """Its reference outputs (`reference_outputs.reference`), computed without compiling."""
     stamp: Stamp
 
 
@@ -67,17 +67,17 @@ class Slot:
         self.memory.install(self.base.model)
 
     def start_counting(self) -> None:
-        """Count recompilations from here: what was compiled so far was the preparation."""
+        """Count recompilations from now on; everything before belongs to the preparation."""
         self._graphs = compiling.graphs()
 
     def close(self) -> None:
-        """Give the base back as it was."""
+        """Restore the base as it was."""
         if self.compiled:
             compiling.remove(self.base.model)
             self.compiled = False
         self.memory.remove(self.base.model)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     @property
     def recompilations(self) -> int:
@@ -85,7 +85,7 @@ class Slot:
 
     @property
     def active(self) -> rq.Variant:
-        """What answers now, as a variant."""
+        """The active adapter, as a variant."""
         return [(self.current.name, self.strength)] if self.current.name else []
 
     def status(self) -> rs.SlotStatus:
@@ -101,11 +101,11 @@ class Slot:
     # -- swapping --------------------------------------------------------------------------------
 
     def swap(self, name: str) -> rs.Swapped:
-        """Let a prepared adapter, or the base, answer from now on.
+        """Swap to a prepared adapter, or to the base.
 
         Raises InvalidRequest or NotFound where it was not prepared, ModelError or Unsupported where
-        its files are not what they were, and VerificationFailed where it would not answer like its
-        reference; the slot then answers as before.
+        its files have changed, and VerificationFailed where its outputs differ from the reference.
+        The slot is then unchanged.
         """
         entry = self._entry(name)
         self._require_unchanged(entry)
@@ -127,17 +127,17 @@ class Slot:
         )
 
     def resolve(self, variant: rq.Variant) -> list[tuple[str, float]]:
-        """Turn a variant into the one prepared adapter that it names, or into the base."""
+        """Return the prepared adapter that a variant names, or the base, with its strength."""
         if len(variant) > 1:
             raise Unsupported(
                 f"The hot-swap slot holds one adapter at a time, got {len(variant)}.",
-                cure="Ask for one of them, or leave the slot first.",
+                cure="Choose one of them, or leave the slot first.",
             )
         return [(self._entry(name).id, strength) for name, strength in variant]
 
     @contextmanager
     def using_ids(self, wanted: list[tuple[str, float]]) -> Iterator[None]:
-        """Swap to an adapter if it does not answer already; it stays in the slot."""
+        """Swap to an adapter if it is not already active; it stays in the slot afterwards."""
         adapter_id, strength = wanted[0] if wanted else (BASE, 1.0)
         entry = next((each for each in self._entries.values() if each.id == adapter_id), None)
         if entry is None:
@@ -157,7 +157,7 @@ class Slot:
         return seconds
 
     def _verify(self, entry: Entry) -> float:
-        """Prove what is in the slot by its tensors; the answers show that all of it still works."""
+        """Verify the slot by its tensors, bit for bit, and by the reference outputs."""
         memory, name = self.memory, entry.name
         parts = {}
         if name != BASE:
@@ -168,7 +168,7 @@ class Slot:
             entry.reference,
             dtype=self.base.dtype,
             allowed=self.base.bound,
-            what=f"{name or 'The base'} was swapped in and compared with its reference",
+            what=f"{name or 'The base'} was swapped in and compared with its reference outputs",
             cure=slot_proof.CURE,
         )
 
@@ -205,7 +205,7 @@ class Slot:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Return what tells whether an adapter's files were touched; missing files count as touched."""
+    """Return time and size of an adapter's files, to see changes; missing files give zeros."""
     marks = []
     for name in ("adapter_config.json", peft_io.WEIGHTS):
         try:

@@ -1,9 +1,9 @@
-"""The slot in the layers: low-rank changes of one size, side by side in one block of memory.
+"""The slot's layers: low-rank changes of one size in one block of memory.
 
 PEFT's own hot-swap writes into a live adapter and leaves its configuration, patterns and names
-behind wrong (0.21.2). So nothing of PEFT is on the model while a slot is: each adapted layer is
-replaced by `SlotLayer` around the base's own layer, and the very objects that were there before
-come back afterwards. A swap copies one prepared block over another.
+wrong (0.21.2). So there is no PEFT layer on the model while a slot is: each adapted layer is
+replaced by a `SlotLayer` around the base's own layer, and the same objects are put back afterwards.
+A swap copies one prepared block over another. Knows nothing of the library.
 """
 
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ from torch.nn import functional
 from backend.engine.models.linear_layers import base_layer
 from backend.errors import Unsupported
 
-ALIGNMENT_BYTES = 64  # compiled code may count on aligned inputs
+ALIGNMENT_BYTES = 64  # compiled code may rely on aligned inputs
 
 
 class Part(NamedTuple):
-    """What an adapter does to one layer: scaling * up @ down."""
+    """An adapter's change of one layer: scaling * up @ down; (rank, inputs), (outputs, rank)."""
 
     down: torch.Tensor
     up: torch.Tensor
@@ -36,10 +36,10 @@ class Block(NamedTuple):
 
 
 class SlotLayer(torch.nn.Module):
-    """A layer of the base, plus what lies in the slot for it.
+    """A layer of the base, plus its low-rank change from the slot.
 
-    Computes as PEFT's LoRA layer does, in the adapter's own type. The scaling is a tensor without
-    dimensions: a Python number would be compiled in.
+    Computes as PEFT's LoRA layer, in the adapter's own dtype. down: (rank, inputs); up: (outputs,
+    rank); scaling: (), a tensor, because a Python number would be compiled in as a constant.
     """
 
     down: torch.Tensor
@@ -75,7 +75,7 @@ class SlotMemory:
     def __init__(
         self, shapes: dict[str, tuple[int, int]], *, rank: int, like: torch.Tensor
     ) -> None:
-        """`shapes` gives each layer's inputs and outputs; type and device are those of `like`."""
+        """`shapes`: each layer's (inputs, outputs); dtype and device are those of `like`."""
         self.rank = rank
         self.shapes = shapes
         self._step = max(ALIGNMENT_BYTES // like.element_size(), 1)
@@ -88,7 +88,7 @@ class SlotMemory:
 
     @property
     def originals(self) -> dict[str, torch.nn.Module]:
-        """The objects that the slot's layers stand in for."""
+        """The layers that the slot's layers replace."""
         return dict(self._originals)
 
     @property
@@ -97,7 +97,7 @@ class SlotMemory:
         return sum(each.numel() * each.element_size() for each in self.live)
 
     def pack(self, parts: dict[str, Part]) -> Block:
-        """Lay an adapter out as the slot is, padded with zeros; layers that it lacks are zero."""
+        """Arrange an adapter in the slot's layout, padded with zeros; missing layers are zero."""
         block = Block(torch.zeros_like(self.live.weights), torch.zeros_like(self.live.scalings))
         for index, (name, down, up) in enumerate(self._views(block.weights)):
             part = parts.get(name)
@@ -110,7 +110,7 @@ class SlotMemory:
         return block
 
     def put(self, block: Block, strength: float = 1.0) -> None:
-        """Copy a prepared adapter into the slot, in place: compiled code sees the same tensors."""
+        """Copy a prepared adapter into the slot, in place: compiled code keeps the same tensors."""
         with torch.no_grad():
             self.live.weights.copy_(block.weights)
             self.live.scalings.copy_(block.scalings)
@@ -118,7 +118,7 @@ class SlotMemory:
                 self.live.scalings.mul_(strength)
 
     def install(self, model: torch.nn.Module) -> None:
-        """Put the slot's layers into the model; every adapter that was on it is off meanwhile."""
+        """Put the slot's layers into the model; all its adapters are inactive meanwhile."""
         views = {name: (down, up) for name, down, up in self._views(self.live.weights)}
         numbers = {name: index for index, name in enumerate(views)}
         for name in self._affected(model):
@@ -131,7 +131,7 @@ class SlotMemory:
             _replace(model, name, layer)
 
     def remove(self, model: torch.nn.Module) -> None:
-        """Put back the very objects that were there before."""
+        """Put back the original layers, the same objects."""
         while self._originals:
             name, original = self._originals.popitem()
             _replace(model, name, original)
@@ -154,10 +154,10 @@ class SlotMemory:
 
 
 def read_parts(model: torch.nn.Module, adapter_id: str) -> dict[str, Part]:
-    """Read an adapter that PEFT has loaded, layer by layer, with the scaling PEFT gave each.
+    """Read an adapter that PEFT has loaded, layer by layer, with PEFT's own scaling of each.
 
-    So rank and alpha patterns and rsLoRA are right by construction. Raises Unsupported where the
-    adapter is more than a low-rank change.
+    So rank and alpha patterns and rsLoRA are correct. Raises Unsupported where the adapter is more
+    than a low-rank change.
     """
     parts = {}
     for name, module in model.named_modules():
@@ -178,7 +178,7 @@ def _require_plain(module: LoraLayer, name: str, adapter_id: str) -> None:
     )
     if not plain:
         raise Unsupported(
-            f"The adapter does more to {name} than plain LoRA.", cure="Convert it to plain LoRA."
+            f"The adapter changes {name} by more than plain LoRA.", cure="Convert it to plain LoRA."
         )
 
 

@@ -1,9 +1,9 @@
-"""Proof of what is in the slot: its tensors, bit for bit.
+"""Proof of the slot's content: its tensors are compared bit for bit.
 
-Answers cannot prove it in bf16: two adapters that differ strongly may lie within what bf16 rounds
-away, and a weak one always does. So the layers that compute are compared with the adapter's own
-file; and compiled code has to follow the slot's tensors, which random adapters show whose effect is
-far beyond any rounding.
+Outputs cannot prove it in bf16: two different adapters may differ by less than bf16 rounding, and a
+weak adapter always does. So the layers' tensors are compared with the adapter's own file. Compiled
+code has to use the slot's tensors: that is shown with random adapters whose effect is far larger
+than any rounding.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ from backend.engine.models.loading import Base
 from backend.errors import VerificationFailed
 
 FOLLOWS = 0.1
-"""How far compiled answers may lie from plain ones, as a part of what the adapter changes."""
+"""How much compiled outputs may differ from plain ones, relative to the adapter's effect."""
 PROBES = 2
 CURE = "The swap was undone. Leave the slot and prepare it again."
 
 
 def read_file(folder: Path, memory: SlotMemory, *, name: str) -> dict[str, Part]:
-    """Return what an adapter's own file holds for each layer, without PEFT."""
+    """Read an adapter's change of each layer from its own file, without PEFT."""
     layers = [Target(layer, *shape) for layer, shape in memory.shapes.items()]
     scanned = file_validation.scan(folder, layers, name=name)
     return {
@@ -41,7 +41,7 @@ def read_file(folder: Path, memory: SlotMemory, *, name: str) -> dict[str, Part]
 def require_holds(
     model: torch.nn.Module, memory: SlotMemory, parts: dict[str, Part], *, name: str
 ) -> None:
-    """Raise VerificationFailed where a layer computes with other tensors than these, padded."""
+    """Raise VerificationFailed where a layer uses other tensors than these (padded)."""
     wrong = sorted(parts.keys() - memory.shapes.keys())
     for layer in memory.shapes:
         module = model.get_submodule(layer)
@@ -49,25 +49,25 @@ def require_holds(
             wrong.append(layer)
     if wrong:
         raise VerificationFailed(
-            f"{name or 'The base'} was swapped in, but {wrong[0]} does not compute with it.",
+            f"{name or 'The base'} was swapped in, but {wrong[0]} does not use it.",
             cure=CURE,
         )
 
 
 def require_out(model: torch.nn.Module, originals: dict[str, torch.nn.Module]) -> None:
-    """Raise VerificationFailed where the very objects from before the slot are not back."""
+    """Raise VerificationFailed where the original layers are not all back."""
     back = all(model.get_submodule(name) is original for name, original in originals.items())
     if not back or any(isinstance(module, SlotLayer) for module in model.modules()):
         raise VerificationFailed(
-            "The slot was left, but a part of it is still on the model.",
+            "The slot was left, but part of it is still on the model.",
             cure="Load the base again.",
         )
 
 
 def require_compiled_follows(base: Base, memory: SlotMemory, current: Block) -> None:
-    """Raise VerificationFailed where compiled answers do not follow the tensors in the slot.
+    """Raise VerificationFailed where compiled outputs do not follow the tensors in the slot.
 
-    Random adapters are put in whose effect is far beyond rounding; `current` comes back.
+    Random adapters with an effect far larger than rounding are put in; then `current` is restored.
     """
     try:
         memory.put(memory.pack({}))
@@ -79,8 +79,8 @@ def require_compiled_follows(base: Base, memory: SlotMemory, current: Block) -> 
             off = float((compiled - plain).norm())
             if not off <= FOLLOWS * effect:
                 raise VerificationFailed(
-                    f"Compiled answers do not follow the adapter in the slot: they are {off:.2g} "
-                    f"away from plain ones, where the adapter changes {effect:.2g}.",
+                    f"Compiled answers do not follow the adapter in the slot: they differ by "
+                    f"{off:.2g} from plain ones, where the adapter's effect is {effect:.2g}.",
                     cure="Prepare the slot without compiling.",
                 )
     finally:
@@ -102,7 +102,7 @@ def _holds(module: SlotLayer, part: Part | None) -> bool:
 
 
 def _strong(memory: SlotMemory, seed: int) -> Block:
-    """Return a random adapter that changes each layer's output about as much as it is large."""
+    """Return a random adapter whose change of each layer's output is about as large as it."""
     generator = torch.Generator().manual_seed(seed)
     parts = {}
     for name, (inputs, outputs) in memory.shapes.items():
@@ -113,7 +113,7 @@ def _strong(memory: SlotMemory, seed: int) -> Block:
 
 
 def _answers(base: Base, *, compiled: bool) -> torch.Tensor:
-    """Return the log-probabilities of dictated tokens, as `generate` computes them."""
+    """Return the log-probabilities of forced tokens, (tokens,), as `generate` computes them."""
     call = base.model._compiled_call_impl
     if not compiled:
         base.model._compiled_call_impl = None

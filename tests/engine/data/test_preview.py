@@ -85,7 +85,7 @@ def test_a_wrong_choice_of_columns_is_an_error(service: Service, tmp_path: Path)
     with pytest.raises(DataError) as caught:
         look(service, file, columns=rq.Columns(text="body"))
 
-    assert str(caught.value) == "Plain text: there is no column 'body'. There are frage, antwort."
+    assert str(caught.value) == "Plain text: there is no column 'body'. Columns: frage, antwort."
 
 
 def test_bad_rows_are_listed_with_their_values(service: Service, tmp_path: Path) -> None:

@@ -152,12 +152,15 @@ def test_a_run_whose_adapter_and_data_are_gone_is_exported_with_the_reasons(
     exported = export(base_only, run.run_id, tmp_path / "out")
 
     assert len(exported.notes) == 2
-    assert exported.notes[0] == "Its adapter is not in the library, so the folder has none."
-    assert exported.notes[1].startswith("It has no script: There is no file ")
+    assert (
+        exported.notes[0]
+        == "The run's adapter is not in the library, so this folder has no adapter."
+    )
+    assert exported.notes[1].startswith("This folder has no script: There is no file ")
     assert "train_again.py" not in exported.files
     readme = (tmp_path / "out" / "README.md").read_text()
     assert exported.notes[1] in readme
-    assert "## Again" not in readme
+    assert "## Repeat the run" not in readme
 
 
 QUANTISED: dict[str, dict[str, Any]] = {

@@ -277,7 +277,7 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     "KaSA": (said(kasa_config={"x": 1}), "{name} is a KaSA adapter, which changes the base's *"),
 }
 
-ESCAPES = "bad.zip holds a path that leaves its folder: {path}. Make the zip of the *"
+ESCAPES = "bad.zip contains a path outside its folder: {path}. Make a zip of the *"
 ZIPS: dict[str, tuple[Harm, str]] = {
     "not a zip": (
         not_a_zip,
@@ -290,11 +290,11 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     "a drive": (zipped(("C:\\up.txt", "x")), ESCAPES.format(path=r"'C:\\up.txt'")),
     "two adapters": (
         zipped((f"other/{CONFIG}", "{}")),
-        f"bad.zip holds 2 {CONFIG}, so it is not the zip of one adapter. Make *",
+        f"bad.zip contains 2 {CONFIG}, so it is not the zip of one adapter. Make *",
     ),
     "no adapter": (
         zipped(leave_out=(CONFIG,)),
-        f"bad.zip holds no {CONFIG}, so it is not the zip of one adapter. Make *",
+        f"bad.zip contains no {CONFIG}, so it is not the zip of one adapter. Make *",
     ),
     "pickle in a zip": (
         both(pickled, zipped()),
@@ -306,12 +306,12 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "a bomb as configuration": (
         both(written(" " * 3_000_000), zipped()),
-        f"The {CONFIG} in bad.zip has 3 MB, and at most 1 MB are read. Make the zip of the "
-        "adapter's folder again.",
+        f"The {CONFIG} in bad.zip has 3 MB, and at most 1 MB are read. Make a new zip of the "
+        "adapter's folder.",
     ),
     "a bomb as weights": (
         zipped((f"adapter/{WEIGHTS}", "\0" * 105_000_000), leave_out=(WEIGHTS,)),
-        "bad.zip unpacks to more than 100 times its size, as no weights do. Make *",
+        "bad.zip unpacks to more than 100 times its size, which weights never do. Make *",
     ),
     "gigabytes": (
         patched(24, struct.pack("<I", 2**32 - 2), CENTRAL),
@@ -319,14 +319,14 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "a list of a million files": (
         padded_list(2_000_000),
-        "The list of files in bad.zip has 2 MB, and at most 1 MB are read. Make the zip of the "
-        "adapter's folder alone.",
+        "The list of files in bad.zip has 2 MB, and at most 1 MB are read. Make a zip of the "
+        "adapter's folder only.",
     ),
     "a bomb that deflate does not know": (
         zipped(
             (f"adapter/{WEIGHTS}", "\0" * 10_000_000), leave_out=(WEIGHTS,), how=zipfile.ZIP_BZIP2
         ),
-        "bad.zip is packed in another way than zips usually are. Make the zip again with the "
+        "bad.zip uses an unusual compression method. Make the zip again with the "
         "usual method (deflate).",
     ),
     "encrypted": (
@@ -335,7 +335,7 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     ),
     "unknown compression": (
         patched(10, b"\x63\x00", CENTRAL),
-        "bad.zip is packed in another way than zips usually are. *",
+        "bad.zip uses an unusual compression method. *",
     ),
     "damaged content": (patched(60, b"\xff" * 9, LOCAL), "bad.zip is damaged or locked: *"),
 }

@@ -50,7 +50,7 @@ def test_another_adapter_in_its_place_is_caught(
     entry = slot._entries[name]
     slot._entries[name] = entry._replace(block=slot._entries[wrong].block)
 
-    with pytest.raises(VerificationFailed, match=r"does not compute with it\. The swap was undone"):
+    with pytest.raises(VerificationFailed, match=r"does not use it\. The swap was undone"):
         start(service, rq.Hotswap(adapter=name))
 
     assert service.snapshot().slot.current == "other"
@@ -66,7 +66,7 @@ def test_one_number_that_is_off_by_one_bit_is_caught(
     before = tensor[0].clone()
     tensor[0] = torch.nextafter(before, torch.tensor(torch.inf))
 
-    with pytest.raises(VerificationFailed, match="does not compute with it"):
+    with pytest.raises(VerificationFailed, match="does not use it"):
         start(service, rq.Hotswap(adapter="weak"))
 
     tensor[0] = before
@@ -78,7 +78,7 @@ def test_a_layer_that_is_not_the_slots_is_caught(service: Service, slot: Slot) -
     module = next(part for part in model.modules() if isinstance(part, SlotLayer))
     live, module.up = module.up, module.up.clone()
 
-    with pytest.raises(VerificationFailed, match="does not compute with it"):
+    with pytest.raises(VerificationFailed, match="does not use it"):
         start(service, rq.Hotswap(adapter="weak"))
 
     module.up = live

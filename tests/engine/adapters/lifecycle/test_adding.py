@@ -117,7 +117,7 @@ def test_what_changes_the_base_is_added_as_plain_lora_that_answers_the_same(
     kept = bench.service.library.folder(added.adapter.id)
     assert report.verdict == "warning"
     assert "plain LoRA of rank 6" in report.reasons[-1].what
-    assert "turned into plain LoRA of rank 6" in added.notes[-1]
+    assert "converted to plain LoRA of rank 6" in added.notes[-1]
     assert json.loads((kept / "adapter_config.json").read_text())["init_lora_weights"] is True
     expected = tiny.plain_scores(bench.base, folder)
     assert tiny.scores(bench.service, [(start, 1.0)]) == pytest.approx(expected, rel=1e-4)

@@ -97,7 +97,7 @@ def test_unloading_keeps_the_adapter_and_frees_the_model(bench: Bench) -> None:
 
     assert removed.active == [("resident", 0.5)]
     assert [each.name for each in bench.service.snapshot().status] == ["resident"]
-    with pytest.raises(NotFound, match="is not on the model"):
+    with pytest.raises(NotFound, match="is not loaded"):
         do(bench, rq.UnloadAdapter(name="good one"))
     assert tiny.scores(bench.service, [("good one", 1.0)]) == before
 
@@ -202,7 +202,7 @@ def test_an_adapter_of_another_base_of_the_same_shape_is_added_with_a_warning(
     added = do(bench, rq.LoadAdapter(source=str(folder)))
 
     assert (report.verdict, report.base_match) == ("warning", "unknown")
-    assert "made for another; the shapes fit" in report.reasons[0].what
+    assert "made for another. Its shapes fit" in report.reasons[0].what
     assert added.notes == [report.reasons[0].what]
 
 

@@ -46,7 +46,7 @@ def test_a_configuration_that_was_written_wrong_is_caught(
     request = rq.SaveAdapter(name=name, destination=str(tmp_path / "copy"))
     with monkeypatch.context() as patch:
         patch.setattr(peft_io, "write", wrong)
-        with pytest.raises(VerificationFailed, match="PEFT reads another adapter"):
+        with pytest.raises(VerificationFailed, match="PEFT loads a different adapter"):
             service.start(request).result(timeout=60)
     assert not (tmp_path / "copy").exists()
     service.start(rq.SetActive(adapters=[(name, 0.5)])).result(timeout=60)  # at any strength
