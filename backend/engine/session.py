@@ -297,9 +297,9 @@ class Session:
         """Return the adapters' status as read from the model, and what is wrong with it, if any."""
         if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
             return [], ""
-        told = self.peft.get_model_status()
-        merged = told.merged_adapters if isinstance(told.merged_adapters, list) else []
-        active = told.active_adapters if isinstance(told.active_adapters, list) else []
+        reported = self.peft.get_model_status()
+        merged = reported.merged_adapters if isinstance(reported.merged_adapters, list) else []
+        active = reported.active_adapters if isinstance(reported.active_adapters, list) else []
         strengths = dict(self._active)
         rows = [
             AdapterStatus(
@@ -307,26 +307,29 @@ class Session:
                 loaded=True,
                 active=id in active,
                 strength=strengths.get(id, 1.0),
-                trainable=told.requires_grad.get(id) is not False,
+                trainable=reported.requires_grad.get(id) is not False,
                 merged=id in merged,
                 memory_bytes=sum(peft_io.bytes_in(layer, id) for layer in self._adapted.values()),
             )
-            for id in told.available_adapters
+            for id in reported.available_adapters
         ]
-        return rows, self._irregular(told)
+        return rows, self._irregular(reported)
 
-    def _irregular(self, told: TunerModelStatus) -> str:
+    def _irregular(self, reported: TunerModelStatus) -> str:
         """Name what differs between layers or from this session's own record, if anything."""
         parts = {
-            "enabled": told.enabled,
-            "active": told.active_adapters,
-            "merged": told.merged_adapters,
-            **{f"requires_grad of {self.name_of(id)}": g for id, g in told.requires_grad.items()},
+            "enabled": reported.enabled,
+            "active": reported.active_adapters,
+            "merged": reported.merged_adapters,
+            **{
+                f"requires_grad of {self.name_of(id)}": g
+                for id, g in reported.requires_grad.items()
+            },
         }
         odd = [part for part, value in parts.items() if value == "irregular"]
-        if told.active_adapters != [id for id, _ in self._active] and "active" not in odd:
+        if reported.active_adapters != [id for id, _ in self._active] and "active" not in odd:
             odd.append("active")
-        if told.merged_adapters:
+        if reported.merged_adapters:
             odd.append("merged")
         return f"The adapters' state differs between layers ({', '.join(odd)})." if odd else ""
 

@@ -41,6 +41,7 @@ class _Spectrum(NamedTuple):
     right: torch.Tensor
 
     def cut(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return down, (rank, inputs), and up, (outputs, rank), of the closest change."""
         root = self.values[:rank].sqrt()
         return root[:, None] * self.right[:rank], self.left[:, :rank] * root
 

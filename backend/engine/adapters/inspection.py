@@ -234,7 +234,10 @@ def _measure(change: Change, of_factors: torch.Tensor) -> tuple[float, torch.Ten
 
 
 def effective_rank(singular_values: torch.Tensor) -> float:
-    """Return exp of the entropy of the squared singular values' shares (Roy and Vetterli 2007)."""
+    """Return exp of the entropy of the squared values' shares (Roy and Vetterli 2007).
+
+    singular_values: (n,), any float dtype.
+    """
     squares = singular_values.double() ** 2
     total = float(squares.sum())
     if total == 0:

@@ -74,15 +74,15 @@ def verify(session: Session, adapter_id: str, folder: Path) -> float:
     """
     if not peft_io.same_weights(_peft(session), adapter_id, folder):
         raise VerificationFailed(f"{folder.name} does not contain the weights that were saved.")
-    twin = session.new_id()
+    reloaded = session.new_id()
     try:
-        session.load_folder(folder, twin, plainly=True)
+        session.load_folder(folder, reloaded, plainly=True)
         with session.using_ids([]):  # at strength 1
-            if not peft_io.same_effect(_peft(session), adapter_id, twin):
+            if not peft_io.same_effect(_peft(session), adapter_id, reloaded):
                 raise VerificationFailed(f"PEFT loads a different adapter from {folder.name}.")
-        live, stored = _scores(session, adapter_id), _scores(session, twin)
+        live, stored = _scores(session, adapter_id), _scores(session, reloaded)
     finally:
-        session.drop(twin)
+        session.drop(reloaded)
     return require_close(
         stored,
         live,

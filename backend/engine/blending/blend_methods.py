@@ -40,7 +40,7 @@ def compressed(total: Factor, rank: int) -> Factor:
     """Return the closest change of a lower rank: QR of the factors, then an SVD of the small core.
 
     Gives the same product as the truncated SVD of B x A without forming it. Where equal singular
-    values are at the cut, another product at the same distance is possible.
+    values are at the cut, another product at the same distance is possible. Computes in float64.
     """
     q_b, r_b = torch.linalg.qr(total.b.double())
     q_a, r_a = torch.linalg.qr((total.a * total.scaling).double().T)

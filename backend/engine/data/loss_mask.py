@@ -28,7 +28,7 @@ def are_side_by_side(tokenizer: Any) -> bool:
 
 
 def by_places(encoding: Encoding, spans: Sequence[Span]) -> Flags:
-    """Compute the mask from the offsets of every token."""
+    """Compute the mask, (tokens,) bool, from the offsets of every token."""
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     starts, ends = places[:, 0], places[:, 1]
     learned = np.zeros(len(places), dtype=np.bool_)
@@ -38,7 +38,10 @@ def by_places(encoding: Encoding, spans: Sequence[Span]) -> Flags:
 
 
 def by_ends(encoding: Encoding, spans: Sequence[Span]) -> Flags | None:
-    """Compute the mask from the first and last token of each span; None where one has no token."""
+    """Compute the mask, (tokens,) bool, from the first and last token of each span.
+
+    Returns None where one of these characters has no token.
+    """
     learned = np.zeros(len(encoding), dtype=np.bool_)
     for begin, finish in spans:
         if begin >= finish:

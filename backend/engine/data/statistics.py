@@ -71,7 +71,7 @@ class _Look:
 
 
 def histogram(lengths: Ints) -> tuple[LengthBin, ...]:
-    """Count examples by length in tokens, in bins of equal width; outliers share the last bin."""
+    """Count examples by length, (examples,) in tokens, in equal bins; outliers share the last."""
     if not len(lengths):
         return ()
     low, high = int(lengths.min()), int(lengths.max())

@@ -66,6 +66,7 @@ class Encoded:
 
     @property
     def lengths(self) -> Ints:
+        """Each row's length in tokens: (rows,) int64."""
         lengths: Ints = np.diff(self.offsets)
         return lengths
 

@@ -237,21 +237,21 @@ class _Preparation:
     def _read(self, number: int, info: rs.AdapterInfo) -> _Reading:
         """Load an adapter plainly from its files, record its reference outputs, unload it."""
         self._tell(f"Reading {info.name}", COMPILING[0] * number / len(self.infos))
-        session, twin = self.session, self.session.new_id()
+        session, reloaded = self.session, self.session.new_id()
         folder = session.library.folder(info.id)
         mark = stamp(folder)
         try:
             started = time.perf_counter()
-            session.load_folder(folder, twin, plainly=True)
+            session.load_folder(folder, reloaded, plainly=True)
             loaded = time.perf_counter() - started
             started = time.perf_counter()
-            with session.using_ids([(twin, 1.0)]):
+            with session.using_ids([(reloaded, 1.0)]):
                 switched = time.perf_counter() - started
                 reference_outputs.first_token_seconds(session.model, self.base)
                 first = reference_outputs.first_token_seconds(session.model, self.base)
                 reading = _Reading(
                     info,
-                    read_parts(self.base.model, twin),
+                    read_parts(self.base.model, reloaded),
                     reference_outputs.reference(session.model, self.base),
                     mark,
                     switch_seconds=switched + first,
@@ -263,7 +263,7 @@ class _Preparation:
                     ),
                 )
         finally:
-            session.drop(twin)
+            session.drop(reloaded)
         return reading
 
     def _build(self, readings: list[_Reading], alone: list[float]) -> Slot:

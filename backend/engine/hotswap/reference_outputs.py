@@ -32,7 +32,7 @@ def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: in
     """Answer an artificial prompt of `prompt` tokens with exactly `tokens` tokens."""
     harmless = _harmless_token(base)
     ids = torch.full((1, prompt), harmless, device=base.device)
-    _generate(model, ids, _Dictation([harmless] * tokens))
+    _generate(model, ids, _ForcedTokens([harmless] * tokens))
 
 
 def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
@@ -54,16 +54,16 @@ def tokens_per_second(model: torch.nn.Module, base: Base) -> float:
     return MEASURED_TOKENS / best
 
 
-class _Dictation(LogitsProcessor):
+class _ForcedTokens(LogitsProcessor):
     """Forces given tokens, and records the log-probability that the model gave to each."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = tokens
-        self.heard: list[float] = []
+        self.log_probabilities: list[float] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        token = self.tokens[len(self.heard)]
-        self.heard.append(scores[0].float().log_softmax(-1)[token].item())
+        token = self.tokens[len(self.log_probabilities)]
+        self.log_probabilities.append(scores[0].float().log_softmax(-1)[token].item())
         forced = torch.full_like(scores, -torch.inf)
         forced[0, token] = 0.0
         return forced
@@ -78,21 +78,21 @@ def dictated(model: torch.nn.Module, base: Base) -> list[float]:
     rest = ids[0, GIVEN_TOKENS:].tolist()[:DICTATED_TOKENS]
     if not rest:
         return []
-    dictation = _Dictation(rest)
-    _generate(model, ids[:, :GIVEN_TOKENS], dictation)
-    return dictation.heard
+    forced = _ForcedTokens(rest)
+    _generate(model, ids[:, :GIVEN_TOKENS], forced)
+    return forced.log_probabilities
 
 
-def _generate(model: torch.nn.Module, ids: torch.Tensor, dictation: _Dictation) -> None:
+def _generate(model: torch.nn.Module, ids: torch.Tensor, forced: _ForcedTokens) -> None:
     config = GenerationConfig(
-        max_new_tokens=len(dictation.tokens), do_sample=False, use_cache=True, pad_token_id=0
+        max_new_tokens=len(forced.tokens), do_sample=False, use_cache=True, pad_token_id=0
     )
     with torch.inference_mode():
         model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
-            logits_processor=LogitsProcessorList([dictation]),
+            logits_processor=LogitsProcessorList([forced]),
         )
 
 

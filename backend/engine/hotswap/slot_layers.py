@@ -63,6 +63,7 @@ class SlotLayer(torch.nn.Module):
         return self.base_layer
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs, (..., inputs), to (..., outputs), in the base layer's output dtype."""
         result: torch.Tensor = self.base_layer(inputs)
         inner = functional.linear(inputs.to(self.down.dtype), self.down)
         change = functional.linear(inner, self.up) * self.scaling

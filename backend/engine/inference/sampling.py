@@ -8,7 +8,7 @@ NEXT_TOKEN = "The score of the next token"
 class Sampler:
     """Samples one row: with a temperature, the largest score after adding Gumbel noise.
 
-    That is a sample from the softmax (Gumbel-max trick, Maddison et al. 2014, section 2). The noise
+    That is a sample from the softmax (Gumbel-max trick, Maddison et al. 2014). The noise
     depends on the row's seed only, so an answer is the same alone and in a batch.
     """
 
@@ -17,7 +17,7 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
 
     def draw(self, size: int) -> torch.Tensor | None:
-        """Return the next token's noise, (size,); None for greedy decoding."""
+        """Return the next token's Gumbel noise, (size,), fp32; None for greedy decoding."""
         if self.temperature == 0:
             return None
         return -(-torch.rand(size, generator=self._generator).clamp_(1e-20).log()).log()

@@ -55,7 +55,7 @@ def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
 
 
 def next_token_chances(model: torch.nn.Module, base: Base, prompt: str) -> torch.Tensor:
-    """Return the probability of every token after a prompt: (vocabulary,), fp32 on the CPU."""
+    """Return the probability of every token after a prompt: (vocabulary,), float64, on the CPU."""
     ids = encode_prompt(base, [Message(role="user", content=prompt)])
     room_for(base, ids.shape[1], 0)
     with torch.inference_mode():

@@ -112,7 +112,7 @@ def read_samples(stored: StoredTensor, stride: int) -> torch.Tensor:
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return a contiguous tensor's memory as bytes, without a copy."""
+    """Return the memory of a contiguous CPU tensor as bytes, without a copy."""
     view: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
     return view
 

@@ -47,6 +47,7 @@ class Factor:
         return self.b @ self.a * self.scaling
 
     def times(self, weight: float) -> "Factor":
+        """Return this change times a weight."""
         return Factor(self.a, self.b, self.scaling * weight)
 
 

@@ -98,7 +98,10 @@ def load_plainly(
 
 
 def weights(peft: PeftModel, adapter_id: str) -> dict[str, torch.Tensor]:
-    """Return an adapter's tensors under the names of its file (`get_peft_model_state_dict`)."""
+    """Return an adapter's tensors on the CPU, as PEFT's `get_peft_model_state_dict` names them.
+
+    lora_A: (rank, inputs); lora_B: (outputs, rank); magnitudes: (outputs,).
+    """
     tensors = get_peft_model_state_dict(peft, adapter_name=adapter_id, save_embedding_layers=False)
     return {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
 

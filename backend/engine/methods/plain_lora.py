@@ -164,12 +164,12 @@ def _without_start(
     config: LoraConfig, layer: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, alpha: float
 ) -> Change:
     """Subtract the initial B0 A0, which PEFT computes on a copy of the layer, from the adapter."""
-    twin = copy.deepcopy(layer).requires_grad_(False)
+    copied = copy.deepcopy(layer).requires_grad_(False)
     own = copy.deepcopy(config)
     own.inference_mode = True
-    before = base_weight(twin).clone()
+    before = base_weight(copied).clone()
     started = PeftLinear(
-        twin,
+        copied,
         "start",
         own,
         r=down.shape[0],

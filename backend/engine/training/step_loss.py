@@ -26,7 +26,7 @@ Batch = dict[str, Any]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on a device."""
+    """Return the batch (see `packing.collate`) with its tensors on a device."""
     if device.type == "cpu":
         return batch
     by_itself = devices.pins_memory(device)

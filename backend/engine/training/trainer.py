@@ -105,7 +105,7 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the summed loss of a pack, divided by the tokens with loss of the whole step."""
+        """Return a pack's summed loss, (), divided by the tokens with loss of the whole step."""
         opened = step_loss.autocast(self._base.device, self._precision)
         total = step_loss.loss_sum(model, inputs, opened)
         loss = total / (num_items_in_batch or len(inputs["labels"]))
