@@ -236,7 +236,7 @@ def test_a_sum_that_no_model_can_compute_with_is_refused() -> None:
     """Weights have a bound; what foreign adapters bring has none."""
     huge = Factor(torch.full((1, 4), 1e20), torch.full((4, 1), 1e20), 1.0)
 
-    with pytest.raises(InvalidRequest, match=r"overflows in q_proj\. Take smaller"):
+    with pytest.raises(InvalidRequest, match=r"overflows in q_proj\. Use smaller"):
         low_rank.require_usable({"q_proj": huge})
 
 

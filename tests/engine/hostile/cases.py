@@ -173,7 +173,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "shapes of three sides": (
         with_tensor(f"{Q}.lora_A.weight", 1, 4, 64),
-        "model.layers.0.self_attn.q_proj of {name} has shapes (1, 4, 64) and (64, 4): no matrices.",
+        "model.layers.0.self_attn.q_proj of {name} has shapes (1, 4, 64) and (64, 4), "
+        "which are not matrices.",
     ),
     "half a layer": (
         without("q_proj.lora_B"),

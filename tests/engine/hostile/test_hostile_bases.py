@@ -100,7 +100,7 @@ def configure(folder: Path, **changes: Any) -> None:
             "many layers.",
         ),
         ({"vocab_size": 10**8}, "says 100,000,000 tokens of "),
-        ({"intermediate_size": 10**8}, "makes "),
+        ({"intermediate_size": 10**8}, "describes "),
     ],
 )
 def test_a_number_beyond_every_model_is_refused(

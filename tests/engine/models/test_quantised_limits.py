@@ -94,7 +94,7 @@ def test_the_table_tells_what_a_run_adds_and_what_double_quantisation_saves(
     ("config", "sentence"),
     [
         ('{"model_type": "martian"}', "has the architecture 'martian', not known to Transformers"),
-        ("{}", "has the architecture None, unknown"),
+        ("{}", "has the architecture None, not known"),
         ('{"model_type": "vit"}', "is a vit model, which does not continue text"),
         ("[1, 2", "is not valid JSON"),
         (
