@@ -53,7 +53,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} holds an adapter, not a base model.",
-            cure="Load the base that it was made for first, then add the adapter.",
+            cure="Load the base it was made for first, then add the adapter.",
         )
     if not config_file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
