@@ -77,28 +77,28 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     "huge header": (huge_header, "The weights of {name} are damaged or cut off (*"),
     "base layer inside": (
         with_tensor(f"{Q}.base_layer.weight", 64, 64),
-        f"{{name}} holds '{Q}.base_layer.weight', which is not an adapter weight. Such a file "
+        f"{{name}} contains '{Q}.base_layer.weight', which is not an adapter weight. Such a file "
         "could overwrite the base; only LoRA weights are accepted.",
     ),
     "head inside": (
         with_tensor("base_model.model.lm_head.weight", 4, 64),
-        "{name} holds 'base_model.model.lm_head.weight', which is not an adapter weight. *",
+        "{name} contains 'base_model.model.lm_head.weight', which is not an adapter weight. *",
     ),
     "embedding inside": (
         with_tensor("base_model.model.model.embed_tokens.weight", 4, 64),
-        "{name} holds 'base_model.model.model.embed_tokens.weight', which is not *",
+        "{name} contains 'base_model.model.model.embed_tokens.weight', which is not *",
     ),
     "bias inside": (
         with_tensor(f"{Q}.lora_B.bias", 64),
-        f"{{name}} holds '{Q}.lora_B.bias', which is not an adapter weight. *",
+        f"{{name}} contains '{Q}.lora_B.bias', which is not an adapter weight. *",
     ),
     "a tensor without its ending": (
         with_tensor(f"{Q}.lora_A", 4, 64),
-        f"{{name}} holds '{Q}.lora_A', which is not an adapter weight. *",
+        f"{{name}} contains '{Q}.lora_A', which is not an adapter weight. *",
     ),
     "a tensor of another program": (
         with_tensor("exec", 1),
-        "{name} holds 'exec', which is not an adapter weight. *",
+        "{name} contains 'exec', which is not an adapter weight. *",
     ),
     "NaN": (
         with_number(float("nan")),
