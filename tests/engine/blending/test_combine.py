@@ -313,10 +313,10 @@ def test_what_cannot_be_blended_is_refused_and_nothing_changes(
 
 
 KEPT: list[tuple[str, dict[str, Any], str]] = [
-    ("olora", {"init_lora_weights": "olora"}, "'olora' weights.*Convert"),
-    ("biased", {"bias": "lora_only"}, "brings biases"),
-    ("saver", {"modules_to_save": ["lm_head"]}, "brings whole modules"),
-    ("tokens", {"trainable_token_indices": [1, 2]}, "brings trained tokens"),
+    ("olora", {"init_lora_weights": "olora"}, "initialised with 'olora'.*Convert"),
+    ("biased", {"bias": "lora_only"}, "contains biases"),
+    ("saver", {"modules_to_save": ["lm_head"]}, "contains whole modules"),
+    ("tokens", {"trainable_token_indices": [1, 2]}, "contains trained tokens"),
 ]
 
 
