@@ -1,4 +1,4 @@
-"""A benchmark's command line and its report: figure, bar, conditions, printed and kept."""
+"""A benchmark's command line and its report: figure, target, conditions, printed and kept."""
 
 import argparse
 import sys
@@ -13,16 +13,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. An empty bar means that it is only told; `good` is None then."""
+    """One figure. An empty target means that it is only reported; `good` is None then."""
 
     what: str
     figure: str
-    bar: str = ""
+    target: str = ""
     good: bool | None = None
 
     @property
     def verdict(self) -> str:
-        return {None: "told", True: "met", False: "missed"}[self.good]
+        return {None: "reported", True: "met", False: "missed"}[self.good]
 
 
 @dataclass
@@ -37,18 +37,18 @@ class Report:
     notes: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
 
-    def add(self, what: str, figure: str, bar: str = "", good: bool | None = None) -> None:
+    def add(self, what: str, figure: str, target: str = "", good: bool | None = None) -> None:
         """Add a figure."""
-        self.rows.append(Row(what, figure, bar, good))
+        self.rows.append(Row(what, figure, target, good))
 
     def text(self) -> str:
         """Return the whole report as Markdown."""
-        rows = [f"| {r.what} | {r.figure} | {r.bar} | {r.verdict} |" for r in self.rows]
+        rows = [f"| {r.what} | {r.figure} | {r.target} | {r.verdict} |" for r in self.rows]
         return "\n".join(
             [
                 f"# {self.title}",
                 "",
-                "| what | measured | bar | |",
+                "| what | measured | target | |",
                 "|---|---|---|---|",
                 *rows,
                 "",
