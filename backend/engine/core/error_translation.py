@@ -34,7 +34,7 @@ def translate(error: BaseException) -> WorkbenchError:
     if _is_disk(error, text):
         return DiskFull(
             "The disk is full.",
-            cure="Free some space and try again. What was saved before is unharmed.",
+            cure="Free some space and try again. What was saved before is unchanged.",
             details=details,
         )
     if isinstance(error, SafetensorError):

@@ -88,7 +88,7 @@ class Control:
     def check_abort(self) -> None:
         """Raise Stopped if an immediate stop was requested."""
         if self._abort.is_set():
-            raise Stopped("Stopped at once, as requested.")
+            raise Stopped("Stopped immediately on request.")
 
     def progress(
         self,

@@ -145,7 +145,7 @@ class Ranks:
         gone, reason = self._failure(run)
         who = "Another process" if gone is None else f"Process {gone + 1} of {self.world}"
         cure = (
-            "Resume goes on from the last checkpoint."
+            "Resume continues from the last checkpoint."
             if run.latest_checkpoint() is not None
             else "There was no checkpoint yet: start it again."
         )

@@ -123,8 +123,7 @@ class _Pack:
         if not difference <= (allowed := _alone_bound(self._base, self._precision)):
             raise VerificationFailed(
                 "In this model, packed examples give other results than the same examples alone: "
-                "their "
-                f"log-probabilities differ by {difference:.1e}, more than the allowed "
+                f"their log-probabilities differ by {difference:.1e}, more than the allowed "
                 f"{allowed:.0e}.",
                 cure=CURE,
             )

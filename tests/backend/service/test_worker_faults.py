@@ -172,7 +172,7 @@ def test_a_second_stop_ends_the_run_in_the_middle_of_a_step(service: Service) ->
 
     service.stop()
     service.stop()
-    with pytest.raises(Stopped, match="Ended at once, as asked"):
+    with pytest.raises(Stopped, match="Stopped immediately on request"):
         job.result(timeout=60)
 
     assert describe(run).state == "stopped"

@@ -250,7 +250,7 @@ def test_a_killed_process_ends_the_run_with_its_reason_and_a_checkpoint(
     checkpoint = run.latest_checkpoint()
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{status.step}"
-    assert caught.value.cure == "Resume goes on from the last checkpoint."
+    assert caught.value.cure == "Resume continues from the last checkpoint."
     assert largest_difference(whole, finished(service, rq.Resume(run_id=run.id))) == 0.0
 
 
@@ -267,7 +267,7 @@ def test_a_killed_leader_is_noticed(service: Service) -> None:
 
     status = run.status()
     assert status.state == "interrupted"
-    assert caught.value.cure == status.cure == "Resume goes on from the last checkpoint."
+    assert caught.value.cure == status.cure == "Resume continues from the last checkpoint."
     assert describe(run).resumable
     wait_for(lambda: not processes_of(run), "the other process to end")
 

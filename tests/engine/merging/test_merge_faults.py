@@ -110,7 +110,7 @@ def spoil(folder: Path, value: float) -> None:
         (refuse_modules_to_save, "lora", 1.0, Unsupported, "modules_to_save"),
         (refuse_tokens, "lora", 1.0, Unsupported, "trainable_token_indices"),
         (refuse_bias, "lora", 1.0, Unsupported, "biases"),
-        (refuse_pissa, "lora", 1.0, Unsupported, "pissa_niter_4, which changed the base"),
+        (refuse_pissa, "lora", 1.0, Unsupported, r"pissa_niter_4\) changed the base"),
         (refuse_nan, "lora", 1.0, ModelError, "not finite"),
         (refuse_foreign_weights, "lora", 1.0, ModelError, "does not fit this base"),
         (refuse_tied_head, "head", 1.0, Unsupported, "tied embeddings"),

@@ -129,9 +129,9 @@ def test_a_stop_of_an_earlier_sitting_is_forgotten(service: Service) -> None:
     run = service.runs.get(launch.run_id)
     run.tell("stop")
 
-    run_process._forget_old_words(run, begun=time.time() - 60)
+    run_process._drop_old_command(run, begun=time.time() - 60)
     assert run.told().startswith("stop ")
-    run_process._forget_old_words(run, begun=time.time() + 60)
+    run_process._drop_old_command(run, begun=time.time() + 60)
     assert run.told() == ""
 
 

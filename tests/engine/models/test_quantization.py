@@ -163,7 +163,7 @@ def test_packed_documents_do_not_see_each_other(
     kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not apart:
-        monkeypatch.setattr(step_loss.attention, "could_use", lambda model: False)
+        monkeypatch.setattr(step_loss.packed_attention, "could_use", lambda model: False)
     loaded = base(kind)
     documents = step_loss.probe_documents(loaded)
 
@@ -171,7 +171,7 @@ def test_packed_documents_do_not_see_each_other(
         return step_loss.loss_sum(loaded.model, packing.collate(packed), nullcontext()).item()
 
     with step_loss.step_mode(loaded), torch.inference_mode():
-        assert step_loss.attention.in_use(loaded.model) is apart
+        assert step_loss.packed_attention.in_use(loaded.model) is apart
         together, alone = loss(documents), sum(loss([each]) for each in documents)
 
     assert together == pytest.approx(alone, rel=1e-5)
