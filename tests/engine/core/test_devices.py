@@ -344,7 +344,7 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(
     monkeypatch.setenv("LOCAL_RANK", "1")
 
     with (
-        pytest.raises(Unsupported, match="has 1 GPU, and process 2 on it"),
+        pytest.raises(Unsupported, match="has 1 GPU, which is not enough for process 2 on it"),
         process_group.joined("mps"),
     ):
         raise AssertionError("It was let in.")

@@ -99,7 +99,7 @@ def test_a_real_process_has_the_limit() -> None:
 
     script = (
         "import resource\n"
-        "from backend.engine import memory\n"
+        "from backend.engine.core import memory\n"
         "memory.DataLimit(reserve=0, limit=300 * 1024**2)\n"
         "bytes(100 * 1024**2)\n"
         "try:\n"

@@ -243,4 +243,4 @@ def test_a_chosen_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(path, columns=Columns(prompt="q", answer="reply"))
 
-    assert str(caught.value) == "Answer: there is no column 'reply'. There are q, a."
+    assert str(caught.value) == "Answer: there is no column 'reply'. Columns: q, a."

@@ -145,7 +145,7 @@ def test_the_table_is_what_peft_says(bench: Bench) -> None:
     assert snapshot.irregular == ""
 
 
-@pytest.mark.parametrize("part", ["active", "enabled", "merged", "learning of resident"])
+@pytest.mark.parametrize("part", ["active", "enabled", "merged", "requires_grad of resident"])
 def test_a_layer_that_was_tampered_with_is_reported(bench: Bench, part: str) -> None:
     session = session_of(bench)
     layer = next(iter(session.adapted().values()))
