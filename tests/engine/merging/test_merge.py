@@ -183,7 +183,7 @@ def test_the_card_tells_where_it_came_from(tied: Bench) -> None:
 
     text = (Path(merged.path) / "README.md").read_text(encoding="utf-8")
     assert f"fingerprint {tied.facts.fingerprint}" in text
-    assert "lora at strength 0.5 (LoRA, rank 4, learned from starter:pirate)" in text
+    assert "lora at strength 0.5 (LoRA, rank 4, trained on starter:pirate)" in text
     assert "dora at strength 1 (LoRA, rank 4, 0.7 a + 0.3 b (cat))" in text
     assert merged.verified in text
     for name in TOKENIZER:
