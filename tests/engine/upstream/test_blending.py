@@ -46,7 +46,7 @@ def test_a_failed_blend_leaves_an_empty_adapter_that_a_retry_takes_for_done(
     wrong = "blend" in model.peft_config
     model.add_weighted_adapter(**ties, adapter_name="blend", density=0.5)
     wrong &= not any(change.any() for change in changes(model, "blend").values())
-    assert_still(wrong, "failed blends", "tab.py (combine)")
+    assert_still(wrong, "failed blends", "combine.py (combine)")
 
 
 def test_a_blend_with_pissa_changes_the_base(base: Path, write: Write) -> None:
@@ -64,7 +64,7 @@ def test_linear_blends_are_not_the_weighted_sum(base: Path, write: Write) -> Non
     one, two = changes(model, "one"), changes(model, "two")
     wanted = {key: 0.7 * one[key] + 0.3 * two[key] for key in one}
     wrong = gap(changes(model, "blend"), wanted) > 1e-2
-    assert_still(wrong, "cross terms of linear blends (issue 3004)", "tab.py (measure)")
+    assert_still(wrong, "cross terms of linear blends (issue 3004)", "combine.py (measure)")
 
 
 def test_a_list_of_weights_that_is_too_short_is_cut_off(base: Path, write: Write) -> None:

@@ -18,7 +18,7 @@ def test_unloading_a_merged_model_keeps_the_change(base: Path, write: Write) -> 
     model = load(base, write("good", lora(r=2)))
     model.merge_adapter()
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    assert_still(wrong, "unload() while merged", "tab.py (merge)")
+    assert_still(wrong, "unload() while merged", "merge.py (merge)")
 
 
 def test_a_merge_that_fails_half_way_leaves_a_half_merged_base(base: Path, write: Write) -> None:
@@ -28,7 +28,7 @@ def test_a_merge_that_fails_half_way_leaves_a_half_merged_base(base: Path, write
     with pytest.raises(ValueError, match="NaNs detected"):
         model.merge_and_unload(safe_merge=True)
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    assert_still(wrong, "merges that fail", "tab.py (merge)")
+    assert_still(wrong, "merges that fail", "merge.py (merge)")
 
 
 def test_a_misspelt_adapter_is_not_merged_in_silence(base: Path, write: Write) -> None:
@@ -46,7 +46,7 @@ def test_strength_between_merge_and_unmerge_spoils_the_base(base: Path, write: W
     set_strength(model, 0.3)
     model.unmerge_adapter()
     wrong = distance(logits(model.unload()), logits(fresh(base))) > 1e-2
-    assert_still(wrong, "set_scale while merged", "tab.py (merge)")
+    assert_still(wrong, "set_scale while merged", "merge.py (merge)")
 
 
 def test_repeated_layers_merge_wrongly(base: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_bf16_base_is_another_after_a_merge_was_taken_back(
     model.merge_adapter()
     model.unmerge_adapter()
     wrong = distance(logits(model.unload()), before) > 1e-2
-    assert_still(wrong, "unmerging in bf16", "tab.py (merge)")
+    assert_still(wrong, "unmerging in bf16", "merge.py (merge)")
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
