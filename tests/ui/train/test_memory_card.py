@@ -62,7 +62,7 @@ def test_the_table_names_each_quantisation_and_recommends_one(page: Page) -> Non
     assert "Recommended: full precision. Full precision is exact and fits." in said
     for title in ("8-bit (int8)", "4-bit (nf4)", "4-bit (fp4)"):
         assert title in said
-    assert "all but PiSSA, OLoRA" in said
+    assert "all except PiSSA and OLoRA" in said
 
 
 def test_the_table_is_asked_for_once_the_session_is_free(page: Page, service: FakeService) -> None:
@@ -83,7 +83,7 @@ def test_a_click_chooses_and_the_table_marks_what_the_form_holds(page: Page) -> 
     assert chosen == "nf4"
     assert words(table) == compare(page, quantization="nf4")
     assert compare(page).count("Choose") == 3
-    assert "1.10x all but PiSSA, OLoRA Chosen" in " ".join(
+    assert "1.10x all except PiSSA and OLoRA Chosen" in " ".join(
         compare(page, quantization="nf4").split()
     )
 
