@@ -139,7 +139,8 @@ def test_a_copy_is_saved_and_verified(page: Page, app: App, trained: str) -> Non
     folder = app.workspace / "copies" / "visitor"
     page.get_by_label("Save a copy to").fill(str(folder))
     page.get_by_role("button", name="Save a copy").click()
-    expect(page.locator(".aw-evidence", has_text="Verified: the copy gives the same")).to_be_visible()
+    proof = page.locator(".aw-evidence", has_text="Verified: the copy gives the same")
+    expect(proof).to_be_visible()
     assert (folder / "adapter_model.safetensors").is_file()
 
 
