@@ -196,7 +196,9 @@ def test_no_circle_of_imports() -> None:
         graph[own] = {
             found for name in imports(path) if (found := module_of(name)) and found != own
         }
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+    assert len(order) > 250
 
 
 @pytest.mark.parametrize("folder", ["backend", "ui"])

@@ -135,7 +135,7 @@ def _speed_text(relative: float, where: str) -> str:
     if abs(relative - 1) < 0.1:
         return f"each step takes about as long ({measured})"
     if relative > 1:
-        return f"each step takes about {relative:.1f}x longer ({measured})"
+        return f"each step takes about {relative:.1f} times as long ({measured})"
     return f"each step is faster ({measured})"
 
 
