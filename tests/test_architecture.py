@@ -51,7 +51,7 @@ ENGINE = Layers(
     "backend/engine",
     (
         "core __init__",
-        "models data_files",
+        "models data_files templates",
         "methods",
         "session",
         "inference",

@@ -1,6 +1,6 @@
 """Requests about training data: which column is what, a preview, and preparing a large set."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -46,6 +46,33 @@ def bad_rows() -> Any:
         False,
         label="Leave bad rows out",
         help="Skip rows that cannot be used and train on the rest. Off: one bad row stops the run.",
+    )
+
+
+def learned_answers() -> Any:
+    return knob(
+        "all",
+        label="Answers",
+        help="Which answers of a conversation are trained on: all, or only the last one.",
+    )
+
+
+def learned_thoughts() -> Any:
+    return knob(
+        True,
+        label="Train on thoughts",
+        help="Reasoning before an answer has a loss, too. Off: it is shown, but only the answer "
+        "has a loss.",
+    )
+
+
+def template_date() -> Any:
+    return knob(
+        None,
+        label="Date",
+        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        help="The date for chat templates that show one, such as 2026-11-30. Empty: the day on "
+        "which the run is created.",
     )
 
 
@@ -119,6 +146,9 @@ class PreviewData(Request):
     columns: Columns = Columns()
     max_length: int = longest_example()
     drop_bad_rows: bool = bad_rows()
+    answers: Literal["all", "last"] = learned_answers()
+    learn_thoughts: bool = learned_thoughts()
+    date: str | None = template_date()
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
     every_row: bool = knob(
         True,
@@ -133,3 +163,6 @@ class PrepareData(Request):
     data: str = data_source()
     columns: Columns = Columns()
     held_out: str | None = held_out_source()
+    answers: Literal["all", "last"] = learned_answers()
+    learn_thoughts: bool = learned_thoughts()
+    date: str | None = template_date()

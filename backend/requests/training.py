@@ -12,7 +12,10 @@ from backend.requests.data import (
     bad_rows,
     data_source,
     held_out_source,
+    learned_answers,
+    learned_thoughts,
     longest_example,
+    template_date,
 )
 from backend.requests.watching import Prompts, watch_prompts
 
@@ -127,6 +130,9 @@ class Train(Request):
     )
     held_out: str | None = held_out_source()
     drop_bad_rows: bool = bad_rows()
+    answers: Literal["all", "last"] = learned_answers()
+    learn_thoughts: bool = learned_thoughts()
+    date: str | None = template_date()
     save_every: int = knob(
         50,
         label="Checkpoint every",

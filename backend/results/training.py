@@ -33,7 +33,19 @@ def place_of(row: int, file: str = "") -> str:
     return f"{file}, row {row}" if file else f"row {row}"
 
 
-RowKind = Literal["bad", "empty", "nothing", "cut", "duplicate", "both", "special"]
+RowKind = Literal[
+    "bad",
+    "empty",
+    "nothing",
+    "cut",
+    "duplicate",
+    "both",
+    "special",
+    "split",
+    "taught_end",
+    "no_thought",
+    "not_shown",
+]
 
 
 class RowGroup(Result):

@@ -1,6 +1,7 @@
 """The records of a run: its request, its status, and how it ended."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,12 @@ class RunRequest(BaseModel):
     versions: dict[str, str]
     base: LoadModel | None = None
     """How the base was loaded; runs of older versions have only its source."""
+
+    @property
+    def dated(self) -> Train:
+        """The settings with the day that a chat template shows: chosen, or that of the creation."""
+        day = date.fromtimestamp(self.created).isoformat()
+        return self.train.model_copy(update={"date": self.train.date or day})
 
 
 class RunStatus(BaseModel):
@@ -64,6 +71,8 @@ class RunStatus(BaseModel):
     trained_seconds: float = 0.0
     predicted_seconds: float | None = None
     extra_epochs: list[float] = []
+    examples: str = ""
+    """A digest of the tokenised training examples; empty in runs of 0.1.0."""
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""

@@ -15,6 +15,21 @@ KINDS: dict[str, tuple[str, str]] = {
         "the base reads these texts as special tokens, not as text. That is only right if the rows "
         "already contain its chat template",
     ),
+    "split": (
+        "Several texts",
+        "the chat template shows earlier answers in another way than the last one, so each answer "
+        "is trained on in the conversation up to it: such a row counts once per answer",
+    ),
+    "taught_end": (
+        "End added",
+        "the chat template has no end of an answer, so the model's end-of-text token is added and "
+        "trained on",
+    ),
+    "no_thought": ("Thoughts left out", "the chat template does not show them: not trained on"),
+    "not_shown": (
+        "Not shown",
+        "the chat template leaves out a turn, such as the system prompt: not seen by the model",
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.data.row_formats import BadRow, Row, Shape, Turns, first_row, shape_of
+from backend.engine.data.row_formats import Row, Shape, first_row, shape_of
+from backend.engine.data.turns import UNLEARNED, BadRow, Turns, read_tools, weighs_nothing
 from backend.engine.data_files import sources
 from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table
 from backend.errors import DataError
-from backend.requests import Columns, Train
+from backend.requests import Columns, PrepareData, PreviewData, Train
 from backend.results import RowProblem
 
 MAX_PROBLEMS = 100
@@ -34,17 +35,26 @@ Keys = NDArray[np.uint64]
 class Document:
     """One example before tokenising: turns of a conversation, or plain text.
 
-    `row` counts from 1. In plain text all tokens have a loss.
+    `row` counts from 1. In plain text all tokens have a loss. `tools` are those that the assistant
+    may call.
     """
 
     row: int
     turns: Turns = field(default_factory=list)
     text: str = ""
+    tools: list[dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
         """The content by which two examples are equal."""
-        return json.dumps(self.turns) if self.turns else self.text
+        if not self.turns:
+            return self.text
+        return json.dumps([self.turns, self.tools] if self.tools else self.turns)
+
+    @property
+    def characters(self) -> int:
+        """The length of its text, without the template."""
+        return len(self.text) + sum(len(turn["content"]) for turn in self.turns)
 
     @property
     def fingerprint(self) -> int:
@@ -69,12 +79,33 @@ class Problems:
         self.count += other.count
 
 
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What is learned of a conversation, and the date that a chat template shows."""
+
+    last_only: bool = False
+    """Only the last answer has a loss."""
+    thoughts: bool = True
+    """Thoughts before an answer have a loss."""
+    date: str | None = None
+    """As 2026-11-30; None is today."""
+
+    @classmethod
+    def of(cls, request: "Train | PreviewData | PrepareData") -> "Learning":
+        return cls(request.answers == "last", request.learn_thoughts, request.date)
+
+
+ALL = Learning()
+"""All answers and thoughts, on the day of today."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One table of a data set, and how its rows are read."""
+    """One table of a data set, how its rows are read, and what is learned of them."""
 
     table: Table
     shape: Shape
+    learning: Learning = ALL
 
     def documents(self, on_problem: Callable[[RowProblem], None]) -> Iterator[Document]:
         """Yield the usable rows in order; call `on_problem` for the others."""
@@ -152,6 +183,7 @@ def read(
     columns: Columns | None = None,
     held_out: str | None = None,
     drop_bad_rows: bool = False,
+    learning: Learning = ALL,
 ) -> DataSet:
     """Open a bundled set, a file, a folder or a Hub data set, and its held-out data.
 
@@ -167,6 +199,7 @@ def read(
         # Chosen columns apply to held-out data only if it has them; else its own names decide.
         tables = [table.named() for table in own.tables]  # rows are named by file, too
         apart = _parts(own.name, tables, columns, parts[0].shape)
+    parts, apart = ([replace(part, learning=learning) for part in each] for each in (parts, apart))
     return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows)
 
 
@@ -179,6 +212,7 @@ def of_run(train: Train) -> DataSet:
         columns=train.columns,
         held_out=train.held_out,
         drop_bad_rows=train.drop_bad_rows,
+        learning=Learning.of(train),
     )
 
 
@@ -270,4 +304,6 @@ def _to_document(number: int, row: Any, shape: Shape) -> Document:
     content = shape.convert(row)
     if isinstance(content, str):
         return Document(number, text=content)
-    return Document(number, turns=content)
+    if weighs_nothing(row):
+        content = [{**turn, UNLEARNED: True} for turn in content]
+    return Document(number, turns=content, tools=read_tools(row.get("tools")))

@@ -1,8 +1,11 @@
 """The loss mask: which tokens of a text are inside its character spans with loss.
 
-A token counts if it has characters and all of them are inside a span. Asking the tokenizer for the
-offsets of every token takes as long as tokenising. For byte-level tokenizers, whose tokens lie side
-by side, the two ends of each span are enough. Knows nothing of conversations.
+A token counts if it has characters in a span. So the token that joins the blank at the end of a
+prompt to the first word of an answer counts: the model has to write it. At the end only blanks may
+follow within a token, as where an end mark takes the line break after it; no word after the span
+counts. Asking the tokenizer for the offsets of every token takes as long as tokenising. For
+byte-level tokenizers, whose tokens lie side by side, the two ends of each span are enough. Knows
+nothing of conversations.
 """
 
 from collections.abc import Sequence
@@ -16,10 +19,12 @@ Span = tuple[int, int]
 Flags = NDArray[np.bool_]
 
 
-def learned_tokens(encoding: Encoding, spans: Sequence[Span], *, side_by_side: bool) -> Flags:
+def learned_tokens(
+    encoding: Encoding, spans: Sequence[Span], text: str, *, side_by_side: bool
+) -> Flags:
     """Return a flag for each token of an encoding, (tokens,) bool: whether it has a loss."""
-    found = by_ends(encoding, spans) if side_by_side else None
-    return by_places(encoding, spans) if found is None else found
+    found = by_ends(encoding, spans, text) if side_by_side else None
+    return by_places(encoding, spans, text) if found is None else found
 
 
 def are_side_by_side(tokenizer: Any) -> bool:
@@ -27,17 +32,20 @@ def are_side_by_side(tokenizer: Any) -> bool:
     return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
 
 
-def by_places(encoding: Encoding, spans: Sequence[Span]) -> Flags:
+def by_places(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags:
     """Compute the mask, (tokens,) bool, from the offsets of every token."""
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     starts, ends = places[:, 0], places[:, 1]
     learned = np.zeros(len(places), dtype=np.bool_)
     for begin, finish in spans:
-        learned |= (starts >= begin) & (ends <= finish) & (ends > starts)
+        inside = (starts < finish) & (ends > begin) & (ends > starts)
+        for token in np.flatnonzero(inside & (ends > finish)):
+            inside[token] = text[finish : ends[token]].isspace()
+        learned |= inside
     return learned
 
 
-def by_ends(encoding: Encoding, spans: Sequence[Span]) -> Flags | None:
+def by_ends(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags | None:
     """Compute the mask, (tokens,) bool, from the first and last token of each span.
 
     Returns None where one of these characters has no token.
@@ -49,18 +57,38 @@ def by_ends(encoding: Encoding, spans: Sequence[Span]) -> Flags | None:
         first, last = encoding.char_to_token(begin), encoding.char_to_token(finish - 1)
         if first is None or last is None:
             return None
-        while first <= last and _place(encoding, first)[0] < begin:
-            first += 1  # this token starts before the span
-        while last < len(encoding) and _is_within(encoding, last, begin, finish):
+        while last < len(encoding) and _is_within(encoding, last, finish, text):
             last += 1  # a character may take several tokens
         learned[first:last] = True
     return learned
+
+
+def reach_beyond(encoding: Encoding, learned: Flags, spans: Sequence[Span]) -> bool:
+    """Tell whether a token with loss has characters outside of the spans, such as a blank before."""
+    flagged = np.flatnonzero(learned)
+    if not len(flagged):
+        return False
+    edges = np.flatnonzero(np.diff(flagged) > 1)
+    ends = {
+        int(flagged[0]),
+        int(flagged[-1]),
+        *flagged[edges].tolist(),
+        *flagged[edges + 1].tolist(),
+    }
+    places = [_place(encoding, token) for token in ends]
+    return any(not any(a <= start and end <= b for a, b in spans) for start, end in places)
+
+
+def tokens_of(encoding: Encoding, span: Span) -> Span:
+    """Return the first token of a span and the one after its last; (0, 0) where it has none."""
+    first, last = encoding.char_to_token(span[0]), encoding.char_to_token(span[1] - 1)
+    return (0, 0) if first is None or last is None else (first, last + 1)
 
 
 def _place(encoding: Encoding, token: int) -> Span:
     return encoding.token_to_chars(token) or (0, 0)  # None: added around the text
 
 
-def _is_within(encoding: Encoding, token: int, begin: int, finish: int) -> bool:
+def _is_within(encoding: Encoding, token: int, finish: int, text: str) -> bool:
     start, end = _place(encoding, token)
-    return begin <= start < end <= finish
+    return start < finish and start < end and (end <= finish or text[finish:end].isspace())

@@ -11,7 +11,7 @@ from typing import Any
 from backend.engine.core.job_control import Control
 from backend.engine.data import dataset, tokenization
 from backend.engine.data.chat_rendering import is_blank
-from backend.engine.data.dataset import DataSet, Document
+from backend.engine.data.dataset import DataSet, Document, Learning
 from backend.engine.data.row_formats import first_row
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.data.token_cache import TokenStore
@@ -51,7 +51,7 @@ def preview(
     try:
         source = dataset.read(
             request.data, eval_share=0.0, seed=0, columns=request.columns,
-            drop_bad_rows=request.drop_bad_rows,
+            drop_bad_rows=request.drop_bad_rows, learning=Learning.of(request),
         )  # fmt: skip
     except DataError:
         if request.columns.given or not columns:
@@ -96,8 +96,9 @@ def prepare(
     started = time.monotonic()
     tokenizer = _tokenizer(session, facts)
     source = dataset.read(
-        request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out
-    )
+        request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out,
+        learning=Learning.of(request),
+    )  # fmt: skip
     prepared = tokenization.prepare(source, tokenizer, store=store, control=control)
     return PreparedData(
         rows=prepared.rows,
@@ -142,8 +143,10 @@ def _first_examples(
     documents = (d for part in source.parts for d in part.documents(problems.append))
     for document in islice(documents, request.rows):
         try:
-            (shown,) = tokenization.encode([document], tokenizer, request.max_length)
-            examples.append(_example(document, shown, tokenizer))
+            texts = tokenization.encode(
+                [document], tokenizer, request.max_length, Learning.of(request)
+            )
+            examples += [_example(document, shown, tokenizer) for shown in texts]
         except DataError as error:
             problems.append(RowProblem(row=document.row, what=error.what))
     return problems, examples

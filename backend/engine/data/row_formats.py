@@ -8,33 +8,16 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from backend.engine.data.turns import SHOWN_VALUE, BadRow, Turns, read_turns, shortened, whole
 from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
 from backend.files import read_limits
 from backend.requests import Columns
 
 Row = dict[str, Any]
-Turns = list[dict[str, str]]
 Content = Turns | str
-ROLES = ("system", "user", "assistant")
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 SYSTEM = "system"
-SHOWN_VALUE = 80
 SHOWN_COLUMNS = 20
-
-
-class BadRow(ValueError):
-    """A row that cannot be used: what is wrong with it, and the value."""
-
-    def __init__(self, what: str, value: Any = None) -> None:
-        super().__init__(what)
-        self.value = "" if value is None else _shortened(value)
 
 
 class Shape(NamedTuple):
@@ -182,39 +165,6 @@ def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
     return Shape("chosen columns", f"you chose {said}", spec, convert)
 
 
-def read_turns(value: Any, column: str) -> Turns:
-    """Read a conversation in the `messages` or the ShareGPT format; raises BadRow."""
-    if isinstance(value, str):  # a CSV cell can only hold the list as JSON text
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise BadRow(f"{column} is not a JSON list", value) from None
-    if not isinstance(value, list):
-        raise BadRow(f"{column} is not a list of turns", value)
-    if not value:
-        raise BadRow(f"{column} is an empty list")
-    return [_turn(turn) for turn in value]
-
-
-def _turn(turn: Any) -> dict[str, str]:
-    if isinstance(turn, dict) and isinstance(turn.get("from"), str) and "value" in turn:
-        role, content = SHAREGPT_ROLES.get(turn["from"]), turn["value"]
-        if role is None:
-            known = "human, gpt, system, user or assistant"
-            raise BadRow(f"the role {turn['from']!r} is not {known}", turn["from"])
-        if not isinstance(content, str):
-            raise BadRow("a turn has no text as its value", turn)
-        return {"role": role, "content": _whole(content, "a turn")}
-    if not isinstance(turn, dict) or "content" not in turn:
-        raise BadRow("a turn has no role and content", turn)
-    if not isinstance(turn["content"], str):
-        raise BadRow("a turn has no text as its content", turn)
-    if turn.get("role") not in ROLES:
-        what = f"the role {turn.get('role')!r} is not system, user or assistant"
-        raise BadRow(what, turn.get("role"))
-    return {"role": str(turn["role"]), "content": _whole(turn["content"], "a turn")}
-
-
 def _asked(prompt: str, answer: str) -> Turns:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
@@ -234,9 +184,9 @@ def _after_system(row: Row, column: str, content: Content) -> Content:
 def _text(row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
-        what = f"{column} is {'missing' if value is None else f'{_shortened(value)}, not text'}"
+        what = f"{column} is {'missing' if value is None else f'{shortened(value)}, not text'}"
         raise BadRow(what, value)
-    return _whole(value, column)
+    return whole(value, column)
 
 
 def _cell(row: Row, column: str) -> str:
@@ -245,17 +195,3 @@ def _cell(row: Row, column: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return _text(row, column)
-
-
-def _whole(text: str, place: str) -> str:
-    """Return the text; raises BadRow for lone surrogates, which tokenizers do not accept."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{place} holds half a character (a lone surrogate)") from None
-    return text
-
-
-def _shortened(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= SHOWN_VALUE else f"{said[:SHOWN_VALUE]}..."

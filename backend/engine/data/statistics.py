@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backend.engine.data.dataset import DataSet
 from backend.engine.data.token_arrays import Encoded, Ints
+from backend.engine.templates.answers import Remark
 from backend.results import DataStats, LengthBin, RowGroup, RowKind
 
 SHOWN_PLACES = 10
@@ -17,6 +18,12 @@ MOST, FAR = 0.95, 3
 """Lengths beyond `FAR` times that of the first `MOST` share one bin, so that the others stay
 visible."""
 Flags = NDArray[np.bool_]
+REMARKS: dict[RowKind, Remark] = {
+    "split": Remark.SPLIT,
+    "taught_end": Remark.TAUGHT_END,
+    "no_thought": Remark.NO_THOUGHT,
+    "not_shown": Remark.NOT_SHOWN,
+}
 
 
 def stats_of(
@@ -33,6 +40,10 @@ def stats_of(
         _group("duplicate", looks, [look.double for look in looks]),
         _group("both", looks[:1], [both]),
         _group("special", looks, [look.encoded.special for look in looks]),
+        *(
+            _group(kind, looks, [look.with_remark(remark) for look in looks])
+            for kind, remark in REMARKS.items()
+        ),
     ]
     found = {group.kind: group.count for group in groups}
     kept = learned[looks[0].usable[learned]]
@@ -65,9 +76,18 @@ class _Look:
         self.blank = encoded.blank & ~self.usable
         self.nothing = ~encoded.blank & ~self.usable
         self.cut = (encoded.lengths > longest) & self.usable
-        self.double = np.ones(len(encoded), dtype=bool)
+        self.double = encoded.begins
         self.double[np.unique(encoded.keys, return_index=True)[1]] = False
         self.lengths = encoded.lengths[self.usable]
+
+    def with_remark(self, remark: Remark) -> Flags:
+        """Return the rows of the table with a remark on any of their texts: (rows,) bool."""
+        begins = self.encoded.begins
+        row_of = np.cumsum(begins) - 1
+        found = np.unique(row_of[self.encoded.remarks & int(remark) != 0])
+        flags = np.zeros(len(begins), dtype=np.bool_)
+        flags[np.flatnonzero(begins)[found]] = True
+        return flags
 
 
 def histogram(lengths: Ints) -> tuple[LengthBin, ...]:

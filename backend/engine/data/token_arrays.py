@@ -4,9 +4,10 @@ A hundred thousand examples are a few arrays, not as many objects: `Documents` c
 when it is accessed. Knows nothing of texts or tokenizers.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -20,18 +21,31 @@ NO_IDS = np.zeros(0, dtype=np.int32)
 NO_INTS = np.zeros(0, dtype=np.int64)
 NO_KEYS = np.zeros(0, dtype=np.uint64)
 NO_FLAGS = np.zeros(0, dtype=np.bool_)
+NO_PAIRS = np.zeros((0, 2), dtype=np.int32)
+NO_BYTES = np.zeros(0, dtype=np.uint8)
 
 
 @dataclass
 class Tokens:
-    """One tokenised document. ids: (tokens,) int32; learned: (tokens,) bool, True with a loss."""
+    """One tokenised text. ids: (tokens,) int32; learned: (tokens,) bool, True with a loss.
+
+    `asked` are the first token of the question and the one after its last, (0, 0) without one.
+    """
 
     ids: NDArray[np.int32]
     learned: NDArray[np.bool_]
     cut: bool = False
+    asked: tuple[int, int] = (0, 0)
+    remarks: int = 0
+    """The `answers.Remark`s about the text."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def within(self, longest: int) -> "Tokens":
+        """Return the text cut to its first tokens."""
+        cut = len(self) > longest
+        return replace(self, ids=self.ids[:longest], learned=self.learned[:longest], cut=cut)
 
 
 @dataclass
@@ -39,8 +53,9 @@ class Encoded:
     """The usable rows of one table, tokenised and not cut; `problems` are the other rows.
 
     ids, learned: (tokens of all rows,); row i has the tokens `offsets[i]` to `offsets[i + 1]`.
-    `blank` marks rows without text to learn from, `special` rows whose own text contains special
-    tokens of the base.
+    A row of a table that becomes several texts takes as many rows here, one after the other, with
+    the same number. `blank` marks rows without text to learn from, `special` rows whose own text
+    contains special tokens of the base; `asked` and `remarks` are as in `Tokens`.
     """
 
     ids: NDArray[np.int32]
@@ -50,6 +65,8 @@ class Encoded:
     keys: Keys
     blank: NDArray[np.bool_]
     special: NDArray[np.bool_]
+    asked: NDArray[np.int32]
+    remarks: NDArray[np.uint8]
     files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     """The first row of each file, and its name."""
     problems: Problems = field(default_factory=Problems)
@@ -62,7 +79,15 @@ class Encoded:
     @property
     def rows(self) -> int:
         """All rows of the table, usable or not."""
-        return len(self) + self.problems.count
+        return int(self.begins.sum()) + self.problems.count
+
+    @property
+    def begins(self) -> NDArray[np.bool_]:
+        """Where a row of the table begins: (rows,) bool, False for its further texts."""
+        begins = np.ones(len(self), dtype=np.bool_)
+        begins[1:] = np.diff(self.numbers) != 0
+        begins[[start for start, _ in self.files if start < len(self)]] = True
+        return begins
 
     @property
     def lengths(self) -> Ints:
@@ -106,6 +131,8 @@ def join(parts: Sequence[Encoded]) -> Encoded:
         keys=np.concatenate([NO_KEYS, *(part.keys for part in parts)], dtype=np.uint64),
         blank=np.concatenate([NO_FLAGS, *(part.blank for part in parts)], dtype=np.bool_),
         special=np.concatenate([NO_FLAGS, *(part.special for part in parts)], dtype=np.bool_),
+        asked=np.concatenate([NO_PAIRS, *(part.asked for part in parts)], dtype=np.int32),
+        remarks=np.concatenate([NO_BYTES, *(part.remarks for part in parts)], dtype=np.uint8),
         files=[(row, p.files[0][1]) for row, p in zip(first_rows, parts, strict=False)]
         or [(0, "")],
         problems=problems,
@@ -138,10 +165,23 @@ class Documents(Sequence[Tokens]):
         begin, end = int(self._encoded.offsets[row]), int(self._encoded.offsets[row + 1])
         kept = min(end, begin + self._longest)
         ids, learned = self._encoded.ids[begin:kept], self._encoded.learned[begin:kept]
-        return Tokens(ids, learned, cut=kept < end)
+        first, last = self._encoded.asked[row].tolist()
+        return Tokens(ids, learned, kept < end, (first, last), int(self._encoded.remarks[row]))
 
     def __iter__(self) -> Iterator[Tokens]:
         return (self[index] for index in range(len(self)))
+
+    def digest(self) -> str:
+        """Return a digest of all tokens and of which of them have a loss."""
+        found = hashlib.blake2b(digest_size=16)
+        for each in self:
+            found.update(each.ids.tobytes())
+            found.update(each.learned.tobytes())
+        return found.hexdigest()
+
+    def has_remark(self, remark: int) -> bool:
+        """Tell whether any of the texts has a remark."""
+        return bool((self._encoded.remarks[self._chosen] & remark).any())
 
 
 def lengths_of(documents: Sequence[Tokens]) -> list[int]:

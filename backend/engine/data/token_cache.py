@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,18 +19,22 @@ import numpy as np
 import tokenizers
 import transformers
 
-from backend.engine.data.dataset import Part, Problems
+from backend.engine.data.dataset import Learning, Part, Problems
 from backend.engine.data.token_arrays import Encoded
+from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import WorkbenchError
 from backend.files.atomic_files import new_folder
 from backend.results import RowProblem
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # 1: had a loss on the header of an answer that opens a conversation; 2: no `special`
+FORMAT = 4
+"""Raised when the rule changes by which a text is rendered or has a loss, so that nothing of before
+is used again."""
 LIMIT_BYTES = 2 * 1024**3
 WORTH_BYTES = 256 * 1024
 """Smaller tables are tokenised as fast as they are found again."""
-ARRAYS = ("ids", "learned", "offsets", "numbers", "keys", "blank", "special")
+PER_ROW = ("numbers", "keys", "blank", "special", "asked", "remarks")
+ARRAYS = ("ids", "learned", "offsets", *PER_ROW)
 MAPPED = ("ids", "learned")
 FACTS = "facts.json"
 _MARKS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -72,6 +77,7 @@ class TokenStore:
             _mark(tokenizer),
             tokenizer.chat_template,
             [tokenizer.bos_token, tokenizer.eos_token],
+            _what_is_learned(part.learning, tokenizer),
             [tokenizers.__version__, transformers.__version__],  # both have changed their output
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -94,6 +100,13 @@ class TokenStore:
             used += _size(entry)
             if used > self._limit:
                 shutil.rmtree(entry, ignore_errors=True)  # existing memory maps stay valid
+
+
+def _what_is_learned(learning: Learning, tokenizer: Any) -> list[Any]:
+    """Name what the tokens depend on besides text and template: the date only where it is shown."""
+    dated = tokenizer.chat_template and ChatTemplate(tokenizer).shows_date
+    today = learning.date or date.today().isoformat()
+    return [learning.last_only, learning.thoughts, today if dated else ""]
 
 
 def _mark(tokenizer: Any) -> str:
@@ -152,10 +165,9 @@ def _load(path: Path, *, mapped: bool) -> Any:
 
 def _is_whole(encoded: Encoded, facts: dict[str, Any]) -> bool:
     rows, tokens = facts["rows"], facts["tokens"]
-    per_row = (encoded.numbers, encoded.keys, encoded.blank, encoded.special)
     return (
         len(encoded.ids) == len(encoded.learned) == tokens
         and len(encoded.offsets) == rows + 1
         and int(encoded.offsets[-1]) == tokens
-        and all(len(each) == rows for each in per_row)
+        and all(len(getattr(encoded, name)) == rows for name in PER_ROW)
     )

@@ -27,11 +27,21 @@ from backend.engine.data.chat_rendering import (
     render,
     special_tokens,
 )
-from backend.engine.data.dataset import DataSet, Document, Part, Problems, refuse, split
-from backend.engine.data.loss_mask import are_side_by_side, learned_tokens
+from backend.engine.data.dataset import (
+    ALL,
+    DataSet,
+    Document,
+    Learning,
+    Part,
+    Problems,
+    refuse,
+    split,
+)
+from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, reach_beyond, tokens_of
 from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
 from backend.engine.data.token_cache import TokenStore
+from backend.engine.templates.answers import Remark
 from backend.errors import DataError
 from backend.files import read_limits
 from backend.requests import Train
@@ -40,7 +50,8 @@ from backend.results import DataStats, RowProblem
 __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
 BATCH = 512
 AHEAD = 2
-_Shown = Sequence[Rendered | Unrenderable]
+_Shown = Sequence[tuple[Document, Rendered | Unrenderable]]
+_Encoded = list[tuple[Document, Tokens | Unrenderable]]
 
 
 @dataclass
@@ -134,16 +145,24 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
     return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
 
 
-def encode(documents: Sequence[Document], tokenizer: Any, max_length: int) -> list[Tokens]:
-    """Tokenise documents in order, cut to `max_length` tokens; raises DataError."""
+def encode(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    max_length: int,
+    learning: Learning = ALL,
+) -> list[Tokens]:
+    """Tokenise documents in order, cut to `max_length` tokens; raises DataError.
+
+    A document may give several texts; see `chat_rendering`.
+    """
     encoded: list[Tokens] = []
     for start in range(0, len(documents), BATCH):
-        batch = documents[start : start + BATCH]
-        for shown in _tokenised(batch, tokenizer):
-            if isinstance(shown, Unrenderable):
-                raise shown.as_error()
-            cut = len(shown) > max_length
-            encoded.append(Tokens(shown.ids[:max_length], shown.learned[:max_length], cut))
+        shown = _rendered(documents[start : start + BATCH], tokenizer, learning)
+        output = _output(shown, tokenizer)
+        for _, each in _placed(shown, output, are_side_by_side(tokenizer)):
+            if isinstance(each, Unrenderable):
+                raise each.as_error()
+            encoded.append(each.within(max_length))
     return encoded
 
 
@@ -153,8 +172,8 @@ def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> E
     documents = part.documents(gathered.problems.add)
     total = max(part.table.count(), 1) if control else 1
     with _short_collections():
-        for batch, shown in _ahead(documents, tokenizer):
-            gathered.add(batch, shown)
+        for batch in _ahead(documents, tokenizer, part.learning):
+            gathered.add(batch)
             if control:
                 control.check_stop()
                 done = min(gathered.rows, total)
@@ -176,23 +195,32 @@ def _short_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _ahead(
-    documents: Iterator[Document], tokenizer: Any
-) -> Iterator[tuple[list[Document], list[Tokens | Unrenderable]]]:
+def _ahead(documents: Iterator[Document], tokenizer: Any, learning: Learning) -> Iterator[_Encoded]:
     """Tokenise batch by batch in the background, while the next batches are read and rendered.
 
     The tokenizer releases Python's lock, so this uses the other cores.
     """
     side_by_side = are_side_by_side(tokenizer)
-    going: deque[tuple[list[Document], _Shown, Future[Any]]] = deque()
+    going: deque[tuple[_Shown, Future[Any]]] = deque()
     with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
         for batch in _batches(documents):
-            shown = render(batch, tokenizer)
-            going.append((batch, shown, helpers.submit(_output, shown, batch, tokenizer)))
+            shown = _rendered(batch, tokenizer, learning)
+            going.append((shown, helpers.submit(_output, shown, tokenizer)))
             if len(going) > AHEAD:
-                yield _finished(*going.popleft(), side_by_side)
+                shown, output = going.popleft()
+                yield _placed(shown, output.result(), side_by_side)
         while going:
-            yield _finished(*going.popleft(), side_by_side)
+            shown, output = going.popleft()
+            yield _placed(shown, output.result(), side_by_side)
+
+
+def _rendered(documents: Sequence[Document], tokenizer: Any, learning: Learning) -> _Shown:
+    """Return each document with its text; one that gives several texts comes several times."""
+    pairs: list[tuple[Document, Rendered | Unrenderable]] = []
+    for document, shown in zip(documents, render(documents, tokenizer, learning), strict=True):
+        texts = [shown] if isinstance(shown, Unrenderable) else shown
+        pairs += [(document, each) for each in texts]
+    return pairs
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -201,18 +229,12 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
     characters = 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text) + sum(len(turn["content"]) for turn in document.turns)
+        characters += document.characters
         if len(batch) == BATCH or characters > read_limits.BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _finished(
-    batch: list[Document], shown: _Shown, output: "Future[Any]", side_by_side: bool
-) -> tuple[list[Document], list[Tokens | Unrenderable]]:
-    return batch, _placed(shown, output.result(), side_by_side)
 
 
 def _encoded(
@@ -232,7 +254,10 @@ class _Gathered:
         self._special_tokens = special
         self._ids: list[Any] = []
         self._learned: list[Any] = []
+        self._rows = 0
         self._lengths: list[int] = []
+        self._asked: list[tuple[int, int]] = []
+        self._remarks: list[int] = []
         self._numbers: list[int] = []
         self._keys: list[int] = []
         self._blank: list[bool] = []
@@ -241,22 +266,28 @@ class _Gathered:
 
     @property
     def rows(self) -> int:
-        return len(self._numbers) + self.problems.count
+        return self._rows + self.problems.count
 
-    def add(self, documents: Sequence[Document], shown: Sequence[Tokens | Unrenderable]) -> None:
+    def add(self, batch: _Encoded) -> None:
         """Add a batch of documents with their tokens."""
-        kept = [each for each in shown if isinstance(each, Tokens)]
+        kept = [each for _, each in batch if isinstance(each, Tokens)]
         self._ids.append(_flat([each.ids for each in kept], np.int32))
         self._learned.append(_flat([each.learned for each in kept], np.bool_))
-        for document, each in zip(documents, shown, strict=True):
+        for document, each in batch:
             if isinstance(each, Tokens):
-                self._lengths.append(len(each))
-                self._numbers.append(document.row)
-                self._keys.append(document.fingerprint)
-                self._blank.append(is_blank(document))
-                self._special.append(holds(document, self._special_tokens))
+                self._describe(document, each)
             else:
                 self._refuse(document, each)
+
+    def _describe(self, document: Document, tokens: Tokens) -> None:
+        self._rows += self._numbers[-1:] != [document.row]
+        self._lengths.append(len(tokens))
+        self._asked.append(tokens.asked)
+        self._remarks.append(tokens.remarks)
+        self._numbers.append(document.row)
+        self._keys.append(document.fingerprint)
+        self._blank.append(is_blank(document))
+        self._special.append(holds(document, self._special_tokens))
 
     def _refuse(self, document: Document, refusal: Unrenderable) -> None:
         self.problems.add(RowProblem(row=document.row, what=refusal.what, file=self._file))
@@ -267,6 +298,8 @@ class _Gathered:
             ids=_flat(self._ids, np.int32),
             learned=_flat(self._learned, np.bool_),
             offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
+            asked=np.array(self._asked, dtype=np.int32).reshape(-1, 2),
+            remarks=np.array(self._remarks, dtype=np.uint8),
             numbers=np.array(self._numbers, dtype=np.int64),
             keys=np.array(self._keys, dtype=np.uint64),
             blank=np.array(self._blank, dtype=np.bool_),
@@ -281,37 +314,40 @@ def _flat(arrays: list[Any], kind: Any) -> Any:
     return np.concatenate([np.zeros(0, dtype=kind), *arrays], dtype=kind)
 
 
-def _tokenised(documents: Sequence[Document], tokenizer: Any) -> list[Tokens | Unrenderable]:
-    """Tokenise documents in one call of the tokenizer, which uses all cores."""
-    shown = render(documents, tokenizer)
-    return _placed(shown, _output(shown, documents, tokenizer), are_side_by_side(tokenizer))
-
-
-def _output(shown: _Shown, documents: Sequence[Document], tokenizer: Any) -> Any:
-    """Return the tokenizer's output for the texts; None where there are no texts."""
-    texts = [each.text for each in shown if isinstance(each, Rendered)]
+def _output(shown: _Shown, tokenizer: Any) -> Any:
+    """Tokenise texts in one call, which uses all cores; None where there are no texts."""
+    texts = [each.text for _, each in shown if isinstance(each, Rendered)]
     if not texts:
         return None
     return tokenizer(
         texts,
-        add_special_tokens=not tokenizer.chat_template or not documents[0].turns,
+        add_special_tokens=not tokenizer.chat_template or not shown[0][0].turns,
         return_attention_mask=False,
         return_token_type_ids=False,
     )
 
 
-def _placed(shown: _Shown, output: Any, side_by_side: bool) -> list[Tokens | Unrenderable]:
-    """Return each document's tokens, or the reason why it has none."""
+def _placed(shown: _Shown, output: Any, side_by_side: bool) -> _Encoded:
+    """Return each text's tokens, or the reason why a document has none."""
     found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
     return [
-        each if isinstance(each, Unrenderable) else _to_tokens(*next(found), each, side_by_side)
-        for each in shown
+        (
+            document,
+            each
+            if isinstance(each, Unrenderable)
+            else _to_tokens(*next(found), each, side_by_side),
+        )
+        for document, each in shown
     ]
 
 
 def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
-    learned = learned_tokens(encoding, shown.spans, side_by_side=side_by_side)
-    return Tokens(np.array(ids, dtype=np.int32), learned)
+    learned = learned_tokens(encoding, shown.spans, shown.text, side_by_side=side_by_side)
+    asked = tokens_of(encoding, shown.question) if shown.question else (0, 0)
+    remarks = shown.remarks
+    if reach_beyond(encoding, learned, shown.spans):
+        remarks |= Remark.NEW_RULE
+    return Tokens(np.array(ids, dtype=np.int32), learned, asked=asked, remarks=int(remarks))
 
 
 # -- errors and sizes ----------------------------------------------------------------------------

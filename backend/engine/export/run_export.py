@@ -53,7 +53,7 @@ def export(
 
 def _records(run: Run, folder: Path) -> None:
     """Copy the run's records; its request becomes a file for `python -m backend run`."""
-    asked = {"request": "train", **run.request.train.model_dump(mode="json")}
+    asked = {"request": "train", **run.request.dated.model_dump(mode="json")}
     (folder / "request.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
     shutil.copyfile(run.folder / "request.json", folder / "run.json")
     for name in RECORDS:
@@ -78,7 +78,7 @@ def _script(
     notes: list[str],
 ) -> None:
     """Write script and examples; a run that a script cannot repeat is exported without them."""
-    train = run.request.train
+    train = run.request.dated
     try:
         place = _base_folder(run, base, control)
         (folder / SCRIPT).write_text(script_of(run, library, str(place)), encoding="utf-8")

@@ -12,6 +12,7 @@ from transformers.generation import LogitsProcessorList
 
 from backend.engine.core import devices
 from backend.engine.inference import scoring
+from backend.engine.inference.prompts import end_tokens
 from backend.engine.models.loading import Base
 
 REFERENCE_TEXT = "The quick brown fox jumps over the lazy dog."
@@ -98,7 +99,5 @@ def _generate(model: torch.nn.Module, ids: torch.Tensor, forced: _ForcedTokens) 
 
 def _harmless_token(base: Base) -> int:
     """Return a token that does not end an answer."""
-    own = getattr(base.model, "generation_config", None)
-    end = getattr(own, "eos_token_id", None)
-    ends = {*(end if isinstance(end, list) else [end]), base.tokenizer.eos_token_id}
+    ends = end_tokens(base)
     return next(token for token in range(base.facts.vocabulary) if token not in ends)

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from backend.engine.core.time_limit import within
 from backend.engine.models.loading import Base
-from backend.errors import InvalidRequest, ModelError, WorkbenchError
+from backend.engine.templates import end_marks
+from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
+from backend.errors import InvalidRequest
 from backend.files import read_limits
 from backend.requests import Message
 
@@ -17,10 +18,24 @@ def encode_prompt(base: Base, messages: list[Message]) -> torch.Tensor:
     Raises InvalidRequest where the base's chat template refuses the conversation.
     """
     tokenizer = base.tokenizer
-    text = prompt_text(tokenizer, messages)
     special = not tokenizer.chat_template  # a chat template adds the special tokens itself
+    text = _without_joined_blank(prompt_text(tokenizer, messages), tokenizer, special)
     ids = tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids
     return ids.to(base.device)
+
+
+def _without_joined_blank(text: str, tokenizer: Any, special: bool) -> str:
+    """Leave out a blank at the end of a prompt that belongs to the next word's token.
+
+    In training the word after `ASSISTANT: ` is one token with the blank before it. After a blank
+    alone, which training never shows, the model would have to go on with another token.
+    """
+    if not text.endswith(" "):
+        return text
+    alone, joined = (
+        tokenizer(each, add_special_tokens=special).input_ids for each in (text, text + "a")
+    )
+    return text if joined[: len(alone)] == alone else text.rstrip(" ")
 
 
 def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
@@ -31,22 +46,13 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
     """
     if not tokenizer.chat_template:
         return "".join(plain_prompt(message.content) for message in messages)
-    turns = [message.model_dump() for message in messages]
+    template = ChatTemplate(tokenizer, seconds=read_limits.PROMPT_SECONDS)
     try:
-        text = within(
-            read_limits.PROMPT_SECONDS,
-            lambda: tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            ),
-            error=_endless,
-        )
-        return _readable(str(text))
-    except WorkbenchError:
-        raise
-    except Exception as error:  # the template's raise_exception, or any error in it
+        turns = [message.model_dump() for message in messages]
+        return template.text(Conversation(turns), asks=True)
+    except Unrenderable as error:  # the template's raise_exception, or any error in it
         raise InvalidRequest(
-            f"This base's chat template refuses the conversation: {error}.",
-            cure="Some templates need user and assistant in turn, without a system message.",
+            error.sentence.replace("an example", "the conversation"), cure=error.cure
         ) from error
 
 
@@ -56,10 +62,11 @@ def plain_prompt(text: str) -> str:
 
 
 def end_tokens(base: Base) -> list[int]:
-    """Return the ids of the tokens that end an answer, from the base's own configuration."""
+    """Return the ids of the tokens that end an answer: the base's own, and the chat template's."""
     own = getattr(base.model, "generation_config", None)
-    end = getattr(own, "eos_token_id", None) or base.tokenizer.eos_token_id
-    return list(end) if isinstance(end, list) else [] if end is None else [end]
+    end = getattr(own, "eos_token_id", None)
+    known = list(end) if isinstance(end, list) else [] if end is None else [end]
+    return list(dict.fromkeys([*known, *end_marks.end_tokens(base.tokenizer)]))
 
 
 def room_for(base: Base, used: int, wanted: int) -> int:
@@ -73,22 +80,3 @@ def room_for(base: Base, used: int, wanted: int) -> int:
             cure="Shorten it, or start a new conversation." if wanted else "Use a shorter text.",
         )
     return limit - used
-
-
-def _endless() -> ModelError:
-    return ModelError(
-        f"This base's chat template did not finish within {read_limits.PROMPT_SECONDS} seconds "
-        "and was stopped.",
-        cure="It may loop forever: use a base with another chat template.",
-    )
-
-
-def _readable(text: str) -> str:
-    """Return a prompt; raises InvalidRequest where the template made it too long."""
-    if len(text) > read_limits.RENDERED_CHARACTERS:
-        raise InvalidRequest(
-            f"This base's chat template turns the conversation into {len(text):,} characters, and "
-            f"at most {read_limits.RENDERED_CHARACTERS:,} are read.",
-            cure="Use a base with another chat template.",
-        )
-    return text

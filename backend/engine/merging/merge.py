@@ -27,6 +27,7 @@ from backend.engine.merging.model_card import card
 from backend.engine.merging.streaming import Part, StreamedMerge
 from backend.engine.models import loading, model_folder
 from backend.engine.session import Session
+from backend.engine.templates import end_marks
 from backend.errors import Unsupported
 from backend.files import read_limits, safetensors_header
 from backend.files.atomic_files import new_folder, remove_partials
@@ -300,12 +301,31 @@ def _write_surroundings(job: Job, folder: Path) -> None:
         for file in job.folder.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
+    _write_end_tokens(job, folder)
     templates = job.folder / "additional_chat_templates"
     if templates.is_dir():
         shutil.copytree(templates, folder / templates.name)
     if job.base.given_template != "own":
         given = CHAT_TEMPLATES[job.base.given_template].jinja
         (folder / "chat_template.jinja").write_text(given, encoding="utf-8")
+
+
+def _write_end_tokens(job: Job, folder: Path) -> None:
+    """Add the tokens that end an answer in training to those that end one elsewhere."""
+    file = folder / "generation_config.json"
+    if file.is_file():
+        known = read_json(file, read_limits.CONFIG_BYTES, file.name)
+    else:
+        config = read_json(folder / "config.json", read_limits.CONFIG_BYTES, "config.json")
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        known = {name: config[name] for name in ids if config.get(name) is not None}
+    own = known.get("eos_token_id")
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    tokenizer = model_folder.read_tokenizer(job.folder, job.base.given_template)
+    ends = list(dict.fromkeys([*own, *end_marks.end_tokens(tokenizer)]))
+    if ends and ends != own:
+        known["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+        file.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_config(job: Job, folder: Path) -> None:

@@ -20,9 +20,10 @@ LONGEST_ANSWER = 64
 
 
 class _Asked(NamedTuple):
-    """The prompt of a held-out example and its first answer, as token ids."""
+    """The prompt of a held-out example, the question in it, and its first answer, as token ids."""
 
     prompt: list[int]
+    question: list[int]
     reference: list[int]
 
 
@@ -52,7 +53,7 @@ def note(session: Session, run_log: RunLog, documents: Sequence[Tokens], control
     for each, base, adapter in zip(asked, of_base, of_adapter, strict=True):
         run_log.sampled(
             Sample(
-                prompt=_text(session, each.prompt),
+                prompt=_text(session, each.question),
                 reference=_text(session, each.reference),
                 base=base.text,
                 adapter=adapter.text,
@@ -68,7 +69,9 @@ def _asked(document: Tokens) -> _Asked | None:
     start = int(learned[0])
     rest = np.flatnonzero(~document.learned[start:])
     end = start + int(rest[0]) if len(rest) else len(document)
-    return _Asked(document.ids[:start].tolist(), document.ids[start:end].tolist())
+    prompt = document.ids[:start].tolist()
+    first, last = document.asked
+    return _Asked(prompt, prompt[first:last] or prompt, document.ids[start:end].tolist())
 
 
 def _text(session: Session, ids: list[int]) -> str:

@@ -47,11 +47,16 @@ class RunLog:
         """Tokens of this segment without padding, per second of optimisation time."""
         return self._fresh_tokens / self._fresh_seconds if self._fresh_seconds else 0.0
 
-    def begin(self, *, step: int, total_steps: int, seconds: float, resumed: bool) -> None:
-        """Record the start; after `resumed` the curve's points beyond `step` are ignored."""
+    def begin(
+        self, *, step: int, total_steps: int, seconds: float, resumed: bool, examples: str = ""
+    ) -> None:
+        """Record the start; after `resumed` the curve's points beyond `step` are ignored.
+
+        `examples` is the digest of the examples.
+        """
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
         self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
-        self.run.update(step=step, total_steps=total_steps, kept_step=0)
+        self.run.update(step=step, total_steps=total_steps, kept_step=0, examples=examples)
 
     def precision(self, precision: str, reason: str) -> None:
         """Record the compute precision of the steps and why it was chosen."""

@@ -25,12 +25,14 @@ from backend.engine.runs import (
     memory_prediction,
     pausing,
     run_result,
+    same_examples,
     test_questions,
 )
 from backend.engine.runs.oom_recovery import explained, train_or_rescue
 from backend.engine.runs.run_log import RunLog, output_to
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.session import Session
+from backend.engine.templates.rendering import ChatTemplate
 from backend.engine.training import divergence, extension, isolation, packing, step_loss
 from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
@@ -147,8 +149,13 @@ class _Training:
         request, base = self.request, self.session.base
         store, context = TokenStore(self.settings.tokens_dir), base.facts.context_length
         corpus = tokenization.of_run(
-            request, base.tokenizer, context=context, store=store, control=self.control
+            self.run.request.dated,
+            base.tokenizer,
+            context=context,
+            store=store,
+            control=self.control,
         )
+        self.examples = same_examples.checked(self.before, corpus.train, base.tokenizer)
         self.plan = extension.plan(corpus.train, request, self.before.extra_epochs)
         self.planned_steps = self.plan.total_steps
         self.learned_share = corpus.stats.learned_tokens / max(corpus.stats.tokens, 1)
@@ -186,7 +193,12 @@ class _Training:
             total_steps=self.total_steps,
             seconds=self.before.trained_seconds if self.checkpoint else 0.0,
             resumed=self.checkpoint is not None,
+            examples=self.examples,
         )
+        if ChatTemplate(self.session.base.tokenizer).shows_date and self.checkpoint is None:
+            self.log.noted(
+                f"The chat template shows a date: this run keeps {self.run.request.dated.date}."
+            )
         extended = self.before.extra_epochs
         if extended and started == self.plan.stretches[-1].start:
             self.log.notice(extension.words(self.plan.stretches[-1], extended[-1]))

@@ -1,0 +1,219 @@
+"""One turn of a conversation, in the shapes that people have: OpenAI's, ShareGPT's, with tools.
+
+A turn becomes a role and its text, with what else a chat template takes: the thought before an
+answer, calls of tools, and what a tool answered. A turn that cannot be used raises `BadRow`. Knows
+nothing of files, columns or tokens.
+"""
+
+import json
+from typing import Any
+
+Turn = dict[str, Any]
+Turns = list[Turn]
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+CALLS = ("function_call", "tool_call")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+WEIGHTS = ("weight", "loss_weight", "train", "loss")
+UNLEARNED = "unlearned"
+"""Marks a turn of the assistant that has no loss."""
+SHOWN_VALUE = 80
+
+
+class BadRow(ValueError):
+    """A row that cannot be used: what is wrong with it, and the value."""
+
+    def __init__(self, what: str, value: Any = None) -> None:
+        super().__init__(what)
+        self.value = "" if value is None else shortened(value)
+
+
+def read_turns(value: Any, column: str) -> Turns:
+    """Read a conversation in the `messages` or the ShareGPT format; raises BadRow."""
+    value = _from_json(value, f"{column} is not a JSON list")  # all that a CSV cell can hold
+    if not isinstance(value, list):
+        raise BadRow(f"{column} is not a list of turns", value)
+    if not value:
+        raise BadRow(f"{column} is an empty list")
+    return _with_names([_turn(turn) for turn in value])
+
+
+def read_tools(value: Any) -> list[dict[str, Any]] | None:
+    """Read the tools of a row, as OpenAI describes them; None where there are none.
+
+    Raises BadRow where the column holds something else.
+    """
+    if value is None or value == "" or value == []:
+        return None
+    value = _from_json(value, "tools is not a JSON list")
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise BadRow("tools is not a list of tools", value)
+    return [_tool(tool) for tool in value] or None
+
+
+def weighs_nothing(holder: dict[str, Any]) -> bool:
+    """Tell whether a row or turn has a weight of 0; raises BadRow for a weight between 0 and 1.
+
+    Weights are named weight, loss_weight, train or loss; without one, everything counts.
+    """
+    given = [holder[name] for name in WEIGHTS if isinstance(holder.get(name), bool | int | float)]
+    for weight in given:
+        if weight not in (0, 1):
+            raise BadRow(f"a weight is {weight}, and only 0 and 1 are supported", weight)
+    return any(weight == 0 for weight in given)
+
+
+def _turn(turn: Any) -> Turn:
+    if not isinstance(turn, dict):
+        raise BadRow("a turn has no role and content", turn)
+    said, name, key = _said_by(turn)
+    role = ROLES.get(name)
+    if role is None:
+        known = "system, user, assistant or tool"
+        if "from" in turn:
+            known = "human, gpt, system, function_call or observation"
+        raise BadRow(f"the role {name!r} is not {known}", name)
+    read: Turn = {"role": role, "content": ""}
+    if name in CALLS and not turn.get("tool_calls"):
+        read["tool_calls"] = _calls(_from_json(said, "a call of a tool is not JSON"))
+    else:
+        read["content"] = _content(said, turn, role, key)
+    return _with_the_rest(read, turn)
+
+
+def _said_by(turn: Turn) -> tuple[Any, str, str]:
+    """Return what a turn says, the name of its role, and the key that holds the words."""
+    if isinstance(turn.get("from"), str) and "value" in turn:
+        return turn["value"], turn["from"], "value"
+    if "role" not in turn or not ("content" in turn or _has_calls(turn)):
+        raise BadRow("a turn has no role and content", turn)
+    return turn.get("content"), str(turn["role"]), "content"
+
+
+def _has_calls(turn: Turn) -> bool:
+    return bool(turn.get("tool_calls") or turn.get("function_call"))
+
+
+def _content(said: Any, turn: Turn, role: str, key: str) -> str:
+    """Return a turn's text; parts of text are joined."""
+    if said is None and (_has_calls(turn) or _thought(turn)):
+        return ""
+    if isinstance(said, list):
+        said = "".join(_part(part) for part in said)
+    if role == "tool" and isinstance(said, dict | int | float):
+        said = json.dumps(said, ensure_ascii=False)
+    if not isinstance(said, str):
+        raise BadRow(f"a turn has no text as its {key}", turn)
+    return whole(said, "a turn")
+
+
+def _part(part: Any) -> str:
+    """Return the text of one part of a content; pictures and other media raise BadRow."""
+    if isinstance(part, str):
+        return part
+    kind = str(part.get("type", "text")) if isinstance(part, dict) else ""
+    given = part if isinstance(part, dict) else {}
+    text = next((given[key] for key in ("text", "value", "content") if given.get(key)), "")
+    if kind in ("text", "input_text", "output_text") and isinstance(text, str):
+        return text
+    raise BadRow(f"a turn holds {kind or 'a part'}, and only text is supported", part)
+
+
+def _with_the_rest(read: Turn, turn: Turn) -> Turn:
+    """Add what a chat template takes besides role and text, and a weight of 0."""
+    if thought := _thought(turn):
+        read["reasoning_content"] = whole(thought, "a thought")
+    if turn.get("tool_calls"):
+        read["tool_calls"] = _calls(_from_json(turn["tool_calls"], "tool_calls is not JSON"))
+    elif turn.get("function_call"):
+        read["tool_calls"] = _calls(turn["function_call"])
+    if read["role"] == "tool":
+        for key in ("name", "tool_call_id"):
+            if isinstance(turn.get(key), str):
+                read[key] = turn[key]
+    if weighs_nothing(turn):
+        read[UNLEARNED] = True
+    return read
+
+
+def _thought(turn: Turn) -> str:
+    found = (turn.get(name) for name in THOUGHTS)
+    return next((each for each in found if isinstance(each, str) and each.strip()), "")
+
+
+def _calls(value: Any) -> list[dict[str, Any]]:
+    """Read one call of a tool, or several, as OpenAI writes them; arguments become an object."""
+    calls = value if isinstance(value, list) else [value]
+    return [_call(call) for call in calls]
+
+
+def _call(call: Any) -> dict[str, Any]:
+    call = _from_json(call, "a call of a tool is not JSON")
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow("a call of a tool has no name", call)
+    arguments = function.get("arguments", function.get("parameters")) or {}
+    if isinstance(arguments, str):
+        arguments = _from_json(arguments, "the arguments of a call are not JSON")
+    read = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return {**read, "id": call["id"]} if isinstance(call.get("id"), str) else read
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(tool.get("function"), dict) or "name" not in tool:
+        return tool
+    return {"type": "function", "function": tool}
+
+
+def _with_names(turns: Turns) -> Turns:
+    """Give each answer of a tool the name of the call that it belongs to."""
+    names: dict[str, str] = {}
+    waiting: list[str] = []
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            waiting.append(call["function"]["name"])
+            names[call.get("id", "")] = waiting[-1]
+        if turn["role"] == "tool":
+            first = waiting.pop(0) if waiting else None
+            name = names.get(turn.get("tool_call_id", "-"), first)
+            if name and "name" not in turn:
+                turn["name"] = name
+    return turns
+
+
+def _from_json(value: Any, what: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadRow(what, value) from None
+
+
+def whole(text: str, place: str) -> str:
+    """Return the text; raises BadRow for lone surrogates, which tokenizers do not accept."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{place} holds half a character (a lone surrogate)") from None
+    return text
+
+
+def shortened(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= SHOWN_VALUE else f"{said[:SHOWN_VALUE]}..."
