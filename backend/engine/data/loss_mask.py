@@ -64,7 +64,7 @@ def by_ends(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags | Non
 
 
 def reach_beyond(encoding: Encoding, learned: Flags, spans: Sequence[Span]) -> bool:
-    """Tell whether a token with loss has characters outside of the spans, such as a blank before."""
+    """Tell whether a token with loss has characters outside of the spans, such as a blank."""
     flagged = np.flatnonzero(learned)
     if not len(flagged):
         return False

@@ -82,7 +82,7 @@ def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow("a turn has no role and content", turn)
     said, name, key = _said_by(turn)
-    role = ROLES.get(name)
+    role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         known = "system, user, assistant or tool"
         if "from" in turn:
@@ -96,13 +96,13 @@ def _turn(turn: Any) -> Turn:
     return _with_the_rest(read, turn)
 
 
-def _said_by(turn: Turn) -> tuple[Any, str, str]:
+def _said_by(turn: Turn) -> tuple[Any, Any, str]:
     """Return what a turn says, the name of its role, and the key that holds the words."""
     if isinstance(turn.get("from"), str) and "value" in turn:
         return turn["value"], turn["from"], "value"
-    if "role" not in turn or not ("content" in turn or _has_calls(turn)):
+    if not ("content" in turn or ("role" in turn and _has_calls(turn))):
         raise BadRow("a turn has no role and content", turn)
-    return turn.get("content"), str(turn["role"]), "content"
+    return turn.get("content"), turn.get("role"), "content"
 
 
 def _has_calls(turn: Turn) -> bool:

@@ -7,6 +7,7 @@ loss, that order would mean something else, and the result would be that of no r
 from typing import Any
 
 from backend.engine.data.token_arrays import Documents
+from backend.engine.runs.run_log import RunLog
 from backend.engine.templates.answers import Remark
 from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import DataError
@@ -35,6 +36,12 @@ def checked(before: RunStatus, examples: Documents, tokenizer: Any) -> str:
             cure=AGAIN,
         )
     return digest
+
+
+def note_date(log: RunLog, tokenizer: Any) -> None:
+    """Record the day that the chat template shows, if it shows one; the run keeps it."""
+    if tokenizer.chat_template and ChatTemplate(tokenizer).shows_date:
+        log.noted(f"The chat template shows a date: this run keeps {log.run.request.dated.date}.")
 
 
 def _is_read_anew(examples: Documents, tokenizer: Any) -> bool:

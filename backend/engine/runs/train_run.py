@@ -32,7 +32,6 @@ from backend.engine.runs.oom_recovery import explained, train_or_rescue
 from backend.engine.runs.run_log import RunLog, output_to
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.session import Session
-from backend.engine.templates.rendering import ChatTemplate
 from backend.engine.training import divergence, extension, isolation, packing, step_loss
 from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
@@ -149,12 +148,9 @@ class _Training:
         request, base = self.request, self.session.base
         store, context = TokenStore(self.settings.tokens_dir), base.facts.context_length
         corpus = tokenization.of_run(
-            self.run.request.dated,
-            base.tokenizer,
-            context=context,
-            store=store,
+            self.run.request.dated, base.tokenizer, context=context, store=store,
             control=self.control,
-        )
+        )  # fmt: skip
         self.examples = same_examples.checked(self.before, corpus.train, base.tokenizer)
         self.plan = extension.plan(corpus.train, request, self.before.extra_epochs)
         self.planned_steps = self.plan.total_steps
@@ -195,10 +191,8 @@ class _Training:
             resumed=self.checkpoint is not None,
             examples=self.examples,
         )
-        if ChatTemplate(self.session.base.tokenizer).shows_date and self.checkpoint is None:
-            self.log.noted(
-                f"The chat template shows a date: this run keeps {self.run.request.dated.date}."
-            )
+        if self.checkpoint is None:
+            same_examples.note_date(self.log, self.session.base.tokenizer)
         extended = self.before.extra_epochs
         if extended and started == self.plan.stretches[-1].start:
             self.log.notice(extension.words(self.plan.stretches[-1], extended[-1]))

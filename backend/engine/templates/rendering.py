@@ -147,7 +147,7 @@ class ChatTemplate:
         """Call the template within the limits; its own errors become `Unrenderable`."""
         try:
             with _on(self.date, self.source() if self.shows_date else ""):
-                shown = within(self._seconds, show, error=self._endless)
+                shown = within(self._seconds, show, error=lambda: _endless(self._seconds))
             _require_readable(shown[0])
         except (ModelError, Unrenderable):
             raise
@@ -159,12 +159,12 @@ class ChatTemplate:
             ) from error
         return shown
 
-    def _endless(self) -> ModelError:
-        return ModelError(
-            f"This base's chat template did not finish within {self._seconds:g} seconds and was "
-            "stopped.",
-            cure="It may loop forever: use a base with another chat template.",
-        )
+
+def _endless(seconds: float) -> ModelError:
+    return ModelError(
+        f"This base's chat template did not finish within {seconds:g} seconds and was stopped.",
+        cure="It may loop forever: use a base with another chat template.",
+    )
 
 
 def _require_readable(shown: Sequence[str]) -> None:
@@ -196,7 +196,7 @@ def _wants_parts(tokenizer: Any, chat_template: str) -> bool:
         within(
             read_limits.PROMPT_SECONDS,
             lambda: not shows("qz0zq") and shows(_as_parts("qz0zq")),
-            error=lambda: ModelError("This base's chat template did not come to an end."),
+            error=lambda: _endless(read_limits.PROMPT_SECONDS),
         )
     )
 

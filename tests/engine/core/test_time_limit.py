@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from backend.engine.core.time_limit import within
-from backend.engine.data import chat_rendering
 from backend.engine.data.dataset import Document
 from backend.engine.inference import prompts
+from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
 from backend.errors import InvalidRequest, ModelError
 from backend.files import read_limits
 from backend.requests import Message
@@ -71,8 +71,12 @@ class Tokenizer:
     def apply_chat_template(self, conversations: Any, **options: Any) -> Any:
         return self._render(conversations)
 
+    def get_chat_template(self, chosen: Any, tools: Any) -> str:
+        return self.chat_template
+
 
 TALK = [Message(role="user", content="Hello")]
+ASKED = Conversation([{"role": "user", "content": "Hello"}])
 
 
 def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,17 +87,17 @@ def test_a_template_without_an_end_ends_by_itself(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match="did not finish within"):
         prompts.prompt_text(endless, TALK)
     with pytest.raises(ModelError, match="did not finish within"):
-        chat_rendering._template(endless, [[{"role": "user", "content": "Hello"}]], True)
+        ChatTemplate(endless).text(ASKED, asks=True)
 
 
 def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_limits, "RENDERED_CHARACTERS", 100)
-    wordy = Tokenizer(lambda turns: "x" * 101)
+    wordy = Tokenizer(lambda turns: ["x" * 101])
 
     with pytest.raises(InvalidRequest, match="turns the conversation into 101 characters"):
         prompts.prompt_text(wordy, TALK)
-    with pytest.raises(chat_rendering.Unrenderable, match="turns it into 101 characters"):
-        chat_rendering._template(Tokenizer(lambda turns: ["x" * 101]), [[{}]], False)
+    with pytest.raises(Unrenderable, match="turns it into 101 characters"):
+        ChatTemplate(wordy).text(ASKED, asks=False)
 
 
 def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,10 @@ def test_a_row_that_cannot_be_used_is_named_by_its_number(
         ([{"role": "user"}], "a turn has no role and content"),
         ([{"role": "user", "content": 5}], "a turn has no text as its content"),
         (
-            [{"role": "human", "content": "x"}],
-            "the role 'human' is not system, user or assistant",
+            [{"role": "poet", "content": "x"}],
+            "the role 'poet' is not system, user, assistant or tool",
         ),
-        ([{"content": "x"}], "the role None is not system, user or assistant"),
+        ([{"content": "x"}], "the role None is not system, user, assistant or tool"),
     ],
 )
 def test_a_conversation_that_cannot_be_used_is_named(
@@ -149,8 +149,8 @@ def test_sharegpt_roles_become_those_of_every_template(tmp_path: Path) -> None:
     ("turn", "what"),
     [
         (
-            {"from": "tool", "value": "x"},
-            "the role 'tool' is not human, gpt, system, user or assistant",
+            {"from": "narrator", "value": "x"},
+            "the role 'narrator' is not human, gpt, system, function_call or observation",
         ),
         ({"from": "human", "value": None}, "a turn has no text as its value"),
         ({"from": "human"}, "a turn has no role and content"),

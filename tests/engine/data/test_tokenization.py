@@ -90,7 +90,7 @@ def test_a_template_that_hides_where_the_answer_begins_is_refused(other_template
         tokenization.encode([Document(7, turns=TURNS)], other_template, 512)
 
     assert str(caught.value) == (
-        "Row 7: this base's chat template does not show where the answer starts, so the loss "
+        "This base's chat template does not show where an answer begins, so the loss "
         "cannot be limited to the answer. Use a base with another chat template, or data in the "
         "text format."
     )

@@ -1,5 +1,6 @@
 """Frames of chat templates: the same answers as rendering every beginning, or no frame at all."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
-from backend.engine.data import chat_rendering, template_cache
-from backend.engine.data.dataset import Document
+from backend.engine.data import chat_rendering
+from backend.engine.data.dataset import ALL, Document
+from backend.engine.templates import answers, frames
+from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
 from backend.settings import STARTER
+from tests.engine.templates.traits import TEMPLATES as TRAITS
+from tests.engine.templates.traits import tokenizer_with
 
 OTHERS = {
     "trims": "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}\n{% endfor %}"
@@ -46,35 +51,52 @@ def conversations() -> Any:
 
 
 def comparable(shown: list[Any]) -> list[Any]:
-    return [each.what if isinstance(each, chat_rendering.Unrenderable) else each for each in shown]
+    """Leave out the questions: a text that says the same twice has two places for one."""
+    return [
+        each.what if isinstance(each, Unrenderable) else [replace(t, question=None) for t in each]
+        for each in shown
+    ]
+
+
+def one_by_one(document: Document, tokenizer: Any) -> Any:
+    said = [n for n, t in enumerate(document.turns) if chat_rendering._says_something(t)]
+    try:
+        return answers.place(ChatTemplate(tokenizer), Conversation(document.turns), said)
+    except Unrenderable as refusal:
+        return refusal
 
 
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(talks=st.lists(conversations(), min_size=1, max_size=4))
-def test_a_frame_shows_the_answers_that_all_beginnings_show(tokenizer: Any, talks: Any) -> None:
+def test_a_frame_shows_the_answers_that_are_found_one_by_one(tokenizer: Any, talks: Any) -> None:
     documents = [Document(row=n, turns=turns, text="") for n, turns in enumerate(talks, 1)]
     documents = [each for each in documents if chat_rendering.has_answer(each)]
 
-    fast = chat_rendering.render(documents, tokenizer)
-    slow = chat_rendering._render_beginnings(documents, tokenizer) if documents else []
+    fast = chat_rendering.render(documents, tokenizer, ALL)
+    slow = [one_by_one(document, tokenizer) for document in documents]
 
     assert comparable(fast) == comparable(slow)
 
 
-def test_most_templates_have_a_frame_and_one_rendering_is_enough() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(STARTER / "model")
-    for template in (tokenizer.chat_template, *(t.jinja for t in CHAT_TEMPLATES.values())):
-        frame = chat_rendering._frame(tokenizer, template, ("user", "assistant"))
-        assert frame is not None
-        text = "".join([frame.around[0], "Hello", frame.around[1], "Aye!", frame.around[2]])
-        assert frame.spans(["Hello", "Aye!"], text) is not None
-        assert frame.spans(["Hello", "Aye"], text) is None
+@pytest.mark.parametrize("trait", TRAITS)
+def test_templates_of_every_trait_have_a_frame(trait: str) -> None:
+    template = ChatTemplate(tokenizer_with(TRAITS[trait]))
+    roles = ("user", "assistant", "user", "assistant")
+    frame = frames.frame_of(template, roles, (1, 3))
+
+    assert frame is not None
+    contents = ["Hello", "Aye!", "Why?", "So."]
+    turns = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+    shown = template.texts(frame.beginnings(Conversation(turns)), asks=False)
+    assert frame.filled(contents, shown) == answers.place(template, Conversation(turns), (1, 3))
+    assert frame.filled(["Hello", "No.", "Why?", "So."], shown) is None
 
 
-def test_a_template_whose_beginnings_are_others_has_no_frame() -> None:
-    def render(turns: Any, asks: bool) -> str:
-        return f"{len(turns)} turns: " + " ".join(turn["content"] for turn in turns) + "."
+def test_a_template_that_changes_the_words_has_no_frame() -> None:
+    template = ChatTemplate(
+        tokenizer_with(TRAITS["chatml"].replace("m.content", "m.content | upper"))
+    )
 
-    assert template_cache.learn(["user", "assistant"], render) is None
+    assert frames.frame_of(template, ("user", "assistant"), (1,)) is None
