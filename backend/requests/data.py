@@ -1,8 +1,9 @@
 """Requests about training data: which column is what, a preview, and preparing a large set."""
 
-from typing import Any, Literal, Self
+from datetime import date
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from backend.fields import Request, knob
 
@@ -66,11 +67,21 @@ def learned_thoughts() -> Any:
     )
 
 
+def _check_day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"{text!r} is not a date. Write one like 2026-11-30.") from None
+
+
+Day = Annotated[str, AfterValidator(_check_day)]
+
+
 def template_date() -> Any:
     return knob(
         None,
         label="Date",
-        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        max_length=10,
         help="The date for chat templates that show one, such as 2026-11-30. Empty: the day on "
         "which the run is created.",
     )
@@ -148,7 +159,7 @@ class PreviewData(Request):
     drop_bad_rows: bool = bad_rows()
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
-    date: str | None = template_date()
+    date: Day | None = template_date()
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
     every_row: bool = knob(
         True,
@@ -165,4 +176,4 @@ class PrepareData(Request):
     held_out: str | None = held_out_source()
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
-    date: str | None = template_date()
+    date: Day | None = template_date()

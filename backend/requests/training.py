@@ -9,6 +9,7 @@ from backend.catalogue.methods import Lora
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.requests.data import (
     Columns,
+    Day,
     bad_rows,
     data_source,
     held_out_source,
@@ -132,7 +133,7 @@ class Train(Request):
     drop_bad_rows: bool = bad_rows()
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
-    date: str | None = template_date()
+    date: Day | None = template_date()
     save_every: int = knob(
         50,
         label="Checkpoint every",

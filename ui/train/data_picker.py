@@ -185,7 +185,12 @@ class DataPicker:
 
         Raises the error of a failed attempt, which is not repeated automatically.
         """
-        request = rq.PrepareData(data=train.data, columns=train.columns, held_out=train.held_out)
+        request = rq.PrepareData(
+            data=train.data,
+            columns=train.columns,
+            held_out=train.held_out,
+            **what_is_learned(train),
+        )
         job = self.handle.last("prepare-data", request)
         if job is None:
             self.handle.start(request)
@@ -238,7 +243,13 @@ def preview_of(train: rq.Train) -> rq.PreviewData:
         columns=train.columns,
         max_length=train.longest,
         drop_bad_rows=train.drop_bad_rows,
+        **what_is_learned(train),
     )
+
+
+def what_is_learned(train: rq.Train) -> dict[str, Any]:
+    """Return the settings of a run that decide which part of its examples has a loss."""
+    return {name: getattr(train, name) for name in ("answers", "learn_thoughts", "date")}
 
 
 def data_line(check: Check, source: str) -> Node:
