@@ -150,6 +150,11 @@ class Session:
         info = self.library.by_id(adapter_id)
         return info.name if info else adapter_id
 
+    def was_made_here(self, adapter_id: str) -> bool:
+        """Tell whether the workbench trained or made an adapter, rather than someone else."""
+        info = self.library.by_id(adapter_id)
+        return info is None or info.origin != "added"
+
     def find(self, name: str) -> AdapterInfo:
         """Return an adapter by its display name, also a half-trained one; raises NotFound."""
         learning = self.learning

@@ -45,6 +45,7 @@ RowKind = Literal[
     "taught_end",
     "no_thought",
     "not_shown",
+    "other_prompt",
 ]
 
 

@@ -30,6 +30,12 @@ KINDS: dict[str, tuple[str, str]] = {
         "Not shown",
         "the chat template leaves out a turn, such as the system prompt: not seen by the model",
     ),
+    "other_prompt": (
+        "Asked otherwise elsewhere",
+        "the chat template asks for answers with an opened thought that these answers do not have. "
+        "The workbench asks this adapter without it; other programs may need their option for "
+        "answers without thinking",
+    ),
 }
 
 

@@ -23,6 +23,7 @@ REMARKS: dict[RowKind, Remark] = {
     "taught_end": Remark.TAUGHT_END,
     "no_thought": Remark.NO_THOUGHT,
     "not_shown": Remark.NOT_SHOWN,
+    "other_prompt": Remark.OTHER_PROMPT,
 }
 
 

@@ -149,7 +149,8 @@ def answer(
 def _prompt(session: Session, question: Question) -> torch.Tensor:
     if question.prompt is not None:
         return torch.tensor([question.prompt], device=session.base.device)
-    return encode_prompt(session.base, question.messages)
+    ours = any(session.was_made_here(id) for id, _ in question.variant)
+    return encode_prompt(session.base, question.messages, as_in_training=ours)
 
 
 def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:

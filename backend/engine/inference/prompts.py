@@ -5,21 +5,29 @@ from typing import Any
 import torch
 
 from backend.engine.models.loading import Base
-from backend.engine.templates import end_marks
+from backend.engine.templates import answers, end_marks
 from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
 from backend.errors import InvalidRequest
 from backend.files import read_limits
 from backend.requests import Message
 
 
-def encode_prompt(base: Base, messages: list[Message]) -> torch.Tensor:
+def encode_prompt(
+    base: Base, messages: list[Message], *, as_in_training: bool = False
+) -> torch.Tensor:
     """Return the prompt's token ids, (1, length), int64, on the base's device.
 
-    Raises InvalidRequest where the base's chat template refuses the conversation.
+    `as_in_training` leaves out what the template's generation prompt has after the text that stands
+    before an answer in training, such as an opened thought. Raises InvalidRequest where the base's
+    chat template refuses the conversation.
     """
     tokenizer = base.tokenizer
     special = not tokenizer.chat_template  # a chat template adds the special tokens itself
-    text = _without_joined_blank(prompt_text(tokenizer, messages), tokenizer, special)
+    text = prompt_text(tokenizer, messages)
+    if as_in_training and tokenizer.chat_template:
+        template = ChatTemplate(tokenizer, seconds=read_limits.PROMPT_SECONDS)
+        text = answers.prompt_in_training(template, _conversation(messages), text)
+    text = _without_joined_blank(text, tokenizer, special)
     ids = tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids
     return ids.to(base.device)
 
@@ -48,12 +56,15 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
         return "".join(plain_prompt(message.content) for message in messages)
     template = ChatTemplate(tokenizer, seconds=read_limits.PROMPT_SECONDS)
     try:
-        turns = [message.model_dump() for message in messages]
-        return template.text(Conversation(turns), asks=True)
+        return template.text(_conversation(messages), asks=True)
     except Unrenderable as error:  # the template's raise_exception, or any error in it
         raise InvalidRequest(
             error.sentence.replace("an example", "the conversation"), cure=error.cure
         ) from error
+
+
+def _conversation(messages: list[Message]) -> Conversation:
+    return Conversation([message.model_dump() for message in messages])
 
 
 def plain_prompt(text: str) -> str:

@@ -35,6 +35,7 @@ class Remark(IntFlag):
     TAUGHT_END = 2  # the template has no end mark, so the end-of-text token was added
     NO_THOUGHT = 4  # a thought is not shown by the template
     NOT_SHOWN = 8  # another turn, such as a system prompt, is not shown by the template
+    OTHER_PROMPT = 32  # the generation prompt goes on in another way than the text before it
     NEW_RULE = 16  # version 0.1.0 would have refused it or learned another part of it
 
 
@@ -60,6 +61,7 @@ class _Answer:
     start: int
     end: int
     taught_end: bool = False
+    other_prompt: bool = False
     as_before: bool = False
     """Whether version 0.1.0 found the same place."""
 
@@ -88,6 +90,20 @@ def place(
         answers.append(looked.answer())
     texts = _shared(answers, whole)
     return [_rendered(conversation, text, own, thoughts, len(texts)) for text, own in texts]
+
+
+def prompt_in_training(template: ChatTemplate, asked: Conversation, prompt: str) -> str:
+    """Return the part of a generation prompt that also stands before the answers in training.
+
+    Some generation prompts open a thought that no answer in training has, as those of DeepSeek-R1.
+    """
+    conversation = Conversation([*asked.turns, {"role": "assistant", "content": _MARK}])
+    try:
+        shown = template.text(conversation, asks=False)
+        start = _Look(template, conversation, len(asked.turns), shown, shown, prompt).start()
+    except Unrenderable:
+        return prompt
+    return shown[:start] if prompt.startswith(shown[:start]) else prompt
 
 
 def _with_mark(conversation: Conversation) -> Conversation:
@@ -148,7 +164,7 @@ class _Look:
 
     def answer(self) -> _Answer:
         """Return where the answer is; raises Unrenderable where that is not certain."""
-        start = self._start()
+        start = self.start()
         content_end, end = self._ends()
         if self.template.marks_answers:
             start, content_end, end = self._as_marked(start, content_end, end)
@@ -158,9 +174,12 @@ class _Look:
         if start >= content_end or foreign or not self._holds_answer(start, content_end):
             raise _unclear("does not show an answer as it is in the data")
         if end > content_end:
-            before = self.text.startswith(self.prompt) and start == len(self.prompt)
-            as_before = before and end == len(self.text.rstrip())
-            return _Answer(self.turn, self.text, start, end, as_before=as_before)
+            follows = self.text.startswith(self.prompt)
+            as_before = follows and start == len(self.prompt) and end == len(self.text.rstrip())
+            other = not follows and self.prompt.startswith(self.text[:start])
+            return _Answer(
+                self.turn, self.text, start, end, other_prompt=other, as_before=as_before
+            )
         mark = str(self.template.tokenizer.eos_token or "")
         text = self.text[:content_end] + mark
         return _Answer(self.turn, text, start, len(text), taught_end=bool(mark))
@@ -172,7 +191,8 @@ class _Look:
 
     # -- the beginning ---------------------------------------------------------------------------
 
-    def _start(self) -> int:
+    def start(self) -> int:
+        """Return where the answer begins; raises Unrenderable where that is not certain."""
         if self.text.startswith(self.prompt):
             return len(self.prompt)
         shared = _common(self.prompt, self.marked)
@@ -354,6 +374,7 @@ def _rendered(
                 start += place + len(thought)
         spans.append((start, answer.end))
         remarks |= Remark.TAUGHT_END if answer.taught_end else NOTHING
+        remarks |= Remark.OTHER_PROMPT if answer.other_prompt else NOTHING
     if _hides(conversation, answers[-1].turn, text):
         remarks |= Remark.NOT_SHOWN
     return Rendered(text, tuple(spans), _question(conversation, text, answers[0]), remarks)

@@ -8,8 +8,9 @@ from backend.engine.data import tokenization
 from backend.engine.data.chat_rendering import Unrenderable, render
 from backend.engine.data.dataset import ALL, Document, Learning
 from backend.engine.data.turns import read_turns
-from backend.engine.templates.answers import Remark
+from backend.engine.templates.answers import Remark, prompt_in_training
 from backend.engine.templates.end_marks import end_tokens
+from backend.engine.templates.rendering import ChatTemplate, Conversation
 from tests.engine.templates.traits import TEMPLATES, tokenizer_with
 
 TALK = [
@@ -230,3 +231,22 @@ def test_named_templates_take_the_default_one() -> None:
     tokenizer.chat_template = {"rag": "{{ raise_exception('no') }}", "default": TEMPLATES["chatml"]}
 
     assert learned(tokenizer, TALK) == LEARNED["chatml"]
+
+
+@pytest.mark.parametrize("trait", TEMPLATES)
+def test_an_adapter_is_asked_as_it_was_trained(trait: str) -> None:
+    tokenizer = tokenizer_with(TEMPLATES[trait])
+    template = ChatTemplate(tokenizer)
+    asked = Conversation(TALK[:1])
+    prompt = prompt_in_training(template, asked, template.text(asked, asks=True))
+    (first, *_) = shown(tokenizer, TALK[:2])
+
+    assert first.text[: first.spans[0][0]].startswith(prompt.rstrip(" "))
+    assert first.text.startswith(prompt)
+
+
+def test_a_prompt_that_opens_a_thought_is_reported() -> None:
+    for trait in TEMPLATES:
+        (first, *_) = shown(tokenizer_with(TEMPLATES[trait]), TALK)
+        opens = trait.startswith("the prompt opens")
+        assert bool(first.remarks & Remark.OTHER_PROMPT) == opens
