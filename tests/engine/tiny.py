@@ -20,10 +20,10 @@ EVERYWHERE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 TEXTS = ("The cat is on the mat.", "Hello! Where are you going today?")
 
 
-def write_base(folder: Path, *, layers: int = 1, seed: int = 0) -> Path:
-    """Write a random Llama with the starter's tokenizer."""
+def write_base(folder: Path, *, layers: int = 1, seed: int = 0, tokenizer: Any = None) -> Path:
+    """Write a random Llama with the starter's tokenizer, or with another one."""
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(STARTER)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(STARTER)
     config = LlamaConfig(
         hidden_size=64,
         intermediate_size=96,
