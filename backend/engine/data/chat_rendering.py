@@ -14,7 +14,7 @@ from typing import Any
 from backend.engine.data.dataset import Document, Learning
 from backend.engine.data.turns import UNLEARNED
 from backend.engine.inference.prompts import plain_prompt
-from backend.engine.templates import answers, frames, tool_forms
+from backend.engine.templates import answer_search, answers, frames, tool_forms
 from backend.engine.templates.answers import Rendered
 from backend.engine.templates.rendering import (
     ChatTemplate,
@@ -26,7 +26,6 @@ from backend.engine.templates.rendering import (
 __all__ = ["Rendered", "Unrenderable", "holds", "is_blank", "render", "special_tokens"]
 Shown = list[Rendered] | Unrenderable
 NO_TOOLS = "this base's chat template does not show tools or their calls"
-_INTERNAL = {UNLEARNED}
 
 
 def render(documents: Sequence[Document], tokenizer: Any, learning: Learning) -> list[Shown]:
@@ -124,18 +123,23 @@ def _render_chats(
 
 def _chat(document: Document, template: ChatTemplate, learning: Learning) -> _Chat | Unrenderable:
     """Bring a document into the form that the template takes."""
-    turns = [{k: v for k, v in t.items() if k not in _INTERNAL} for t in document.turns]
+    turns = [
+        {k: v for k, v in turn.items() if k != UNLEARNED} if UNLEARNED in turn else turn
+        for turn in document.turns
+    ]
     learned = [
         number
         for number, turn in enumerate(document.turns)
         if _says_something(turn) and UNLEARNED not in turn
     ]
     conversation = Conversation(turns, document.tools)
-    if document.tools or any(turn.keys() & {"tool_calls"} for turn in turns):
+    if document.tools or any("tool_calls" in turn for turn in turns):
         form = tool_forms.form_of(template)
         calls = any("tool_calls" in turn for turn in turns)
         if form is None and (calls or not tool_forms.shows_tools(template)):
-            return Unrenderable(NO_TOOLS, f"Row {document.row}: {NO_TOOLS}.", answers.OTHER_BASE)
+            return Unrenderable(
+                NO_TOOLS, f"Row {document.row}: {NO_TOOLS}.", answer_search.OTHER_BASE
+            )
         conversation = form.applied(conversation) if form else conversation
     return _Chat(conversation, tuple(learned[-1:] if learning.last_only else learned))
 

@@ -9,7 +9,7 @@ nothing of conversations.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,17 @@ Span = tuple[int, int]
 Flags = NDArray[np.bool_]
 
 
+class Mask(NamedTuple):
+    """Which tokens have a loss, (tokens,) bool, and whether one of them reaches beyond its span."""
+
+    learned: Flags
+    beyond: bool
+
+
 def learned_tokens(
     encoding: Encoding, spans: Sequence[Span], text: str, *, side_by_side: bool
-) -> Flags:
-    """Return a flag for each token of an encoding, (tokens,) bool: whether it has a loss."""
+) -> Mask:
+    """Return the mask of an encoding."""
     found = by_ends(encoding, spans, text) if side_by_side else None
     return by_places(encoding, spans, text) if found is None else found
 
@@ -32,25 +39,28 @@ def are_side_by_side(tokenizer: Any) -> bool:
     return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
 
 
-def by_places(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags:
-    """Compute the mask, (tokens,) bool, from the offsets of every token."""
+def by_places(encoding: Encoding, spans: Sequence[Span], text: str) -> Mask:
+    """Compute the mask from the offsets of every token."""
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     starts, ends = places[:, 0], places[:, 1]
     learned = np.zeros(len(places), dtype=np.bool_)
+    beyond = False
     for begin, finish in spans:
         inside = (starts < finish) & (ends > begin) & (ends > starts)
         for token in np.flatnonzero(inside & (ends > finish)):
             inside[token] = text[finish : ends[token]].isspace()
         learned |= inside
-    return learned
+        beyond |= bool((inside & ((starts < begin) | (ends > finish))).any())
+    return Mask(learned, beyond)
 
 
-def by_ends(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags | None:
-    """Compute the mask, (tokens,) bool, from the first and last token of each span.
+def by_ends(encoding: Encoding, spans: Sequence[Span], text: str) -> Mask | None:
+    """Compute the mask from the first and last token of each span.
 
     Returns None where one of these characters has no token.
     """
     learned = np.zeros(len(encoding), dtype=np.bool_)
+    beyond = False
     for begin, finish in spans:
         if begin >= finish:
             continue
@@ -60,23 +70,10 @@ def by_ends(encoding: Encoding, spans: Sequence[Span], text: str) -> Flags | Non
         while last < len(encoding) and _is_within(encoding, last, finish, text):
             last += 1  # a character may take several tokens
         learned[first:last] = True
-    return learned
-
-
-def reach_beyond(encoding: Encoding, learned: Flags, spans: Sequence[Span]) -> bool:
-    """Tell whether a token with loss has characters outside of the spans, such as a blank."""
-    flagged = np.flatnonzero(learned)
-    if not len(flagged):
-        return False
-    edges = np.flatnonzero(np.diff(flagged) > 1)
-    ends = {
-        int(flagged[0]),
-        int(flagged[-1]),
-        *flagged[edges].tolist(),
-        *flagged[edges + 1].tolist(),
-    }
-    places = [_place(encoding, token) for token in ends]
-    return any(not any(a <= start and end <= b for a, b in spans) for start, end in places)
+        if first < last:
+            beyond |= _place(encoding, first)[0] < begin
+            beyond |= _place(encoding, last - 1)[1] > finish
+    return Mask(learned, beyond)
 
 
 def tokens_of(encoding: Encoding, span: Span) -> Span:

@@ -37,7 +37,7 @@ from backend.engine.data.dataset import (
     refuse,
     split,
 )
-from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, reach_beyond, tokens_of
+from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, tokens_of
 from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
 from backend.engine.data.token_cache import TokenStore
@@ -342,12 +342,10 @@ def _placed(shown: _Shown, output: Any, side_by_side: bool) -> _Encoded:
 
 
 def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
-    learned = learned_tokens(encoding, shown.spans, shown.text, side_by_side=side_by_side)
+    mask = learned_tokens(encoding, shown.spans, shown.text, side_by_side=side_by_side)
     asked = tokens_of(encoding, shown.question) if shown.question else (0, 0)
-    remarks = shown.remarks
-    if reach_beyond(encoding, learned, shown.spans):
-        remarks |= Remark.NEW_RULE
-    return Tokens(np.array(ids, dtype=np.int32), learned, asked=asked, remarks=int(remarks))
+    remarks = int(shown.remarks) | (Remark.NEW_RULE.value if mask.beyond else 0)
+    return Tokens(np.array(ids, dtype=np.int32), mask.learned, asked=asked, remarks=remarks)
 
 
 # -- errors and sizes ----------------------------------------------------------------------------

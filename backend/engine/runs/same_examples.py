@@ -16,7 +16,7 @@ from backend.runs.run_records import RunStatus
 AGAIN = "Start a new run; with Start from it continues the training of this run's adapter."
 
 
-def checked(before: RunStatus, examples: Documents, tokenizer: Any) -> str:
+def checked(before: RunStatus, examples: Documents) -> str:
     """Return the digest of the examples; raises DataError where the run began with others.
 
     Runs of version 0.1.0 have no digest. They go on where the rule by which an example is read has
@@ -29,7 +29,7 @@ def checked(before: RunStatus, examples: Documents, tokenizer: Any) -> str:
             "has changed.",
             cure=f"Bring back the data as it was. Or: {AGAIN[0].lower()}{AGAIN[1:]}",
         )
-    if before.step and not before.examples and _is_read_anew(examples, tokenizer):
+    if before.step and not before.examples and examples.has_remark(Remark.NEW_RULE):
         raise DataError(
             "This run was begun by an earlier version, which trained on another part of these "
             "examples.",
@@ -42,8 +42,3 @@ def note_date(log: RunLog, tokenizer: Any) -> None:
     """Record the day that the chat template shows, if it shows one; the run keeps it."""
     if tokenizer.chat_template and ChatTemplate(tokenizer).shows_date:
         log.noted(f"The chat template shows a date: this run keeps {log.run.request.dated.date}.")
-
-
-def _is_read_anew(examples: Documents, tokenizer: Any) -> bool:
-    marked = bool(tokenizer.chat_template) and ChatTemplate(tokenizer).marks_answers
-    return marked or examples.has_remark(Remark.NEW_RULE)

@@ -6,26 +6,19 @@ template shows it up to there, where it is the last one. If the whole conversati
 same way, it is learned there; else it becomes a text of its own. Knows nothing of data or tokens.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import lru_cache
 from typing import Any
 
-from backend.engine.templates import end_marks
+from backend.engine.templates.answer_search import MARK, Answer, AnswerSearch, thought_of
 from backend.engine.templates.rendering import (
     ChatTemplate,
     Conversation,
     Span,
-    Turn,
     Unrenderable,
 )
-
-_MARK = "qz1zq"
-_TAG = re.compile(r"<[^<>\s]{1,64}>|\[[A-Z/_]{1,32}\]")
-_THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>", re.DOTALL)
-OTHER_BASE = "Use a base with another chat template, or data in the text format."
 
 
 class Remark(IntFlag):
@@ -52,20 +45,6 @@ class Rendered:
     remarks: Remark = NOTHING
 
 
-@dataclass(slots=True)
-class _Answer:
-    """An answer in the conversation up to it: its turn, the text, and its span there."""
-
-    turn: int
-    text: str
-    start: int
-    end: int
-    taught_end: bool = False
-    other_prompt: bool = False
-    as_before: bool = False
-    """Whether version 0.1.0 found the same place."""
-
-
 def place(
     template: ChatTemplate,
     conversation: Conversation,
@@ -86,8 +65,9 @@ def place(
     prompts = _prompts(template, conversation, learned)
     answers = []
     for n, turn in enumerate(learned):
-        looked = _Look(template, conversation, turn, shown[n], shown[len(begun) + n], prompts[n])
-        answers.append(looked.answer())
+        text, with_mark = shown[n], shown[len(begun) + n]
+        search = AnswerSearch(template, conversation, turn, text, with_mark, prompts[n])
+        answers.append(search.answer())
     texts = _shared(answers, whole)
     return [_rendered(conversation, text, own, thoughts, len(texts)) for text, own in texts]
 
@@ -97,10 +77,10 @@ def prompt_in_training(template: ChatTemplate, asked: Conversation, prompt: str)
 
     Some generation prompts open a thought that no answer in training has, as those of DeepSeek-R1.
     """
-    conversation = Conversation([*asked.turns, {"role": "assistant", "content": _MARK}])
+    conversation = Conversation([*asked.turns, {"role": "assistant", "content": MARK}])
     try:
         shown = template.text(conversation, asks=False)
-        start = _Look(template, conversation, len(asked.turns), shown, shown, prompt).start()
+        start = AnswerSearch(template, conversation, len(asked.turns), shown, shown, prompt).start()
     except Unrenderable:
         return prompt
     return shown[:start] if prompt.startswith(shown[:start]) else prompt
@@ -109,7 +89,7 @@ def prompt_in_training(template: ChatTemplate, asked: Conversation, prompt: str)
 def _with_mark(conversation: Conversation) -> Conversation:
     """Return a conversation whose last turn has a mark as its content."""
     *before, last = conversation.turns
-    return Conversation([*before, {**last, "content": _MARK}], conversation.tools)
+    return Conversation([*before, {**last, "content": MARK}], conversation.tools)
 
 
 def _prompts(
@@ -135,210 +115,17 @@ def _opening(tokenizer: Any, chat_template: str) -> str:
     question = Conversation([{"role": "user", "content": "qz0zq"}])
     asked, unasked = (template.text(question, asks=asks) for asks in (True, False))
     prompt = asked.removeprefix(unasked) if asked.startswith(unasked) else ""
-    answer = Conversation([{"role": "assistant", "content": _MARK}])
+    answer = Conversation([{"role": "assistant", "content": MARK}])
     first = template.text(answer, asks=False)
     return begun + prompt if first.startswith(begun + prompt) else begun
-
-
-class _Look:
-    """The search for one answer: `text` shows the conversation up to it, `marked` the same with a
-    mark as its content, and `prompt` is what the model is given."""
-
-    def __init__(
-        self,
-        template: ChatTemplate,
-        conversation: Conversation,
-        turn: int,
-        text: str,
-        marked: str,
-        prompt: str,
-    ) -> None:
-        self.template = template
-        self.conversation = conversation
-        self.turn = turn
-        self.text, self.marked, self.prompt = text, marked, prompt
-
-    @property
-    def said(self) -> Turn:
-        return dict(self.conversation.turns[self.turn])
-
-    def answer(self) -> _Answer:
-        """Return where the answer is; raises Unrenderable where that is not certain."""
-        start = self.start()
-        content_end, end = self._ends()
-        if self.template.marks_answers:
-            start, content_end, end = self._as_marked(start, content_end, end)
-        plain = _MARK in self.marked and not thought_of(self.said)
-        header = self.text[start : self.marked.find(_MARK)] if plain else ""
-        foreign = any(each in header for each in self._ends_of_turns() if each)
-        if start >= content_end or foreign or not self._holds_answer(start, content_end):
-            raise _unclear("does not show an answer as it is in the data")
-        if end > content_end:
-            follows = self.text.startswith(self.prompt)
-            as_before = follows and start == len(self.prompt) and end == len(self.text.rstrip())
-            other = not follows and self.prompt.startswith(self.text[:start])
-            return _Answer(
-                self.turn, self.text, start, end, other_prompt=other, as_before=as_before
-            )
-        mark = str(self.template.tokenizer.eos_token or "")
-        text = self.text[:content_end] + mark
-        return _Answer(self.turn, text, start, len(text), taught_end=bool(mark))
-
-    def _ends_of_turns(self) -> tuple[str, ...]:
-        """Return tokens that never stand between the beginning of an answer and its words."""
-        tokenizer = self.template.tokenizer
-        return str(tokenizer.bos_token or ""), str(tokenizer.eos_token or "")
-
-    # -- the beginning ---------------------------------------------------------------------------
-
-    def start(self) -> int:
-        """Return where the answer begins; raises Unrenderable where that is not certain."""
-        if self.text.startswith(self.prompt):
-            return len(self.prompt)
-        shared = _common(self.prompt, self.marked)
-        start = _after_same_words(self.prompt[shared:], self.marked, shared)
-        if start is None:
-            start = _before_tag(self.marked, shared)
-        if start >= self._history() and self.marked[:start] == self.text[:start]:
-            return start
-        return self._start_by_marks()
-
-    def _history(self) -> int:
-        """Return how much of the prompt are the turns before the answer."""
-        if not self.turn:
-            return 0
-        before = self.template.text(self.conversation.upto(self.turn), asks=False)
-        shared = _common(before, self.prompt)
-        return shared if shared == len(before) else _before_tag(self.prompt, shared)
-
-    def _start_by_marks(self) -> int:
-        """Find the beginning where a prompt shows earlier turns in another way than the text.
-
-        Then only what stands between the last turn and the answer is compared, found by marks.
-        """
-        content = self.marked.find(_MARK)
-        lead = _lead(self.template, self._roles()) if self.turn else None
-        if lead is None or content < 0 or self.text[:content] != self.marked[:content]:
-            raise _unclear("does not show where an answer begins")
-        return content - lead
-
-    def _roles(self) -> tuple[str, ...]:
-        return tuple(turn["role"] for turn in self.conversation.turns[: self.turn])
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    def _ends(self) -> tuple[int, int]:
-        """Return where the answer's own text ends, and where its end mark does."""
-        tokenizer = self.template.tokenizer
-        tail = self._tail()
-        if tail is None:
-            raise _unclear("does not show where an answer ends")
-        content_end = len(self.text) - len(tail)
-        return content_end, content_end + end_marks.length_in(tail, tokenizer)
-
-    def _tail(self) -> str | None:
-        """Return what the template writes after the answer; None where that is not clear."""
-        before, _, tail = self.marked.partition(_MARK)
-        if not self.said.get("tool_calls") and before != self.marked:
-            return tail if _MARK not in tail and self.text.endswith(tail) else None
-        usual = _usual_tail(self.template.tokenizer, self.template.source())
-        if usual and self.text.endswith(usual):
-            return usual
-        last = end_marks.last_in(self.text, self.template.tokenizer)
-        return self.text[len(self.text.rstrip()) - len(last) :]
-
-    # -- the template's own marks, and the proof -------------------------------------------------
-
-    def _as_marked(self, start: int, content_end: int, end: int) -> tuple[int, int, int]:
-        """Take the beginning from the template's `generation` blocks where they are plausible."""
-        text, blocks = self.template.marked(self.conversation.upto(self.turn + 1))
-        own = [block for block in blocks if block[0] >= start]
-        if text != self.text or not own or own[-1][1] < content_end:
-            return start, content_end, end
-        if not self._holds_answer(own[0][0], content_end):
-            return start, content_end, end
-        return own[0][0], content_end, end
-
-    def _holds_answer(self, start: int, end: int) -> bool:
-        """Tell whether a part of the text holds what the assistant says and calls, and no more."""
-        shown = self.text[start:end]
-        said = str(self.said.get("content") or "")
-        answer = _THOUGHT.sub("", said).strip() if said.strip() not in shown else said.strip()
-        if "</think>" in answer and answer not in shown:
-            answer = answer.rpartition("</think>")[2].strip()
-        names = [str(call["function"]["name"]) for call in self.said.get("tool_calls") or ()]
-        return answer in shown and all(name in shown for name in names)
-
-
-def _unclear(what: str) -> Unrenderable:
-    what = f"this base's chat template {what}, so the loss cannot be limited to the answer"
-    return Unrenderable(what, f"{what[0].upper()}{what[1:]}.", OTHER_BASE)
-
-
-def _common(one: str, other: str) -> int:
-    """Return how many characters two texts have in common at their beginning."""
-    length = min(len(one), len(other))
-    if one[:length] == other[:length]:
-        return length
-    return next(place for place in range(length) if one[place] != other[place])
-
-
-def _after_same_words(words: str, text: str, place: int) -> int | None:
-    """Return the place after the same words in a text, whatever blanks are between them.
-
-    None where the text goes on with other words, or there are none.
-    """
-    wanted = words.split()
-    for word in wanted:
-        rest = text[place:].lstrip()
-        if not rest.startswith(word):
-            return None
-        place = len(text) - len(rest) + len(word)
-    return place if wanted else None
-
-
-def _before_tag(text: str, place: int) -> int:
-    """Return a place in a text, moved before a tag such as <think> that it would cut in two."""
-    for tag in _TAG.finditer(text, max(0, place - 64), place + 64):
-        if tag.start() < place < tag.end():
-            return tag.start()
-    return place
-
-
-def _lead(template: ChatTemplate, roles: tuple[str, ...]) -> int | None:
-    """Return how many characters an answer begins before its content, after turns of these roles.
-
-    They are part of the text that has to be learned: usually none or a blank.
-    """
-    turns = [{"role": role, "content": f"qz{n}qz"} for n, role in enumerate(roles)]
-    answer = {"role": "assistant", "content": _MARK}
-    try:
-        prompt = template.text(Conversation(turns), asks=True)
-        shown = template.text(Conversation([*turns, answer]), asks=False).partition(_MARK)[0]
-    except Unrenderable:
-        return None
-    after = [text.rpartition(f"qz{len(roles) - 1}qz")[2] for text in (prompt, shown)]
-    if shown == after[1]:
-        return None
-    return len(after[1]) - _before_tag(after[1], _common(*after))
-
-
-@lru_cache(32)
-def _usual_tail(tokenizer: Any, chat_template: str) -> str:
-    """Return what a template writes after the last answer."""
-    turns = [{"role": "user", "content": "qz0zq"}, {"role": "assistant", "content": _MARK}]
-    try:
-        return ChatTemplate(tokenizer).text(Conversation(turns), asks=False).rpartition(_MARK)[2]
-    except Unrenderable:
-        return ""
 
 
 # -- texts -------------------------------------------------------------------------------------
 
 
-def _shared(answers: Sequence[_Answer], whole: str) -> list[tuple[str, list[_Answer]]]:
+def _shared(answers: Sequence[Answer], whole: str) -> list[tuple[str, list[Answer]]]:
     """Group answers by a text that shows all of them as the model has to write them."""
-    texts: list[tuple[str, list[_Answer]]] = []
+    texts: list[tuple[str, list[Answer]]] = []
     for answer in reversed(answers):
         if answer.taught_end:
             texts.append((answer.text, [answer]))
@@ -351,12 +138,12 @@ def _shared(answers: Sequence[_Answer], whole: str) -> list[tuple[str, list[_Ans
     return texts[::-1]
 
 
-def _shows(text: str, answer: _Answer) -> bool:
+def _shows(text: str, answer: Answer) -> bool:
     return text.startswith(answer.text[: answer.end])
 
 
 def _rendered(
-    conversation: Conversation, text: str, answers: list[_Answer], thoughts: bool, texts: int
+    conversation: Conversation, text: str, answers: list[Answer], thoughts: bool, texts: int
 ) -> Rendered:
     spans, remarks = [], Remark.SPLIT if texts > 1 else NOTHING
     if texts > 1 or conversation.tools or not all(answer.as_before for answer in answers):
@@ -380,15 +167,6 @@ def _rendered(
     return Rendered(text, tuple(spans), _question(conversation, text, answers[0]), remarks)
 
 
-def thought_of(turn: Turn) -> str:
-    """Return the thought before a turn's answer, without its tags; empty where there is none."""
-    own = turn.get("reasoning_content")
-    if isinstance(own, str):
-        return own.strip()
-    found = _THOUGHT.match(str(turn.get("content") or ""))
-    return found[2].strip() if found else ""
-
-
 def _hides(conversation: Conversation, turns: int, text: str) -> bool:
     """Tell whether the words of one of the first turns, or a tool, are missing in the text."""
     words = [str(t.get("content") or "") for t in conversation.turns[:turns]
@@ -397,7 +175,7 @@ def _hides(conversation: Conversation, turns: int, text: str) -> bool:
     return any(each.strip() not in text for each in (*words, *names))
 
 
-def _question(conversation: Conversation, text: str, answer: _Answer) -> Span | None:
+def _question(conversation: Conversation, text: str, answer: Answer) -> Span | None:
     """Find the last question before an answer."""
     for turn in reversed(conversation.turns[: answer.turn]):
         if turn["role"] == "user":

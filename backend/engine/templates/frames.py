@@ -69,11 +69,17 @@ class Frame:
 
         Templates that strip the contents of the turns are recognised, too.
         """
-        for own in (contents, [content.strip() for content in contents]):
-            found = [text.filled(own, one) for text, one in zip(self.texts, shown, strict=True)]
-            if all(found):
-                return [each for each in found if each]
-        return None
+        return self._filled(contents, shown) or self._filled(
+            [content.strip() for content in contents], shown
+        )
+
+    def _filled(self, contents: Sequence[str], shown: Sequence[str]) -> list[Rendered] | None:
+        found: list[Rendered] = []
+        for text, one in zip(self.texts, shown, strict=True):
+            if (filled := text.filled(contents, one)) is None:
+                return None
+            found.append(filled)
+        return found
 
 
 def frame_of(

@@ -37,6 +37,8 @@ class Conversation:
 
     def upto(self, number: int) -> "Conversation":
         """Return the conversation's first turns."""
+        if number == len(self.turns):
+            return self
         return replace(self, turns=self.turns[:number])
 
 
@@ -82,14 +84,16 @@ class ChatTemplate:
         texts = [""] * len(conversations)
         plain = [n for n, c in enumerate(conversations) if not c.tools and not c.null_content]
         if plain:
-            some = self._apply([self._turns(conversations[n]) for n in plain], None, asks)
+            turns = [list(conversations[n].turns) for n in plain]
+            some = self._apply(self._in_parts(turns), None, asks)
             for number, text in zip(plain, some, strict=True):
                 texts[number] = text
         for number, each in enumerate(conversations):
             if each.null_content:
                 texts[number] = self._with_null(each, asks)[0]
             elif each.tools:
-                texts[number] = self._apply([self._turns(each)], list(each.tools), asks)[0]
+                turns = self._in_parts([list(each.turns)])
+                texts[number] = self._apply(turns, list(each.tools), asks)[0]
         return texts
 
     def text(self, conversation: Conversation, *, asks: bool) -> str:
@@ -100,7 +104,7 @@ class ChatTemplate:
         """Render one conversation; return its text and the spans of its `generation` blocks."""
         turns = [
             {key: value for key, value in turn.items() if value is not None}
-            for turn in self._turns(conversation)
+            for turn in self._in_parts([list(conversation.turns)])[0]
         ]
         text, blocks = self._rendered(turns, conversation.tools, return_assistant_tokens_mask=True)
         return text, [(int(start), int(end)) for start, end in blocks[0]]
@@ -111,7 +115,8 @@ class ChatTemplate:
         Templates of DeepSeek show a call only where the content `is none`, and
         `apply_chat_template` (Transformers 5.23) leaves out what is null.
         """
-        turns = [{"content": None, **turn} for turn in self._turns(conversation)]
+        (own,) = self._in_parts([list(conversation.turns)])
+        turns = [{"content": None, **turn} for turn in own]
         return self._rendered(turns, conversation.tools, add_generation_prompt=asks)
 
     def _rendered(self, turns: list[Turn], tools: Tools | None, **options: Any) -> tuple[str, Any]:
@@ -127,12 +132,14 @@ class ChatTemplate:
         )
         return shown[0][0], shown[1]
 
-    def _turns(self, conversation: Conversation) -> list[Turn]:
-        """Return the turns, with each text as a list of one part where the template wants that."""
-        turns = list(conversation.turns)
+    def _in_parts(self, conversations: list[list[Turn]]) -> list[list[Turn]]:
+        """Make each text a list of one part where the template wants that."""
         if not _wants_parts(self.tokenizer, str(self.tokenizer.chat_template)):
-            return turns
-        return [{**turn, "content": _as_parts(turn.get("content"))} for turn in turns]
+            return conversations
+        return [
+            [{**turn, "content": _as_parts(turn.get("content"))} for turn in turns]
+            for turns in conversations
+        ]
 
     def _apply(self, turns: list[Any], tools: list[Any] | None, asks: bool) -> list[str]:
         def show() -> tuple[list[str], None]:

@@ -33,7 +33,9 @@ def test_both_ways_find_the_same_tokens(pieces: list[str], cuts: list[tuple[int,
     found = by_ends(encoding, spans, text)
 
     assert found is not None
-    np.testing.assert_array_equal(found, by_places(encoding, spans, text))
+    by_each = by_places(encoding, spans, text)
+    np.testing.assert_array_equal(found.learned, by_each.learned)
+    assert found.beyond == by_each.beyond
 
 
 def test_a_tokenizer_of_bytes_is_known_as_one() -> None:
@@ -64,22 +66,22 @@ def test_where_characters_have_no_token_every_place_is_compared(
     assert not are_side_by_side(leaves_out)
     assert by_ends(encoding, [(3, 8)], text) is None
     found = learned_tokens(encoding, [(3, 8), (8, len(text))], text, side_by_side=False)
-    assert found.tolist() == [False, False, True, True, False]
+    assert found.learned.tolist() == [False, False, True, True, False]
 
 
 def test_tokens_added_around_a_text_are_not_learned(leaves_out: PreTrainedTokenizerFast) -> None:
     (encoding,) = leaves_out(["the cat"]).encodings
 
-    assert by_ends(encoding, [(0, 7)], "the cat").tolist() == [False, True, True, False]  # type: ignore[union-attr]
+    assert by_ends(encoding, [(0, 7)], "the cat").learned.tolist() == [False, True, True, False]  # type: ignore[union-attr]
 
 
 def learned(text: str, answer: str) -> str:
     """Return the text of the tokens that have a loss where an answer is in a text."""
     (encoding,) = STARTER_TOKENIZER([text], add_special_tokens=False).encodings
     begin = text.index(answer)
-    flags = by_ends(encoding, [(begin, begin + len(answer))], text)
-    assert flags is not None
-    return str(STARTER_TOKENIZER.decode(np.array(encoding.ids)[flags].tolist()))
+    mask = by_ends(encoding, [(begin, begin + len(answer))], text)
+    assert mask is not None
+    return str(STARTER_TOKENIZER.decode(np.array(encoding.ids)[mask.learned].tolist()))
 
 
 def test_a_word_that_is_joined_to_the_blank_before_it_is_learned() -> None:
