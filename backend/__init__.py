@@ -5,6 +5,7 @@ from backend.catalogue import blends
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.learning_rate import usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
+from backend.catalogue.packaged_models import MODEL_NAMES, PACKAGED_MODELS
 from backend.operations import OPERATIONS, Operation
 from backend.permissions import Caller
 from backend.runs import adjustments
@@ -17,7 +18,9 @@ from backend.sizes import size_text
 __all__ = [
     "CHAT_TEMPLATES",
     "METHODS",
+    "MODEL_NAMES",
     "OPERATIONS",
+    "PACKAGED_MODELS",
     "Caller",
     "Curve",
     "Event",

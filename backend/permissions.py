@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.errors import InvalidRequest, Unsupported
 from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
 from backend.requests import (
@@ -163,8 +164,11 @@ def _sources(request: Request) -> list[str]:
 
 
 def _is_bundled(source: str) -> bool:
-    """Return whether a source is a name in the starter kit or the library, and so not a path."""
-    return source == "starter" or source.startswith(("starter:", "library:"))
+    """Return whether a source is a base by name, or a name in the starter kit or the library.
+
+    Such a source is neither a path nor a Hub id.
+    """
+    return source in MODEL_NAMES or source.startswith(("starter:", "library:"))
 
 
 def _is_hidden(path: Path) -> bool:

@@ -52,6 +52,10 @@ class Settings(BaseModel):
         return self.workspace / "merged"
 
     @property
+    def models_dir(self) -> Path:
+        return self.workspace / "models"
+
+    @property
     def copies_dir(self) -> Path:
         return self.workspace / "copies"
 

@@ -145,7 +145,7 @@ def _train(
     run.claim(launched=True)
     if crew.leads:
         _listen_to_folder(run, control)
-    session = Session(Library(settings.adapters_dir))
+    session = Session(Library(settings.adapters_dir), settings.models_dir)
     try:
         facts = session.load_base(request, control)
         if facts.fingerprint != run.request.base_fingerprint:

@@ -46,8 +46,9 @@ class AdapterSlot(Protocol):
 class Session:
     """A base model with adapters; `active` holds internal ids with their strengths."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, models_dir: Path | None = None) -> None:
         self.library = library
+        self.models_dir = models_dir
         self.peft: PeftModel | None = None
         self.slot: AdapterSlot | None = None
         self.learning: AdapterInfo | None = None
@@ -94,7 +95,7 @@ class Session:
         The old base is unloaded before the new weights are read, so both never need memory at the
         same time. It is loaded again if reading fails.
         """
-        plan = loading.prepare(request, control)
+        plan = loading.prepare(request, control, self.models_dir)
         old, active = self._base.plan if self._base else None, self.active
         self.unload()
         try:

@@ -64,7 +64,7 @@ class Engine:
         self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.library = Library(settings.adapters_dir)
         self.runs = Runs(settings.runs_dir)
-        self.session = Session(self.library)
+        self.session = Session(self.library, settings.models_dir)
         self._controls: list[Control] = []
         self._later: list[dict[str, Any] | None] = []
         self._words: dict[int, list[dict[str, Any]]] = {}

@@ -105,11 +105,16 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_partials(target: Path) -> None:
-    """Remove partial folders that a killed process left beside `target`."""
+def remove_partials(target: Path, *, older_than_s: float = 0.0) -> None:
+    """Remove partial folders that a killed process left beside `target`.
+
+    With `older_than_s`, those that another process may still be filling are kept.
+    """
     target = target.resolve()
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime >= older_than_s:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -75,6 +75,7 @@ def _protected(settings: Settings) -> Iterator[tuple[Path, str]]:
     yield settings.adapters_dir, "the adapter library"  # may be a link to another disk, as others
     yield settings.runs_dir, "the runs"
     yield settings.tokens_dir, "the kept tokens"
+    yield settings.models_dir, "the converted models"
     yield settings.uploads_dir, "the uploads"
     yield PROJECT, "the app's own folder"
 

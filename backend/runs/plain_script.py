@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.catalogue.learning_rate import schedule_name
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.catalogue.precisions import TORCH_NAMES
 from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
@@ -18,7 +19,7 @@ from backend.library import Library
 from backend.permissions import looks_like_path
 from backend.runs import adjustments
 from backend.runs.run_store import Run
-from backend.settings import STARTER
+from backend.settings import STARTER, Settings
 
 TEMPLATE = Path(__file__).parents[1] / "engine" / "export" / "plain_peft_script.py"
 SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
@@ -104,6 +105,9 @@ def _base(run: Run, base_path: str) -> str:
     source = run.request.base_source
     if source == "starter":
         return str(STARTER / "model")
+    if source in PACKAGED_MODELS:
+        settings = Settings(workspace=run.folder.parent.parent)
+        return base_path or str(PACKAGED_MODELS[source].folder_in(settings.models_dir))
     return base_path or source if looks_like_path(source) else source
 
 

@@ -38,6 +38,7 @@ def _folders(settings: Settings) -> tuple[Path, ...]:
         settings.tokens_dir,
         settings.uploads_dir,
         settings.exports_dir,
+        settings.models_dir,
         settings.merged_dir,
         settings.copies_dir,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.errors import InvalidRequest, ModelError, WorkbenchError
 from backend.files.atomic_files import disk_error
 from backend.library import SIDECAR, Library, new_adapter_id
@@ -225,7 +226,7 @@ class Import:
         except WorkbenchError as error:
             self.left_out.append(f"The session is left out: {error}")
             return None
-        if staged_runs.is_missing(recipe.base.source):
+        if self._is_missing(recipe.base.source):
             self.missing.append(recipe.base.source)
             self.left_out.append("The session is left out: its base model is not here.")
             return None
@@ -234,6 +235,12 @@ class Import:
             return None
         active = [(self.names[name], s) for name, s in recipe.active if name in self.names]
         return recipe.model_copy(update={"active": active})
+
+    def _is_missing(self, base: str) -> bool:
+        model = PACKAGED_MODELS.get(base)
+        if model is not None:
+            return not model.is_here(self.settings.models_dir)
+        return staged_runs.is_missing(base)
 
     def _queue(self, unpacked: Path) -> list[Waiting]:
         """Return the waiting runs that can be queued here, for the caller of the import."""

@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 import psutil
 
+from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.files.atomic_files import make_folder, new_file
 from backend.library import Library
@@ -163,6 +164,7 @@ def _session(snapshot: Snapshot) -> dict[str, Any]:
             "quantization": _choice(snapshot.base.quantization, tuple(QUANTIZATIONS)),
             "device": device.group() if device else "",
             "is_starter": snapshot.base.source == "starter",
+            "known_as": _choice(snapshot.base.source, MODEL_NAMES),
         }
     return said
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend import errors
+from backend import MODEL_NAMES, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.components import tables, units
@@ -73,7 +73,7 @@ class QuantizationPicker:
     def looking(self, source: str | None) -> Any:
         """Clear the table of the previous base if the new one takes a while."""
         name = (source or "").strip()
-        if not name or name == "starter" or name.startswith(("/", ".", "~")):  # fast
+        if not name or name in MODEL_NAMES or name.startswith(("/", ".", "~")):  # fast
             return gr.skip()
         return el("p", f"Reading {units.shorten(name, 60)}.", cls="aw-quiet")
 

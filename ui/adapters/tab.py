@@ -1,10 +1,11 @@
 """The Load tab: the base model and its facts, and the library of adapters."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from backend import errors
+from backend import PACKAGED_MODELS, errors
 from backend import requests as rq
 from backend import results as rs
 from ui.adapters import adapter_detail, base_facts
@@ -19,8 +20,8 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view, slid
 from ui.components.service_handle import ServiceHandle
 
-QUICK_PICKS = [
-    ("Starter (bundled)", "starter"),
+BUNDLED_PICK = ("Starter (bundled)", "starter")
+HUB_PICKS = [
     ("SmolLM2 135M Instruct (Hub)", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ("Qwen2.5 0.5B Instruct (Hub)", "Qwen/Qwen2.5-0.5B-Instruct"),
 ]
@@ -51,16 +52,18 @@ class LoadTab:
 
     def _build_source(self) -> None:
         demo = self.handle.service.settings.demo
+        offline = offline_picks(self.handle.service.settings.models_dir)
+        picks = [*offline, *HUB_PICKS]
         gr.Markdown("## Base model", elem_classes="aw-head")
         self.form.add(
             "source",
-            choices=QUICK_PICKS[:1] if demo else QUICK_PICKS,
+            choices=offline if demo else picks,
             allow_custom_value=not demo,
             elem_id="load-source",
             elem_classes="aw-plain",
         )
         self.handle.keep_for_owner(
-            self.form.components["source"], choices=QUICK_PICKS, allow_custom_value=True
+            self.form.components["source"], choices=picks, allow_custom_value=True
         )
         self.form.add("precision")
         self.form.add("quantization", elem_id="load-quantization")
@@ -225,6 +228,12 @@ class LoadTab:
             if failure is not None:
                 return failure_card(failure)
         return None
+
+
+def offline_picks(models_dir: Path) -> list[tuple[str, str]]:
+    """Return the bases that need no internet, each with its label: bundled, or from a package."""
+    here = [model for model in PACKAGED_MODELS.values() if model.is_here(models_dir)]
+    return [BUNDLED_PICK, *((f"{each.title}: {each.summary}", each.name) for each in here)]
 
 
 def _back(asked: str, name: str) -> str:

@@ -15,6 +15,7 @@ import httpx2
 from huggingface_hub import HfApi, RepoFile, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.adapters.saving import TEMPLATE
 from backend.engine.core.job_control import Control
 from backend.engine.methods.config_validation import CONFIG
@@ -60,7 +61,7 @@ def public_copy(library: Library, info: AdapterInfo, folder: Path) -> Path:
             shutil.copyfile(kept / name, folder / name)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     base = str(config.get("base_model_name_or_path") or "")
-    public_base = base if is_hub_id(base) else info.base_name
+    public_base = base if is_hub_id(base) else _public_name(info.base_name, base)
     config["base_model_name_or_path"] = public_base
     (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
     _public_card(folder / CARD, info, base, public_base)
@@ -73,6 +74,13 @@ def public_copy(library: Library, info: AdapterInfo, folder: Path) -> Path:
 def is_hub_id(source: str) -> bool:
     """Tell whether a base is a Hub id, which others can load by its name."""
     return "/" in source and HUB_ID.fullmatch(source) is not None and not looks_like_path(source)
+
+
+def _public_name(name: str, folder: str) -> str:
+    """Return what others may call a local base: a packaged model has a Hub id."""
+    model = PACKAGED_MODELS.get(name)
+    is_packaged = model is not None and Path(folder).name == model.folder
+    return model.hub_id if model is not None and is_packaged else name
 
 
 def without_paths(text: str) -> str:

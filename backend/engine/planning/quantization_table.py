@@ -9,10 +9,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.catalogue.quantizations import (
     QUANTIZATIONS,
     ROOM_FOR_A_RUN,
@@ -58,7 +60,7 @@ def compare(
     elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = loading.choose_precision(request.precision, device)
-    config = _config_file(request)
+    config = _config(request)
     shape = Shape.from_config(config)
     free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
     speeds, source = _speeds(request, device, control, settings)
@@ -139,10 +141,13 @@ def _speed_text(relative: float, where: str) -> str:
     return f"each step is faster ({measured})"
 
 
-def _config_file(request: QuantizationTable) -> Path:
+def _config(request: QuantizationTable) -> Path | dict[str, Any]:
+    """Return the base's config.json, or what is known of it before a model is converted."""
     source = request.source
     if source == "starter":
         return STARTER / "model" / "config.json"
+    if source in PACKAGED_MODELS:
+        return PACKAGED_MODELS[source].sizes
     if not looks_like_path(source):
         return hub_download.fetch_config(source, request.revision)
     file = Path(source).expanduser() / "config.json"
