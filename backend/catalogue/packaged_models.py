@@ -70,7 +70,7 @@ SMOLLM2 = PackagedModel(
     hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     licence="apache-2.0",
     folder="smollm2-135m-instruct",
-    converting_bytes=2_000_000_000,
+    converting_bytes=1_500_000_000,
     sizes={
         "model_type": "llama",
         "hidden_size": 576,

@@ -107,9 +107,9 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
     )
 
 
-def load(request: LoadModel, control: Control) -> Base:
+def load(request: LoadModel, control: Control, models_dir: Path | None = None) -> Base:
     """Check a base and load it, where no other base has to be unloaded first."""
-    return load_prepared(prepare(request, control), control)
+    return load_prepared(prepare(request, control, models_dir), control)
 
 
 def load_prepared(plan: Plan, control: Control) -> Base:

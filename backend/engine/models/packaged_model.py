@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -73,10 +78,11 @@ def _digest(file: Path) -> str:
 
 def _convert(model: PackagedModel, file: Path, target: Path, control: Control) -> None:
     """Write the folder, read it back and compare it, and only then put it in place."""
-    control.progress(f"Converting {model.title}, once", 0.1, force=True)
+    control.progress(f"Converting {model.title}, once: some 20 seconds", 0.1, force=True)
     tokenizer = read_tokenizer(file)
     control.check_stop()
     plain = read_model(file, tokenizer)
+    tokenizer.model_max_length = plain.config.max_position_embeddings
     with new_folder(target) as folder:
         control.check_stop()
         control.progress(f"Writing {model.title}", 0.7, force=True)
@@ -90,7 +96,8 @@ def _convert(model: PackagedModel, file: Path, target: Path, control: Control) -
 
 def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """Read the tokenizer of a GGUF file, with its chat template."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(
+    # The class that AutoTokenizer chooses too, but only after it has read the whole file again.
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
         file.parent, gguf_file=file.name, local_files_only=True
     )
     # SmolLM2's own tokenizer splits digits; the GGUF reader of Transformers 5.23 leaves that out.
@@ -100,6 +107,8 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
+    for origin in ("is_local", "local_files_only"):  # saved with the tokenizer otherwise
+        tokenizer.init_kwargs.pop(origin, None)
     return tokenizer
 
 
@@ -112,8 +121,10 @@ def read_model(file: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMode
         file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
     )
     config = type(read.config).from_dict(_without_origin(read.config.to_dict()))
-    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(read.state_dict())
+    with torch.device("meta"):  # the weights replace what would be drawn at random
+        plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in read.state_dict().items()}
+    plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     plain.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -125,7 +136,7 @@ def read_model(file: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMode
 
 def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration without the file that it was read from."""
-    origin = ("quantization_config", "gguf_file", "_name_or_path")
+    origin = ("quantization_config", "gguf_file", "_name_or_path", "_model_name_or_path")
     return {key: value for key, value in config.items() if key not in origin}
 
 
@@ -166,8 +177,9 @@ pipeline_tag: text-generation
 ---
 # {model.title}
 
-{model.hub_id} (licence {model.licence}, https://www.apache.org/licenses/LICENSE-2.0), converted by
-Adapter Workbench from {model.file} of the Python package {model.package.replace("_", "-")}.
+{model.hub_id}, converted by Adapter Workbench from
+{model.file} of the Python package {model.package.replace("_", "-")}.
+Licence: {model.licence}, https://www.apache.org/licenses/LICENSE-2.0
 
 That file holds quantised weights. The weights here are those, unpacked and stored in bf16, so they
 differ slightly from the original model's. Tokenizer and chat template are the model's own.
