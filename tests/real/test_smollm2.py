@@ -50,10 +50,11 @@ def ada(real_service: Service, tmp_path_factory: pytest.TempPathFactory) -> str:
     request = rq.Train(
         name="ada",
         data=str(data),
-        epochs=10,
+        epochs=6,
         tokens_per_step=256,
         eval_share=0,
         learning_rate=1e-3,
+        precision="fp32",  # without the steps that time both
     )
     run: rs.RunResult = real_service.start(request).result(timeout=500)
     assert run.state == "finished"
