@@ -113,7 +113,7 @@ def test_an_exported_run_stands_alone(base_only: Service, tmp_path: Path) -> Non
     assert records | repeats <= set(exported.files)
     assert exported.bytes == sum(p.stat().st_size for p in (tmp_path / "out").rglob("*.*"))
     asked = json.loads((tmp_path / "out" / "request.json").read_text())
-    assert rq.parse(asked.pop("request"), asked) == base_only.runs.get(run.run_id).request.train
+    assert rq.parse(asked.pop("request"), asked) == base_only.runs.get(run.run_id).request.dated
     script = (tmp_path / "out" / "train_again.py").read_text()
     assert "backend" not in script
     assert "type: ignore" not in script
