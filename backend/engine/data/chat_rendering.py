@@ -141,7 +141,9 @@ def _chat(document: Document, template: ChatTemplate, learning: Learning) -> _Ch
                 NO_TOOLS, f"Row {document.row}: {NO_TOOLS}.", answer_search.OTHER_BASE
             )
         conversation = form.applied(conversation) if form else conversation
-    return _Chat(conversation, tuple(learned[-1:] if learning.last_only else learned))
+    before = len(conversation.turns) - len(turns)  # a system prompt that tells the tools
+    learned = [before + number for number in (learned[-1:] if learning.last_only else learned)]
+    return _Chat(conversation, tuple(learned))
 
 
 def _frame_of(

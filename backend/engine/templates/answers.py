@@ -57,6 +57,7 @@ def place(
     `thoughts=False` shows the thoughts before an answer, but they have no loss. Raises
     Unrenderable where an answer cannot be found in the text with certainty.
     """
+    assert all(conversation.turns[turn]["role"] == "assistant" for turn in learned)
     if not learned:
         return [Rendered(template.text(conversation, asks=False), ())]
     begun = [conversation.upto(turn + 1) for turn in learned]

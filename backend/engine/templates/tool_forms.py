@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from backend.engine.templates.rendering import ChatTemplate, Conversation, Turn, Unrenderable
+from backend.engine.templates.tool_families import FAMILIES, Family
 from backend.errors import ModelError
 
 _NAME, _KEY, _VALUE, _FOUND, _TOOL_TEXT = "qz5zq", "qz6zq", "qz7zq", "qz8zq", "qz9zq"
@@ -89,8 +90,11 @@ FORMS = (
 )
 
 
-def form_of(template: ChatTemplate) -> Form | None:
-    """Return the form that a template shows calls in; None where it does not show them."""
+def form_of(template: ChatTemplate) -> Form | Family | None:
+    """Return the form that a template shows calls in, or how its family writes them as text.
+
+    None where neither is known.
+    """
     return _form_of(template.tokenizer, str(template.tokenizer.chat_template))
 
 
@@ -100,9 +104,11 @@ def shows_tools(template: ChatTemplate) -> bool:
 
 
 @lru_cache(32)
-def _form_of(tokenizer: Any, chat_template: str) -> Form | None:
+def _form_of(tokenizer: Any, chat_template: str) -> Form | Family | None:
     template = ChatTemplate(tokenizer)
-    return next((form for form in FORMS if _fits(template, form)), None)
+    known: list[Form | Family] = [*FORMS]
+    known += [family for family in FAMILIES if family.sign in chat_template]
+    return next((form for form in known if _fits(template, form)), None)
 
 
 @lru_cache(32)
@@ -114,7 +120,7 @@ def _shows_tools(tokenizer: Any, chat_template: str) -> bool:
         return False
 
 
-def _fits(template: ChatTemplate, form: Form) -> bool:
+def _fits(template: ChatTemplate, form: Form | Family) -> bool:
     """Tell whether a template shows a call with its arguments, and the answer to it."""
     try:
         shown = template.text(form.applied(_ANSWERED), asks=False)

@@ -11,6 +11,7 @@ from backend.engine.data.turns import read_tools, read_turns
 from backend.engine.templates import tool_forms
 from backend.engine.templates.end_marks import end_tokens
 from backend.engine.templates.rendering import ChatTemplate
+from backend.engine.templates.tool_families import Family
 from backend.engine.templates.tool_forms import Form
 from tests.engine.templates.test_answers import runs
 from tests.engine.templates.traits import TEMPLATES, TOOL_TEMPLATES, tokenizer_with
@@ -100,6 +101,37 @@ def test_a_template_without_tools_is_named(turns: list[Any]) -> None:
 
     assert isinstance(shown, Unrenderable)
     assert shown.what == "this base's chat template does not show tools or their calls"
+
+
+FAMILY_TEMPLATES = {
+    "SmolLM2": "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are named SmolLM"
+    "<|im_end|>\\n' }}{% endif %}" + TEMPLATES["chatml"],
+    "Granite 3.0": "{% if tools %}{{ '<|start_of_role|>available_tools<|end_of_role|>' "
+    "+ (tools | tojson) }}{% endif %}{% for m in messages %}{% if m.role != 'tool' %}"
+    "{{ '<|user|>' if m.role != 'assistant' else '<|assistant|>' }}{{ m.content + '<|stop|>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "Granite 3.1 and later": "{% if tools %}{{ '<|start_of_role|>available_tools<|end_of_role|>' "
+    "+ (tools | tojson) }}{% endif %}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content "
+    "+ '<|stop|>' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", FAMILY_TEMPLATES)
+def test_a_known_family_writes_calls_as_its_source_says(name: str) -> None:
+    tokenizer = tokenizer_with(FAMILY_TEMPLATES[name])
+    form = tool_forms.form_of(ChatTemplate(tokenizer))
+    call, answer = learned(tokenizer, CALLING)
+    (shown,) = render([document(CALLING)], tokenizer, ALL)
+
+    assert isinstance(form, Family)
+    assert form.name == name
+    assert form.source.startswith("https://")
+    assert '[{"name": "weather", "arguments": {"city": "Oslo"}}]' in call
+    assert "_call" in call
+    assert "rain" not in call + answer
+    assert answer in ("Take a coat.<|im_end|>", "Take a coat.<|stop|>")
+    assert not isinstance(shown, Unrenderable)
+    assert "of a city" in shown[0].text
 
 
 def test_the_name_of_a_tool_is_given_to_its_answer() -> None:
