@@ -64,7 +64,7 @@ FAMILIES = (
     Family(
         name="Granite 3.1 and later",
         source="https://docs.vllm.ai, granite tool parser",
-        sign="available_tools<|end_of_role|>",
+        sign="You are Granite, developed by IBM",
         tools=None,
         calls="<|tool_call|>...",
         answer=("tool", "..."),

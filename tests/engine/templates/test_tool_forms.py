@@ -110,7 +110,7 @@ FAMILY_TEMPLATES = {
     "+ (tools | tojson) }}{% endif %}{% for m in messages %}{% if m.role != 'tool' %}"
     "{{ '<|user|>' if m.role != 'assistant' else '<|assistant|>' }}{{ m.content + '<|stop|>' }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
-    "Granite 3.1 and later": "{% if tools %}{{ '<|start_of_role|>available_tools<|end_of_role|>' "
+    "Granite 3.1 and later": "{% if tools %}{{ 'You are Granite, developed by IBM. ' "
     "+ (tools | tojson) }}{% endif %}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content "
     "+ '<|stop|>' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
 }
