@@ -170,8 +170,9 @@ def outcome(
 
 def _has_tools(tokenizer: Any, *, calls: bool) -> bool:
     template = ChatTemplate(tokenizer)
-    named = "tool_calls" in str(tokenizer.chat_template)
-    return named if calls else tool_forms.shows_tools(template)
+    form = tool_forms.form_of(template)
+    named = "tool_calls" in str(tokenizer.chat_template) or form is not None
+    return named if calls else tool_forms.shows_tools(template) or form is not None
 
 
 def _refuses(tokenizer: Any, turns: Any, tools: Any) -> bool:
