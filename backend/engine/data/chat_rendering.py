@@ -30,10 +30,15 @@ NO_TOOLS = "this base's chat template does not show tools or their calls"
 
 def render(documents: Sequence[Document], tokenizer: Any, learning: Learning) -> list[Shown]:
     """Render documents in order; one that cannot be rendered gives an `Unrenderable`."""
-    chats = [each for each in documents if tokenizer.chat_template and has_answer(each)]
-    shown = iter(_render_chats(chats, ChatTemplate(tokenizer, learning.date), learning))
-    ids = set(map(id, chats))
-    return [next(shown) if id(d) in ids else _without_template(d, tokenizer) for d in documents]
+    if not tokenizer.chat_template:
+        return [_without_template(document, tokenizer) for document in documents]
+    template = ChatTemplate(tokenizer, learning.date)
+    chats = [_chat(document, template, learning) for document in documents]
+    shown = iter(_render_chats([chat for chat in chats if chat], template, learning))
+    return [
+        next(shown) if chat else _without_template(document, tokenizer)
+        for document, chat in zip(documents, chats, strict=True)
+    ]
 
 
 def has_answer(document: Document) -> bool:
@@ -90,29 +95,28 @@ def _without_template(document: Document, tokenizer: Any) -> Shown:
 # -- conversations -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Chat:
-    """A document as a template takes it, and the turns of it that are learned."""
+    """A document as a template takes it, and the turns of it that are learned.
+
+    `plain`: all turns have only a role and text, so that a frame may fit.
+    """
 
     conversation: Conversation
     learned: tuple[int, ...]
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return tuple(turn["role"] for turn in self.conversation.turns)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether all turns have only a role and text, so that a frame may fit."""
-        return not self.conversation.tools and all(len(t) == 2 for t in self.conversation.turns)
+    roles: tuple[str, ...]
+    plain: bool
 
 
 def _render_chats(
-    documents: Sequence[Document], template: ChatTemplate, learning: Learning
+    chats: Sequence[_Chat | Unrenderable], template: ChatTemplate, learning: Learning
 ) -> list[Shown]:
     """Render conversations together where frames give the answers' places, else one by one."""
-    chats = [_chat(document, template, learning) for document in documents]
-    framed = [(chat, frame) for chat in chats if (frame := _frame_of(chat, template, learning))]
+    framed = [
+        (chat, frame)
+        for chat in chats
+        if isinstance(chat, _Chat) and (frame := _frame_of(chat, template, learning))
+    ]
     shown = _in_frames(framed, template)
     return [
         chat if isinstance(chat, Unrenderable)
@@ -121,54 +125,61 @@ def _render_chats(
     ]  # fmt: skip
 
 
-def _chat(document: Document, template: ChatTemplate, learning: Learning) -> _Chat | Unrenderable:
-    """Bring a document into the form that the template takes."""
-    turns = [
-        {k: v for k, v in turn.items() if k != UNLEARNED} if UNLEARNED in turn else turn
-        for turn in document.turns
-    ]
-    learned = [
-        number
-        for number, turn in enumerate(document.turns)
-        if _says_something(turn) and UNLEARNED not in turn
-    ]
-    conversation = Conversation(turns, document.tools)
-    if document.tools or any("tool_calls" in turn for turn in turns):
-        form = tool_forms.form_of(template)
-        calls = any("tool_calls" in turn for turn in turns)
-        if form is None and (calls or not tool_forms.shows_tools(template)):
-            return Unrenderable(
-                NO_TOOLS, f"Row {document.row}: {NO_TOOLS}.", answer_search.OTHER_BASE
-            )
-        conversation = form.applied(conversation) if form else conversation
-    before = len(conversation.turns) - len(turns)  # a system prompt that tells the tools
-    learned = [before + number for number in (learned[-1:] if learning.last_only else learned)]
-    return _Chat(conversation, tuple(learned))
-
-
-def _frame_of(
-    chat: _Chat | Unrenderable, template: ChatTemplate, learning: Learning
-) -> frames.Frame | None:
-    if isinstance(chat, Unrenderable) or not chat.is_plain:
+def _chat(
+    document: Document, template: ChatTemplate, learning: Learning
+) -> _Chat | Unrenderable | None:
+    """Bring a document into the form that the template takes; None where it has no answer."""
+    said = [n for n, turn in enumerate(document.turns) if _says_something(turn)]
+    if not said:
         return None
-    contents = [turn["content"] for turn in chat.conversation.turns]
-    if not learning.thoughts and any("</think" in content for content in contents):
+    turns: list[Turn] = document.turns
+    learned = [n for n in said if UNLEARNED not in turns[n]]
+    plain = not document.tools and all(len(turn) == 2 for turn in turns)
+    conversation = Conversation(turns, document.tools)
+    if not plain:
+        try:
+            conversation = _in_its_form(document, template)
+        except Unrenderable as refusal:
+            return refusal
+        before = len(conversation.turns) - len(turns)  # a system prompt that tells the tools
+        learned = [before + number for number in learned]
+    roles = tuple([turn["role"] for turn in turns])
+    return _Chat(conversation, tuple(learned[-1:] if learning.last_only else learned), roles, plain)
+
+
+def _in_its_form(document: Document, template: ChatTemplate) -> Conversation:
+    """Return a conversation with its tools as the template takes them; raises Unrenderable."""
+    turns = [{k: v for k, v in turn.items() if k != UNLEARNED} for turn in document.turns]
+    conversation = Conversation(turns, document.tools)
+    calls = any("tool_calls" in turn for turn in turns)
+    if not calls and not document.tools:
+        return conversation
+    form = tool_forms.form_of(template)
+    if form is None and (calls or not tool_forms.shows_tools(template)):
+        sentence = f"Row {document.row}: {NO_TOOLS}."
+        raise Unrenderable(NO_TOOLS, sentence, answer_search.OTHER_BASE)
+    return form.applied(conversation) if form else conversation
+
+
+def _frame_of(chat: _Chat, template: ChatTemplate, learning: Learning) -> frames.Frame | None:
+    if not chat.plain:
+        return None
+    if not learning.thoughts and any("</think" in t["content"] for t in chat.conversation.turns):
         return None  # the frame knows nothing of the thought within an answer
     return frames.frame_of(template, chat.roles, chat.learned)
 
 
 def _in_frames(
-    framed: Sequence[tuple[_Chat | Unrenderable, frames.Frame]], template: ChatTemplate
+    framed: Sequence[tuple[_Chat, frames.Frame]], template: ChatTemplate
 ) -> dict[int, list[Rendered]]:
     """Render the conversations that have a frame, in one call; return those that fit, by id."""
-    chats = [(chat, frame) for chat, frame in framed if isinstance(chat, _Chat)]
-    wanted = [frame.beginnings(chat.conversation) for chat, frame in chats]
+    wanted = [frame.beginnings(chat.conversation) for chat, frame in framed]
     try:
         texts = iter(template.texts([each for group in wanted for each in group], asks=False))
     except Unrenderable:
         return {}
     found = {}
-    for (chat, frame), group in zip(chats, wanted, strict=True):
+    for (chat, frame), group in zip(framed, wanted, strict=True):
         contents = [turn["content"] for turn in chat.conversation.turns]
         if shown := frame.filled(contents, list(islice(texts, len(group)))):
             found[id(chat)] = shown

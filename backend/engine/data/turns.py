@@ -27,7 +27,7 @@ ROLES = {
 }
 CALLS = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
-WEIGHTS = ("weight", "loss_weight", "train", "loss")
+WEIGHTS = frozenset(("weight", "loss_weight", "train", "loss"))
 UNLEARNED = "unlearned"
 """Marks a turn of the assistant that has no loss."""
 SHOWN_VALUE = 80
@@ -71,6 +71,8 @@ def weighs_nothing(holder: dict[str, Any]) -> bool:
 
     Weights are named weight, loss_weight, train or loss; without one, everything counts.
     """
+    if WEIGHTS.isdisjoint(holder):
+        return False
     given = [holder[name] for name in WEIGHTS if isinstance(holder.get(name), bool | int | float)]
     for weight in given:
         if weight not in (0, 1):

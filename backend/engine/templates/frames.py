@@ -45,13 +45,15 @@ class _Text:
         lengths = [0]
         for content in own:
             lengths.append(lengths[-1] + len(content))
-
-        def at(span: tuple[_Place, _Place]) -> Span:
-            (before, start), (upto, end) = span
-            return lengths[before] + start, lengths[upto] + end
-
-        asked = at(self.question) if self.question else None
-        return Rendered(text, tuple(map(at, self.spans)), asked, self.remarks)
+        spans = [
+            (lengths[before] + start, lengths[upto] + end)
+            for (before, start), (upto, end) in self.spans
+        ]
+        asked = None
+        if self.question:
+            (before, start), (upto, end) = self.question
+            asked = lengths[before] + start, lengths[upto] + end
+        return Rendered(text, tuple(spans), asked, self.remarks)
 
 
 @dataclass(frozen=True, slots=True)
