@@ -2,14 +2,17 @@
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from benchmarks.chat_templates import main as chat_templates
 from benchmarks.interleave import Spread, interleaved
 from benchmarks.report import RESULTS, Report
 from benchmarks.skewed_data import write_skewed
 from benchmarks.starter_sets import MARKED
 from benchmarks.training_speed import main as training_speed
+from tests.engine.templates.traits import TEMPLATES, TOOL_TEMPLATES
 
 FIGURES = {
     "training_speed": "ours / loop",
@@ -99,3 +102,18 @@ def test_skewed_data_are_the_same_each_time(tmp_path):
 def test_measured_part_of_the_card_is_found():
     card = "before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
     assert MARKED.sub(r"\1new\n\2", card) == card.replace("old", "new")
+
+
+def test_a_folder_of_templates_is_judged_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, template in enumerate([*TEMPLATES.values(), *TOOL_TEMPLATES.values()]):
+        (tmp_path / f"{number:02d}.jinja").write_text(template, encoding="utf-8")
+
+    assert chat_templates(["--folder", str(tmp_path)]) == 0
+
+    text = capsys.readouterr().out
+    assert "| right in six plain cases | 100.0% | >= 97% | met |" in text
+    assert "| silently wrong in any case | 0 | 0 | met |" in text
+    assert "| tool calls right where the template has tools | 100.0% | >= 95% | met |" in text
+    assert str(tmp_path) not in text
