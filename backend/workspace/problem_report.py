@@ -24,6 +24,7 @@ import psutil
 from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.catalogue.quantizations import QUANTIZATIONS
 from backend.files.atomic_files import make_folder, new_file
+from backend.files.uploads import DATA_SUFFIXES
 from backend.library import Library
 from backend.requests import Train
 from backend.requests.command_line import fields_of
@@ -201,7 +202,7 @@ def _kind_of_data(source: str) -> str:
     if source.startswith("starter:"):
         return "bundled"
     suffix = Path(source).suffix.lower()
-    return suffix if suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt") else "other"
+    return suffix if suffix in DATA_SUFFIXES else "other"
 
 
 def _numbers_and_choices(values: dict[str, Any]) -> dict[str, Any]:
