@@ -55,6 +55,11 @@ CALL = {
     "type": "function",
     "function": {"name": "get_weather", "arguments": {"city": "Oslo"}},
 }
+OTHER_CALL = {
+    "id": "call_abc2",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": {"city": "Rome"}},
+}
 
 
 def _user(text: str) -> dict[str, Any]:
@@ -81,13 +86,19 @@ MORE = {
         _user("One?"), _says("First.", reasoning_content="Let me think once."),
         _user("Two?"), _says("Second.", reasoning_content="Let me think twice."),
     ],
+    "the assistant first": [_says("Welcome."), _user("One?"), _says("First.")],
     "tools": [_user("Hello?"), _says("Hello there.")],
     "tool calls": [
         _user("Weather?"), _says(None, tool_calls=[CALL]),
         {"role": "tool", "name": "get_weather", "tool_call_id": "call_abc1", "content": "rainy"},
         _says("It is wet in the city."),
     ],
+    "tool calls at once": [
+        _user("Weather?"), _says(None, tool_calls=[CALL, OTHER_CALL]),
+    ],
 }  # fmt: skip
+FRAME = 100
+"""Characters that headers within an answer may take, such as those of channels and thoughts."""
 FOREIGN = ("One?", "Two?", "Query", "What is red", "Be brief", "Weather?", "rainy")
 
 
@@ -154,7 +165,7 @@ def outcome(
     tokenizer: Any, case: str, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None
 ) -> str:
     """Say what becomes of one conversation with one template."""
-    if tools and not _has_tools(tokenizer, calls=case == "tool calls"):
+    if tools and not _has_tools(tokenizer, calls=case.startswith("tool calls")):
         return "no tools"
     document = Document(1, read_turns(turns, "messages"), tools=read_tools(tools))
     try:
@@ -207,7 +218,13 @@ def _wrong(tokenizer: Any, turns: Any, tools: Any, texts: list[str], encoded: li
             return f"{missing[0]!r} is not in {text!r}"
         if any(part in text for part in FOREIGN):
             return f"another turn in {text!r}"
+        if not tools and len(text) > len(turn["content"]) + len(str(thought_in(turn))) + FRAME:
+            return f"more than the answer in {text!r}"
     return _unlike(tokenizer, turns, tools, texts)
+
+
+def thought_in(turn: dict[str, Any]) -> str:
+    return str(turn.get("reasoning_content", ""))
 
 
 def _runs(tokens: Tokens) -> Iterator[list[int]]:
@@ -225,7 +242,7 @@ def _runs(tokens: Tokens) -> Iterator[list[int]]:
 def _parts(turn: dict[str, Any]) -> list[str]:
     if turn["content"]:
         return [turn["content"].strip()]
-    return ["get_weather", "Oslo"]
+    return ["get_weather", *(call["function"]["arguments"]["city"] for call in turn["tool_calls"])]
 
 
 def _unlike(tokenizer: Any, turns: Any, tools: Any, texts: list[str]) -> str:

@@ -5,7 +5,7 @@ from ui.components import units
 from ui.components.safe_view import Child, Node, button, el
 
 KINDS: dict[str, tuple[str, str]] = {
-    "empty": ("Empty", "no answer or text to train on: left out"),
+    "empty": ("Empty", "no answer or text to train on, or its weight is 0: left out"),
     "nothing": ("No tokens with loss", "the answer starts after the maximum length: left out"),
     "cut": ("Cut", "longer than the maximum length: the end is cut off"),
     "duplicate": ("Duplicates", "the same as an earlier row: every copy is trained on"),
@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "the chat template leaves out a turn, such as the system prompt: not seen by the model",
     ),
     "other_prompt": (
-        "Asked otherwise elsewhere",
+        "The prompt opens a thought",
         "the chat template asks for answers with an opened thought that these answers do not have. "
         "The workbench asks this adapter without it; other programs may need their option for "
         "answers without thinking",

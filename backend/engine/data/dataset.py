@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.data.row_formats import Row, Shape, first_row, shape_of
-from backend.engine.data.turns import UNLEARNED, BadRow, Turns, read_tools, weighs_nothing
+from backend.engine.data.turns import (
+    UNLEARNED,
+    BadRow,
+    Turns,
+    read_tools,
+    require_text_only,
+    weighs_nothing,
+    with_thought,
+)
 from backend.engine.data_files import sources
 from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table
@@ -304,6 +312,8 @@ def _to_document(number: int, row: Any, shape: Shape) -> Document:
     content = shape.convert(row)
     if isinstance(content, str):
         return Document(number, text=content)
+    require_text_only(row)
+    content = with_thought(content, row)
     if weighs_nothing(row):
         content = [{**turn, UNLEARNED: True} for turn in content]
     return Document(number, turns=content, tools=read_tools(row.get("tools")))

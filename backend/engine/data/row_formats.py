@@ -132,7 +132,7 @@ def _plain(row: Row) -> Content:
 
 
 KNOWN: dict[str, _Known] = {
-    "messages": _Known(("messages",), _messages, False),
+    "messages": _Known(("messages",), _messages, True),
     "conversations": _Known(("conversations",), _conversations, True),
     "prompt + completion": _Known(("prompt", "completion"), _pair("prompt", "completion"), True),
     "instruction + output": _Known(("instruction", "output"), _alpaca, True),

@@ -28,6 +28,8 @@ ROLES = {
 CALLS = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 WEIGHTS = frozenset(("weight", "loss_weight", "train", "loss"))
+THOUGHT_NAMES = frozenset(THOUGHTS)
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 UNLEARNED = "unlearned"
 """Marks a turn of the assistant that has no loss."""
 SHOWN_VALUE = 80
@@ -73,11 +75,34 @@ def weighs_nothing(holder: dict[str, Any]) -> bool:
     """
     if WEIGHTS.isdisjoint(holder):
         return False
-    given = [holder[name] for name in WEIGHTS if isinstance(holder.get(name), bool | int | float)]
+    given = [_number(holder[name]) for name in WEIGHTS if name in holder]
+    given = [weight for weight in given if isinstance(weight, bool | int | float)]
     for weight in given:
         if weight not in (0, 1):
             raise BadRow(f"a weight is {weight}, and only 0 and 1 are supported", weight)
     return any(weight == 0 for weight in given)
+
+
+def _number(weight: Any) -> Any:
+    """Return a weight that a CSV file or a person wrote as text."""
+    words = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+    return words.get(weight.strip().lower()) if isinstance(weight, str) else weight
+
+
+def with_thought(turns: Turns, row: dict[str, Any]) -> Turns:
+    """Give a thought that has a column of its own to the last answer, unless that has one."""
+    thought = "" if THOUGHT_NAMES.isdisjoint(row) else _thought(row)
+    last = turns[-1]
+    if not thought or last["role"] != "assistant" or "reasoning_content" in last:
+        return turns
+    return [*turns[:-1], {**last, "reasoning_content": whole(thought, "a thought")}]
+
+
+def require_text_only(row: dict[str, Any]) -> None:
+    """Raise BadRow where a row has pictures, sounds or films beside its text."""
+    for name in MEDIA:
+        if row.get(name):
+            raise BadRow(f"it has {name}, and only text is supported", row[name])
 
 
 def _turn(turn: Any) -> Turn:

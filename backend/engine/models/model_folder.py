@@ -183,6 +183,9 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
             f"{title(folder)} has no readable tokenizer.", details=str(error)
         ) from error
     _require_short_template(tokenizer.chat_template, title(folder))
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and named and "default" not in named:
+        tokenizer.chat_template = {**named, "default": next(iter(named.values()))}
     if template != "own":
         if tokenizer.chat_template:
             raise Unsupported(

@@ -4,7 +4,10 @@ The text shows the conversation up to the answer, so the answer is its last turn
 other answers.
 """
 
+import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -67,8 +70,9 @@ class AnswerSearch:
         if start >= content_end or foreign or not self._holds_answer(start, content_end):
             raise _unclear("does not show an answer as it is in the data")
         if end > content_end:
-            follows = self.text.startswith(self.prompt)
-            as_before = follows and start == len(self.prompt) and end == len(self.text.rstrip())
+            follows = not self.turn or self.text.startswith(self.prompt)
+            began = start if not self.turn else len(self.prompt)
+            as_before = follows and start == began and end == len(self.text.rstrip())
             other = not follows and self.prompt.startswith(self.text[:start])
             return Answer(self.turn, self.text, start, end, other_prompt=other, as_before=as_before)
         mark = str(self.template.tokenizer.eos_token or "")
@@ -84,6 +88,8 @@ class AnswerSearch:
 
     def start(self) -> int:
         """Return where the answer begins; raises Unrenderable where that is not certain."""
+        if not self.turn:
+            return self._start_of_all()
         if self.text.startswith(self.prompt):
             return len(self.prompt)
         shared = _common(self.prompt, self.marked)
@@ -94,10 +100,24 @@ class AnswerSearch:
             return start
         return self._start_by_marks()
 
+    def _start_of_all(self) -> int:
+        """Find the beginning of an answer that opens the conversation.
+
+        Templates cannot render a generation prompt without any turn, so the prompt after a
+        question is looked for before the answer.
+        """
+        before = self.marked.partition(MARK)[0]
+        asks = _asks(self.template.tokenizer, self.template.source(self.conversation.tools))
+        length = next((n for n in range(len(asks), 0, -1) if asks[:n] in before), 0)
+        start = _before_tag(before, before.rfind(asks[:length]) + length) if length else 0
+        if not asks[:length].strip() or before == self.marked:
+            start = len(before) if not asks.strip() else -1
+        if start < 0 or self.text[:start] != self.marked[:start]:
+            raise _unclear("does not show where an answer that opens the conversation begins")
+        return start
+
     def _history(self) -> int:
         """Return how much of the prompt are the turns before the answer."""
-        if not self.turn:
-            return 0
         before = self.template.text(self.conversation.upto(self.turn), asks=False)
         shared = _common(before, self.prompt)
         return shared if shared == len(before) else _before_tag(self.prompt, shared)
@@ -135,7 +155,10 @@ class AnswerSearch:
         usual = _usual_tail(self.template.tokenizer, self.template.source())
         if usual and self.text.endswith(usual):
             return usual
-        last = end_marks.last_in(self.text, self.template.tokenizer)
+        tokenizer = self.template.tokenizer
+        last = end_marks.last_in(self.text, tokenizer)
+        if last and tokenizer.convert_tokens_to_ids(last) not in end_marks.end_tokens(tokenizer):
+            last = ""  # it is a part of the call
         return self.text[len(self.text.rstrip()) - len(last) :]
 
     # -- the template's own marks, and the proof -------------------------------------------------
@@ -157,13 +180,36 @@ class AnswerSearch:
         answer = _THOUGHT.sub("", said).strip() if said.strip() not in shown else said.strip()
         if "</think>" in answer and answer not in shown:
             answer = answer.rpartition("</think>")[2].strip()
-        names = [str(call["function"]["name"]) for call in self.said.get("tool_calls") or ()]
-        return answer in shown and all(name in shown for name in names)
+        calls = self.said.get("tool_calls") or ()
+        names = Counter(str(call["function"]["name"]) for call in calls)
+        values = [v for call in calls for v in _leaves(call["function"]["arguments"])]
+        return (
+            answer in shown
+            and all(shown.count(name) >= count for name, count in names.items())
+            and all(is_shown(value, shown) for value in values)
+        )
 
 
 def _unclear(what: str) -> Unrenderable:
     what = f"this base's chat template {what}, so the loss cannot be limited to the answer"
     return Unrenderable(what, f"{what[0].upper()}{what[1:]}.", OTHER_BASE)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers in the arguments of a call."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value)
+
+
+def is_shown(words: str, text: str) -> bool:
+    """Tell whether a text holds some words, as they are or as JSON writes them."""
+    words = words.strip()
+    return words in text or any(
+        json.dumps(words, ensure_ascii=ascii_only)[1:-1] in text for ascii_only in (False, True)
+    )
 
 
 def _common(one: str, other: str) -> int:
@@ -212,6 +258,15 @@ def _lead(template: ChatTemplate, roles: tuple[str, ...]) -> int | None:
     if shown == after[1]:
         return None
     return len(after[1]) - _before_tag(after[1], _common(*after))
+
+
+@lru_cache(32)
+def _asks(tokenizer: Any, chat_template: str) -> str:
+    """Return what a generation prompt adds after a question."""
+    template = ChatTemplate(tokenizer)
+    question = Conversation([{"role": "user", "content": "qz0zq"}])
+    asked, unasked = (template.text(question, asks=asks) for asks in (True, False))
+    return asked.removeprefix(unasked) if asked.startswith(unasked) else ""
 
 
 @lru_cache(32)

@@ -9,10 +9,9 @@ same way, it is learned there; else it becomes a text of its own. Knows nothing 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from functools import lru_cache
-from typing import Any
 
-from backend.engine.templates.answer_search import MARK, Answer, AnswerSearch, thought_of
+from backend.engine.templates import tool_forms
+from backend.engine.templates.answer_search import MARK, Answer, AnswerSearch, is_shown, thought_of
 from backend.engine.templates.rendering import (
     ChatTemplate,
     Conversation,
@@ -70,7 +69,10 @@ def place(
         search = AnswerSearch(template, conversation, turn, text, with_mark, prompts[n])
         answers.append(search.answer())
     texts = _shared(answers, whole)
-    return [_rendered(conversation, text, own, thoughts, len(texts)) for text, own in texts]
+    return [
+        _rendered(template, conversation, text, own, thoughts=thoughts, alone=len(texts) == 1)
+        for text, own in texts
+    ]
 
 
 def prompt_in_training(template: ChatTemplate, asked: Conversation, prompt: str) -> str:
@@ -96,29 +98,10 @@ def _with_mark(conversation: Conversation) -> Conversation:
 def _prompts(
     template: ChatTemplate, conversation: Conversation, learned: Sequence[int]
 ) -> list[str]:
-    """Return the text that the model is given before each answer."""
+    """Return the text that the model is given before each answer; none before the first turn."""
     asked = [conversation.upto(turn) for turn in learned if turn]
     texts = iter(template.texts(asked, asks=True) if asked else [])
-    return [
-        next(texts) if turn else _opening(template.tokenizer, template.source()) for turn in learned
-    ]
-
-
-@lru_cache(32)
-def _opening(tokenizer: Any, chat_template: str) -> str:
-    """Return the text before an answer that opens the conversation.
-
-    Templates cannot render a generation prompt without any turn, so it is taken from the end of
-    the generation prompt after a question.
-    """
-    template = ChatTemplate(tokenizer)
-    begun = str(tokenizer.bos_token or "")
-    question = Conversation([{"role": "user", "content": "qz0zq"}])
-    asked, unasked = (template.text(question, asks=asks) for asks in (True, False))
-    prompt = asked.removeprefix(unasked) if asked.startswith(unasked) else ""
-    answer = Conversation([{"role": "assistant", "content": MARK}])
-    first = template.text(answer, asks=False)
-    return begun + prompt if first.startswith(begun + prompt) else begun
+    return [next(texts) if turn else "" for turn in learned]
 
 
 # -- texts -------------------------------------------------------------------------------------
@@ -144,10 +127,16 @@ def _shows(text: str, answer: Answer) -> bool:
 
 
 def _rendered(
-    conversation: Conversation, text: str, answers: list[Answer], thoughts: bool, texts: int
+    template: ChatTemplate,
+    conversation: Conversation,
+    text: str,
+    answers: list[Answer],
+    *,
+    thoughts: bool,
+    alone: bool,
 ) -> Rendered:
-    spans, remarks = [], Remark.SPLIT if texts > 1 else NOTHING
-    if texts > 1 or conversation.tools or not all(answer.as_before for answer in answers):
+    spans, remarks = [], NOTHING if alone else Remark.SPLIT
+    if not alone or conversation.tools or not all(answer.as_before for answer in answers):
         remarks |= Remark.NEW_RULE
     for answer in answers:
         turn = conversation.turns[answer.turn]
@@ -163,17 +152,17 @@ def _rendered(
         spans.append((start, answer.end))
         remarks |= Remark.TAUGHT_END if answer.taught_end else NOTHING
         remarks |= Remark.OTHER_PROMPT if answer.other_prompt else NOTHING
-    if _hides(conversation, answers[-1].turn, text):
+    hides_tools = bool(conversation.tools) and not tool_forms.shows_tools(template)
+    if hides_tools or _hides(conversation, answers[-1].turn, text):
         remarks |= Remark.NOT_SHOWN
     return Rendered(text, tuple(spans), _question(conversation, text, answers[0]), remarks)
 
 
 def _hides(conversation: Conversation, turns: int, text: str) -> bool:
-    """Tell whether the words of one of the first turns, or a tool, are missing in the text."""
+    """Tell whether the words of one of the first turns, or the tools, are missing in the text."""
     words = [str(t.get("content") or "") for t in conversation.turns[:turns]
              if t["role"] != "assistant"]  # fmt: skip
-    names = [str(tool.get("function", tool).get("name", "")) for tool in conversation.tools or ()]
-    return any(each.strip() not in text for each in (*words, *names))
+    return not all(is_shown(each, text) for each in words)
 
 
 def _question(conversation: Conversation, text: str, answer: Answer) -> Span | None:

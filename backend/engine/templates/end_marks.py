@@ -79,8 +79,13 @@ def _of_template(tokenizer: Any) -> list[str]:
         tail = template.text(asked, asks=False).partition(ANSWER)[2]
         found.append(last_in(tail[: length_in(tail, tokenizer)], tokenizer))
         if form := tool_forms.form_of(template):
-            called = template.text(form.applied(tool_forms.CALLING), asks=False)
-            found.append(last_in(called, tokenizer))
+            once, twice = (
+                template.text(form.applied(calling), asks=False)
+                for calling in (tool_forms.CALLING, tool_forms.CALLING_TWICE)
+            )
+            last = last_in(once, tokenizer)
+            if last and once.count(last) == twice.count(last):  # not a part of each call
+                found.append(last)
     except (Unrenderable, ModelError):
         pass  # such a template is refused where it is used, with its own words
     return found

@@ -41,6 +41,10 @@ CALLING = Conversation(
     ],
     [TOOL],
 )
+CALLING_TWICE = Conversation(
+    [CALLING.turns[0], {**CALLING.turns[1], "tool_calls": [_CALL, {**_CALL, "id": "call_2"}]}],
+    [TOOL],
+)
 _ANSWERED = Conversation(
     [
         *CALLING.turns,

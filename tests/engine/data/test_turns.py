@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from backend.engine.data.turns import BadRow, read_tools, read_turns, weighs_nothing
+from backend.engine.data.turns import (
+    BadRow,
+    read_tools,
+    read_turns,
+    require_text_only,
+    weighs_nothing,
+)
 
 ASKED = {"role": "user", "content": "Hello?"}
 
@@ -95,3 +101,16 @@ def test_tools_in_the_shapes_that_people_have() -> None:
     assert read_tools(None) is read_tools("") is read_tools([]) is read_tools("[]") is None
     with pytest.raises(BadRow):
         read_tools("no tools")
+
+
+@pytest.mark.parametrize("weight", ["0", "false", "0.0", " False "])
+def test_a_weight_may_be_text(weight: str) -> None:
+    assert weighs_nothing({"weight": weight})
+    assert not weighs_nothing({"weight": "1"})
+
+
+@pytest.mark.parametrize("name", ["images", "image", "videos", "audio"])
+def test_a_row_with_pictures_or_sounds_is_named(name: str) -> None:
+    with pytest.raises(BadRow, match=f"it has {name}, and only text is supported"):
+        require_text_only({"prompt": "<image>What?", name: ["a.png"]})
+    require_text_only({"prompt": "What?", name: None})

@@ -7,7 +7,7 @@ import pytest
 from backend.engine.data import tokenization
 from backend.engine.data.chat_rendering import Unrenderable, render
 from backend.engine.data.dataset import ALL, Document, Learning
-from backend.engine.data.turns import read_turns
+from backend.engine.data.turns import read_turns, with_thought
 from backend.engine.templates.answers import Remark, prompt_in_training
 from backend.engine.templates.end_marks import end_tokens
 from backend.engine.templates.rendering import ChatTemplate, Conversation
@@ -250,3 +250,35 @@ def test_a_prompt_that_opens_a_thought_is_reported() -> None:
         (first, *_) = shown(tokenizer_with(TEMPLATES[trait]), TALK)
         opens = trait.startswith("the prompt opens")
         assert bool(first.remarks & Remark.OTHER_PROMPT) == opens
+
+
+@pytest.mark.parametrize("system", ["", "You are kind.", "<|user|> is not here"])
+def test_an_answer_that_opens_the_conversation_is_learned_alone(system: str) -> None:
+    preamble = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\n' + words + "
+    preamble += "'<|im_end|>\\n' }}{% endif %}"
+    template = (preamble.replace("words", repr(system)) if system else "") + TEMPLATES["chatml"]
+    turns = [{"role": "assistant", "content": "Welcome."}, *TALK[:2]]
+    (found,) = shown(tokenizer_with(template), turns)
+
+    pieces = [found.text[a:b] for a, b in found.spans]
+    assert pieces == ["Welcome.<|im_end|>", "On the mat.<|im_end|>"]
+    assert not found.remarks & (Remark.OTHER_PROMPT | Remark.NEW_RULE)
+
+
+def test_words_that_a_template_writes_as_json_are_shown() -> None:
+    template = TEMPLATES["chatml"].replace("+ m.content +", "+ (m.content | tojson) +", 1)
+    asked = {"role": "user", "content": 'Say "yes"\nplease'}
+    answer = {"role": "assistant", "content": "Yes."}
+    (found,) = shown(tokenizer_with(template), [asked, answer])
+
+    assert not found.remarks & Remark.NOT_SHOWN
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking", "thought"])
+def test_a_thought_in_a_column_of_its_own_goes_to_the_last_answer(name: str) -> None:
+    turns = read_turns(TALK, "messages")
+
+    given = with_thought(turns, {name: "Cats lie.", "prompt": "x"})
+    assert given[-1]["reasoning_content"] == "Cats lie."
+    assert given[:-1] == turns[:-1]
+    assert with_thought(turns, {"prompt": "x", name: ""}) == turns

@@ -9,6 +9,7 @@ from backend.engine.data.chat_rendering import Unrenderable, render
 from backend.engine.data.dataset import ALL, Document
 from backend.engine.data.turns import read_tools, read_turns
 from backend.engine.templates import tool_forms
+from backend.engine.templates.answers import Remark
 from backend.engine.templates.end_marks import end_tokens
 from backend.engine.templates.rendering import ChatTemplate
 from backend.engine.templates.tool_families import Family
@@ -139,3 +140,37 @@ def test_the_name_of_a_tool_is_given_to_its_answer() -> None:
 
     assert turns[2]["name"] == "weather"
     assert turns[1]["tool_calls"][0]["function"]["arguments"] == {"city": "Oslo"}
+
+
+def test_the_end_of_a_call_is_not_the_end_of_an_answer() -> None:
+    tokenizer = tokenizer_with(
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>"
+        "{{ m.content }}{% for c in m.tool_calls or [] %}[INST]{{ c.function.name }}"
+        "{{ c.function.arguments | tojson }}[/INST]{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    call = '[INST]weather{"city": "Oslo"}[/INST]'
+    texts = tokenization.encode([document(CALLING)], tokenizer, 4096)
+
+    assert end_tokens(tokenizer) == [tokenizer.eos_token_id]
+    assert [tokenizer.decode(run) for text in texts for run in runs(text)] == [
+        f"{call}<|end|>", "Take a coat.<|end|>",
+    ]  # fmt: skip
+
+
+def test_a_template_that_shows_one_of_two_calls_is_refused() -> None:
+    template = TOOL_TEMPLATES["objects"].replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    calls = [{"function": FUNCTION}, {"function": {**FUNCTION, "arguments": {"city": "Rome"}}}]
+    turns = [ASKED, {"role": "assistant", "tool_calls": calls}]
+    (shown,) = render([document(turns)], tokenizer_with(template), ALL)
+
+    assert isinstance(shown, Unrenderable)
+    assert "does not show an answer as it is in the data" in shown.what
+
+
+def test_tools_that_are_not_listed_are_reported_though_the_calls_are_shown() -> None:
+    template = TOOL_TEMPLATES["objects"].replace("{% if tools %}", "{% if false %}")
+    (shown,) = render([document(CALLING)], tokenizer_with(template), ALL)
+
+    assert not isinstance(shown, Unrenderable)
+    assert all(each.remarks & Remark.NOT_SHOWN for each in shown)
