@@ -71,7 +71,8 @@ def _check_day(text: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise ValueError(f"{text!r} is not a date. Write one like 2026-11-30.") from None
+        shown = text if len(text) <= 20 else f"{text[:20]}..."
+        raise ValueError(f"{shown!r} is not a date. Write one like 2026-11-30.") from None
 
 
 Day = Annotated[str, AfterValidator(_check_day)]
