@@ -14,7 +14,7 @@ from typing import Any
 from backend.engine.data.dataset import Document, Learning
 from backend.engine.data.turns import UNLEARNED
 from backend.engine.inference.prompts import plain_prompt
-from backend.engine.templates import answer_search, answers, frames, tool_forms
+from backend.engine.templates import answer_search, answers, template_frames, tool_forms
 from backend.engine.templates.answers import Rendered
 from backend.engine.templates.rendering import (
     ChatTemplate,
@@ -161,16 +161,18 @@ def _in_its_form(document: Document, template: ChatTemplate) -> Conversation:
     return form.applied(conversation) if form else conversation
 
 
-def _frame_of(chat: _Chat, template: ChatTemplate, learning: Learning) -> frames.Frame | None:
+def _frame_of(
+    chat: _Chat, template: ChatTemplate, learning: Learning
+) -> template_frames.Frame | None:
     if not chat.plain:
         return None
     if not learning.thoughts and any("</think" in t["content"] for t in chat.conversation.turns):
         return None  # the frame knows nothing of the thought within an answer
-    return frames.frame_of(template, chat.roles, chat.learned)
+    return template_frames.frame_of(template, chat.roles, chat.learned)
 
 
 def _in_frames(
-    framed: Sequence[tuple[_Chat, frames.Frame]], template: ChatTemplate
+    framed: Sequence[tuple[_Chat, template_frames.Frame]], template: ChatTemplate
 ) -> dict[int, list[Rendered]]:
     """Render the conversations that have a frame, in one call; return those that fit, by id."""
     wanted = [frame.beginnings(chat.conversation) for chat, frame in framed]

@@ -74,18 +74,25 @@ def _of_template(tokenizer: Any) -> list[str]:
     """Return the tokens that end an answer, and a call of a tool, as the template shows them."""
     template = ChatTemplate(tokenizer)
     asked = Conversation([_ASKED, {"role": "assistant", "content": ANSWER}])
-    found = []
+    tail = _text(template, asked).partition(ANSWER)[2]
+    answer_end = last_in(tail[: length_in(tail, tokenizer)], tokenizer)
+    return [answer_end, _end_of_calls(template)]
+
+
+def _end_of_calls(template: ChatTemplate) -> str:
+    """Return the token after all calls of an answer; empty where the last one is part of a call."""
+    form = tool_forms.form_of(template)
+    if form is None:
+        return ""
+    once = _text(template, form.applied(tool_forms.CALLING))
+    twice = _text(template, form.applied(tool_forms.CALLING_TWICE))
+    last = last_in(once, template.tokenizer)
+    return last if last and once.count(last) == twice.count(last) else ""
+
+
+def _text(template: ChatTemplate, conversation: Conversation) -> str:
+    """Render a conversation; empty where the template refuses it, as is said where it is used."""
     try:
-        tail = template.text(asked, asks=False).partition(ANSWER)[2]
-        found.append(last_in(tail[: length_in(tail, tokenizer)], tokenizer))
-        if form := tool_forms.form_of(template):
-            once, twice = (
-                template.text(form.applied(calling), asks=False)
-                for calling in (tool_forms.CALLING, tool_forms.CALLING_TWICE)
-            )
-            last = last_in(once, tokenizer)
-            if last and once.count(last) == twice.count(last):  # not a part of each call
-                found.append(last)
+        return template.text(conversation, asks=False)
     except (Unrenderable, ModelError):
-        pass  # such a template is refused where it is used, with its own words
-    return found
+        return ""

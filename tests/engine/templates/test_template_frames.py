@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.data import chat_rendering
 from backend.engine.data.dataset import ALL, Document
-from backend.engine.templates import answers, frames
+from backend.engine.templates import answers, template_frames
 from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
 from backend.settings import STARTER
 from tests.engine.templates.traits import TEMPLATES as TRAITS
@@ -84,7 +84,7 @@ def test_a_frame_shows_the_answers_that_are_found_one_by_one(tokenizer: Any, tal
 def test_templates_of_every_trait_have_a_frame(trait: str) -> None:
     template = ChatTemplate(tokenizer_with(TRAITS[trait]))
     roles = ("user", "assistant", "user", "assistant")
-    frame = frames.frame_of(template, roles, (1, 3))
+    frame = template_frames.frame_of(template, roles, (1, 3))
 
     assert frame is not None
     contents = ["Hello", "Aye!", "Why?", "So."]
@@ -99,4 +99,4 @@ def test_a_template_that_changes_the_words_has_no_frame() -> None:
         tokenizer_with(TRAITS["chatml"].replace("m.content", "m.content | upper"))
     )
 
-    assert frames.frame_of(template, ("user", "assistant"), (1,)) is None
+    assert template_frames.frame_of(template, ("user", "assistant"), (1,)) is None
