@@ -88,6 +88,8 @@ class DataStats(Result):
     groups: tuple[RowGroup, ...] = ()
     histogram: tuple[LengthBin, ...] = ()
     """Lengths of all usable examples before they are cut."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how the source is read and what of it is left out."""
 
 
 class PreflightReport(Result):
@@ -143,6 +145,8 @@ class DataPreview(Result):
     """The format of the rows; empty if the user must choose the columns."""
     shape_reason: str = ""
     columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences on how the source is read and what of it is left out."""
     quick: bool = True
     """Whether checking every row is quick: the data is small or already tokenised."""
 

@@ -48,6 +48,7 @@ def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> 
     return el(
         "div",
         el("p", _what_it_is(preview)),
+        *(el("p", note, cls="aw-small") for note in preview.notes),
         bad_rows(preview, left_out=left_out),
         lengths(stats.histogram, longest, stats.median) if stats and stats.histogram else None,
         _groups(stats.groups) if stats and stats.groups else None,

@@ -141,6 +141,8 @@ class DataSet:
     eval_share: float
     seed: int
     drop_bad_rows: bool = False
+    notes: tuple[str, ...] = ()
+    """Sentences on how the source is read and what of it is left out, for the data report."""
 
     @property
     def shape(self) -> str:
@@ -202,13 +204,21 @@ def read(
     found = sources.open_source(source)
     parts = _parts(found.name, found.tables, columns)
     apart = _parts(found.name, found.held_out, columns)
+    notes = _notes(found)
     if held_out:
         own = sources.open_source(held_out)
         # Chosen columns apply to held-out data only if it has them; else its own names decide.
         tables = [table.named() for table in own.tables]  # rows are named by file, too
         apart = _parts(own.name, tables, columns, parts[0].shape)
+        notes += _notes(own)
     parts, apart = ([replace(part, learning=learning) for part in each] for each in (parts, apart))
-    return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows)
+    return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows, notes)
+
+
+def _notes(found: sources.Source) -> tuple[str, ...]:
+    """Return the notes on a source and its tables, each once."""
+    of_tables = chain.from_iterable(table.notes for table in [*found.tables, *found.held_out])
+    return tuple(dict.fromkeys([*found.notes, *of_tables]))
 
 
 def of_run(train: Train) -> DataSet:

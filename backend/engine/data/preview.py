@@ -68,6 +68,7 @@ def preview(
         bad=len(problems),
         shape=source.shape,
         shape_reason=source.shape_reason,
+        notes=source.notes,
         columns=columns,
         quick=quick,
     )

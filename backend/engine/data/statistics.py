@@ -51,6 +51,7 @@ def stats_of(
     return DataStats(
         shape=data.shape,
         shape_reason=data.shape_reason,
+        notes=data.notes,
         rows=main.rows + apart.rows,
         held_out_rows=apart.rows,
         examples=0,

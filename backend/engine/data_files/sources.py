@@ -35,6 +35,10 @@ class Table(Protocol):
     @property
     def bytes(self) -> int: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the table is read, where that is not plain: for the data report."""
+
     def rows(self) -> Iterator[Numbered]:
         """Yield the rows from the first one; raises DataError."""
 
@@ -62,6 +66,10 @@ class FileTable:
     @property
     def bytes(self) -> int:
         return self.path.stat().st_size
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     def rows(self) -> Iterator[Numbered]:
         return read_rows(self.path, self.name)
@@ -93,6 +101,10 @@ class HubTable:
     def bytes(self) -> int:
         return int(self.split.data.nbytes)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def rows(self) -> Iterator[Numbered]:
         return enumerate(hub_data.rows(self.split), 1)
 
@@ -107,11 +119,15 @@ class HubTable:
 
 
 class Source(NamedTuple):
-    """A source's tables for training, and the tables that its author held out."""
+    """A source's tables for training, and the tables that its author held out.
+
+    `notes` are sentences on what was chosen from it or left out, for the data report.
+    """
 
     name: str
     tables: list[Table]
     held_out: list[Table]
+    notes: tuple[str, ...] = ()
 
 
 def open_source(source: str) -> Source:
