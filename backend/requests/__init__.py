@@ -24,7 +24,7 @@ from backend.requests.adapters import (
 )
 from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import Combine, Merge, Similarity
-from backend.requests.data import Columns, PrepareData, PreviewData
+from backend.requests.data import Columns, LongExamples, PrepareData, PreviewData
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.steering import Adjust
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
@@ -46,6 +46,7 @@ __all__ = [
     "InspectAdapter",
     "LoadAdapter",
     "LoadModel",
+    "LongExamples",
     "Lora",
     "Merge",
     "Message",

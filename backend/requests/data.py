@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backend.fields import Request, knob
 
@@ -29,8 +29,66 @@ def longest_example() -> Any:
         ge=8,
         le=1_048_576,
         step=8,
-        help="Longer examples are cut to this many tokens. It cannot exceed the tokens per batch.",
+        help="Longer examples are split or cut at this many tokens, at most the tokens per batch.",
     )
+
+
+def long_examples() -> Any:
+    return knob(
+        "auto",
+        label="Longer examples",
+        help="Split into pieces of that length, or cut off there. auto splits only plain text.",
+    )
+
+
+LongExamples = Literal["auto", "split", "cut"]
+MOST_PLACEHOLDERS = 100
+
+
+def _entries(value: Any) -> Any:
+    """Read a text as one entry per line, and a mapping as entries."""
+    if isinstance(value, dict):
+        return [f"{name} = {text}" for name, text in value.items()]
+    if not isinstance(value, str):
+        return value
+    return [line.strip() for line in value.splitlines() if line.strip()]
+
+
+def _check_entry(entry: str) -> str:
+    name, equals, text = (part.strip() for part in entry.partition("="))
+    name = name.strip("{} ")
+    if not equals or not name:
+        raise ValueError(f"{entry[:80]!r} is not a name and its text. Write it as name = Ada.")
+    return f"{name} = {text}"
+
+
+Placeholders = Annotated[
+    list[Annotated[str, Field(max_length=2_000), AfterValidator(_check_entry)]],
+    BeforeValidator(_entries),
+]
+
+
+def placeholder_texts() -> Any:
+    return knob(
+        None,
+        label="Placeholders",
+        unit="name = text, one per line",
+        max_length=MOST_PLACEHOLDERS,
+        lines=6,
+        help="Texts for placeholders in the data: with name = Ada, Ada replaces {{name}}.",
+    )
+
+
+class FillsPlaceholders:
+    """What requests with the field `placeholders` share."""
+
+    placeholders: list[str] | None
+
+    @property
+    def placeholder_values(self) -> dict[str, str]:
+        """The text of each placeholder that has one."""
+        pairs = (entry.split(" = ", 1) for entry in self.placeholders or ())
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[1]}
 
 
 def held_out_source() -> Any:
@@ -104,6 +162,9 @@ class Columns(Request):
     system: str | None = _column(
         "System prompt", "A column with a system prompt for each row, if there is one."
     )
+    context: str | None = _column(
+        "Context", "A column with a text that is added to the question, if there is one."
+    )
     text: str | None = _column(
         "Plain text", "A column of plain text. The model trains on all of it."
     )
@@ -129,6 +190,8 @@ class Columns(Request):
             raise ValueError(
                 f"A column is chosen for the {there} but not for the {missing}. Choose both."
             )
+        if self.context and not self.prompt:
+            raise ValueError("A context is added to a question. Choose the question's column too.")
         if self.system and (self.text or not ways):
             raise ValueError(
                 "A system prompt needs a question and its answer, or a conversation. "
@@ -151,16 +214,18 @@ class Columns(Request):
         return found
 
 
-class PreviewData(Request):
+class PreviewData(FillsPlaceholders, Request):
     """Preview training data as the loaded base model will see it."""
 
     data: str = data_source()
     columns: Columns = Columns()
     max_length: int = longest_example()
+    long_examples: LongExamples = long_examples()
     drop_bad_rows: bool = bad_rows()
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
     date: Day | None = template_date()
+    placeholders: Placeholders | None = placeholder_texts()
     rows: int = knob(5, label="Rows", ge=1, le=50, step=1, help="How many examples to show.")
     every_row: bool = knob(
         True,
@@ -169,7 +234,7 @@ class PreviewData(Request):
     )
 
 
-class PrepareData(Request):
+class PrepareData(FillsPlaceholders, Request):
     """Read, check and tokenise a large data set once, in the background; later use is quick."""
 
     data: str = data_source()
@@ -178,3 +243,4 @@ class PrepareData(Request):
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
     date: Day | None = template_date()
+    placeholders: Placeholders | None = placeholder_texts()

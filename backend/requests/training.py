@@ -10,18 +10,23 @@ from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.requests.data import (
     Columns,
     Day,
+    FillsPlaceholders,
+    LongExamples,
+    Placeholders,
     bad_rows,
     data_source,
     held_out_source,
     learned_answers,
     learned_thoughts,
+    long_examples,
     longest_example,
+    placeholder_texts,
     template_date,
 )
 from backend.requests.watching import Prompts, watch_prompts
 
 
-class Train(Request):
+class Train(FillsPlaceholders, Request):
     """Train a new adapter on the loaded base model."""
 
     name: str = knob(
@@ -101,6 +106,7 @@ class Train(Request):
         help="Pulls the adapter's weights towards zero a little, which reduces overfitting.",
     )
     max_length: int = longest_example()
+    long_examples: LongExamples = long_examples()
     seed: int = knob(
         42,
         label="Seed",
@@ -134,6 +140,7 @@ class Train(Request):
     answers: Literal["all", "last"] = learned_answers()
     learn_thoughts: bool = learned_thoughts()
     date: Day | None = template_date()
+    placeholders: Placeholders | None = placeholder_texts()
     save_every: int = knob(
         50,
         label="Checkpoint every",

@@ -34,6 +34,7 @@ from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped,
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
+    ColumnUse,
     DataPreview,
     DataStats,
     Evaluation,
@@ -41,6 +42,7 @@ from backend.results.training import (
     ExportedRun,
     Launch,
     LengthBin,
+    Placeholder,
     PreflightReport,
     PreparedData,
     QueuedRun,
@@ -63,6 +65,7 @@ __all__ = [
     "Answer",
     "Answers",
     "Blend",
+    "ColumnUse",
     "Converted",
     "DamagedAdapter",
     "DataPreview",
@@ -83,6 +86,7 @@ __all__ = [
     "NextTokens",
     "Notice",
     "Phase",
+    "Placeholder",
     "PreflightReport",
     "PreparedData",
     "PreparedSlot",

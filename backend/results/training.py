@@ -38,6 +38,7 @@ RowKind = Literal[
     "empty",
     "nothing",
     "cut",
+    "pieces",
     "duplicate",
     "both",
     "special",
@@ -55,6 +56,21 @@ class RowGroup(Result):
     kind: RowKind
     count: int
     places: tuple[str, ...]
+
+
+class ColumnUse(Result):
+    """A column of the data: what it is read as, empty if it is left out, and its filled rows."""
+
+    name: str
+    use: str
+    rows: int
+
+
+class Placeholder(Result):
+    """A placeholder such as {{name}} without a text, and the number of rows that contain it."""
+
+    name: str
+    rows: int
 
 
 class LengthBin(Result):
@@ -80,12 +96,17 @@ class DataStats(Result):
     longest: int
     median: int
     cut: int
+    lost_share: float = 0.0
+    """Share of the tokens with loss that lie beyond the cut, so that nothing learns them."""
     dropped: int
     bad: int = 0
     """Rows that cannot be used and were skipped, as requested."""
     overlap: int = 0
     """Rows that are also in the held-out data and therefore not trained on."""
     groups: tuple[RowGroup, ...] = ()
+    columns: tuple[ColumnUse, ...] = ()
+    placeholders: tuple[Placeholder, ...] = ()
+    """Placeholders that stand in several rows and have no text."""
     histogram: tuple[LengthBin, ...] = ()
     """Lengths of all usable examples before they are cut."""
     notes: tuple[str, ...] = ()
@@ -145,6 +166,13 @@ class DataPreview(Result):
     """The format of the rows; empty if the user must choose the columns."""
     shape_reason: str = ""
     columns: tuple[str, ...] = ()
+    uses: tuple[ColumnUse, ...] = ()
+    """What the columns of the rows seen so far are read as."""
+    placeholders: tuple[Placeholder, ...] = ()
+    unfit: Problem | None = None
+    """Why the rows are not for this, such as preference pairs; then there is no format."""
+    instead: dict[str, str] = Field(default_factory=dict)
+    """Roles of columns that can be learned from rows that are unfit as they are."""
     notes: tuple[str, ...] = ()
     """Sentences on how the source is read and what of it is left out."""
     quick: bool = True

@@ -3,9 +3,9 @@
 import re
 from datetime import date
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from backend.requests import LoadModel, Train
 from backend.results import Evaluation, RunState
@@ -32,6 +32,15 @@ class RunRequest(BaseModel):
     versions: dict[str, str]
     base: LoadModel | None = None
     """How the base was loaded; runs of older versions have only its source."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_earlier_versions(cls, data: Any) -> Any:
+        """Keep what earlier versions did: they cut long examples and filled no placeholders."""
+        train = data.get("train") if isinstance(data, dict) else None
+        if isinstance(train, dict) and "long_examples" not in train:
+            data = {**data, "train": {"long_examples": "cut", "placeholders": [], **train}}
+        return data
 
     @property
     def dated(self) -> Train:

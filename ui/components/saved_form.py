@@ -21,6 +21,10 @@ from ui.components.service_handle import ServiceHandle
 STORAGE_KEY, SECRET = "adapter-workbench-train", "settings-only"
 
 
+OF_THE_DATA = ("name", "held_out", "drop_bad_rows", "placeholders")
+"""Fields that mean nothing without the data that they were chosen for."""
+
+
 class FormKeeper:
     """Stores a form of training settings in the browser, and restores it."""
 
@@ -47,7 +51,7 @@ class FormKeeper:
         }
         if own.get("data") and self.form.components["data"] not in shown:
             for path, component in self.form.components.items():
-                if path in ("name", "held_out", "drop_bad_rows") or path.startswith("columns."):
+                if path in OF_THE_DATA or path.startswith("columns."):
                     shown.pop(component, None)  # they belong to data that is gone
         method = own.get("method")
         return {**shown, self.method: method} if method in list(METHODS) else shown

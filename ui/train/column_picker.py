@@ -1,5 +1,6 @@
 """Choosing the role of each column, for data whose column names are not recognised."""
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -7,7 +8,7 @@ import gradio as gr
 from backend import requests as rq
 from backend import results as rs
 from ui.components.forms import Form
-from ui.components.safe_view import Node, el, safe_view
+from ui.components.safe_view import Node, button, clicked, el, safe_view
 from ui.train.data_report import read_as
 
 PATHS = tuple(f"columns.{name}" for name in rq.Columns.model_fields)
@@ -44,6 +45,14 @@ class ColumnPicker:
         """Show or hide the dropdowns."""
         return not shown, gr.update(visible=not shown)
 
+    def use_offer(self, event: gr.EventData) -> list[Any]:
+        """Choose the columns that the note offers for rows that are not for this as they are."""
+        act, offered = clicked(event)
+        if act != "columns":
+            return [gr.skip()] * len(self.components)
+        roles = json.loads(offered)
+        return [roles.get(path.removeprefix("columns."), "") for path in PATHS]
+
     def cleared(self) -> list[Any]:
         """Return the values after other data was chosen: empty and hidden."""
         return [gr.update(visible=False), False, *([""] * len(self.components))]
@@ -57,5 +66,9 @@ class ColumnPicker:
 def _note(look: rs.DataPreview) -> Node:
     if look.shape:
         return el("p", f"{read_as(look.shape, look.shape_reason)} You can choose other columns.")
+    if look.unfit:
+        use = button("Use these columns", "columns", json.dumps(look.instead), kind="mend")
+        return el("div", el("p", f"{look.unfit.what} {look.unfit.cure}"),
+                  use if look.instead else None)  # fmt: skip
     return el("p", "The column names are not recognised. Choose the question and the answer, or a "
                    "conversation, or plain text.")  # fmt: skip

@@ -10,7 +10,7 @@ from gradio.components import Component
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from ui.components import data_sets
+from ui.components import data_sets, units
 from ui.components.event_options import QUIET
 from ui.components.feedback import explain, failure_card
 from ui.components.forms import Form
@@ -57,6 +57,7 @@ class DataPicker:
         # Not in the line above: the next check of the data would overwrite the reason.
         self.refused = safe_view(NOTHING, label="Upload", elem_id="data-refused")
         self.columns = ColumnPicker(form)
+        self.placeholders = form.add("placeholders", visible=False, elem_id="train-placeholders")
         self._build_preview()
 
     def add_held_out(self) -> None:
@@ -113,7 +114,8 @@ class DataPicker:
         self.close.click(self.hide_preview, None, self.preview, **QUIET)
         self.data.change(self.hide_preview, None, self.preview, **QUIET)  # of other data
         self.data.input(forget, None, self.refused, **QUIET)
-        chosen = [*self.columns.emptied, drop_bad_rows, self.held_out]
+        chosen = [*self.columns.emptied, drop_bad_rows, self.held_out, self.placeholders]
+        self.columns.note.click(self.columns.use_offer, None, self.columns.components, **QUIET)
         self.data.focus(lambda source: source, self.data, self.left, **QUIET)
         self.data.input(self.choose, [self.data, self.left], chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
@@ -206,12 +208,17 @@ class DataPicker:
         return [gr.skip()] * len(afresh) if source == left else afresh
 
     def begin_anew(self) -> list[Any]:
-        """Reset what was chosen for other data: columns, dropped rows, held-out data."""
-        return [*self.columns.cleared(), False, ""]
+        """Reset what was chosen for other data: columns, dropped rows, held-out data, texts."""
+        return [*self.columns.cleared(), False, "", gr.update(value="", visible=False)]
 
-    def show_columns(self, check: Check) -> list[Any]:
-        """Offer the columns that the last check found."""
-        return self.columns.show(check.look)
+    @property
+    def drawn(self) -> list[Any]:
+        """The components that `show_findings` draws."""
+        return [*self.columns.drawn, self.placeholders]
+
+    def show_findings(self, check: Check, texts: str) -> list[Any]:
+        """Offer the columns that the last check found, and ask for the texts of placeholders."""
+        return [*self.columns.show(check.look), _asked_texts(check, texts)]
 
     def leave_bad_rows_out(self, event: gr.EventData) -> Any:
         """Leave out the rows that cannot be used."""
@@ -224,6 +231,22 @@ class DataPicker:
     def hide_preview(self) -> Any:
         """Hide the preview."""
         return gr.update(visible=False)
+
+
+def _asked_texts(check: Check, texts: str) -> Any:
+    """Show the field for placeholders where the data has some, with their names to fill in."""
+    stats = check.report.stats if check.report else None
+    found = stats.placeholders if stats else check.look.placeholders if check.look else ()
+    if not found:
+        if texts.strip():
+            return gr.update(visible=True)
+        return gr.skip() if check.look is None else gr.update(visible=False)
+    if texts.strip():
+        return gr.update(visible=True)
+    names = "\n".join(f"{each.name} = " for each in found)
+    rows = units.plural(max(each.rows for each in found), "row")
+    asks = f"{rows} of the data have places for your own words. Write each after its name."
+    return gr.update(visible=True, value=names, info=asks)
 
 
 def held_out_choices(sets: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -242,6 +265,7 @@ def preview_of(train: rq.Train) -> rq.PreviewData:
         data=train.data,
         columns=train.columns,
         max_length=train.longest,
+        long_examples=train.long_examples,
         drop_bad_rows=train.drop_bad_rows,
         **what_is_learned(train),
     )
@@ -249,7 +273,8 @@ def preview_of(train: rq.Train) -> rq.PreviewData:
 
 def what_is_learned(train: rq.Train) -> dict[str, Any]:
     """Return the settings of a run that decide which part of its examples has a loss."""
-    return {name: getattr(train, name) for name in ("answers", "learn_thoughts", "date")}
+    names = ("answers", "learn_thoughts", "date", "placeholders")
+    return {name: getattr(train, name) for name in names}
 
 
 def data_line(check: Check, source: str) -> Node:

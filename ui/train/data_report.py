@@ -4,10 +4,15 @@ from backend import results as rs
 from ui.components import units
 from ui.components.safe_view import Child, Node, button, el
 
+SHOWN_NAME = 60
 KINDS: dict[str, tuple[str, str]] = {
     "empty": ("Empty", "no answer or text to train on, or its weight is 0: left out"),
     "nothing": ("No tokens with loss", "the answer starts after the maximum length: left out"),
     "cut": ("Cut", "longer than the maximum length: the end is cut off"),
+    "pieces": (
+        "Split into pieces",
+        "longer than the maximum length: each piece is an example, and nothing is lost",
+    ),
     "duplicate": ("Duplicates", "the same as an earlier row: every copy is trained on"),
     "both": ("Also held out", "also in the held-out data: not trained on"),
     "special": (
@@ -49,7 +54,10 @@ def report(preview: rs.DataPreview, longest: int, *, left_out: bool = False) -> 
         "div",
         el("p", _what_it_is(preview)),
         *(el("p", note, cls="aw-small") for note in preview.notes),
+        _unfit(preview.unfit) if preview.unfit else None,
         bad_rows(preview, left_out=left_out),
+        _columns(preview) if preview.uses else None,
+        _lost(stats) if stats and stats.lost_share else None,
         lengths(stats.histogram, longest, stats.median) if stats and stats.histogram else None,
         _groups(stats.groups) if stats and stats.groups else None,
         cls="aw-data-report",
@@ -73,6 +81,35 @@ def _what_it_is(preview: rs.DataPreview) -> str:
     if not preview.quick:
         return f"{said} {shown}; the other rows are not checked yet."
     return f"{said} {shown}."
+
+
+def _lost(stats: rs.DataStats) -> Node:
+    share = units.percent(stats.lost_share)
+    said = f"{share} of the text to learn lies beyond the longest example and has no loss."
+    return el("p", el("strong", said), " Raise the longest example, or split longer examples.")
+
+
+def _unfit(unfit: rs.Problem) -> Node:
+    return el("p", el("strong", unfit.what), f" {unfit.cure}", cls="aw-note warn")
+
+
+def _columns(preview: rs.DataPreview) -> Node:
+    """Say what each column is read as, or that it is left out."""
+    uses = sorted(preview.uses, key=lambda each: not each.use)
+    items = [_column(each, preview.rows if preview.stats else 0) for each in uses]
+    return el("dl", *items, cls="aw-facts aw-columns", aria_label="Columns")
+
+
+def _column(column: rs.ColumnUse, rows: int) -> Node:
+    filled = f", in {units.plural(column.rows, 'row')}" if 0 < column.rows < rows else ""
+    use = f"{column.use}{filled}" if column.use else "left out"
+    if not column.rows:
+        use = f"{use}, empty" if column.use else "left out: it is empty"
+    return el(
+        "div",
+        el("dt", column.name[:SHOWN_NAME]),
+        el("dd", use, cls="" if column.use else "aw-quiet"),
+    )
 
 
 def bad_rows(preview: rs.DataPreview, *, left_out: bool) -> Node | None:

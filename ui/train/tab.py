@@ -74,7 +74,7 @@ class TrainTab:
             self.name = self.form.add("name", min_width=150, elem_id="train-name")
             for path in BASIC:
                 self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
-        self.hidden = [*BASIC, "name", "data", "processes"]
+        self.hidden = [*BASIC, "name", "data", "placeholders", "processes"]
         with (
             gr.Accordion(
                 self._advanced_label(0), open=False, elem_id="train-advanced"
@@ -164,7 +164,12 @@ class TrainTab:
             outputs=checked,
             trigger_mode="always_last",
             **QUIET,
-        ).then(self.picker.show_columns, self.check, self.picker.columns.drawn, **QUIET)
+        ).then(
+            self.picker.show_findings,
+            [self.check, self.picker.placeholders],
+            self.picker.drawn,
+            **QUIET,
+        )
         self.picker.data.change(
             self.suggest_name,
             [self.picker.data, self.name, self.suggested],

@@ -7,6 +7,7 @@ cannot be used is reported by its number, with the reason. Knows nothing of toke
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,21 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.engine.data import column_names as names
+from backend.engine.data import placeholders
 from backend.engine.data.row_formats import Row, Shape, first_row, shape_of
 from backend.engine.data.turns import (
     UNLEARNED,
     BadRow,
     Turns,
     read_tools,
-    require_text_only,
     weighs_nothing,
     with_thought,
 )
+from backend.engine.data.unfit_rows import is_rated_bad, require_no_media, require_no_pair
 from backend.engine.data_files import sources
 from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
 from backend.engine.data_files.sources import Table
 from backend.errors import DataError
-from backend.requests import Columns, PrepareData, PreviewData, Train
+from backend.files import read_limits
+from backend.requests import Columns, LongExamples, PrepareData, PreviewData, Train
 from backend.results import RowProblem
 
 MAX_PROBLEMS = 100
@@ -87,20 +91,56 @@ class Problems:
         self.count += other.count
 
 
+@dataclass
+class Noticed:
+    """What was seen while rows were read: columns with a value, and open placeholders, by rows."""
+
+    columns: Counter[str] = field(default_factory=Counter)
+    placeholders: Counter[str] = field(default_factory=Counter)
+
+    def row(self, row: Any) -> None:
+        """Count the columns in which a row has a value; a file may have any number of them."""
+        if not isinstance(row, dict):
+            return
+        room = len(self.columns) < read_limits.COLUMNS
+        for name, value in row.items():
+            if room or name in self.columns:
+                self.columns[name] += value not in NOTHING
+
+    def document(self, document: "Document") -> None:
+        """Count the placeholders that are left in a document's texts."""
+        found: set[str] = set()
+        placeholders.found_in(document.text, into=found)
+        for turn in document.turns:
+            placeholders.found_in(turn["content"], into=found)
+        if found and len(self.placeholders) < placeholders.MOST:
+            self.placeholders.update(found)
+
+    def extend(self, other: "Noticed") -> None:
+        self.columns.update(other.columns)
+        self.placeholders.update(other.placeholders)
+
+
+NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """What is learned of a conversation, and the date that a chat template shows."""
+    """What is learned of a conversation, and what its texts are made with."""
 
     last_only: bool = False
     """Only the last answer has a loss."""
     thoughts: bool = True
     """Thoughts before an answer have a loss."""
     date: str | None = None
-    """As 2026-11-30; None is today."""
+    """The date that a chat template shows, as 2026-11-30; None is today."""
+    placeholders: tuple[tuple[str, str], ...] = ()
+    """Names of placeholders, and the texts that replace them."""
 
     @classmethod
     def of(cls, request: "Train | PreviewData | PrepareData") -> "Learning":
-        return cls(request.answers == "last", request.learn_thoughts, request.date)
+        values = tuple(request.placeholder_values.items())
+        return cls(request.answers == "last", request.learn_thoughts, request.date, values)
 
 
 ALL = Learning()
@@ -115,11 +155,20 @@ class Part:
     shape: Shape
     learning: Learning = ALL
 
-    def documents(self, on_problem: Callable[[RowProblem], None]) -> Iterator[Document]:
+    def documents(
+        self, on_problem: Callable[[RowProblem], None], noticed: Noticed | None = None
+    ) -> Iterator[Document]:
         """Yield the usable rows in order; call `on_problem` for the others."""
+        values = dict(self.learning.placeholders)
+        filled = placeholders.filler(values) if values else None
         for number, row in self.table.rows():
+            if noticed:
+                noticed.row(row)
             try:
-                yield _to_document(number, row, self.shape)
+                document = _to_document(number, filled(row) if filled else row, self.shape)
+                if noticed:
+                    noticed.document(document)
+                yield document
             except BadRow as error:
                 what = str(error)
                 on_problem(
@@ -141,8 +190,15 @@ class DataSet:
     eval_share: float
     seed: int
     drop_bad_rows: bool = False
+    long_examples: LongExamples = "auto"
     notes: tuple[str, ...] = ()
     """Sentences on how the source is read and what of it is left out, for the data report."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether long examples are split into pieces rather than cut."""
+        is_text = all(part.shape.kind == "text" for part in self.parts)
+        return self.long_examples == "split" or (self.long_examples == "auto" and is_text)
 
     @property
     def shape(self) -> str:
@@ -193,6 +249,7 @@ def read(
     columns: Columns | None = None,
     held_out: str | None = None,
     drop_bad_rows: bool = False,
+    long_examples: LongExamples = "auto",
     learning: Learning = ALL,
 ) -> DataSet:
     """Open a bundled set, a file, a folder or a Hub data set, and its held-out data.
@@ -212,7 +269,7 @@ def read(
         apart = _parts(own.name, tables, columns, parts[0].shape)
         notes += _notes(own)
     parts, apart = ([replace(part, learning=learning) for part in each] for each in (parts, apart))
-    return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows, notes)
+    return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows, long_examples, notes)
 
 
 def _notes(found: sources.Source) -> tuple[str, ...]:
@@ -230,6 +287,7 @@ def of_run(train: Train) -> DataSet:
         columns=train.columns,
         held_out=train.held_out,
         drop_bad_rows=train.drop_bad_rows,
+        long_examples=train.long_examples,
         learning=Learning.of(train),
     )
 
@@ -319,11 +377,17 @@ def _to_document(number: int, row: Any, shape: Shape) -> Document:
         raise BadRow(row.what, row.value)
     if not isinstance(row, dict):
         raise BadRow("it has no named columns", row)
+    if not shape.is_chosen:
+        require_no_pair(row)
+        require_no_media(row)
     content = shape.convert(row)
+    there = names.beside(tuple(row))
+    beside = {names.normal(name): row[name] for name in (*there.weights, *there.thoughts)}
+    unlearned = weighs_nothing(beside) or (shape.is_chosen and is_rated_bad(row))
     if isinstance(content, str):
-        return Document(number, text=content)
-    require_text_only(row)
-    content = with_thought(content, row)
-    if weighs_nothing(row):
+        return Document(number, text="" if unlearned else content)
+    content = with_thought(content, beside)
+    if unlearned:
         content = [{**turn, UNLEARNED: True} for turn in content]
-    return Document(number, turns=content, tools=read_tools(row.get("tools")))
+    tools = next((row[name] for name in there.tools), None)
+    return Document(number, turns=content, tools=read_tools(tools))

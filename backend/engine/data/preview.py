@@ -11,14 +11,17 @@ from typing import Any
 from backend.engine.core.job_control import Control
 from backend.engine.data import dataset, tokenization
 from backend.engine.data.chat_rendering import is_blank
-from backend.engine.data.dataset import DataSet, Document, Learning
+from backend.engine.data.dataset import DataSet, Document, Learning, Noticed
 from backend.engine.data.row_formats import first_row
+from backend.engine.data.statistics import columns_of, join_noticed, open_placeholders
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.data.token_cache import TokenStore
+from backend.engine.data.unfit_rows import Unfit
 from backend.engine.data_files.sources import first_rows, open_source
 from backend.engine.models import model_skeleton
 from backend.engine.session import Session
 from backend.errors import DataError, NotFound
+from backend.files import read_limits
 from backend.requests import PrepareData, PreviewData
 from backend.results import (
     DataPreview,
@@ -26,10 +29,13 @@ from backend.results import (
     Example,
     ModelFacts,
     PreparedData,
+    Problem,
     RowProblem,
 )
 
 SHOWN_LENGTH = 20_000
+LOOKED_AT = 50
+"""So many rows are looked at for columns that the first one does not have."""
 QUICK_BYTES = 2 * 1024**2
 """So many bytes are checked in a few seconds even on slow machines."""
 
@@ -51,13 +57,15 @@ def preview(
     try:
         source = dataset.read(
             request.data, eval_share=0.0, seed=0, columns=request.columns,
-            drop_bad_rows=request.drop_bad_rows, learning=Learning.of(request),
+            drop_bad_rows=request.drop_bad_rows, long_examples=request.long_examples,
+            learning=Learning.of(request),
         )  # fmt: skip
-    except DataError:
+    except DataError as error:
         if request.columns.given or not columns:
             raise
-        return _unrecognised(request.data, columns)
-    problems, examples = _first_examples(source, tokenizer, request)
+        return _unrecognised(request.data, columns, error)
+    noticed = Noticed()
+    problems, examples = _first_examples(source, tokenizer, request, noticed)
     parts = [*source.parts, *source.held_out_parts]
     quick = _is_quick(source) or all(store.knows(part, tokenizer) for part in parts)
     shown = DataPreview(
@@ -71,6 +79,7 @@ def preview(
         notes=source.notes,
         columns=columns,
         quick=quick,
+        **_noticed(source, noticed),
     )
     if not request.every_row:
         return shown.model_copy(update={"rows": sum(part.table.count() for part in parts)})
@@ -81,8 +90,18 @@ def preview(
             "problems": prepared.problems.first,
             "bad": prepared.problems.count,
             "stats": _stats(source, prepared, request),
+            **_noticed(source, join_noticed(prepared.main, prepared.apart)),
         }
     )
+
+
+def _noticed(source: DataSet, noticed: Noticed) -> dict[str, Any]:
+    """Return what the columns are read as, and the placeholders without a text."""
+    part = source.parts[0]
+    return {
+        "uses": columns_of(part.shape, noticed),
+        "placeholders": open_placeholders(noticed, part.learning),
+    }
 
 
 def prepare(
@@ -118,16 +137,30 @@ def _tokenizer(session: Session, facts: ModelFacts | None) -> Any:
 
 
 def _columns(source: str) -> tuple[str, ...]:
-    """Return the names of the columns; none where rows have none."""
+    """Return the names of the columns in the first rows; none where rows have none."""
     try:
-        return tuple(map(str, first_row(first_rows(open_source(source).tables))))
+        rows = first_rows(open_source(source).tables)
+        found = dict.fromkeys(map(str, first_row(rows)))
+        for row in islice(rows, LOOKED_AT):
+            if isinstance(row, dict) and len(found) < read_limits.COLUMNS:
+                found |= dict.fromkeys(map(str, row))
+        return tuple(found)
     except DataError:
         return ()
 
 
-def _unrecognised(source: str, columns: tuple[str, ...]) -> DataPreview:
-    rows = sum(table.count() for table in open_source(source).tables)
-    return DataPreview(rows=rows, problems=[], stats=None, examples=[], columns=columns)
+def _unrecognised(source: str, columns: tuple[str, ...], error: DataError) -> DataPreview:
+    """Return a preview without a format: unknown columns, or rows that are not for this."""
+    opened = open_source(source)
+    rows = sum(table.count() for table in opened.tables)
+    shown = DataPreview(
+        rows=rows, problems=[], stats=None, examples=[], columns=columns, notes=opened.notes
+    )
+    if not isinstance(error, Unfit):
+        return shown
+    instead = error.instead.model_dump(exclude_none=True) if error.instead else {}
+    unfit = Problem(what=error.what, cure=error.cure)
+    return shown.model_copy(update={"unfit": unfit, "instead": instead})
 
 
 def _is_quick(source: DataSet) -> bool:
@@ -136,12 +169,12 @@ def _is_quick(source: DataSet) -> bool:
 
 
 def _first_examples(
-    source: DataSet, tokenizer: Any, request: PreviewData
+    source: DataSet, tokenizer: Any, request: PreviewData, noticed: Noticed
 ) -> tuple[list[RowProblem], list[Example]]:
     """Return the first rows; a row that the base's template cannot render is a problem."""
     problems: list[RowProblem] = []
     examples: list[Example] = []
-    documents = (d for part in source.parts for d in part.documents(problems.append))
+    documents = (d for part in source.parts for d in part.documents(problems.append, noticed))
     for document in islice(documents, request.rows):
         try:
             texts = tokenization.encode(

@@ -6,8 +6,17 @@ used raises `BadRow` with the wrong value. Knows nothing of files or tokens.
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from backend.engine.data import column_names as names
+from backend.engine.data import unfit_rows
+from backend.engine.data.row_context import (
+    after_system,
+    followed,
+    uses_beside,
+    with_context,
+    with_extra,
+)
 from backend.engine.data.turns import SHOWN_VALUE, BadRow, Turns, read_turns, shortened, whole
 from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
@@ -16,23 +25,30 @@ from backend.requests import Columns
 
 Row = dict[str, Any]
 Content = Turns | str
-SYSTEM = "system"
+Kind = Literal["conversation", "pair", "text"]
 SHOWN_COLUMNS = 20
 
 
 class Shape(NamedTuple):
-    """How rows are read, and why. Two formats with the same `spec` read every row the same way."""
+    """How rows are read, and why. Two formats with the same `spec` read every row the same way.
+
+    `columns` says what the columns with the texts are read as. What else a row has is read as well
+    (`row_context`), unless the user chose the columns (`is_chosen`).
+    """
 
     name: str
+    kind: Kind
     reason: str
     spec: str
     convert: Callable[[Row], Content]
+    columns: dict[str, str]
+    is_chosen: bool = False
 
-
-class _Known(NamedTuple):
-    columns: tuple[str, ...]
-    convert: Callable[[Row], Content]
-    takes_system: bool
+    def uses(self, columns: Iterable[str]) -> dict[str, str]:
+        """Say what each column of the table is read as; empty where it is left out."""
+        listed = tuple(columns)
+        used = uses_beside(listed, self.kind, is_chosen=self.is_chosen) | self.columns
+        return {column: used.get(column, "") for column in listed}
 
 
 def first_row(rows: Iterable[Any]) -> Row:
@@ -66,79 +82,69 @@ def _listed(columns: list[str]) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-def recognise(columns: Iterable[str]) -> Shape | None:
-    """Return the format that fits the columns; None where no known format does."""
-    there = set(columns)
-    for name, known in KNOWN.items():
-        if there.issuperset(known.columns):
-            return _known_shape(name, known, SYSTEM in there and known.takes_system)
-    return None
+def shape_of(first: Row, chosen: Columns) -> Shape:
+    """Return the format chosen by the user, else the recognised one, by the first row.
 
-
-def shape_of(columns: Iterable[str], chosen: Columns) -> Shape:
-    """Return the format chosen by the user, else the recognised one; raises DataError."""
-    columns = list(map(str, columns))
+    Raises DataError where no format fits, or `Unfit` where the rows are not for this.
+    """
+    columns = [str(name) for name in first]
     if chosen.given:
         return _chosen_shape(chosen, columns)
+    unfit_rows.require_fit(first)
     shape = recognise(columns)
     if shape is None:
-        almost = recognise(column.strip().lower() for column in columns)
-        hint = "Write the column names in lower case, without spaces around them. Or: "
         raise DataError(
             f"None of the columns ({_listed(columns)}) is recognised as training text.",
-            cure=(hint if almost else "")
-            + "Choose which column is the question and which the answer, or name them messages, "
+            cure="Choose which column is the question and which the answer, or name them messages, "
             "conversations, prompt and completion, instruction (with input) and output, "
             "question and answer, or text.",
         )
     return shape
 
 
-def _known_shape(name: str, known: _Known, with_system: bool) -> Shape:
-    words = "the column " if len(known.columns) == 1 else "the columns "
-    reason = f"it has {words}{' and '.join(known.columns)}"
-    if not with_system:
-        return Shape(name, reason, name, known.convert)
-
-    def convert(row: Row) -> Content:
-        return _after_system(row, SYSTEM, known.convert(row))
-
-    return Shape(name, f"{reason}, with the system prompt in {SYSTEM}", f"{name}+system", convert)
+def recognise(columns: Iterable[str]) -> Shape | None:
+    """Return the format that fits the columns; None where no known format does."""
+    own = names.spelt(columns)
+    for name in names.CONVERSATION:
+        if name in own:
+            return _conversation(name, own[name])
+    pair = next((pair for pair in names.PAIRS if pair[0] in own and pair[1] in own), None)
+    if pair is None:
+        question = next((name for name in names.QUESTION if name in own), None)
+        answer = next((name for name in names.ANSWER if name in own), None)
+        pair = (question, answer) if question and answer else None
+    if pair is not None:
+        return _pair(f"{pair[0]} + {pair[1]}", own[pair[0]], own[pair[1]])
+    return _plain(own[names.TEXT]) if names.TEXT in own else None
 
 
 # -- the shapes ----------------------------------------------------------------------------------
 
 
-def _messages(row: Row) -> Content:
-    return read_turns(row.get("messages"), "messages")
+def _conversation(name: str, column: str) -> Shape:
+    def convert(row: Row) -> Content:
+        return with_context(row, read_turns(row.get(column), column))
+
+    reason = f"it has the column {column}"
+    return Shape(name, "conversation", reason, name, convert, {column: "the conversation"})
 
 
-def _conversations(row: Row) -> Content:
-    return read_turns(row.get("conversations"), "conversations")
+def _pair(name: str, question: str, answer: str) -> Shape:
+    def convert(row: Row) -> Content:
+        asked = with_extra(row, _said(row, question, "user"), besides=(question, answer))
+        return with_context(row, _asked(asked, _said(row, answer, "assistant")))
+
+    reason = f"it has the columns {question} and {answer}"
+    columns = {question: "the question", answer: "the answer"}
+    return Shape(name, "pair", reason, name, convert, columns)
 
 
-def _alpaca(row: Row) -> Content:
-    prompt, answer = _text(row, "instruction"), _text(row, "output")
-    extra = _text(row, "input") if row.get("input") else ""
-    return _asked(f"{prompt}\n\n{extra}" if extra else prompt, answer)
+def _plain(column: str) -> Shape:
+    def convert(row: Row) -> Content:
+        return _text(row, column)
 
-
-def _pair(prompt: str, answer: str) -> Callable[[Row], Content]:
-    return lambda row: _asked(_text(row, prompt), _text(row, answer))
-
-
-def _plain(row: Row) -> Content:
-    return _text(row, "text")
-
-
-KNOWN: dict[str, _Known] = {
-    "messages": _Known(("messages",), _messages, True),
-    "conversations": _Known(("conversations",), _conversations, True),
-    "prompt + completion": _Known(("prompt", "completion"), _pair("prompt", "completion"), True),
-    "instruction + output": _Known(("instruction", "output"), _alpaca, True),
-    "question + answer": _Known(("question", "answer"), _pair("question", "answer"), True),
-    "text": _Known(("text",), _plain, False),
-}
+    reason = f"it has the column {column}"
+    return Shape("text", "text", reason, "text", convert, {column: "plain text"})
 
 
 def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
@@ -148,37 +154,64 @@ def _chosen_shape(chosen: Columns, columns: list[str]) -> Shape:
             raise DataError(
                 f"{label}: there is no column {column!r}.", cure=f"Columns: {_listed(columns)}."
             )
+    kind: Kind = "text" if chosen.text else "conversation" if chosen.conversation else "pair"
+    convert = {"text": _chosen_text, "conversation": _chosen_turns, "pair": _chosen_pair}[kind]
+    said = ", ".join(f"{column} as {label.lower()}" for label, column in chosen.named())
+    spec = f"chosen {json.dumps(chosen.model_dump(exclude_none=True), sort_keys=True)}"
+    uses = {column: f"the {label.lower()}" for label, column in chosen.named()}
+    return Shape(
+        "chosen columns", kind, f"you chose {said}", spec, convert(chosen), uses, is_chosen=True
+    )
+
+
+def _chosen_text(chosen: Columns) -> Callable[[Row], Content]:
+    return lambda row: _cell(row, str(chosen.text))
+
+
+def _chosen_turns(chosen: Columns) -> Callable[[Row], Content]:
+    column = str(chosen.conversation)
+    return lambda row: after_system(row, chosen.system, read_turns(row.get(column), column))
+
+
+def _chosen_pair(chosen: Columns) -> Callable[[Row], Content]:
+    prompt, answer = str(chosen.prompt), str(chosen.answer)
 
     def convert(row: Row) -> Content:
-        if chosen.text:
-            return _cell(row, chosen.text)
-        if chosen.conversation:
-            content: Content = read_turns(row.get(chosen.conversation), chosen.conversation)
-        else:
-            assert chosen.prompt is not None
-            assert chosen.answer is not None
-            content = _asked(_cell(row, chosen.prompt), _cell(row, chosen.answer))
-        return _after_system(row, chosen.system, content) if chosen.system else content
+        asked = _said(row, prompt, "user", numbers=True)
+        if chosen.context and row.get(chosen.context) not in (None, ""):
+            asked = followed(asked, _cell(row, chosen.context))
+        turns = _asked(asked, _said(row, answer, "assistant", numbers=True))
+        return after_system(row, chosen.system, turns)
 
-    said = ", ".join(f"{column} as {label.lower()}" for label, column in chosen.named())
-    spec = f"chosen {json.dumps(chosen.model_dump(), sort_keys=True)}"
-    return Shape("chosen columns", f"you chose {said}", spec, convert)
+    return convert
 
 
-def _asked(prompt: str, answer: str) -> Turns:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+def _asked(asked: Turns, answered: Turns) -> Turns:
+    """Join a question and its answer; an answer may repeat the question that it belongs to.
 
-
-def _after_system(row: Row, column: str, content: Content) -> Content:
-    """Put a row's system prompt, if it has one, before its conversation."""
-    if not row.get(column) or isinstance(content, str):
-        return content
-    if content[0]["role"] == "system":
-        raise BadRow(f"it has a system prompt in {column} and another in its turns", row[column])
-    return [{"role": "system", "content": _text(row, column)}, *content]
+    So does the better answer of a preference pair, as some data sets write it.
+    """
+    if answered[: len(asked)] == asked and len(answered) > len(asked):
+        return answered
+    if answered[0]["role"] not in ("assistant", "tool"):
+        raise BadRow("its answer begins with a turn of another role", answered[0]["content"])
+    return [*asked, *answered]
 
 
 # -- values --------------------------------------------------------------------------------------
+
+
+def _said(row: Row, column: str, role: str, *, numbers: bool = False) -> Turns:
+    """Return what a column says, as one turn or, where it holds a list of turns, as these."""
+    value = row.get(column)
+    if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD's answers
+        value = value["text"]
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return [{"role": role, "content": whole(value[0], column)}]
+    if isinstance(value, list | dict) and value:
+        return read_turns(value if isinstance(value, list) else [value], column)
+    text = _cell(row, column) if numbers else _text(row, column)
+    return [{"role": role, "content": text}]
 
 
 def _text(row: Row, column: str) -> str:

@@ -8,12 +8,12 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.data.dataset import Keys, Problems
+from backend.engine.data.dataset import Keys, Noticed, Problems
 from backend.results.training import place_of
 
 Ints = NDArray[np.int64]
@@ -70,6 +70,7 @@ class Encoded:
     files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     """The first row of each file, and its name."""
     problems: Problems = field(default_factory=Problems)
+    noticed: Noticed = field(default_factory=Noticed)
     refusal: tuple[str, str] | None = None
     """The error and the hint for the first row that the base's template cannot render."""
 
@@ -117,9 +118,10 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     """Return the rows of several tables as one; a single table is returned without a copy."""
     if len(parts) == 1:
         return parts[0]
-    problems = Problems()
+    problems, noticed = Problems(), Noticed()
     for part in parts:
         problems.extend(part.problems)
+        noticed.extend(part.noticed)
     starts = np.cumsum([0, *(len(part.ids) for part in parts)])
     offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
     first_rows = np.cumsum([0, *(len(part) for part in parts)]).tolist()
@@ -136,8 +138,56 @@ def join(parts: Sequence[Encoded]) -> Encoded:
         files=[(row, p.files[0][1]) for row, p in zip(first_rows, parts, strict=False)]
         or [(0, "")],
         problems=problems,
+        noticed=noticed,
         refusal=next((part.refusal for part in parts if part.refusal), None),
     )
+
+
+def in_pieces(encoded: Encoded, longest: int, bos: int | None) -> Encoded:
+    """Return the rows with those above `longest` tokens split into pieces of about equal length.
+
+    A row's pieces follow one another with the row's number, and each is an example of its own: it
+    has its own key, so that a part of one long text can be held out. Where a row begins with the
+    token `bos`, so do its later pieces.
+    """
+    lengths, starts = encoded.lengths, encoded.offsets[:-1]
+    if not (lengths > longest).any():
+        return encoded
+    first = np.append(encoded.ids, -1)[starts]
+    marked = (first == bos) & (lengths > longest)
+    counts = np.where(lengths > longest, -(-lengths // np.maximum(longest - marked, 1)), 1)
+    row = np.repeat(np.arange(len(encoded)), counts)
+    piece = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begins = starts[row] + lengths[row] * piece // counts[row]
+    added = marked[row] & (piece > 0)
+    return replace(
+        encoded,
+        ids=_with(encoded.ids, begins[added], bos),
+        learned=_with(encoded.learned, begins[added], False),
+        offsets=np.append(begins + np.cumsum(added) - added, len(encoded.ids) + int(added.sum())),
+        numbers=encoded.numbers[row],
+        keys=encoded.keys[row] + piece.astype(np.uint64) * KEY_STEP,
+        blank=encoded.blank[row],
+        special=encoded.special[row],
+        asked=np.where((piece == 0)[:, None], encoded.asked[row], 0),
+        remarks=encoded.remarks[row],
+        files=_moved(encoded.files, np.cumsum(counts) - counts),
+    )
+
+
+KEY_STEP = np.uint64(0x9E3779B97F4A7C15)
+"""An odd number far from others, so that keys of pieces, which wrap around, do not meet."""
+
+
+def _with(values: NDArray[Any], places: Ints, value: Any) -> NDArray[Any]:
+    """Insert a value at places; without any, the array is not copied."""
+    return np.insert(values, places, value) if len(places) else values
+
+
+def _moved(files: list[tuple[int, str]], first: Ints) -> list[tuple[int, str]]:
+    """Return where files begin; `first`, (rows,), is where each old row begins now."""
+    end = int(first[-1]) + 1 if len(first) else 0
+    return [(int(first[row]) if row < len(first) else end, name) for row, name in files]
 
 
 class Documents(Sequence[Tokens]):

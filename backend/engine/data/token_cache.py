@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import tokenizers
 import transformers
 
-from backend.engine.data.dataset import Learning, Part, Problems
+from backend.engine.data.dataset import Learning, Noticed, Part, Problems
 from backend.engine.data.token_arrays import Encoded
 from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import WorkbenchError
@@ -27,7 +28,7 @@ from backend.files.atomic_files import new_folder
 from backend.results import RowProblem
 
 log = logging.getLogger(__name__)
-FORMAT = 4
+FORMAT = 5
 """Raised when the rule changes by which a text is rendered or has a loss, so that nothing of before
 is used again."""
 LIMIT_BYTES = 2 * 1024**3
@@ -106,7 +107,8 @@ def _what_is_learned(learning: Learning, tokenizer: Any) -> list[Any]:
     """Name what the tokens depend on besides text and template: the date only where it is shown."""
     dated = tokenizer.chat_template and ChatTemplate(tokenizer).shows_date
     today = learning.date or date.today().isoformat()
-    return [learning.last_only, learning.thoughts, today if dated else ""]
+    shown = today if dated else ""
+    return [learning.last_only, learning.thoughts, shown, learning.placeholders]
 
 
 def _mark(tokenizer: Any) -> str:
@@ -131,6 +133,8 @@ def _write(folder: Path, encoded: Encoded) -> None:
         "bad": encoded.problems.count,
         "problems": [problem.model_dump() for problem in encoded.problems.first],
         "refusal": encoded.refusal,
+        "columns": encoded.noticed.columns,
+        "placeholders": encoded.noticed.placeholders,
     }
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
@@ -145,6 +149,7 @@ def _read(folder: Path, file: str) -> Encoded | None:
             **arrays,
             files=[(0, file)],
             problems=Problems(facts["bad"], known),
+            noticed=Noticed(Counter(facts["columns"]), Counter(facts["placeholders"])),
             refusal=tuple(facts["refusal"]) if facts["refusal"] else None,
         )
         if not _is_whole(encoded, facts):

@@ -32,6 +32,7 @@ from backend.engine.data.dataset import (
     DataSet,
     Document,
     Learning,
+    Noticed,
     Part,
     Problems,
     refuse,
@@ -39,7 +40,7 @@ from backend.engine.data.dataset import (
 )
 from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, tokens_of
 from backend.engine.data.statistics import stats_of
-from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
+from backend.engine.data.token_arrays import Documents, Encoded, Tokens, in_pieces, join
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.templates.answers import Remark
 from backend.errors import DataError
@@ -69,6 +70,8 @@ class Prepared:
 
     main: Encoded
     apart: Encoded
+    bos: int | None = None
+    """The token with which a text begins, if the base has one."""
 
     @property
     def rows(self) -> int:
@@ -124,14 +127,20 @@ def prepare(
     def encoded(parts: Sequence[Part]) -> Encoded:
         return join([_encoded(part, tokenizer, store, control) for part in parts])
 
-    return Prepared(encoded(data.parts), encoded(data.held_out_parts))
+    main, apart = encoded(data.parts), encoded(data.held_out_parts)
+    return Prepared(main, apart, tokenizer.bos_token_id)
 
 
 def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
-    """Split and cut tokenised tables; raises DataError where no example is left."""
+    """Hold out examples and fit them to the length; raises DataError where none is left."""
     main, apart = prepared.main, prepared.apart
+    if data.splits:
+        main, apart = (in_pieces(each, max_length, prepared.bos) for each in (main, apart))
     learned, held_out = split(main.keys, data, apart.keys)
-    stats = stats_of(data, prepared.main, apart, learned=learned, longest=max_length)
+    stats = stats_of(
+        data, main, apart, whole=(prepared.main, prepared.apart), learned=learned,
+        longest=max_length,
+    )  # fmt: skip
     usable = main.learned_within(max_length) > 0
     train = Documents(main, learned[usable[learned]], max_length)
     if data.held_out_parts:
@@ -139,9 +148,9 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
     else:
         kept = Documents(main, held_out[usable[held_out]], max_length)
     if not train:
-        if prepared.main.refusal and not len(main):
+        if main.refusal and not len(main):
             _refuse(prepared)
-        raise _nothing(prepared, max_length)
+        raise _nothing(main, prepared.rows, max_length)
     return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
 
 
@@ -169,7 +178,7 @@ def encode(
 def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> Encoded:
     """Tokenise a table batch by batch; only one batch of text is in memory at a time."""
     gathered = _Gathered(part.table.file, special_tokens(tokenizer))
-    documents = part.documents(gathered.problems.add)
+    documents = part.documents(gathered.problems.add, gathered.noticed)
     total = max(part.table.count(), 1) if control else 1
     with _short_collections():
         for batch in _ahead(documents, tokenizer, part.learning):
@@ -250,6 +259,7 @@ class _Gathered:
 
     def __init__(self, file: str, special: "re.Pattern[str]") -> None:
         self.problems = Problems()
+        self.noticed = Noticed()
         self._file = file
         self._special_tokens = special
         self._ids: list[Any] = []
@@ -306,6 +316,7 @@ class _Gathered:
             special=np.array(self._special, dtype=np.bool_),
             files=[(0, self._file)],
             problems=self.problems,
+            noticed=self.noticed,
             refusal=self._refusal,
         )
 
@@ -360,14 +371,27 @@ def _refuse(prepared: Prepared) -> None:
     refuse(problems, prepared.rows)
 
 
-def _nothing(prepared: Prepared, max_length: int) -> DataError:
-    if prepared.main.learned_within(max_length).any():
+def require_filled(train: Train, stats: DataStats) -> None:
+    """Raise DataError where placeholders would be learned as they stand."""
+    if not stats.placeholders or train.placeholders == []:
+        return
+    first = stats.placeholders[0].name
+    listed = ", ".join(f"{{{{{each.name}}}}} in {each.rows:,} rows" for each in stats.placeholders)
+    raise DataError(
+        f"The data has placeholders without a text: {listed}.",
+        cure=f"Write a text for each under Placeholders, such as {first} = Ada. To train on one as "
+        f"it stands, write {first} = {{{{{first}}}}}.",
+    )
+
+
+def _nothing(main: Encoded, rows: int, max_length: int) -> DataError:
+    if main.learned_within(max_length).any():
         return DataError(
             "Every example is held out, so none is left for training.",
             cure="Choose other held-out data.",
         )
     return DataError(
-        f"None of the {prepared.rows:,} examples has a token with loss: the answers are empty "
+        f"None of the {rows:,} examples has a token with loss: the answers are empty "
         f"or start after the first {max_length} tokens.",
         cure="Add answers to the examples, or raise the longest example.",
     )

@@ -6,30 +6,43 @@ nothing of files, columns or tokens.
 """
 
 import json
+import re
 from typing import Any
+
+from backend.engine.data import column_names as names
 
 Turn = dict[str, Any]
 Turns = list[Turn]
 ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "ipython": "tool",
-}
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(
+        ("user", "human", "prompter", "customer", "client", "question", "instruction"), "user"
+    ),
+    **dict.fromkeys(
+        (
+            "assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "bing", "bard",
+            "claude", "gemini", "llm", "agent", "answer", "response", "function_call", "tool_call",
+        ),
+        "assistant",
+    ),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "tool_response", "ipython", "function_response"), "tool"
+    ),
+}  # fmt: skip
+"""Roles by the names that they have in public data, in lower case."""
 CALLS = ("function_call", "tool_call")
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
-WEIGHTS = frozenset(("weight", "loss_weight", "train", "loss"))
+SPEAKERS = ("role", "from", "speaker", "author", "sender")
+WORDS = ("content", "value", "text", "message", "utterance", "parts")
+PAIR_OF_TURNS = (
+    ("human", "assistant"), ("user", "assistant"), ("human", "gpt"), ("user", "bot"),
+    ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),
+)  # fmt: skip
+"""Keys of an object that holds a question and its answer, as in some conversations."""
+THOUGHTS = names.THOUGHTS
+WEIGHTS = frozenset(names.WEIGHTS)
 THOUGHT_NAMES = frozenset(THOUGHTS)
-MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+MEDIA_LINE = re.compile(r"^\s*<(image|video|audio)>|<(image|video|audio)>\s*$", re.MULTILINE)
+"""A picture's place in a question, as LLaVA's data and others mark it."""
 UNLEARNED = "unlearned"
 """Marks a turn of the assistant that has no loss."""
 SHOWN_VALUE = 80
@@ -50,7 +63,33 @@ def read_turns(value: Any, column: str) -> Turns:
         raise BadRow(f"{column} is not a list of turns", value)
     if not value:
         raise BadRow(f"{column} is an empty list")
-    return _with_names([_turn(turn) for turn in value])
+    return _with_names([turn for each in value for turn in _turns(each)])
+
+
+def read_history(value: Any, column: str) -> Turns:
+    """Read the turns before a question: pairs of question and answer, or a list of turns."""
+    value = _from_json(value, f"{column} is not a JSON list")
+    if not isinstance(value, list):
+        raise BadRow(f"{column} is not a list of turns", value)
+    turns: Turns = []
+    for each in value:
+        if isinstance(each, list | tuple):
+            if len(each) != 2 or not all(isinstance(text, str) for text in each):
+                raise BadRow(f"{column} is not a list of questions with their answers", each)
+            turns += _asked_and_answered(*each)
+        else:
+            turns += _turns(each)
+    return turns
+
+
+def system_text(value: Any, column: str) -> str:
+    """Read a system prompt: a text, or a turn that holds one; raises BadRow."""
+    if isinstance(value, dict):
+        said = next((value[key] for key in WORDS if value.get(key)), None)
+        value = "".join(_part(part) for part in said) if isinstance(said, list) else said
+    if not isinstance(value, str):
+        raise BadRow(f"{column} is {shortened(value)}, not text", value)
+    return whole(value, column)
 
 
 def read_tools(value: Any) -> list[dict[str, Any]] | None:
@@ -98,38 +137,60 @@ def with_thought(turns: Turns, row: dict[str, Any]) -> Turns:
     return [*turns[:-1], {**last, "reasoning_content": whole(thought, "a thought")}]
 
 
-def require_text_only(row: dict[str, Any]) -> None:
-    """Raise BadRow where a row has pictures, sounds or films beside its text."""
-    for name in MEDIA:
-        if row.get(name):
-            raise BadRow(f"it has {name}, and only text is supported", row[name])
+def _turns(turn: Any) -> Turns:
+    """Read one turn, or an object that holds a question and its answer."""
+    if isinstance(turn, dict) and not any(key in turn for key in SPEAKERS):
+        for asked, answered in PAIR_OF_TURNS:
+            if isinstance(turn.get(asked), str) and isinstance(turn.get(answered), str):
+                return _asked_and_answered(turn[asked], turn[answered])
+    return [_turn(turn)]
+
+
+def _asked_and_answered(asked: str, answered: str) -> Turns:
+    return [
+        {"role": "user", "content": whole(asked, "a turn")},
+        {"role": "assistant", "content": whole(answered, "a turn")},
+    ]
 
 
 def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow("a turn has no role and content", turn)
     said, name, key = _said_by(turn)
-    role = ROLES.get(name) if isinstance(name, str) else None
+    role = role_of(name)
     if role is None:
         known = "system, user, assistant or tool"
         if "from" in turn:
             known = "human, gpt, system, function_call or observation"
         raise BadRow(f"the role {name!r} is not {known}", name)
+    for media in names.beside(tuple(map(str, turn))).media:
+        if turn.get(media):
+            raise BadRow(f"a turn has {media}, and only text is supported", turn[media])
     read: Turn = {"role": role, "content": ""}
-    if name in CALLS and not turn.get("tool_calls"):
+    if str(name).strip().lower() in CALLS and not turn.get("tool_calls"):
         read["tool_calls"] = _calls(_from_json(said, "a call of a tool is not JSON"))
     else:
         read["content"] = _content(said, turn, role, key)
     return _with_the_rest(read, turn)
 
 
+def role_of(name: Any) -> str | None:
+    """Return the role that a name stands for, in any letter case; None where it is unknown."""
+    if not isinstance(name, str):
+        return None
+    plain = name.strip().lower()
+    return ROLES.get(plain) or ("assistant" if plain.startswith("gpt-") else None)
+
+
 def _said_by(turn: Turn) -> tuple[Any, Any, str]:
     """Return what a turn says, the name of its role, and the key that holds the words."""
     if isinstance(turn.get("from"), str) and "value" in turn:
         return turn["value"], turn["from"], "value"
-    if not ("content" in turn or ("role" in turn and _has_calls(turn))):
+    speaker = next((key for key in SPEAKERS if isinstance(turn.get(key), str)), "role")
+    key = next((each for each in WORDS if each in turn), "")
+    if not (key or (speaker in turn and _has_calls(turn))):
         raise BadRow("a turn has no role and content", turn)
-    return turn.get("content"), turn.get("role"), "content"
+    return turn.get(key or "content"), turn.get(speaker), key or "content"
 
 
 def _has_calls(turn: Turn) -> bool:
@@ -146,6 +207,9 @@ def _content(said: Any, turn: Turn, role: str, key: str) -> str:
         said = json.dumps(said, ensure_ascii=False)
     if not isinstance(said, str):
         raise BadRow(f"a turn has no text as its {key}", turn)
+    if role == "user" and "<" in said and (found := MEDIA_LINE.search(said)):
+        kind = found[1] or found[2]
+        raise BadRow(f"a question refers to a file with <{kind}>, and only text is supported")
     return whole(said, "a turn")
 
 

@@ -5,6 +5,7 @@ from backend.engine.data.dataset import FEWEST
 from backend.requests import Train
 from backend.results import DataStats
 
+SHOWN_COLUMNS = 8
 UNUSUAL = 5  # times the usual learning rate: worth a note, but may still be right
 
 
@@ -17,7 +18,10 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
             "from that adapter, not from the form."
         )
     if stats.cut:
-        notes.append(f"Cut because longer than {train.longest} tokens: {_examples(stats.cut)}.")
+        notes.append(
+            f"Cut because longer than {train.longest} tokens: {_examples(stats.cut)}, with "
+            f"{_percent(stats.lost_share)} of the text to learn. They can be split instead."
+        )
     if stats.dropped:
         notes.append(f"Left out because no token has a loss: {_examples(stats.dropped)}.")
     if stats.bad:
@@ -25,6 +29,12 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
     if stats.overlap:
         notes.append(f"Also held out, so not used for training: {_examples(stats.overlap)}.")
     kinds = {group.kind: group.count for group in stats.groups}
+    if pieces := kinds.get("pieces"):
+        notes.append(
+            f"Split into pieces because longer than {train.longest} tokens: {_examples(pieces)}."
+        )
+    if left_out := [column.name for column in stats.columns if not column.use and column.rows]:
+        notes.append(f"Columns left out: {_listed(left_out)}.")
     if double := kinds.get("duplicate"):
         notes.append(f"{double:,} of {stats.rows:,} rows are duplicates of earlier ones.")
     if special := kinds.get("special"):
@@ -56,6 +66,16 @@ def _untested(train: Train, stats: DataStats) -> str:
     if few and train.eval_share and not train.held_out:
         return f"{said}: the data has fewer than {FEWEST} different ones."
     return f"{said}."
+
+
+def _listed(columns: list[str]) -> str:
+    shown = ", ".join(column[:40] for column in columns[:SHOWN_COLUMNS])
+    more = len(columns) - SHOWN_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
 
 
 def _examples(number: int) -> str:

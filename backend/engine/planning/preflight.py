@@ -95,6 +95,8 @@ def check(
     problems.extend(multiprocess_checks.problems(train, facts))
     around = _collect(problems, lambda: _surroundings(session, facts))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
+    if corpus:
+        _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
     config = around and _collect(problems, lambda: _configure(train, around))
     reached = matched(config, linear_layers(around.model)) if around and config else []
     trainable = count_trainable(config, reached) if config else 0

@@ -173,7 +173,7 @@ def test_a_system_column_is_said_first(tmp_path: Path, shape: str) -> None:
 
     found = read(write(tmp_path / "data.jsonl", rows))
 
-    assert found.shape_reason.endswith(", with the system prompt in system")
+    assert found.parts[0].shape.uses(rows[0])["system"] == "the system prompt"
     assert [document.turns for document in found.train] == [
         [{"role": "system", "content": "Be kind."}, *TURNS],
         TURNS,

@@ -238,6 +238,7 @@ def test_a_conversation_that_brings_the_template_with_it_is_named(
 
 def test_lengths_are_those_before_the_cut(tmp_path: Path, tokenizer: Any) -> None:
     found = read(tmp_path, [{"text": "on and " * count} for count in (1, 1, 5, 40)])
+    found.long_examples = "cut"
 
     stats = tokenization.tokenise(found, tokenizer, max_length=16).stats
     whole = [len(t) for t in tokenization.encode(found.train, tokenizer, 10_000)]

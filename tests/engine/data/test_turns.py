@@ -4,13 +4,8 @@ from typing import Any
 
 import pytest
 
-from backend.engine.data.turns import (
-    BadRow,
-    read_tools,
-    read_turns,
-    require_text_only,
-    weighs_nothing,
-)
+from backend.engine.data.turns import BadRow, read_tools, read_turns, weighs_nothing
+from backend.engine.data.unfit_rows import require_no_media
 
 ASKED = {"role": "user", "content": "Hello?"}
 
@@ -112,5 +107,5 @@ def test_a_weight_may_be_text(weight: str) -> None:
 @pytest.mark.parametrize("name", ["images", "image", "videos", "audio"])
 def test_a_row_with_pictures_or_sounds_is_named(name: str) -> None:
     with pytest.raises(BadRow, match=f"it has {name}, and only text is supported"):
-        require_text_only({"prompt": "<image>What?", name: ["a.png"]})
-    require_text_only({"prompt": "What?", name: None})
+        require_no_media({"prompt": "<image>What?", name: ["a.png"]})
+    require_no_media({"prompt": "What?", name: None})

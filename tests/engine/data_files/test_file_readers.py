@@ -361,7 +361,6 @@ def test_the_only_list_of_objects_in_a_json_file_is_read(tmp_path: Path) -> None
             b'["a',
             "line 1 is not valid JSON: Unterminated string starting at column 2.",
         ),
-        ("data.csv", b"Prompt, Completion \na,b\n", "Write the column names in lower case"),
     ],
 )
 def test_the_sentence_is_whole_and_its_advice_helps(

@@ -55,8 +55,8 @@ def last_check(page: Page, **changes: object) -> dict[Any, Any]:
     outputs = list(checks(page, **form_of(page, **changes)))[-1]
     parts = [page.train.check, page.train.card, page.train.go, page.train.picker.line]
     shown = dict(zip(parts, outputs, strict=False))
-    columns = page.train.picker.show_columns(outputs[0])
-    return {**shown, **dict(zip(page.train.picker.columns.drawn, columns, strict=True))}
+    found = page.train.picker.show_findings(outputs[0], "")
+    return {**shown, **dict(zip(page.train.picker.drawn, found, strict=True))}
 
 
 # -- columns -------------------------------------------------------------------------------------

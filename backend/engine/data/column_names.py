@@ -1,0 +1,92 @@
+"""What the names of columns mean in public data sets: questions, answers, system prompts.
+
+Names are compared without regard to letter case, blanks and hyphens. Knows nothing of values.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+CONVERSATION = (
+    "messages", "conversations", "conversation", "contents", "dialogue", "dialog", "chat", "turns"
+)  # fmt: skip
+PAIRS = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"))
+"""Pairs that belong together, before any other pair of a question and an answer."""
+QUESTION = ("prompt", "instruction", "question", "query", "problem", "user", "human", "input")
+ANSWER = (
+    "completion", "output", "response", "answer", "answers", "assistant", "solution", "target"
+)  # fmt: skip
+TEXT = "text"
+SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction")
+HISTORY = ("history",)
+EXTRA = ("input", "context")
+"""Texts that belong to a question and follow it: Alpaca's input and Dolly's context."""
+TOOLS = ("tools",)
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+WEIGHTS = ("weight", "loss_weight", "train", "loss")
+MEDIA = (
+    "images", "image", "videos", "video", "audios", "audio", "image_path", "image_url",
+    "image_file", "img", "picture", "pictures", "photo", "photos", "audio_path", "video_path",
+    "speech", "pixel_values",
+)  # fmt: skip
+RATED = ("label", "labels", "kto_tag")
+CHOSEN = ("chosen", "chosen_response", "preferred_output", "preferred")
+
+
+class Beside(NamedTuple):
+    """The columns of a row, as they are spelt there, that may stand beside its texts."""
+
+    system: tuple[str, ...]
+    history: tuple[str, ...]
+    extra: tuple[str, ...]
+    tools: tuple[str, ...]
+    thoughts: tuple[str, ...]
+    weights: tuple[str, ...]
+    media: tuple[str, ...]
+    rated: tuple[str, ...]
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+
+
+@lru_cache(maxsize=10_000)
+def normal(name: str) -> str:
+    """Return a name as it is compared."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def spelt(columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns' own names by their normal ones; an exact spelling comes first."""
+    found: dict[str, str] = {}
+    for name in columns:
+        plain = normal(name)
+        if plain not in found or name == plain:
+            found[plain] = name
+    return found
+
+
+@lru_cache(maxsize=1_000)
+def beside(columns: tuple[str, ...]) -> Beside:
+    """Find the columns of a row that may stand beside its texts; the rows of a table are alike."""
+    own = spelt(columns)
+
+    def those(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(own[name] for name in names if name in own)
+
+    return Beside(
+        system=those(SYSTEM),
+        history=those(HISTORY),
+        extra=those(EXTRA),
+        tools=those(TOOLS),
+        thoughts=those(THOUGHTS),
+        weights=those(WEIGHTS),
+        media=those(MEDIA),
+        rated=those(RATED),
+        chosen=those(CHOSEN),
+        rejected=tuple(name for name in columns if is_rejected(name)),
+    )
+
+
+def is_rejected(name: str) -> bool:
+    """Tell whether a column holds the worse answer of a preference pair."""
+    plain = normal(name)
+    return any(word in plain for word in ("rejected", "dispreferred", "non_preferred"))
