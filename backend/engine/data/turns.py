@@ -69,6 +69,8 @@ def read_turns(value: Any, column: str) -> Turns:
 def read_history(value: Any, column: str) -> Turns:
     """Read the turns before a question: pairs of question and answer, or a list of turns."""
     value = _from_json(value, f"{column} is not a JSON list")
+    if value is None:  # as a CSV cell holds it
+        return []
     if not isinstance(value, list):
         raise BadRow(f"{column} is not a list of turns", value)
     turns: Turns = []

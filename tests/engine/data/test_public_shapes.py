@@ -1,0 +1,378 @@
+"""Data in the shapes that people have, fifty rows each: what each column is read as, and the rows.
+
+Every column is accounted for, and rows that are not examples to learn from are named.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from backend.engine.data import dataset
+from backend.engine.data.dataset import Document, Noticed
+from backend.engine.data.unfit_rows import Unfit
+from backend.requests import Columns
+from backend.results import RowProblem
+from tests.engine.written_files import Row, write
+
+ROWS = 50
+Said = list[tuple[str, str]]
+
+
+class Shape(NamedTuple):
+    """A layout of rows: how row n is written, what its columns are read as, and what it says."""
+
+    row: Callable[[int], Row]
+    uses: dict[str, str]
+    said: Callable[[int], Said]
+
+
+def asked(n: int) -> Said:
+    return [("user", f"Question {n}?"), ("assistant", f"Answer {n}.")]
+
+
+def turns(
+    n: int, speaker: str = "role", words: str = "content", names: str = "user assistant"
+) -> Any:
+    user, assistant = names.split()
+    return [{speaker: user, words: f"Question {n}?"}, {speaker: assistant, words: f"Answer {n}."}]
+
+
+PAIR = {"the question": "question", "the answer": "answer"}
+SHAPES: dict[str, Shape] = {
+    "Alpaca": Shape(
+        lambda n: {"instruction": f"Question {n}?", "input": "", "output": f"Answer {n}."},
+        {"instruction": "the question", "input": "added to the question", "output": "the answer"},
+        asked,
+    ),
+    "Dolly": Shape(
+        lambda n: {
+            "instruction": "Summarise.", "context": f"Text {n}.", "response": f"Answer {n}.",
+            "category": "summarization",
+        },
+        {
+            "instruction": "the question", "context": "added to the question",
+            "response": "the answer", "category": "",
+        },
+        lambda n: [("user", f"Summarise.\n\nText {n}."), ("assistant", f"Answer {n}.")],
+    ),
+    "history of pairs and a system prompt (LLaMA-Factory, ms-swift)": Shape(
+        lambda n: {
+            "system": "Be kind.", "query": f"Question {n}?", "response": f"Answer {n}.",
+            "history": [["Hello?", "Hi."]] if n else None,
+        },
+        {
+            "system": "the system prompt", "query": "the question", "response": "the answer",
+            "history": "earlier turns",
+        },
+        lambda n: [("system", "Be kind."), ("user", "Hello?"), ("assistant", "Hi."), *asked(n)],
+    ),
+    "a system prompt that only later rows have": Shape(
+        lambda n: {
+            "prompt": f"Question {n}?", "completion": f"Answer {n}.",
+            **({"system": "Be kind."} if n > 2 else {}),
+        },
+        {"prompt": "the question", "completion": "the answer", "system": "the system prompt"},
+        lambda n: [("system", "Be kind."), *asked(n)],
+    ),
+    "a system prompt beside messages": Shape(
+        lambda n: {"system": "Be kind.", "messages": turns(n), "id": n},
+        {"system": "the system prompt", "messages": "the conversation", "id": ""},
+        lambda n: [("system", "Be kind."), *asked(n)],
+    ),
+    "TRL's conversational prompt and completion": Shape(
+        lambda n: {"prompt": turns(n)[:1], "completion": turns(n)[1:]},
+        {"prompt": "the question", "completion": "the answer"},
+        asked,
+    ),
+    "columns in capitals": Shape(
+        lambda n: {"Question ": f"Question {n}?", "Answer": f"Answer {n}.", "Source": "web"},
+        {"Question ": "the question", "Answer": "the answer", "Source": ""},
+        asked,
+    ),
+    "roles in capitals": Shape(
+        lambda n: {"messages": turns(n, names="User Assistant")},
+        {"messages": "the conversation"},
+        asked,
+    ),
+    "ShareGPT with a model's name": Shape(
+        lambda n: {"conversations": turns(n, "from", "value", names="human chatgpt")},
+        {"conversations": "the conversation"},
+        asked,
+    ),
+    "speaker and text": Shape(
+        lambda n: {"dialogue": turns(n, "speaker", "text", names="human bot")},
+        {"dialogue": "the conversation"},
+        asked,
+    ),
+    "Gemini's contents": Shape(
+        lambda n: {
+            "systemInstruction": {"role": "system", "parts": [{"text": "Be kind."}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": f"Question {n}?"}]},
+                {"role": "model", "parts": [{"text": f"Answer {n}."}]},
+            ],
+        },
+        {"systemInstruction": "the system prompt", "contents": "the conversation"},
+        lambda n: [("system", "Be kind."), *asked(n)],
+    ),
+    "turns as questions with their answers": Shape(
+        lambda n: {"conversation": [{"human": f"Question {n}?", "assistant": f"Answer {n}."}]},
+        {"conversation": "the conversation"},
+        asked,
+    ),
+    "content as parts": Shape(
+        lambda n: {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "value": f"Question {n}?"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": f"Answer {n}."}]},
+            ]
+        },
+        {"messages": "the conversation"},
+        asked,
+    ),
+    "SQuAD": Shape(
+        lambda n: {
+            "title": "T", "context": f"Text {n}.", "question": f"Question {n}?",
+            "answers": {"text": [f"Answer {n}."], "answer_start": [0]},
+        },
+        {
+            "title": "", "context": "added to the question", "question": "the question",
+            "answers": "the answer",
+        },
+        lambda n: [("user", f"Question {n}?\n\nText {n}."), ("assistant", f"Answer {n}.")],
+    ),
+    "problems with solutions": Shape(
+        lambda n: {"problem": f"Question {n}?", "solution": f"Answer {n}.", "level": "5"},
+        {"problem": "the question", "solution": "the answer", "level": ""},
+        asked,
+    ),
+    "a weight for each row": Shape(
+        lambda n: {"question": f"Question {n}?", "answer": f"Answer {n}.", "weight": 1},
+        {
+            "question": "the question", "answer": "the answer",
+            "weight": "the weight: rows with 0 have no loss",
+        },
+        asked,
+    ),
+}  # fmt: skip
+
+
+class Read(NamedTuple):
+    """A file as it was read."""
+
+    documents: list[Document]
+    problems: list[RowProblem]
+    uses: dict[str, str]
+    noticed: Noticed
+
+
+def read(folder: Path, rows: list[Row], *, name: str = "rows.jsonl", **options: Any) -> Read:
+    found = dataset.read(str(write(folder / name, rows)), eval_share=0.0, seed=0, **options)
+    noticed, problems = Noticed(), []
+    documents = list(found.parts[0].documents(problems.append, noticed))
+    return Read(documents, problems, found.parts[0].shape.uses(noticed.columns), noticed)
+
+
+def said(document: Document) -> Said:
+    return [(turn["role"], turn["content"]) for turn in document.turns]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_rows_are_read_and_each_column_is_accounted_for(shape: Shape, tmp_path: Path) -> None:
+    found = read(tmp_path, [shape.row(n) for n in range(ROWS)])
+
+    assert found.uses == shape.uses
+    assert found.problems == []
+    assert [said(document) for document in found.documents[3:]] == [
+        shape.said(n) for n in range(3, ROWS)
+    ]
+
+
+@pytest.mark.parametrize("extension", [".json", ".parquet", ".csv"])
+def test_a_shape_does_not_depend_on_the_kind_of_file(extension: str, tmp_path: Path) -> None:
+    shape = SHAPES["history of pairs and a system prompt (LLaMA-Factory, ms-swift)"]
+
+    found = read(tmp_path, [shape.row(n) for n in range(ROWS)], name=f"rows{extension}")
+
+    assert (found.uses, found.problems) == (shape.uses, [])
+    assert said(found.documents[7]) == shape.said(7)
+
+
+@pytest.mark.parametrize(
+    "role",
+    ["ChatGPT", "bing", "bard", "model", "bot", "AI", "Assistant", "GPT", "gpt-4o", "ASSISTANT "],
+)
+def test_the_assistant_has_many_names(role: str, tmp_path: Path) -> None:
+    found = read(tmp_path, [{"messages": turns(n, names="User ASSISTANT")} for n in range(ROWS)])
+    named = [{"role": "user", "content": "?"}, {"role": role, "content": "!"}]
+
+    assert said(found.documents[0]) == asked(0)
+    assert said(read(tmp_path, [{"messages": named}]).documents[0])[1] == ("assistant", "!")
+
+
+# -- rows that are not for this --------------------------------------------------------------------
+
+BETTER, WORSE = "Answer {}.", "Bad answer {}."
+PREFERENCES: dict[str, tuple[Callable[[int], Row], Columns]] = {
+    "texts": (
+        lambda n: {
+            "prompt": f"Question {n}?", "chosen": BETTER.format(n), "rejected": WORSE.format(n)
+        },
+        Columns(prompt="prompt", answer="chosen"),
+    ),
+    "a prompt and conversations that repeat it": (
+        lambda n: {
+            "prompt": f"Question {n}?", "messages": turns(n), "chosen": turns(n),
+            "rejected": [*turns(n)[:1], {"role": "assistant", "content": WORSE.format(n)}],
+        },
+        Columns(conversation="chosen"),
+    ),
+    "conversational prompt and answers": (
+        lambda n: {
+            "prompt": turns(n)[:1], "chosen": turns(n)[1:],
+            "rejected": [{"role": "assistant", "content": WORSE.format(n)}],
+        },
+        Columns(prompt="prompt", answer="chosen"),
+    ),
+    "a conversation and two turns (LLaMA-Factory)": (
+        lambda n: {
+            "conversations": [{"from": "human", "value": f"Question {n}?"}],
+            "chosen": {"from": "gpt", "value": BETTER.format(n)},
+            "rejected": {"from": "gpt", "value": WORSE.format(n)},
+        },
+        Columns(prompt="conversations", answer="chosen"),
+    ),
+    "a worse response beside messages (ms-swift)": (
+        lambda n: {"messages": turns(n), "rejected_response": WORSE.format(n)},
+        Columns(conversation="messages"),
+    ),
+    "OpenAI's preferred output": (
+        lambda n: {
+            "input": f"Question {n}?", "preferred_output": BETTER.format(n),
+            "non_preferred_output": WORSE.format(n),
+        },
+        Columns(prompt="input", answer="preferred_output"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "instead"), PREFERENCES.values(), ids=PREFERENCES)
+def test_preference_pairs_are_named_with_what_can_be_learned_now(
+    row: Callable[[int], Row], instead: Columns, tmp_path: Path
+) -> None:
+    rows = [row(n) for n in range(ROWS)]
+
+    with pytest.raises(Unfit, match="These rows are preference pairs") as caught:
+        read(tmp_path, rows)
+
+    assert caught.value.instead == instead
+    found = read(tmp_path, rows, columns=instead)
+    assert found.problems == []
+    assert [said(document) for document in found.documents] == [asked(n) for n in range(ROWS)]
+
+
+def test_texts_of_whole_conversations_can_be_learned_alone(tmp_path: Path) -> None:
+    chosen = "\n\nHuman: Hello?\n\nAssistant: Hi."
+    rows = [{"chosen": chosen, "rejected": "\n\nHuman: Hello?\n\nAssistant: No."}] * ROWS
+
+    with pytest.raises(Unfit) as caught:
+        read(tmp_path, rows)
+
+    assert caught.value.instead == Columns(text="chosen")
+
+
+def test_a_preference_pair_among_other_rows_is_a_bad_row(tmp_path: Path) -> None:
+    rows: list[Row] = [{"prompt": "?", "completion": "!"}] * ROWS
+    rows[7] = {**rows[7], "rejected": "No."}
+
+    found = read(tmp_path, rows)
+
+    assert [(problem.row, problem.what) for problem in found.problems] == [
+        (8, "it is a preference pair, with a worse answer in rejected")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "instead"),
+    [
+        ({"prompt": "?", "completion": "!"}, Columns(prompt="prompt", answer="completion")),
+        ({"messages": turns(0)}, Columns(conversation="messages")),
+    ],
+)
+@pytest.mark.parametrize("column", ["label", "kto_tag"])
+def test_answers_rated_bad_are_never_learned(
+    first: Row, instead: Columns, column: str, tmp_path: Path
+) -> None:
+    rows = [{**first, column: bool(n % 2)} for n in range(ROWS)]
+
+    with pytest.raises(Unfit, match=f"rate their answers as good or bad, in {column}") as caught:
+        read(tmp_path, rows)
+
+    assert caught.value.instead == instead
+    found = read(tmp_path, rows, columns=instead)
+    assert found.uses[column] == "the rating: rows rated false have no loss"
+    learned = ["unlearned" not in document.turns[-1] for document in found.documents]
+    assert learned == [bool(n % 2) for n in range(ROWS)]
+
+
+def test_texts_with_a_class_ask_what_is_to_be_learned(tmp_path: Path) -> None:
+    rows = [{"text": f"Text {n}.", "label": n % 2} for n in range(ROWS)]
+
+    with pytest.raises(Unfit, match="texts with a class in label") as caught:
+        read(tmp_path, rows)
+
+    found = read(tmp_path, rows, columns=caught.value.instead)
+    assert said(found.documents[3]) == [("user", "Text 3."), ("assistant", "1")]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"images": ["a.png"]},
+        {"Image": "a.jpg"},
+        {"audio_path": "a.wav"},
+        {"figure": {"bytes": "x", "path": "a.png"}},
+    ],
+)
+@pytest.mark.parametrize(
+    "row", [{"messages": turns(0)}, {"prompt": "?", "completion": "!"}, {"text": "Text."}]
+)
+def test_rows_with_pictures_or_sounds_are_bad_rows(row: Row, extra: Row, tmp_path: Path) -> None:
+    found = read(tmp_path, [row | extra] * ROWS)
+
+    assert (len(found.documents), len(found.problems)) == (0, ROWS)
+    assert "only text is supported" in found.problems[0].what
+
+
+@pytest.mark.parametrize("question", ["<image>\nWhat is this?", "What is this?\n<image>"])
+def test_a_question_about_a_picture_is_a_bad_row(question: str, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": question}, turns(0)[1]]}
+
+    found = read(tmp_path, [row] * ROWS)
+
+    assert found.problems[0].what == (
+        "a question refers to a file with <image>, and only text is supported"
+    )
+
+
+# -- placeholders ----------------------------------------------------------------------------------
+
+IDENTITY = Path(__file__).parents[2] / "data" / "identity_alpaca.json"
+
+
+def test_placeholders_are_found_and_filled() -> None:
+    plain = dataset.read(str(IDENTITY), eval_share=0.0, seed=0)
+    noticed = Noticed()
+    list(plain.parts[0].documents(lambda problem: None, noticed))
+    values = (("name", "Sam"), ("author", "the Fern team"))
+    learning = dataset.Learning(placeholders=values)
+
+    filled = dataset.read(str(IDENTITY), eval_share=0.0, seed=0, learning=learning)
+
+    assert noticed.placeholders == {"name": 77, "author": 60}
+    assert "{{" not in str([document.turns for document in filled.train])
+    assert filled.train[0].turns[1]["content"] == (
+        "Hello! I am Sam, an AI assistant developed by the Fern team. How can I assist you today?"
+    )
