@@ -135,7 +135,8 @@ def _pair(name: str, question: str, answer: str) -> Shape:
         return with_context(row, _asked(asked, _said(row, answer, "assistant")))
 
     reason = f"it has the columns {question} and {answer}"
-    columns = {question: "the question", answer: "the answer"}
+    several = ": the first, where there are several" if _holds_several(answer) else ""
+    columns = {question: "the question", answer: f"the answer{several}"}
     return Shape(name, "pair", reason, name, convert, columns)
 
 
@@ -206,12 +207,17 @@ def _said(row: Row, column: str, role: str, *, numbers: bool = False) -> Turns:
     value = row.get(column)
     if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD's answers
         value = value["text"]
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return [{"role": role, "content": whole(value[0], column)}]
-    if isinstance(value, list | dict) and value:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = value[0] if len(set(value)) == 1 or (value and _holds_several(column)) else value
+        row = {**row, column: value}
+    elif isinstance(value, list | dict) and value:
         return read_turns(value if isinstance(value, list) else [value], column)
     text = _cell(row, column) if numbers else _text(row, column)
     return [{"role": role, "content": text}]
+
+
+def _holds_several(column: str) -> bool:
+    return names.normal(column) == "answers"
 
 
 def _text(row: Row, column: str) -> str:

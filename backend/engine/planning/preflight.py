@@ -185,8 +185,9 @@ def _corpus(
     train: Train, around: Surroundings, store: TokenStore, control: Control | None
 ) -> tokenization.Corpus:
     return tokenization.of_run(
-        train, around.tokenizer, context=around.context, store=store, control=control
-    )
+        train, around.tokenizer, context=around.context, store=store, control=control,
+        unfilled=True,
+    )  # fmt: skip
 
 
 def _configure(train: Train, around: Surroundings) -> Any:

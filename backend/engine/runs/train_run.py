@@ -151,7 +151,6 @@ class _Training:
             self.run.request.dated, base.tokenizer, context=context, store=store,
             control=self.control,
         )  # fmt: skip
-        tokenization.require_filled(request, corpus.stats)
         self.examples = same_examples.checked(self.before, corpus.train)
         self.plan = extension.plan(corpus.train, request, self.before.extra_epochs)
         self.planned_steps = self.plan.total_steps

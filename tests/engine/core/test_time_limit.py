@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backend.engine.core.time_limit import within
+from backend.engine.data import encoding
 from backend.engine.data.dataset import Document
 from backend.engine.inference import prompts
 from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
@@ -101,12 +102,10 @@ def test_a_template_that_makes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_long_examples_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.engine.data import tokenization
-
     monkeypatch.setattr(read_limits, "BATCH_CHARACTERS", 25)
     documents = [Document(row=row, text="x" * 10) for row in range(1, 8)]
 
-    batches = list(tokenization._batches(iter(documents)))
+    batches = list(encoding._batches(iter(documents)))
 
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert [document.row for batch in batches for document in batch] == list(range(1, 8))

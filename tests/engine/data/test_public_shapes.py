@@ -135,11 +135,11 @@ SHAPES: dict[str, Shape] = {
     "SQuAD": Shape(
         lambda n: {
             "title": "T", "context": f"Text {n}.", "question": f"Question {n}?",
-            "answers": {"text": [f"Answer {n}."], "answer_start": [0]},
+            "answers": {"text": [f"Answer {n}.", "Another."], "answer_start": [0, 9]},
         },
         {
             "title": "", "context": "added to the question", "question": "the question",
-            "answers": "the answer",
+            "answers": "the answer: the first, where there are several",
         },
         lambda n: [("user", f"Question {n}?\n\nText {n}."), ("assistant", f"Answer {n}.")],
     ),

@@ -45,7 +45,7 @@ def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
         ({"completion": "b"}, "prompt is missing"),
         ({"prompt": "a", "completion": None}, "completion is missing"),
         ({"prompt": "a", "completion": 5}, "completion is 5, not text"),
-        ({"prompt": ["a"], "completion": "b"}, "prompt is ['a'], not text"),
+        ({"prompt": ["a", "b"], "completion": "b"}, "prompt is ['a', 'b'], not text"),
         (["a", "b"], "it has no named columns"),
         ("text", "it has no named columns"),
     ],

@@ -270,7 +270,7 @@ def test_of_a_row_without_an_answer_only_the_reason_is_shown() -> None:
 def test_other_data_begin_anew(page: Page) -> None:
     picker = page.train.picker
     drop = page.train.form.components["drop_bad_rows"]
-    afresh = [*picker.columns.emptied, drop, picker.held_out]
+    afresh = [*picker.columns.emptied, drop, picker.held_out, picker.placeholders]
     told = dict(zip(afresh, picker.begin_anew(), strict=True))
 
     assert (told[drop], told[picker.held_out]) == (False, "")
