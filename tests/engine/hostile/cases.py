@@ -221,8 +221,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "a key of the future": (
         said(use_superlora=True),
-        "{name} uses the option 'use_superlora', which this version of PEFT does not know and "
-        "would silently ignore. Use an adapter without it.",
+        "{name} uses the option 'use_superlora' = True, which this version of PEFT does not know "
+        "and would silently ignore. Use an adapter without it.",
     ),
     "broken JSON": (written('{"r": 4,'), f"{{name}} has no readable {CONFIG}: *"),
     "bottomless JSON": (written("[" * 100_000), f"{{name}} has no readable {CONFIG}: *"),
