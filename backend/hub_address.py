@@ -91,6 +91,7 @@ def _from_page(text: str, source: str) -> HubAddress:
     named, rest = parts[:view], parts[view + 1 :]
     if len(named) > 2 and view == len(parts):
         raise _no_address(source)
+    revision: str | None
     if rest and "/" in rest[0]:  # a branch's name may have a slash, which is escaped in a URL
         revision, folders = rest[0], rest[1:]
     else:
@@ -109,8 +110,8 @@ def _from_id(text: str, source: str) -> HubAddress:
         return _checked("/".join(named), folders, None, source)
     if folders:
         return _checked("/".join(named), folders, after, source)
-    at_revision, folders = _split_revision(after)
-    return _checked("/".join(named), folders, at_revision or "", source)
+    revision, folders = _split_revision(after)
+    return _checked("/".join(named), folders, revision or "", source)
 
 
 def _split_revision(text: str) -> tuple[str | None, list[str]]:

@@ -32,6 +32,25 @@ class Choice(NamedTuple):
     note: str = ""
 
 
+class SeveralAdapters(ModelError):
+    """Several adapters of which none is above the others; `homes` are their folders."""
+
+    def __init__(self, name: str, homes: tuple[PurePosixPath, ...]) -> None:
+        is_zip = name.lower().endswith(".zip")
+        one = ", so it is not the zip of one adapter" if is_zip else ""
+        super().__init__(
+            f"{name} contains {len(homes)} {CONFIG}{one}.",
+            cure=f"Make a zip of one adapter's folder, or add its name: {listed(homes)}."
+            if is_zip
+            else f"Add the name of one adapter's folder: {listed(homes)}.",
+        )
+        self.homes = homes
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the error as the kind that the service knows."""
+        return {**super().to_dict(), "kind": ModelError.__name__}
+
+
 def choose(files: Iterable[PurePosixPath], name: str, *, asked: str = "") -> Choice:
     """Return the adapter that is meant among these files; raises ModelError or NotFound.
 
@@ -43,27 +62,17 @@ def choose(files: Iterable[PurePosixPath], name: str, *, asked: str = "") -> Cho
     if not homes:
         raise _none(name, asked)
     tops = _tops(homes)
-    if (
-        len(tops) == 1
-        and tops[0] not in complete
-        and (inner := [h for h in homes if h in complete])
-    ):
-        homes, tops = (
-            inner,
-            _tops(inner),
-        )  # a training that was killed leaves only checkpoints whole
+    if len(tops) == 1 and tops[0] not in complete:
+        # a training that was killed has whole checkpoints only
+        homes = [home for home in homes if home in complete] or homes
+        tops = _tops(homes)
     if len(tops) == 1:
         return _chosen(tops[0], homes, "the one at the top was taken")
     numbers = _numbers(tops)
     if numbers is not None:
         newest = max(tops, key=lambda home: numbers[home])
         return _chosen(newest, homes, f"the newest one, {shown(newest, 80)}, was taken")
-    raise ModelError(
-        f"{name} contains {len(tops)} {CONFIG}, so it is not the zip of one adapter."
-        if name.lower().endswith(".zip")
-        else f"{name} contains {len(tops)} adapters.",
-        cure=f"Make a zip of one adapter's folder, or add the folder's name: {listed(tops)}.",
-    )
+    raise SeveralAdapters(name, tuple(tops))
 
 
 def listed(homes: Collection[PurePosixPath]) -> str:

@@ -72,6 +72,14 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
         )
 
 
+def source_below(source: str, home: PurePosixPath) -> str:
+    """Return the source of an adapter in a folder of another source."""
+    if not adapter_on_hub(source):
+        return f"{source.rstrip('/')}/{home}"
+    address = parse(source)
+    return str(address.below(str(PurePosixPath(address.folder) / home)))
+
+
 def display_name(raw: str) -> str:
     """Return a readable name from a folder's or file's name."""
     letters = unicodedata.normalize("NFKD", raw)  # accents become separate characters
@@ -88,7 +96,7 @@ def _from_folder(path: Path) -> Incoming:
     if not any(file.name == CONFIG for file in files):
         return Incoming(path, name, origin)
     choice = choose(files, path.name)
-    choices = tuple(str(path / other) for other in choice.others[:SHOWN_CHOICES])
+    choices = _choices(str(path), choice)
     return Incoming(path / choice.home, name, origin + _at(choice), _notes(choice), choices)
 
 
@@ -135,7 +143,7 @@ def _from_zip(path: Path, inside: str, temporary: Path) -> Incoming:
     choice = adapter_zip.unpack(path, temporary, inside)
     last = f" {PurePosixPath(inside).name}" if inside else ""
     name = display_name(f"{path.stem}{last}")
-    choices = tuple(str(path / other) for other in choice.others[:SHOWN_CHOICES])
+    choices = _choices(str(path), choice)
     origin = f"the file {path.name}{_at(choice)}"
     return Incoming(temporary, name, origin, _notes(choice), choices)
 
@@ -149,9 +157,12 @@ def _from_hub(address: HubAddress, control: Control) -> Incoming:
     folder = hub_download.fetch_adapter(chosen, HUB_FILES, control)
     last = f" {PurePosixPath(address.folder).name}" if address.folder else ""
     name = display_name(f"{address.repo_id.rsplit('/', 1)[-1]}{last}")
-    places = [PurePosixPath(address.folder) / other for other in choice.others[:SHOWN_CHOICES]]
-    choices = tuple(str(address.below(str(place))) for place in places)
+    choices = _choices(str(address), choice)
     return Incoming(folder, name, f"the Hub: {chosen}", _notes(choice), choices)
+
+
+def _choices(source: str, choice: Choice) -> tuple[str, ...]:
+    return tuple(source_below(source, other) for other in choice.others[:SHOWN_CHOICES])
 
 
 def _at(choice: Choice) -> str:

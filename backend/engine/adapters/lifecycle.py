@@ -12,7 +12,13 @@ from pathlib import Path
 import torch
 
 from backend.engine.adapters import inspection, saving
-from backend.engine.adapters.import_sources import Incoming, display_name, incoming
+from backend.engine.adapters.choice import SHOWN_CHOICES, SeveralAdapters
+from backend.engine.adapters.import_sources import (
+    Incoming,
+    display_name,
+    incoming,
+    source_below,
+)
 from backend.engine.adapters.inspection import Place
 from backend.engine.adapters.plain_form import plain_form
 from backend.engine.core import memory
@@ -59,8 +65,16 @@ def inspect(
             return _inspected(found, place, in_library=in_library)
     except (ModelError, Unsupported) as error:  # a zip that cannot be opened
         path = Path(request.source).expanduser()
-        found = Incoming(path, display_name(path.stem), f"the file {path.name}")
+        choices = _choices(request.source, error)
+        found = Incoming(path, display_name(path.stem), f"the file {path.name}", (), choices)
         return inspection.refused(found, error, facts, in_library=False)
+
+
+def _choices(source: str, error: Exception) -> tuple[str, ...]:
+    """Return the sources of the adapters of which one must be chosen, if that is the reason."""
+    if not isinstance(error, SeveralAdapters):
+        return ()
+    return tuple(source_below(source, home) for home in error.homes[:SHOWN_CHOICES])
 
 
 def _inspected(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport:
