@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 
 from backend.catalogue import init_methods
 from backend.engine.models.linear_layers import Target
@@ -192,8 +193,8 @@ def normal_form(
             lora_dropout=_dropout(raw.get("lora_dropout", 0.0), name),
             **{flag: _flag(raw.get(flag), flag, name) for flag in _FLAGS},
             target_modules=_plain_targets(raw, names, layers),
-            rank_pattern=_pattern(raw, "rank_pattern", name),
-            alpha_pattern=_pattern(raw, "alpha_pattern", name),
+            rank_pattern=_used(_pattern(raw, "rank_pattern", name), names),
+            alpha_pattern=_used(_pattern(raw, "alpha_pattern", name), names),
             task_type="CAUSAL_LM",
             inference_mode=True,
         )
@@ -234,6 +235,15 @@ def _pattern(raw: dict[str, Any], field: str, name: str) -> dict[str, Any]:
             cure="Use plain module names there.",
         )
     return {key: _number(value, field, name) for key, value in pattern.items()}
+
+
+def _used(pattern: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the entries that match a layer of the file; PEFT ignores the others with a warning."""
+    return {
+        key: value
+        for key, value in pattern.items()
+        if any(get_pattern_key([key], name) == key for name in names)
+    }
 
 
 def _number(value: Any, field: str, name: str) -> Any:
