@@ -10,6 +10,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -101,20 +102,20 @@ def _from_folder(path: Path) -> Incoming:
 
 
 def _files_below(folder: Path) -> list[PurePosixPath]:
-    """List the files of a folder and of those in it, up to a limit; links are not followed."""
+    """List the files of a folder and of those in it, up to a limit; links are not followed.
+
+    Of a folder with more files only the adapter at its top can be taken; raises ModelError where it
+    has none.
+    """
     found: list[PurePosixPath] = []
-    waiting = deque([PurePosixPath(".")])
-    seen = 0
+    waiting, left = deque([PurePosixPath(".")]), read_limits.FOLDER_ENTRIES
     while waiting:
         place = waiting.popleft()
-        try:
-            entries = list(_entries(folder / place, read_limits.FOLDER_ENTRIES - seen))
-        except OSError as error:
-            if place == PurePosixPath("."):
-                raise ModelError(f"{folder.name} cannot be read: {error.strerror}.") from None
-            continue
-        seen += len(entries)
-        for entry in sorted(entries, key=lambda each: each.name):
+        entries = _entries(folder, place, left + 1)
+        left -= len(entries)
+        if left < 0:
+            return _at_the_top(folder)
+        for entry in entries:
             if entry.name == CONFIG or not entry.is_dir(follow_symlinks=False):
                 found.append(place / entry.name)
             elif len(place.parts) < DEEPEST and not entry.name.startswith("."):
@@ -122,13 +123,25 @@ def _files_below(folder: Path) -> list[PurePosixPath]:
     return found
 
 
-def _entries(folder: Path, most: int) -> Iterator[os.DirEntry[str]]:
-    """Yield a folder's entries; the rest of one with too many is not looked at."""
-    with os.scandir(folder) as entries:
-        for number, entry in enumerate(entries):
-            if number >= most:
-                return
-            yield entry
+def _entries(folder: Path, place: PurePosixPath, most: int) -> list[os.DirEntry[str]]:
+    """Return a folder's entries, up to a limit; none of one below that cannot be read."""
+    try:
+        with os.scandir(folder / place) as entries:
+            return list(islice(entries, most))
+    except OSError as error:
+        if place.parts:
+            return []
+        raise ModelError(f"{folder.name} cannot be read: {error.strerror}.") from None
+
+
+def _at_the_top(folder: Path) -> list[PurePosixPath]:
+    if os.path.lexists(folder / CONFIG):
+        return [PurePosixPath(CONFIG)]
+    raise ModelError(
+        f"{folder.name} holds more than {read_limits.FOLDER_ENTRIES:,} files, and no {CONFIG} at "
+        "its top.",
+        cure="Give the adapter's own folder.",
+    )
 
 
 def _zip_and_inside(path: Path) -> tuple[Path, str]:

@@ -36,22 +36,30 @@ _UNREACHABLE = (
 )  # fmt: skip
 
 
+REACHED_S = 10.0
+
+
 def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
     """Download a model's files into the Hub cache and return their folder."""
     return _fetch(repo_id, revision, MODEL_FILES, control)
 
 
 def adapter_files(address: HubAddress) -> list[PurePosixPath]:
-    """List the files at an adapter's address, relative to it; up to a limit.
+    """List the files at an adapter's address, relative to it.
 
-    Empty where the Hub cannot be reached: what is in the cache can still be used.
+    Empty where the Hub cannot be reached, since what is in the cache can still be used, and where
+    there are more than a few thousand.
     """
-    entries = HfApi().list_repo_tree(
-        address.repo_id, address.folder or None, recursive=True, revision=address.revision
-    )
     try:
-        paths = [PurePosixPath(each.path) for each in islice(entries, read_limits.FOLDER_ENTRIES)]
-        return [path.relative_to(address.folder or ".") for path in paths]
+        # alone, this says at once that the Hub cannot be reached; the listing tries for 20 seconds
+        HfApi().repo_info(address.repo_id, revision=address.revision, timeout=REACHED_S)
+        entries = HfApi().list_repo_tree(
+            address.repo_id, address.folder or None, recursive=True, revision=address.revision
+        )
+        listed = list(islice(entries, read_limits.FOLDER_ENTRIES + 1))
+        if len(listed) > read_limits.FOLDER_ENTRIES:
+            return []
+        return [PurePosixPath(each.path).relative_to(address.folder or ".") for each in listed]
     except EntryNotFoundError as error:
         raise NotFound(
             f"{address.repo_id!r} has no folder {address.folder!r}.",

@@ -288,6 +288,27 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     "a path upwards": (zipped(("../../up.txt", "x")), ESCAPES.format(path="'../../up.txt'")),
     "an absolute path": (zipped(("/tmp/up.txt", "x")), ESCAPES.format(path="'/tmp/up.txt'")),
     "backslashes": (zipped(("a\\..\\up.txt", "x")), ESCAPES.format(path=r"'a\\..\\up.txt'")),
+    "backslashes upwards": (
+        zipped(("..\\..\\up.txt", "x")),
+        ESCAPES.format(path=r"'..\\..\\up.txt'"),
+    ),
+    "an absolute path of Windows": (
+        zipped(("\\up.txt", "x")),
+        ESCAPES.format(path=r"'\\up.txt'"),
+    ),
+    "a folder upwards": (zipped(("a/../../up/", "")), ESCAPES.format(path="'a/../../up/'")),
+    "the same file in both spellings": (
+        zipped((f"adapter\\{CONFIG}", "{}")),
+        f"bad.zip contains {CONFIG} twice. Make a new zip of the folder.",
+    ),
+    "thousands of adapters": (
+        zipped(*((f"{number}/{CONFIG}", "") for number in range(9000))),
+        f"bad.zip contains 9001 {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
+    "a path of thousands of folders": (
+        both(zipped(("a/" * 30_000 + CONFIG, ""), leave_out=(CONFIG,))),
+        f"bad.zip contains no {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
     "a drive": (zipped(("C:\\up.txt", "x")), ESCAPES.format(path=r"'C:\\up.txt'")),
     "two adapters": (
         zipped((f"other/{CONFIG}", "{}")),

@@ -155,6 +155,30 @@ def test_links_to_other_folders_are_not_followed(bench: Bench, tmp_path: Path) -
         do(bench, rq.LoadAdapter(source=str(tmp_path / "out")))
 
 
+def test_thousands_of_checkpoints_are_read_and_a_few_are_named(
+    bench: Bench, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bench.good, tmp_path / "out")
+    checkpoints = {f"out/checkpoint-{step}/adapter_config.json": "{}" for step in range(5000)}
+
+    report = do(bench, rq.InspectAdapter(source=str(packed(folder, **checkpoints))))
+
+    assert report.verdict == "fits"
+    assert report.notes[0].endswith("out/checkpoint-19 and 4980 more.")
+    assert len(report.choices) == 20
+
+
+def test_of_a_folder_with_too_many_files_only_the_top_is_taken(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.files.read_limits.FOLDER_ENTRIES", 8)
+    whole = output(bench, tmp_path / "out")
+    assert do(bench, rq.InspectAdapter(source=str(whole))).choices == ()
+    below = output(bench, tmp_path / "below", top=False)
+    with pytest.raises(ModelError, match="holds more than 8 files"):
+        do(bench, rq.LoadAdapter(source=str(below)))
+
+
 @pytest.fixture
 def hub(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     """The engine's own Hub code, with a stand-in as the Hub."""
