@@ -47,8 +47,8 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
                 "This shared demo works with the bundled models and data only.",
                 cure="Duplicate this Space or run the app on your own machine to use your own.",
             )
-        if isinstance(request, InspectAdapter | LoadAdapter) and is_url(source):
-            parse(source)
+        if isinstance(request, InspectAdapter | LoadAdapter):
+            _require_hub(source)
         if _is_path(request, source):
             _require_whole(source)
             require_allowed(Path(source), settings, hint=OR_UPLOAD)
@@ -102,6 +102,8 @@ def resolved(request: AnyRequest, caller: Caller = "local") -> AnyRequest:
     it could also be a Hub id. From the page such a name is always a Hub id.
     """
     changes: dict[str, Any] = {}
+    if isinstance(request, InspectAdapter | LoadAdapter):
+        _require_hub(request.source)
     for field in ("source", "data", "held_out"):
         source = getattr(request, field, None)
         if source and _is_named_path(request, source, caller):
@@ -124,6 +126,17 @@ def _is_named_path(request: Request, source: str, caller: Caller) -> bool:
     if _is_bundled(source):
         return False
     return _is_path(request, source) or (caller == "local" and _exists(source))
+
+
+def _require_hub(source: str) -> None:
+    """Raise InvalidRequest for an address of another site, or of no adapter on the Hub."""
+    if is_url(source):
+        parse(source)
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        raise InvalidRequest(
+            f"{source[:200]!r} is an address of another site.",
+            cure="Download the adapter there, then give its folder or zip.",
+        )
 
 
 def _exists(source: str) -> bool:

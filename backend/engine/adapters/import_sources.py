@@ -20,7 +20,7 @@ from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
 from backend.engine.methods.config_validation import CONFIG
 from backend.engine.methods.peft_io import WEIGHTS
-from backend.errors import ModelError, NotFound, Unsupported
+from backend.errors import ModelError, NotFound
 from backend.fields import DISPLAY_NAME
 from backend.files import read_limits
 from backend.hub_address import HubAddress, parse
@@ -57,20 +57,15 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
         return
     path = Path(source).expanduser()
     packed, inside = _zip_and_inside(path)
-    if path.is_dir():
-        yield _from_folder(path)
-    elif packed.is_file():
-        with tempfile.TemporaryDirectory(prefix="adapter-") as temporary:
-            yield _from_zip(packed, inside, Path(temporary))
-    elif "://" in source:
-        raise Unsupported(
-            f"{source[:200]!r} is an address of another site.",
-            cure="Download the adapter there, then give its folder or zip.",
-        )
-    else:
+    if not os.path.exists(packed):  # Path.exists raises for a name that is too long
         raise NotFound(
             f"There is no folder or zip called {path.name!r}.", cure="Check the path and try again."
         )
+    if path.is_dir():
+        yield _from_folder(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="adapter-") as temporary:
+        yield _from_zip(packed, inside, Path(temporary))
 
 
 def source_below(source: str, home: PurePosixPath) -> str:
@@ -147,7 +142,7 @@ def _at_the_top(folder: Path) -> list[PurePosixPath]:
 def _zip_and_inside(path: Path) -> tuple[Path, str]:
     """Split `some.zip/checkpoint-20` into the file and the folder inside it."""
     for parent in path.parents:
-        if parent.suffix.lower() == ".zip" and parent.is_file():
+        if parent.suffix.lower() == ".zip" and os.path.isfile(parent):
             return parent, path.relative_to(parent).as_posix()
     return path, ""
 

@@ -31,6 +31,8 @@ from backend.library import SIDECAR
 from backend.results import ModelFacts
 
 SHOWN_FIELDS = 12
+MOST_COPIES = 1_000
+"""Tensors that are compared with the base's: embeddings, a head, and the norms of all layers."""
 _NOT_YET = (
     "It also stores {names}. Whether they equal the base's own, and can be left out, is known only "
     "when the base is loaded."
@@ -128,6 +130,8 @@ def _without_copies(
     kept = {key: each for key, each in stored.items() if key not in extra}
     if not extra or not kept:
         return stored, []
+    if len(extra) > MOST_COPIES:
+        raise _foreign(next(iter(extra)), name, f"it holds {len(extra)} such tensors")
     if facts is None:
         return kept, [_NOT_YET.format(names=_listed(extra.values()))]
     verdicts: dict[str, list[str]] = {}

@@ -179,6 +179,19 @@ def test_of_a_folder_with_too_many_files_only_the_top_is_taken(
         do(bench, rq.LoadAdapter(source=str(below)))
 
 
+@pytest.mark.parametrize("name", ["x" * 400, "a.zip/" + "x" * 400, "a.zip/b", "none/b"])
+def test_what_is_not_there_is_said_for_any_name(bench: Bench, tmp_path: Path, name: str) -> None:
+    for request in (rq.InspectAdapter, rq.LoadAdapter):
+        with pytest.raises(NotFound, match="There is no folder or zip called"):
+            do(bench, request(source=str(tmp_path / name)))
+
+
+def test_an_address_of_another_site_is_no_path(bench: Bench) -> None:
+    for request in (rq.InspectAdapter, rq.LoadAdapter):
+        with pytest.raises(InvalidRequest, match="is an address of another site"):
+            do(bench, request(source="https://example.org/adapter"))
+
+
 @pytest.fixture
 def hub(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     """The engine's own Hub code, with a stand-in as the Hub."""
