@@ -6,6 +6,7 @@ of checkpoints alone, the newest. Knows only paths, and opens no file.
 
 import re
 from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ DEEPEST = 32
 """Folders of one path: comparing those of a path with thousands would take minutes."""
 _HOLDS_WEIGHTS = (WEIGHTS, MLX_WEIGHTS, "adapter_model.bin", "adapters.npz")
 _NUMBERED = re.compile(r"(?:checkpoint|ckpt|epoch|step|iter)[-_]?0*(\d{1,18})", re.IGNORECASE)
+_STATE = re.compile(r"\d{1,18}_adapters\.safetensors")
 _TOP = PurePosixPath(".")
 
 
@@ -56,6 +58,7 @@ def choose(files: Iterable[PurePosixPath], name: str, *, asked: str = "") -> Cho
 
     `asked` is the folder that a person named. Folders that a system adds are not looked at.
     """
+    files = list(files)
     homes, complete = _homes(files)
     if asked:
         homes = _asked_for(homes, PurePosixPath(asked))
@@ -67,7 +70,8 @@ def choose(files: Iterable[PurePosixPath], name: str, *, asked: str = "") -> Cho
         homes = [home for home in homes if home in complete] or homes
         tops = _tops(homes)
     if len(tops) == 1:
-        return _chosen(tops[0], homes, "the one at the top was taken")
+        choice = _chosen(tops[0], homes, "the one at the top was taken")
+        return choice._replace(note=" ".join(filter(None, (choice.note, _earlier(files, tops[0])))))
     numbers = _numbers(tops)
     if numbers is not None:
         newest = max(tops, key=lambda home: numbers[home])
@@ -77,9 +81,9 @@ def choose(files: Iterable[PurePosixPath], name: str, *, asked: str = "") -> Cho
 
 def listed(homes: Collection[PurePosixPath]) -> str:
     """Return the names of the first folders, and how many more there are."""
-    names = [shown(home, 80) for home in homes]
-    more = f" and {len(names) - SHOWN_CHOICES} more" if len(names) > SHOWN_CHOICES else ""
-    return ", ".join(names[:SHOWN_CHOICES]) + more
+    names = [shown(home, 80) for home in islice(homes, SHOWN_CHOICES)]
+    more = f" and {len(homes) - SHOWN_CHOICES} more" if len(homes) > SHOWN_CHOICES else ""
+    return ", ".join(names) + more
 
 
 def is_of_the_system(path: PurePosixPath) -> bool:
@@ -115,6 +119,12 @@ def _chosen(home: PurePosixPath, homes: list[PurePosixPath], why: str) -> Choice
         return Choice(home)
     count = f"{len(others) + 1} adapters"
     return Choice(home, others, f"It holds {count}; {why}. The others are {listed(others)}.")
+
+
+def _earlier(files: list[PurePosixPath], home: PurePosixPath) -> str:
+    """Return a sentence about the states that mlx-lm keeps beside the weights of the last step."""
+    kept = [file for file in files if file.parent == home and _STATE.fullmatch(file.name)]
+    return f"Earlier states beside it were left out: {listed(kept)}." if kept else ""
 
 
 def _numbers(tops: list[PurePosixPath]) -> dict[PurePosixPath, int] | None:

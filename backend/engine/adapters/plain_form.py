@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from backend.engine.adapters import base_copies, mlx_adapters, tensor_names
 from backend.engine.adapters.import_sources import Incoming
-from backend.engine.core.adapter_keys import PREFIX, layer_of
-from backend.engine.methods import config_validation
+from backend.engine.core.adapter_keys import layer_of
+from backend.engine.methods import config_validation, scaling
 from backend.engine.methods.config_validation import CONFIG, read_raw_config, shown
 from backend.engine.methods.file_validation import is_adapter_weight
 from backend.engine.methods.peft_io import WEIGHTS
@@ -37,11 +37,10 @@ _NOT_YET = (
     "It also stores {names}. Whether they equal the base's own, and can be left out, is known only "
     "when the base is loaded."
 )
-_LEFT_OUT = "It also stores {names}, which {equal} the base's own: they were left out."
-_EQUAL = {
-    "equal": "are bit for bit",
-    "rounded": "are, in the lower of the two precisions,",
-}
+_LEFT_OUT = (
+    "It also stores copies of the base's weights ({names}), equal {equal}: they were left out."
+)
+_EQUAL = {"equal": "bit for bit", "rounded": "in the lower of the two precisions"}
 
 
 class _Plain(NamedTuple):
@@ -102,8 +101,8 @@ def _plain(
     names = tensor_names.renamed(stored, _names(layers), found.name)
     kept, about_copies = _without_copies(stored, found.name, facts)
     tensors = {names.names.get(key, key): kept[key] for key in kept}
-    if names.wrappers:
-        config |= {f: _unwrapped(raw[f]) for f in ("rank_pattern", "alpha_pattern") if raw.get(f)}
+    if names.notes:
+        config |= {f: _following(config, f, names.names, found.name) for f in _PATTERNS}
     changed = [*names.notes, *about_copies]
     return _Plain(config, tensors if changed else None, (*notes, *changed))
 
@@ -178,19 +177,24 @@ def _module_key(key: str) -> str:
     return tensor_names.unwrapped(key)[0] if len(key) <= tensor_names.LONGEST else key
 
 
-def _unwrapped(pattern: Any) -> Any:
-    """Return a pattern whose keys have lost the wrappers that the names of the layers had."""
-    if not isinstance(pattern, dict):
-        return pattern
-    return {_unwrapped_key(key): value for key, value in pattern.items()}
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
-def _unwrapped_key(key: str) -> str:
-    anchor = "^" if key.startswith("^") else ""
-    plain = key.removeprefix("^").replace("\\.", ".")
-    if plain.startswith(PREFIX):  # PEFT's patterns never match its own prefix
-        return key
-    return anchor + tensor_names.unwrapped(plain)[0]
+def _following(
+    config: dict[str, Any], field: str, names: dict[str, str], name: str
+) -> dict[str, Any]:
+    """Return ranks or alphas by the new names of the layers, as PEFT found them by the old ones.
+
+    A model may have been wrapped before or after PEFT saw it, so both names are tried.
+    """
+    entries = config_validation.pattern(config, field, name, len(names))
+    values: dict[str, Any] = {}
+    for old, new in names.items():
+        before = layer_of(old)
+        spellings = (before, tensor_names.unwrapped(before)[0], layer_of(new))
+        if (key := scaling.matching_key(entries, spellings)) is not None:
+            values[f"^{layer_of(new)}"] = entries[key]
+    return values
 
 
 def _write(plain: _Plain, raw: dict[str, Any], source: Path, place: Path) -> None:

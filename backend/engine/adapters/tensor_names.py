@@ -30,10 +30,9 @@ _PART = re.compile(
 
 
 class Renamed(NamedTuple):
-    """New names by old ones, the wrappers that were left out, and a sentence for each change."""
+    """New names by old ones, and a sentence for each kind of change."""
 
     names: dict[str, str]
-    wrappers: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -65,7 +64,7 @@ def renamed(keys: Iterable[str], layers: Collection[str] | None, name: str) -> R
         )
     wrappers = sorted({each for found in read.values() for each in found.wrappers})
     moved = (old_parent, new_parent) if old_parent != new_parent else None
-    return Renamed(names, tuple(wrappers), tuple(_notes(read.values(), wrappers, moved)))
+    return Renamed(names, tuple(_notes(read.values(), wrappers, moved)))
 
 
 def unwrapped(module: str) -> tuple[str, frozenset[str], int]:

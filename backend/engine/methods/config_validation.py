@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 
 from backend.catalogue import init_methods
+from backend.engine.methods import scaling
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -23,6 +23,7 @@ from backend.files.foreign_files import read_bytes
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096
 _MAX_PATTERNS = 1000  # each pattern is tested on each layer
+_MAX_COMPARED = 2_000_000  # a second
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _ANCHORED = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-]){1,200}\$?")
 """A module path as PEFT recommends it: anchored, with plain or escaped dots.
@@ -193,8 +194,8 @@ def normal_form(
             lora_dropout=_dropout(raw.get("lora_dropout", 0.0), name),
             **{flag: _flag(raw.get(flag), flag, name) for flag in _FLAGS},
             target_modules=_plain_targets(raw, names, layers),
-            rank_pattern=_used(_pattern(raw, "rank_pattern", name), names),
-            alpha_pattern=_used(_pattern(raw, "alpha_pattern", name), names),
+            rank_pattern=_used(pattern(raw, "rank_pattern", name, len(names)), names),
+            alpha_pattern=_used(pattern(raw, "alpha_pattern", name, len(names)), names),
             task_type="CAUSAL_LM",
             inference_mode=True,
         )
@@ -225,24 +226,28 @@ def _suffixes(name: str) -> set[str]:
     return {".".join(parts[start:]) for start in range(len(parts))}
 
 
-def _pattern(raw: dict[str, Any], field: str, name: str) -> dict[str, Any]:
-    pattern = raw.get(field) or {}
-    if isinstance(pattern, dict) and len(pattern) > _MAX_PATTERNS:
-        raise Unsupported(f"The {field} of {name} has too many entries ({len(pattern)}).")
-    if not isinstance(pattern, dict) or not all(_ANCHORED.fullmatch(key) for key in pattern):
+def pattern(raw: dict[str, Any], field: str, name: str, layers: int) -> dict[str, Any]:
+    """Return ranks or alphas by module names, for an adapter with so many layers.
+
+    Raises Unsupported for true regular expressions, and for more entries than can be compared.
+    """
+    entries = raw.get(field) or {}
+    if isinstance(entries, dict) and (
+        len(entries) > _MAX_PATTERNS or len(entries) * layers > _MAX_COMPARED
+    ):
+        raise Unsupported(f"The {field} of {name} has too many entries ({len(entries)}).")
+    if not isinstance(entries, dict) or not all(_ANCHORED.fullmatch(key) for key in entries):
         raise Unsupported(
             f"The {field} of {name} has regular expressions, which could block the app.",
             cure="Use plain module names there.",
         )
-    return {key: _number(value, field, name) for key, value in pattern.items()}
+    return {key: _number(value, field, name) for key, value in entries.items()}
 
 
-def _used(pattern: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _used(entries: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return the entries that match a layer of the file; PEFT ignores the others with a warning."""
     return {
-        key: value
-        for key, value in pattern.items()
-        if any(get_pattern_key([key], name) == key for name in names)
+        key: value for key, value in entries.items() if scaling.matching_key([key], names) == key
     }
 
 

@@ -159,6 +159,21 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
         said(alpha_pattern={HANGS: 4}),
         "The alpha_pattern of {name} has regular expressions, which could block the app. Use *",
     ),
+    "a pattern that is nearly a name": (
+        said(alpha_pattern={"^" + "(model.)*" * 20 + "q_proj$": 4}),
+        "The alpha_pattern of {name} has regular expressions, which could block the app. Use *",
+    ),
+    "as many patterns as layers, and both are many": (
+        both(
+            said(alpha_pattern={f"^layer{number}.x": 4 for number in range(900)}),
+            holding(
+                lambda tensors: tensors.update(
+                    {f"module.l{n}.x.lora_A.weight": torch.ones(1, 1) for n in range(20_000)}
+                )
+            ),
+        ),
+        "The alpha_pattern of {name} has too many entries (900).",
+    ),
     "endless patterns": (
         said(alpha_pattern={f"layer{number}": 4 for number in range(20_000)}),
         "The alpha_pattern of {name} has too many entries (20000).",

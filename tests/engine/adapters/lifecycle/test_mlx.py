@@ -135,7 +135,9 @@ def test_an_older_mlx_adapter_without_a_kind_is_lora(bench: Bench, tmp_path: Pat
     path.write_text(json.dumps(config))
     (source / "0000100_adapters.safetensors").write_bytes(b"earlier")
 
-    do(bench, rq.LoadAdapter(source=str(source), name="newcomer"))
+    added = do(bench, rq.LoadAdapter(source=str(source), name="newcomer"))
+
+    assert added.notes[0].endswith("left out: 0000100_adapters.safetensors.")
 
     expected = in_plain_torch(bench.base, tensors, 2.5)
     assert tiny.scores(bench.service, [("newcomer", 1.0)]) == pytest.approx(expected, rel=1e-5)

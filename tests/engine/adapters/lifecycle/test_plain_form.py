@@ -140,14 +140,37 @@ def test_anchored_patterns_mean_what_they_mean_in_peft(
     assert report.ranks == [2, 4]
 
 
-def test_patterns_with_wrappers_follow_the_layers(bench: Bench, tmp_path: Path) -> None:
-    config = tiny.lora(r=4, alpha_pattern={"^model.layers.0.self_attn.q_proj": 99})
+LAYER = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern"),
+    [
+        ("_orig_mod.model.", "^_orig_mod\\.model.layers.0.self_attn.q_proj"),
+        ("_orig_mod.model.", f"^{LAYER}"),
+        ("_orig_mod.model.", "layers.0.self_attn.q_proj"),
+        ("model.language_model.", "^model.language_model.layers.0.self_attn.q_proj$"),
+        ("language_model.model.", "^language_model.model.layers.0.self_attn.q_proj"),
+        ("", "^layers.0.self_attn.q_proj"),
+    ],
+)
+def test_patterns_follow_layers_that_get_another_name(
+    bench: Bench, tmp_path: Path, place: str, pattern: str
+) -> None:
+    config = tiny.lora(r=4, alpha_pattern={f"^{LAYER}": 99}, rank_pattern={f"^{LAYER}": 2})
     original = tiny.write_adapter(tmp_path / "made", bench.base, config, seed=2)
     source = copy(original, tmp_path / "wrapped")
-    rename(source, lambda key: key.replace(PREFIX, f"{PREFIX}_orig_mod."))
-    say(source, alpha_pattern={"^_orig_mod\\.model.layers.0.self_attn.q_proj": 99})
+    rename(source, lambda key: key.replace(f"{PREFIX}model.", f"{PREFIX}{place}"))
+    say(source, alpha_pattern={pattern: 99}, rank_pattern={pattern: 2})
 
     require_same(bench, source, original)
+
+
+def test_regular_expressions_beside_wrappers_are_never_run(bench: Bench, tmp_path: Path) -> None:
+    source = rename(copy(bench.good, tmp_path / "wrapped"), lambda key: f"module.{key}")
+    say(source, rank_pattern={"(([a-z0-9_.])+)+!": 4})
+    with pytest.raises(Unsupported, match="has regular expressions, which could block the app"):
+        do(bench, rq.LoadAdapter(source=str(source)))
 
 
 @pytest.mark.parametrize(
