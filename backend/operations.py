@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from backend import requests as rq
 from backend import results as rs
 from backend.library import LIBRARY_SOURCE
-from backend.permissions import on_hub
+from backend.permissions import adapter_on_hub, on_hub
 
 
 class Operation(NamedTuple):
@@ -60,7 +60,7 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
         rs.AdapterReport,
         None,
         lambda r: f"Inspecting {r.source}",
-        beside=lambda r: on_hub(r.source),
+        beside=lambda r: adapter_on_hub(r.source),
         trusted=lambda r: r.source.startswith(LIBRARY_SOURCE),
         needs_weights=lambda r, result: result.verdict != "cannot",
     ),

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.errors import InvalidRequest, Unsupported
 from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
+from backend.hub_address import is_address, is_url, parse
 from backend.requests import (
     ExportRun,
     InspectAdapter,
@@ -46,7 +47,9 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
                 "This shared demo works with the bundled models and data only.",
                 cure="Duplicate this Space or run the app on your own machine to use your own.",
             )
-        if not _is_bundled(source) and looks_like_path(source):
+        if isinstance(request, InspectAdapter | LoadAdapter):
+            _require_hub(source)
+        if _is_path(request, source):
             _require_whole(source)
             require_allowed(Path(source), settings, hint=OR_UPLOAD)
     if isinstance(request, PushAdapter) and demo:
@@ -70,6 +73,23 @@ def looks_like_path(source: str) -> bool:
     )
 
 
+def adapter_is_path(source: str) -> bool:
+    """Return whether an adapter's source is a path and not an address on the Hub, by its spelling.
+
+    An adapter may be in a subfolder of a repository or of a zip: `owner/repo/checkpoint-20` is on
+    the Hub, `some.zip/checkpoint-20` is not.
+    """
+    return not _is_bundled(source) and not adapter_on_hub(source)
+
+
+def adapter_on_hub(source: str) -> bool:
+    """Return whether an adapter's source is an address on the Hugging Face Hub."""
+    if is_url(source):
+        return True
+    is_file = source.lower().endswith((*DATA_SUFFIXES, *ADAPTER_SUFFIXES))
+    return not _is_bundled(source) and not is_file and is_address(source)
+
+
 def on_hub(source: str) -> bool:
     """Return whether a source is an id on the Hugging Face Hub."""
     return not _is_bundled(source) and not looks_like_path(source)
@@ -82,9 +102,11 @@ def resolved(request: AnyRequest, caller: Caller = "local") -> AnyRequest:
     it could also be a Hub id. From the page such a name is always a Hub id.
     """
     changes: dict[str, Any] = {}
+    if isinstance(request, InspectAdapter | LoadAdapter):
+        _require_hub(request.source)
     for field in ("source", "data", "held_out"):
         source = getattr(request, field, None)
-        if source and not _is_bundled(source) and _names_path(source, caller):
+        if source and _is_named_path(request, source, caller):
             changes[field] = _whole(source)
     if getattr(request, "destination", ""):
         changes["destination"] = _whole(request.destination)  # type: ignore[attr-defined]
@@ -93,8 +115,33 @@ def resolved(request: AnyRequest, caller: Caller = "local") -> AnyRequest:
     return request.model_copy(update=changes)
 
 
-def _names_path(source: str, caller: Caller) -> bool:
-    return looks_like_path(source) or (caller == "local" and Path(source).exists())
+def _is_path(request: Request, source: str) -> bool:
+    """Return whether a request's source is a path; adapters have addresses that others have not."""
+    if isinstance(request, InspectAdapter | LoadAdapter):
+        return adapter_is_path(source)
+    return not _is_bundled(source) and looks_like_path(source)
+
+
+def _is_named_path(request: Request, source: str, caller: Caller) -> bool:
+    if _is_bundled(source):
+        return False
+    return _is_path(request, source) or (caller == "local" and _exists(source))
+
+
+def _require_hub(source: str) -> None:
+    """Raise InvalidRequest for an address of another site, or of no adapter on the Hub."""
+    if is_url(source):
+        parse(source)
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        raise InvalidRequest(
+            f"{source[:200]!r} is an address of another site.",
+            cure="Download the adapter there, then give its folder or zip.",
+        )
+
+
+def _exists(source: str) -> bool:
+    """Return whether a name exists in the working folder; a URL never does."""
+    return not is_url(source) and Path(source).exists()
 
 
 def _whole(path: str) -> str:

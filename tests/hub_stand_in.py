@@ -30,7 +30,13 @@ class Repository:
         self.revisions = {"main", "v1", self.commit}
 
     def files(self) -> Iterator[Path]:
-        return (path for path in sorted(self.folder.iterdir()) if path.is_file())
+        return (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+
+    def entries(self, below: str) -> list[dict[str, Any]]:
+        """List the files of a folder and of those in it, each by its path in the repository."""
+        paths = {file.relative_to(self.folder).as_posix(): file for file in self.files()}
+        inside = {path: file for path, file in paths.items() if f"{path}/".startswith(below)}
+        return [_entry(file) | {"path": path} for path, file in inside.items()]
 
 
 class HubStandIn:
@@ -205,7 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         if rest[:1] == ["tree"]:
-            self._send(200, json.dumps([_entry(file) for file in repository.files()]).encode())
+            below = "/".join([*rest[2:], ""])
+            entries = repository.entries(below)
+            if below and not entries:
+                return self._send(404, headers={"X-Error-Code": "EntryNotFound"})
+            self._json(200, entries)
         else:
             info = {"id": id, "modelId": id, "sha": repository.commit, "siblings": []}
             self._send(200, json.dumps(info).encode())

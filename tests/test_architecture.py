@@ -36,7 +36,7 @@ BACKEND = Layers(
     (
         "errors sizes processes settings refusals",
         "files fields results",
-        "catalogue compile_times",
+        "catalogue compile_times hub_address",
         "requests library",
         "permissions merge_requirements",
         "operations",

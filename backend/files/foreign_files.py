@@ -56,11 +56,16 @@ def open_regular(path: Path, name: str, error: type[WorkbenchError] = ModelError
     return BufferedReader(_AsItWas(handle), BUFFER_BYTES)
 
 
-def read_text(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> str:
-    """Read a whole text file; ValueError if it is not UTF-8."""
+def read_bytes(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> bytes:
+    """Read a whole file."""
     require_size(path, most, name, error)
     with open_regular(path, name, error) as file:
-        return file.read(most).decode("utf-8")
+        return file.read(most)
+
+
+def read_text(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> str:
+    """Read a whole text file; ValueError if it is not UTF-8."""
+    return read_bytes(path, most, name, error).decode("utf-8")
 
 
 def read_json(path: Path, most: int, name: str, error: type[WorkbenchError] = ModelError) -> Any:

@@ -4,6 +4,7 @@ The page's process uses this too, to show what an operation needs, so nothing he
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
     "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
 }  # fmt: skip
+BLOCK_BYTES = 4 * 1024**2
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -123,6 +125,38 @@ def read_header(file: Path) -> list[StoredTensor]:
             f"{file.name} is damaged or cut off ({error}).", cure="Download it again."
         ) from None
     return sorted(found, key=lambda tensor: tensor.offset)
+
+
+def copy_tensors(target: Path, wanted: dict[str, StoredTensor]) -> None:
+    """Write a file with these tensors under new names; holds a few MB in memory.
+
+    Raises ModelError if a source is shorter than its header says.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for key, stored in wanted.items():
+        offsets = [begin, begin + stored.bytes]
+        header[key] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": offsets}
+        begin += stored.bytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with target.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for stored in wanted.values():
+            for block in blocks(stored):
+                file.write(block)
+
+
+def blocks(stored: StoredTensor, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield a tensor's bytes in blocks; raises ModelError if the file ends before."""
+    with open_regular(stored.file, stored.file.name) as file:
+        file.seek(stored.offset)
+        for start in range(0, stored.bytes, size):
+            wanted = min(size, stored.bytes - start)
+            block = file.read(wanted)
+            if len(block) < wanted:
+                raise ModelError(f"{stored.file.name} is cut off.", cure="Download it again.")
+            yield block
 
 
 def _stored(key: str, entry: dict[str, Any], file: Path, start: int) -> StoredTensor:

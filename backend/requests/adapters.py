@@ -20,7 +20,9 @@ def _adapter_source() -> Any:
         min_length=1,
         max_length=1000,
         level="basic",
-        help="A folder or zip file with a PEFT adapter, a Hugging Face id, or library:NAME.",
+        help="A folder or zip file with a PEFT or MLX adapter, its place on the Hugging Face Hub "
+        "(owner/repo, owner/repo/folder, owner/repo@revision, or the page's address), or "
+        "library:NAME. Of a zip with several, name one: some.zip/checkpoint-20.",
     )
 
 

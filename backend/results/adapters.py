@@ -121,6 +121,10 @@ class AdapterReport(Result):
     effective_rank: float
     lineage: list[tuple[str, str]]
     in_library: bool
+    notes: tuple[str, ...] = ()
+    """What was chosen, converted or left out, if anything, in one sentence each."""
+    choices: tuple[str, ...] = ()
+    """The sources of the other adapters in the same folder, zip or repository."""
 
 
 class LoadedAdapter(Result):

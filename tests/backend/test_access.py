@@ -115,7 +115,6 @@ def test_a_link_leads_where_it_leads(home: Path, settings: Settings, tmp_path: P
         "./text",
         "../text",
         "C:\\data",
-        "a/b/c",
         "https://example.org/data.jsonl",
         "hf://datasets/someone/data",
         "file:///etc/passwd",
@@ -135,6 +134,72 @@ def test_what_begins_at_a_working_folder_or_is_an_address_is_refused_on_the_page
     for request in requests_for(source)[:-3]:
         with pytest.raises(InvalidRequest):
             check_caller(request, settings)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "owner/repo",
+        "owner/repo/checkpoint-20",
+        "owner/repo@v1",
+        "owner/repo/sub/folder@v1",
+        "https://huggingface.co/owner/repo/tree/main/checkpoint-20",
+        "hf://owner/repo@v1/sub",
+    ],
+)
+def test_an_adapter_has_addresses_on_the_hub_that_a_model_does_not_have(
+    settings: Settings, source: str
+) -> None:
+    for kind in (rq.InspectAdapter, rq.LoadAdapter):
+        request = kind(source=source)
+        check_caller(request, settings)
+        assert resolved(request) == request
+        with pytest.raises(Unsupported, match="bundled models and data only"):
+            check_caller(request, settings.model_copy(update={"demo": True}))
+    if source != "owner/repo":
+        with pytest.raises(InvalidRequest):
+            check_caller(rq.LoadModel(source=source), settings)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "some.zip/checkpoint-20",
+        "owner/../repo/sub",
+        "owner/repo/../../../etc",
+        "owner/repo/sub.zip",
+        "owner/repo@",
+        "owner/repo@../../x",
+        "owner//repo",
+        "owner/repo/*",
+        "owner/repo@v1@v2",
+        "a/" * 40 + "b",
+        "https://huggingface.co.example.org/owner/repo",
+        "https://user@example.org/huggingface.co/owner/repo",
+        "https://huggingface.co/datasets/owner/repo",
+        "https://huggingface.co/owner/repo/tree/main/..%2F..%2Fx",
+        "https://huggingface.co/",
+        "hf://datasets/owner/repo",
+        "hf://owner/repo/[a-z]",
+    ],
+)
+def test_what_is_no_address_of_an_adapter_is_refused_on_the_page(
+    settings: Settings, source: str
+) -> None:
+    for kind in (rq.InspectAdapter, rq.LoadAdapter):
+        with pytest.raises(InvalidRequest):
+            check_caller(kind(source=source), settings)
+
+
+def test_an_adapter_that_exists_in_the_working_folder_is_a_path_for_the_command_line(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "output" / "run" / "checkpoint-20").mkdir(parents=True)
+    request = rq.LoadAdapter(source="output/run/checkpoint-20")
+
+    assert resolved(request).source == str(home / "output" / "run" / "checkpoint-20")
+    assert resolved(request, "page") == request
 
 
 def test_what_lies_in_a_working_folder_changes_nothing_on_the_page(

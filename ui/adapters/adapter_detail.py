@@ -27,7 +27,8 @@ def report_card(report: rs.AdapterReport) -> Node:
         el("p", reason.what, el("span", f" {reason.cure}", cls="aw-quiet") if reason.cure else None)
         for reason in report.reasons
     ]
-    head = el("div", el("p", el("strong", sentence)), *reasons, cls=f"aw-note {kind}")
+    notes = [el("p", note, cls="aw-quiet") for note in report.notes]
+    head = el("div", el("p", el("strong", sentence)), *reasons, *notes, cls=f"aw-note {kind}")
     if not report.layers:
         known = facts(read_facts(report)) if report.made_for or report.method else None
         return el("div", head, known, cls="aw-report")

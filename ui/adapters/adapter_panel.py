@@ -38,7 +38,8 @@ class AddPanel:
             with gr.Row(elem_classes="aw-fields aw-baseline"):
                 self.source = gr.Textbox(
                     label="Location",
-                    info="A folder or zip with a PEFT adapter, or a Hugging Face id.",
+                    info="A folder or zip with a PEFT or MLX adapter, or owner/repo, "
+                    "owner/repo/folder@revision or an address on the Hugging Face Hub.",
                     max_lines=1,
                     elem_id="add-source",
                 )
@@ -54,11 +55,17 @@ class AddPanel:
                     "Upload a zip", size="sm", file_types=[".zip"], elem_id="add-upload"
                 )
                 self.add = gr.Button("Add", size="sm", interactive=False, elem_id="add-go")
+            self.choice = gr.Dropdown(
+                label="Another adapter in the same place",
+                info="Choose one to inspect it instead.",
+                visible=False,
+                elem_id="add-choice",
+            )
             self.report = safe_view(NOTHING, label="The inspected adapter", elem_id="add-report")
 
     def connect(self) -> list[Any]:
         """Wire the panel; returns the events after which the page is redrawn."""
-        looked = [self.report, self.add]
+        looked = [self.report, self.add, self.choice]
         self.inspect.click(self.look, self.source, looked, **QUIET)
         self.source.submit(self.look, self.source, looked, **QUIET)
         self.source.change(self.forget, [self.source, self.uploaded], looked, **QUIET)
@@ -66,6 +73,8 @@ class AddPanel:
             self.take_upload, self.upload, [self.source, self.uploaded, self.report], **QUIET
         )
         uploaded.then(self.look, self.source, looked, **QUIET)
+        chosen = self.choice.input(self.choose, self.choice, [self.source, self.uploaded], **QUIET)
+        chosen.then(self.look_at_choice, self.source, [self.report, self.add], **QUIET)
         return [
             self.add.click(
                 self.add_adapter,
@@ -75,28 +84,42 @@ class AddPanel:
             )
         ]
 
-    def look(self, source: str) -> Iterator[tuple[Node, Any]]:
-        """Inspect without loading anything."""
+    def look(self, source: str) -> Iterator[tuple[Node, Any, Any]]:
+        """Inspect without loading anything, and offer the other adapters in the same place."""
+        for shown, add, report in self._looked(source):
+            yield shown, add, _choices(source, report)
+
+    def choose(self, source: str | None) -> tuple[Any, Any]:
+        """Set another adapter of the same place as the source, as an upload does."""
+        return (source, source) if source else (gr.skip(), gr.skip())
+
+    def look_at_choice(self, source: str) -> Iterator[tuple[Node, Any]]:
+        """Inspect the chosen adapter; the choice stays, so that another one can be chosen."""
+        for shown, add, _ in self._looked(source):
+            yield shown, add
+
+    def _looked(self, source: str) -> Iterator[tuple[Node, Any, rs.AdapterReport | None]]:
         if not (source or "").strip():
-            yield el("p", "Enter the location of the adapter first.", cls="aw-quiet"), _off()
+            yield el("p", "Enter the location of the adapter first.", cls="aw-quiet"), _off(), None
             return
-        yield el("p", "Inspecting it; nothing is loaded.", cls="aw-quiet"), _off()
+        yield el("p", "Inspecting it; nothing is loaded.", cls="aw-quiet"), _off(), None
         try:
             job = self.handle.start(rq.InspectAdapter(source=source.strip()))
             report: rs.AdapterReport = job.result(timeout=WAIT_SECONDS)
         except (errors.WorkbenchError, TimeoutError) as error:
-            yield failure_card(explain(error)), _off()
+            yield failure_card(explain(error)), _off(), None
             return
-        yield report_card(report), gr.update(interactive=report.verdict != "cannot")
+        yield report_card(report), gr.update(interactive=report.verdict != "cannot"), report
 
-    def forget(self, source: str, uploaded: str) -> tuple[Any, Any]:
+    def forget(self, source: str, uploaded: str) -> tuple[Any, Any, Any]:
         """Clear the report because the source changed.
 
-        Not after an upload, which sets the source itself: its report may already be there.
+        Not after an upload or a choice, which set the source themselves: the report may already be
+        there.
         """
         if uploaded and source == uploaded:
-            return gr.skip(), gr.skip()
-        return NOTHING, _off()
+            return gr.skip(), gr.skip(), gr.skip()
+        return NOTHING, _off(), _choices(source, None)
 
     def take_upload(self, file: str) -> tuple[Any, Any, Node]:
         """Copy a zip into the workspace and set it as the source."""
@@ -308,6 +331,15 @@ def saved_card(saved: rs.SavedAdapter) -> Node:
         ),
         cls="aw-note good",
     )
+
+
+def _choices(source: str, report: rs.AdapterReport | None) -> Any:
+    """Offer the other adapters of a place, by their names there; hidden where there is none."""
+    if report is None or not report.choices:
+        return gr.update(visible=False, choices=[], value=None)
+    place = f"{source.strip().rstrip('/')}/"
+    named = [(other.removeprefix(place), other) for other in report.choices]
+    return gr.update(visible=True, choices=named, value=None)
 
 
 def _measured(report: rs.AdapterReport) -> Node:

@@ -1,49 +1,48 @@
 """Sources of adapters: the library, a folder, a zip or the Hub. Each gives a folder to scan.
 
-From a zip only an adapter's two files are unpacked, by name, to a new folder; no path in it is ever
-followed. Knows nothing of what the files contain.
+Several adapters may be found in one place (`choice.py`). Knows nothing of what the files contain.
 """
 
-import errno
-import lzma
+import os
 import re
-import shutil
 import tempfile
 import unicodedata
-import zipfile
-import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
+from backend.engine.adapters import adapter_zip
+from backend.engine.adapters.choice import MLX_WEIGHTS, SHOWN_CHOICES, Choice, choose
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.methods.config_validation import CONFIG, shown
-from backend.engine.methods.file_validation import require_no_pickle
+from backend.engine.methods.config_validation import CONFIG
 from backend.engine.methods.peft_io import WEIGHTS
-from backend.errors import ModelError, NotFound, Unsupported
+from backend.errors import ModelError, NotFound
 from backend.fields import DISPLAY_NAME
 from backend.files import read_limits
-from backend.files.foreign_files import open_regular
+from backend.hub_address import HubAddress, parse
 from backend.library import LIBRARY_SOURCE, SIDECAR, Library
-from backend.permissions import looks_like_path
-from backend.sizes import size_text
+from backend.permissions import adapter_on_hub
 
-WANTED = (CONFIG, WEIGHTS, SIDECAR)
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_BROKEN = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError,
-    ValueError,
-)  # fmt: skip
+DEEPEST = 4
+"""How far below a folder adapters are looked for: output/run/checkpoint-20 is three deep."""
+HUB_FILES = (CONFIG, WEIGHTS, MLX_WEIGHTS, SIDECAR)
 
 
 class Incoming(NamedTuple):
-    """An adapter's files in their current folder, and its suggested name."""
+    """An adapter's files in their current folder, and its suggested name.
+
+    `notes` say what was chosen or left out; `choices` are the sources of other adapters there.
+    """
 
     folder: Path
     name: str
     origin: str
+    notes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -53,21 +52,28 @@ def incoming(source: str, library: Library, control: Control) -> Iterator[Incomi
         info = library.get(source.removeprefix(LIBRARY_SOURCE))
         yield Incoming(library.folder(info.id), info.name, "the library")
         return
-    if not looks_like_path(source):
-        folder = hub_download.fetch_adapter(source, control)
-        yield Incoming(folder, display_name(source.rsplit("/", 1)[-1]), f"the Hub: {source}")
+    if adapter_on_hub(source):
+        yield _from_hub(parse(source), control)
         return
     path = Path(source).expanduser()
-    if path.is_dir():
-        yield Incoming(path, display_name(path.name), f"the folder {path.name}")
-    elif path.is_file():
-        with tempfile.TemporaryDirectory(prefix="adapter-") as temporary:
-            folder = _unpack(path, Path(temporary))
-            yield Incoming(folder, display_name(path.stem), f"the file {path.name}")
-    else:
+    packed, inside = _zip_and_inside(path)
+    if not os.path.exists(packed):  # Path.exists raises for a name that is too long
         raise NotFound(
             f"There is no folder or zip called {path.name!r}.", cure="Check the path and try again."
         )
+    if path.is_dir():
+        yield _from_folder(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="adapter-") as temporary:
+        yield _from_zip(packed, inside, Path(temporary))
+
+
+def source_below(source: str, home: PurePosixPath) -> str:
+    """Return the source of an adapter in a folder of another source."""
+    if not adapter_on_hub(source):
+        return f"{source.rstrip('/')}/{home}"
+    address = parse(source)
+    return str(address.below(str(PurePosixPath(address.folder) / home)))
 
 
 def display_name(raw: str) -> str:
@@ -79,116 +85,97 @@ def display_name(raw: str) -> str:
     return name if DISPLAY_NAME.fullmatch(name) else "adapter"
 
 
-def _unpack(path: Path, folder: Path) -> Path:
-    """Copy the adapter's files out of a zip; raises where it has no adapter, or several."""
-    if path.suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
-        raise Unsupported(
-            f"{path.name} is not a zip file.", cure="Use an adapter's folder, or a zip of it."
-        )
-    try:
-        with _opened(path) as archive:
-            for member in _members(archive, path.name):
-                target = folder / PurePosixPath(member.filename).name
-                with archive.open(member) as content, target.open("wb") as file:
-                    shutil.copyfileobj(content, file, 1024 * 1024)
-    except _BROKEN as error:
-        raise ModelError(f"{path.name} is damaged or locked: {shown(error, 200)}.") from None
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # Python 3.11's zipfile seeks before the file's beginning if the zip says so
-        raise ModelError(
-            f"{path.name} is damaged: the position of a file in it is wrong."
-        ) from None
-    return folder
+def _from_folder(path: Path) -> Incoming:
+    """Return a folder's adapter; where it holds none, the folder as it is, which a scan refuses."""
+    name, origin = display_name(path.name), f"the folder {path.name}"
+    files = _files_below(path)
+    if not any(file.name == CONFIG for file in files):
+        return Incoming(path, name, origin)
+    choice = choose(files, path.name)
+    choices = _choices(str(path), choice)
+    return Incoming(path / choice.home, name, origin + _at(choice), _notes(choice), choices)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose list of files, which is read as a whole, has a limited length."""
-    with open_regular(path, path.name) as file:
-        bounded = _BoundedReads(file, path.name)
-        with zipfile.ZipFile(bounded) as archive:
-            bounded.most = None
-            yield archive
+def _files_below(folder: Path) -> list[PurePosixPath]:
+    """List the files of a folder and of those in it, up to a limit; links are not followed.
 
-
-class _BoundedReads:
-    """A file from which at most `most` bytes are read at once."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-        self.most: int | None = read_limits.ZIP_DIRECTORY_BYTES
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self.most is not None and size > self.most:
-            raise Unsupported(
-                f"The list of files in {self._name} has {size_text(size)}, and at most "
-                f"{size_text(self.most)} are read.",
-                cure="Make a zip of the adapter's folder only.",
-            )
-        return self._file.read(size)
-
-
-def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
-    """Return the members that belong to the archive's only adapter."""
-    found = [each for each in archive.infolist() if not each.is_dir()]
-    escaping = [each.filename for each in found if _escapes(each.filename)]
-    if escaping:
-        raise Unsupported(
-            f"{name} contains a path outside its folder: {escaping[0][:80]!r}.",
-            cure="Make a zip of the adapter's folder only.",
-        )
-    configs = [each for each in found if PurePosixPath(each.filename).name == CONFIG]
-    if len(configs) != 1:
-        count = "no" if not configs else str(len(configs))
-        raise ModelError(
-            f"{name} contains {count} {CONFIG}, so it is not the zip of one adapter.",
-            cure="Make a zip of one adapter's folder.",
-        )
-    home = PurePosixPath(configs[0].filename).parent
-    beside = {
-        PurePosixPath(each.filename).name: each
-        for each in found
-        if PurePosixPath(each.filename).parent == home
-    }
-    if WEIGHTS not in beside:
-        require_no_pickle(list(beside), name)
-    members = [beside[wanted] for wanted in WANTED if wanted in beside]
-    for member in members:
-        _require_size(member, name)
-    return members
-
-
-def _require_size(member: zipfile.ZipInfo, name: str) -> None:
-    """Raise Unsupported where a member would fill the disk or the memory.
-
-    Unpacking never exceeds the stated size.
+    Of a folder with more files only the adapter at its top can be taken; raises ModelError where it
+    has none.
     """
-    size, file = member.file_size, PurePosixPath(member.filename).name
-    most = read_limits.ADAPTER_BYTES if file == WEIGHTS else read_limits.ADAPTER_TEXT_BYTES
-    if size > most:
-        raise Unsupported(
-            f"The {file} in {name} has {size_text(size)}, and at most {size_text(most)} are read.",
-            cure="Make a new zip of the adapter's folder.",
-        )
-    if size > read_limits.ZIP_FREE_BYTES and size > read_limits.ZIP_RATIO * member.compress_size:
-        raise Unsupported(
-            f"{name} unpacks to more than {read_limits.ZIP_RATIO} times its size, "
-            "which weights never do.",
-            cure="Make a new zip of the adapter's folder.",
-        )
-    if member.compress_type not in PACKED:  # other methods unpack everything at once
-        raise Unsupported(
-            f"{name} uses an unusual compression method.",
-            cure="Make the zip again with the usual method (deflate).",
-        )
+    found: list[PurePosixPath] = []
+    waiting, left = deque([PurePosixPath(".")]), read_limits.FOLDER_ENTRIES
+    while waiting:
+        place = waiting.popleft()
+        entries = _entries(folder, place, left + 1)
+        left -= len(entries)
+        if left < 0:
+            return _at_the_top(folder)
+        for entry in entries:
+            if entry.name == CONFIG or not entry.is_dir(follow_symlinks=False):
+                found.append(place / entry.name)
+            elif len(place.parts) < DEEPEST and not entry.name.startswith("."):
+                waiting.append(place / entry.name)
+    return found
 
 
-def _escapes(filename: str) -> bool:
-    path = PurePosixPath(filename.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in filename
+def _entries(folder: Path, place: PurePosixPath, most: int) -> list[os.DirEntry[str]]:
+    """Return a folder's entries, up to a limit; none of one below that cannot be read."""
+    try:
+        with os.scandir(folder / place) as entries:
+            return list(islice(entries, most))
+    except OSError as error:
+        if place.parts:
+            return []
+        raise ModelError(f"{folder.name} cannot be read: {error.strerror}.") from None
+
+
+def _at_the_top(folder: Path) -> list[PurePosixPath]:
+    if os.path.lexists(folder / CONFIG):
+        return [PurePosixPath(CONFIG)]
+    raise ModelError(
+        f"{folder.name} holds more than {read_limits.FOLDER_ENTRIES:,} files, and no {CONFIG} at "
+        "its top.",
+        cure="Give the adapter's own folder.",
+    )
+
+
+def _zip_and_inside(path: Path) -> tuple[Path, str]:
+    """Split `some.zip/checkpoint-20` into the file and the folder inside it."""
+    for parent in path.parents:
+        if parent.suffix.lower() == ".zip" and os.path.isfile(parent):
+            return parent, path.relative_to(parent).as_posix()
+    return path, ""
+
+
+def _from_zip(path: Path, inside: str, temporary: Path) -> Incoming:
+    choice = adapter_zip.unpack(path, temporary, inside)
+    last = f" {PurePosixPath(inside).name}" if inside else ""
+    name = display_name(f"{path.stem}{last}")
+    choices = _choices(str(path), choice)
+    origin = f"the file {path.name}{_at(choice)}"
+    return Incoming(temporary, name, origin, _notes(choice), choices)
+
+
+def _from_hub(address: HubAddress, control: Control) -> Incoming:
+    """Download an adapter; where its folder holds several, the one that is meant."""
+    files = hub_download.adapter_files(address)
+    choice = choose(files, str(address)) if files else Choice(PurePosixPath("."))
+    home = PurePosixPath(address.folder) / choice.home
+    chosen = address.below("" if home == PurePosixPath(".") else str(home))
+    folder = hub_download.fetch_adapter(chosen, HUB_FILES, control)
+    last = f" {PurePosixPath(address.folder).name}" if address.folder else ""
+    name = display_name(f"{address.repo_id.rsplit('/', 1)[-1]}{last}")
+    choices = _choices(str(address), choice)
+    return Incoming(folder, name, f"the Hub: {chosen}", _notes(choice), choices)
+
+
+def _choices(source: str, choice: Choice) -> tuple[str, ...]:
+    return tuple(source_below(source, other) for other in choice.others[:SHOWN_CHOICES])
+
+
+def _at(choice: Choice) -> str:
+    return "" if choice.home == PurePosixPath(".") or not choice.others else f", {choice.home}"
+
+
+def _notes(choice: Choice) -> tuple[str, ...]:
+    return (choice.note,) if choice.note else ()

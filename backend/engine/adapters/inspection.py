@@ -98,6 +98,8 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
         effective_rank=sum(each.effective_rank for each in layers) / len(layers),
         lineage=lineage(found, in_library=in_library),
         in_library=in_library,
+        notes=found.notes,
+        choices=found.choices,
     )
 
 
@@ -292,6 +294,8 @@ def refused(
         effective_rank=0.0,
         lineage=lineage(found, in_library=in_library),
         in_library=in_library,
+        notes=found.notes,
+        choices=found.choices,
     )
 
 

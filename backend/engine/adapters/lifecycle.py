@@ -5,14 +5,22 @@ Each operation succeeds completely or changes nothing."""
 import copy
 import tempfile
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from backend.engine.adapters import inspection, saving
-from backend.engine.adapters.import_sources import Incoming, display_name, incoming
+from backend.engine.adapters.choice import SHOWN_CHOICES, SeveralAdapters
+from backend.engine.adapters.import_sources import (
+    Incoming,
+    display_name,
+    incoming,
+    source_below,
+)
 from backend.engine.adapters.inspection import Place
+from backend.engine.adapters.plain_form import plain_form
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.methods import peft_io, plain_lora
@@ -54,11 +62,31 @@ def inspect(
     in_library = request.source.startswith(LIBRARY_SOURCE)
     try:
         with incoming(request.source, session.library, control) as found:
-            return inspection.inspect(found, place, in_library=in_library)
+            return _inspected(found, place, in_library=in_library)
     except (ModelError, Unsupported) as error:  # a zip that cannot be opened
         path = Path(request.source).expanduser()
-        found = Incoming(path, display_name(path.stem), f"the file {path.name}")
+        choices = _choices(request.source, error)
+        found = Incoming(path, display_name(path.stem), f"the file {path.name}", (), choices)
         return inspection.refused(found, error, facts, in_library=False)
+
+
+def _choices(source: str, error: Exception) -> tuple[str, ...]:
+    """Return the sources of the adapters of which one must be chosen, if that is the reason."""
+    if not isinstance(error, SeveralAdapters):
+        return ()
+    return tuple(source_below(source, home) for home in error.homes[:SHOWN_CHOICES])
+
+
+def _inspected(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport:
+    """Report on an adapter in its plain form, or why it has none."""
+    if in_library:
+        return inspection.inspect(found, place, in_library=True)
+    with ExitStack() as stack:
+        try:
+            plain = stack.enter_context(plain_form(found, place.facts, place.layers))
+        except (ModelError, Unsupported) as error:
+            return inspection.refused(found, error, place.facts, in_library=False)
+        return inspection.inspect(plain, place, in_library=False)
 
 
 def add(
@@ -74,10 +102,13 @@ def add(
         session.ensure_loaded(info)
         return _loaded(info, info.max_difference or 0.0, [], started)
     facts = session.base.facts
-    with incoming(request.source, session.library, control) as found:
+    with (
+        incoming(request.source, session.library, control) as came,
+        plain_form(came, facts, session.layers()) as found,
+    ):
         control.progress("Checking the adapter", force=True)
         scanned = scan(found.folder, session.layers(), name=found.name)
-        notes = [inspection.base_match(found, facts)[1]]
+        notes = [*found.notes, inspection.base_match(found, facts)[1]]
         if (other := inspection.other_template(found, facts)) is not None:
             notes.append(f"{other.what} {other.cure}")
         if scanned.initial:

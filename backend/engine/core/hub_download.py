@@ -1,12 +1,15 @@
 """Downloads from the Hugging Face Hub, with progress, and clear errors for what goes wrong."""
 
 import io
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx2  # huggingface_hub 2 uses it; its errors are not those of httpx
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -20,11 +23,20 @@ from tqdm.auto import tqdm
 from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core.job_control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.files import read_limits
+from backend.hub_address import HubAddress
 from backend.sizes import size_text
 
 # Safetensors only: pickled weights can run code when they are loaded.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "workbench.json"]
+
+
+_UNREACHABLE = (
+    LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError,
+)  # fmt: skip
+
+
+REACHED_S = 10.0
 
 
 def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
@@ -32,9 +44,38 @@ def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
     return _fetch(repo_id, revision, MODEL_FILES, control)
 
 
-def fetch_adapter(repo_id: str, control: Control) -> Path:
-    """Download an adapter's files into the Hub cache and return their folder."""
-    return _fetch(repo_id, None, ADAPTER_FILES, control)
+def adapter_files(address: HubAddress) -> list[PurePosixPath]:
+    """List the files at an adapter's address, relative to it.
+
+    Empty where the Hub cannot be reached, since what is in the cache can still be used, and where
+    there are more than a few thousand.
+    """
+    try:
+        # alone, this says at once that the Hub cannot be reached; the listing tries for 20 seconds
+        HfApi().repo_info(address.repo_id, revision=address.revision, timeout=REACHED_S)
+        entries = HfApi().list_repo_tree(
+            address.repo_id, address.folder or None, recursive=True, revision=address.revision
+        )
+        listed = list(islice(entries, read_limits.FOLDER_ENTRIES + 1))
+        if len(listed) > read_limits.FOLDER_ENTRIES:
+            return []
+        return [PurePosixPath(each.path).relative_to(address.folder or ".") for each in listed]
+    except EntryNotFoundError as error:
+        raise NotFound(
+            f"{address.repo_id!r} has no folder {address.folder!r}.",
+            cure="Check the folder's name on the repository's page.",
+        ) from error
+    except Exception as error:
+        explained = _explain(error, address.repo_id, address.revision)
+        if isinstance(error, _UNREACHABLE):
+            return []
+        raise explained from error
+
+
+def fetch_adapter(address: HubAddress, files: Sequence[str], control: Control) -> Path:
+    """Download these files of an adapter into the Hub cache and return their folder."""
+    wanted = [str(PurePosixPath(address.folder) / file) for file in files]
+    return _fetch(address.repo_id, address.revision, wanted, control) / address.folder
 
 
 def _fetch(repo_id: str, revision: str | None, files: list[str], control: Control) -> Path:
@@ -79,8 +120,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchE
             f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
             cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
         )
-    offline = LocalEntryNotFoundError | OfflineModeIsEnabled | httpx2.TransportError
-    if isinstance(error, offline | ConnectionError):
+    if isinstance(error, _UNREACHABLE):
         return NotFound(
             f"{repo_id!r} is not on this machine, and the Hub cannot be reached.",
             cure=f"Check the internet connection, or choose {_instead_of(repo_id)} or a folder.",

@@ -4,7 +4,9 @@ A foreign configuration is not trusted. Anything more than LoRA on linear layers
 reason; regular expressions are never run, and paths are never followed. Knows nothing of tensors.
 """
 
+import codecs
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,22 @@ from typing import Any
 from peft import LoraConfig
 
 from backend.catalogue import init_methods
+from backend.engine.methods import scaling
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
-from backend.files.foreign_files import read_json
+from backend.files.foreign_files import read_bytes
 
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096
 _MAX_PATTERNS = 1000  # each pattern is tested on each layer
+_MAX_COMPARED = 2_000_000  # a second
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_ANCHORED = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-]){1,200}\$?")
+"""A module path as PEFT recommends it: anchored, with plain or escaped dots.
+
+It repeats nothing and has no alternatives, so that PEFT matches it in no time.
+"""
 
 
 def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
@@ -29,12 +38,36 @@ def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(f"{name} has no {CONFIG}, so it is not an adapter.")
     try:
-        content = read_json(path, read_limits.ADAPTER_TEXT_BYTES, f"The {CONFIG} of {name}")
+        content = json.loads(_text(path, name)[0])
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} has no readable {CONFIG}: {shown(error, 200)}.") from None
     if not isinstance(content, dict):
         raise ModelError(f"The {CONFIG} of {name} is not a JSON object.")
     return content
+
+
+def starts_with_a_mark(folder: Path, name: str) -> bool:
+    """Tell whether a readable configuration starts with a byte-order mark."""
+    return _text(folder / CONFIG, name)[1]
+
+
+def _text(path: Path, name: str) -> tuple[str, bool]:
+    """Return a configuration's text without a byte-order mark, and whether it had one.
+
+    Editors on Windows write UTF-8 or UTF-16 with a mark, which JSON does not allow.
+    """
+    content = read_bytes(path, read_limits.ADAPTER_TEXT_BYTES, f"The {CONFIG} of {name}")
+    for mark, encoding in _MARKS.items():
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding), True
+    return content.decode("utf-8"), False
+
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 def shown(value: object, length: int = 40) -> str:
@@ -62,14 +95,36 @@ def require_plain_lora(raw: dict[str, Any], name: str) -> None:
             f"{name} needs its own program code to be loaded (auto_mapping).",
             cure=_MERGE_ELSEWHERE,
         )
-    for key, value in raw.items():
-        if key not in _KNOWN and value not in _NOTHING:
+    for key in unknown_fields(raw):
+        if not _changes_nothing(key, raw):
             raise Unsupported(
-                f"{name} uses the option {shown(key)!r}, which this version of PEFT does not know "
-                "and would silently ignore.",
+                f"{name} uses the option {shown(key)!r} = {shown(raw[key])}, which this version of "
+                "PEFT does not know and would silently ignore.",
                 cure="Use an adapter without it.",
             )
     _require_known_start(raw, name)
+
+
+def unknown_fields(raw: dict[str, Any]) -> list[str]:
+    """Return the fields that PEFT does not know; those of an accepted adapter change nothing."""
+    return [key for key in raw if key not in _KNOWN]
+
+
+def _changes_nothing(key: str, raw: dict[str, Any]) -> bool:
+    """Tell whether an unknown field is off, says where the adapter comes from, or belongs to one
+    that is off: `x_size` where `use_x` is false."""
+    if key in _SAYS_ONLY or _is_off(raw[key]):
+        return True
+    parts = key.split("_")
+    stems = {"_".join(parts[:end]) for end in range(1, len(parts))} - {"lora"}
+    return any(raw.get(f"use_{stem}") is False for stem in stems)
+
+
+def _is_off(value: object) -> bool:
+    """Tell whether a value is nothing, or an object in which everything is nothing."""
+    if isinstance(value, dict):
+        return all(inner in _NOTHING for inner in value.values())
+    return value in _NOTHING
 
 
 def _require_known_start(raw: dict[str, Any], name: str) -> None:
@@ -96,6 +151,12 @@ def _names_transformers(mapping: object) -> bool:
 
 _MERGE_ELSEWHERE = "Use an adapter without it, or merge it into its base where it was trained."
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none")
+_SAYS_ONLY = {
+    "unsloth_fixed", "unsloth_version", "transformers_version", "torch_version", "library_name",
+    "model_name", "adapter_name", "created_at", "author", "description", "license", "tags",
+    "comment", "_comment", "version",
+}  # fmt: skip
+"""Fields of other programs that describe an adapter, and that no program computes with."""
 _KNOWN = {field.name for field in dataclasses.fields(LoraConfig)}
 _REFUSED = {
     "modules_to_save": "contains whole layers (modules_to_save), which cannot be blended "
@@ -133,8 +194,8 @@ def normal_form(
             lora_dropout=_dropout(raw.get("lora_dropout", 0.0), name),
             **{flag: _flag(raw.get(flag), flag, name) for flag in _FLAGS},
             target_modules=_plain_targets(raw, names, layers),
-            rank_pattern=_pattern(raw, "rank_pattern", name),
-            alpha_pattern=_pattern(raw, "alpha_pattern", name),
+            rank_pattern=_used(pattern(raw, "rank_pattern", name, len(names)), names),
+            alpha_pattern=_used(pattern(raw, "alpha_pattern", name, len(names)), names),
             task_type="CAUSAL_LM",
             inference_mode=True,
         )
@@ -165,16 +226,29 @@ def _suffixes(name: str) -> set[str]:
     return {".".join(parts[start:]) for start in range(len(parts))}
 
 
-def _pattern(raw: dict[str, Any], field: str, name: str) -> dict[str, Any]:
-    pattern = raw.get(field) or {}
-    if isinstance(pattern, dict) and len(pattern) > _MAX_PATTERNS:
-        raise Unsupported(f"The {field} of {name} has too many entries ({len(pattern)}).")
-    if not isinstance(pattern, dict) or not all(_is_plain(key) for key in pattern):
+def pattern(raw: dict[str, Any], field: str, name: str, layers: int) -> dict[str, Any]:
+    """Return ranks or alphas by module names, for an adapter with so many layers.
+
+    Raises Unsupported for true regular expressions, and for more entries than can be compared.
+    """
+    entries = raw.get(field) or {}
+    if isinstance(entries, dict) and (
+        len(entries) > _MAX_PATTERNS or len(entries) * layers > _MAX_COMPARED
+    ):
+        raise Unsupported(f"The {field} of {name} has too many entries ({len(entries)}).")
+    if not isinstance(entries, dict) or not all(_ANCHORED.fullmatch(key) for key in entries):
         raise Unsupported(
             f"The {field} of {name} has regular expressions, which could block the app.",
             cure="Use plain module names there.",
         )
-    return {key: _number(value, field, name) for key, value in pattern.items()}
+    return {key: _number(value, field, name) for key, value in entries.items()}
+
+
+def _used(entries: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the entries that match a layer of the file; PEFT ignores the others with a warning."""
+    return {
+        key: value for key, value in entries.items() if scaling.matching_key([key], names) == key
+    }
 
 
 def _number(value: Any, field: str, name: str) -> Any:

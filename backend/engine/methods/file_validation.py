@@ -140,7 +140,7 @@ def _layer_names(shapes: dict[str, tuple[int, ...]], name: str) -> list[str]:
     Base weights hidden in an adapter file would silently overwrite the base.
     """
     for key in shapes:
-        if not _KEY.fullmatch(key):
+        if not is_adapter_weight(key):
             raise Unsupported(
                 f"{name} contains {key[:120]!r}, which is not an adapter weight.",
                 cure="Such a file could overwrite the base; only LoRA weights are accepted.",
@@ -148,6 +148,11 @@ def _layer_names(shapes: dict[str, tuple[int, ...]], name: str) -> list[str]:
     if not shapes:
         raise ModelError(f"{name} contains no weights at all.")
     return list(dict.fromkeys(layer_of(key) for key in shapes))
+
+
+def is_adapter_weight(key: str) -> bool:
+    """Tell whether a tensor's name is that of a part of LoRA or DoRA, as PEFT writes it."""
+    return _KEY.fullmatch(key) is not None
 
 
 _HEADS = ("lm_head", "embed_tokens", "embed_out", "wte")

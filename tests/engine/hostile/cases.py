@@ -159,6 +159,21 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
         said(alpha_pattern={HANGS: 4}),
         "The alpha_pattern of {name} has regular expressions, which could block the app. Use *",
     ),
+    "a pattern that is nearly a name": (
+        said(alpha_pattern={"^" + "(model.)*" * 20 + "q_proj$": 4}),
+        "The alpha_pattern of {name} has regular expressions, which could block the app. Use *",
+    ),
+    "as many patterns as layers, and both are many": (
+        both(
+            said(alpha_pattern={f"^layer{number}.x": 4 for number in range(900)}),
+            holding(
+                lambda tensors: tensors.update(
+                    {f"module.l{n}.x.lora_A.weight": torch.ones(1, 1) for n in range(20_000)}
+                )
+            ),
+        ),
+        "The alpha_pattern of {name} has too many entries (900).",
+    ),
     "endless patterns": (
         said(alpha_pattern={f"layer{number}": 4 for number in range(20_000)}),
         "The alpha_pattern of {name} has too many entries (20000).",
@@ -221,8 +236,8 @@ FOLDERS: dict[str, tuple[Harm, str]] = {
     ),
     "a key of the future": (
         said(use_superlora=True),
-        "{name} uses the option 'use_superlora', which this version of PEFT does not know and "
-        "would silently ignore. Use an adapter without it.",
+        "{name} uses the option 'use_superlora' = True, which this version of PEFT does not know "
+        "and would silently ignore. Use an adapter without it.",
     ),
     "broken JSON": (written('{"r": 4,'), f"{{name}} has no readable {CONFIG}: *"),
     "bottomless JSON": (written("[" * 100_000), f"{{name}} has no readable {CONFIG}: *"),
@@ -288,6 +303,27 @@ ZIPS: dict[str, tuple[Harm, str]] = {
     "a path upwards": (zipped(("../../up.txt", "x")), ESCAPES.format(path="'../../up.txt'")),
     "an absolute path": (zipped(("/tmp/up.txt", "x")), ESCAPES.format(path="'/tmp/up.txt'")),
     "backslashes": (zipped(("a\\..\\up.txt", "x")), ESCAPES.format(path=r"'a\\..\\up.txt'")),
+    "backslashes upwards": (
+        zipped(("..\\..\\up.txt", "x")),
+        ESCAPES.format(path=r"'..\\..\\up.txt'"),
+    ),
+    "an absolute path of Windows": (
+        zipped(("\\up.txt", "x")),
+        ESCAPES.format(path=r"'\\up.txt'"),
+    ),
+    "a folder upwards": (zipped(("a/../../up/", "")), ESCAPES.format(path="'a/../../up/'")),
+    "the same file in both spellings": (
+        zipped((f"adapter\\{CONFIG}", "{}")),
+        f"bad.zip contains {CONFIG} twice. Make a new zip of the folder.",
+    ),
+    "thousands of adapters": (
+        zipped(*((f"{number}/{CONFIG}", "") for number in range(9000))),
+        f"bad.zip contains 9001 {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
+    "a path of thousands of folders": (
+        both(zipped(("a/" * 30_000 + CONFIG, ""), leave_out=(CONFIG,))),
+        f"bad.zip contains no {CONFIG}, so it is not the zip of one adapter. Make *",
+    ),
     "a drive": (zipped(("C:\\up.txt", "x")), ESCAPES.format(path=r"'C:\\up.txt'")),
     "two adapters": (
         zipped((f"other/{CONFIG}", "{}")),

@@ -13,7 +13,7 @@ import torch
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.adapters import import_sources
+from backend.engine.adapters import adapter_zip, import_sources
 from backend.engine.methods import file_validation
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, NotFound, WorkbenchError
@@ -229,12 +229,12 @@ def test_nothing_of_a_zip_is_written_outside_a_place_of_our_own(
     bench: Bench, tmp_path: Path
 ) -> None:
     places = []
-    real = import_sources._unpack
+    real = adapter_zip.unpack
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            import_sources,
-            "_unpack",
-            lambda path, folder: places.append(folder) or real(path, folder),
+            adapter_zip,
+            "unpack",
+            lambda path, folder, inside: places.append(folder) or real(path, folder, inside),
         )
         source = zipped(("adapter/handler.py", "raise SystemExit"), ("adapter/x.bin", "x"))(
             Path(shutil.copytree(bench.good, tmp_path / "good"))

@@ -120,7 +120,7 @@ def test_what_an_upload_writes_does_not_wipe_its_report(page: Page, tmp_path: Pa
 
     source, uploaded, _ = add.take_upload(str(file))
 
-    assert add.forget(source, uploaded) == (gr.skip(), gr.skip())
+    assert add.forget(source, uploaded) == (gr.skip(),) * 3
     assert add.forget("another", uploaded)[0] == NOTHING
 
 
@@ -227,3 +227,44 @@ def test_what_could_be_read_of_a_refused_adapter_is_shown() -> None:
     assert "LoRA, rank 8, alpha 16" in said
     assert "1,024 parameters, 4 KB" in said
     assert "starter (the loaded base)" in said
+
+
+def inspection(**fields: object) -> rs.AdapterReport:
+    return rs.AdapterReport(
+        source="x", suggested_name="x", method="LoRA", rank=8, alpha=16.0, ranks=[8],
+        targets=["q_proj"], parameters=1024, bytes=4096, made_for="starter", base_match="same",
+        verdict="fits", reasons=[], layers=[], effective_rank=0.0, lineage=[], in_library=False,
+        **fields,
+    )  # fmt: skip
+
+
+def test_what_was_left_out_or_converted_stands_in_the_report() -> None:
+    said = words(report_card(inspection(notes=("It is an MLX adapter.", "A mark was left out."))))
+    assert "It is an MLX adapter." in said
+    assert "A mark was left out." in said
+
+
+def test_other_adapters_of_a_zip_are_offered_and_a_choice_is_inspected(
+    page: Page, service: FakeService
+) -> None:
+    add, asked = page.load.add, []
+    place = str(service.settings.workspace / "a.zip")
+    service.script["inspect-adapter"] = lambda request: (
+        asked.append(request.source)
+        or inspection(choices=(f"{place}/checkpoint-5", f"{place}/checkpoint-10"))
+    )
+
+    first, last = list(add.look(place))
+    source, uploaded = add.choose(f"{place}/checkpoint-5")
+    after = list(add.look_at_choice(source))
+
+    assert not first[2]["visible"]
+    assert last[2]["visible"]
+    assert last[2]["choices"] == [
+        ("checkpoint-5", f"{place}/checkpoint-5"),
+        ("checkpoint-10", f"{place}/checkpoint-10"),
+    ]
+    assert asked == [place, f"{place}/checkpoint-5"]
+    assert add.forget(source, uploaded) == (gr.skip(),) * 3
+    assert not add.forget("another", uploaded)[2]["visible"]
+    assert after[-1][1]["interactive"]

@@ -50,7 +50,7 @@ def test_an_adapter_of_the_hub_is_added_under_its_own_name(
     real = lifecycle.incoming
 
     def from_the_stand_in(source: str, library: Any, control: Control) -> Any:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
 
         from backend.engine.core import hub_download as ours
 
@@ -61,6 +61,7 @@ def test_an_adapter_of_the_hub_is_added_under_its_own_name(
             )
 
         monkeypatch.setattr(ours, "snapshot_download", download)
+        monkeypatch.setattr(ours, "HfApi", lambda: HfApi(endpoint=hub.url))
         return real(source, library, control)
 
     monkeypatch.setattr(lifecycle, "incoming", from_the_stand_in)
