@@ -7,6 +7,7 @@ on a fresh base (`workbench.compare`); a step that is refused must leave everyth
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,7 +235,10 @@ class AdapterMachine(RuleBasedStateMachine):
             folder = bench.fresh_path("copy")
             request = rq.SaveAdapter(name=name, destination=str(folder))
             bench.run(request)
-            bench.copies.append((folder, bench.adapters[name]))
+            known = bench.adapters[name]
+            if known.folder == known.kept:  # the library's own folder, which deleting moves away
+                known = replace(known, folder=folder)
+            bench.copies.append((folder, known))
             written = oracle.scores(bench.own.base, [(folder, 1.0)])
             bench.close_to("save", written, bench.truth([(name, 1.0)]))
             bench.refuse("save", request)
