@@ -141,6 +141,8 @@ def with_thought(turns: Turns, row: dict[str, Any]) -> Turns:
 
 def _turns(turn: Any) -> Turns:
     """Read one turn, or an object that holds a question and its answer."""
+    if plain := _plain(turn):
+        return [plain]
     if isinstance(turn, dict) and not any(key in turn for key in SPEAKERS):
         for asked, answered in PAIR_OF_TURNS:
             if isinstance(turn.get(asked), str) and isinstance(turn.get(answered), str):
@@ -153,6 +155,21 @@ def _asked_and_answered(asked: str, answered: str) -> Turns:
         {"role": "user", "content": whole(asked, "a turn")},
         {"role": "assistant", "content": whole(answered, "a turn")},
     ]
+
+
+def _plain(turn: Any) -> Turn | None:
+    """Read a turn of a role and a text only; most are, and need not be asked for anything else."""
+    if type(turn) is not dict or len(turn) != 2:
+        return None
+    name, said = turn.get("role"), turn.get("content")
+    if name is None:
+        name, said = turn.get("from"), turn.get("value")
+    if type(name) is not str or type(said) is not str or name in CALLS:
+        return None
+    role = ROLES.get(name)
+    if role is None or (role == "user" and "<" in said):
+        return None
+    return {"role": role, "content": whole(said, "a turn")}
 
 
 def _turn(turn: Any) -> Turn:
