@@ -20,9 +20,20 @@ import pytest
 
 
 class Repository:
-    """A folder under a Hub id; `gated` shows its file list and keeps its files."""
+    """A folder under a Hub id; `gated` shows its file list and keeps its files.
 
-    def __init__(self, folder: Path, *, gated: bool = False, private: bool = False) -> None:
+    `card` is the metadata of its README, which the Hub also shows for a gated repository.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gated: bool = False,
+        private: bool = False,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        self.card = card
         self.folder = folder
         self.private = private
         self.gated = gated
@@ -31,6 +42,12 @@ class Repository:
 
     def files(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.iterdir()) if path.is_file())
+
+    def tree(self, under: str, *, recursive: bool) -> list[dict[str, Any]]:
+        """Return the entries of a folder, or of all folders below it, as the Hub lists them."""
+        root = self.folder / under
+        found = sorted(root.rglob("*") if recursive else root.iterdir()) if root.is_dir() else []
+        return [_entry(path, self.folder) for path in found]
 
 
 class HubStandIn:
@@ -43,6 +60,11 @@ class HubStandIn:
         self.refuses_writing = False
         self.loses: set[str] = set()
         """Files of which a commit keeps only the beginning."""
+        self.breaks_after: dict[str, int] = {}
+        """Files whose download ends after so many bytes, once."""
+        self.ignores_ranges = False
+        self.sent: list[tuple[str, int, int]] = []
+        """The files that were sent: name, first byte, number of bytes."""
         self.requests: list[str] = []
         self.held: set[str] = set()
         self.release = threading.Event()
@@ -135,13 +157,21 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(200, {"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):
             return self._json(200, self._where_to_put(json.loads(body)))
+        if parts[1] == "datasets":
+            repository = self.stand_in.repositories["/".join(parts[1:4])]
+            names = parse_qs(body.decode())["paths"]
+            found = [path for name in names if (path := repository.folder / name).exists()]
+            return self._json(200, [_entry(path, repository.folder) for path in found])
         id, what = "/".join(parts[2:4]), parts[4]
         if what == "preupload":
             return self._json(200, {"files": [_upload_mode(f) for f in json.loads(body)["files"]]})
         if what == "paths-info":
             names = parse_qs(body.decode())["paths"]
             files = [file for file in self._kept(id).iterdir() if file.name in names]
-            return self._json(200, [_entry(file, large=_is_large(file.name)) for file in files])
+            folder = self._kept(id)
+            return self._json(
+                200, [_entry(file, folder, large=_is_large(file.name)) for file in files]
+            )
         return self._commit(id, [json.loads(line) for line in body.splitlines()])
 
     def do_PUT(self) -> None:
@@ -205,10 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         if rest[:1] == ["tree"]:
-            self._send(200, json.dumps([_entry(file) for file in repository.files()]).encode())
+            recursive = "recursive" in parse_qs(urlsplit(self.path).query)
+            recursive = recursive and "ecursive=False" not in self.path
+            under = "/".join(rest[2:])
+            self._json(200, repository.tree(under, recursive=recursive))
         else:
             info = {"id": id, "modelId": id, "sha": repository.commit, "siblings": []}
-            self._send(200, json.dumps(info).encode())
+            info |= {"gated": "manual" if repository.gated else False, "cardData": repository.card}
+            self._json(200, info)
 
     def _file(self, id: str, revision: str, name: str) -> None:
         repository = self._repository(id, revision)
@@ -224,8 +258,24 @@ class _Handler(BaseHTTPRequestHandler):
             if name in self.stand_in.held and self.command == "GET":
                 self.stand_in.release.wait(60)
             content = (repository.folder / name).read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            self._send(200, content, {"ETag": etag, **commit})
+            self._send_file(name, content, commit)
+
+    def _send_file(self, name: str, content: bytes, commit: dict[str, str]) -> None:
+        """Send a file, or the range of it that was asked for."""
+        hub, asked = self.stand_in, self.headers.get("Range")
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **commit}
+        first, last = 0, len(content) - 1
+        if asked and not hub.ignores_ranges:
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            first = int(start) if start else max(0, len(content) - int(end))
+            last = min(last, int(end)) if start and end else last
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        body = content[first : last + 1]
+        if self.command == "HEAD":
+            return self._send(200, body, headers)
+        broken = hub.breaks_after.pop(name, None)
+        hub.sent.append((name, first, len(body) if broken is None else broken))
+        self._send(206 if "Content-Range" in headers else 200, body, headers, cut=broken)
 
     def _repository(self, id: str, revision: str) -> Repository | None:
         repository = self.stand_in.repositories.get(id)
@@ -236,20 +286,30 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repository
 
-    def _send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        cut: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:cut])
 
 
-def _entry(file: Path, *, large: bool = False) -> dict[str, Any]:
+def _entry(file: Path, root: Path, *, large: bool = False) -> dict[str, Any]:
+    name = file.relative_to(root).as_posix()
+    if file.is_dir():
+        return {"type": "directory", "path": name, "size": 0, "oid": "0" * 40}
     content = file.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    entry = {"type": "file", "path": file.name, "size": len(content), "oid": blob}
+    entry = {"type": "file", "path": name, "size": len(content), "oid": blob}
     if large:
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}

@@ -27,6 +27,7 @@ from backend.engine.data import preview
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.export import run_export
 from backend.engine.hotswap import prepare
+from backend.engine.hub_data import description
 from backend.engine.inference import chat
 from backend.engine.merging import merge
 from backend.engine.models import model_skeleton
@@ -97,6 +98,8 @@ class Engine:
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "prepare-data": self._prepare_data,
+            "describe-hub-data": self._describe_hub_data,
+            "download-hub-data": self._download_hub_data,
             "merge": self._merge,
             "export-run": self._export_run,
             "push-adapter": self._push_adapter,
@@ -347,6 +350,7 @@ class Engine:
         return quantization_table.compare(request, control, self.settings, free=free)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
+        description.fetch_all([request.train.data, request.train.held_out], control)
         return preflight.check(
             request,
             self.session,
@@ -359,6 +363,7 @@ class Engine:
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
+        description.fetch_all([request.data], control)
         return preview.preview(
             request,
             self.session,
@@ -368,6 +373,7 @@ class Engine:
         )
 
     def _prepare_data(self, request: rq.PrepareData, control: Control, message: Any) -> rs.Result:
+        description.fetch_all([request.data, request.held_out], control)
         return preview.prepare(
             request,
             self.session,
@@ -375,6 +381,12 @@ class Engine:
             facts=_facts_of(message),
             store=TokenStore(self.settings.tokens_dir),
         )
+
+    def _describe_hub_data(self, request: rq.DescribeHubData, control: Control, _: Any) -> Any:
+        return description.describe(request)
+
+    def _download_hub_data(self, request: rq.DownloadHubData, control: Control, _: Any) -> Any:
+        return description.download(request, control)
 
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
         base = rs.ModelFacts.model_validate(message["base"])

@@ -2,10 +2,10 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2  # huggingface_hub 2 uses it; its errors are not those of httpx
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -22,6 +22,11 @@ from backend.engine.core.job_control import Control
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from backend.sizes import size_text
 
+Kind = Literal["model", "dataset"]
+SIGN_IN = "run 'hf auth login' once or set HF_TOKEN"
+NO_CONNECTION = (
+    LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError
+)  # fmt: skip
 # Safetensors only: pickled weights can run code when they are loaded.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "workbench.json"]
@@ -50,7 +55,7 @@ def _fetch(repo_id: str, revision: str | None, files: list[str], control: Contro
     except WorkbenchError:
         raise
     except Exception as error:
-        raise _explain(error, repo_id, revision) from error
+        raise explain(error, repo_id, revision) from error
 
 
 def fetch_config(repo_id: str, revision: str | None) -> Path:
@@ -58,41 +63,54 @@ def fetch_config(repo_id: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except Exception as error:
-        raise _explain(error, repo_id, revision) from error
+        raise explain(error, repo_id, revision) from error
 
 
-def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchError:
+def explain(
+    error: Exception, repo_id: str, revision: str | None, kind: Kind = "model"
+) -> WorkbenchError:
+    """Return the error to show instead of one of the Hub's; raises an unknown one again."""
+    if isinstance(error, WorkbenchError):
+        return error
     if isinstance(error, GatedRepoError):
         return NotFound(
-            f"{repo_id!r} is a gated repository.",
-            cure="Accept its licence on the Hub and run 'hf auth login' once, then try again.",
+            f"{repo_id!r} is a gated repository.", cure=how_to_get_access(repo_id, kind)
         )
     if isinstance(error, RevisionNotFoundError):
         return NotFound(f"{repo_id!r} has no revision {revision!r}.")
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
             f"{repo_id!r} does not exist on the Hub, or it is private.",
-            cure="Check the spelling. If it is yours, run 'hf auth login' once.",
+            cure=f"Check the spelling. If it is yours, {SIGN_IN}.",
         )
     if isinstance(error, HFValidationError):
         return InvalidRequest(
             f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
             cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
         )
-    offline = LocalEntryNotFoundError | OfflineModeIsEnabled | httpx2.TransportError
-    if isinstance(error, offline | ConnectionError):
+    if isinstance(error, NO_CONNECTION):
+        other = (
+            "upload a file" if kind == "dataset" else f"choose {_instead_of(repo_id)} or a folder"
+        )
         return NotFound(
             f"{repo_id!r} is not on this machine, and the Hub cannot be reached.",
-            cure=f"Check the internet connection, or choose {_instead_of(repo_id)} or a folder.",
+            cure=f"Check the internet connection, or {other}.",
             details=str(error),
         )
     if isinstance(error, HfHubHTTPError):
+        other = "upload a file" if kind == "dataset" else "choose the starter model or a folder"
         return NotFound(
             f"The Hub did not return {repo_id!r} (status {error.response.status_code}).",
-            cure="Try again later, or choose the starter model or a folder.",
+            cure=f"Try again later, or {other}.",
             details=str(error),
         )
     raise error
+
+
+def how_to_get_access(repo_id: str, kind: Kind) -> str:
+    """Say how a person gets at a gated repository."""
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    return f"Accept its conditions on {page}, then {SIGN_IN}, and try again."
 
 
 def _instead_of(repo_id: str) -> str:
