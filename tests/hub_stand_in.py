@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, name: str, content: bytes, commit: dict[str, str]) -> None:
         """Send a file, or the range of it that was asked for."""
         hub, asked = self.stand_in, self.headers.get("Range")
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **commit}
+        headers = {"ETag": f'"{_digest(name, content)}"', **commit}
         first, last = 0, len(content) - 1
         if asked and not hub.ignores_ranges:
             start, _, end = asked.removeprefix("bytes=").partition("-")
@@ -308,12 +308,26 @@ def _entry(file: Path, root: Path, *, large: bool = False) -> dict[str, Any]:
     if file.is_dir():
         return {"type": "directory", "path": name, "size": 0, "oid": "0" * 40}
     content = file.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    entry = {"type": "file", "path": name, "size": len(content), "oid": blob}
-    if large:
+    entry = {"type": "file", "path": name, "size": len(content), "oid": _git_digest(content)}
+    if large or _is_kept_apart(name, content):
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
     return entry
+
+
+def _is_kept_apart(name: str, content: bytes) -> bool:
+    """Return whether a file is not in git itself, so that the Hub states another digest."""
+    return _is_large(name) or len(content) > 1024**2
+
+
+def _digest(name: str, content: bytes) -> str:
+    if _is_kept_apart(name, content):
+        return hashlib.sha256(content).hexdigest()
+    return _git_digest(content)
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _is_large(name: str) -> bool:

@@ -8,11 +8,13 @@ the digest that the Hub states, and only then takes its place in the cache.
 import hashlib
 import io
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+import httpx2  # the HTTP client of huggingface_hub 2
 from filelock import FileLock, Timeout
 from huggingface_hub import (
     constants,
@@ -21,8 +23,12 @@ from huggingface_hub import (
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.file_download import HfFileMetadata, repo_folder_name
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+)
 from tqdm.auto import tqdm
 
 from backend.engine.core.job_control import Control
@@ -31,7 +37,11 @@ from backend.sizes import size_text
 
 WHOLE_BYTES = 1024**2
 """Smaller files are downloaded at once: they are done before a stop would be noticed."""
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
+PARTIAL = 206
+ATTEMPTS = 5
+"""Connections in a row that bring nothing before the download fails."""
+PAUSE_SECONDS = 1.0
 LOCK_SECONDS = 1.0
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SILENT = io.StringIO()
@@ -66,7 +76,8 @@ class Progress:
     def __init__(self, name: str, total: int, control: Control | None) -> None:
         self.added = 0
         self._name, self._total, self._control = name, total, control
-        self._done = 0
+        self._complete = 0
+        self._started = time.monotonic()
 
     def check_stop(self) -> None:
         """Raise Stopped if a stop was requested."""
@@ -76,39 +87,21 @@ class Progress:
                 cure="What has arrived is kept: the next attempt continues there.",
             )
 
-    def finish(self, size: int) -> None:
-        """Note that a file is complete."""
-        self._done += size
-
-    def show(self, of_file: float, rate: float) -> None:
-        """Show the bytes of the complete files and of the current one."""
-        done = self._done + of_file
+    def add(self, count: int, of_file: int) -> None:
+        """Note that so many bytes arrived, and so many of the current file are there."""
+        self.check_stop()
+        self.added += count
+        done = self._complete + of_file
         if self._control is None or not self._total:
             return
         text = f"Downloading {self._name}: {size_text(done)} of {size_text(self._total)}"
-        left = (self._total - done) / rate if rate else None
+        rate = self.added / max(time.monotonic() - self._started, 1e-3)
+        left = max(self._total - done, 0) / rate if rate else None
         self._control.progress(text, min(done / self._total, 1.0), left)
 
-    def bar(self) -> type[tqdm]:
-        """Return a progress bar class that draws nothing and passes the bytes on."""
-        progress = self
-
-        class Bar(tqdm):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                kwargs.pop("name", None)
-                super().__init__(*args, **{**kwargs, "disable": False, "file": _SILENT})
-
-            def display(self, *args: Any, **kwargs: Any) -> None:
-                """Draw nothing."""
-
-            def update(self, n: float | None = 1) -> bool | None:
-                progress.check_stop()
-                shown = super().update(n)
-                progress.added += int(n or 0)
-                progress.show(self.n, self.format_dict.get("rate") or 0)
-                return shown
-
-        return Bar
+    def finish(self, size: int) -> None:
+        """Note that a file is complete."""
+        self._complete += size
 
 
 def fetch(repository: Repository, name: str, progress: Progress) -> Path:
@@ -132,7 +125,7 @@ def fetch(repository: Repository, name: str, progress: Progress) -> Path:
                 name,
                 repo_type=repository.kind,
                 revision=repository.revision,
-                tqdm_class=progress.bar(),
+                tqdm_class=_silent_bar(progress),
             )
         )
     progress.finish(found.stat().st_size)
@@ -164,18 +157,66 @@ def _complete(repository: Repository, url: str, about: HfFileMetadata, progress:
             return
         if begun.exists() and begun.stat().st_size > about.size:
             begun.unlink()
-        with begun.open("ab") as file:
-            http_get(
-                url,
-                file,
-                resume_size=begun.stat().st_size,
-                # Of a compressed response, the ranges would count other bytes.
-                headers={**build_hf_headers(), "Accept-Encoding": "identity"},
-                expected_size=about.size,
-                tqdm_class=progress.bar(),
-            )
+        _receive(url, begun, about.size, progress)
         _require_same(begun, about.etag, url.rsplit("/", 1)[-1], progress)
         begun.replace(blob)
+
+
+def _receive(url: str, begun: Path, size: int, progress: Progress) -> None:
+    """Append what is missing of a file; a connection that breaks is made again."""
+    attempts, had = 0, -1
+    with begun.open("ab") as file:
+        while (there := file.tell()) < size:
+            attempts = 0 if there > had else attempts + 1
+            had = there
+            try:
+                _append(url, file, size, progress)
+            except httpx2.TransportError:
+                if attempts >= ATTEMPTS:
+                    raise
+                progress.check_stop()
+                time.sleep(PAUSE_SECONDS)
+
+
+def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+    """Append the rest of a file, never more than its size."""
+    there = file.tell()
+    # Of a compressed response, the ranges would count other bytes.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={there}-"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        if response.status_code != PARTIAL:  # the whole file
+            file.truncate(0)
+            file.seek(0)
+            there = 0
+        for block in response.iter_bytes(BLOCK_BYTES):
+            file.write(block[: size - there])
+            there += len(block)
+            progress.add(len(block), min(there, size))
+            if there >= size:
+                return
+    if there < size:
+        raise httpx2.ReadError("the connection ended too early")
+
+
+def _silent_bar(progress: Progress) -> type[tqdm]:
+    """Return a progress bar class that draws nothing and passes the bytes on."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "file": _SILENT})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            """Draw nothing."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            progress.add(int(n or 0), int(self.n))
+            return shown
+
+    return Bar
 
 
 def _begun(repository: Repository, etag: str) -> Path:

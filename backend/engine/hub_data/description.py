@@ -48,7 +48,8 @@ def describe(request: DescribeHubData) -> HubDescription:
     found = _outline(name, info)
     try:
         card = hub_data.card_of(name, str(info.sha))
-        found = found.model_copy(update={"configurations": card.configurations or ("default",)})
+        known = {"configurations": card.configurations or ("default",)}
+        found = found.model_copy(update={**known, "license": card.license or found.license})
         found = _with_parts(found, card, name)
     except (DataError, NotFound) as error:
         return found.model_copy(update={"problem": _problem(error)})
@@ -114,7 +115,6 @@ def _outline(name: HubName, info: DatasetInfo) -> HubDescription:
 
 def _with_parts(found: HubDescription, card: Card, name: HubName) -> HubDescription:
     """Add configuration, splits, sizes and first rows, as far as they can be found."""
-    found = found.model_copy(update={"license": card.license or found.license})
     configuration = hub_data.configuration_of(card, name)
     named = name.of(configuration=configuration, split=name.split)
     builder = hub_data.builder_of(

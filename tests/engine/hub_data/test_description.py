@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from backend.sizes import size_text
 from tests.hub_bench import Bench, lines, metadata
 from tests.hub_stand_in import HubStandIn, know_only
 
@@ -39,7 +42,7 @@ def languages(bench: Bench) -> str:
                 {"split": "test", "path": "en/test.jsonl"},
             ],
         },
-        {"config_name": "de", "data_files": [{"split": "all", "path": "de.jsonl"}]},
+        {"config_name": "de", "data_files": [{"split": "pairs", "path": "de.jsonl"}]},
     ]
     splits = [
         {"name": "train", "num_bytes": 1000, "num_examples": 60},
@@ -102,10 +105,10 @@ def test_a_choice_that_is_missing_is_asked_for_with_the_names(bench: Bench, lang
         f"The data set {languages!r} has no configuration 'eng'. It has en, de."
     )
     assert no_train["problem"]["what"] == (
-        f"The data set {languages!r} has no split 'train'. It has all."
+        f"The data set {languages!r} has no split 'train'. It has pairs."
     )
-    assert no_train["problem"]["cure"].endswith(f"as in {languages}:de:all.")
-    assert (no_train["configuration"], no_train["splits"]) == ("de", ["all"])
+    assert no_train["problem"]["cure"].endswith(f"as in {languages}:de:pairs.")
+    assert (no_train["configuration"], no_train["splits"]) == ("de", ["pairs"])
     assert no_split["problem"]["what"] == (
         f"The data set {languages!r} has no split 'tests'. It has test, train, validation."
     )
@@ -119,7 +122,7 @@ def test_the_validation_split_is_held_out_and_only_what_is_used_is_downloaded(
     opened, again, other = bench.ask(
         ("open", f"{languages}:en"),
         ("describe", f"{languages}:en"),
-        ("open", f"{languages}:de:all"),
+        ("open", f"{languages}:de:pairs"),
     )
 
     assert opened["rows"] == ENGLISH
@@ -205,9 +208,6 @@ def test_what_was_prepared_is_used_without_a_connection(bench: Bench) -> None:
 
 def test_what_the_library_prepared_itself_is_used_without_a_connection(bench: Bench) -> None:
     """As an earlier version of the app left it."""
-    import subprocess
-    import sys
-
     id = bench.add("older", train__jsonl=lines(*ENGLISH), validation__jsonl=lines(*GERMAN))
     load = "import sys, datasets; datasets.load_dataset(sys.argv[1])"
     subprocess.run([sys.executable, "-c", load, id], check=True, capture_output=True)
@@ -297,7 +297,7 @@ def test_a_download_is_continued_where_it_was_stopped(bench: Bench) -> None:
     assert first + sent == size
     assert (done["rows"], done["held_out_rows"]) == (300_000, 1)
     assert done["downloaded_bytes"] == size - first + len(lines({"text": "tested"}))
-    assert any(f"Downloading {id}: " in text and " of 32 MB" in text for text in done["told"])
+    assert f" of {size_text(size)}" in next(text for text in done["told"] if "Downloading" in text)
 
 
 def test_a_connection_that_breaks_is_continued(bench: Bench) -> None:
@@ -310,7 +310,7 @@ def test_a_connection_that_breaks_is_continued(bench: Bench) -> None:
 
     parts = [each[1:] for each in bench.hub.sent if each[0] == "broken.jsonl"]
     assert done["rows"] == 30_000
-    assert [first for first, _ in parts] == [0, 1_500_000]
+    assert [first > 0 for first, _ in parts] == [False, True]
 
 
 def test_a_beginning_that_is_damaged_is_noticed(bench: Bench) -> None:
@@ -341,7 +341,7 @@ def test_too_little_disk_space_is_said_before_it_begins(bench: Bench) -> None:
 
     said, refused = bench.ask(("describe", id), ("download", id))
 
-    assert said["problem"]["what"].startswith("The data set needs about 1048576.0 GB of disk")
-    assert refused["error"].startswith(f"DiskFull: The data set {id!r} needs about 1048576.0 GB of")
+    assert said["problem"]["what"].startswith("The data set needs about 1048576 GB of disk")
+    assert refused["error"].startswith(f"DiskFull: The data set {id!r} needs about 1048576 GB of")
     sent = [name for name, first, size in bench.hub.sent if name == "train.jsonl"]
     assert len(sent) == 1  # the first rows
