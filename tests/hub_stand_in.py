@@ -62,6 +62,8 @@ class HubStandIn:
         """Files of which a commit keeps only the beginning."""
         self.breaks_after: dict[str, int] = {}
         """Files whose download ends after so many bytes, once."""
+        self.stalls_after: dict[str, int] = {}
+        """Files whose download waits after so many bytes until `release` is set."""
         self.ignores_ranges = False
         self.sent: list[tuple[str, int, int]] = []
         """The files that were sent: name, first byte, number of bytes."""
@@ -275,7 +277,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, body, headers)
         broken = hub.breaks_after.pop(name, None)
         hub.sent.append((name, first, len(body) if broken is None else broken))
-        self._send(206 if "Content-Range" in headers else 200, body, headers, cut=broken)
+        stall = hub.stalls_after.get(name)
+        self._send(
+            206 if "Content-Range" in headers else 200, body, headers, cut=broken, stall=stall
+        )
 
     def _repository(self, id: str, revision: str) -> Repository | None:
         repository = self.stand_in.repositories.get(id)
@@ -293,6 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str] | None = None,
         *,
         cut: int | None = None,
+        stall: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -300,6 +306,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
+            if stall is not None:
+                self.wfile.write(body[:stall])
+                self.stand_in.release.wait(60)
+                body = body[stall:]
             self.wfile.write(body[:cut])
 
 

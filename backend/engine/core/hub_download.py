@@ -1,12 +1,20 @@
 """Downloads from the Hugging Face Hub, with progress, and clear errors for what goes wrong."""
 
 import io
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx2  # huggingface_hub 2 uses it; its errors are not those of httpx
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -15,11 +23,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from tqdm.auto import tqdm
 
 from backend.catalogue.packaged_models import PACKAGED_MODELS
+from backend.engine.core import disk, model_files, resumed_download
 from backend.engine.core.job_control import Control
+from backend.engine.core.resumed_download import Progress, Repository
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
+from backend.files import read_limits
+from backend.files.safetensors_header import INDEX, WHOLE
 from backend.sizes import size_text
 
 Kind = Literal["model", "dataset"]
@@ -27,14 +40,61 @@ SIGN_IN = "run 'hf auth login' once or set HF_TOKEN"
 NO_CONNECTION = (
     LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError
 )  # fmt: skip
-# Safetensors only: pickled weights can run code when they are loaded.
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+MODEL_FILES = [*model_files.TEXTS, "*.safetensors"]
+SERVER_ERROR = 500
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "workbench.json"]
 
 
 def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
-    """Download a model's files into the Hub cache and return their folder."""
-    return _fetch(repo_id, revision, MODEL_FILES, control)
+    """Download the files of a model that are used into the Hub cache; return their folder.
+
+    A second attempt continues a stopped one. Raises DiskFull before a download that does not fit.
+    """
+    try:
+        commit = str(HfApi().model_info(repo_id, revision=revision).sha)
+        used = _used_files(Repository(repo_id, commit), control)
+    except Exception as error:
+        if not is_away(error):
+            raise explain(error, repo_id, revision) from error
+        used = _used_before(Repository(repo_id, revision))
+    return _fetch(repo_id, revision, used, control)
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether the Hub cannot be reached or does not work at the moment."""
+    broken = isinstance(error, HfHubHTTPError) and error.response.status_code >= SERVER_ERROR
+    return broken or isinstance(error, NO_CONNECTION)
+
+
+def _used_before(repository: Repository) -> list[str]:
+    """Return the files of a model that are used, without a connection."""
+    try:
+        tree = get_cached_repo_tree(repository.id, revision=repository.revision)
+    except (CachedRepoTreeNotFoundError, HFValidationError):
+        return MODEL_FILES
+    names = [each.path for each in tree]
+    index = repository.cached(INDEX)
+    return [*model_files.texts_of(names), *model_files.weights_of(names, index)]
+
+
+def _used_files(repository: Repository, control: Control) -> list[str]:
+    """Download the files of a model that are used, and return their names."""
+    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
+    sizes = {
+        each.path: each.size
+        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
+        if isinstance(each, RepoFile)
+    }
+    index = None
+    if INDEX in sizes and WHOLE not in sizes:
+        index = resumed_download.fetch(repository, INDEX, Progress(repository.id, 0, control))
+    used = [*model_files.texts_of(sizes), *model_files.weights_of(sizes, index)]
+    missing = sum(sizes[name] for name in used if repository.cached(name) is None)
+    disk.require_free(missing, [Path(constants.HF_HUB_CACHE)], f"{repository.id!r}")
+    progress = Progress(repository.id, sum(sizes[name] for name in used), control)
+    for name in used:
+        resumed_download.fetch(repository, name, progress)
+    return used
 
 
 def fetch_adapter(repo_id: str, control: Control) -> Path:

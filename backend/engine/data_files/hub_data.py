@@ -25,7 +25,7 @@ from huggingface_hub.hf_api import DatasetInfo
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from backend.engine.core import resumed_download
-from backend.engine.core.hub_download import NO_CONNECTION, explain
+from backend.engine.core.hub_download import NO_CONNECTION, explain, is_away
 from backend.engine.core.job_control import Control
 from backend.engine.core.resumed_download import Progress, Repository
 from backend.engine.data_files import hub_offline
@@ -146,12 +146,12 @@ def choose(name: HubName) -> Choice:
 
 
 def look_up(name: HubName) -> DatasetInfo | None:
-    """Return what the Hub knows of a data set; None without a connection. Raises NotFound."""
+    """Return what the Hub knows of a data set; None if it cannot be reached. Raises NotFound."""
     try:
         return HfApi().dataset_info(name.id, revision=name.revision or None)
-    except NO_CONNECTION:
-        return None
     except Exception as error:
+        if is_away(error):
+            return None
         raise explain(error, name.id, name.revision, "dataset") from None
 
 
