@@ -98,8 +98,8 @@ class Engine:
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "prepare-data": self._prepare_data,
-            "describe-hub-data": self._describe_hub_data,
-            "download-hub-data": self._download_hub_data,
+            "describe-hub-data": lambda request, *_: description.describe(request),
+            "download-hub-data": lambda request, control, _: description.download(request, control),
             "merge": self._merge,
             "export-run": self._export_run,
             "push-adapter": self._push_adapter,
@@ -350,7 +350,6 @@ class Engine:
         return quantization_table.compare(request, control, self.settings, free=free)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
-        description.fetch_all([request.train.data, request.train.held_out], control)
         return preflight.check(
             request,
             self.session,
@@ -363,7 +362,6 @@ class Engine:
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:
-        description.fetch_all([request.data], control)
         return preview.preview(
             request,
             self.session,
@@ -373,7 +371,6 @@ class Engine:
         )
 
     def _prepare_data(self, request: rq.PrepareData, control: Control, message: Any) -> rs.Result:
-        description.fetch_all([request.data, request.held_out], control)
         return preview.prepare(
             request,
             self.session,
@@ -381,12 +378,6 @@ class Engine:
             facts=_facts_of(message),
             store=TokenStore(self.settings.tokens_dir),
         )
-
-    def _describe_hub_data(self, request: rq.DescribeHubData, control: Control, _: Any) -> Any:
-        return description.describe(request)
-
-    def _download_hub_data(self, request: rq.DownloadHubData, control: Control, _: Any) -> Any:
-        return description.download(request, control)
 
     def _merge(self, request: rq.Merge, control: Control, message: Any) -> rs.Result:
         base = rs.ModelFacts.model_validate(message["base"])

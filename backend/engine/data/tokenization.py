@@ -41,6 +41,7 @@ from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, toke
 from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
 from backend.engine.data.token_cache import TokenStore
+from backend.engine.hub_data import description
 from backend.engine.templates.answers import Remark
 from backend.errors import DataError
 from backend.files import read_limits
@@ -90,7 +91,11 @@ def of_run(
     store: TokenStore | None,
     control: Control | None = None,
 ) -> Corpus:
-    """Tokenise the data of a run; `context` is the base's context length in tokens, 0 unlimited."""
+    """Tokenise the data of a run; `context` is the base's context length in tokens, 0 unlimited.
+
+    A data set of the Hub that is not on this machine is downloaded first.
+    """
+    description.fetch_all([train.data, train.held_out], control)
     longest = min(train.longest, context) if context else train.longest
     return tokenise(
         dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control

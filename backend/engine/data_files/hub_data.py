@@ -9,6 +9,7 @@ those in use are downloaded, and they are found again without a connection.
 import difflib
 import errno
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ TRAIN = "train"
 VALIDATION = ("validation", "valid", "val", "dev")
 TEST = ("test", "testing", "eval")
 SHOWN_NAMES = 20
+RECENT_SECONDS = 20.0
+_recent: dict[HubName, tuple[float, "Choice"]] = {}
 UNREADABLE = (ValueError, TypeError, KeyError, RuntimeError, OSError, DatasetsError)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What `datasets` raises over files that it cannot read."""
@@ -131,7 +134,19 @@ def load(name: HubName, control: Control | None = None) -> tuple[Choice, list[Lo
 
 
 def choose(name: HubName) -> Choice:
-    """Find out what of a data set is read, without its data; raises NotFound or DataError."""
+    """Find out what of a data set is read, without its data; raises NotFound or DataError.
+
+    An operation asks several times, so the answer is used again for a short time.
+    """
+    now = time.monotonic()
+    for each in [each for each, (when, _) in _recent.items() if now - when > RECENT_SECONDS]:
+        del _recent[each]
+    if name not in _recent:
+        _recent[name] = (now, _chosen(name))
+    return _recent[name][1]
+
+
+def _chosen(name: HubName) -> Choice:
     require_id(name.id)
     info = look_up(name)
     if info is None:

@@ -75,7 +75,7 @@ def download(request: DownloadHubData, control: Control) -> DownloadedData:
     )
 
 
-def fetch(choice: Choice, control: Control) -> int:
+def fetch(choice: Choice, control: Control | None) -> int:
     """Download what of a choice is missing; raises DiskFull before it begins."""
     if all(choice.is_prepared(split) for split in choice.in_use):
         return 0
@@ -85,7 +85,7 @@ def fetch(choice: Choice, control: Control) -> int:
     return hub_data.download(choice, control, total=found["download_bytes"])
 
 
-def fetch_all(sources: Iterable[str | None], control: Control) -> None:
+def fetch_all(sources: Iterable[str | None], control: Control | None) -> None:
     """Download the data sets of the Hub among some sources, with progress."""
     for source in sources:
         if source and on_hub(source):

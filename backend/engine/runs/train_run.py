@@ -16,7 +16,6 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
-from backend.engine.hub_data import description
 from backend.engine.methods import peft_io
 from backend.engine.models import quantization
 from backend.engine.runs import (
@@ -147,7 +146,6 @@ class _Training:
 
     def _prepare_data(self) -> None:
         request, base = self.request, self.session.base
-        description.fetch_all([request.data, request.held_out], self.control)
         store, context = TokenStore(self.settings.tokens_dir), base.facts.context_length
         corpus = tokenization.of_run(
             self.run.request.dated, base.tokenizer, context=context, store=store,

@@ -134,7 +134,8 @@ def test_a_choice_to_make_is_offered(page: Page, service: FakeService) -> None:
     assert shown[hub.configuration]["value"] is None
     assert shown[hub.configuration]["choices"] == ["en", "de"]
     assert "The data set has 2 configurations" in words(shown[page.train.card])
-    assert "Download" not in words(shown[hub.view])
+    assert "Download 3 MB in 2 files" in words(shown[hub.view])
+    assert "'button'" not in str(shown[hub.view])
     assert hub.choose_configuration("someone/set@v1", "de", "") == "someone/set@v1:de"
     assert hub.choose_split("someone/set:de", "de", "test") == "someone/set:de:test"
     assert hub.choose_split("someone/set", None, "test") == "someone/set::test"
