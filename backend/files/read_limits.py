@@ -39,9 +39,9 @@ HUB_JSON_BYTES = 1 * GB
 CARD_BYTES = 10 * MB
 """A README with its metadata: those with hundreds of configurations reach 1 MB."""
 CARD_VALUES = 1_000_000
-"""Names of files in one configuration: YAML can let one value stand in any number of places."""
-CARD_DEPTH = 20
-"""Nesting of the names of files: real ones are three deep."""
+"""Values in it: 4,000 configurations have 200,000. YAML can let one stand in many places."""
+CARD_DEPTH = 100
+"""Nesting in it: columns within columns are a few levels each."""
 HUB_CONFIGURATIONS = 10_000
 """Configurations of a data set: one for each language makes 4,000."""
 HUB_FILES = 10_000

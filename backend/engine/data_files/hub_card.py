@@ -89,13 +89,11 @@ def card_of(said: dict[str, Any], id: str) -> Card:
 
 def require_own_files(said: dict[str, Any], id: str) -> None:
     """Raise DataError where a data set's metadata name data outside its own repository."""
+    _require_few_values(said, id)
     for each in _listed(said.get("configs")):
         if not isinstance(each, dict):
             continue
-        named = _texts([each.get("data_files"), each.get("data_dir")])
-        for count, name in enumerate(named):
-            if count > read_limits.CARD_VALUES:  # one value may stand in any number of places
-                raise DataError(f"The metadata of the data set {id!r} name too many files.")
+        for name in _texts([each.get("data_files"), each.get("data_dir")]):
             if not _is_inside(name):
                 raise DataError(
                     f"The data set {id!r} refers to data outside its own files: {name[:200]!r}.",
@@ -125,13 +123,32 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+def _require_few_values(said: dict[str, Any], id: str) -> None:
+    """Raise DataError where metadata are deep, or one value stands in any number of places.
+
+    `datasets` walks through all of them.
+    """
+    waiting: list[tuple[Any, int]] = [(said, 0)]
+    count = 0
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, list | dict):
+            inside = value.values() if isinstance(value, dict) else value
+            count += len(value)
+            if depth > read_limits.CARD_DEPTH or count > read_limits.CARD_VALUES:
+                raise DataError(
+                    f"The metadata of the data set {id!r} are nested too deeply or have too many "
+                    "values.",
+                    cure="Use another data set, or download the file and enter its path.",
+                )
+            waiting += [(each, depth + 1) for each in inside]
+
+
+def _texts(value: Any) -> Iterator[str]:
     """Yield every text in a YAML value; names of splits are included and harmless."""
-    if depth > read_limits.CARD_DEPTH:
-        raise DataError("The metadata of a data set are nested too deeply.")
     if isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each, depth + 1)
+            yield from _texts(each)
     elif value is not None:
         yield str(value)
 
