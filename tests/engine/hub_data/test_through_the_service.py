@@ -53,7 +53,9 @@ def test_a_download_shows_its_bytes_is_stopped_and_continued(
     hub = bench.hub
     hub.stalls_after, hub.release = {"train.jsonl": 4_000_000}, hub.release.__class__()
     job = service.start(rq.DownloadHubData(data=described.source))
-    service.stop_side(wait_for_text(service, " MB of "))
+    download = wait_for_text(service, "B of ")
+    time.sleep(1)  # until the first part has arrived
+    service.stop_side(download)
     time.sleep(1)  # until the process has the command
     hub.release.set()
     with pytest.raises(Stopped, match="What has arrived is kept"):
