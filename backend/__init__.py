@@ -6,8 +6,10 @@ from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.learning_rate import usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
 from backend.catalogue.packaged_models import MODEL_NAMES, PACKAGED_MODELS
+from backend.hub_names import HubName
+from backend.hub_names import read as read_hub_name
 from backend.operations import OPERATIONS, Operation
-from backend.permissions import Caller
+from backend.permissions import Caller, on_hub
 from backend.runs import adjustments
 from backend.runs.events import Curve, Event
 from backend.service.jobs import Job
@@ -24,6 +26,7 @@ __all__ = [
     "Caller",
     "Curve",
     "Event",
+    "HubName",
     "Job",
     "Method",
     "Operation",
@@ -33,6 +36,8 @@ __all__ = [
     "blends",
     "errors",
     "method_of",
+    "on_hub",
+    "read_hub_name",
     "requests",
     "results",
     "size_text",

@@ -89,6 +89,10 @@ OPERATIONS: dict[type[rq.Request], Operation] = {
     rq.PrepareData: Operation(
         rs.PreparedData, None, lambda r: f"Checking {_file_name(r.data)}", beside=lambda r: True
     ),
+    rq.DescribeHubData: Operation(rs.HubDescription, None, lambda r: f"Looking up {r.data}"),
+    rq.DownloadHubData: Operation(
+        rs.DownloadedData, None, lambda r: f"Downloading {r.data}", beside=lambda r: True
+    ),
     rq.ExportRun: Operation(rs.ExportedRun, None, lambda r: "Exporting a run"),
     rq.PushAdapter: Operation(
         rs.PushedAdapter, None, lambda r: f"Sending {r.name} to the Hub", beside=lambda r: True

@@ -3,7 +3,6 @@
 Python and the command line run with the user's own rights and are not checked here.
 """
 
-import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +10,10 @@ from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.errors import InvalidRequest, Unsupported
 from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
 from backend.hub_address import is_address, is_url, parse
+from backend.hub_names import HUB_ID, names_data_set
 from backend.requests import (
+    DescribeHubData,
+    DownloadHubData,
     ExportRun,
     InspectAdapter,
     LoadAdapter,
@@ -33,7 +35,6 @@ Caller = Literal["local", "page", "owner"]
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 PERMIT = "Start the app with --allow-folder and the folder's name to permit it."
 OR_UPLOAD = f"{PERMIT[:-1]}, or upload the file."
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
 def check_caller(request: Request, settings: Settings, caller: Caller = "page") -> None:
@@ -63,9 +64,13 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
 def looks_like_path(source: str) -> bool:
     """Return whether a source is a path and not a Hugging Face id, by its spelling alone.
 
+    Parts of a data set (`owner/set:configuration:split`) and addresses of data sets are no paths.
+
     The files in the working folder do not matter: the page, the worker and a run with several
     processes have different working folders, and a visitor knows none of them.
     """
+    if names_data_set(source):
+        return False
     return (
         source.startswith((".", "/", "~", "\\"))
         or not HUB_ID.fullmatch(source)
@@ -207,7 +212,9 @@ def _sources(request: Request) -> list[str]:
         request = request.train
     if isinstance(request, Train | PrepareData):
         return [request.data, *([request.held_out] if request.held_out else [])]
-    return [request.data] if isinstance(request, PreviewData) else []
+    if isinstance(request, PreviewData | DescribeHubData | DownloadHubData):
+        return [request.data]
+    return []
 
 
 def _is_bundled(source: str) -> bool:

@@ -20,9 +20,20 @@ import pytest
 
 
 class Repository:
-    """A folder under a Hub id; `gated` shows its file list and keeps its files."""
+    """A folder under a Hub id; `gated` shows its file list and keeps its files.
 
-    def __init__(self, folder: Path, *, gated: bool = False, private: bool = False) -> None:
+    `card` is the metadata of its README, which the Hub also shows for a gated repository.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gated: bool = False,
+        private: bool = False,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        self.card = card
         self.folder = folder
         self.private = private
         self.gated = gated
@@ -32,11 +43,11 @@ class Repository:
     def files(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.rglob("*")) if path.is_file())
 
-    def entries(self, below: str) -> list[dict[str, Any]]:
-        """List the files of a folder and of those in it, each by its path in the repository."""
-        paths = {file.relative_to(self.folder).as_posix(): file for file in self.files()}
-        inside = {path: file for path, file in paths.items() if f"{path}/".startswith(below)}
-        return [_entry(file) | {"path": path} for path, file in inside.items()]
+    def tree(self, under: str, *, recursive: bool) -> list[dict[str, Any]]:
+        """Return the entries of a folder, or of all folders below it, as the Hub lists them."""
+        root = self.folder / under
+        found = sorted(root.rglob("*") if recursive else root.iterdir()) if root.is_dir() else []
+        return [_entry(path, self.folder) for path in found]
 
 
 class HubStandIn:
@@ -49,6 +60,13 @@ class HubStandIn:
         self.refuses_writing = False
         self.loses: set[str] = set()
         """Files of which a commit keeps only the beginning."""
+        self.breaks_after: dict[str, int] = {}
+        """Files whose download ends after so many bytes, once."""
+        self.stalls_after: dict[str, int] = {}
+        """Files whose download waits after so many bytes until `release` is set."""
+        self.ignores_ranges = False
+        self.sent: list[tuple[str, int, int]] = []
+        """The files that were sent: name, first byte, number of bytes."""
         self.requests: list[str] = []
         self.held: set[str] = set()
         self.release = threading.Event()
@@ -141,13 +159,21 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(200, {"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):
             return self._json(200, self._where_to_put(json.loads(body)))
+        if parts[1] == "datasets":
+            repository = self.stand_in.repositories["/".join(parts[1:4])]
+            names = parse_qs(body.decode())["paths"]
+            found = [path for name in names if (path := repository.folder / name).exists()]
+            return self._json(200, [_entry(path, repository.folder) for path in found])
         id, what = "/".join(parts[2:4]), parts[4]
         if what == "preupload":
             return self._json(200, {"files": [_upload_mode(f) for f in json.loads(body)["files"]]})
         if what == "paths-info":
             names = parse_qs(body.decode())["paths"]
             files = [file for file in self._kept(id).iterdir() if file.name in names]
-            return self._json(200, [_entry(file, large=_is_large(file.name)) for file in files])
+            folder = self._kept(id)
+            return self._json(
+                200, [_entry(file, folder, large=_is_large(file.name)) for file in files]
+            )
         return self._commit(id, [json.loads(line) for line in body.splitlines()])
 
     def do_PUT(self) -> None:
@@ -211,14 +237,17 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         if rest[:1] == ["tree"]:
-            below = "/".join([*rest[2:], ""])
-            entries = repository.entries(below)
-            if below and not entries:
+            recursive = "recursive" in parse_qs(urlsplit(self.path).query)
+            recursive = recursive and "ecursive=False" not in self.path
+            under = "/".join(rest[2:])
+            entries = repository.tree(under, recursive=recursive)
+            if under and not entries:
                 return self._send(404, headers={"X-Error-Code": "EntryNotFound"})
             self._json(200, entries)
         else:
             info = {"id": id, "modelId": id, "sha": repository.commit, "siblings": []}
-            self._send(200, json.dumps(info).encode())
+            info |= {"gated": "manual" if repository.gated else False, "cardData": repository.card}
+            self._json(200, info)
 
     def _file(self, id: str, revision: str, name: str) -> None:
         repository = self._repository(id, revision)
@@ -234,8 +263,27 @@ class _Handler(BaseHTTPRequestHandler):
             if name in self.stand_in.held and self.command == "GET":
                 self.stand_in.release.wait(60)
             content = (repository.folder / name).read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            self._send(200, content, {"ETag": etag, **commit})
+            self._send_file(name, content, commit)
+
+    def _send_file(self, name: str, content: bytes, commit: dict[str, str]) -> None:
+        """Send a file, or the range of it that was asked for."""
+        hub, asked = self.stand_in, self.headers.get("Range")
+        headers = {"ETag": f'"{_digest(name, content)}"', **commit}
+        first, last = 0, len(content) - 1
+        if asked and not hub.ignores_ranges:
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            first = int(start) if start else max(0, len(content) - int(end))
+            last = min(last, int(end)) if start and end else last
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        body = content[first : last + 1]
+        if self.command == "HEAD":
+            return self._send(200, body, headers)
+        broken = hub.breaks_after.pop(name, None)
+        hub.sent.append((name, first, len(body) if broken is None else broken))
+        stall = hub.stalls_after.get(name)
+        self._send(
+            206 if "Content-Range" in headers else 200, body, headers, cut=broken, stall=stall
+        )
 
     def _repository(self, id: str, revision: str) -> Repository | None:
         repository = self.stand_in.repositories.get(id)
@@ -246,24 +294,53 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repository
 
-    def _send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        cut: int | None = None,
+        stall: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            if stall is not None:
+                self.wfile.write(body[:stall])
+                self.stand_in.release.wait(60)
+                body = body[stall:]
+            self.wfile.write(body[:cut])
 
 
-def _entry(file: Path, *, large: bool = False) -> dict[str, Any]:
+def _entry(file: Path, root: Path, *, large: bool = False) -> dict[str, Any]:
+    name = file.relative_to(root).as_posix()
+    if file.is_dir():
+        return {"type": "directory", "path": name, "size": 0, "oid": "0" * 40}
     content = file.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    entry = {"type": "file", "path": file.name, "size": len(content), "oid": blob}
-    if large:
+    entry = {"type": "file", "path": name, "size": len(content), "oid": _git_digest(content)}
+    if large or _is_kept_apart(name, content):
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
     return entry
+
+
+def _is_kept_apart(name: str, content: bytes) -> bool:
+    """Return whether a file is not in git itself, so that the Hub states another digest."""
+    return _is_large(name) or len(content) > 1024**2
+
+
+def _digest(name: str, content: bytes) -> str:
+    if _is_kept_apart(name, content):
+        return hashlib.sha256(content).hexdigest()
+    return _git_digest(content)
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _is_large(name: str) -> bool:

@@ -36,7 +36,7 @@ BACKEND = Layers(
     (
         "errors sizes processes settings refusals",
         "files fields results",
-        "catalogue compile_times hub_address",
+        "catalogue compile_times hub_address hub_names",
         "requests library",
         "permissions merge_requirements",
         "operations",
@@ -52,6 +52,7 @@ ENGINE = Layers(
     (
         "core __init__",
         "models data_files templates",
+        "hub_data",
         "methods",
         "session",
         "inference",

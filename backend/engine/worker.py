@@ -27,6 +27,7 @@ from backend.engine.data import preview
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.export import run_export
 from backend.engine.hotswap import prepare
+from backend.engine.hub_data import description
 from backend.engine.inference import chat
 from backend.engine.merging import merge
 from backend.engine.models import model_skeleton
@@ -97,6 +98,8 @@ class Engine:
             "preflight": self._preflight,
             "preview-data": self._preview_data,
             "prepare-data": self._prepare_data,
+            "describe-hub-data": lambda request, *_: description.describe(request),
+            "download-hub-data": lambda request, control, _: description.download(request, control),
             "merge": self._merge,
             "export-run": self._export_run,
             "push-adapter": self._push_adapter,

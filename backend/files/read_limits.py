@@ -38,6 +38,24 @@ HUB_JSON_BYTES = 1 * GB
 
 CARD_BYTES = 10 * MB
 """A README with its metadata: those with hundreds of configurations reach 1 MB."""
+CARD_VALUES = 1_000_000
+"""Values in it: 4,000 configurations have 200,000. YAML can let one stand in many places."""
+CARD_DEPTH = 100
+"""Nesting in it: columns within columns are a few levels each."""
+HUB_CONFIGURATIONS = 10_000
+"""Configurations of a data set: one for each language makes 4,000."""
+HUB_FILES = 10_000
+"""Files of one configuration, each of which takes a request: web texts of terabytes have more."""
+HUB_TREE_ENTRIES = 200_000
+"""Files and folders of a repository, listed for their sizes: the Hub advises 100,000 at most."""
+HUB_SECONDS = 20
+"""The wait for an answer of the Hub, for what is shown before a download."""
+FIRST_ROWS_BYTES = 1 * MB
+"""The beginning of a text file that is fetched for its first rows."""
+FIRST_ROWS_GROUP_BYTES = 16 * MB
+"""The first row group of a Parquet file, likewise: the Hub's own have 1,000 rows."""
+FIRST_ROWS_FILE_BYTES = 2 * GB
+"""A Parquet file is copied as a hole of its size; the Hub's own have 500 MB."""
 
 # -- models --------------------------------------------------------------------------------------
 

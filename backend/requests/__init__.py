@@ -24,7 +24,14 @@ from backend.requests.adapters import (
 )
 from backend.requests.base import LoadModel, QuantizationTable, UnloadModel
 from backend.requests.blending import Combine, Merge, Similarity
-from backend.requests.data import Columns, LongExamples, PrepareData, PreviewData
+from backend.requests.data import (
+    Columns,
+    DescribeHubData,
+    DownloadHubData,
+    LongExamples,
+    PrepareData,
+    PreviewData,
+)
 from backend.requests.hotswap import ConvertAdapter, EndHotswap, Hotswap, PrepareHotswap
 from backend.requests.steering import Adjust
 from backend.requests.talking import Chat, Compare, Message, NextToken, Score, SideBySide
@@ -40,6 +47,8 @@ __all__ = [
     "Compare",
     "ConvertAdapter",
     "DeleteAdapter",
+    "DescribeHubData",
+    "DownloadHubData",
     "EndHotswap",
     "ExportRun",
     "Hotswap",
@@ -104,6 +113,8 @@ SideRequest = (
     Preflight
     | PreviewData
     | PrepareData
+    | DescribeHubData
+    | DownloadHubData
     | InspectAdapter
     | Similarity
     | Merge

@@ -17,7 +17,8 @@ def data_source() -> Any:
         min_length=1,
         max_length=1000,
         level="basic",
-        help="A bundled set (starter:pirate), a data file, a folder of data files, or a Hub id.",
+        help="A bundled set (starter:pirate), a data file or folder, or a Hub id "
+        "(owner/set:configuration:split).",
     )
 
 
@@ -244,3 +245,15 @@ class PrepareData(FillsPlaceholders, Request):
     learn_thoughts: bool = learned_thoughts()
     date: Day | None = template_date()
     placeholders: Placeholders | None = placeholder_texts()
+
+
+class DescribeHubData(Request):
+    """Describe a data set of the Hub before it is downloaded: its parts, size, licence and rows."""
+
+    data: str = data_source()
+
+
+class DownloadHubData(Request):
+    """Download a data set of the Hub and prepare it; a second attempt continues a stopped one."""
+
+    data: str = data_source()

@@ -31,6 +31,7 @@ from backend.results.base import (
     Unloaded,
 )
 from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
+from backend.results.hub import DownloadedData, HubDescription
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
@@ -70,10 +71,12 @@ __all__ = [
     "DamagedAdapter",
     "DataPreview",
     "DataStats",
+    "DownloadedData",
     "Evaluation",
     "Example",
     "ExportedRun",
     "ExportedWorkspace",
+    "HubDescription",
     "ImportedWorkspace",
     "JobInfo",
     "Launch",

@@ -38,6 +38,8 @@ def requests_for(path: str) -> list[rq.Request]:
         rq.Preflight(train=train),
         rq.PreviewData(data=path),
         rq.PrepareData(data=path),
+        rq.DescribeHubData(data=path),
+        rq.DownloadHubData(data=path),
         rq.PrepareData(data="starter:pirate", held_out=path),
         rq.Train(name="x", held_out=path),
         rq.Preflight(train=rq.Train(name="x", held_out=path)),

@@ -66,3 +66,24 @@ def preview() -> rs.DataPreview:
         shape_reason=STATS.shape_reason,
         columns=("messages",),
     )
+
+
+def on_the_hub(request: rq.DescribeHubData) -> rs.HubDescription:
+    return rs.HubDescription(
+        source="someone/set:en:train",
+        id="someone/set",
+        license="cc-by-4.0",
+        configurations=("en", "de"),
+        configuration="en",
+        splits=("train", "test"),
+        split="train",
+        held_out="test",
+        rows=600,
+        held_out_rows=20,
+        files=2,
+        download_bytes=3 * 1024**2,
+        prepared_bytes=4 * 1024**2,
+        needed_bytes=7 * 1024**2,
+        free_bytes=9 * 1024**3,
+        first_rows=({"question": "Where is <b>the cat</b>?", "answer": "Arr"},),
+    )

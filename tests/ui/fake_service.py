@@ -130,6 +130,14 @@ class FakeEngine:
         self.say(message, type="progress", text="5 of 600 rows read", fraction=0.01, seconds_left=1)
         return rs.PreparedData(rows=600, bad=0, tokens=33_000, seconds=1.0)
 
+    def _describe_hub_data(self, request: rq.DescribeHubData, message: Message) -> rs.Result:
+        return fake_answers.on_the_hub(request)
+
+    def _download_hub_data(self, request: rq.DownloadHubData, message: Message) -> rs.Result:
+        return rs.DownloadedData(
+            source=request.data, rows=600, held_out_rows=0, downloaded_bytes=1000, seconds=1.0
+        )
+
     def _train(self, request: rq.Train, message: Message) -> rs.Result:
         return self._run(self.service.runs.get(message["run_id"]), 0, message)
 

@@ -19,6 +19,7 @@ from ui.components.service_handle import ServiceHandle
 from ui.train import readiness
 from ui.train.column_picker import ColumnPicker
 from ui.train.data_report import report
+from ui.train.hub_picker import HubPicker
 from ui.train.readiness import Check
 
 CHECK_SECONDS = 180.0
@@ -56,6 +57,7 @@ class DataPicker:
         )
         # Not in the line above: the next check of the data would overwrite the reason.
         self.refused = safe_view(NOTHING, label="Upload", elem_id="data-refused")
+        self.hub = HubPicker(handle)
         self.columns = ColumnPicker(form)
         self.placeholders = form.add("placeholders", visible=False, elem_id="train-placeholders")
         self._build_preview()
@@ -102,6 +104,7 @@ class DataPicker:
         inputs: dict[str, Any],
         request_from: Callable[[Mapping[str, Any]], rq.Train],
         drop_bad_rows: Component,
+        check_key: gr.Textbox,
     ) -> None:
         """Wire the buttons; `request_from` turns the form's values into a request."""
         self._request_from = request_from
@@ -118,6 +121,8 @@ class DataPicker:
         self.columns.note.click(self.columns.use_offer, None, self.columns.components, **QUIET)
         self.data.focus(lambda source: source, self.data, self.left, **QUIET)
         self.data.input(self.choose, [self.data, self.left], chosen, **QUIET)
+        for chosen_part in self.hub.connect(self.data, check_key):
+            chosen_part.then(self.begin_anew, None, chosen, **QUIET)
         opened = [self.columns.opened, self.columns.group]
         self.open_columns.click(self.columns.toggle, self.columns.opened, opened, **QUIET)
         self.upload.upload(
@@ -160,6 +165,7 @@ class DataPicker:
         """Show the first examples as the model would see them, and a report on all rows."""
         try:
             train = self._request_from({**values, "name": values["name"] or "preview"})
+            self.hub.require_downloaded(train)
             preview = self.first_look(train)
             if preview.quick and preview.shape:
                 preview = self._ask(preview_of(train))

@@ -29,8 +29,17 @@ class Check(BaseModel):
     look: rs.DataPreview | None = None
     preparing: bool = False
     """Whether large data is being read in the background."""
+    hub: rs.HubDescription | None = None
+    """The data set of the Hub, if it is one."""
+    hub_failure: Failure | None = None
+    downloading: bool = False
     unprepared: bool = False
     """Whether reading failed; it is repeated only on request."""
+
+    @property
+    def undownloaded(self) -> bool:
+        """Whether the data set has to be downloaded from the Hub first."""
+        return self.hub is not None and not self.hub.ready
 
 
 class Readiness(NamedTuple):
@@ -83,8 +92,9 @@ def check_key(snapshot: rs.Snapshot, check: Check) -> str:
     base = snapshot.base.loaded_as if snapshot.base else ""
     names = ",".join([*(a.name for a in snapshot.adapters), *(q.name for q in snapshot.queue)])
     held = "busy" if check.waiting and snapshot.job is not None else "free"
-    reading = any(job.operation == "prepare-data" for job in snapshot.side_jobs)
-    data = ("reading" if reading else "read") if check.preparing else ""
+    under_way = {job.operation for job in snapshot.side_jobs}
+    reading = bool(under_way & {"prepare-data", "download-hub-data"})
+    data = ("reading" if reading else "read") if check.preparing or check.downloading else ""
     taken = [run.id for run in snapshot.runs if run.state in ("queued", "running")]  # their names
     return f"{base}|{names}|{held}|{data}|{','.join(taken)}"
 
@@ -131,12 +141,29 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
         return obstacle
     if snapshot.job is not None:
         return wait(f"{under_way(snapshot.job)}. Wait for it, or stop it at the top.")
+    if check.hub is not None and check.undownloaded:
+        return _undownloaded(check.hub, check)
     if check.preparing:
         rows = units.plural(check.look.rows, "row") if check.look else "the rows"
         return wait(f"Reading and checking {rows} once. Progress is shown at the top.")
     if check.checking or check.report is None:
         return wait("Checking these settings with the base and the data.")
     return None if check.report.ready else _problems(check.report.problems)
+
+
+def _undownloaded(hub: rs.HubDescription, check: Check) -> Node:
+    """Say that a data set has to be downloaded, or why it cannot be."""
+    if hub.problem is not None:
+        return _problems([hub.problem])
+    if check.downloading:
+        return wait("Downloading the data set. Progress is shown at the top.")
+    if check.hub_failure is not None:
+        return failure_card(check.hub_failure, title="The data set is not on this machine yet")
+    need, free = units.size(hub.needed_bytes), units.size(hub.free_bytes)
+    return wait(
+        "The data set is on the Hub and not on this machine yet. Press Download, below the data: "
+        f"it needs about {need} of disk space, and {free} are free."
+    )
 
 
 def _ready_card(report: rs.PreflightReport) -> Node:

@@ -170,6 +170,7 @@ class TrainTab:
             self.picker.drawn,
             **QUIET,
         )
+        checking.then(self.picker.hub.show, self.check, self.picker.hub.drawn, **QUIET)
         self.picker.data.change(
             self.suggest_name,
             [self.picker.data, self.name, self.suggested],
@@ -177,7 +178,7 @@ class TrainTab:
             **QUIET,
         )
         drop_bad_rows = self.form.components["drop_bad_rows"]
-        self.picker.connect(self.inputs, self.request, drop_bad_rows)
+        self.picker.connect(self.inputs, self.request, drop_bad_rows, self.check_key)
         started = self.go.click(
             self.start,
             inputs_kwargs=self.inputs,
@@ -251,6 +252,10 @@ class TrainTab:
                 yield check.model_copy(update={"waiting": True})
                 return
             yield check.model_copy(update={"checking": True})
+            check = self.picker.hub.looked_up(check, train)
+            if check.undownloaded:
+                yield check
+                return
             check = check.model_copy(update={"look": self.picker.first_look(train)})
             waits = self.picker.wait_for_all(check, train)
             if waits is not None:

@@ -21,8 +21,9 @@ from backend.engine.core.job_control import Control
 from backend.engine.methods.config_validation import CONFIG
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import InvalidRequest, NotFound, Unsupported, VerificationFailed, WorkbenchError
+from backend.hub_names import HUB_ID
 from backend.library import Library
-from backend.permissions import HUB_ID, looks_like_path
+from backend.permissions import looks_like_path
 from backend.requests import PushAdapter
 from backend.results import AdapterInfo, PushedAdapter
 

@@ -4,11 +4,18 @@ import io
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import httpx2  # huggingface_hub 2 uses it; its errors are not those of httpx
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -18,30 +25,79 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from tqdm.auto import tqdm
 
 from backend.catalogue.packaged_models import PACKAGED_MODELS
+from backend.engine.core import disk, model_files, resumed_download
 from backend.engine.core.job_control import Control
+from backend.engine.core.resumed_download import Progress, Repository
 from backend.errors import InvalidRequest, NotFound, WorkbenchError
 from backend.files import read_limits
+from backend.files.safetensors_header import INDEX, WHOLE
 from backend.hub_address import HubAddress
 from backend.sizes import size_text
 
-# Safetensors only: pickled weights can run code when they are loaded.
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-
-
-_UNREACHABLE = (
-    LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError,
+Kind = Literal["model", "dataset"]
+SIGN_IN = "run 'hf auth login' once or set HF_TOKEN"
+NO_CONNECTION = (
+    LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError
 )  # fmt: skip
-
-
+MODEL_FILES = [*model_files.TEXTS, "*.safetensors"]
+SERVER_ERROR = 500
 REACHED_S = 10.0
 
 
 def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
-    """Download a model's files into the Hub cache and return their folder."""
-    return _fetch(repo_id, revision, MODEL_FILES, control)
+    """Download the files of a model that are used into the Hub cache; return their folder.
+
+    A second attempt continues a stopped one. Raises DiskFull before a download that does not fit.
+    """
+    try:
+        commit = str(HfApi().model_info(repo_id, revision=revision).sha)
+        used = _used_files(Repository(repo_id, commit), control)
+    except Exception as error:
+        if not is_away(error):
+            raise explain(error, repo_id, revision) from error
+        used = _used_before(Repository(repo_id, revision))
+    return _fetch(repo_id, revision, used, control)
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether the Hub cannot be reached or does not work at the moment."""
+    broken = isinstance(error, HfHubHTTPError) and error.response.status_code >= SERVER_ERROR
+    return broken or isinstance(error, NO_CONNECTION)
+
+
+def _used_before(repository: Repository) -> list[str]:
+    """Return the files of a model that are used, without a connection."""
+    try:
+        tree = get_cached_repo_tree(repository.id, revision=repository.revision)
+    except (CachedRepoTreeNotFoundError, HFValidationError):
+        return MODEL_FILES
+    names = [each.path for each in tree]
+    index = repository.cached(INDEX)
+    return [*model_files.texts_of(names), *model_files.weights_of(names, index)]
+
+
+def _used_files(repository: Repository, control: Control) -> list[str]:
+    """Download the files of a model that are used, and return their names."""
+    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
+    sizes = {
+        each.path: each.size
+        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
+        if isinstance(each, RepoFile)
+    }
+    index = None
+    if INDEX in sizes and WHOLE not in sizes:
+        index = resumed_download.fetch(repository, INDEX, Progress(repository.id, 0, control))
+    used = [*model_files.texts_of(sizes), *model_files.weights_of(sizes, index)]
+    missing = sum(sizes[name] for name in used if repository.cached(name) is None)
+    disk.require_free(missing, [Path(constants.HF_HUB_CACHE)], f"{repository.id!r}")
+    progress = Progress(repository.id, sum(sizes[name] for name in used), control)
+    for name in used:
+        resumed_download.fetch(repository, name, progress)
+    return used
 
 
 def adapter_files(address: HubAddress) -> list[PurePosixPath]:
@@ -66,8 +122,8 @@ def adapter_files(address: HubAddress) -> list[PurePosixPath]:
             cure="Check the folder's name on the repository's page.",
         ) from error
     except Exception as error:
-        explained = _explain(error, address.repo_id, address.revision)
-        if isinstance(error, _UNREACHABLE):
+        explained = explain(error, address.repo_id, address.revision)
+        if isinstance(error, NO_CONNECTION):
             return []
         raise explained from error
 
@@ -91,7 +147,7 @@ def _fetch(repo_id: str, revision: str | None, files: list[str], control: Contro
     except WorkbenchError:
         raise
     except Exception as error:
-        raise _explain(error, repo_id, revision) from error
+        raise explain(error, repo_id, revision) from error
 
 
 def fetch_config(repo_id: str, revision: str | None) -> Path:
@@ -99,40 +155,54 @@ def fetch_config(repo_id: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except Exception as error:
-        raise _explain(error, repo_id, revision) from error
+        raise explain(error, repo_id, revision) from error
 
 
-def _explain(error: Exception, repo_id: str, revision: str | None) -> WorkbenchError:
+def explain(
+    error: Exception, repo_id: str, revision: str | None, kind: Kind = "model"
+) -> WorkbenchError:
+    """Return the error to show instead of one of the Hub's; raises an unknown one again."""
+    if isinstance(error, WorkbenchError):
+        return error
     if isinstance(error, GatedRepoError):
         return NotFound(
-            f"{repo_id!r} is a gated repository.",
-            cure="Accept its licence on the Hub and run 'hf auth login' once, then try again.",
+            f"{repo_id!r} is a gated repository.", cure=how_to_get_access(repo_id, kind)
         )
     if isinstance(error, RevisionNotFoundError):
         return NotFound(f"{repo_id!r} has no revision {revision!r}.")
     if isinstance(error, RepositoryNotFoundError):
         return NotFound(
             f"{repo_id!r} does not exist on the Hub, or it is private.",
-            cure="Check the spelling. If it is yours, run 'hf auth login' once.",
+            cure=f"Check the spelling. If it is yours, {SIGN_IN}.",
         )
     if isinstance(error, HFValidationError):
         return InvalidRequest(
             f"{repo_id!r} is neither a folder on this machine nor a Hub id.",
             cure="Ids look like HuggingFaceTB/SmolLM2-135M.",
         )
-    if isinstance(error, _UNREACHABLE):
+    if isinstance(error, NO_CONNECTION):
+        other = (
+            "upload a file" if kind == "dataset" else f"choose {_instead_of(repo_id)} or a folder"
+        )
         return NotFound(
             f"{repo_id!r} is not on this machine, and the Hub cannot be reached.",
-            cure=f"Check the internet connection, or choose {_instead_of(repo_id)} or a folder.",
+            cure=f"Check the internet connection, or {other}.",
             details=str(error),
         )
     if isinstance(error, HfHubHTTPError):
+        other = "upload a file" if kind == "dataset" else "choose the starter model or a folder"
         return NotFound(
             f"The Hub did not return {repo_id!r} (status {error.response.status_code}).",
-            cure="Try again later, or choose the starter model or a folder.",
+            cure=f"Try again later, or {other}.",
             details=str(error),
         )
     raise error
+
+
+def how_to_get_access(repo_id: str, kind: Kind) -> str:
+    """Say how a person gets at a gated repository."""
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    return f"Accept its conditions on {page}, then {SIGN_IN}, and try again."
 
 
 def _instead_of(repo_id: str) -> str:

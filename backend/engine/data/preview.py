@@ -18,6 +18,7 @@ from backend.engine.data.token_arrays import Tokens
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.data.unfit_rows import Unfit
 from backend.engine.data_files.sources import first_rows, open_source
+from backend.engine.hub_data import description
 from backend.engine.models import model_skeleton
 from backend.engine.session import Session
 from backend.errors import DataError, NotFound
@@ -53,6 +54,7 @@ def preview(
     Where the columns are not recognised, the preview has no format: the user has to choose columns.
     """
     tokenizer = _tokenizer(session, facts)
+    description.fetch_all([request.data], control)
     columns = _columns(request.data)
     try:
         source = dataset.read(
@@ -115,6 +117,7 @@ def prepare(
     """Tokenise a data set and keep the tokens on disk for later use."""
     started = time.monotonic()
     tokenizer = _tokenizer(session, facts)
+    description.fetch_all([request.data, request.held_out], control)
     source = dataset.read(
         request.data, eval_share=0.0, seed=0, columns=request.columns, held_out=request.held_out,
         learning=Learning.of(request),

@@ -18,6 +18,7 @@ from backend.engine.data.encoding import encode, encode_part
 from backend.engine.data.statistics import stats_of
 from backend.engine.data.token_arrays import Documents, Encoded, Tokens, in_pieces, join
 from backend.engine.data.token_cache import TokenStore
+from backend.engine.hub_data import description
 from backend.errors import DataError
 from backend.requests import Train
 from backend.results import DataStats
@@ -66,8 +67,10 @@ def of_run(
 ) -> Corpus:
     """Tokenise the data of a run; `context` is the base's context length in tokens, 0 unlimited.
 
-    Raises DataError as `tokenise`, and unless `unfilled`, where placeholders would be learned.
+    Raises DataError as `tokenise`, and unless `unfilled`, where placeholders would be learned. A
+    data set of the Hub that is not on this machine is downloaded first.
     """
+    description.fetch_all([train.data, train.held_out], control)
     longest = min(train.longest, context) if context else train.longest
     corpus = tokenise(
         dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control

@@ -1,79 +1,273 @@
 """Data sets of the Hugging Face Hub, loaded by `datasets` from files of their own repository only.
 
 `datasets` 5.2.0 reads the name `text`, `json` and similar as a reader of the working folder, the
-name of an existing folder as that folder, and `buckets/x` as a storage bucket. A repository's
-README may name any local file or any address as its data, and columns whose cells are opened as
-paths. All of that is refused here.
+name of an existing folder as that folder, and `buckets/x` as a storage bucket. It prepares every
+split of a configuration; here each is prepared alone, in a folder named after its commit, so only
+those in use are downloaded, and they are found again without a connection.
 """
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+import difflib
+import errno
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import httpx2  # the HTTP client of huggingface_hub 2
-import yaml
-from datasets import Dataset, DatasetBuilder, load_dataset_builder
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from datasets import Dataset, DatasetBuilder, concatenate_datasets, config, load_dataset_builder
+from datasets.data_files import DataFilesDict
+from datasets.exceptions import DatasetsError
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 from datasets.packaged_modules.cache.cache import Cache
-from huggingface_hub import DatasetCard, HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.hf_api import DatasetInfo
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from backend.engine.core import resumed_download
+from backend.engine.core.hub_download import NO_CONNECTION, explain, is_away
+from backend.engine.core.job_control import Control
+from backend.engine.core.resumed_download import Progress, Repository
+from backend.engine.data_files import hub_offline
+from backend.engine.data_files.hub_card import Card, read_card
 from backend.engine.data_files.hub_files import require_bounded
 from backend.errors import DataError, NotFound, WorkbenchError
 from backend.files import read_limits
-from backend.files.foreign_files import read_text
+from backend.hub_names import HubName
 
-README, STANDALONE = "README.md", ".huggingface.yaml"
 READ = ("json", "csv", "parquet", "text")
 """The readers of `datasets` that are allowed; others open archives, pictures or databases."""
 ROWS_AT_ONCE = 1000
-NO_CONNECTION = (
-    LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, httpx2.TransportError
-)  # fmt: skip
-NOT_GIVEN = (DatasetNotFoundError, FileNotFoundError, HfHubHTTPError, *NO_CONNECTION)
+TRAIN = "train"
+VALIDATION = ("validation", "valid", "val", "dev")
+TEST = ("test", "testing", "eval")
+SHOWN_NAMES = 20
+RECENT_SECONDS = 20.0
+_recent: dict[HubName, tuple[float, "Choice"]] = {}
+UNREADABLE = (ValueError, TypeError, KeyError, RuntimeError, OSError, DatasetsError)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What `datasets` raises over files that it cannot read."""
 
 
-def require_id(source: str) -> None:
+class Splits(NamedTuple):
+    """The split to train on, the one that is held out (empty: none), and notes on the others."""
+
+    split: str
+    held_out: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a data set is read. Without a builder it was prepared before, and is offline."""
+
+    name: HubName
+    commit: str
+    splits: Splits
+    builder: DatasetBuilder | None = None
+
+    @property
+    def in_use(self) -> tuple[str, ...]:
+        """The splits that are read."""
+        return tuple(filter(None, (self.splits.split, self.splits.held_out)))
+
+    def folder(self, split: str) -> Path:
+        """Return the folder that holds a split once it is prepared."""
+        return hub_offline.folder(self.name.id, self.name.configuration, self.commit, split)
+
+    def is_prepared(self, split: str) -> bool:
+        """Return whether a split can be read without a download."""
+        return (
+            isinstance(self.builder, Cache)
+            or (self.folder(split) / config.DATASET_INFO_FILENAME).is_file()
+        )
+
+    def files(self, split: str) -> list[str]:
+        """Return the names of a split's files; raises DataError for one that lies elsewhere."""
+        assert self.builder is not None
+        prefix = f"hf://datasets/{self.name.id}@{self.commit}/"
+        addresses = [str(address) for address in self.builder.config.data_files[split]]
+        for address in addresses:
+            if not address.startswith(prefix):
+                raise DataError(
+                    f"The data set {self.name.id!r} refers to data outside its own files: "
+                    f"{address!r}."
+                )
+        return [address.removeprefix(prefix) for address in addresses]
+
+
+class Loaded(NamedTuple):
+    """A split on disk."""
+
+    name: HubName
+    rows: Dataset
+    digest: str
+
+
+def require_id(id: str) -> None:
     """Raise NotFound where a name cannot be the id of a data set on the Hub."""
-    owner = source.split("/", 1)[0]
-    if source in FORMATS or owner in ("buckets", "datasets"):
-        what = "a file format" if source in FORMATS else "a part of the Hub"
+    owner = id.split("/", 1)[0]
+    if id in FORMATS or owner in ("buckets", "datasets"):
+        what = "a file format" if id in FORMATS else "a part of the Hub"
         raise NotFound(
-            f"{source!r} is the name of {what}, not of a data set.",
+            f"{id!r} is the name of {what}, not of a data set.",
             cure="Write the full path of your file, or an id such as owner/name.",
         )
     try:
-        validate_repo_id(source)
+        validate_repo_id(id)
     except HFValidationError:
         raise NotFound(
-            f"{source!r} is neither a data set on this machine nor a Hub id.",
+            f"{id!r} is neither a data set on this machine nor a Hub id.",
             cure="Ids look like owner/name.",
         ) from None
 
 
-def load_train_split(id: str) -> Dataset:
-    """Return the `train` split of a data set; raises NotFound or DataError."""
-    require_id(id)
+def load(name: HubName, control: Control | None = None) -> tuple[Choice, list[Loaded]]:
+    """Return the split to train on and the one that is held out, downloading what is missing.
+
+    Raises NotFound, DataError or Stopped.
+    """
+    choice = choose(name)
+    download(choice, control)
+    return choice, [_opened(choice, split) for split in choice.in_use]
+
+
+def choose(name: HubName) -> Choice:
+    """Find out what of a data set is read, without its data; raises NotFound or DataError.
+
+    An operation asks several times, so the answer is used again for a short time.
+    """
+    now = time.monotonic()
+    for each in [each for each, (when, _) in _recent.items() if now - when > RECENT_SECONDS]:
+        del _recent[each]
+    if name not in _recent:
+        _recent[name] = (now, _chosen(name))
+    return _recent[name][1]
+
+
+def _chosen(name: HubName) -> Choice:
+    require_id(name.id)
+    info = look_up(name)
+    if info is None:
+        return _offline(name)
+    commit = str(info.sha)
+    card = card_of(name, commit)
+    configuration = configuration_of(card, name)
+    builder = builder_of(name.id, commit, configuration if card.configurations else None)
+    found = splits_of(tuple(map(str, builder.config.data_files or {})), name)
+    named = name.of(configuration=configuration, split=found.split)
+    return Choice(named, commit, found, builder)
+
+
+def look_up(name: HubName) -> DatasetInfo | None:
+    """Return what the Hub knows of a data set; None if it cannot be reached. Raises NotFound."""
     try:
-        builder = _builder(id)
-        builder.download_and_prepare()
-        split = builder.as_dataset(split="train")
+        return HfApi().dataset_info(name.id, revision=name.revision or None)
+    except Exception as error:
+        if is_away(error):
+            return None
+        raise explain(error, name.id, name.revision, "dataset") from None
+
+
+def card_of(name: HubName, commit: str) -> Card:
+    """Return the checked metadata of a data set; raises NotFound or DataError."""
+    try:
+        return read_card(name.id, name.revision or None, commit)
+    except (HfHubHTTPError, *NO_CONNECTION) as error:
+        raise explain(error, name.id, name.revision, "dataset") from None
+
+
+def configuration_of(card: Card, name: HubName) -> str:
+    """Return the configuration to read; raises DataError where one has to be chosen."""
+    there = card.configurations or ("default",)
+    if name.configuration in there:
+        return name.configuration
+    if name.configuration:
+        raise DataError(
+            f"The data set {name.id!r} has no configuration {name.configuration!r}. It has "
+            f"{listed(there, like=name.configuration)}.",
+            cure=f"Write one after the name, as in {name.of(configuration=there[0])}.",
+        )
+    if card.default or len(there) == 1:
+        return card.default or there[0]
+    raise DataError(
+        f"The data set {name.id!r} has {len(there):,} configurations: {listed(there)}.",
+        cure=f"Choose one: write it after the name, as in "
+        f"{name.of(configuration=there[0], split=name.split)}.",
+    )
+
+
+def splits_of(there: tuple[str, ...], name: HubName) -> Splits:
+    """Return the splits to use; raises DataError where the one for training is not there.
+
+    As in a folder, the validation split is held out; without one, the test split is.
+    """
+    split = name.split or TRAIN
+    if split not in there:
+        example = name.of(configuration=name.configuration, split=there[0] if there else "")
+        raise DataError(
+            f"The data set {name.id!r} has no split {split!r}. It has "
+            f"{listed(there, like=split) if there else 'none'}.",
+            cure=f"Choose one: write it after the name, as in {example}.",
+        )
+    wanted = (*VALIDATION, *TEST) if split == TRAIN else ()
+    held_out = next((each for each in wanted if each in there), "")
+    unused = [each for each in there if each not in (split, held_out)]
+    notes = [f"The split {held_out!r} of the data set is held out."] if held_out else []
+    if unused:
+        notes.append(f"Of the data set, nothing else is used: the splits {listed(unused)}.")
+    return Splits(split, held_out, tuple(notes))
+
+
+def builder_of(id: str, commit: str, configuration: str | None) -> DatasetBuilder:
+    """Return the builder of a configuration whose metadata were checked; raises DataError."""
+    try:
+        # With a scheme no local folder of this name is used, and with a commit no host other than
+        # the Hub is contacted.
+        builder: DatasetBuilder = load_dataset_builder(
+            f"hf://datasets/{id}", configuration, revision=commit
+        )
+    except (HfHubHTTPError, *NO_CONNECTION) as error:
+        raise explain(error, id, commit, "dataset") from None
+    except UNREADABLE as error:
+        raise _unreadable(id, error) from None
+    _require_read(type(builder).__module__.rsplit(".", 1)[-1], id)
+    count = sum(len(files) for files in (builder.config.data_files or {}).values())
+    if count > read_limits.HUB_FILES:
+        raise DataError(
+            f"The data set {id!r} has {count:,} files in this configuration, and at most "
+            f"{read_limits.HUB_FILES:,} are read.",
+            cure="Choose a smaller configuration, or another data set.",
+        )
+    return builder
+
+
+def download(choice: Choice, control: Control | None = None, *, total: int = 0) -> int:
+    """Download and prepare the splits in use; return the bytes that came over the line.
+
+    `total` is the size of their files, for the progress. Raises NotFound, DataError or Stopped.
+    """
+    missing = [split for split in choice.in_use if not choice.is_prepared(split)]
+    progress = Progress(choice.name.id, total, control)
+    repository = Repository(choice.name.id, choice.commit, "dataset")
+    try:
+        for split in missing:
+            for name in choice.files(split):
+                path = resumed_download.fetch(repository, name, progress)
+                require_bounded(path, f"{name} of {choice.name.id}")
+        for split in missing:
+            progress.check_stop()
+            if control is not None:
+                control.progress(f"Preparing {choice.name.id}, {split}", None, force=True)
+            _prepare(choice, split)
     except WorkbenchError:
         raise
-    except NOT_GIVEN as error:
-        raise _not_there(id, error) from None
-    except (ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(f"The data set {id!r} cannot be read: {error}.") from None
-    assert isinstance(split, Dataset)
-    return split
+    except (HfHubHTTPError, *NO_CONNECTION) as error:
+        raise explain(error, choice.name.id, choice.commit, "dataset") from None
+    except UNREADABLE as error:
+        raise _unreadable(choice.name.id, error) from None
+    return progress.added
 
 
 def rows(split: Dataset) -> Iterator[Any]:
@@ -86,86 +280,52 @@ def rows(split: Dataset) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _builder(id: str) -> DatasetBuilder:
-    """Return the builder of a data set, after checking everything that it will open."""
-    commit = _commit(id)
-    if not commit:
-        return Cache(repo_id=id, dataset_name=id.split("/")[-1], version="auto", hash="auto")
-    for name in (README, STANDALONE):
-        require_own_files(_metadata(id, name, commit), id)
-    # With a scheme no local folder of this name is used, and with a commit no host other than the
-    # Hub is contacted.
-    builder: DatasetBuilder = load_dataset_builder(f"hf://datasets/{id}", revision=commit)
-    _require_read(type(builder).__module__.rsplit(".", 1)[-1], id)
-    if not Path(builder.cache_dir).exists():  # otherwise it was prepared before
-        for address in _addresses(builder):
-            name = f"{PurePosixPath(address).name} of {id}"
-            require_bounded(_download(address, id, commit), name)
-    return builder
+def listed(names: Sequence[str], like: str = "") -> str:
+    """Return the first of some names in one line, those that are like another one before them."""
+    near = difflib.get_close_matches(like, names, 3) if like else []
+    shown = [*near, *(name for name in names if name not in near)][:SHOWN_NAMES]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
-def _commit(id: str) -> str:
-    """Return the newest commit; empty where only an earlier prepared copy is available.
+def _offline(name: HubName) -> Choice:
+    """Return what of a data set was prepared before; raises NotFound or DataError."""
+    found = hub_offline.find(name)
+    splits = splits_of(found.splits, name.of(configuration=found.configuration, split=name.split))
+    named = name.of(configuration=found.configuration, split=splits.split)
+    return Choice(named, found.commit, splits, found.builder)
 
-    Raises NotFound where the Hub has no such data set, or is offline and there is no earlier copy.
-    """
+
+def _prepare(choice: Choice, split: str) -> None:
+    """Convert a split's files for reading; the folder appears whole or not at all."""
+    builder = choice.builder
+    assert builder is not None
+    every = builder.config.data_files
+    # The sizes are those of all splits, and `datasets` would demand the space for them.
+    builder.info.splits = builder.info.download_size = builder.info.dataset_size = None
+    builder.config.data_files = DataFilesDict({split: every[split]})
     try:
-        return str(HfApi().dataset_info(id).sha)
-    except NO_CONNECTION as error:
-        # `datasets` caches local folders in the same place, by their last name.
-        if try_to_load_from_cache(id, README, repo_type="dataset") is None:
-            raise _not_there(id, error) from None
-        return ""
+        builder.download_and_prepare(
+            output_dir=str(choice.folder(split)), verification_mode="no_checks"
+        )
+    finally:
+        builder.config.data_files = every
 
 
-def _metadata(id: str, name: str, commit: str) -> dict[str, Any]:
-    """Return a repository's metadata about its data; empty where it has none."""
-    try:
-        if name == README:  # the cache then knows the newest commit, also without a connection
-            hf_hub_download(id, name, repo_type="dataset")
-        path = Path(hf_hub_download(id, name, repo_type="dataset", revision=commit))
-    except EntryNotFoundError:
-        return {}
-    text = read_text(path, read_limits.CARD_BYTES, f"The {name} of {id}", DataError)
-    try:  # the README is parsed as `datasets` does it, so that both see the same
-        said = DatasetCard(text).data.to_dict() if name == README else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise DataError(f"The metadata in the {name} of {id} is not valid YAML.") from None
-    return said if isinstance(said, dict) else {}
-
-
-def require_own_files(said: dict[str, Any], id: str) -> None:
-    """Raise DataError where a data set's metadata names data outside its own repository."""
-    configurations = said.get("configs") or []
-    for each in configurations if isinstance(configurations, list) else [configurations]:
-        if not isinstance(each, dict):
-            continue
-        for name in (*_texts(each.get("data_files")), *_texts(each.get("data_dir"))):
-            if not _is_inside(name):
-                raise DataError(
-                    f"The data set {id!r} refers to data outside its own files: {name[:200]!r}.",
-                    cure="Use another data set, or download the file and enter its path.",
-                )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a YAML value; names of splits are included and harmless."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
-
-
-def _is_inside(pattern: str) -> bool:
-    path = PurePosixPath(pattern)
-    return not (
-        path.is_absolute()
-        or ".." in path.parts
-        or "\\" in pattern
-        or ":" in pattern  # any scheme, chained schemes (`::`) and Windows drives
-        or pattern.startswith("~")
-    )
+def _opened(choice: Choice, split: str) -> Loaded:
+    if isinstance(choice.builder, Cache):
+        choice.builder.download_and_prepare()
+        whole = choice.builder.as_dataset(split=split)
+        assert isinstance(whole, Dataset)
+        return Loaded(choice.name.of(configuration=choice.name.configuration, split=split), whole,
+                      str(whole._fingerprint))  # fmt: skip
+    files = sorted(choice.folder(split).glob("*.arrow"))
+    name = choice.name.of(configuration=choice.name.configuration, split=split)
+    if not files:
+        raise DataError(f"The split {split!r} of {choice.name.id!r} is empty.")
+    whole = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    stated = f"{name.id}@{choice.commit}:{name.configuration}:{split}"
+    return Loaded(name, whole, hashlib.sha256(stated.encode()).hexdigest())
 
 
 def _require_read(reader: str, id: str) -> None:
@@ -176,23 +336,14 @@ def _require_read(reader: str, id: str) -> None:
         )
 
 
-def _addresses(builder: DatasetBuilder) -> list[str]:
-    files = builder.config.data_files or {}
-    return [str(address) for split in files.values() for address in split]
-
-
-def _download(address: str, id: str, commit: str) -> Path:
-    """Download a data file of the repository into the Hub cache, where `datasets` finds it."""
-    prefix = f"hf://datasets/{id}@{commit}/"
-    if not address.startswith(prefix):
-        raise DataError(f"The data set {id!r} refers to data outside its own files: {address!r}.")
-    name = address.removeprefix(prefix)
-    return Path(hf_hub_download(id, name, repo_type="dataset", revision=commit))
-
-
-def _not_there(id: str, error: Exception) -> NotFound:
-    return NotFound(
-        f"The data set {id!r} is not on this machine and could not be downloaded from the Hub.",
-        cure="Check the spelling and the internet connection, or upload a file.",
+def _unreadable(id: str, error: Exception) -> DataError:
+    """Return the error to show; raises that of a full disk again."""
+    reason = error.__cause__ or error  # `datasets` says only that generating failed
+    if isinstance(reason, OSError) and reason.errno in NO_SPACE:
+        raise reason
+    what = (str(reason).splitlines() or [type(reason).__name__])[0][:300].rstrip(".")
+    return DataError(
+        f"The data set {id!r} cannot be read: {what}.",
+        cure="Use another data set, or download its files and enter their path.",
         details=str(error),
     )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from datasets import Dataset
 
+from backend import hub_names
 from backend.engine.data_files import hub_data
 from backend.engine.data_files.file_readers import READERS, Numbered, count_rows, read_rows
 from backend.errors import DataError, NotFound
@@ -87,15 +88,12 @@ class FileTable:
 
 @dataclass(frozen=True)
 class HubTable:
-    """The `train` split of a Hub data set, in the Hub cache on disk."""
+    """One split of a Hub data set, prepared on disk."""
 
-    id: str
+    name: str
     split: Dataset
+    content: str
     file: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.id
 
     @property
     def bytes(self) -> int:
@@ -112,7 +110,7 @@ class HubTable:
         return len(self.split)
 
     def digest(self) -> str:
-        return str(self.split._fingerprint)
+        return self.content
 
     def named(self) -> Table:
         return replace(self, file=self.name)
@@ -135,7 +133,7 @@ def open_source(source: str) -> Source:
     if source.startswith("starter:"):
         return _bundled(source.removeprefix("starter:"))
     if not looks_like_path(source):
-        return Source(source, [HubTable(source, hub_data.load_train_split(source))], [])
+        return _on_hub(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return Source(path.name, _folder(path), [])
@@ -147,6 +145,14 @@ def first_rows(tables: list[Table]) -> Iterator[Any]:
     for table in tables:
         for _, row in table.rows():
             yield row
+
+
+def _on_hub(source: str) -> Source:
+    choice, (main, *held_out) = hub_data.load(hub_names.read(source))
+    apart = [HubTable(str(each.name), each.rows, each.digest, each.name.split) for each in held_out]
+    return Source(
+        source, [HubTable(str(main.name), main.rows, main.digest)], [*apart], choice.splits.notes
+    )
 
 
 def _bundled(name: str) -> Source:

@@ -46,6 +46,8 @@ ALLOWED = (
     rq.Preflight,
     rq.PreviewData,
     rq.PrepareData,
+    rq.DescribeHubData,
+    rq.DownloadHubData,
     rq.InspectAdapter,
     rq.Similarity,
     rq.QuantizationTable,

@@ -1,8 +1,8 @@
 """The disk space that a run needs: its checkpoints, its adapter, its events and its log."""
 
-import shutil
 from pathlib import Path
 
+from backend.engine.core import disk
 from backend.engine.training.trainer import KEPT_CHECKPOINTS
 from backend.results import Problem
 from backend.sizes import size_text
@@ -28,8 +28,7 @@ def needed(trainable: int, steps: int) -> int:
 
 def free(folder: Path) -> int:
     """Return the free bytes on the disk of a folder, which need not exist yet."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return shutil.disk_usage(there).free
+    return disk.free([folder])
 
 
 def problem(bytes_needed: int, bytes_free: int) -> Problem | None:

@@ -10,6 +10,7 @@ from backend.errors import InvalidRequest
 
 FORMS = (
     *(rq.Lora, rq.LoadModel, rq.Train, rq.Preflight, rq.PreviewData, rq.PrepareData, rq.Columns),
+    *(rq.DescribeHubData, rq.DownloadHubData),
     *(rq.Resume, rq.ExportRun, rq.SaveAdapter, rq.PushAdapter),
 )
 SAMPLES: list[rq.Request] = [
@@ -26,6 +27,8 @@ SAMPLES: list[rq.Request] = [
     rq.Preflight(train=rq.Train(name="pirate"), measure=False),
     rq.PreviewData(data="starter:pirate", rows=3),
     rq.PrepareData(data="rows.csv", columns=rq.Columns(prompt="q", answer="a")),
+    rq.DescribeHubData(data="owner/set:english:train"),
+    rq.DownloadHubData(data="owner/set"),
     rq.Chat(messages=[rq.Message(role="user", content="Hello")], variant=[("pirate", 1.0)]),
     rq.SideBySide(conversations=[[rq.Message(role="user", content="Hello")]], variants=[[]]),
     rq.NextToken(prompt="Hello", variants=[[]], top=3),

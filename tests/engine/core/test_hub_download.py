@@ -1,5 +1,6 @@
 """Loading by Hub id over real HTTP, from a stand-in on this machine."""
 
+import json
 import re
 import shutil
 import time
@@ -12,6 +13,7 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend.errors import InvalidRequest, ModelError, NotFound, Stopped, WorkbenchError
+from backend.files.safetensors_header import read_header
 from backend.settings import STARTER
 from tests.hub_stand_in import HubStandIn, Repository, know_only
 
@@ -29,10 +31,27 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
     (starter / "pytorch_model.bin").write_bytes(b"pickled")
     (starter / "training_args.bin").write_bytes(b"pickled")
     (starter / "handler.py").write_text("raise SystemExit", encoding="utf-8")
+    (starter / "original").mkdir()
+    for name in ("original/consolidated.safetensors", "consolidated.safetensors",
+                 "model.fp16.safetensors", "model-00001-of-00001.safetensors", "model.gguf",
+                 "flax_model.msgpack", "tf_model.h5", "pytorch_model.bin.index.json",
+                 "original/params.json"):  # fmt: skip
+        (starter / name).write_bytes(b"weights that nobody reads")
     pickled = copy("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    sharded = copy("sharded")
+    (sharded / "model.safetensors").rename(sharded / "model-00001-of-00001.safetensors")
+    shutil.copy(
+        STARTER / "model" / "model.safetensors", sharded / "model-00002-of-00002.safetensors"
+    )
+    tensors = read_header(sharded / "model-00001-of-00001.safetensors")
+    places = {each.key: "model-00001-of-00001.safetensors" for each in tensors}
+    index = {"metadata": {}, "weight_map": places}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
     stand_in = HubStandIn(
         {
+            "someone/sharded": Repository(sharded),
+            "someone/large": Repository(copy("large")),
             "someone/starter": Repository(starter),
             "someone/other": Repository(copy("other")),
             "someone/slow": Repository(copy("slow")),
@@ -78,9 +97,9 @@ def test_a_model_is_loaded_by_its_id_and_again_from_the_cache(
 
     assert (facts.name, facts.source) == ("someone/starter", "someone/starter")
     assert facts.fingerprint == bundled.fingerprint
-    assert any(path.endswith("/model.safetensors") for path in downloads)
-    assert not any(path.endswith((".bin", ".py")) for path in downloads)
-    assert not list(Path(facts.path).glob("*.bin"))
+    used = {file.name for file in (STARTER / "model").iterdir()} - {"README.md"}
+    assert {path.split("/", 5)[-1] for path in downloads} == used
+    assert {file.name for file in Path(facts.path).iterdir()} == used
     assert (again.fingerprint, again.path) == (facts.fingerprint, facts.path)
 
 
@@ -112,11 +131,44 @@ def test_a_download_can_be_stopped_and_the_base_stays(service: Service, hub: Hub
 
     service.stop()
     hub.release.set()
-    with pytest.raises(Stopped, match="Nothing was changed"):
+    with pytest.raises(Stopped, match="the next attempt continues there"):
         job.result(timeout=120)
     hub.held = set()
 
     assert service.snapshot().base == before
+
+
+def test_only_the_weight_files_in_the_index_are_downloaded(
+    service: Service, hub: HubStandIn
+) -> None:
+    facts = load(service, "someone/sharded")
+    downloads = [path for path in hub.requests if path.startswith("/someone/sharded/resolve/")]
+
+    weights = {path.split("/", 5)[-1] for path in downloads if "safetensors" in path}
+    assert weights == {"model-00001-of-00001.safetensors", "model.safetensors.index.json"}
+    assert facts.name == "someone/sharded"
+
+
+def test_a_download_that_was_stopped_is_continued(service: Service, hub: HubStandIn) -> None:
+    hub.stalls_after, hub.release = {"model.safetensors": 4_000_000}, hub.release.__class__()
+    hub.sent.clear()
+    job = service.start(rq.LoadModel(source="someone/large"))
+    wait_until(lambda: any(name == "model.safetensors" for name, *_ in hub.sent))
+    time.sleep(1)  # until the first part has arrived
+    service.stop()
+    time.sleep(1)  # until the worker has the command
+    hub.release.set()
+    with pytest.raises(Stopped):
+        job.result(timeout=120)
+    hub.stalls_after = {}
+    hub.sent.clear()
+
+    facts = load(service, "someone/large")
+
+    ((first, sent),) = [each[1:] for each in hub.sent if each[0] == "model.safetensors"]
+    assert first >= 3_000_000
+    assert first + sent == (STARTER / "model" / "model.safetensors").stat().st_size
+    assert facts.name == "someone/large"
 
 
 def test_a_revision_is_found(service: Service) -> None:
@@ -131,14 +183,15 @@ def test_a_revision_is_found(service: Service) -> None:
             None,
             NotFound,
             "'someone/nothing' does not exist on the Hub, or it is private. "
-            "Check the spelling. If it is yours, run 'hf auth login' once.",
+            "Check the spelling. If it is yours, run 'hf auth login' once or set HF_TOKEN.",
         ),
         (
             "someone/licensed",
             None,
             NotFound,
             "'someone/licensed' is a gated repository. "
-            "Accept its licence on the Hub and run 'hf auth login' once, then try again.",
+            "Accept its conditions on HUB/someone/licensed, then run 'hf auth login' once or set "
+            "HF_TOKEN, and try again.",
         ),
         (
             "someone/starter",
@@ -164,14 +217,19 @@ def test_a_revision_is_found(service: Service) -> None:
     ids=["unknown", "gated", "revision", "no id", "pickled"],
 )
 def test_what_the_hub_does_not_give_is_said_in_words_and_the_base_stays(
-    service: Service, source: str, revision: str | None, kind: type[WorkbenchError], sentence: str
+    service: Service,
+    hub: HubStandIn,
+    source: str,
+    revision: str | None,
+    kind: type[WorkbenchError],
+    sentence: str,
 ) -> None:
     before = load(service, "starter")
 
     with pytest.raises(kind) as caught:
         load(service, source, revision=revision)
 
-    assert str(caught.value) == sentence
+    assert str(caught.value).replace(hub.url, "HUB") == sentence
     assert service.snapshot().base == before
 
 

@@ -2,9 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,53 +11,12 @@ import pyarrow.parquet as parquet
 import pytest
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 
-from backend.engine.data_files import hub_data, sources
+from backend.engine.data_files import hub_card, sources
 from backend.errors import DataError, NotFound
-from backend.settings import PROJECT
-from tests.hub_stand_in import HubStandIn, Repository, know_only
+from tests.hub_bench import Bench, metadata
+from tests.hub_stand_in import HubStandIn, know_only
 
 SECRET = "the secret of this machine"
-OPEN = """
-import json, sys
-from backend.engine.data_files.sources import open_source
-from backend.errors import WorkbenchError
-try:
-    (table,) = open_source(sys.argv[1]).tables
-    print(json.dumps([row for _, row in table.rows()]))
-except WorkbenchError as error:
-    print(json.dumps(f"{type(error).__name__}: {error}"))
-"""
-
-
-class Bench:
-    """A Hub with data sets, and a process that opens one in a folder of its own."""
-
-    def __init__(self, hub: HubStandIn, root: Path) -> None:
-        self.hub, self.root = hub, root
-
-    def add(self, name: str, readme: str = "", **files: str | bytes) -> str:
-        folder = self.root / "repositories" / name
-        folder.mkdir(parents=True)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
-        for file, content in files.items():
-            path = folder / file.replace("__", ".")
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        self.hub.repositories[f"datasets/someone/{name}"] = Repository(folder)
-        return f"someone/{name}"
-
-    def open(self, source: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-c", OPEN, source],
-            cwd=self.root / "work", env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def kept(self) -> str:
-        """Return all that lies in the Hub's caches."""
-        files = [path for path in (self.root / "home").rglob("*") if path.is_file()]
-        return "".join(path.read_bytes().decode("utf-8", "replace") for path in files)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +34,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def configured(**fields: Any) -> str:
     """Return a README whose metadata say where the data are; JSON is YAML, too."""
-    return f"---\nconfigs: {json.dumps([{'config_name': 'default', **fields}])}\n---\n# Data\n"
+    return metadata(configs=[{"config_name": "default", **fields}])
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -151,7 +107,7 @@ def test_a_compressed_file_is_read(bench: Bench) -> None:
 )
 def test_metadata_name_files_of_their_own_repository_only(fields: dict[str, Any]) -> None:
     with pytest.raises(DataError) as caught:
-        hub_data.require_own_files({"configs": [{"config_name": "default", **fields}]}, "a/b")
+        hub_card.require_own_files({"configs": [{"config_name": "default", **fields}]}, "a/b")
 
     assert str(caught.value).startswith("The data set 'a/b' refers to data outside its own files: ")
 

@@ -35,12 +35,12 @@ def test_metadata_of_a_repository_may_name_any_file_of_this_machine(tmp_path: Pa
     found = resolve_pattern(str(secret), "hf://datasets/someone/data@main")
 
     assert_still(
-        found == [str(secret)], "paths in metadata", "hub_data.py (require_own_files)", datasets
+        found == [str(secret)], "paths in metadata", "hub_card.py (require_own_files)", datasets
     )
     assert_still(
         xjoin("hf://datasets/someone/data@main", "/etc") == "/etc",
         "folders in metadata",
-        "hub_data.py (require_own_files)",
+        "hub_card.py (require_own_files)",
         datasets,
     )
 

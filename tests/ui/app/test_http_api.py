@@ -13,7 +13,7 @@ from tests.ui.fake_service import FACTS, FakeService
 
 PUBLIC = {
     *("/load_model", "/unload_model", "/train", "/resume", "/preflight"),
-    *("/preview_data", "/prepare_data"),
+    *("/preview_data", "/prepare_data", "/describe_hub_data", "/download_hub_data"),
     *("/inspect_adapter", "/load_adapter", "/unload_adapter", "/save_adapter", "/set_active"),
     *("/delete_adapter", "/restore_adapter", "/rename_adapter", "/convert_adapter"),
     *("/combine", "/similarity", "/merge", "/prepare_hotswap", "/hotswap", "/end_hotswap"),
