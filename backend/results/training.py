@@ -9,6 +9,8 @@ from backend.results.base import Problem, Result
 
 MOST_NATS = 700.0
 """exp of a larger value overflows a float."""
+FORGETS = 1.5
+"""A perplexity on neutral text that rises to this many times that of the base is a clear loss."""
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted", "damaged"]
 """A run is damaged if a file in its folder cannot be read; that state is never stored."""
 
@@ -179,6 +181,31 @@ class Evaluation(Result):
         return math.exp(min(self.loss, MOST_NATS))
 
 
+class NeutralText(Result):
+    """Loss on neutral text, in nats per token, of the base alone and with the adapter.
+
+    It shows forgetting. `after` is None if it is not a finite number.
+    """
+
+    before: float
+    after: float | None
+
+    @property
+    def perplexity_before(self) -> float:
+        """exp of the base's loss."""
+        return math.exp(min(self.before, MOST_NATS))
+
+    @property
+    def perplexity_after(self) -> float | None:
+        """exp of the loss with the adapter."""
+        return None if self.after is None else math.exp(min(self.after, MOST_NATS))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether perplexity has risen so clearly that the base has lost some of its knowledge."""
+        return self.after is None or self.after - self.before > math.log(FORGETS)
+
+
 class Sample(Result):
     """A held-out example answered at the end of a run, with its expected answer."""
 
@@ -211,6 +238,8 @@ class RunResult(Result):
     max_difference: float
     predicted_memory_bytes: int = 0
     preparation: str = ""
+    neutral_text: NeutralText | None = None
+    """How well the base predicts neutral text before and after; None if not measured."""
 
 
 class QueuedRun(Result):
@@ -296,6 +325,8 @@ class RunSummary(Result):
     predicted_memory_bytes: int = 0
     preparation: str = ""
     """How a quantised base was prepared for the run, and why."""
+    neutral_text: NeutralText | None = None
+    """How well the base predicts neutral text before and after; None if not measured."""
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
     launched: bool = False

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from backend.requests import LoadModel, Train
-from backend.results import Evaluation, RunState
+from backend.results import Evaluation, NeutralText, RunState
 from backend.runs.events import EventReader
 
 UNDER_WAY = ("running", "queued")
@@ -81,6 +81,8 @@ class RunStatus(BaseModel):
     stored_precision: str = ""
     retry: dict[str, int | bool] = {}
     evaluation_before: Evaluation | None = None
+    neutral_text: NeutralText | None = None
+    """Of the last segment; None if it was not measured."""
     message: str = ""
     cure: str = ""
     error: str = ""

@@ -152,6 +152,7 @@ def _described(run: Run, status: RunStatus) -> RunSummary:
         peak_memory_bytes=status.peak_memory_bytes,
         predicted_memory_bytes=status.predicted_memory_bytes,
         preparation=status.preparation,
+        neutral_text=status.neutral_text,
         retry=status.retry,
         launched=status.launched,
         not_extendable=_not_extendable(run) if status.state == "finished" else "",

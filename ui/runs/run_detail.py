@@ -40,6 +40,7 @@ def run_facts(
         ("Steps", f"{units.count(run.step)} of {units.count(run.total_steps)}"),
         ("Loss", loss),
         ("Exact match", match),
+        ("Neutral text", neutral_change(run)),
         ("Speed", _speed(run)),
         ("Time", measured(units.duration(run.seconds), _predicted_time(run))),
         ("Memory", _memory(run)),
@@ -193,6 +194,16 @@ def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
         return None
     off = run.predicted_seconds / run.seconds - 1
     return f"{units.duration(run.predicted_seconds)} predicted after ten steps", off
+
+
+def neutral_change(run: rs.RunSummary) -> str:
+    """Write the perplexity on neutral text with the adapter, and that of the base."""
+    found = run.neutral_text
+    if found is None:
+        return "not measured"
+    after, base = found.perplexity_after, units.perplexity(found.perplexity_before)
+    now = "not a number" if after is None else units.perplexity(after)
+    return f"perplexity {now}, base {base}"
 
 
 def _speed(run: rs.RunSummary) -> str:

@@ -13,6 +13,7 @@ from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import STATES
 from ui.train.evaluation_view import evaluation_view
+from ui.train.headline import headline, neutral_line
 from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
 from ui.train.memory_card import measured_line, retry_button
 from ui.train.test_answers import strip, warning
@@ -99,17 +100,6 @@ def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
     )
 
 
-def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> str:
-    """Return the share of held-out answers that match exactly, before and after."""
-    if after is None:
-        return "Nothing was held out, so the adapter was not evaluated."
-    base = f"base {units.percent(before.exact_match)}, " if before else ""
-    return (
-        f"Held-out exact match: {base}now {units.percent(after.exact_match)} "
-        f"of {units.plural(after.examples, 'answer')}."
-    )
-
-
 def worse(run: rs.RunSummary, low: Low, rate: float) -> Node:
     """Say that the adapter was better earlier in the run, and offer fixes."""
     now, then = units.loss(low.last), units.loss(low.loss)
@@ -170,7 +160,8 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         f"(largest difference {units.small(difference)})."
     )
     return [
-        el("p", exact_match(before, after), cls="aw-result"),
+        el("p", headline(run, before, after), cls="aw-result"),
+        neutral_line(run),
         _ending(run),
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {units.speed(run.tokens_per_second)}.", cls="aw-quiet"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backend.engine.core.job_control import Control
 from backend.errors import Stopped, WorkbenchError
-from backend.results import Evaluation, Sample
+from backend.results import Evaluation, NeutralText, Sample
 from backend.runs.adjustments import Adjustment
 from backend.runs.events import EventWriter
 from backend.runs.run_store import Run
@@ -56,7 +56,13 @@ class RunLog:
         """
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
         self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
-        self.run.update(step=step, total_steps=total_steps, kept_step=0, examples=examples)
+        self.run.update(
+            step=step,
+            total_steps=total_steps,
+            kept_step=0,
+            examples=examples,
+            neutral_text=None,
+        )
 
     def precision(self, precision: str, reason: str) -> None:
         """Record the compute precision of the steps and why it was chosen."""
@@ -166,6 +172,13 @@ class RunLog:
             base=sample.base,
             text=sample.adapter,
         )
+
+    def on_neutral_text(self, found: NeutralText) -> None:
+        """Record how the perplexity on neutral text has changed."""
+        before, after = found.perplexity_before, found.perplexity_after
+        now = "a value that is not finite" if after is None else f"{after:.4g}"
+        self.notice(f"On neutral text its perplexity went from {before:.4g} to {now}.")
+        self.run.update(neutral_text=found)
 
     def notice(self, text: str) -> None:
         """Record a note for the user."""

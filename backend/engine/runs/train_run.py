@@ -23,6 +23,7 @@ from backend.engine.runs import (
     heldout_samples,
     initial_adapter,
     memory_prediction,
+    neutral_text,
     pausing,
     run_result,
     same_examples,
@@ -127,6 +128,7 @@ class _Training:
             difference = 0.0
             if self.ranks.leads:
                 heldout_samples.note(self.session, self.log, self.held_out.documents, self.control)
+                neutral_text.measure(self.session, self.log, self.control, precision=self.precision)
                 difference = saving.publish(self.session, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
