@@ -94,6 +94,20 @@ class DataStats(Result):
     """Sentences on how the source is read and what of it is left out."""
 
 
+class Proposal(Result):
+    """Settings that suit a base and its examples; `why` has a sentence for each of them."""
+
+    learning_rate: float
+    max_length: int
+    tokens_per_step: int
+    why: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The proposed values by field of `Train`."""
+        return self.model_dump(exclude={"why"})
+
+
 class PreflightReport(Result):
     """The check of a training run before it starts."""
 
@@ -115,7 +129,9 @@ class PreflightReport(Result):
     """Peak disk space of checkpoints, adapter and events."""
     disk_free_bytes: int = 0
     changed_settings: int = 0
-    """How many settings differ from their defaults, without name and data."""
+    """How many settings differ from their defaults and proposals, without name and data."""
+    proposal: Proposal | None = None
+    """What suits the base and the examples; None if the data cannot be read."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0

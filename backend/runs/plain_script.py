@@ -62,7 +62,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "MAX_STEPS": train.max_steps,
         "TOKENS_PER_STEP": train.tokens_per_step,
         "ACCUMULATION": train.accumulation,
-        "LEARNING_RATE": train.learning_rate,
+        "LEARNING_RATE": train.rate,
         "SCHEDULER": schedule_name(train.scheduler),
         "WARMUP": train.warmup,
         "WEIGHT_DECAY": train.weight_decay,

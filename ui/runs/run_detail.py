@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from backend import Event, adjustments
+from backend import USUAL_RATES, Event, adjustments
 from backend import requests as rq
 from backend import results as rs
 from ui.components import data_sets, units
@@ -236,6 +236,11 @@ def _log(file: Path) -> Node:
     )
 
 
+def is_usual_rate(name: str, value: Any) -> bool:
+    """Return whether it is the learning rate of a base's size, which a run always records."""
+    return name == "learning_rate" and value in USUAL_RATES
+
+
 def _settings(train: rq.Train) -> Node:
     rows: list[tuple[str, Child]] = []
     for prefix, request in (
@@ -248,7 +253,7 @@ def _settings(train: rq.Train) -> Node:
                 continue
             field = field_of(rq.Train, prefix + name)
             value = getattr(request, name)
-            changed = value != field.get_default()
+            changed = value != field.get_default() and not is_usual_rate(name, value)
             said = setting(prefix + name, value)
             rows.append((label_of(field), el("strong", said) if changed else said))
     return el(

@@ -46,13 +46,13 @@ def shown(
         run,
         live,
         adapter,
-        diverged_at=train.learning_rate if diverged else None,
+        diverged_at=train.rate if diverged else None,
         launch=launch_of(handle, run),
     )
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
     figures = evaluation_view(before, after, events) if run.state == "finished" else None
     low = got_worse(events) if run.state == "finished" and not train.keep_best else None
-    bad = worse(run, low, train.learning_rate) if low else None
+    bad = worse(run, low, train.rate) if low else None
     return el("div", where, bad, warning(events), figures, strip(events, run.colour))
 
 

@@ -39,7 +39,7 @@ from backend.engine.data.dataset import (
 )
 from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, tokens_of
 from backend.engine.data.statistics import stats_of
-from backend.engine.data.token_arrays import Documents, Encoded, Tokens, join
+from backend.engine.data.token_arrays import Documents, Encoded, Ints, Tokens, join
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.templates.answers import Remark
 from backend.errors import DataError
@@ -56,11 +56,15 @@ _Encoded = list[tuple[Document, Tokens | Unrenderable]]
 
 @dataclass
 class Corpus:
-    """A data set as the model sees it: training and held-out documents, and statistics."""
+    """A data set as the model sees it: training and held-out documents, and statistics.
+
+    `lengths` are those of all training examples before they are cut: (examples,) int64, in tokens.
+    """
 
     train: Documents
     held_out: Documents
     stats: DataStats
+    lengths: Ints
 
 
 @dataclass
@@ -142,7 +146,8 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
         if prepared.main.refusal and not len(main):
             _refuse(prepared)
         raise _nothing(prepared, max_length)
-    return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
+    whole = main.lengths[learned][~main.blank[learned]]
+    return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)), whole)
 
 
 def encode(

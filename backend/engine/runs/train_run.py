@@ -93,7 +93,7 @@ class _Training:
         self.session = session
         self.log = log
         self.run = log.run
-        self.request: Train = self.run.request.train
+        self.request: Train = self.run.request.train.with_rate(session.base.facts.parameters)
         self.adapter_id = self.run.request.adapter_id
         self.control = control
         self.settings = settings

@@ -347,7 +347,7 @@ def arguments(
         per_device_train_batch_size=1,
         gradient_accumulation_steps=train.accumulation // train.processes,
         max_steps=total_steps,
-        learning_rate=train.learning_rate,
+        learning_rate=train.rate,
         lr_scheduler_type=schedule_name(train.scheduler),
         warmup_steps=round(train.warmup * total_steps),
         weight_decay=train.weight_decay,
