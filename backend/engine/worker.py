@@ -250,6 +250,7 @@ class Engine:
             self._limits(message),
             resume=True,
             extra_epochs=request.extra_epochs,
+            changed_data=request.changed_data,
         )
 
     def _limits(self, message: Any) -> Settings:

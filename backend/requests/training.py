@@ -239,6 +239,11 @@ class Resume(Request):
         step=1,
         help="How many epochs to add to a finished run. 0 only resumes an unfinished one.",
     )
+    changed_data: bool = knob(
+        False,
+        label="Go on with changed data",
+        help="If the data has changed since, make what remains over it as it is now. Off: refuse.",
+    )
 
 
 class ExportRun(Request):

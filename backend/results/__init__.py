@@ -34,6 +34,7 @@ from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped,
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
+    DataChange,
     DataPreview,
     DataStats,
     Evaluation,
@@ -67,6 +68,7 @@ __all__ = [
     "Blend",
     "Converted",
     "DamagedAdapter",
+    "DataChange",
     "DataPreview",
     "DataStats",
     "Evaluation",

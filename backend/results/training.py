@@ -302,6 +302,13 @@ class Launch(Result):
     """Processes on each machine."""
 
 
+class DataChange(Result):
+    """The data of a run has changed: what, and the extension that was asked for, in epochs."""
+
+    what: str
+    extra_epochs: float = 0.0
+
+
 class RunSummary(Result):
     """The summary of one run, read from its folder."""
 
@@ -345,6 +352,10 @@ class RunSummary(Result):
     """How well the base predicts neutral text before and after; None if not measured."""
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
+    data_change: DataChange | None = None
+    """If set, it was not resumed because its data has changed, and waits for a decision."""
+    data_changes: tuple[str, ...] = ()
+    """A sentence about each time that it went on with other data."""
     launched: bool = False
     """Whether it runs in separate processes, which read commands from its folder."""
     resumable: bool = False

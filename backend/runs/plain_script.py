@@ -44,6 +44,10 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
 def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
     """Return the settings of a run for the script."""
     train, status = run.request.train, run.status()
+    if status.data and status.data.changes:
+        raise Unsupported(
+            "This run went on with other data than it began with, so no script can repeat it."
+        )
     changes = [each for each in adjustments.read(run.folder) if each.changes_rate]
     adapter = _adapter_config(run, library)
     return {

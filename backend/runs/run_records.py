@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from backend.requests import LoadModel, Train
-from backend.results import Evaluation, NeutralText, RunState
+from backend.results import DataChange, Evaluation, NeutralText, RunState
+from backend.runs.data_record import DataRecord
 from backend.runs.events import EventReader
 
 UNDER_WAY = ("running", "queued")
@@ -73,6 +74,10 @@ class RunStatus(BaseModel):
     extra_epochs: list[float] = []
     examples: str = ""
     """A digest of the tokenised training examples; empty in runs of 0.1.0."""
+    data: DataRecord | None = None
+    """The data and the plan of the last segment; None in runs of 0.2 and before."""
+    data_change: DataChange | None = None
+    """The data had changed when the run was last to be resumed: the question is open."""
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""
@@ -112,5 +117,5 @@ def status_from_events(file: Path) -> RunStatus:
         elif event.type == "finished":
             known["state"] = "finished"
         elif event.type in ("started", "resumed"):
-            known["state"] = "interrupted"
+            known |= {"state": "interrupted", **(event.begun.model_dump() if event.begun else {})}
     return RunStatus.model_validate(known)

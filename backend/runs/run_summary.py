@@ -154,6 +154,8 @@ def _described(run: Run, status: RunStatus) -> RunSummary:
         preparation=status.preparation,
         neutral_text=status.neutral_text,
         retry=status.retry,
+        data_change=status.data_change,
+        data_changes=status.data.changes if status.data else (),
         launched=status.launched,
         not_extendable=_not_extendable(run) if status.state == "finished" else "",
         resumable=done and run.latest_checkpoint() is not None,

@@ -31,6 +31,7 @@ from backend.engine.data.dataset import (
     ALL,
     DataSet,
     Document,
+    Keys,
     Learning,
     Part,
     Problems,
@@ -59,12 +60,14 @@ class Corpus:
     """A data set as the model sees it: training and held-out documents, and statistics.
 
     `lengths` are those of all training examples before they are cut: (examples,) int64, in tokens.
+    `keys` name the contents of all usable rows: of the data, and of its separate held-out data.
     """
 
     train: Documents
     held_out: Documents
     stats: DataStats
     lengths: Ints
+    keys: tuple[Keys, Keys]
 
 
 @dataclass
@@ -147,7 +150,8 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
             _refuse(prepared)
         raise _nothing(prepared, max_length)
     whole = main.lengths[learned][~main.blank[learned]]
-    return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)), whole)
+    stats = stats.model_copy(update=_sizes(train, kept))
+    return Corpus(train, kept, stats, whole, (main.keys, apart.keys))
 
 
 def encode(
