@@ -90,11 +90,10 @@ def _same_tests(then: DataMark, now: DataMark) -> bool:
 
 
 def _changed(name: str, then: int, now: int) -> str:
+    rows = f"{_rows(then)} then, {now:,} now"
     if then == now:
-        return (
-            f"{name} has changed since this run: it still has {_rows(now)}, but not the same ones."
-        )
-    return f"{name} has changed since this run: {_rows(then)} then, {now:,} now."
+        rows = f"it still has {_rows(now)}, but not the same ones"
+    return f"{name} has changed since this run: {rows}."
 
 
 def _rows(number: int) -> str:

@@ -1,4 +1,4 @@
-"""A run whose data has changed asks, stays as it was, and can go on with the new data as a whole."""
+"""A run whose data has changed asks, stays as it was, and can go on with the new data."""
 
 import json
 from collections import Counter
@@ -26,11 +26,10 @@ QUICK: dict[str, Any] = {"tokens_per_step": 128, "precision": "fp32", "epochs": 
 
 
 def rows(numbers: range, word: str = "step") -> str:
-    return "".join(
-        json.dumps({"prompt": f"Where is the {n}?", "completion": f"It is {n} {word}s away."})
-        + "\n"
-        for n in numbers
-    )
+    found = [
+        {"prompt": f"Where is the {n}?", "completion": f"It is {n} {word}s away."} for n in numbers
+    ]
+    return "".join(json.dumps(row) + "\n" for row in found)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_the_data_brought_back_ends_the_question(small: Service, file: Path) -> 
 # -- going on -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("now", [range(80), range(100, 140), range(6), range(1)])
+@pytest.mark.parametrize("now", [range(80), range(1)])
 def test_a_run_goes_on_with_other_data_to_a_whole_end(
     small: Service, file: Path, now: range
 ) -> None:
