@@ -214,6 +214,11 @@ class Preflight(Request):
         label="Time a step",
         help="Time one real step if no earlier run on this machine shows the speed.",
     )
+    in_turn: bool = knob(
+        False,
+        label="In its turn",
+        help="Check it for the queue: the memory that the current run takes counts as free.",
+    )
 
 
 def _run_id() -> Any:

@@ -30,6 +30,7 @@ from backend.results.base import (
     Result,
     Unloaded,
 )
+from backend.results.data_mark import DataMark
 from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
@@ -69,6 +70,7 @@ __all__ = [
     "Converted",
     "DamagedAdapter",
     "DataChange",
+    "DataMark",
     "DataPreview",
     "DataStats",
     "Evaluation",

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from backend.results.base import Problem, Result
+from backend.results.data_mark import DataMark
 
 MOST_NATS = 700.0
 """exp of a larger value overflows a float."""
@@ -132,6 +133,8 @@ class PreflightReport(Result):
     """How many settings differ from their defaults and proposals, without name and data."""
     proposal: Proposal | None = None
     """What suits the base and the examples; None if the data cannot be read."""
+    mark: DataMark | None = None
+    """What the data is now, to notice later that it has changed; None if it cannot be read."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0
@@ -259,7 +262,7 @@ class RunResult(Result):
 
 
 class QueuedRun(Result):
-    """A waiting training run; `waits_for` names what else is missing."""
+    """A waiting training run; `waits_for` names what else it waits for than its turn."""
 
     id: str
     name: str
@@ -268,6 +271,8 @@ class QueuedRun(Result):
     rank: int
     added: float
     waits_for: str = ""
+    question: str = ""
+    """What has changed in its data since; it starts only after a decision."""
 
 
 class ExportedRun(Result):

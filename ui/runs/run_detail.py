@@ -12,6 +12,7 @@ from ui.components import data_sets, units
 from ui.components.forms import field_of, label_of, shown
 from ui.components.safe_view import Child, Node, button, chip, el, facts
 from ui.components.session_facts import state_word
+from ui.train.data_question import data_question
 from ui.train.memory_card import how_far_off
 
 LOG_BYTES = 8000
@@ -48,6 +49,8 @@ def run_facts(
         ("Data", data_sets.title(run.data)),
         ("Started", units.when(run.created)),
     ]
+    if run.data_changes:
+        pairs.append(("Changed data", " ".join(run.data_changes)))
     if changes:
         pairs.append(("Changed during the run", " ".join(changes)))
     if problem:
@@ -101,6 +104,7 @@ def run_actions(
         "div",
         el("h3", chip(run.name, run.colour, state_word(run).lower())),
         el("p", note, cls="aw-quiet") if note else None,
+        data_question(run),
         el(
             "div",
             button("Resume", "resume", run.id, kind="main") if run.resumable else None,

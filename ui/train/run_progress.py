@@ -12,6 +12,7 @@ from ui.components.feedback import Failure, evidence, failure_card, mend_button,
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import STATES
+from ui.train.data_question import data_question
 from ui.train.evaluation_view import evaluation_view
 from ui.train.headline import headline, neutral_line
 from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
@@ -53,7 +54,9 @@ def shown(
     figures = evaluation_view(before, after, events) if run.state == "finished" else None
     low = got_worse(events) if run.state == "finished" and not train.keep_best else None
     bad = worse(run, low, train.rate) if low else None
-    return el("div", where, bad, warning(events), figures, strip(events, run.colour))
+    return el(
+        "div", data_question(run), where, bad, warning(events), figures, strip(events, run.colour)
+    )
 
 
 def stage(

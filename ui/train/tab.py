@@ -18,7 +18,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.saved_form import FormKeeper
 from ui.components.service_handle import ServiceHandle
-from ui.train import proposed_fields, readiness, run_progress
+from ui.train import data_question, proposed_fields, readiness, run_progress
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
@@ -72,8 +72,8 @@ class TrainTab:
         with gr.Row(elem_classes="aw-fields"):
             self.name = self.form.add("name", min_width=150, elem_id="train-name")
             for path in BASIC:
-                name = path.rsplit(".")[-1]
-                self.form.add(path, min_width=150, elem_id=f"train-{name}", **self._special(path))
+                place = {"min_width": 150, "elem_id": f"train-{path.rsplit('.')[-1]}"}
+                self.form.add(path, **place, **self._special(path))
         self.hidden = [*BASIC, "name", "data", "processes"]
         with (
             gr.Accordion(
@@ -96,9 +96,11 @@ class TrainTab:
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
-        if path == "learning_rate":
-            return {"value": proposed_fields.FIRST[path]}
-        return {"choices": [("a new adapter", "")], "value": ""} if path == "start_from" else {}
+        special: dict[str, dict[str, Any]] = {
+            "learning_rate": {"value": proposed_fields.FIRST["learning_rate"]},
+            "start_from": {"choices": [("a new adapter", "")], "value": ""},
+        }
+        return special.get(path, {})
 
     def _advanced_label(self, changed: int) -> str:
         count = len(self._advanced_fields())
@@ -325,6 +327,8 @@ class TrainTab:
         if act == "resume":
             run_progress.resume_run(self.handle, run_id)
             return {self.dismissed: gr.skip()}
+        if act in (data_question.GO_ON, data_question.LEAVE):
+            data_question.decide(self.handle, act, run_id)
         if act == "discard":
             discard(self.handle, run_id)
         if act == "another":

@@ -23,6 +23,7 @@ from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal
+from backend.engine.runs import same_examples
 from backend.engine.session import Session
 from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
 from backend.engine.training.extension import total_steps
@@ -138,6 +139,7 @@ def check(
         disk_free_bytes=disk_free,
         changed_settings=_changed_settings(train, proposed),
         proposal=proposed,
+        mark=same_examples.mark_of(corpus) if corpus else None,
         memory_parts=list(room.parts),
         largest_token_budget=room.budget,
         smallest_change=room.change,

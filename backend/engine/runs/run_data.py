@@ -23,12 +23,11 @@ EVALUATED_EXAMPLES = 200
 
 @dataclass
 class RunData:
-    """The examples and the plan of a segment; `digest` and `record` are kept with the run."""
+    """The examples and the plan of a segment; `record` is kept with the run."""
 
     plan: extension.Plan
     held_out: Packs
     learned_share: float
-    digest: str
     record: DataRecord
     changed: str = ""
     """What has changed since the last segment, and how the run goes on; empty if nothing has."""
@@ -58,9 +57,9 @@ def prepare(
     corpus = tokenization.of_run(
         train, base.tokenizer, context=context, store=store, control=control
     )
-    digest, mark = corpus.train.digest(), same_examples.mark_of(corpus)
+    mark = same_examples.mark_of(corpus)
     record = before.data or DataRecord(mark=mark)
-    changed = same_examples.change(before, corpus, train, digest, mark)
+    changed = same_examples.change(before, corpus, train, mark)
     if changed and not changed_data:
         raise same_examples.refusal(changed)
     if changed:
@@ -77,7 +76,6 @@ def prepare(
         plan=plan,
         held_out=tests,
         learned_share=corpus.stats.learned_tokens / max(corpus.stats.tokens, 1),
-        digest=digest,
         record=record.model_copy(update={"mark": mark, "stretches": stretches}),
         changed=changed,
     )

@@ -6,7 +6,6 @@ decision, and the steps that remain are planned anew.
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from backend.engine.data.dataset import Keys
@@ -15,9 +14,9 @@ from backend.engine.runs.run_log import RunLog
 from backend.engine.templates.answers import Remark
 from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import DataChanged
-from backend.permissions import looks_like_path
 from backend.requests import Train
-from backend.runs.data_record import DataMark
+from backend.results import DataMark
+from backend.runs.data_record import what_changed
 from backend.runs.run_records import RunStatus
 
 CURE = (
@@ -29,10 +28,6 @@ UNKNOWN = (
     "changed."
 )
 OLDER = "This run was begun by an earlier version, which trained on another part of these examples."
-READ_OTHERWISE = (
-    "The rows are the same, but they are read in another way than when this run began: the base's "
-    "chat template or the app has changed."
-)
 
 
 def mark_of(corpus: Corpus) -> DataMark:
@@ -44,11 +39,12 @@ def mark_of(corpus: Corpus) -> DataMark:
         content=_digest(main),
         held_out_rows=held_out_rows,
         held_out_content=_digest(apart),
+        examples=corpus.train.digest(),
         held_out_examples=corpus.held_out.digest(),
     )
 
 
-def change(before: RunStatus, corpus: Corpus, train: Train, digest: str, mark: DataMark) -> str:
+def change(before: RunStatus, corpus: Corpus, train: Train, mark: DataMark) -> str:
     """Return what has changed since a run began, as a sentence; empty if nothing has.
 
     Runs of version 0.1.0 have no digest. They go on where the rule by which an example is read has
@@ -58,20 +54,9 @@ def change(before: RunStatus, corpus: Corpus, train: Train, digest: str, mark: D
         older = before.step > 0 and corpus.train.has_remark(Remark.NEW_RULE)
         return OLDER if older else ""
     known = before.data.mark if before.data else None
-    if before.examples == digest and (known is None or _same_tests(known, mark)):
+    if before.examples == mark.examples and (known is None or _same_tests(known, mark)):
         return ""
-    return UNKNOWN if known is None else what_changed(known, mark, train)
-
-
-def what_changed(then: DataMark, now: DataMark, train: Train) -> str:
-    """Name the data that has changed, with its rows then and now."""
-    said = []
-    if (then.rows, then.content) != (now.rows, now.content):
-        said.append(_changed(_name(train.data), then.rows, now.rows))
-    if (then.held_out_rows, then.held_out_content) != (now.held_out_rows, now.held_out_content):
-        name = _name(train.held_out) if train.held_out else f"The held-out data of {train.data}"
-        said.append(_changed(name, then.held_out_rows, now.held_out_rows))
-    return " ".join(said) or READ_OTHERWISE
+    return UNKNOWN if known is None else what_changed(known, mark, train, since="this run")
 
 
 def refusal(what: str) -> DataChanged:
@@ -87,21 +72,6 @@ def note_date(log: RunLog, tokenizer: Any) -> None:
 
 def _same_tests(then: DataMark, now: DataMark) -> bool:
     return then.held_out_examples == now.held_out_examples
-
-
-def _changed(name: str, then: int, now: int) -> str:
-    rows = f"{_rows(then)} then, {now:,} now"
-    if then == now:
-        rows = f"it still has {_rows(now)}, but not the same ones"
-    return f"{name} has changed since this run: {rows}."
-
-
-def _rows(number: int) -> str:
-    return f"{number:,} row{'' if number == 1 else 's'}"
-
-
-def _name(source: str) -> str:
-    return Path(source).name if looks_like_path(source) else source
 
 
 def _digest(keys: Keys) -> str:

@@ -161,7 +161,7 @@ class Segment:
             total_steps=self.total_steps,
             seconds=self.before.trained_seconds if self.checkpoint else 0.0,
             resumed=self.checkpoint is not None,
-            examples=self.data.digest,
+            examples=self.data.record.mark.examples,
             data=self.data.record,
         )
         if self.data.changed:
@@ -307,7 +307,6 @@ class Segment:
             callbacks=[callback],
             total_steps=self.total_steps,
             changes=self.changes,
-            is_replanned=self.data.restart is not None,
             ranks=self.ranks,
         )
         return trainer

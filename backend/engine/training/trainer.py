@@ -58,7 +58,6 @@ class AdapterTrainer(Trainer):
         callbacks: list[TrainerCallback],
         total_steps: int,
         changes: list[Adjustment],
-        is_replanned: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self._base = base
@@ -69,7 +68,6 @@ class AdapterTrainer(Trainer):
         self._job = control
         self._planned_steps = int(arguments.max_steps)
         self._changes = changes
-        self._is_replanned = is_replanned
         arguments.max_steps = total_steps
         self._ranks = ranks
         self._staging: Path | None = None
@@ -181,8 +179,7 @@ class AdapterTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both; the next learning rate is the current plan's, not the checkpoint's."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        other_plan = self._changes or len(self._stretches) > 1 or self._is_replanned
-        if checkpoint is not None and other_plan:
+        if checkpoint is not None:
             scheduler: Any = self.lr_scheduler
             pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             rates = [base * rate(scheduler.last_epoch) for base, rate in pairs]
