@@ -221,7 +221,7 @@ class Engine:
     def _free_for(
         self, message: dict[str, Any], *, in_turn: bool = False
     ) -> Callable[[torch.device], int]:
-        """Return what gives the free bytes of a device, `in_turn` when the current run has ended."""
+        """Return what gives a device's free bytes, `in_turn` after the end of the current run."""
         known = message.get("free_gpu_bytes")
         returned = int(message.get("returned_bytes") or 0) if in_turn else 0
 

@@ -92,11 +92,7 @@ def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
 def _queued_row(number: int, each: rs.QueuedRun) -> Node:
     waits = f"waiting for {each.waits_for}" if each.waits_for else ""
     asks = el("p", each.question, cls="aw-queue-asks") if each.question else None
-    confirm = (
-        button("Train on the data as it is now", "confirm", each.id, kind="mend")
-        if each.question
-        else None
-    )
+    confirm = button("Use the new data", "confirm", each.id, kind="mend") if each.question else None
     return el(
         "tr",
         cell("Number", str(number)),

@@ -7,7 +7,7 @@ from ui.components.feedback import mend_button, refuse
 from ui.components.safe_view import Node, button, el
 from ui.components.service_handle import ServiceHandle
 
-GO_ON, LEAVE = "go-on", "leave"
+RESUME, GO_ON, LEAVE = ACTS = ("resume", "go-on", "leave")
 
 
 def data_question(run: rs.RunSummary) -> Node | None:
@@ -38,13 +38,15 @@ def data_question(run: rs.RunSummary) -> Node | None:
 
 
 def decide(handle: ServiceHandle, act: str, run_id: str) -> None:
-    """Carry out the decision; shows an error message on failure."""
-    run = handle.service.runs.get(run_id)
+    """Resume a run, go on with its changed data, or leave it; shows an error on failure."""
     try:
-        change = run.known_status().data_change
-        if act == LEAVE or change is None:
+        if act == LEAVE:
             handle.service.leave_data_question(run_id)
-            return
-        handle.start(rq.Resume(run_id=run_id, extra_epochs=change.extra_epochs, changed_data=True))
+        elif act == GO_ON:
+            change = handle.service.runs.get(run_id).known_status().data_change
+            extra = change.extra_epochs if change is not None else 0.0
+            handle.start(rq.Resume(run_id=run_id, extra_epochs=extra, changed_data=True))
+        else:
+            handle.start(rq.Resume(run_id=run_id))
     except errors.WorkbenchError as error:
-        refuse("Cannot go on", error)
+        refuse("Cannot resume", error)

@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 from backend import Event, errors
-from backend import requests as rq
 from backend import results as rs
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
 from ui.components import units
-from ui.components.feedback import Failure, evidence, failure_card, mend_button, refuse
+from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import STATES
@@ -220,11 +219,3 @@ def _steps(live: Live) -> str:
     if not live.total_steps:
         return "preparing"
     return f"{units.count(live.step)} of {units.count(live.total_steps)}"
-
-
-def resume_run(handle: ServiceHandle, run_id: str) -> None:
-    """Resume a run; shows an error message on failure."""
-    try:
-        handle.start(rq.Resume(run_id=run_id))
-    except errors.WorkbenchError as error:
-        refuse("Cannot resume", error)

@@ -96,11 +96,9 @@ class TrainTab:
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
-        special: dict[str, dict[str, Any]] = {
-            "learning_rate": {"value": proposed_fields.FIRST["learning_rate"]},
-            "start_from": {"choices": [("a new adapter", "")], "value": ""},
-        }
-        return special.get(path, {})
+        if path == "learning_rate":
+            return {"value": proposed_fields.FIRST[path]}
+        return {"choices": [("a new adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
         count = len(self._advanced_fields())
@@ -324,11 +322,9 @@ class TrainTab:
     def act_on_run(self, dismissed: list[str], event: gr.EventData) -> dict[Any, Any]:
         """Handle the buttons of a run: resume, discard, retry, or refill the form."""
         act, run_id = clicked(event)
-        if act == "resume":
-            run_progress.resume_run(self.handle, run_id)
-            return {self.dismissed: gr.skip()}
-        if act in (data_question.GO_ON, data_question.LEAVE):
+        if act in data_question.ACTS:
             data_question.decide(self.handle, act, run_id)
+            return {self.dismissed: gr.skip()}
         if act == "discard":
             discard(self.handle, run_id)
         if act == "another":

@@ -88,8 +88,7 @@ def _batch(train: Train, lengths: Ints, room: Room) -> tuple[int, str]:
         wanted = max(USUAL_BATCH, min(wanted, _power(room.batch)))
     if wanted < longest:
         wanted, why = longest, "the longest example must fit into a batch"
-    steps = max(1, round(used / wanted))
-    return wanted, f"Tokens per batch {wanted:,}: {why}. That is about {steps:,} steps in all."
+    return wanted, f"Tokens per batch {wanted:,}: {why}."
 
 
 def _wanted(used: float, examples: str) -> tuple[int, str]:
