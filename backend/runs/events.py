@@ -29,6 +29,7 @@ EventType = Literal[
     "data-changed",
     "answer",
     "sample",
+    "neutral-text",
     "notice",
     "warning",
     "finished",

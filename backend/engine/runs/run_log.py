@@ -198,7 +198,8 @@ class RunLog:
         """Record how the perplexity on neutral text has changed."""
         before, after = found.perplexity_before, found.perplexity_after
         now = "a value that is not finite" if after is None else f"{after:.4g}"
-        self.notice(f"On neutral text its perplexity went from {before:.4g} to {now}.")
+        text = f"On neutral text its perplexity went from {before:.4g} to {now}."
+        self._events.write("neutral-text", step=self.step, text=text)
         self.run.update(neutral_text=found)
 
     def notice(self, text: str) -> None:
