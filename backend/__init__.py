@@ -3,7 +3,7 @@
 from backend import errors, requests, results
 from backend.catalogue import blends
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
-from backend.catalogue.learning_rate import usual_rate
+from backend.catalogue.learning_rate import USUAL_RATES, usual_rate
 from backend.catalogue.methods import METHODS, Method, method_of
 from backend.catalogue.packaged_models import MODEL_NAMES, PACKAGED_MODELS
 from backend.hub_names import HubName
@@ -23,6 +23,7 @@ __all__ = [
     "MODEL_NAMES",
     "OPERATIONS",
     "PACKAGED_MODELS",
+    "USUAL_RATES",
     "Caller",
     "Curve",
     "Event",

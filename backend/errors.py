@@ -7,6 +7,7 @@ WorkbenchError
 +-- Busy                another model job is running
 +-- Stopped             the user stopped the job before it had a result
 +-- DataError           the training data cannot be used
+|   +-- DataChanged     the data is not what the run began with
 +-- ModelError          a base model folder cannot be loaded
 +-- OutOfMemory         the job needed more memory than the machine has
 +-- DiskFull            a file could not be written
@@ -67,6 +68,10 @@ class DataError(WorkbenchError):
     droppable = False
 
 
+class DataChanged(DataError):
+    """The data is not what the run began with, or was queued with; a decision is needed."""
+
+
 class ModelError(WorkbenchError):
     """A base model folder cannot be loaded."""
 
@@ -95,7 +100,9 @@ class WorkerDied(WorkbenchError):
     """The model process ended during a job."""
 
 
-_KINDS = {kind.__name__: kind for kind in WorkbenchError.__subclasses__()}
+_KINDS: dict[str, type[WorkbenchError]] = {
+    kind.__name__: kind for kind in (*WorkbenchError.__subclasses__(), DataChanged)
+}
 
 
 def from_dict(data: dict[str, Any]) -> WorkbenchError:

@@ -3,6 +3,7 @@
 Python and the command line run with the user's own rights and are not checked here.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 

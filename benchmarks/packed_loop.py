@@ -40,7 +40,7 @@ def train_by_hand(
     ready = [lay_out(pack) for pack in packs]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        weights, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+        weights, lr=train.rate, weight_decay=train.weight_decay, fused=True
     )
     schedule = get_scheduler(
         train.scheduler, optimizer, round(train.warmup * len(ready)), len(ready)

@@ -104,7 +104,7 @@ def script_arguments(
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
         activation_checkpointing=train.gradient_checkpointing,
-        learning_rate=train.learning_rate,
+        learning_rate=train.rate,
         lr_scheduler_type=train.scheduler,
         bf16=precision == "bf16",
         train_sampling_strategy="group_by_length" if grouped else "random",

@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.engine.__main__ import main
 from backend.engine.core import job_control
-from backend.engine.runs import train_run
+from backend.engine.runs import segment
 from backend.runs.events import EventWriter
 
 write_now, close_now = EventWriter.write, EventWriter.close
@@ -42,5 +42,5 @@ if __name__ == "__main__":
     EventWriter.write = keep
     EventWriter.close = write_kept
     job_control.Control.progress = say_nothing
-    train_run._Training._write_status = say_nothing
+    segment.Segment._write_status = say_nothing
     main()

@@ -44,13 +44,17 @@ def main(argv: list[str]) -> int:
     """Take part in the run of a folder; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m backend.engine run", description=__doc__)
     parser.add_argument("folder", type=Path, help="The run's folder in the workspace.")
-    folder = parser.parse_args(argv).folder.expanduser().absolute()
+    parser.add_argument(
+        launch_commands.CHANGED_DATA, action="store_true", help="Go on although its data changed."
+    )
+    options = parser.parse_args(argv)
+    folder = options.folder.expanduser().absolute()
     quiet_libraries()
     try:
         _require_plain_launch()
         run, place = _find(folder), process_group.asked_for()
         _require_world(run, place)
-        result = _take_part(run)
+        result = _take_part(run, changed_data=options.changed_data)
     except WorkbenchError as error:
         if process_group.asked_for()[0] == 0:
             print(f"Error: {error}", file=sys.stderr, flush=True)
@@ -81,7 +85,7 @@ def _require_world(run: Run, place: tuple[int, int]) -> None:
         raise
 
 
-def _take_part(run: Run) -> RunResult:
+def _take_part(run: Run, *, changed_data: bool) -> RunResult:
     request = _base_request(run)
     settings = Settings(workspace=run.folder.parent.parent)
     kind = "cpu" if request.device == "cpu" else devices.gpu() or "cpu"
@@ -94,7 +98,9 @@ def _take_part(run: Run) -> RunResult:
         _limit_memory(settings)
         memory.set_aside()
         try:
-            result = _train(run, request, control, settings, crew, resume=resume)
+            result = _train(
+                run, request, control, settings, crew, resume=resume, changed_data=changed_data
+            )
         except BaseException as error:
             _end_at_once(run, crew, error)
         if crew.leads:
@@ -141,7 +147,9 @@ def _train(
     crew: Ranks,
     *,
     resume: bool,
+    changed_data: bool,
 ) -> RunResult:
+    before = run.known_status()
     run.claim(launched=True)
     if crew.leads:
         _listen_to_folder(run, control)
@@ -161,7 +169,16 @@ def _train(
         log.failed(known)
         log.close()
         raise known from error
-    return train_run.train(session, run, control, settings, resume=resume, ranks=crew)
+    return train_run.train(
+        session,
+        run,
+        control,
+        settings,
+        resume=resume,
+        changed_data=changed_data,
+        ranks=crew,
+        before=before,
+    )
 
 
 def _end_at_once(run: Run, crew: Ranks, error: BaseException) -> NoReturn:

@@ -221,13 +221,16 @@ class Engine:
             return None
         return memory.available(self.session.base.device)
 
-    def _free_for(self, message: dict[str, Any]) -> Callable[[torch.device], int]:
-        """Return the function that gives the bytes available to the worker on a device."""
+    def _free_for(
+        self, message: dict[str, Any], *, in_turn: bool = False
+    ) -> Callable[[torch.device], int]:
+        """Return what gives a device's free bytes, `in_turn` after the end of the current run."""
         known = message.get("free_gpu_bytes")
+        returned = int(message.get("returned_bytes") or 0) if in_turn else 0
 
         def free(device: torch.device) -> int:
             if not devices.is_gpu(device):
-                return memory.unreserved(self.settings.memory_reserve_bytes)
+                return memory.unreserved(self.settings.memory_reserve_bytes) + returned
             return memory.available(device) if known is None else int(known)
 
         return free if self._reads_only else memory.available
@@ -253,6 +256,7 @@ class Engine:
             self._limits(message),
             resume=True,
             extra_epochs=request.extra_epochs,
+            changed_data=request.changed_data,
         )
 
     def _limits(self, message: Any) -> Settings:
@@ -358,7 +362,7 @@ class Engine:
             timings=Timings(self.settings.timings_file),
             store=TokenStore(self.settings.tokens_dir),
             control=control,
-            free=self._free_for(message),
+            free=self._free_for(message, in_turn=request.in_turn),
         )
 
     def _preview_data(self, request: rq.PreviewData, control: Control, message: Any) -> rs.Result:

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from backend.catalogue.learning_rate import USUAL_RATE
+from backend.catalogue.learning_rate import USUAL_RATE, usual_rate
 from backend.catalogue.methods import Lora
 from backend.fields import NAME_LENGTH, Request, check_display_name, knob
 from backend.requests.data import (
@@ -55,14 +55,14 @@ class Train(FillsPlaceholders, Request):
         le=10_000_000,
         help="Stops the run after this many steps, regardless of epochs. Empty means no limit.",
     )
-    learning_rate: float = knob(
-        USUAL_RATE,
+    learning_rate: float | None = knob(
+        None,
         label="Learning rate",
         gt=0,
         le=1,
         level="basic",
-        help="The size of each update. Too high and training becomes unstable; too low and it "
-        "hardly learns.",
+        help="The size of each update: too high is unstable, too low hardly learns. Empty: what "
+        "suits the base.",
     )
     tokens_per_step: int = knob(
         512,
@@ -196,6 +196,17 @@ class Train(FillsPlaceholders, Request):
     _name = field_validator("name")(check_display_name)
 
     @property
+    def rate(self) -> float:
+        """The learning rate; that of small bases where `with_rate` has not filled it in."""
+        return USUAL_RATE if self.learning_rate is None else self.learning_rate
+
+    def with_rate(self, parameters: int) -> Self:
+        """Return it with a learning rate: the chosen one, or what suits a base of this size."""
+        if self.learning_rate is not None:
+            return self
+        return self.model_copy(update={"learning_rate": usual_rate(parameters)})
+
+    @property
     def longest(self) -> int:
         """Most tokens of an example: it must fit into one batch."""
         return min(self.max_length, self.tokens_per_step)
@@ -209,6 +220,11 @@ class Preflight(Request):
         True,
         label="Time a step",
         help="Time one real step if no earlier run on this machine shows the speed.",
+    )
+    in_turn: bool = knob(
+        False,
+        label="In its turn",
+        help="Check it for the queue: the memory that the current run takes counts as free.",
     )
 
 
@@ -234,6 +250,11 @@ class Resume(Request):
         le=1000,
         step=1,
         help="How many epochs to add to a finished run. 0 only resumes an unfinished one.",
+    )
+    changed_data: bool = knob(
+        False,
+        label="Go on with changed data",
+        help="If the data has changed since, make what remains over it as it is now. Off: refuse.",
     )
 
 

@@ -30,12 +30,14 @@ from backend.results.base import (
     Result,
     Unloaded,
 )
+from backend.results.data_mark import DataMark
 from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
 from backend.results.hub import DownloadedData, HubDescription
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
     ColumnUse,
+    DataChange,
     DataPreview,
     DataStats,
     Evaluation,
@@ -43,9 +45,11 @@ from backend.results.training import (
     ExportedRun,
     Launch,
     LengthBin,
+    NeutralText,
     Placeholder,
     PreflightReport,
     PreparedData,
+    Proposal,
     QueuedRun,
     RowGroup,
     RowKind,
@@ -69,6 +73,8 @@ __all__ = [
     "ColumnUse",
     "Converted",
     "DamagedAdapter",
+    "DataChange",
+    "DataMark",
     "DataPreview",
     "DataStats",
     "DownloadedData",
@@ -86,6 +92,7 @@ __all__ = [
     "MergeNeeds",
     "Merged",
     "ModelFacts",
+    "NeutralText",
     "NextTokens",
     "Notice",
     "Phase",
@@ -94,6 +101,7 @@ __all__ = [
     "PreparedData",
     "PreparedSlot",
     "Problem",
+    "Proposal",
     "PushedAdapter",
     "QuantizationChoice",
     "QuantizationTable",

@@ -6,9 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from backend.results.base import Problem, Result
+from backend.results.data_mark import DataMark
 
 MOST_NATS = 700.0
 """exp of a larger value overflows a float."""
+FORGETS = 1.5
+"""A perplexity on neutral text that rises to this many times that of the base is a clear loss."""
 RunState = Literal["queued", "running", "finished", "stopped", "failed", "interrupted", "damaged"]
 """A run is damaged if a file in its folder cannot be read; that state is never stored."""
 
@@ -113,6 +116,20 @@ class DataStats(Result):
     """Sentences on how the source is read and what of it is left out."""
 
 
+class Proposal(Result):
+    """Settings that suit a base and its examples; `why` has a sentence for each of them."""
+
+    learning_rate: float
+    max_length: int
+    tokens_per_step: int
+    why: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The proposed values by field of `Train`."""
+        return self.model_dump(exclude={"why"})
+
+
 class PreflightReport(Result):
     """The check of a training run before it starts."""
 
@@ -134,7 +151,11 @@ class PreflightReport(Result):
     """Peak disk space of checkpoints, adapter and events."""
     disk_free_bytes: int = 0
     changed_settings: int = 0
-    """How many settings differ from their defaults, without name and data."""
+    """How many settings differ from their defaults and proposals, without name and data."""
+    proposal: Proposal | None = None
+    """What suits the base and the examples; None if the data cannot be read."""
+    mark: DataMark | None = None
+    """What the data is now, to notice later that it has changed; None if it cannot be read."""
     memory_parts: list[tuple[str, int]] = Field(default_factory=list)
     """The loaded base and what the run adds, by part: weights, adapter, ..., overhead."""
     largest_token_budget: int = 0
@@ -207,6 +228,31 @@ class Evaluation(Result):
         return math.exp(min(self.loss, MOST_NATS))
 
 
+class NeutralText(Result):
+    """Loss on neutral text, in nats per token, of the base alone and with the adapter.
+
+    It shows forgetting. `after` is None if it is not a finite number.
+    """
+
+    before: float
+    after: float | None
+
+    @property
+    def perplexity_before(self) -> float:
+        """exp of the base's loss."""
+        return math.exp(min(self.before, MOST_NATS))
+
+    @property
+    def perplexity_after(self) -> float | None:
+        """exp of the loss with the adapter."""
+        return None if self.after is None else math.exp(min(self.after, MOST_NATS))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether perplexity has risen so clearly that the base has lost some of its knowledge."""
+        return self.after is None or self.after - self.before > math.log(FORGETS)
+
+
 class Sample(Result):
     """A held-out example answered at the end of a run, with its expected answer."""
 
@@ -239,10 +285,12 @@ class RunResult(Result):
     max_difference: float
     predicted_memory_bytes: int = 0
     preparation: str = ""
+    neutral_text: NeutralText | None = None
+    """How well the base predicts neutral text before and after; None if not measured."""
 
 
 class QueuedRun(Result):
-    """A waiting training run; `waits_for` names what else is missing."""
+    """A waiting training run; `waits_for` names what else it waits for than its turn."""
 
     id: str
     name: str
@@ -251,6 +299,8 @@ class QueuedRun(Result):
     rank: int
     added: float
     waits_for: str = ""
+    question: str = ""
+    """What has changed in its data since; it starts only after a decision."""
 
 
 class ExportedRun(Result):
@@ -283,6 +333,13 @@ class Launch(Result):
     machines: int
     each: int
     """Processes on each machine."""
+
+
+class DataChange(Result):
+    """The data of a run has changed: what, and the extension that was asked for, in epochs."""
+
+    what: str
+    extra_epochs: float = 0.0
 
 
 class RunSummary(Result):
@@ -324,8 +381,14 @@ class RunSummary(Result):
     predicted_memory_bytes: int = 0
     preparation: str = ""
     """How a quantised base was prepared for the run, and why."""
+    neutral_text: NeutralText | None = None
+    """How well the base predicts neutral text before and after; None if not measured."""
     retry: dict[str, int | bool] = Field(default_factory=dict)
     """After running out of memory: the settings that would fit."""
+    data_change: DataChange | None = None
+    """If set, it was not resumed because its data has changed, and waits for a decision."""
+    data_changes: tuple[str, ...] = ()
+    """A sentence about each time that it went on with other data."""
     launched: bool = False
     """Whether it runs in separate processes, which read commands from its folder."""
     resumable: bool = False

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.files.atomic_files import disk_error
+from backend.runs.data_record import Begun
 
 EventType = Literal[
     "started",
@@ -25,8 +26,10 @@ EventType = Literal[
     "paused",
     "unpaused",
     "adjusted",
+    "data-changed",
     "answer",
     "sample",
+    "neutral-text",
     "notice",
     "warning",
     "finished",
@@ -36,7 +39,7 @@ EventType = Literal[
 ]
 
 
-MARKED = frozenset({"saved", "paused", "adjusted"})
+MARKED = frozenset({"saved", "paused", "adjusted", "data-changed"})
 
 
 class Event(BaseModel):
@@ -62,6 +65,8 @@ class Event(BaseModel):
     reference: str | None = None
     base: str | None = None
     """For a sample: the expected answer, and the answer of the base alone."""
+    begun: Begun | None = None
+    """What the status says of the data and its plan when a segment begins."""
 
     @property
     def is_marked(self) -> bool:

@@ -18,6 +18,8 @@ FIRST_MACHINE = "FIRST_MACHINE"
 """Placeholder for the name or address of a machine that all others can reach."""
 # torchrun kills processes this long after a stop: a step and a checkpoint must fit in.
 SHUTDOWN_S = 120
+CHANGED_DATA = "--changed-data"
+"""The option of a run's processes to go on although its data has changed."""
 
 
 def require_places(processes: int, base: ModelFacts) -> None:
@@ -38,11 +40,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def arguments(folder: Path, processes: int) -> list[str]:
+def arguments(folder: Path, processes: int, *, changed_data: bool = False) -> list[str]:
     """Return the command that starts a run's processes on this machine."""
+    options = [CHANGED_DATA] if changed_data else []
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         "--nproc_per_node", str(processes), "-m", "backend.engine", "run", str(folder),
+        *options,
     ]  # fmt: skip
 
 

@@ -44,6 +44,10 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
 def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
     """Return the settings of a run for the script."""
     train, status = run.request.train, run.status()
+    if status.data and status.data.changes:
+        raise Unsupported(
+            "This run went on with other data than it began with, so no script can repeat it."
+        )
     changes = [each for each in adjustments.read(run.folder) if each.changes_rate]
     adapter = _adapter_config(run, library)
     return {
@@ -62,7 +66,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "MAX_STEPS": train.max_steps,
         "TOKENS_PER_STEP": train.tokens_per_step,
         "ACCUMULATION": train.accumulation,
-        "LEARNING_RATE": train.learning_rate,
+        "LEARNING_RATE": train.rate,
         "SCHEDULER": schedule_name(train.scheduler),
         "WARMUP": train.warmup,
         "WEIGHT_DECAY": train.weight_decay,

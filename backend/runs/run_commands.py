@@ -11,7 +11,7 @@ from backend.settings import Settings
 def commands_of(run: Run, settings: Settings, *, free: str) -> RunCommands:
     """Return the commands; `free` is the run's name, or another one if an adapter has that name."""
     train = run.request.train
-    notes = [_about_changes(run)]
+    notes = [_about_changes(run), _about_data(run)]
     if free != train.name:
         notes.append(
             f"An adapter called {train.name} already exists here, so this one is called {free}. "
@@ -34,6 +34,17 @@ def _about_changes(run: Run) -> str:
     return (
         f"This run was {what}. The commands repeat it as first requested. Its plain PEFT script "
         "includes the later changes."
+    )
+
+
+def _about_data(run: Run) -> str:
+    """Return a warning if the run went on with other data: nothing repeats that."""
+    status = run.status()
+    if not status.data or not status.data.changes:
+        return ""
+    return (
+        "The data of this run changed before its end. The commands train on the data as it is now "
+        "from the start, so they give another adapter."
     )
 
 

@@ -20,6 +20,7 @@ from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.processes import is_running
+from backend.results import DataChange
 from backend.runs import adjustments
 from backend.runs.events import EventReader, EventWriter
 from backend.runs.run_lock import RunLock
@@ -160,6 +161,21 @@ class Run:
             damaged_files.keep_aside(self._status_file)
             write_text(self._status_file, known.model_dump_json())
             self.update(**changes)
+
+    def put_back(self, before: RunStatus, change: DataChange) -> None:
+        """Leave the run as it was before it was claimed, with the question about its data."""
+        broken_off = before.state in UNDER_WAY
+        self.update(
+            **before.model_dump(include={"message", "cure", "error", "extra_epochs"}),
+            state="interrupted" if broken_off else before.state,
+            paused=False,
+            data_change=change,
+        )
+
+    def drop_question(self) -> None:
+        """Drop the question about changed data; raises Busy while the run is being trained."""
+        self.require_untrained()
+        self.update(data_change=None)
 
     def latest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint. Checkpoints appear by renaming, so each is complete."""

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from backend.requests import LoadModel, Train
-from backend.results import Evaluation, RunState
+from backend.results import DataChange, Evaluation, NeutralText, RunState
+from backend.runs.data_record import DataRecord
 from backend.runs.events import EventReader
 
 UNDER_WAY = ("running", "queued")
@@ -82,6 +83,10 @@ class RunStatus(BaseModel):
     extra_epochs: list[float] = []
     examples: str = ""
     """A digest of the tokenised training examples; empty in runs of 0.1.0."""
+    data: DataRecord | None = None
+    """The data and the plan of the last segment; None in runs of 0.2 and before."""
+    data_change: DataChange | None = None
+    """The data had changed when the run was last to be resumed: the question is open."""
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""
@@ -90,6 +95,8 @@ class RunStatus(BaseModel):
     stored_precision: str = ""
     retry: dict[str, int | bool] = {}
     evaluation_before: Evaluation | None = None
+    neutral_text: NeutralText | None = None
+    """Of the last segment; None if it was not measured."""
     message: str = ""
     cure: str = ""
     error: str = ""
@@ -119,5 +126,5 @@ def status_from_events(file: Path) -> RunStatus:
         elif event.type == "finished":
             known["state"] = "finished"
         elif event.type in ("started", "resumed"):
-            known["state"] = "interrupted"
+            known |= {"state": "interrupted", **(event.begun.model_dump() if event.begun else {})}
     return RunStatus.model_validate(known)

@@ -11,18 +11,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from backend.catalogue.methods import method_of
-from backend.errors import Busy, Damaged, DiskFull, WorkbenchError
+from backend.errors import Busy, Damaged, DiskFull, NotFound, WorkbenchError
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.permissions import Caller
 from backend.requests import Train
-from backend.results import ModelFacts, QueuedRun
+from backend.results import DataMark, ModelFacts, QueuedRun
 from backend.sizes import size_text
 
 LOOK_EVERY_S = 0.5
@@ -42,10 +43,21 @@ class Waiting(BaseModel):
     base_name: str
     base_fingerprint: str
     caller: Caller
+    mark: DataMark | None = None
+    """Its data when it was put in; None if it was not checked then."""
+    question: str = ""
+    """What has changed in its data since, until that is decided."""
+
+    @property
+    def dated(self) -> Train:
+        """Its request with the day on which it was put in, for a template that shows the date."""
+        day = date.fromtimestamp(self.added).isoformat()
+        return self.train.model_copy(update={"date": self.train.date or day})
 
     def describe(self, base: ModelFacts | None) -> QueuedRun:
         """Describe it for lists, with what it waits for apart from its turn."""
         fits = base is not None and base.fingerprint == self.base_fingerprint
+        waits_for = "" if fits else f"the base {self.base_name}, which is not loaded"
         return QueuedRun(
             id=self.id,
             name=self.train.name,
@@ -53,7 +65,8 @@ class Waiting(BaseModel):
             method=method_of(self.train.adapter).title,
             rank=self.train.adapter.rank,
             added=self.added,
-            waits_for="" if fits else f"the base {self.base_name}, which is not loaded",
+            waits_for=waits_for or ("a decision about its data" if self.question else ""),
+            question=self.question,
         )
 
 
@@ -77,7 +90,9 @@ class TrainingQueue:
         """A sentence about what could not be read in the file; empty if all could."""
         self._waiting = self._load()
 
-    def add(self, train: Train, base: ModelFacts, caller: Caller) -> Waiting:
+    def add(
+        self, train: Train, base: ModelFacts, caller: Caller, mark: DataMark | None = None
+    ) -> Waiting:
         """Add a run at the end; raises DiskFull."""
         item = Waiting(
             id=uuid.uuid4().hex[:8],
@@ -86,9 +101,22 @@ class TrainingQueue:
             base_name=base.name,
             base_fingerprint=base.fingerprint,
             caller=caller,
+            mark=mark,
         )
         self._replace([*self._waiting, item])
         return item
+
+    def get(self, id: str) -> Waiting:
+        """Return a waiting run; raises NotFound."""
+        found = next((item for item in self._waiting if item.id == id), None)
+        if found is None:
+            raise NotFound("This run is no longer waiting.", cure="Look under Runs.")
+        return found
+
+    def note(self, id: str, *, mark: DataMark | None, question: str = "") -> None:
+        """Record a run's data and the question about it; raises NotFound or DiskFull."""
+        known = self.get(id).model_copy(update={"mark": mark, "question": question})
+        self._replace([known if item.id == id else item for item in self._waiting])
 
     def to_json(self) -> str:
         """Return all waiting runs as JSON."""
@@ -136,8 +164,9 @@ class TrainingQueue:
             self._waiting = kept
 
     def next_for(self, base: ModelFacts) -> Waiting | None:
-        """Return the first run that waits for this base."""
-        return next((i for i in self._waiting if i.base_fingerprint == base.fingerprint), None)
+        """Return the first run that waits for this base, and for no decision."""
+        ready = (i for i in self._waiting if not i.question)
+        return next((i for i in ready if i.base_fingerprint == base.fingerprint), None)
 
     def ids(self) -> set[str]:
         """Return the ids of all waiting runs."""
@@ -199,6 +228,10 @@ class QueueRunner:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="queue", daemon=True)
         self._thread.start()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
 
     def close(self) -> None:
         """Stop calling `start_next`."""

@@ -14,6 +14,7 @@ from backend import requests as rq
 from backend import results as rs
 from backend.errors import Stopped, WorkbenchError, WorkerDied
 from backend.operations import OPERATIONS
+from backend.runs.run_store import Runs
 from backend.service import recovery
 from backend.service.jobs import Job
 from backend.service.reading_process import ReadingProcess
@@ -33,6 +34,8 @@ class Link(Protocol):
     version: int
     base: rs.ModelFacts | None
     free_gpu_bytes: int | None
+    runs: Runs
+    current: Job | None
 
     @property
     def idle(self) -> bool: ...
@@ -152,6 +155,20 @@ class SideJobs:
         if own is not None:
             threading.Thread(target=own.close, name="side-close", daemon=True).start()
 
+    def returned_bytes(self) -> int:
+        """Return about how much memory the current runs will free when they end."""
+        runs = [job for job in self._link.jobs() if job.run_id is not None]
+        own = (self.runtimes.get(job.id) for job in runs)
+        freed = sum(runtime.memory_bytes() for runtime in own if runtime is not None)
+        current = self._link.current
+        if current is None or current.run_id is None:
+            return freed
+        try:
+            status = self._link.runs.get(current.run_id).known_status()
+        except WorkbenchError:
+            return freed
+        return freed + (status.predicted_memory_bytes if status.step else 0)
+
     def let_go(self) -> list[Runtime]:
         """Return all processes, to be closed without the lock."""
         found = [*self.runtimes.values(), self._reading.let_go()]
@@ -200,6 +217,7 @@ class SideJobs:
             **job.message(),
             "base": base.model_dump(mode="json") if base else None,
             "free_gpu_bytes": self._link.free_gpu_bytes,
+            "returned_bytes": self.returned_bytes(),
         }
 
     def _on_reading_message(self, message: Message) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from backend.errors import DiskFull, Stopped, WorkbenchError, WorkerDied, from_dict
-from backend.requests import Request
+from backend.errors import DataChanged, DiskFull, Stopped, WorkbenchError, WorkerDied, from_dict
+from backend.requests import Request, Resume
 from backend.results import RunResult, RunSummary
 from backend.runs import launch_commands
 from backend.runs.run_store import UNDER_WAY, Run, Runs
@@ -36,8 +36,17 @@ log = logging.getLogger(__name__)
 class LaunchedRun:
     """Follows one run until it ends and reports its state. `start` launches its processes."""
 
-    def __init__(self, run: Run, job_id: int, on_message: OnMessage, *, start: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        job_id: int,
+        on_message: OnMessage,
+        *,
+        start: bool,
+        changed_data: bool = False,
+    ) -> None:
         self.run = run
+        self._changed_data = changed_data
         self._job_id = job_id
         self._on_message = on_message
         self._before = run.known_status().claimed
@@ -110,7 +119,9 @@ class LaunchedRun:
         run.forget_words()
         with (run.folder / "launch.log").open("ab") as output:
             return subprocess.Popen(
-                launch_commands.arguments(run.folder.absolute(), processes),
+                launch_commands.arguments(
+                    run.folder.absolute(), processes, changed_data=self._changed_data
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -197,6 +208,8 @@ class LaunchedRun:
         if status.state in UNDER_WAY or self._never_began():
             return {"type": "error", "error": self._broken_off().to_dict()}
         result = self.run.folder / "result.json"
+        if status.data_change is not None and not result.is_file():
+            return {"type": "error", "error": DataChanged(status.data_change.what).to_dict()}
         if status.state in ("finished", "stopped") and not status.error:
             self._wait_for(result)
             found = RunResult.model_validate_json(result.read_text(encoding="utf-8"))
@@ -262,6 +275,9 @@ def adopt(engine: EngineLink, runs: Runs, summaries: list[RunSummary]) -> None:
 
 
 def _follow(engine: EngineLink, request: Request, run: Run, *, start: bool) -> Job:
-    return engine.sides.begin_apart(
-        request, run.id, lambda job_id, said: LaunchedRun(run, job_id, said, start=start)
-    )
+    changed_data = isinstance(request, Resume) and request.changed_data
+
+    def launched(job_id: int, said: OnMessage) -> LaunchedRun:
+        return LaunchedRun(run, job_id, said, start=start, changed_data=changed_data)
+
+    return engine.sides.begin_apart(request, run.id, launched)

@@ -74,7 +74,7 @@ class RunControl:
         asked = [event.prompt for event in events if event.type == "answer" and event.prompt]
         chosen = train.watch if train.watch is not None else list(dict.fromkeys(asked))
         return Adjust(
-            learning_rate=(steps[-1] if steps else None) or train.learning_rate,
+            learning_rate=(steps[-1] if steps else None) or train.rate,
             total_steps=status.total_steps or None,
             watch=adjustments.watched(chosen, changes),
         )

@@ -302,6 +302,10 @@ class Service(WaitingRuns, WorkspaceTransfer):
         """Save a note about a run in its folder; raises InvalidRequest or NotFound."""
         self.runs.get(run_id).write_note(text)
 
+    def leave_data_question(self, run_id: str) -> None:
+        """Leave a run whose data has changed as it is; raises Busy or NotFound."""
+        self.runs.get(run_id).drop_question()
+
     def delete_run(self, run_id: str) -> None:
         """Delete a run's folder permanently; its adapter stays. Raises Busy or NotFound."""
         with self.engine.lock:

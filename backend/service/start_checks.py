@@ -96,6 +96,7 @@ class Starts:
         """Create the folder of a new run; raises InvalidRequest or NotFound."""
         base, source = self.engine.require_base(), self.engine.recipe.base
         self.check_new(train)
+        train = train.with_rate(base.parameters)
         if train.start_from is not None:
             start = self.library.get(train.start_from)
             settings = {**self.library.lora_settings(start.id), "targets": list(start.targets)}

@@ -1,5 +1,6 @@
 """A service whose engine is a script: each test says what the engine answers, and when."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from backend import Service, Settings
 from backend import requests as rq
 from backend import results as rs
+from backend.errors import WorkbenchError
 
 FACTS = rs.ModelFacts(
     name="starter",
@@ -32,6 +34,24 @@ FACTS = rs.ModelFacts(
 )
 
 
+LOOK = rs.DataPreview(rows=91, problems=[], stats=None, examples=[], shape="messages")
+READY = rs.PreflightReport(
+    ready=True,
+    problems=[],
+    notes=[],
+    matched_modules=["q_proj"],
+    trainable_parameters=1,
+    total_parameters=1000,
+    stats=None,
+    steps=1,
+    memory_bytes=1,
+    memory_available_bytes=2,
+    seconds=None,
+    seconds_from="",
+    mark=rs.DataMark(rows=91, content="as it was", examples="as it was"),
+)
+
+
 class ScriptedRuntime:
     """An engine that does nothing by itself; keeps what it was told."""
 
@@ -45,9 +65,24 @@ class ScriptedRuntime:
         self.killed = False
         self.closed = False
         self.options: dict[str, Any] = {}
+        self.checks: dict[str, rs.Result | WorkbenchError] = {
+            "preview-data": LOOK,
+            "preflight": READY,
+        }
 
     def send(self, message: dict[str, Any]) -> None:
-        self.sent.append(message)
+        if message.get("op") in self.checks:  # the queue waits for them
+            threading.Thread(target=self._check, args=(message,), daemon=True).start()
+        else:
+            self.sent.append(message)
+
+    def _check(self, message: dict[str, Any]) -> None:
+        result = self.checks[message["op"]]
+        if isinstance(result, WorkbenchError):
+            self.on_message({"type": "error", "id": message["id"], "error": result.to_dict()})
+            return
+        content = result.model_dump(mode="json")
+        self.on_message({"type": "result", "id": message["id"], "result": content})
 
     def close(self) -> None:
         self.closed = True

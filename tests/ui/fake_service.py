@@ -166,7 +166,7 @@ class FakeEngine:
                 step=step,
                 total_steps=total,
                 loss=loss,
-                learning_rate=train.learning_rate * (1 - step / total),
+                learning_rate=train.rate * (1 - step / total),
                 tokens_per_second=1020.0,
                 seconds_left=left,
             )

@@ -308,10 +308,10 @@ def test_hostile_names_stay_text() -> None:
 
 def test_the_card_counts_changed_settings_and_says_the_disk_needed() -> None:
     said = words(readiness.readiness(snapshot(), checked()).card)
-    assert "All settings are at their defaults." in said
+    assert "All settings are as proposed." in said
     changed = report(changed_settings=1, disk_bytes=3 * 1024**2, disk_free_bytes=20 * 1024**3)
     said = words(readiness.readiness(snapshot(), checked(report=changed)).card)
-    assert "1 setting differs from the defaults. Disk: 3 MB needed, 20 GB free." in said
+    assert "1 setting differs from what is proposed. Disk: 3 MB needed, 20 GB free." in said
 
 
 def test_behind_a_training_another_may_wait_its_turn() -> None:

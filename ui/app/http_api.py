@@ -93,6 +93,14 @@ class Endpoints:
             raise for_api(error) from None
         return self.snapshot()
 
+    def confirm_queued(self, id: str) -> dict:
+        """Let a waiting run whose data has changed start with the data as it is now."""
+        try:
+            self.service.confirm_queued(id)
+        except errors.WorkbenchError as error:
+            raise for_api(error) from None
+        return self.snapshot()
+
     def stop(self) -> dict:
         """Stop the running job cleanly; a second call stops it immediately."""
         self.service.stop()
@@ -181,7 +189,7 @@ def add_endpoints(service: Service) -> None:
     endpoints = Endpoints(service)
     operations = [endpoints.of_operation(kind) for kind in OPERATIONS if kind not in STREAMED]
     looks = (endpoints.chat, endpoints.snapshot, endpoints.runs, endpoints.events)
-    queue = (endpoints.enqueue, endpoints.unqueue, endpoints.stop)
+    queue = (endpoints.enqueue, endpoints.unqueue, endpoints.confirm_queued, endpoints.stop)
     steering = (endpoints.pause, endpoints.unpause, endpoints.save_now, endpoints.adjust)
     for endpoint in (*operations, *looks, *queue, *steering):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

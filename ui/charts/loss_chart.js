@@ -18,7 +18,7 @@ function traces(p) {
       marker: { color: quiet, size: 8, symbol: p.mk.map(symbol) }, hovertemplate: '%{text}<extra></extra>' },
   ];
 }
-const symbol = (kind) => ({ resumed: 'diamond', paused: 'square', adjusted: 'star' })[kind] ?? 'triangle-up';
+const symbol = (kind) => ({ resumed: 'diamond', paused: 'square', adjusted: 'star', 'data-changed': 'x' })[kind] ?? 'triangle-up';
 const rateTraces = (p) => [{ x: p.s, y: p.r, mode: 'lines', line: { color: css('--aw-quiet'), width: 1.4 }, hovertemplate: '%{y:.2e}<extra></extra>' }];
 
 async function redraw(p) {

@@ -132,6 +132,8 @@ def got_worse(events: Sequence[Event]) -> Low | None:
     for event in events:
         if event.type == "resumed":  # it discards what came after its step
             tests = [test for test in tests if test[0] <= (event.step or 0)]
+        elif event.type == "data-changed":  # what was tested on before cannot be compared
+            tests = []
         elif event.type == "evaluation" and event.loss is not None:
             tests.append((event.step or 0, event.loss))
     return lowest([step for step, _ in tests], [loss for _, loss in tests])

@@ -110,7 +110,8 @@ def _component(field: FieldInfo, overrides: dict[str, Any]) -> Component:
         return gr.Dropdown(choices=options, allow_custom_value=free, **common)
     if bool in kinds:
         return gr.Checkbox(**common)
-    if (int in kinds or float in kinds) and NoneType not in kinds:  # an empty gr.Number becomes 0
+    is_filled = isinstance(common["value"], int | float)  # an empty gr.Number becomes 0
+    if (int in kinds or float in kinds) and (is_filled or NoneType not in kinds):
         step = _extra(field).get("step")
         # No precision, also for whole numbers: gr.Number would silently round 2.5 to 2.
         return gr.Number(**({"step": step} if step else {}), **common)

@@ -98,6 +98,11 @@ def loss(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
+def perplexity(value: float) -> str:
+    """Write a perplexity: "1.42", "60.34", "5,310", "1.2e+08"."""
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
 def small(value: float) -> str:
     """Write a tiny difference: "0", "3e-07"."""
     return "0" if value == 0 else f"{value:.0e}"

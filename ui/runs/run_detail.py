@@ -5,13 +5,14 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from backend import Event, adjustments
+from backend import USUAL_RATES, Event, adjustments
 from backend import requests as rq
 from backend import results as rs
 from ui.components import data_sets, units
 from ui.components.forms import field_of, label_of, shown
 from ui.components.safe_view import Child, Node, button, chip, el, facts
 from ui.components.session_facts import state_word
+from ui.train.data_question import data_question
 from ui.train.memory_card import how_far_off
 
 LOG_BYTES = 8000
@@ -40,6 +41,7 @@ def run_facts(
         ("Steps", f"{units.count(run.step)} of {units.count(run.total_steps)}"),
         ("Loss", loss),
         ("Exact match", match),
+        ("Neutral text", neutral_change(run)),
         ("Speed", _speed(run)),
         ("Time", measured(units.duration(run.seconds), _predicted_time(run))),
         ("Memory", _memory(run)),
@@ -47,6 +49,8 @@ def run_facts(
         ("Data", data_sets.title(run.data)),
         ("Started", units.when(run.created)),
     ]
+    if run.data_changes:
+        pairs.append(("Changed data", " ".join(run.data_changes)))
     if changes:
         pairs.append(("Changed during the run", " ".join(changes)))
     if problem:
@@ -100,6 +104,7 @@ def run_actions(
         "div",
         el("h3", chip(run.name, run.colour, state_word(run).lower())),
         el("p", note, cls="aw-quiet") if note else None,
+        data_question(run),
         el(
             "div",
             button("Resume", "resume", run.id, kind="main") if run.resumable else None,
@@ -195,6 +200,16 @@ def _predicted_time(run: rs.RunSummary) -> tuple[str, float] | None:
     return f"{units.duration(run.predicted_seconds)} predicted after ten steps", off
 
 
+def neutral_change(run: rs.RunSummary) -> str:
+    """Write the perplexity on neutral text with the adapter, and that of the base."""
+    found = run.neutral_text
+    if found is None:
+        return "not measured"
+    after, base = found.perplexity_after, units.perplexity(found.perplexity_before)
+    now = "not a number" if after is None else units.perplexity(after)
+    return f"perplexity {now}, base {base}"
+
+
 def _speed(run: rs.RunSummary) -> str:
     said = units.speed(run.tokens_per_second)
     return f"{said} in {run.precision}" if run.precision and run.tokens_per_second else said
@@ -225,6 +240,11 @@ def _log(file: Path) -> Node:
     )
 
 
+def is_usual_rate(name: str, value: Any) -> bool:
+    """Return whether it is the learning rate of a base's size, which a run always records."""
+    return name == "learning_rate" and value in USUAL_RATES
+
+
 def _settings(train: rq.Train) -> Node:
     rows: list[tuple[str, Child]] = []
     for prefix, request in (
@@ -237,7 +257,7 @@ def _settings(train: rq.Train) -> Node:
                 continue
             field = field_of(rq.Train, prefix + name)
             value = getattr(request, name)
-            changed = value != field.get_default()
+            changed = value != field.get_default() and not is_usual_rate(name, value)
             said = setting(prefix + name, value)
             rows.append((label_of(field), el("strong", said) if changed else said))
     return el(

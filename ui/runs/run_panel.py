@@ -17,7 +17,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.service_handle import ServiceHandle
 from ui.runs import run_detail
-from ui.train.run_progress import resume_run
+from ui.train.data_question import ACTS, decide
 
 EXPORT_SECONDS = 600.0
 NOTHING: Node = el("div")
@@ -113,8 +113,8 @@ class RunPanel:
     def act(self, event: gr.EventData) -> Any:
         """Resume a run, or delete it after confirmation."""
         act, run_id = clicked(event)
-        if act == "resume":
-            resume_run(self.handle, run_id)
+        if act in ACTS:
+            decide(self.handle, act, run_id)
         if act == "delete-now":
             self._delete(run_id)
         if act in ("delete", "delete-now", "keep"):

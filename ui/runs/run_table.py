@@ -91,11 +91,13 @@ def queue_list(queue: Sequence[rs.QueuedRun]) -> Node:
 
 def _queued_row(number: int, each: rs.QueuedRun) -> Node:
     waits = f"waiting for {each.waits_for}" if each.waits_for else ""
+    asks = el("p", each.question, cls="aw-queue-asks") if each.question else None
+    confirm = button("Use the new data", "confirm", each.id, kind="mend") if each.question else None
     return el(
         "tr",
         cell("Number", str(number)),
-        cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"),
-             cls="aw-name"),
+        cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"), asks,
+             confirm, cls="aw-name"),
         cell("Data", data_sets.title(each.data)),
         cell("Method", f"{each.method}, rank {each.rank}"),
         cell("Since", units.when(each.added)),

@@ -61,7 +61,7 @@ class RunsTab:
         return [
             self.words.change(self.no_change, None, None, **QUIET),
             self.state.change(self.no_change, None, None, **QUIET),
-            self.queue.click(self.unqueue, None, None, **QUIET),
+            self.queue.click(self.act_on_queue, None, None, **QUIET),
             self.table.click(self.pick, self.ticked, [self.selected, self.ticked], **QUIET),
             *self.panel.connect(self.selected),
             *self.workspace.connect(),
@@ -81,15 +81,16 @@ class RunsTab:
             return gr.skip(), [each for each in ticked if each != run_id]
         return gr.skip(), [*ticked, run_id][-MOST_TICKED:]
 
-    def unqueue(self, event: gr.EventData) -> None:
-        """Remove a run from the queue."""
+    def act_on_queue(self, event: gr.EventData) -> None:
+        """Remove a run from the queue, or let it start with its data as it is now."""
         act, id = clicked(event)
-        if act != "unqueue":
-            return
         try:
-            self.handle.service.unqueue(id)
+            if act == "unqueue":
+                self.handle.service.unqueue(id)
+            elif act == "confirm":
+                self.handle.service.confirm_queued(id)
         except errors.WorkbenchError as error:
-            refuse("Not removed", error)
+            refuse("Not removed" if act == "unqueue" else "It still waits", error)
 
     def show(
         self,

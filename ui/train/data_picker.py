@@ -217,14 +217,20 @@ class DataPicker:
         """Reset what was chosen for other data: columns, dropped rows, held-out data, texts."""
         return [*self.columns.cleared(), False, "", gr.update(value="", visible=False)]
 
+    def connect_findings(self, checking: Any, check: Component) -> Any:
+        """Show what a check of the settings found in the data; return the last event."""
+        read = [check, self.placeholders]
+        return checking.then(self.show_findings, read, self.drawn, **QUIET)
+
     @property
     def drawn(self) -> list[Any]:
         """The components that `show_findings` draws."""
-        return [*self.columns.drawn, self.placeholders]
+        return [*self.columns.drawn, self.placeholders, *self.hub.drawn]
 
     def show_findings(self, check: Check, texts: str) -> list[Any]:
-        """Offer the columns that the last check found, and ask for the texts of placeholders."""
-        return [*self.columns.show(check.look), _asked_texts(check, texts)]
+        """Offer columns, ask for the texts of placeholders, and describe a Hub set."""
+        asked = asked_texts(check, texts)
+        return [*self.columns.show(check.look), asked, *self.hub.show(check)]
 
     def leave_bad_rows_out(self, event: gr.EventData) -> Any:
         """Leave out the rows that cannot be used."""
@@ -239,7 +245,7 @@ class DataPicker:
         return gr.update(visible=False)
 
 
-def _asked_texts(check: Check, texts: str) -> Any:
+def asked_texts(check: Check, texts: str) -> Any:
     """Show the field for placeholders where the data has some, with their names to fill in."""
     stats = check.report.stats if check.report else None
     found = stats.placeholders if stats else check.look.placeholders if check.look else ()

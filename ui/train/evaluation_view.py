@@ -21,7 +21,11 @@ def evaluation_view(
 def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
     rows = [
         _row("Loss (nats per token)", f"{before.loss:.3f}", f"{after.loss:.3f}"),
-        _row("Perplexity", _perplexity(before), _perplexity(after)),
+        _row(
+            "Perplexity",
+            units.perplexity(before.perplexity),
+            units.perplexity(after.perplexity),
+        ),
         _row(
             "Correct tokens",
             units.percent(before.token_accuracy),
@@ -39,11 +43,6 @@ def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
 
 def _row(name: str, base: str, adapter: str) -> Node:
     return el("tr", cell("", name), cell("Base", base), cell("Adapter", el("strong", adapter)))
-
-
-def _perplexity(evaluation: rs.Evaluation) -> str:
-    value = evaluation.perplexity
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
 def _samples(events: Sequence[Event]) -> Node | None:

@@ -191,9 +191,19 @@ def _ready_card(report: rs.PreflightReport) -> Node:
         button(f"Use {usual:g}", "rate", f"{usual:g}") if report.warnings else None,
         el("p", el("strong", head), f" {sentence}"),
         listed if notes else None,
+        _why(report.proposal),
         el("p", _settings_and_disk(report), cls="aw-quiet"),
         cls="aw-note warn" if report.warnings else "aw-note good",
     )
+
+
+def _why(proposal: rs.Proposal | None) -> Node | None:
+    """Say why the proposed settings suit the base and the examples."""
+    if proposal is None:
+        return None
+    reasons = el("ul", *(el("li", reason) for reason in proposal.why), cls="aw-quiet aw-notes")
+    title = "Proposed for this base and these examples"
+    return el("div", el("p", title, cls="aw-quiet"), reasons)
 
 
 def _settings_and_disk(report: rs.PreflightReport) -> str:
@@ -201,9 +211,9 @@ def _settings_and_disk(report: rs.PreflightReport) -> str:
     changed = report.changed_settings
     verb = "differs" if changed == 1 else "differ"
     settings = (
-        f"{units.plural(changed, 'setting')} {verb} from the defaults."
+        f"{units.plural(changed, 'setting')} {verb} from what is proposed."
         if changed
-        else "All settings are at their defaults."
+        else "All settings are as proposed."
     )
     if not report.disk_bytes:
         return settings

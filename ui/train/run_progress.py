@@ -3,16 +3,17 @@
 from typing import NamedTuple
 
 from backend import Event, errors
-from backend import requests as rq
 from backend import results as rs
 from ui.charts.curve_findings import Low
 from ui.charts.loss_chart import got_worse
 from ui.components import units
-from ui.components.feedback import Failure, evidence, failure_card, mend_button, refuse
+from ui.components.feedback import Failure, evidence, failure_card, mend_button
 from ui.components.safe_view import Child, Node, button, el
 from ui.components.service_handle import ServiceHandle
 from ui.components.session_facts import STATES
+from ui.train.data_question import data_question
 from ui.train.evaluation_view import evaluation_view
+from ui.train.headline import headline, neutral_line
 from ui.train.launch_panel import is_waiting, launch_of, waiting_stage
 from ui.train.memory_card import measured_line, retry_button
 from ui.train.test_answers import strip, warning
@@ -45,14 +46,16 @@ def shown(
         run,
         live,
         adapter,
-        diverged_at=train.learning_rate if diverged else None,
+        diverged_at=train.rate if diverged else None,
         launch=launch_of(handle, run),
     )
     before, after = (adapter.evaluation_before, adapter.evaluation) if adapter else (None, None)
     figures = evaluation_view(before, after, events) if run.state == "finished" else None
     low = got_worse(events) if run.state == "finished" and not train.keep_best else None
-    bad = worse(run, low, train.learning_rate) if low else None
-    return el("div", where, bad, warning(events), figures, strip(events, run.colour))
+    bad = worse(run, low, train.rate) if low else None
+    return el(
+        "div", data_question(run), where, bad, warning(events), figures, strip(events, run.colour)
+    )
 
 
 def stage(
@@ -96,17 +99,6 @@ def live_numbers(run: rs.RunSummary, events: list[Event]) -> Live:
         tokens_per_second=speeds[-1] if speeds else run.tokens_per_second,
         seconds_left=left[-1] if left else None,
         saved=saved[-1] if saved else None,
-    )
-
-
-def exact_match(before: rs.Evaluation | None, after: rs.Evaluation | None) -> str:
-    """Return the share of held-out answers that match exactly, before and after."""
-    if after is None:
-        return "Nothing was held out, so the adapter was not evaluated."
-    base = f"base {units.percent(before.exact_match)}, " if before else ""
-    return (
-        f"Held-out exact match: {base}now {units.percent(after.exact_match)} "
-        f"of {units.plural(after.examples, 'answer')}."
     )
 
 
@@ -170,7 +162,8 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         f"(largest difference {units.small(difference)})."
     )
     return [
-        el("p", exact_match(before, after), cls="aw-result"),
+        el("p", headline(run, before, after), cls="aw-result"),
+        neutral_line(run),
         _ending(run),
         evidence(verified) if verified else None,
         el("p", f"{run.name}: {facts}, {units.speed(run.tokens_per_second)}.", cls="aw-quiet"),
@@ -226,11 +219,3 @@ def _steps(live: Live) -> str:
     if not live.total_steps:
         return "preparing"
     return f"{units.count(live.step)} of {units.count(live.total_steps)}"
-
-
-def resume_run(handle: ServiceHandle, run_id: str) -> None:
-    """Resume a run; shows an error message on failure."""
-    try:
-        handle.start(rq.Resume(run_id=run_id))
-    except errors.WorkbenchError as error:
-        refuse("Cannot resume", error)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend import METHODS, Event, errors, method_of, usual_rate
+from backend import METHODS, Event, errors, method_of
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.loss_chart import chart_value, loss_chart
@@ -18,7 +18,7 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.saved_form import FormKeeper
 from ui.components.service_handle import ServiceHandle
-from ui.train import readiness, run_progress
+from ui.train import data_question, proposed_fields, readiness, run_again, run_progress
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
@@ -27,7 +27,6 @@ from ui.train.readiness import Check
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
 DEBOUNCE_SECONDS = 0.4
-DEFAULT_RATE = float(rq.Train.model_fields["learning_rate"].default)
 DEFAULT_METHOD = next(iter(METHODS))
 NOTHING: Node = el("div")
 
@@ -42,7 +41,7 @@ class TrainTab:
         self.dismissed = gr.State([])
         self.check_key = hidden_key()
         self.suggested = gr.State("")
-        self.suggested_rate = gr.State(DEFAULT_RATE)
+        self.held = gr.State(proposed_fields.FIRST)
         with gr.Row(elem_classes="aw-split"):
             with gr.Column(scale=5, min_width=300, elem_classes="aw-column"):
                 gr.Markdown("## 1 Data", elem_classes="aw-head")
@@ -73,7 +72,8 @@ class TrainTab:
         with gr.Row(elem_classes="aw-fields"):
             self.name = self.form.add("name", min_width=150, elem_id="train-name")
             for path in BASIC:
-                self.form.add(path, min_width=150, elem_id=f"train-{path.rsplit('.')[-1]}")
+                place = {"min_width": 150, "elem_id": f"train-{path.rsplit('.')[-1]}"}
+                self.form.add(path, **place, **self._special(path))
         self.hidden = [*BASIC, "name", "data", "placeholders", "processes"]
         with (
             gr.Accordion(
@@ -96,11 +96,13 @@ class TrainTab:
         return [path for path in paths if path not in of_method and path not in self.hidden]
 
     def _special(self, path: str) -> dict[str, Any]:
+        if path == "learning_rate":
+            return {"value": proposed_fields.FIRST[path]}
         return {"choices": [("a new adapter", "")], "value": ""} if path == "start_from" else {}
 
     def _advanced_label(self, changed: int) -> str:
         count = len(self._advanced_fields())
-        state = "all at their defaults" if not changed else f"{changed} changed"
+        state = "all as proposed" if not changed else f"{changed} changed"
         return f"Advanced ({count}, {state})"
 
     def _build_start(self) -> None:
@@ -154,9 +156,10 @@ class TrainTab:
     def connect(self) -> list[Any]:
         """Wire the tab's own events; returns those after which the page is redrawn."""
         rate = self.form.components["learning_rate"]
+        proposed = proposed_fields.components(self.form)
         checked = [self.check, self.card, self.go, self.picker.line, self.advanced, self.name,
-                   self.suggested, rate, self.suggested_rate, self.keeper.state]  # fmt: skip
-        suggestions = {"suggested": self.suggested, "suggested_rate": self.suggested_rate}
+                   self.suggested, *proposed, self.held, self.keeper.state]  # fmt: skip
+        suggestions = {"suggested": self.suggested, "held": self.held}
         checking = gr.on(
             [*(each.change for each in self.inputs.values()), self.check_key.change],
             self.check_settings,
@@ -164,13 +167,8 @@ class TrainTab:
             outputs=checked,
             trigger_mode="always_last",
             **QUIET,
-        ).then(
-            self.picker.show_findings,
-            [self.check, self.picker.placeholders],
-            self.picker.drawn,
-            **QUIET,
         )
-        checking.then(self.picker.hub.show, self.check, self.picker.hub.drawn, **QUIET)
+        checking = self.picker.connect_findings(checking, self.check)
         self.picker.data.change(
             self.suggest_name,
             [self.picker.data, self.name, self.suggested],
@@ -208,31 +206,31 @@ class TrainTab:
     def request(self, values: Mapping[str, Any]) -> rq.Train:
         """Build the request that the form describes; raises InvalidRequest."""
         data = self.form.read(values)
+        data["learning_rate"] = data["learning_rate"] or None  # an emptied gr.Number is 0
         preset = METHODS[values["method"]].preset.model_dump(exclude_unset=True)
         return rq.Train(**{**data, "adapter": {**preset, **data["adapter"]}})
 
     def check_settings(
-        self, suggested: str, suggested_rate: float, **values: Any
+        self, suggested: str, held: proposed_fields.Held, **values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Check the settings with the base and the data, and show the result."""
         time.sleep(DEBOUNCE_SECONDS)
         name = str(values["name"] or "").strip()
         free = self.handle.free_name(name)
-        renamed = rated = (gr.skip(), gr.skip())  # keep what the user types meanwhile
+        renamed = (gr.skip(), gr.skip())  # keep what the user types meanwhile
         if name == suggested and free != name:  # a suggested name: take the next free one
             values, name, renamed = {**values, "name": free}, free, (free, free)
             suggested = free
-        usual = self._usual_rate(suggested_rate)
-        if values["learning_rate"] == suggested_rate != usual:  # a suggested rate
-            values, rated = {**values, "learning_rate": usual}, (usual, usual)
-            suggested_rate = usual
-        kept = self.keeper.to_keep(values, {"name": suggested, "learning_rate": suggested_rate})
-        for check in self._checks(Check(name=name, free_name=free), values):
-            yield *self._checked(check, values), *renamed, *rated, kept
-
-    def _usual_rate(self, otherwise: float) -> float:
         base = self.handle.service.snapshot().base
-        return usual_rate(base.parameters) if base is not None else otherwise
+        moved = proposed_fields.moved(values, held, proposed_fields.of_base(base))
+        values, held = {**values, **moved}, {**held, **moved}
+        for check in self._checks(Check(name=name, free_name=free), values):
+            suits = proposed_fields.of_report(check.report)
+            later = proposed_fields.moved(values, held, suits)
+            moved, known = {**moved, **later}, {**held, **later}
+            kept = self.keeper.to_keep({**values, **later}, {"name": suggested, **known})
+            fields = (*proposed_fields.updates(moved), known if moved else gr.skip())
+            yield *self._checked(check, values, held), *renamed, *fields, kept
 
     def restore(self, kept: Any) -> dict[Any, Any]:
         """Fill the form from browser storage; without a stored name, suggest one from the data."""
@@ -266,11 +264,14 @@ class TrainTab:
         except (errors.WorkbenchError, TimeoutError) as error:
             yield check.model_copy(update={"failure": explain(error)})
 
-    def _checked(self, check: Check, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _checked(
+        self, check: Check, values: Mapping[str, Any], held: proposed_fields.Held
+    ) -> tuple[Any, ...]:
         snapshot = self.handle.service.snapshot()
         ready = readiness.readiness(snapshot, check)
         advanced = set(self._advanced_fields())
-        changed = sum(1 for path in self.form.changed(values) if path in advanced)
+        chosen = proposed_fields.chosen(self.form.changed(values), values, held)
+        changed = sum(1 for path in chosen if path in advanced)
         return (
             check,
             ready.card,
@@ -326,14 +327,13 @@ class TrainTab:
     def act_on_run(self, dismissed: list[str], event: gr.EventData) -> dict[Any, Any]:
         """Handle the buttons of a run: resume, discard, retry, or refill the form."""
         act, run_id = clicked(event)
-        if act == "resume":
-            run_progress.resume_run(self.handle, run_id)
+        if act in data_question.ACTS:
+            data_question.decide(self.handle, act, run_id)
             return {self.dismissed: gr.skip()}
         if act == "discard":
             discard(self.handle, run_id)
         if act == "another":
-            train = self._train_of(run_id)
-            name = self.handle.free_name(data_sets.suggested_name(train.data))
+            name = run_again.other_name(self.handle, run_id)
             return {self.dismissed: [*dismissed, run_id], self.name: name}
         if act == "retry":
             return {self.dismissed: [*dismissed, run_id], **self._retry(run_id)}
@@ -343,29 +343,19 @@ class TrainTab:
 
     def _retry(self, run_id: str) -> dict[Any, Any]:
         """Restart an out-of-memory run with settings that fit."""
-        run = self.handle.service.runs.get(run_id)
-        train = with_changes(run.request.train, run.status().retry)
-        train = train.model_copy(update={"name": self.handle.free_name(train.name)})
+        train = run_again.fitting(self.handle, run_id)
         try:
             self.handle.start(train)
         except errors.WorkbenchError as error:
             refuse("Cannot retry", error)
-        return {self.method: method_of(train.adapter).id, **self.form.show(train)}
+        return self._shown(train)
 
     def refill(self, run_id: str, act: str = "again") -> dict[Any, Any]:
         """Return form values from a run's settings, with a free name."""
-        train = self._train_of(run_id)
-        rate = train.learning_rate / 4 if act == "slower" else train.learning_rate
-        changes = {
-            "name": self.handle.free_name(train.name),
-            "learning_rate": rate,
-            "keep_best": act == "best" or train.keep_best,
-        }
-        again = train.model_copy(update=changes)
-        return {self.method: method_of(again.adapter).id, **self.form.show(again)}
+        return self._shown(run_again.settings(self.handle, run_id, act))
 
-    def _train_of(self, run_id: str) -> rq.Train:
-        return self.handle.service.runs.get(run_id).request.train
+    def _shown(self, train: rq.Train) -> dict[Any, Any]:
+        return {self.method: method_of(train.adapter).id, **self.form.show(train)}
 
     def follow(self, snapshot: rs.Snapshot, dismissed: list[str]) -> dict[Any, Any]:
         """Draw the chart and the run."""

@@ -224,9 +224,11 @@ class Documents(Sequence[Tokens]):
     def digest(self) -> str:
         """Return a digest of all tokens and of which of them have a loss."""
         found = hashlib.blake2b(digest_size=16)
-        for each in self:
-            found.update(each.ids.tobytes())
-            found.update(each.learned.tobytes())
+        encoded = self._encoded
+        for row, length in zip(self._chosen.tolist(), self.lengths.tolist(), strict=True):
+            begin = int(encoded.offsets[row])
+            found.update(encoded.ids[begin : begin + length].tobytes())
+            found.update(encoded.learned[begin : begin + length].tobytes())
         return found.hexdigest()
 
     def has_remark(self, remark: int) -> bool:

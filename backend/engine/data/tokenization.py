@@ -13,10 +13,10 @@ import numpy as np
 
 from backend.engine.core.job_control import Control
 from backend.engine.data import dataset
-from backend.engine.data.dataset import DataSet, Part, Problems, refuse, split
+from backend.engine.data.dataset import DataSet, Keys, Part, Problems, refuse, split
 from backend.engine.data.encoding import encode, encode_part
 from backend.engine.data.statistics import stats_of
-from backend.engine.data.token_arrays import Documents, Encoded, Tokens, in_pieces, join
+from backend.engine.data.token_arrays import Documents, Encoded, Ints, Tokens, in_pieces, join
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.hub_data import description
 from backend.errors import DataError
@@ -28,11 +28,17 @@ __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "to
 
 @dataclass
 class Corpus:
-    """A data set as the model sees it: training and held-out documents, and statistics."""
+    """A data set as the model sees it: training and held-out documents, and statistics.
+
+    `lengths` are those of all training examples before they are cut: (examples,) int64, in tokens.
+    `keys` name the contents of all usable rows: of the data, and of its separate held-out data.
+    """
 
     train: Documents
     held_out: Documents
     stats: DataStats
+    lengths: Ints
+    keys: tuple[Keys, Keys]
 
 
 @dataclass
@@ -131,7 +137,9 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
         if main.refusal and not len(main):
             _refuse(prepared)
         raise _nothing(main, prepared.rows, max_length)
-    return Corpus(train, kept, stats.model_copy(update=_sizes(train, kept)))
+    whole = main.lengths[learned][~main.blank[learned]]
+    stats = stats.model_copy(update=_sizes(train, kept))
+    return Corpus(train, kept, stats, whole, (main.keys, apart.keys))
 
 
 def _encoded(

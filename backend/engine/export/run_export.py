@@ -87,20 +87,29 @@ def _script(
             start = library.get(train.start_from)
             shutil.copytree(library.folder(start.id), folder / START)
         template = run.request.base.chat_template if run.request.base else "own"
-        write_examples(examples(train, place, template), folder / EXAMPLES)
+        found = examples(train, place, template)
+        _require_same(run, found)
+        write_examples(found, folder / EXAMPLES)
     except (DataError, ModelError, NotFound, Unsupported) as error:
         notes.append(f"This folder has no script: {error}")
         for name in (SCRIPT, EXAMPLES):
             (folder / name).unlink(missing_ok=True)
 
 
-def examples(train: Train, base: Path, template: str = "own") -> Sequence[tokenization.Tokens]:
+def examples(train: Train, base: Path, template: str = "own") -> tokenization.Documents:
     """Return a run's training examples, as its base sees them."""
     context = model_folder.context_length(base)
     longest = min(train.longest, context) if context else train.longest
     source = dataset.of_run(train)
     tokenizer = model_folder.read_tokenizer(base, template)
     return tokenization.tokenise(source, tokenizer, max_length=longest).train
+
+
+def _require_same(run: Run, found: tokenization.Documents) -> None:
+    """Raise DataError if the examples are not those of the run: the script would repeat another."""
+    known = run.status().examples
+    if known and known != found.digest():
+        raise DataError("The data, or how the base reads it, has changed since the run.")
 
 
 def write_examples(documents: Sequence[tokenization.Tokens], file: Path) -> None:

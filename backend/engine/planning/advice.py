@@ -49,11 +49,10 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
     if not stats.held_out:
         notes.append(_untested(train, stats))
     usual = usual_rate(parameters)
-    above = UNUSUAL * usual < train.learning_rate
-    if above and rate_warning(train.learning_rate, parameters) is None:
+    above = UNUSUAL * usual < train.rate
+    if above and rate_warning(train.rate, parameters) is None:
         notes.append(
-            f"A learning rate of {train.learning_rate:g} is high for this base; "
-            f"{usual:g} is a common start."
+            f"A learning rate of {train.rate:g} is high for this base; {usual:g} is a common start."
         )
     return notes
 

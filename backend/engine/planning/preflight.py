@@ -22,7 +22,8 @@ from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import advice, disk_space, multiprocess_checks
+from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal
+from backend.engine.runs import same_examples
 from backend.engine.session import Session
 from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
 from backend.engine.training.extension import total_steps
@@ -31,7 +32,7 @@ from backend.errors import DataError, InvalidRequest, NotFound, Stopped, Workben
 from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.requests.command_line import changed_fields
-from backend.results import ModelFacts, PreflightReport, Problem
+from backend.results import ModelFacts, PreflightReport, Problem, Proposal
 from backend.runs.run_store import Runs
 from backend.sizes import size_text
 
@@ -94,6 +95,7 @@ def check(
     _check_name(train, session.library, runs, problems)
     problems.extend(multiprocess_checks.problems(train, facts))
     around = _collect(problems, lambda: _surroundings(session, facts))
+    train = train.with_rate(around.parameters) if around else train
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
@@ -101,7 +103,7 @@ def check(
     reached = matched(config, linear_layers(around.model)) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
-    seconds, source, warned = None, "", None
+    seconds, source, warned, proposed = None, "", None, None
     if around and packs and config and not problems:
         took = _collect(problems, lambda: _duration(request, around, packs, runs, timings))
         seconds, source = took or (None, "")
@@ -109,10 +111,12 @@ def check(
             *multiprocess_checks.notes(train),
             *advice.on(train, corpus.stats, around.parameters),
         ]
-        warned = rate_warning(train.learning_rate, around.parameters)
+        warned = rate_warning(train.rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)
     if around and corpus and config and packs:
         shape, setup = _run_setup(train, around, corpus, packs, config, timings)
+        limits = proposal.room_for(shape, setup, room.free, context=around.context)
+        proposed = proposal.propose(train, corpus.lengths, around.parameters, limits)
         room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)
         notes, problems = [*notes, *room.notes], [*problems, *room.problems]
     steps_to_do = total_steps(train, len(packs) if packs else 0)
@@ -135,7 +139,9 @@ def check(
         seconds_from=source,
         disk_bytes=disk_needed,
         disk_free_bytes=disk_free,
-        changed_settings=len({*changed_fields(train)} - {"data"}),
+        changed_settings=_changed_settings(train, proposed),
+        proposal=proposed,
+        mark=same_examples.mark_of(corpus) if corpus else None,
         memory_parts=list(room.parts),
         largest_token_budget=room.budget,
         smallest_change=room.change,
@@ -323,6 +329,15 @@ def _room(
         change=change,
         problems=problems,
         notes=notes,
+    )
+
+
+def _changed_settings(train: Train, proposed: Proposal | None) -> int:
+    """Count the settings that are neither a default nor proposed."""
+    changed = {*changed_fields(train)} - {"data"}
+    suits = proposed.settings if proposed else {}
+    return len(
+        [name for name in changed if name not in suits or getattr(train, name) != suits[name]]
     )
 
 

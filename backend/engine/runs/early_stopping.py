@@ -18,6 +18,7 @@ from backend.errors import Diverged
 from backend.files.atomic_files import new_folder, remove_folder
 from backend.requests import Train
 from backend.results import Evaluation
+from backend.runs.data_record import Restart
 from backend.runs.events import EventReader, curve
 
 BEST = "best"
@@ -59,7 +60,14 @@ class Point(NamedTuple):
 class Guards:
     """Checks the losses of one segment of a run; `write` saves the current adapter to a folder."""
 
-    def __init__(self, request: Train, run_log: RunLog, write: Callable[[Path], None]) -> None:
+    def __init__(
+        self,
+        request: Train,
+        run_log: RunLog,
+        write: Callable[[Path], None],
+        *,
+        restart: Restart | None = None,
+    ) -> None:
         self.folder = run_log.run.folder / BEST
         self.best: Best | None = None
         self.verdict = ""
@@ -72,20 +80,28 @@ class Guards:
         self._losses: list[float] = []
         self._points: list[Point] = []
         self._warned = False
-        self._recall(run_log.step)
+        self._recall(run_log.step, restart)
 
-    def _recall(self, step: int) -> None:
-        """Restore losses and evaluations of earlier segments from the run's events."""
+    def _recall(self, step: int, restart: Restart | None) -> None:
+        """Restore losses and evaluations of earlier segments from the run's events.
+
+        Those on other data do not count: they cannot be compared.
+        """
+        others = restart.step if restart is not None else 0
+        tested_on_others = others if restart is not None and restart.is_tested_anew else 0
         past = curve(EventReader(self._log.run.events_file).poll())
         tests = dict(zip(past.eval_step, past.eval_loss, strict=True))
         for at, loss in zip(past.step, past.loss, strict=True):
-            self._losses.append(loss)
-            if at in tests and at in tests_at(self._log.total_steps):
+            if at > others:
+                self._losses.append(loss)
+            planned = at in tests and at in tests_at(self._log.total_steps)
+            if planned and at > tested_on_others:
                 self._add_point(at, tests[at])
         if self._points and self._log.run.status().early_step == step:
             self._end_early(step)  # the run was interrupted after that, before it was saved
         self.best = read_best(self.folder)
-        if self.best is not None and self.best.step > step:  # these steps are repeated
+        repeated = self.best is not None and self.best.step > step
+        if self.best is not None and (repeated or self.best.step <= tested_on_others):
             remove_folder(self.folder)
             self.best = None
 

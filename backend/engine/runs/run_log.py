@@ -13,9 +13,10 @@ from pathlib import Path
 
 from backend.engine.core.job_control import Control
 from backend.errors import Stopped, WorkbenchError
-from backend.results import Evaluation, Sample
+from backend.results import Evaluation, NeutralText, Sample
 from backend.runs.adjustments import Adjustment
-from backend.runs.events import EventWriter
+from backend.runs.data_record import Begun, DataRecord
+from backend.runs.events import EventType, EventWriter
 from backend.runs.run_store import Run
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,41 @@ class RunLog:
         return self._fresh_tokens / self._fresh_seconds if self._fresh_seconds else 0.0
 
     def begin(
-        self, *, step: int, total_steps: int, seconds: float, resumed: bool, examples: str = ""
+        self,
+        *,
+        step: int,
+        total_steps: int,
+        seconds: float,
+        resumed: bool,
+        examples: str = "",
+        data: DataRecord | None = None,
     ) -> None:
         """Record the start; after `resumed` the curve's points beyond `step` are ignored.
 
-        `examples` is the digest of the examples.
+        `examples` is the digest of the examples, `data` what else is known of them.
         """
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
-        self._events.write("resumed" if resumed else "started", step=step, total_steps=total_steps)
-        self.run.update(step=step, total_steps=total_steps, kept_step=0, examples=examples)
+        extras = self.run.status().extra_epochs
+        begun = Begun(examples=examples, data=data, extra_epochs=extras)
+        kind: EventType = "resumed" if resumed else "started"
+        self._events.write(kind, step=step, total_steps=total_steps, begun=begun)
+        self.run.update(
+            step=step,
+            total_steps=total_steps,
+            kept_step=0,
+            examples=examples,
+            data=data,
+            data_change=None,
+            neutral_text=None,
+        )
+
+    def data_changed(self, text: str) -> None:
+        """Record that the run goes on with other data from here."""
+        self._events.write("data-changed", step=self.step, text=text)
+
+    def base_evaluated(self, evaluation: Evaluation | None) -> None:
+        """Record the base's evaluation on other held-out examples than at the start."""
+        self.run.update(evaluation_before=evaluation)
 
     def precision(self, precision: str, reason: str) -> None:
         """Record the compute precision of the steps and why it was chosen."""
@@ -166,6 +193,14 @@ class RunLog:
             base=sample.base,
             text=sample.adapter,
         )
+
+    def on_neutral_text(self, found: NeutralText) -> None:
+        """Record how the perplexity on neutral text has changed."""
+        before, after = found.perplexity_before, found.perplexity_after
+        now = "a value that is not finite" if after is None else f"{after:.4g}"
+        text = f"On neutral text its perplexity went from {before:.4g} to {now}."
+        self._events.write("neutral-text", step=self.step, text=text)
+        self.run.update(neutral_text=found)
 
     def notice(self, text: str) -> None:
         """Record a note for the user."""

@@ -65,5 +65,6 @@ def run_result(
         evaluation_before=info.evaluation_before,
         evaluation=info.evaluation,
         predicted_memory_bytes=run.status().predicted_memory_bytes,
+        neutral_text=run.status().neutral_text,
         **known,
     )

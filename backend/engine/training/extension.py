@@ -14,10 +14,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from backend.catalogue.learning_rate import schedule_name
+from backend.engine.data.token_arrays import lengths_of
 from backend.engine.data.tokenization import Tokens
 from backend.engine.training import packing
 from backend.engine.training.packing import Packs
 from backend.requests import Train
+from backend.runs.data_record import Restart
 
 
 class Stretch(NamedTuple):
@@ -38,13 +40,21 @@ class Plan(NamedTuple):
         return self.stretches[-1].start + self.stretches[-1].steps
 
 
-def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float]) -> Plan:
+def plan(
+    documents: Sequence[Tokens],
+    request: Train,
+    extra_epochs: list[float],
+    restart: Restart | None = None,
+) -> Plan:
     """Return the plan of a run with its extensions; a pure function, so a resumed run repeats it.
 
     Each segment starts with a new step: a pack is repeated where gradient accumulation would
     otherwise mix two segments. The repeated pack is never trained on, because the steps before an
-    extension are already done.
+    extension are already done. With `restart` the documents are those of a run that went on with
+    other data.
     """
+    if restart is not None:
+        return _restarted(documents, request, extra_epochs[restart.extensions :], restart)
     segments = packing.segments(
         [len(document) for document in documents],
         budget=request.tokens_per_step,
@@ -63,14 +73,68 @@ def plan(documents: Sequence[Tokens], request: Train, extra_epochs: list[float])
     return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
 
 
-def enough(planned: Plan, request: Train, extra_epochs: list[float], steps: int) -> Packs:
+def _restarted(
+    documents: Sequence[Tokens], request: Train, later: list[float], restart: Restart
+) -> Plan:
+    """Plan what remains of a run, and its later extensions, over other documents.
+
+    The packs before the restart are further epochs over the new documents. They are trained on
+    only where steps are repeated because the checkpoint of the restart was discarded.
+    """
+    lengths, each_step = lengths_of(documents), request.accumulation
+    packs = _before(lengths, request, restart)
+    segments = packing.segments(
+        lengths,
+        budget=request.tokens_per_step,
+        epochs=[restart.epochs, *later],
+        seed=request.seed + restart.step,
+    )
+    stretches = [Stretch(*each) for each in restart.stretches]
+    for number, segment in enumerate(segments):
+        steps = len(segment) if number or restart.limit is None else restart.limit * each_step
+        steps = -(-min(steps, len(segment)) // each_step)
+        if number == 0:  # it continues the segment in which the data changed
+            start, done = stretches.pop()
+            stretches.append(Stretch(start, done + steps))
+            begun = restart.step
+        else:
+            begun = stretches[-1].start + stretches[-1].steps
+            stretches.append(Stretch(begun, steps))
+        packs += packs[-1:] * (begun * each_step - len(packs))
+        packs += segment[: steps * each_step]
+    return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
+
+
+def _before(lengths: list[int], request: Train, restart: Restart) -> list[list[int]]:
+    """Return the packs of the steps before a restart."""
+    wanted, epochs = restart.step * request.accumulation, 1.0
+    packs: list[list[int]] = []
+    while len(packs) < wanted:
+        epochs *= 2
+        packs = packing.plan(
+            lengths, budget=request.tokens_per_step, epochs=epochs, seed=request.seed
+        )
+    return packs[:wanted]
+
+
+def enough(
+    planned: Plan,
+    request: Train,
+    extra_epochs: list[float],
+    steps: int,
+    restart: Restart | None = None,
+) -> Packs:
     """Return a run's packs, continued by further epochs where it makes more steps than planned."""
-    if not extra_epochs:
+    if not extra_epochs and restart is None:
         return packing.enough(planned.packs, request, steps)
     documents, epochs, packs = planned.packs.documents, list(extra_epochs), planned.packs
     while len(packs) < (steps - 1) * request.accumulation + 1:
-        epochs[-1] = math.ceil(2 * epochs[-1])
-        packs = plan(documents, request, epochs).packs
+        if restart is not None and len(epochs) == restart.extensions:
+            longer = {"epochs": math.ceil(2 * max(restart.epochs, 1)), "limit": None}
+            restart = restart.model_copy(update=longer)
+        else:
+            epochs[-1] = math.ceil(2 * epochs[-1])
+        packs = plan(documents, request, epochs, restart).packs
     return packs
 
 

@@ -179,7 +179,7 @@ class AdapterTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both; the next learning rate is the current plan's, not the checkpoint's."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (self._changes or len(self._stretches) > 1):
+        if checkpoint is not None:
             scheduler: Any = self.lr_scheduler
             pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             rates = [base * rate(scheduler.last_epoch) for base, rate in pairs]
@@ -347,7 +347,7 @@ def arguments(
         per_device_train_batch_size=1,
         gradient_accumulation_steps=train.accumulation // train.processes,
         max_steps=total_steps,
-        learning_rate=train.learning_rate,
+        learning_rate=train.rate,
         lr_scheduler_type=schedule_name(train.scheduler),
         warmup_steps=round(train.warmup * total_steps),
         weight_decay=train.weight_decay,

@@ -3,14 +3,20 @@
 import pytest
 
 from backend import requests as rq
-from backend.catalogue.learning_rate import rate_warning, usual_rate
+from backend.catalogue.learning_rate import rate_warning, usual_rate, why_usual
 
-STARTER, LARGE = 3_850_000, 135_000_000
+STARTER, LARGE, HUGE = 3_850_000, 135_000_000, 65_000_000_000
 
 
-def test_the_default_suits_small_bases_and_large_ones_get_less() -> None:
-    assert usual_rate(STARTER) == rq.Train(name="x").learning_rate
-    assert usual_rate(LARGE) == 2e-4
+@pytest.mark.parametrize(("parameters", "rate"), [(STARTER, 3e-3), (LARGE, 2e-4), (HUGE, 1e-4)])
+def test_the_rate_falls_with_the_size_of_the_base(parameters: int, rate: float) -> None:
+    assert usual_rate(parameters) == rate
+    assert why_usual(parameters).startswith(f"Learning rate {rate:g}: ")
+
+
+def test_an_empty_rate_becomes_that_of_the_base_and_a_chosen_one_stays() -> None:
+    assert rq.Train(name="x").with_rate(LARGE).rate == 2e-4
+    assert rq.Train(name="x", learning_rate=0.5).with_rate(LARGE).rate == 0.5
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_five_fields_of_training_are_basic() -> None:
         ),
         (
             lambda: rq.Train(name="x", learning_rate="fast"),
-            "Learning rate must be a number, got 'fast'. Try 0.003.",
+            "Learning rate must be a number, got 'fast'. Leave it empty if in doubt.",
         ),
         (
             lambda: rq.Lora(targets=["(q|k)+"]),

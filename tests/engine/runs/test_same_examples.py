@@ -45,7 +45,7 @@ def test_a_run_is_not_resumed_on_other_examples(
     }
     write(file, changed[change])
 
-    with pytest.raises(DataError, match="not those that this run began with"):
+    with pytest.raises(DataError, match=rf"{change}\.jsonl has changed since this run"):
         base_only.start(rq.Resume(run_id=run.run_id)).result(timeout=300)
 
     write(file, ROWS)

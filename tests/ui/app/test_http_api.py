@@ -20,7 +20,7 @@ PUBLIC = {
     *("/compare", "/score", "/next_token", "/chat", "/quantization_table", "/export_run"),
     "/push_adapter",
     *("/snapshot", "/runs", "/events", "/stop", "/pause", "/unpause", "/save_now", "/adjust"),
-    *("/enqueue", "/unqueue"),
+    *("/enqueue", "/unqueue", "/confirm_queued"),
 }
 
 

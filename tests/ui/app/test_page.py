@@ -12,7 +12,7 @@ import pytest
 from backend import errors
 from backend import requests as rq
 from backend import results as rs
-from tests.ui.fake_service import FACTS, FakeService, evaluation
+from tests.ui.fake_service import FakeService, evaluation
 from tests.ui.test_view import words
 from ui.app.layout import ATTACHED, Page
 from ui.train.readiness import Check
@@ -62,7 +62,8 @@ def last_check(page: Page, **changes: object) -> tuple:
 
 
 def checks(page: Page, suggested: str = "", rate: float = 0.003, **values: object) -> Iterator:
-    return page.train.check_settings(suggested=suggested, suggested_rate=rate, **values)
+    held = {"learning_rate": rate, "max_length": 512, "tokens_per_step": 512}
+    return page.train.check_settings(suggested=suggested, held=held, **values)
 
 
 def test_a_training_that_is_refused_before_it_began_does_not_wait_for_ever(
@@ -108,7 +109,7 @@ def test_the_check_says_what_will_happen(page: Page) -> None:
 
 
 def test_the_advanced_label_counts_changes(page: Page) -> None:
-    assert "all at their defaults" in last_check(page)[4]["label"]
+    assert "all as proposed" in last_check(page)[4]["label"]
     assert "2 changed" in last_check(page, seed=1, max_steps="9")[4]["label"]
 
 
@@ -139,27 +140,6 @@ def test_a_name_nobody_wrote_moves_on_by_itself(page: Page, service: FakeService
     values = form_of(page)
     name, suggested, *_ = list(checks(page, "pirate", **values))[-1][5:]
     assert (name, suggested) == ("pirate 2", "pirate 2")
-
-
-def with_large_base(service: FakeService) -> None:
-    service.engine.base = FACTS.model_copy(update={"parameters": 135_000_000})
-
-
-def test_a_large_base_gets_a_smaller_learning_rate_by_itself(
-    page: Page, service: FakeService
-) -> None:
-    with_large_base(service)
-    rate, suggested, _ = last_check(page)[7:]
-    assert (rate, suggested) == (2e-4, 2e-4)
-    back = list(checks(page, rate=2e-4, **form_of(page, learning_rate=2e-4)))[-1]
-    assert back[7] == gr.skip()
-
-
-def test_a_learning_rate_that_somebody_chose_stays(page: Page, service: FakeService) -> None:
-    with_large_base(service)
-    rate, suggested, kept = last_check(page, learning_rate=0.001)[7:]
-    assert (rate, suggested) == (gr.skip(), gr.skip())
-    assert kept["learning_rate"] == 0.001
 
 
 def test_a_rate_that_cannot_work_is_warned_of_and_mended(page: Page, service: FakeService) -> None:

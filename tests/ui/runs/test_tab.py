@@ -355,12 +355,12 @@ def test_a_second_training_waits_its_turn_and_can_be_removed(
     assert "2 runs in the queue" in said
     assert said.index("second") < said.index("third")
     second = service.snapshot().queue[0]
-    page.runs.unqueue(event("unqueue", second.id))
+    page.runs.act_on_queue(event("unqueue", second.id))
     assert [each.name for each in service.snapshot().queue] == ["third"]
     *_, checked = checks(page, **form_of(page, name="third"))
     assert not checked[2]["interactive"]
     assert "third is number 1 in the queue." in words(checked[1])
-    page.runs.unqueue(event("unqueue", service.snapshot().queue[0].id))
+    page.runs.act_on_queue(event("unqueue", service.snapshot().queue[0].id))
     assert "in the queue" not in words(draw(page)[page.runs.queue])
     service.stop()
     wait(service)

@@ -8,6 +8,7 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from tests.ui.train.test_data import PREVIEW, UNKNOWN, last_check, page, service
 from ui.app.layout import Page
+from ui.train.data_picker import asked_texts
 from ui.train.data_report import report
 from ui.train.readiness import Check
 
@@ -48,13 +49,12 @@ def test_rows_that_are_not_for_this_offer_the_columns_that_are(
     assert columns.use_offer(offer) == ["frage", "antwort", "", "", "", ""]
 
 
-def test_placeholders_are_asked_for_once(page: Page, service: FakeService) -> None:
+def test_placeholders_are_asked_for_once() -> None:
     found = (rs.Placeholder(name="name", rows=77), rs.Placeholder(name="author", rows=60))
     check = Check(look=PREVIEW.model_copy(update={"placeholders": found}))
-    picker = page.train.picker
 
-    first = picker.show_findings(check, "")[-1]
-    later = picker.show_findings(check, "name = Ad")[-1]
+    first = asked_texts(check, "")
+    later = asked_texts(check, "name = Ad")
 
     assert (first["visible"], first["value"]) == (True, "name = \nauthor = ")
     assert "77 rows of the data" in first["info"]

@@ -94,7 +94,7 @@ def test_chosen_columns_are_part_of_the_run(page: Page) -> None:
     assert page.train.request(form_of(page)).columns == rq.Columns()
     folded, *emptied = page.train.picker.columns.cleared()
     assert not folded["visible"]
-    assert emptied == [False, "", "", "", "", ""]
+    assert emptied == [False, *[""] * 6]
 
 
 def test_half_a_choice_is_said(page: Page) -> None:
