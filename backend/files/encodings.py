@@ -110,7 +110,7 @@ def _encoding_of(file: DataFile, stamp: tuple[int, int]) -> Encoding:
             if start.startswith(mark):
                 return Encoding(codec, name, _shown(start.decode(codec, MARKING)))
         if wide := _wide(start):
-            return Encoding(wide, wide.upper(), _shown(start.decode(wide, MARKING)))
+            return Encoding(wide, wide[:6].upper(), _shown(start.decode(wide, MARKING)))
         sample = _beyond_ascii(content)
     if not sample or _is_utf8(sample):
         return UTF8
@@ -123,9 +123,20 @@ def _wide(start: bytes) -> str:
 
     Line ends, digits and quotation marks have NULs in them whatever the language.
     """
-    if b"\0" not in start:
+    if b"\0" not in start or _is_utf8_with_nuls(start):
         return ""
     return next((codec for codec in WIDE if _is_plain(start, codec)), "")
+
+
+def _is_utf8_with_nuls(start: bytes) -> bool:
+    """Tell whether bytes are UTF-8 apart from some NULs, of which wide text has more."""
+    if start.count(0) > MOST_NULS * len(start):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start.replace(b"\0", b""))
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_plain(start: bytes, codec: str) -> bool:

@@ -257,7 +257,8 @@ class _Records:
     def _reason(self, error: Exception) -> str:
         if len(self._taken) > 1 or "unexpected end" in str(error):
             return NEVER_CLOSED
-        return TOO_LONG if isinstance(error, _Endless) else f"it is not valid CSV ({error})"
+        kind = "TSV" if self._form.delimiter == "\t" else "CSV"
+        return TOO_LONG if isinstance(error, _Endless) else f"it is not valid {kind} ({error})"
 
 
 def _start(line: str | TooLong) -> str:

@@ -225,13 +225,17 @@ class _Window:
     def _elements(self) -> Iterator[tuple[int, Any]]:
         """Yield the elements of the list that starts here."""
         self.at += 1
+        value = None
         while character := self.next_value():
             if character == "]":
                 self.at += 1
                 return
             line = self._line()
-            yield line, self._value_or_broken(read_limits.ROW_CHARACTERS)
-        yield self._line(), Broken("the list ends without a bracket: the file may be cut off", "")
+            value = self._value_or_broken(read_limits.ROW_CHARACTERS)
+            yield line, value
+        if not isinstance(value, Broken):
+            what = "the list ends without a bracket: the file may be cut off"
+            yield self._line(), Broken(what, "")
 
     def _value_or_broken(self, longest: int) -> Any:
         """Return the value that starts here, or a broken one; raises DataError without a next."""
@@ -240,7 +244,7 @@ class _Window:
         except _Invalid as error:
             sentence = self._error(error)
             self._work += max(DEEP_WORK if error.is_deep else 0, error.place - self.at)
-            start = shown(self.text[self.at : self.at + SHOWN])
+            start = shown(self.text[self.at : self.at + SHOWN].split("\n")[0])
             if self._work > MOST_WORK or not self._skip(longest):
                 raise sentence from None
             return Broken(f"it is not valid JSON ({error.what})", start)
@@ -276,10 +280,11 @@ class _Window:
         next_row = self._row_pattern()
         if next_row is None:
             return False
+        in_first_line = "[" in self._before()
         while not (found := next_row.search(self.text, self.at)):
             if not self._read_more(longest):
-                self.at = len(self.text)  # no other row is in the rest
-                return True
+                self.at = len(self.text)
+                return not in_first_line  # else other rows may be in the same line
         self.at = found.end() - 1
         return True
 
@@ -316,10 +321,14 @@ class _Window:
 
     def _row_pattern(self) -> re.Pattern[str] | None:
         """Return how a line begins that begins like this one; None in the middle of a line."""
-        before = self.text[self.text.rfind("\n", 0, self.at) + 1 : self.at]
+        before = self._before()
         if before.strip(" \t,["):
             return None
         return re.compile(rf"\n[ \t]{{0,{len(before)}}},?[ \t]?{re.escape(self.text[self.at])}")
+
+    def _before(self) -> str:
+        """Return what stands in the same line before this place."""
+        return self.text[self.text.rfind("\n", 0, self.at) + 1 : self.at]
 
     def _error(self, error: _Invalid) -> DataError:
         """Return the error with its line in the file."""
