@@ -23,6 +23,7 @@ from backend.engine.data_files.text_lines import (
 )
 from backend.errors import DataError
 from backend.files import read_limits
+from backend.files.encodings import BAD
 from backend.files.unpacking import DataFile
 
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -166,15 +167,20 @@ class _Records:
         self._taken.append(line)
         if isinstance(line, TooLong):
             raise _Endless
+        if BAD in line or "\0" in line:
+            self._fault = self._fault or fault(line)
+        if len(self._taken) > 1:
+            self._require_bounded(line)
+        return line
+
+    def _require_bounded(self, line: str) -> None:
+        """Raise _Endless where the lines of the record, each of which may be a row, are too many."""
         self._characters += len(line)
         if (
             self._characters > read_limits.ROW_CHARACTERS
             or len(self._taken) > read_limits.CSV_ROW_LINES
         ):
             raise _Endless
-        if not line.isascii() or "\0" in line:
-            self._fault = self._fault or fault(line)
-        return line
 
     def parsed(self) -> Iterator[Any]:
         """Yield each record as a list of cells, or as a broken row with its first line."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.data_files import arrow_rows, csv_rows, json_rows, parquet_rows
-from backend.files.encodings import encoding_of
+from backend.files.encodings import BAD, encoding_of
 from backend.engine.data_files.text_lines import (
     TOO_LONG,
     Broken,
@@ -36,7 +36,7 @@ LOOKED_AT = 20
 
 def read_rows(path: Path, name: str) -> Iterator[Numbered]:
     """Yield a file's rows with their numbers; raises DataError with the place and the reason."""
-    yield from rows_of(DataFile(path, name))
+    return rows_of(DataFile(path, name))
 
 
 def count_rows(path: Path, name: str) -> int:
@@ -46,13 +46,15 @@ def count_rows(path: Path, name: str) -> int:
 
 def rows_of(file: DataFile) -> Iterator[Numbered]:
     """Yield a file's rows with their numbers; raises DataError with the place and the reason."""
-    yield from _reader(file)(file)
+    return _reader(file)(file)
 
 
 def count(file: DataFile) -> int:
     """Count a file's rows, as fast as its format allows; their content is not checked."""
     if _is_lines(file):
-        return sum(1 for line in read_lines(file) if isinstance(line, TooLong) or line.strip())
+        return sum(
+            1 for line in read_lines(file) if isinstance(line, TooLong) or not line.isspace()
+        )
     if file.suffix == ".parquet":
         with on_disk(file) as path:
             return parquet_rows.count(path, file.name)
@@ -111,16 +113,18 @@ def _read_jsonl(file: DataFile) -> Iterator[Numbered]:
     for number, line in enumerate(read_lines(file), 1):
         if isinstance(line, TooLong):
             yield number, Broken(TOO_LONG, line.start)
-        elif line.strip():
+        elif not line.isspace():
             yield number, _parsed(line)
 
 
 def _parsed(line: str) -> Any:
-    if not line.isascii() and (wrong := fault(line)):
-        return Broken(wrong, shown(line.rstrip()))
+    if BAD in line:
+        return Broken(fault(line), shown(line.rstrip()))
     try:
-        return json.loads(line.lstrip("\ufeff"))
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
+        if line.startswith("\ufeff"):  # files were joined, each with its byte-order mark
+            return _parsed(line.lstrip("\ufeff"))
         what = fault(line) or f"it is not valid JSON ({json_rows.reason(error)})"
         return Broken(what, line.rstrip())
 
@@ -141,7 +145,7 @@ def _read_paragraphs(file: DataFile) -> Iterator[Numbered]:
     """Yield the paragraphs, separated by blank lines, with the number of their first line."""
     kept = _Paragraph()
     for number, line in enumerate(read_lines(file), 1):
-        if isinstance(line, TooLong) or line.strip():
+        if isinstance(line, TooLong) or not line.isspace():
             kept.add(number, line)
         elif kept.begun:
             yield kept.row()
@@ -157,21 +161,19 @@ class _Paragraph:
         self.begun = 0
         self._lines: list[str] = []
         self._characters = 0
-        self._fault = ""
 
     def add(self, number: int, line: str | TooLong) -> None:
         self.begun = self.begun or number
         self._characters += line.characters if isinstance(line, TooLong) else len(line)
         if self._characters <= read_limits.ROW_CHARACTERS and isinstance(line, str):
             self._lines.append(line)
-            self._fault = self._fault or fault(line)
 
     def row(self) -> Numbered:
         if self._characters > read_limits.ROW_CHARACTERS:
             return self.begun, Broken(f"{TOO_LONG}, with blank lines between them", "")
         text = "".join(self._lines).rstrip()
-        if self._fault:
-            return self.begun, Broken(self._fault, shown(text[:1000]))
+        if BAD in text or "\0" in text:
+            return self.begun, Broken(fault(text), shown(text[:1000]))
         return self.begun, {"text": text}
 
 

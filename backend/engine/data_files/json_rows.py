@@ -53,9 +53,10 @@ def read(file: DataFile) -> Iterator[Numbered]:
     Raises DataError where an error is reached after which no further row can be found.
     """
     with open_data(file) as text:
-        rows = _Window(text, file.name).rows(may_be_a_row=file.suffix != ".json")
-        for index, (line, row) in enumerate(rows, 1):
-            yield (index if file.suffix == ".json" else line), row
+        if file.suffix == ".json":
+            yield from enumerate(read_rows(text, file.name), 1)
+        else:
+            yield from _Window(text, file.name, counts_lines=True).rows(may_be_a_row=True)
 
 
 def read_rows(file: TextIO, name: str) -> Iterator[Any]:
@@ -174,7 +175,8 @@ def _is_list(line: str) -> bool:
 class _Window:
     """The part of a file's text in memory; `at` is the reading position in it."""
 
-    def __init__(self, file: TextIO, name: str) -> None:
+    def __init__(self, file: TextIO, name: str, *, counts_lines: bool = False) -> None:
+        self._counts_lines, self._has_faults = counts_lines, False
         self._file, self._name = file, name
         self._decoder = json.JSONDecoder()
         self._work = 0
@@ -230,7 +232,7 @@ class _Window:
             if character == "]":
                 self.at += 1
                 return
-            line = self._line()
+            line = self._line() if self._counts_lines else 0
             value = self._value_or_broken(read_limits.ROW_CHARACTERS)
             yield line, value
         if not isinstance(value, Broken):
@@ -262,9 +264,10 @@ class _Window:
             if end >= len(self.text) - CUT_OFF and self._read_more(longest):  # may be incomplete
                 continue
             self._require_length(end - self.at, longest)
-            wrong = fault(self.text, self.at, end)
             start, self.at = self.at, end
-            return Broken(wrong, shown(self.text[start:end][:SHOWN])) if wrong else found
+            if self._has_faults and (wrong := fault(self.text, start, end)):
+                return Broken(wrong, shown(self.text[start:end][:SHOWN]))
+            return found
 
     def _skip(self, longest: int) -> bool:
         """Go behind a value that is not valid; False where its end cannot be found.
@@ -359,6 +362,7 @@ class _Window:
             self._line()
             start = max(0, self.at - KEPT_BEFORE)
             self.text = self.text[start:] + piece
+            self._has_faults = bool(fault(self.text))
             self.at = self._counted = self.at - start
         return bool(piece)
 
