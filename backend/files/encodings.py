@@ -5,6 +5,7 @@ A file that is UTF-8 but for some lines is UTF-8. Knows nothing of rows.
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple
@@ -51,6 +52,8 @@ WESTERN = frozenset(
     "äöüßÄÖÜáàâãåæçéèêëíìîïñóòôõøœúùûÁÀÂÃÅÆÇÉÈÊËÍÎÏÑÓÔÕØŒÚÛ€£§©®°·«»¿¡‘’“”„–—…•™´½¼²"
 )
 """What French, German, Spanish and their neighbours write; elsewhere these bytes are others."""
+LATIN = ("cp1252", "cp1250", "cp1254", "cp1257")
+VOTES, FEWEST_LINES = 5, 10
 KANA = re.compile("[\u3040-\u30ff]")
 SMALL_CYRILLIC = re.compile("[\u0430-\u044f\u0451]")
 CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -201,16 +204,27 @@ def _is_utf8(sample: bytes) -> bool:
 
 
 def _likeliest(sample: bytes) -> str:
-    """Return the codec of a text that is not UTF-8."""
-    found = from_bytes(sample, cp_isolation=[*NAMES])
-    codecs_found = [each.encoding for each in found if each.encoding in NAMES]
+    """Return the codec of a text that is not UTF-8.
+
+    Lines with bytes that do not fit it would rule it out, so parts of a longer sample vote.
+    """
+    lines = sample.splitlines(keepends=True)
+    if len(lines) < VOTES * FEWEST_LINES:
+        return _best(sample)
+    parts = [b"".join(lines[part::VOTES]) for part in range(VOTES)]
+    return Counter(map(_best, parts)).most_common(1)[0][0]
+
+
+def _best(sample: bytes) -> str:
+    found = [each.encoding for each in from_bytes(sample, cp_isolation=[*NAMES])]
+    found = [each for each in found if each in NAMES]
     for codec, letters in (("euc_jp", KANA), ("koi8_r", SMALL_CYRILLIC)):
-        if codec in codecs_found and _share(sample, codec, letters) > 0.5:
+        if codec in found and _share(sample, codec, letters) > 0.5:
             return codec
-    western = [each for each in sample.decode("cp1252", MARKING) if not each.isascii()]
-    if not codecs_found or ("cp1252" in codecs_found and WESTERN.issuperset(western)):
+    western = {each for each in sample.decode("cp1252", MARKING) if not each.isascii()}
+    if not found or (found[0] in LATIN and western <= WESTERN):
         return "cp1252"
-    return codecs_found[0]
+    return found[0]
 
 
 def _share(sample: bytes, codec: str, letters: re.Pattern[str]) -> float:
