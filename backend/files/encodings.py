@@ -57,8 +57,8 @@ VOTES, FEWEST_LINES = 5, 10
 KANA = re.compile("[\u3040-\u30ff]")
 SMALL_CYRILLIC = re.compile("[\u0430-\u044f\u0451]")
 CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
-MOST_CONTROLS, MOST_NULS = 0.01, 0.2
-"""The shares of control characters and of NULs in a file that is still text."""
+MOST_CONTROLS, MOST_NULS, MOST_ODD = 0.01, 0.2, 0.05
+"""The shares of control characters, NULs and wrong wide characters in what is still text."""
 
 
 def _mark_bad(error: UnicodeError) -> tuple[str, int]:
@@ -154,7 +154,7 @@ def _is_plain(start: bytes, codec: str) -> bool:
 
 def _is_mostly_plain(text: str) -> bool:
     odd = sum(not each.isprintable() for each in text.translate(_BLANKS))
-    return odd <= max(1, MOST_NULS * len(text))
+    return odd <= max(1, MOST_ODD * len(text))
 
 
 _BLANKS = {ord(each): " " for each in "\t\r\n\f\ufeff\u00a0\u2028\u2029\u3000\u200b\u200d\u00ad"}
