@@ -100,9 +100,7 @@ def is_binary(start: bytes) -> bool:
     if not start or _wide(start):
         return False
     controls = len(CONTROLS.findall(start)) - 1  # one alone may be a slip
-    return controls > MOST_CONTROLS * len(start) or start.count(0) > max(
-        4, MOST_NULS * len(start)
-    )
+    return controls > MOST_CONTROLS * len(start) or start.count(0) > max(4, MOST_NULS * len(start))
 
 
 @lru_cache(maxsize=64)
@@ -242,4 +240,3 @@ def _shown(text: str) -> str:
     cut = line[start : start + SHOWN].lstrip("\ufeff").replace(BAD, "\ufffd")
     clean = "".join(each if each.isprintable() else " " for each in cut).strip()
     return ("... " if start else "") + clean + (" ..." if start + SHOWN < len(line) else "")
-

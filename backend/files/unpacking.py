@@ -158,7 +158,7 @@ def _open_member(file: DataFile) -> BufferedReader:
 def _open_zip(path: Path, name: str) -> zipfile.ZipFile:
     """Open a zip whose list of files, which is read as a whole, has a limited length."""
     file = _BoundedReads(open_regular(path, name, DataError), name)
-    archive = zipfile.ZipFile(file)  # type: ignore[arg-type]
+    archive = zipfile.ZipFile(file)
     file.most = None
     return archive
 

@@ -1,7 +1,7 @@
 """The rows of a CSV or TSV file: names in the first line, one row in each record after it.
 
-A wrong quotation mark may join any number of lines before it is noticed. Then the first of them is a
-bad row, and reading goes on with the second. Knows nothing of what rows mean.
+A wrong quotation mark may join any number of lines before it is noticed. Then the first of them is
+a bad row, and reading goes on with the second. Knows nothing of what rows mean.
 """
 
 import csv
@@ -17,8 +17,8 @@ from backend.engine.data_files.text_lines import (
     Numbered,
     TooLong,
     fault,
-    open_data,
     lines_of,
+    open_data,
     shown,
 )
 from backend.errors import DataError
@@ -66,7 +66,9 @@ def notes(file: DataFile) -> Iterator[str]:
         between = BETWEEN.get(form.delimiter, repr(form.delimiter))
         yield f"The columns of {file.name} are separated by {between}."
     if form.after_blanks:
-        yield f"Blanks before the cells of {file.name} are left out, as quotation marks follow them."
+        yield (
+            f"Blanks before the cells of {file.name} are left out, as quotation marks follow them."
+        )
     unnamed = [at for at, each in enumerate(first or (), 1) if not each.strip()]
     if unnamed:
         yield f"Column {unnamed[0]} of {file.name} has no name in the first line."
@@ -202,7 +204,8 @@ class _Records:
         """Yield the rows with their line numbers."""
         wide = self._wide = len(names)
         between = BETWEEN.get(self._form.delimiter, repr(self._form.delimiter))
-        more = f"it has more columns than the first line (text with {between} needs quotes around it)"
+        why = f"text with {between} needs quotes around it"
+        more = f"it has more columns than the first line ({why})"
         after_fault = False  # the rest of a row may follow that a wrong quotation mark has split
         for cells in self.parsed():
             if isinstance(cells, Broken):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.data_files import arrow_rows, csv_rows, json_rows, parquet_rows
-from backend.files.encodings import BAD, encoding_of
 from backend.engine.data_files.text_lines import (
     TOO_LONG,
     Broken,
@@ -23,6 +22,7 @@ from backend.engine.data_files.text_lines import (
 )
 from backend.errors import DataError
 from backend.files import read_limits
+from backend.files.encodings import BAD, encoding_of
 from backend.files.unpacking import PACKINGS, DataFile, on_disk
 
 __all__ = ["PARAGRAPHS", "READERS", "Broken", "Numbered", "count_rows", "read_rows"]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from backend.files.encodings import is_binary
 from backend.errors import DataError
+from backend.files.encodings import is_binary
 from backend.files.foreign_files import open_regular
 
 LONGEST = 512

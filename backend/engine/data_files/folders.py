@@ -214,5 +214,3 @@ def _common_folder(members: list[str]) -> str:
 
 def _formats() -> str:
     return f"Use {', '.join(READERS)}."
-
-

@@ -114,7 +114,9 @@ def _lists_of_objects(content: Row) -> dict[str, list[Row]]:
     """Return the lists with objects; none where a list has anything else beside them."""
     lists = {name: value for name, value in content.items() if isinstance(value, list) and value}
     objects = {name: value for name, value in lists.items() if isinstance(value[0], dict)}
-    return objects if all(isinstance(row, dict) for each in objects.values() for row in each) else {}
+    return (
+        objects if all(isinstance(row, dict) for each in objects.values() for row in each) else {}
+    )
 
 
 def _of_lists(lists: dict[str, list[Row]], content: Row, name: str) -> Layout:

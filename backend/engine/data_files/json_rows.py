@@ -25,8 +25,8 @@ KEPT_BEFORE = 64
 SHOWN = 200
 PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|[\[\]{}]')
 """A text, which ends in its line, or a bracket."""
-MOST_WORK = 50_000_000
-"""Characters decoded and brackets counted in vain, so that a file of broken values ends in time."""
+MOST_WORK = 3_000_000
+"""Texts and brackets counted in vain, so that a file of broken values ends in time."""
 DEEP_WORK = 10_000
 OPEN = {"}": "{", "]": "["}
 
@@ -245,7 +245,7 @@ class _Window:
             return self._value(longest)
         except _Invalid as error:
             sentence = self._error(error)
-            self._work += max(DEEP_WORK if error.is_deep else 0, error.place - self.at)
+            self._work += max(DEEP_WORK if error.is_deep else 0, (error.place - self.at) // 100)
             start = shown(self.text[self.at : self.at + SHOWN].split("\n")[0])
             if self._work > MOST_WORK or not self._skip(longest):
                 raise sentence from None
@@ -309,6 +309,7 @@ class _Window:
     def _closing(self, start: int) -> int:
         """Return the end of the value; 0 where brackets do not match, -1 where text is missing."""
         opened: list[str] = []
+        count = 0
         for count, found in enumerate(PART.finditer(self.text, start)):
             part = found[0]
             if part in "[{":
@@ -319,7 +320,7 @@ class _Window:
                     return 0
                 if not opened:
                     return found.end()
-        self._work += len(opened)
+        self._work += count
         return -1
 
     def _row_pattern(self) -> re.Pattern[str] | None:

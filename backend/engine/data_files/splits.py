@@ -41,7 +41,9 @@ def choose(names: list[str], source: str) -> Chosen:
     The validation parts are held out, or else the test parts. Where no part is named for training,
     those without a split's name are.
     """
-    found = {split: [n for n in names if split_of(n) == split] for split in (TRAIN, VALIDATION, TEST)}
+    found = {
+        split: [n for n in names if split_of(n) == split] for split in (TRAIN, VALIDATION, TEST)
+    }
     unnamed = [name for name in names if not split_of(name)]
     training = found[TRAIN] or unnamed
     kinds = [split for split in (VALIDATION, TEST) if found[split]]
@@ -64,9 +66,7 @@ def choose(names: list[str], source: str) -> Chosen:
             f"{_listed(found[TEST])}."
         )
     if found[TRAIN] and unnamed:
-        notes.append(
-            f"Left out of {source}, as their names are of no split: {_listed(unnamed)}."
-        )
+        notes.append(f"Left out of {source}, as their names are of no split: {_listed(unnamed)}.")
     return Chosen(training, held_out, tuple(notes))
 
 

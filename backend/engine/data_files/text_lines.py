@@ -9,10 +9,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from backend.files.encodings import BAD, MARKING, START, encoding_of
 from backend.engine.data_files.file_type import kind_of
 from backend.errors import DataError
 from backend.files import read_limits
+from backend.files.encodings import BAD, MARKING, START, encoding_of
 from backend.files.unpacking import DataFile, packing_of
 
 Numbered = tuple[int, Any]

@@ -1,4 +1,4 @@
-"""CSV and TSV as people have them: separators, quotation marks, names, and what is wrong with them."""
+"""CSV and TSV as people have them: separators, quotation marks, names, wrong rows."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Text in any common encoding is read, with a sentence and a sample; a wrong byte is one bad row."""
+"""Text in any common encoding is read, and that is said; a wrong byte is one bad row."""
 
 import json
 import random

@@ -209,7 +209,9 @@ def test_a_saved_list_of_files_that_leaves_the_folder_is_refused(
     (folder / "data-00000-of-00002.arrow").rename(tmp_path / "secret.arrow")
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
 
-    with pytest.raises(DataError, match="is not one that `datasets` writes|is missing, or no Arrow"):
+    with pytest.raises(
+        DataError, match=r"is not one that `datasets` writes|is missing, or no Arrow"
+    ):
         open_source(str(folder))
 
 
@@ -218,5 +220,7 @@ def test_a_damaged_list_of_splits_is_said(tmp_path: Path, content: str) -> None:
     folder = saved(tmp_path / "set")
     (folder / "dataset_dict.json").write_text(content)
 
-    with pytest.raises(DataError, match=r"The dataset_dict\.json in set (cannot be read|is not one)"):
+    with pytest.raises(
+        DataError, match=r"The dataset_dict\.json in set (cannot be read|is not one)"
+    ):
         open_source(str(folder))

@@ -171,9 +171,7 @@ def test_a_file_in_a_zip_is_named_where_a_row_is_bad(tmp_path: Path) -> None:
     assert problem.place == "a.jsonl, row 2"
 
 
-def test_parquet_in_a_zip_leaves_no_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_in_a_zip_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = tmp_path / "copies"
     copies.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(copies))

@@ -8,6 +8,8 @@ import lzma
 import struct
 import time
 import zipfile
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +51,17 @@ def seconds(most: float) -> Iterator[None]:
 
 def refused(path: Path) -> str:
     with seconds(60), pytest.raises(DataError) as caught:
-        for table in open_source(str(path)).tables:
-            for _ in table.rows():
-                pass
+        [deque(table.rows(), 0) for table in open_source(str(path)).tables]
     return str(caught.value)
+
+
+def outcome(read: Callable[[], int]) -> int | str:
+    """Return the number of rows that are read, or why they are not."""
+    try:
+        with seconds(60):
+            return read()
+    except DataError as error:
+        return str(error)
 
 
 # -- compressed files ----------------------------------------------------------------------------
@@ -112,16 +121,13 @@ def test_nested_compression_is_refused(tmp_path: Path, outer: str, inner: str) -
 
 def test_an_unpacker_that_needs_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl.xz"
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30, "mode": lzma.MODE_FAST,
-                "mf": lzma.MF_HC3, "nice_len": 16}]  # fmt: skip
     content = bytearray(lzma.compress(LINE, lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2}]))
     place = content.index(b"\x21\x01", 12) + 2  # the size of the dictionary, in the block header
     content[place] = 38  # 2 GB
     header = bytes(content[12 : 12 + (content[12] + 1) * 4 - 4])
-    checksum = struct.pack("<I", __import__("zlib").crc32(header))
+    checksum = struct.pack("<I", zlib.crc32(header))
     content[12 + len(header) : 12 + len(header) + 4] = checksum
     path.write_bytes(content)
-    del filters
 
     assert "cannot be unpacked (Memory usage limit exceeded)" in refused(path)
 
@@ -131,10 +137,12 @@ def test_an_unpacker_that_needs_gigabytes_is_refused(tmp_path: Path) -> None:
 
 def test_a_bomb_in_a_zip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("data.jsonl", "w") as member:
-            for _ in range(300):
-                member.write(LINE * 30_000)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("data.jsonl", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(LINE * 30_000)
 
     assert "data.jsonl in bomb.zip unpacks to more than 200 MB" in refused(path)
 
@@ -193,9 +201,11 @@ def test_a_damaged_zip_is_said(tmp_path: Path, harm: Callable[[bytes], bytes]) -
 
 def arrow(path: Path, table: pa.Table, *, compression: str | None = None) -> Path:
     options = pa.ipc.IpcWriteOptions(compression=compression)
-    with pa.OSFile(str(path), "wb") as sink:
-        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-            writer.write_table(table)
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema, options=options) as writer,
+    ):
+        writer.write_table(table)
     return path
 
 
@@ -258,12 +268,9 @@ def test_an_arrow_file_that_lies_never_harms(tmp_path: Path, place: int) -> None
     content[place : place + 4] = b"\xff\xff\xff\x7f"
     path.write_bytes(content)
 
-    try:
-        found = list(read_rows(path, path.name))
-    except DataError as error:
-        assert "lie.arrow" in str(error)
-    else:
-        assert len(found) <= 40
+    found = outcome(lambda: len(list(read_rows(path, path.name))))
+
+    assert found <= 40 if isinstance(found, int) else "lie.arrow" in found
 
 
 # -- text ----------------------------------------------------------------------------------------
@@ -286,13 +293,11 @@ def test_a_hundred_thousand_columns_in_one_row_are_a_bad_row(tmp_path: Path) -> 
 @pytest.mark.parametrize("begin", ["[\n", "{\n", ""])
 def test_a_file_of_broken_values_ends_in_time(tmp_path: Path, line: str, begin: str) -> None:
     path = tmp_path / "bad.json"
-    path.write_text(begin + f"{line}\n" * (3_000_000 // (len(line) + 1)))
+    path.write_text(begin + f"{line}\n" * (1_500_000 // (len(line) + 1)))
 
-    with seconds(60):
-        try:
-            assert count_rows(path, path.name) >= 0
-        except DataError as error:
-            assert "bad.json" in str(error)
+    found = outcome(lambda: count_rows(path, path.name))
+
+    assert isinstance(found, int) or "bad.json" in found
 
 
 @pytest.mark.parametrize(
@@ -309,12 +314,9 @@ def test_a_deep_or_wide_value_ends_in_time(tmp_path: Path, text: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(text)
 
-    with seconds(60):
-        try:
-            for _ in read_rows(path, path.name):
-                pass
-        except DataError as error:
-            assert "odd.json" in str(error)
+    found = outcome(lambda: count_rows(path, path.name))
+
+    assert isinstance(found, int) or "odd.json" in found
 
 
 def test_a_huge_object_is_refused_before_it_is_read(tmp_path: Path) -> None:
