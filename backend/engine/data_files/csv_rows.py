@@ -176,7 +176,7 @@ class _Records:
         return line
 
     def _require_bounded(self, line: str) -> None:
-        """Raise _Endless where the lines of the record, each of which may be a row, are too many."""
+        """Raise _Endless where a record has more lines or characters than a row may have."""
         self._characters += len(line)
         if (
             self._characters > read_limits.ROW_CHARACTERS

@@ -27,7 +27,7 @@ PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|[\[\]{}]')
 """A text, which ends in its line, or a bracket."""
 MOST_WORK = 3_000_000
 """Texts and brackets counted in vain, so that a file of broken values ends in time."""
-DEEP_WORK = 10_000
+DEEP_WORK, COPIED = 10_000, 20_000
 OPEN = {"}": "{", "]": "["}
 
 
@@ -246,6 +246,8 @@ class _Window:
         except _Invalid as error:
             sentence = self._error(error)
             self._work += max(DEEP_WORK if error.is_deep else 0, (error.place - self.at) // 100)
+            self._work += len(self.text) // COPIED
+            self._drop()
             start = shown(self.text[self.at : self.at + SHOWN].split("\n")[0])
             if self._work > MOST_WORK or not self._skip(longest):
                 raise sentence from None
@@ -366,6 +368,13 @@ class _Window:
             self._has_faults = bool(fault(self.text))
             self.at = self._counted = self.at - start
         return bool(piece)
+
+    def _drop(self) -> None:
+        """Drop the finished text, in which the decoder would count lines for each error."""
+        self._line()
+        start = max(0, self.at - KEPT_BEFORE)
+        self.text = self.text[start:]
+        self.at = self._counted = self.at - start
 
     def _require_length(self, length: int, longest: int) -> None:
         if length > longest:
