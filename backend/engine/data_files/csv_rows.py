@@ -123,7 +123,7 @@ def _regular(rows: list[list[str]]) -> float:
 
 def _names(records: "_Records", name: str) -> list[str]:
     """Return the names in the first line; raises DataError where they cannot be names."""
-    first = next(records.parsed(), [])
+    first: Any = next(records.parsed(), [])
     if isinstance(first, Broken):
         raise DataError(
             f"The first line of {name}, which names the columns, cannot be read: {first.what}.",

@@ -6,7 +6,7 @@ the files that its own list names.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from backend.engine.data_files import splits
 from backend.engine.data_files.file_readers import READERS, is_data
@@ -161,7 +161,8 @@ def _saved_names(folder: Path) -> list[str]:
             cure="Save it again with flatten_indices(), or as JSONL.",
         )
     files = said.get("_data_files")
-    listed = [each.get("filename") if isinstance(each, dict) else each for each in files or ()]
+    files = files if isinstance(files, list) else []
+    listed = [each.get("filename") if isinstance(each, dict) else each for each in files]
     names = _plain_names(listed, SAVED_FOLDER, folder)
     for name in names:
         path = folder / name
@@ -188,7 +189,7 @@ def _plain_names(names: object, file: str, folder: Path) -> list[str]:
     return names
 
 
-def _read(path: Path, folder: str) -> dict[str, object]:
+def _read(path: Path, folder: str) -> dict[str, Any]:
     try:
         said = read_json(path, read_limits.CARD_BYTES, path.name, DataError)
     except (OSError, ValueError, RecursionError):
