@@ -122,10 +122,9 @@ class Engine:
                 self._words.setdefault(job_id, []).append(message)
                 return
             hearing = self._controls[meant.index(True) :]
+            # A run that ends also ends the operation that runs while it is paused.
             for each in hearing if word in ("stop", "abort") else hearing[:1]:
-                each.hear(
-                    word, message
-                )  # a run that ends also ends the operation that runs while it is paused
+                each.hear(word, message)
 
     def handle(self, message: dict[str, Any]) -> None:
         """Run one operation; reply with the session's state and a result or an error."""
@@ -350,8 +349,9 @@ class Engine:
     def _quantization_table(
         self, request: rq.QuantizationTable, control: Control, message: Any
     ) -> rs.QuantizationTable:
-        free = self._free_for(message)
-        return quantization_table.compare(request, control, self.settings, free=free)
+        return quantization_table.compare(
+            request, control, self.settings, free=self._free_for(message)
+        )
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(
@@ -388,8 +388,7 @@ class Engine:
         return merge.merge(request, control, library=self.library, base=base)
 
     def _export_run(self, request: rq.ExportRun, control: Control, message: Any) -> rs.Result:
-        base = message["base"] and rs.ModelFacts.model_validate(message["base"])
-        run = self.runs.get(request.run_id)
+        base, run = _facts_of(message), self.runs.get(request.run_id)
         return run_export.export(request, control, run=run, library=self.library, base=base)
 
     def _push_adapter(self, request: rq.PushAdapter, control: Control, _: Any) -> rs.Result:

@@ -17,6 +17,8 @@ BATCH_CHARACTERS = 4_000_000
 """Examples that are rendered and tokenised at once, of which a few batches are in memory."""
 JSON_OBJECT_CHARACTERS = 64_000_000
 """A `.json` file that is one object must be in memory as a whole; a list of rows need not."""
+CSV_ROW_LINES = 200_000
+"""Lines of one row of a CSV file: a long book has 100,000."""
 COLUMNS = 10_000
 """Columns of a table: wide ones have thousands."""
 
@@ -31,6 +33,23 @@ PARQUET_FOOTER_BYTES = 64 * MB
 UNPACKED_FREE_BYTES = 2 * GB
 UNPACKED_RATIO = 500
 """Data above the first limit may unpack to at most this many times the file's size."""
+DATA_UNPACKED_FREE_BYTES = 200 * MB
+DATA_UNPACKED_RATIO = 200
+"""Compressed text above the first limit: real text shrinks to a tenth, equal rows to a 300th."""
+DATA_UNPACKED_BYTES = 64 * GB
+"""Whatever the ratio: reading so much takes an hour."""
+UNPACKED_FILE_BYTES = 4 * GB
+"""A compressed Parquet or Arrow file, which is unpacked to the disk to be read."""
+UNPACKER_BYTES = 256 * MB
+"""The memory of an unpacker: `xz -9` takes 65 MB."""
+ARROW_VALUES_BYTES = 1 * GB
+"""A batch of an Arrow file: `datasets` writes batches of 1,000 rows."""
+ENCODING_SCANNED_BYTES = 256 * MB
+"""How far a text is searched for the first character beyond ASCII, which takes a second at most."""
+ENCODING_SAMPLE_BYTES = 1 * MB
+"""What is read from there to find out the encoding."""
+FOLDER_DEPTH = 4
+"""Folders within a folder of data: the Hub's layouts have two or three."""
 HUB_JSON_BYTES = 1 * GB
 """A `.json` file of a Hub data set that is one list or object, which `datasets` holds whole."""
 

@@ -10,7 +10,12 @@ from backend.settings import Settings
 from backend.sizes import size_text
 
 LONGEST_STEM = 60  # at most 240 bytes in UTF-8; file systems take 255
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
+DATA_FORMATS = (
+    ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".ndjson", ".jsonlines", ".arrow",
+)  # fmt: skip
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+DATA_SUFFIXES = (*DATA_FORMATS, *PACKED_SUFFIXES)
+"""What a data file's name may end in; a compressed one's shows its format before that."""
 ADAPTER_SUFFIXES = (".zip",)
 
 
@@ -22,8 +27,8 @@ def keep_upload(
     The folder is named by the content and the file keeps its own name, so that later messages use a
     name that the user knows. Raises InvalidRequest, or DiskFull if the disk is full.
     """
-    suffix = Path(name).suffix.lower()
-    if suffix not in suffixes:
+    suffix = _suffix(name)
+    if not suffix.endswith(suffixes):
         kind = "a data file" if suffixes == DATA_SUFFIXES else "a zip file with an adapter"
         raise InvalidRequest(
             f"{Path(name).name} is not {kind}.", cure=f"Use one of {', '.join(suffixes)}."
@@ -44,6 +49,14 @@ def keep_upload(
     return target
 
 
+def _suffix(name: str) -> str:
+    """Return a name's extension, with that of the format before that of a compression."""
+    path = Path(name.lower())
+    inner = Path(path.stem).suffix
+    packed = path.suffix in PACKED_SUFFIXES and inner in DATA_FORMATS
+    return inner + path.suffix if packed else path.suffix
+
+
 def _copy(path: Path, target: Path) -> None:
     make_folder(target.parent)
     with new_file(target) as partial:
@@ -62,5 +75,6 @@ def _holds(target: Path, digest: str) -> bool:
 
 def _own_name(name: str, suffix: str) -> str:
     """Return the user's name for a file, without characters that a file system may reject."""
-    stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "-" for c in Path(name).stem)
+    own = Path(name).name[: -len(suffix)]
+    stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "-" for c in own)
     return f"{stem.lstrip('.')[:LONGEST_STEM] or 'data'}{suffix}"

@@ -30,7 +30,7 @@ from backend.engine.data.turns import (
 )
 from backend.engine.data.unfit_rows import is_rated_bad, require_no_media, require_no_pair
 from backend.engine.data_files import sources
-from backend.engine.data_files.file_readers import PARAGRAPHS, Broken
+from backend.engine.data_files.file_readers import Broken
 from backend.engine.data_files.sources import Table
 from backend.errors import DataError
 from backend.files import read_limits
@@ -355,7 +355,7 @@ def _parts(
 def _shape_of(first: Row, table: Table, columns: Columns, like: Shape | None) -> Shape:
     there = all(column in first for _, column in columns.named())
     shape = shape_of(first, columns if like is None or there else Columns())
-    if table.name.lower().endswith(PARAGRAPHS) and not columns.given:
+    if table.is_plain_text and not columns.given:
         reason = "it is plain text: blank lines separate the examples"
         return shape._replace(reason=reason)
     return shape

@@ -4,158 +4,148 @@ Row numbers count from 1; in files of lines they are line numbers, so an editor 
 is longer than `read_limits` allow. Knows nothing of what rows mean.
 """
 
-import csv
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from backend.engine.data_files import json_rows, parquet_rows
-from backend.engine.data_files.text_lines import TooLong, open_text, read_lines
+from backend.engine.data_files import arrow_rows, csv_rows, json_rows, parquet_rows
+from backend.engine.data_files.text_lines import (
+    TOO_LONG,
+    Broken,
+    Numbered,
+    TooLong,
+    fault,
+    read_lines,
+    shown,
+)
 from backend.errors import DataError
 from backend.files import read_limits
+from backend.files.encodings import BAD, encoding_of
+from backend.files.unpacking import PACKINGS, DataFile, on_disk
 
-Numbered = tuple[int, Any]
-BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
+__all__ = ["PARAGRAPHS", "READERS", "Broken", "Numbered", "count_rows", "read_rows"]
 PARAGRAPHS = (".txt", ".md")
 """Extensions of files whose paragraphs are the examples."""
-TOO_LONG = (
-    f"it is longer than {read_limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
-)
-
-
-class Broken(NamedTuple):
-    """Stands for a row that is invalid in its format; the rows after it can still be read."""
-
-    what: str
-    value: Any
+LINES = (".jsonl", ".ndjson", ".jsonlines")
+BINARY = (".parquet", ".arrow")
+TABLES = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+LOOKED_AT = 20
 
 
 def read_rows(path: Path, name: str) -> Iterator[Numbered]:
     """Yield a file's rows with their numbers; raises DataError with the place and the reason."""
-    yield from READERS[path.suffix.lower()](path, name)
+    return rows_of(DataFile(path, name))
 
 
 def count_rows(path: Path, name: str) -> int:
     """Count a file's rows, as fast as its format allows; their content is not checked."""
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        lines = read_lines(path, name)
-        return sum(1 for line in lines if isinstance(line, TooLong) or line.strip())
-    if suffix == ".parquet":
-        return parquet_rows.count(path, name)
-    return sum(1 for _ in read_rows(path, name))
+    return count(DataFile(path, name))
 
 
-def _read_jsonl(path: Path, name: str) -> Iterator[Numbered]:
-    for number, line in enumerate(read_lines(path, name), 1):
+def rows_of(file: DataFile) -> Iterator[Numbered]:
+    """Yield a file's rows with their numbers; raises DataError with the place and the reason."""
+    return _reader(file)(file)
+
+
+def count(file: DataFile) -> int:
+    """Count a file's rows, as fast as its format allows; their content is not checked."""
+    if _is_lines(file):
+        return sum(
+            1 for line in read_lines(file) if isinstance(line, TooLong) or not line.isspace()
+        )
+    if file.suffix == ".parquet":
+        with on_disk(file) as path:
+            return parquet_rows.count(path, file.name)
+    return sum(1 for _ in rows_of(file))
+
+
+def notes(file: DataFile) -> tuple[str, ...]:
+    """Return sentences on how a file is read, where that is not plain; raises DataError."""
+    found: list[str] = []
+    if file.suffix not in BINARY:
+        found.append(encoding_of(file).note(file.name))
+    if file.suffix in csv_rows.USUAL:
+        found += csv_rows.notes(file)
+    elif file.suffix in (*LINES, ".json"):
+        found += json_rows.facts(file).notes
+    elif file.suffix in PARAGRAPHS and not is_plain_text(file):
+        found.append(f"{file.name} is read as JSONL: each of its lines is a JSON object.")
+    return tuple(filter(None, found))
+
+
+def holds_out(file: DataFile) -> bool:
+    """Tell whether a file has lists for training and others that are held out."""
+    return file.suffix == ".json" and json_rows.facts(file).has_held_out
+
+
+def is_plain_text(file: DataFile) -> bool:
+    """Tell whether the paragraphs of a file are its rows."""
+    return file.suffix in PARAGRAPHS and not _holds_objects(file)
+
+
+def _reader(file: DataFile) -> Callable[[DataFile], Iterator[Numbered]]:
+    if _is_lines(file):
+        return _read_jsonl
+    return READERS[file.suffix]
+
+
+def _is_lines(file: DataFile) -> bool:
+    """Tell whether each line of a file is a row in JSON, whatever its extension."""
+    if file.suffix in PARAGRAPHS:
+        return _holds_objects(file)
+    return file.suffix in (*LINES, ".json") and json_rows.is_lines(file)
+
+
+def _holds_objects(file: DataFile) -> bool:
+    """Tell whether each of the first lines of a text is a JSON object, as in no other text."""
+    lines = (line for line in read_lines(file) if isinstance(line, TooLong) or line.strip())
+    seen = 0
+    for line in islice(lines, LOOKED_AT):
+        if isinstance(line, TooLong) or not json_rows.is_object(line):
+            return False
+        seen += 1
+    return seen > 0
+
+
+def _read_jsonl(file: DataFile) -> Iterator[Numbered]:
+    for number, line in enumerate(read_lines(file), 1):
         if isinstance(line, TooLong):
             yield number, Broken(TOO_LONG, line.start)
-        elif line.strip():
+        elif not line.isspace():
             yield number, _parsed(line)
 
 
 def _parsed(line: str) -> Any:
+    if BAD in line:
+        return Broken(fault(line), shown(line.rstrip()))
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Broken(f"it is not valid JSON ({json_rows.reason(error)})", line.rstrip())
+        if line.startswith("\ufeff"):  # files were joined, each with its byte-order mark
+            return _parsed(line.lstrip("\ufeff"))
+        what = fault(line) or f"it is not valid JSON ({json_rows.reason(error)})"
+        return Broken(what, line.rstrip())
 
 
-def _read_json(path: Path, name: str) -> Iterator[Numbered]:
-    with open_text(path, name) as file:
-        yield from enumerate(json_rows.read_rows(file, name), 1)
+def _read_parquet(file: DataFile) -> Iterator[Numbered]:
+    with on_disk(file) as path:
+        for number, row in enumerate(parquet_rows.read(path, file.name), 1):
+            yield number, Broken(TOO_LONG, "") if row is None else row
 
 
-def _read_csv(path: Path, name: str) -> Iterator[Numbered]:
-    return _read_separated(path, name, ",", "CSV")
+def _read_arrow(file: DataFile) -> Iterator[Numbered]:
+    with on_disk(file) as path:
+        for number, row in enumerate(arrow_rows.read(path, file.name), 1):
+            yield number, Broken(TOO_LONG, "") if row is None else row
 
 
-def _read_tsv(path: Path, name: str) -> Iterator[Numbered]:
-    return _read_separated(path, name, "\t", "TSV")
-
-
-def _read_separated(path: Path, name: str, delimiter: str, kind: str) -> Iterator[Numbered]:
-    """Read rows with the column names of the first line.
-
-    A wrong quote ends reading: it may have joined any number of lines before it is noticed.
-    """
-    lines = _Record(read_lines(path, name), name)
-    first = next(lines, "")
-    delimiter = _delimiter(first, delimiter)
-    between = BETWEEN[delimiter]
-    more = f"it has more columns than the first line (text with {between} needs quotes around it)"
-    csv.field_size_limit(read_limits.ROW_CHARACTERS)
-    # Lines of the file, not `splitlines`, which also splits at characters that end no line in CSV.
-    reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
-    try:
-        _require_columns(reader.fieldnames or [], name)
-        for row in reader:
-            lines.characters = 0
-            yield reader.line_num, Broken(more, row[None]) if None in row else row
-    except csv.Error as error:
-        line = reader.reader.line_num  # DictReader's own line_num stays at the last good row
-        raise DataError(f"{name}, line {line} is not valid {kind}: {error}.") from None
-
-
-class _Record:
-    """Yields lines and limits the size of one record, which quotes may extend over many lines."""
-
-    def __init__(self, lines: Iterator[str | TooLong], name: str) -> None:
-        self._lines, self._name = lines, name
-        self._number = 0
-        self.characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self._number += 1
-        self.characters += line.characters if isinstance(line, TooLong) else len(line)
-        if isinstance(line, TooLong) or self.characters > read_limits.ROW_CHARACTERS:
-            raise DataError(
-                f"{self._name}: the row that line {self._number} belongs to is longer than "
-                f"{read_limits.ROW_CHARACTERS:,} characters.",
-                cure="Check for a quotation mark that is never closed, or split it into shorter "
-                "rows.",
-            )
-        return line
-
-
-def _require_columns(names: Sequence[str], name: str) -> None:
-    """Raise DataError where there are too many columns, or two with the same name."""
-    if len(names) > read_limits.COLUMNS:
-        raise DataError(
-            f"{name} has {len(names):,} columns, and at most {read_limits.COLUMNS:,} are read.",
-            cure="Leave out the columns that are not needed.",
-        )
-    twice = [column for column, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{name} has two columns called {twice[0]!r}.", cure="Give each its own name."
-        )
-
-
-def _delimiter(names: str, usual: str) -> str:
-    """Return the separator of the names in the first line; Excel often writes semicolons."""
-    if usual in names:
-        return usual
-    return next((other for other in BETWEEN if other in names), usual)
-
-
-def _read_parquet(path: Path, name: str) -> Iterator[Numbered]:
-    for number, row in enumerate(parquet_rows.read(path, name), 1):
-        yield number, Broken(TOO_LONG, "") if row is None else row
-
-
-def _read_paragraphs(path: Path, name: str) -> Iterator[Numbered]:
+def _read_paragraphs(file: DataFile) -> Iterator[Numbered]:
     """Yield the paragraphs, separated by blank lines, with the number of their first line."""
     kept = _Paragraph()
-    for number, line in enumerate(read_lines(path, name), 1):
-        if isinstance(line, TooLong) or line.strip():
+    for number, line in enumerate(read_lines(file), 1):
+        if isinstance(line, TooLong) or not line.isspace():
             kept.add(number, line)
         elif kept.begun:
             yield kept.row()
@@ -181,14 +171,40 @@ class _Paragraph:
     def row(self) -> Numbered:
         if self._characters > read_limits.ROW_CHARACTERS:
             return self.begun, Broken(f"{TOO_LONG}, with blank lines between them", "")
-        return self.begun, {"text": "".join(self._lines).rstrip()}
+        text = "".join(self._lines).rstrip()
+        if BAD in text or "\0" in text:
+            return self.begun, Broken(fault(text), shown(text[:1000]))
+        return self.begun, {"text": text}
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Numbered]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+READERS: dict[str, Callable[[DataFile], Iterator[Numbered]]] = {
+    ".jsonl": json_rows.read,
+    ".json": json_rows.read,
+    ".csv": csv_rows.read_rows,
+    ".tsv": csv_rows.read_rows,
     ".parquet": _read_parquet,
-    **dict.fromkeys(PARAGRAPHS, _read_paragraphs),
+    ".txt": _read_paragraphs,
+    ".md": _read_paragraphs,
+    ".ndjson": json_rows.read,
+    ".jsonlines": json_rows.read,
+    ".arrow": _read_arrow,
 }
+
+
+def is_data(name: str) -> bool:
+    """Tell by its name alone whether a file is one that is read, compressed or not."""
+    return DataFile(Path(name), name).suffix in READERS
+
+
+def require_data(file: DataFile) -> None:
+    """Raise DataError where a file's name says that it is no data file."""
+    if file.suffix in READERS:
+        return
+    if Path(file.name).suffix.lower() in PACKINGS:
+        raise DataError(
+            f"The name of {file.name} does not say what is inside.",
+            cure="Rename it, for example to data.jsonl.gz, or unpack it.",
+        )
+    if Path(file.name).suffix.lower() in TABLES:
+        raise DataError(f"{file.name} is not a data file.", cure="Save the table as CSV.")
+    raise DataError(f"{file.name} is not a data file.", cure=f"Use {', '.join(READERS)}.")

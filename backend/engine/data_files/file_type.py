@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from backend.errors import DataError
+from backend.files.encodings import is_binary
 from backend.files.foreign_files import open_regular
 
 LONGEST = 512
@@ -22,8 +23,12 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"ARROW1", "an Arrow file"),
     (b"SQLite format 3", "an SQLite database"),
     (b"\x7fELF", "a program"),
-    (b"\xff\xfe", "text in UTF-16"),
-    (b"\xfe\xff", "text in UTF-16"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"ID3", "a sound"),
+    (b"\xff\xff\xff\xff", "an Arrow stream"),
 )
 
 
@@ -33,10 +38,16 @@ def real_kind(path: Path) -> str:
     Raises DataError where it is not a regular file.
     """
     with open_regular(path, path.name, DataError) as file:
-        start = file.read(LONGEST)
+        return kind_of(file.read(LONGEST))
+
+
+def kind_of(start: bytes) -> str:
+    """Return the type of a file by its first bytes; empty where it may be text."""
     for signature, name in SIGNATURES:
         if start.startswith(signature):
             return name
+    if start[257:262] == b"ustar":
+        return "a tar archive"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    return "not text" if b"\0" in start else ""
+    return "not text" if is_binary(start) else ""

@@ -11,10 +11,11 @@ import pyarrow.parquet as parquet
 
 from backend.engine.data_files.file_type import real_kind
 from backend.engine.data_files.parquet_pages import ColumnCost, column_cost
-from backend.engine.data_files.text_lines import KINDS
+from backend.engine.data_files.text_lines import KINDS, Broken
 from backend.errors import DataError
 from backend.files import read_limits
 from backend.files.foreign_files import open_regular
+from backend.files.unpacking import too_much
 from backend.sizes import size_text
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def read(path: Path, name: str) -> Iterator[Any]:
             for batch in _batches(file, group, _batch_rows(costs), path, name):
                 decoded += batch.nbytes
                 if decoded > most:
-                    raise _too_much(name, most)
-                yield from _as_python(batch)
+                    raise too_much(name, most)
+                yield from as_python(batch)
 
 
 def require_bounded(path: Path, name: str) -> None:
@@ -140,24 +141,30 @@ def _most_decoded(path: Path) -> int:
     return max(read_limits.UNPACKED_FREE_BYTES, read_limits.UNPACKED_RATIO * path.stat().st_size)
 
 
-def _too_much(name: str, most: int) -> DataError:
-    return DataError(
-        f"{name} unpacks to more than {size_text(most)}, far more than text of its size should.",
-        cure="Check that this is the right file; repeated rows do not improve training.",
-    )
-
-
-def _as_python(batch: pa.RecordBatch) -> list[Any]:
-    """Return rows as objects; None for a row that is too long."""
-    if _object_bytes(batch) <= BATCH_BYTES:
-        rows: list[Any] = batch.to_pylist()
-        return rows
-    single = (batch.slice(index, 1) for index in range(batch.num_rows))
+def as_python(batch: pa.RecordBatch) -> Iterator[Any]:
+    """Yield rows as objects; None for one that is too long, a broken one for a wrong value."""
+    if object_bytes(batch) <= BATCH_BYTES:
+        try:
+            yield from batch.to_pylist()
+            return
+        except (ValueError, OverflowError):
+            pass  # a text that is not UTF-8, or a time beyond the calendar: find the row
     most = read_limits.ROW_CHARACTERS * BYTES_PER_CHARACTER
-    return [row.to_pylist()[0] if _object_bytes(row) <= most else None for row in single]
+    for index in range(batch.num_rows):
+        yield _one(batch.slice(index, 1), most)
 
 
-def _object_bytes(batch: pa.RecordBatch) -> int:
+def _one(row: pa.RecordBatch, most: int) -> Any:
+    if object_bytes(row) > most:
+        return None
+    try:
+        return row.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return Broken(f"a value in it cannot be read ({str(error)[:100]})", "")
+
+
+def object_bytes(batch: pa.RecordBatch) -> int:
+    """Return about how much memory rows take as Python objects."""
     values = sum(_values(column) for column in batch.columns)
     return int(batch.nbytes) + VALUE_BYTES * values
 

@@ -13,15 +13,26 @@ from typing import Any, NamedTuple, Protocol
 from datasets import Dataset
 
 from backend import hub_names
-from backend.engine.data_files import hub_data
-from backend.engine.data_files.file_readers import READERS, Numbered, count_rows, read_rows
+from backend.engine.data_files import folders, hub_data, json_rows
+from backend.engine.data_files.file_readers import (
+    Numbered,
+    count,
+    holds_out,
+    is_plain_text,
+    notes,
+    require_data,
+    rows_of,
+)
 from backend.errors import DataError, NotFound
 from backend.files.foreign_files import open_regular, require_regular
+from backend.files.unpacking import ZIP, DataFile
 from backend.permissions import looks_like_path
 from backend.settings import STARTER
 
-MOST_FILES = 1000
-ABOUT = ("readme", "license", "licence", "changelog")
+READING = "2"
+"""Changed whenever a file that could be read before is read in another way."""
+TEXT_SHRINKS = 8
+"""Compressed text takes about so many times its size when it is unpacked."""
 
 
 class Table(Protocol):
@@ -40,6 +51,10 @@ class Table(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the table is read, where that is not plain: for the data report."""
 
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether its rows are the paragraphs of a text."""
+
     def rows(self) -> Iterator[Numbered]:
         """Yield the rows from the first one; raises DataError."""
 
@@ -55,35 +70,45 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class FileTable:
-    """A data file."""
+    """A data file, or the rows that it holds out itself."""
 
-    path: Path
+    content: DataFile
     file: str = ""
+    is_held_out_part: bool = False
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.content.name
 
     @property
     def bytes(self) -> int:
-        return self.path.stat().st_size
+        size = self.content.path.stat().st_size
+        return size * TEXT_SHRINKS if self.content.is_packed else size
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ()
+        return notes(self.content)
+
+    @property
+    def is_plain_text(self) -> bool:
+        return is_plain_text(self.content)
 
     def rows(self) -> Iterator[Numbered]:
-        return read_rows(self.path, self.name)
+        if self.is_held_out_part:
+            return json_rows.held_out(self.content)
+        return rows_of(self.content)
 
     def count(self) -> int:
-        return count_rows(self.path, self.name)
+        return sum(1 for _ in self.rows()) if self.is_held_out_part else count(self.content)
 
     def digest(self) -> str:
-        with open_regular(self.path, self.name, DataError) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() + self.path.suffix.lower()
+        with open_regular(self.content.path, self.name, DataError) as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        part = "held out" if self.is_held_out_part else ""
+        return ":".join([own, self.content.suffix, self.content.member, part, READING])
 
     def named(self) -> Table:
-        return replace(self, file=self.name)
+        return replace(self, file=self.file or self.name)
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,10 @@ class HubTable:
     @property
     def notes(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def is_plain_text(self) -> bool:
+        return False
 
     def rows(self) -> Iterator[Numbered]:
         return enumerate(hub_data.rows(self.split), 1)
@@ -136,8 +165,11 @@ def open_source(source: str) -> Source:
         return _on_hub(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return Source(path.name, _folder(path), [])
-    return Source(path.name, [_file(path, source)], [])
+        return _of_files(path.name, folders.files_of(path))
+    _require_file(path, source)
+    if path.suffix.lower() == ZIP:
+        return _of_files(path.name, folders.files_of_zip(path))
+    return _of_file(path)
 
 
 def first_rows(tables: list[Table]) -> Iterator[Any]:
@@ -160,56 +192,32 @@ def _bundled(name: str) -> Source:
     if "/" in name or not (folder / "train.jsonl").is_file():
         known = ", ".join(sorted(p.parent.name for p in STARTER.glob("data/*/train.jsonl")))
         raise NotFound(f"There is no bundled data set {name!r}.", cure=f"Bundled: {known}.")
-    held_out = FileTable(folder / "held_out.jsonl", "held_out.jsonl")
-    return Source(name, [FileTable(folder / "train.jsonl")], [held_out])
+    train, held_out = (
+        DataFile(folder / f"{part}.jsonl", f"{part}.jsonl") for part in ("train", "held_out")
+    )
+    return Source(name, [FileTable(train)], [FileTable(held_out, held_out.name)])
 
 
-def _file(path: Path, source: str) -> Table:
+def _of_file(path: Path) -> Source:
+    """Open a file, which may hold a list for training and others that are held out."""
+    file = DataFile(path, path.name)
+    require_data(file)
+    held_out = [FileTable(file, "held out", is_held_out_part=True)] if holds_out(file) else []
+    return Source(path.name, [FileTable(file)], list[Table](held_out))
+
+
+def _of_files(name: str, found: folders.Files) -> Source:
+    training, held_out = (
+        [FileTable(file, label) for label, file in part.items()]
+        for part in (found.training, found.held_out)
+    )
+    return Source(name, list[Table](training), list[Table](held_out), found.notes)
+
+
+def _require_file(path: Path, source: str) -> None:
     if path.exists():
         require_regular(path, path.name, DataError)
     if not path.is_file():
         if path.parent.parent.name == "uploads":  # the user does not know the upload folder
             raise NotFound(f"The upload {path.name!r} is gone.", cure="Upload the file again.")
         raise NotFound(f"There is no file {source!r}.", cure="Check the path, or upload the file.")
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"{path.name} is not a data file.", cure=f"Use {', '.join(READERS)}.")
-    return FileTable(path)
-
-
-def _folder(path: Path) -> list[Table]:
-    """Return the data files in a folder, sorted by name.
-
-    Hidden files, sub-folders and files about the data (a README, a licence) are left out.
-    """
-    found = sorted(
-        each
-        for each in path.iterdir()
-        if each.suffix.lower() in READERS and not _is_about(each.name) and not each.is_dir()
-    )
-    if not found:
-        raise DataError(
-            f"The folder {path.name} has no data file.", cure=f"Use {', '.join(READERS)}."
-        )
-    for each in found:
-        if not each.exists():
-            raise DataError(
-                f"{each.name} in the folder {path.name} is a link to a file that does not exist.",
-                cure="Remove the link, or put the file itself into the folder.",
-            )
-        require_regular(each, each.name, DataError)
-        if not each.resolve().is_relative_to(path.resolve()):
-            raise DataError(
-                f"{each.name} in the folder {path.name} is a link to a file outside the folder.",
-                cure="Put the file itself into the folder.",
-            )
-    if len(found) > MOST_FILES:
-        raise DataError(
-            f"The folder {path.name} has {len(found):,} data files, and at most {MOST_FILES:,} "
-            "are read.",
-            cure="Put the rows into fewer files.",
-        )
-    return [FileTable(each, each.name) for each in found]
-
-
-def _is_about(name: str) -> bool:
-    return name.startswith(".") or Path(name).stem.lower() in ABOUT

@@ -1,20 +1,34 @@
-"""The lines of a text file, each of limited length, so that a long line cannot fill the memory."""
+"""The lines of a text file, each of limited length, so that a long line cannot fill the memory.
 
-import codecs
+Bytes that do not fit the file's encoding, and NULs, make a line a bad one; they never end a file.
+"""
+
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from backend.engine.data_files.file_type import real_kind
+from backend.engine.data_files.file_type import kind_of
 from backend.errors import DataError
 from backend.files import read_limits
-from backend.files.foreign_files import open_regular
+from backend.files.encodings import BAD, MARKING, START, encoding_of
+from backend.files.unpacking import DataFile, packing_of
 
+Numbered = tuple[int, Any]
 KINDS = "a JSONL, JSON, CSV, TSV, Parquet or text file"
 SCANNED = 1 << 20
 SHOWN = 100
+TOO_LONG = (
+    f"it is longer than {read_limits.ROW_CHARACTERS:,} characters: split it into shorter examples"
+)
+
+
+class Broken(NamedTuple):
+    """Stands for a row that is invalid in its format; the rows after it can still be read."""
+
+    what: str
+    value: Any
 
 
 class TooLong(NamedTuple):
@@ -24,10 +38,13 @@ class TooLong(NamedTuple):
     characters: int
 
 
-def read_lines(path: Path, name: str) -> Iterator[str | TooLong]:
-    """Yield the lines with their line ends; raises DataError where the file is not UTF-8 text."""
-    with open_text(path, name) as file:
-        yield from lines_of(file)
+def read_lines(file: DataFile) -> Iterator[str | TooLong]:
+    """Yield the lines with their line ends; raises DataError where the file is not text.
+
+    What is wrong with the text of a line, `fault` says.
+    """
+    with open_data(file) as text:
+        yield from lines_of(text)
 
 
 def lines_of(file: TextIO) -> Iterator[str | TooLong]:
@@ -39,21 +56,51 @@ def lines_of(file: TextIO) -> Iterator[str | TooLong]:
             yield TooLong(line[:SHOWN], len(line) + _skip_line(file))
 
 
+def fault(text: str, start: int = 0, end: int | None = None) -> str:
+    """Say what no text should contain: bytes of another encoding, or a NUL; empty where nothing."""
+    end = len(text) if end is None else end
+    if not text.isascii() and text.find(BAD, start, end) >= 0:
+        return "it has bytes that do not fit the encoding of the rest of the file"
+    if text.find("\0", start, end) >= 0:
+        return "it contains a NUL character, which text never has"
+    return ""
+
+
+def shown(text: str) -> str:
+    """Return a text with the usual character for one that cannot be read, to be shown."""
+    return text.replace(BAD, "\ufffd")
+
+
+def open_text(path: Path, name: str) -> AbstractContextManager[TextIO]:
+    """Open a text file as `open_data` does."""
+    return open_data(DataFile(path, name))
+
+
 @contextmanager
-def open_text(path: Path, name: str) -> Iterator[TextIO]:
-    """Open a text file; bytes that are not UTF-8 raise DataError with their position."""
-    kind = real_kind(path)
-    if kind:
-        cure = "Save it as UTF-8." if "UTF-16" in kind else f"Use {KINDS}."
-        raise DataError(f"{name} is {kind}, although its name says otherwise.", cure=cure)
-    try:
-        with TextIOWrapper(open_regular(path, name, DataError), encoding="utf-8-sig") as file:
-            yield file
-    except UnicodeDecodeError:
-        place = _first_bad_byte(path, name)
+def open_data(file: DataFile) -> Iterator[TextIO]:
+    """Open a text file in its own encoding; bytes that do not fit it become the character `BAD`.
+
+    Raises DataError where it is another kind of file.
+    """
+    require_text(file)
+    encoding = encoding_of(file).codec
+    with TextIOWrapper(file.open(), encoding=encoding, errors=MARKING) as text:
+        yield text
+
+
+def require_text(file: DataFile) -> None:
+    """Raise DataError where a file is not text, with what it is."""
+    start = file.start(START)
+    kind = kind_of(start)
+    if not kind:
+        return
+    if packing_of(start):
         raise DataError(
-            f"{name} is not UTF-8 text (byte {place}).", cure="Save it as UTF-8."
-        ) from None
+            f"{file.name} holds {kind}: it is compressed twice.", cure="Unpack it once yourself."
+        )
+    office = "Excel" in kind
+    cure = "Save an Excel table as CSV." if office else f"Use {KINDS}."
+    raise DataError(f"{file.name} is {kind}, although its name says otherwise.", cure=cure)
 
 
 def _skip_line(file: TextIO) -> int:
@@ -64,23 +111,3 @@ def _skip_line(file: TextIO) -> int:
         if piece.endswith("\n"):
             break
     return skipped
-
-
-def _first_bad_byte(path: Path, name: str) -> int:
-    """Return the position of the first byte that is not UTF-8.
-
-    While streaming, the decoding error only knows the position in its own chunk.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with open_regular(path, name, DataError) as file:
-        while True:
-            piece = file.read(SCANNED)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                return offset - pending + error.start
-            if not piece:
-                return offset
-            offset += len(piece)

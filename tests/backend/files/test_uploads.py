@@ -33,6 +33,7 @@ def test_an_upload_keeps_its_own_name_and_is_kept_once(service: Service, tmp_pat
     [
         ("...jsonl", "data.jsonl"),
         (".hidden.csv", "hidden.csv"),
+        ("a" * 90 + ".jsonl.gz", "a" * 60 + ".jsonl.gz"),
         ('a:b*"c".json', "a-b--c-.json"),
         ("line\nbreak.csv", "line-break.csv"),
         ("\N{PILE OF POO}" * 90 + ".csv", "\N{PILE OF POO}" * 60 + ".csv"),
@@ -60,7 +61,8 @@ def test_an_upload_of_another_type_is_refused(service: Service, tmp_path: Path) 
         service.add_upload(source, "paper.pdf")
 
     assert str(caught.value) == (
-        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .tsv, .parquet, .txt, .md."
+        "paper.pdf is not a data file. Use one of .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, "
+        ".ndjson, .jsonlines, .arrow, .gz, .bz2, .xz, .zst, .zip."
     )
 
 

@@ -72,7 +72,8 @@ def test_a_folder_without_data_is_said(tmp_path: Path) -> None:
         read(folder)
 
     assert str(caught.value) == (
-        "The folder rows has no data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md."
+        "The folder rows has no data file. Use .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, "
+        ".ndjson, .jsonlines, .arrow."
     )
 
 
