@@ -349,9 +349,8 @@ class Engine:
     def _quantization_table(
         self, request: rq.QuantizationTable, control: Control, message: Any
     ) -> rs.QuantizationTable:
-        return quantization_table.compare(
-            request, control, self.settings, free=self._free_for(message)
-        )
+        free = self._free_for(message)
+        return quantization_table.compare(request, control, self.settings, free=free)
 
     def _preflight(self, request: rq.Preflight, control: Control, message: Any) -> rs.Result:
         return preflight.check(

@@ -11,7 +11,7 @@ from ui.components.blockers import held, no_base, under_way, wait
 from ui.components.feedback import Failure, failure_card, mend_button
 from ui.components.safe_view import Node, button, el
 from ui.components.session_facts import as_named
-from ui.train.data_report import drop_button, read_as
+from ui.train.data.data_report import drop_button, read_as
 from ui.train.memory_card import memory_card
 
 

@@ -20,7 +20,7 @@ from ui.components.saved_form import FormKeeper
 from ui.components.service_handle import ServiceHandle
 from ui.train import data_question, proposed_fields, readiness, run_again, run_progress
 from ui.train.adjust_panel import AdjustPanel
-from ui.train.data_picker import CHECK_SECONDS, DataPicker, data_line
+from ui.train.data.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
 from ui.train.memory_card import with_changes
 from ui.train.readiness import Check

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from datasets import Dataset
 
 from backend import hub_names
-from backend.engine.data_files import folders, hub_data, json_rows
+from backend.engine.data_files import folders, json_rows
 from backend.engine.data_files.file_readers import (
     Numbered,
     count,
@@ -23,6 +23,7 @@ from backend.engine.data_files.file_readers import (
     require_data,
     rows_of,
 )
+from backend.engine.data_files.hub import hub_data
 from backend.errors import DataError, NotFound
 from backend.files.foreign_files import open_regular, require_regular
 from backend.files.unpacking import ZIP, DataFile

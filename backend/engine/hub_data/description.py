@@ -17,9 +17,9 @@ from backend.engine.core.disk import free, require_free
 from backend.engine.core.hub_download import NO_CONNECTION, explain, how_to_get_access
 from backend.engine.core.job_control import Control
 from backend.engine.core.resumed_download import Repository, kept_bytes
-from backend.engine.data_files import hub_data
-from backend.engine.data_files.hub_card import Card, license_of
-from backend.engine.data_files.hub_data import Choice
+from backend.engine.data_files.hub import hub_data
+from backend.engine.data_files.hub.hub_card import Card, license_of
+from backend.engine.data_files.hub.hub_data import Choice
 from backend.engine.hub_data.first_rows import first_rows
 from backend.errors import DataError, DiskFull, NotFound, WorkbenchError
 from backend.files import read_limits

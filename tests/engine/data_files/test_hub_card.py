@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.engine.data_files.hub_card import Sizes, card_of, require_own_files
-from backend.engine.data_files.hub_data import configuration_of, splits_of
+from backend.engine.data_files.hub.hub_card import Sizes, card_of, require_own_files
+from backend.engine.data_files.hub.hub_data import configuration_of, splits_of
 from backend.errors import DataError
 from backend.files import read_limits
 from backend.hub_names import HubName

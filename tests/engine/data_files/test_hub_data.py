@@ -11,7 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as FORMATS
 
-from backend.engine.data_files import hub_card, sources
+from backend.engine.data_files import sources
+from backend.engine.data_files.hub import hub_card
 from backend.errors import DataError, NotFound
 from tests.hub_bench import Bench, metadata
 from tests.hub_stand_in import HubStandIn, know_only

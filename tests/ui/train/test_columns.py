@@ -8,8 +8,8 @@ from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from tests.ui.train.test_data import PREVIEW, UNKNOWN, last_check, page, service
 from ui.app.layout import Page
-from ui.train.data_picker import asked_texts
-from ui.train.data_report import report
+from ui.train.data.data_picker import asked_texts
+from ui.train.data.data_report import report
 from ui.train.readiness import Check
 
 __all__ = ["page", "service"]

@@ -15,8 +15,8 @@ from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
-from ui.train.data_picker import highlighted
-from ui.train.data_report import finding, report
+from ui.train.data.data_picker import highlighted
+from ui.train.data.data_report import finding, report
 from ui.train.readiness import Check, data_line
 
 EXAMPLE = rs.Example(pieces=[("Hello", True)], tokens=1, cut=False)

@@ -15,7 +15,7 @@ from tests.ui.app.test_page import checks, event, form_of
 from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
-from ui.train.hub_picker import description
+from ui.train.data.hub_picker import description
 from ui.train.readiness import Check
 
 SOURCE = "someone/set:en"

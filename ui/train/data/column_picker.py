@@ -9,7 +9,7 @@ from backend import requests as rq
 from backend import results as rs
 from ui.components.forms import Form
 from ui.components.safe_view import Node, button, clicked, el, safe_view
-from ui.train.data_report import read_as
+from ui.train.data.data_report import read_as
 
 PATHS = tuple(f"columns.{name}" for name in rq.Columns.model_fields)
 NONE = ("none", "")

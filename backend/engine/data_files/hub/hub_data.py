@@ -29,9 +29,9 @@ from backend.engine.core import resumed_download
 from backend.engine.core.hub_download import NO_CONNECTION, explain, is_away
 from backend.engine.core.job_control import Control
 from backend.engine.core.resumed_download import Progress, Repository
-from backend.engine.data_files import hub_offline
-from backend.engine.data_files.hub_card import Card, read_card
-from backend.engine.data_files.hub_files import require_bounded
+from backend.engine.data_files.hub import hub_offline
+from backend.engine.data_files.hub.hub_card import Card, read_card
+from backend.engine.data_files.hub.hub_files import require_bounded
 from backend.errors import DataError, NotFound, WorkbenchError
 from backend.files import read_limits
 from backend.hub_names import HubName

@@ -17,9 +17,9 @@ from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.service_handle import ServiceHandle
 from ui.train import readiness
-from ui.train.column_picker import ColumnPicker
-from ui.train.data_report import report
-from ui.train.hub_picker import HubPicker
+from ui.train.data.column_picker import ColumnPicker
+from ui.train.data.data_report import report
+from ui.train.data.hub_picker import HubPicker
 from ui.train.readiness import Check
 
 CHECK_SECONDS = 180.0
