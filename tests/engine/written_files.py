@@ -43,11 +43,14 @@ def write(path: Path, rows: list[Row]) -> Path:
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        named = {name: None for row in rows for name in row}
+        table = pyarrow.Table.from_pylist([named | row for row in rows])
+        pyarrow.parquet.write_table(table, path)
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
             delimiter = "\t" if path.suffix == ".tsv" else ","
-            writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
+            names = dict.fromkeys(name for row in rows for name in row)
+            writer = csv.DictWriter(file, names, delimiter=delimiter)
             writer.writeheader()
             for row in rows:
                 cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}

@@ -17,7 +17,15 @@ from backend.engine.data.row_context import (
     with_context,
     with_extra,
 )
-from backend.engine.data.turns import SHOWN_VALUE, BadRow, Turns, read_turns, shortened, whole
+from backend.engine.data.turns import (
+    SHOWN_VALUE,
+    BadRow,
+    Turns,
+    has_speaker,
+    read_turns,
+    shortened,
+    whole,
+)
 from backend.engine.data_files.file_readers import Broken
 from backend.errors import DataError
 from backend.files import read_limits
@@ -204,7 +212,7 @@ def _asked(asked: Turns, answered: Turns) -> Turns:
 
 def _said(row: Row, column: str, role: str, *, numbers: bool = False) -> Turns:
     """Return what a column says, as one turn or, where it holds a list of turns, as these."""
-    value = row.get(column)
+    value = _unpacked(row.get(column))
     if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD's answers
         value = value["text"]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
@@ -214,6 +222,20 @@ def _said(row: Row, column: str, role: str, *, numbers: bool = False) -> Turns:
         return read_turns(value if isinstance(value, list) else [value], column)
     text = _cell(row, column) if numbers else _text(row, column)
     return [{"role": role, "content": text}]
+
+
+def _unpacked(value: Any) -> Any:
+    """Read turns, or SQuAD's answers, that a CSV cell can only hold as JSON; else the value."""
+    if not isinstance(value, str) or not value.startswith(("[{", '{"text": [')):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    if isinstance(found, dict):
+        return found if found.keys() == {"text", "answer_start"} else value
+    are_turns = all(isinstance(each, dict) and has_speaker(each) for each in found)
+    return found if are_turns else value
 
 
 def _holds_several(column: str) -> bool:

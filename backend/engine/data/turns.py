@@ -7,6 +7,7 @@ nothing of files, columns or tokens.
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from backend.engine.data import column_names as names
@@ -86,6 +87,10 @@ def read_history(value: Any, column: str) -> Turns:
 
 def system_text(value: Any, column: str) -> str:
     """Read a system prompt: a text, or a turn that holds one; raises BadRow."""
+    if isinstance(value, str) and value.startswith('{"'):  # all that a CSV cell can hold
+        with suppress(ValueError, RecursionError):
+            turn = json.loads(value)
+            value = turn if has_speaker(turn) else value
     if isinstance(value, dict):
         said = next((value[key] for key in WORDS if value.get(key)), None)
         value = "".join(_part(part) for part in said) if isinstance(said, list) else said
@@ -191,6 +196,11 @@ def _turn(turn: Any) -> Turn:
     else:
         read["content"] = _content(said, turn, role, key)
     return _with_the_rest(read, turn)
+
+
+def has_speaker(turn: dict[str, Any]) -> bool:
+    """Tell whether an object names its speaker, as a turn does."""
+    return any(isinstance(turn.get(key), str) for key in SPEAKERS)
 
 
 def role_of(name: Any) -> str | None:
