@@ -25,6 +25,9 @@ from backend.results import DataStats
 
 __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "tokenise"]
 
+USUAL_PIECE = 512
+"""The length in tokens by which a split text is judged before a length is chosen."""
+
 
 @dataclass
 class Corpus:
@@ -138,6 +141,9 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
             _refuse(prepared)
         raise _nothing(main, prepared.rows, max_length)
     whole = main.lengths[learned][~main.blank[learned]]
+    if data.splits:  # independent of the settings, as the lengths of whole examples are
+        usual = in_pieces(prepared.main, USUAL_PIECE, prepared.bos)
+        whole = usual.lengths[~usual.blank]
     stats = stats.model_copy(update=_sizes(train, kept))
     return Corpus(train, kept, stats, whole, (main.keys, apart.keys))
 

@@ -333,8 +333,9 @@ def _room(
 
 
 def _changed_settings(train: Train, proposed: Proposal | None) -> int:
-    """Count the settings that are neither a default nor proposed."""
-    changed = {*changed_fields(train)} - {"data"}
+    """Count the settings that are neither a default nor proposed; what the data is, is none."""
+    fields = (name for name in changed_fields(train) if not name.startswith("columns."))
+    changed = {*fields} - {"data", "placeholders"}
     suits = proposed.settings if proposed else {}
     return len(
         [name for name in changed if name not in suits or getattr(train, name) != suits[name]]
