@@ -96,7 +96,7 @@ def test_splits_under_other_names_are_held_out() -> None:
     assert splits_of(("train", "eval"), name).held_out == "eval"
     assert splits_of(("train", "extra"), name).held_out == ""
     assert splits_of(("train", "extra"), name).notes == (
-        "Of the data set, nothing else is used: the splits extra.",
+        "Other splits of the data set are not used: extra.",
     )
     with pytest.raises(DataError, match=r"has no split 'train'. It has test, validation."):
         splits_of(("test", "validation"), name)

@@ -129,7 +129,7 @@ def test_the_validation_split_is_held_out_and_only_what_is_used_is_downloaded(
     assert opened["held_out"] == [{"text": "held out"}]
     assert opened["notes"] == [
         "The split 'validation' of the data set is held out.",
-        "Of the data set, nothing else is used: the splits test.",
+        "Other splits of the data set are not used: test.",
     ]
     assert again["ready"]
     assert again["needed_bytes"] == 0

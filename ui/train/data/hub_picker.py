@@ -147,6 +147,7 @@ def description(said: rs.HubDescription, *, downloading: bool = False) -> Node:
         _rows(said),
         None if said.ready or problem or downloading else _download_button(said),
         el("p", "Downloading. Progress and Stop are at the top.") if downloading else None,
+        cls="aw-stack",
     )
 
 

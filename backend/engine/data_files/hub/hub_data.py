@@ -216,7 +216,7 @@ def splits_of(there: tuple[str, ...], name: HubName) -> Splits:
     unused = [each for each in there if each not in (split, held_out)]
     notes = [f"The split {held_out!r} of the data set is held out."] if held_out else []
     if unused:
-        notes.append(f"Of the data set, nothing else is used: the splits {listed(unused)}.")
+        notes.append(f"Other splits of the data set are not used: {listed(unused)}.")
     return Splits(split, held_out, tuple(notes))
 
 
