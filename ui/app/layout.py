@@ -30,6 +30,11 @@ from ui.runs.run_detail import changes_of, other_base
 from ui.runs.tab import RunsTab
 from ui.train.tab import TrainTab
 
+FOCUS_PROMPT = """() => {
+  const prompt = document.querySelector("#chat-prompt textarea");
+  if (prompt && prompt.offsetParent) prompt.focus();
+}"""
+"""After *Try it in Chat* the question is filled in, and Enter sends it."""
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {
     "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
@@ -111,7 +116,8 @@ class Page:
         for part in (*parts, self.hotswap.note, self.load.note, self.chat.trouble):
             part.click(self.navigate, None, self.tabs, **QUIET)
         for part in (self.train.stage, self.runs.actions, self.combine.result):
-            part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET)
+            tried = part.click(self.try_adapter, None, [self.tabs, self.chat.prompt], **QUIET)
+            tried.then(None, js=FOCUS_PROMPT)
         picked = [self.runs.selected, self.combine.ingredients]
         self.train.stage.click(
             self.lead_on, self.combine.ingredients, [self.tabs, *picked], **QUIET
