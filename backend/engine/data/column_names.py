@@ -10,7 +10,10 @@ from typing import NamedTuple
 CONVERSATION = (
     "messages", "conversations", "conversation", "contents", "dialogue", "dialog", "chat", "turns"
 )  # fmt: skip
-PAIRS = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"))
+PAIRS = (
+    ("prompt", "completion"), ("instruction", "output"), ("question", "answer"),
+    ("problem", "solution"), ("query", "response"),
+)  # fmt: skip
 """Pairs that belong together, before any other pair of a question and an answer."""
 QUESTION = ("prompt", "instruction", "question", "query", "problem", "user", "human", "input")
 ANSWER = (

@@ -7,7 +7,7 @@ the columns; then those are learned, and rows that were rated as bad are not.
 from typing import Any
 
 from backend.engine.data import column_names as names
-from backend.engine.data.turns import BadRow
+from backend.engine.data.turns import BadRow, role_of
 from backend.errors import DataError
 from backend.requests import Columns
 
@@ -35,6 +35,9 @@ def require_fit(first: Row) -> None:
         raise _preference_pairs(first, there, worse[0])
     if rated := [column for column in there.rated if _is_rating(first, column)]:
         raise _ratings(first, rated[0])
+    own = names.spelt(first)
+    if names.TEXT in own and role_of(first.get(own.get("role", ""))):
+        raise _single_turns(own[names.TEXT], own["role"])
 
 
 def require_no_media(row: Row) -> None:
@@ -64,7 +67,12 @@ def _is_said(value: Any) -> bool:
 
 
 def _says_no(value: Any) -> bool:
-    return value is False or (isinstance(value, str) and value.strip().lower() == "false")
+    return _plain(value) in ("0", "false")
+
+
+def _plain(value: Any) -> str:
+    """Return a rating as text: 0 and 1 stand for false and true."""
+    return str(value).strip().lower() if isinstance(value, bool | int | str) else ""
 
 
 def _preference_pairs(first: Row, there: names.Beside, worse: str) -> Unfit:
@@ -93,10 +101,21 @@ def _preferred(first: Row, better: str) -> Columns | None:
 
 def _is_rating(first: Row, column: str) -> bool:
     """Tell whether a column rates an answer, or is the class of a text; weights are neither."""
-    value = first[column]
-    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
+    value, own = first[column], names.spelt(first)
+    if _plain(value) in ("true", "false"):
         return True
-    return names.TEXT in names.spelt(first) and isinstance(value, int | str) and value != ""
+    if names.TEXT in own:
+        return isinstance(value, int | str) and value != ""
+    return _plain(value) in ("0", "1") and _rated(own) is not None
+
+
+def _single_turns(text: str, role: str) -> Unfit:
+    return Unfit(
+        f"Each row is one turn of a conversation, with its speaker in {role}.",
+        "Put the turns of each conversation into one row, as a list in a column called messages. To "
+        f"train on the texts alone, choose the columns: Plain text {text}.",
+        Columns(text=text),
+    )
 
 
 def _ratings(first: Row, column: str) -> Unfit:

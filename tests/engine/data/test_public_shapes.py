@@ -115,11 +115,11 @@ def test_a_preference_pair_among_other_rows_is_a_bad_row(tmp_path: Path) -> None
         ({"messages": turns(0)}, Columns(conversation="messages")),
     ],
 )
-@pytest.mark.parametrize("column", ["label", "kto_tag"])
+@pytest.mark.parametrize(("column", "kind"), [("label", bool), ("kto_tag", str), ("Label", int)])
 def test_answers_rated_bad_are_never_learned(
-    first: Row, instead: Columns, column: str, tmp_path: Path
+    first: Row, instead: Columns, column: str, kind: type, tmp_path: Path
 ) -> None:
-    rows = [{**first, column: bool(n % 2)} for n in range(ROWS)]
+    rows = [{**first, column: kind(n % 2)} for n in range(ROWS)]
 
     with pytest.raises(Unfit, match=f"rate their answers as good or bad, in {column}") as caught:
         read(tmp_path, rows)
@@ -129,6 +129,15 @@ def test_answers_rated_bad_are_never_learned(
     assert found.uses[column] == "the rating: rows rated false have no loss"
     learned = ["unlearned" not in document.turns[-1] for document in found.documents]
     assert learned == [bool(n % 2) for n in range(ROWS)]
+
+
+def test_rows_that_are_single_turns_are_named(tmp_path: Path) -> None:
+    rows = [{"message_id": str(n), "text": f"Text {n}.", "role": "prompter"} for n in range(ROWS)]
+
+    with pytest.raises(Unfit, match="Each row is one turn of a conversation") as caught:
+        read(tmp_path, rows)
+
+    assert caught.value.instead == Columns(text="text")
 
 
 def test_texts_with_a_class_ask_what_is_to_be_learned(tmp_path: Path) -> None:
