@@ -112,8 +112,8 @@ def _is_rating(first: Row, column: str) -> bool:
 def _single_turns(text: str, role: str) -> Unfit:
     return Unfit(
         f"Each row is one turn of a conversation, with its speaker in {role}.",
-        "Put the turns of each conversation into one row, as a list in a column called messages. To "
-        f"train on the texts alone, choose the columns: Plain text {text}.",
+        "Put the turns of each conversation into one row, as a list in a column called messages. "
+        f"To train on the texts alone, choose the columns: Plain text {text}.",
         Columns(text=text),
     )
 
