@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 SHOWN_LENGTH = 60
+MOST_SENTENCES = 5
 PAIR = ("the name", "the strength")
 """The entries of a tuple in a request. The only kind is an adapter with its strength."""
 
@@ -36,7 +37,10 @@ def refusal(kind: type[BaseModel], items: Sequence[Any]) -> tuple[str, str]:
         found.setdefault(place.label, _sentence(kind, place, item))  # a union gives two errors
     if len(found) == 1:
         return next(iter(found.values()))
-    return " ".join(f"{what} {cure}".strip() for what, cure in found.values()), ""
+    sentences = dict.fromkeys(f"{what} {cure}".strip() for what, cure in found.values())
+    more = len(sentences) - MOST_SENTENCES
+    told = " ".join(list(sentences)[:MOST_SENTENCES])
+    return (f"{told} And {more} more." if more > 0 else told), ""
 
 
 def shown(value: Any) -> str:

@@ -44,6 +44,8 @@ def long_examples() -> Any:
 
 LongExamples = Literal["auto", "split", "cut"]
 MOST_PLACEHOLDERS = 100
+KEEP_ALL = "keep all"
+"""The entry that leaves placeholders as they stand."""
 
 
 def _entries(value: Any) -> Any:
@@ -56,6 +58,8 @@ def _entries(value: Any) -> Any:
 
 
 def _check_entry(entry: str) -> str:
+    if entry.strip().lower() == KEEP_ALL:
+        return KEEP_ALL
     name, equals, text = (part.strip() for part in entry.partition("="))
     name = name.strip("{} ")
     if not equals or not name:
@@ -84,6 +88,13 @@ class FillsPlaceholders:
     """What requests with the field `placeholders` share."""
 
     placeholders: list[str] | None
+
+    @property
+    def keeps_placeholders(self) -> bool:
+        """Whether placeholders without a text are learned as they stand."""
+        return self.placeholders is not None and (
+            not self.placeholders or KEEP_ALL in self.placeholders
+        )
 
     @property
     def placeholder_values(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -53,7 +53,12 @@ READY = rs.PreflightReport(
 
 
 class ScriptedRuntime:
-    """An engine that does nothing by itself; keeps what it was told."""
+    """An engine that does nothing by itself; keeps what it was told.
+
+    The operations in `checks` are answered at once, as the queue needs it.
+    """
+
+    ANSWERED: ClassVar[dict[str, rs.Result | WorkbenchError]] = {}
 
     def __init__(
         self, on_message: Callable[[dict[str, Any]], None], on_exit: Callable[[str], None]
@@ -65,10 +70,7 @@ class ScriptedRuntime:
         self.killed = False
         self.closed = False
         self.options: dict[str, Any] = {}
-        self.checks: dict[str, rs.Result | WorkbenchError] = {
-            "preview-data": LOOK,
-            "preflight": READY,
-        }
+        self.checks = dict(self.ANSWERED)
 
     def send(self, message: dict[str, Any]) -> None:
         if message.get("op") in self.checks:  # the queue waits for them
@@ -128,6 +130,13 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedRuntime]:
     monkeypatch.setattr("backend.service.engine_client.CLOSE_GRACE_S", 0.0)
     monkeypatch.setattr("backend.service.engine_client.ABORT_GRACE_S", 0.01)
     return started
+
+
+@pytest.fixture
+def answered_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that answer the checks of the queue at once."""
+    answers = {"preview-data": LOOK, "preflight": READY}
+    monkeypatch.setattr(ScriptedRuntime, "ANSWERED", answers)
 
 
 @pytest.fixture

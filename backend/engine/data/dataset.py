@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from backend.engine.data import column_names as names
 from backend.engine.data import placeholders
-from backend.engine.data.row_formats import Row, Shape, first_row, shape_of
+from backend.engine.data.row_formats import Row, Shape, first_rows, shape_of
 from backend.engine.data.turns import (
     UNLEARNED,
     BadRow,
@@ -105,7 +105,7 @@ class Noticed:
         room = len(self.columns) < read_limits.COLUMNS
         for name, value in row.items():
             if room or name in self.columns:
-                self.columns[name] += value not in NOTHING
+                self.columns[name] += value not in names.NOTHING
 
     def document(self, document: "Document") -> None:
         """Count the placeholders that are left in a document's texts."""
@@ -119,9 +119,6 @@ class Noticed:
     def extend(self, other: "Noticed") -> None:
         self.columns.update(other.columns)
         self.placeholders.update(other.placeholders)
-
-
-NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,13 +359,7 @@ def _shape_of(first: Row, table: Table, columns: Columns, like: Shape | None) ->
 
 
 def _first_of(table: Table) -> Row | None:
-    """Return the first row with columns; None where the table has no rows at all."""
-    rows = (row for _, row in table.rows())
-    try:
-        first = next(rows)
-    except StopIteration:
-        return None
-    return first_row(chain([first], rows))
+    return first_rows(row for _, row in table.rows())
 
 
 def _to_document(number: int, row: Any, shape: Shape) -> Document:
@@ -383,7 +374,7 @@ def _to_document(number: int, row: Any, shape: Shape) -> Document:
     content = shape.convert(row)
     there = names.beside(tuple(row))
     beside = {names.normal(name): row[name] for name in (*there.weights, *there.thoughts)}
-    unlearned = weighs_nothing(beside) or (shape.is_chosen and is_rated_bad(row))
+    unlearned = weighs_nothing(beside) or any(is_rated_bad(row, name) for name in shape.rated)
     if isinstance(content, str):
         return Document(number, text="" if unlearned else content)
     content = with_thought(content, beside)

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_ .-]{0,39}?)\s*\}\}")
+# Neither LaTeX (`\frac{{a}}{{b}}`, `x^{{10}}`) nor a part of a word; names of any script.
+PLACEHOLDER = re.compile(r"(?<![A-Za-z\\^_])\{\{\s*([^\W\d][\w .-]{1,39}?)\s*\}\}")
 FEWEST_ROWS = 2
 """So many rows with the same one are no accident."""
 MOST = 1_000

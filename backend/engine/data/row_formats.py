@@ -5,13 +5,15 @@ used raises `BadRow` with the wrong value. Knows nothing of files or tokens.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from backend.engine.data import column_names as names
 from backend.engine.data import unfit_rows
 from backend.engine.data.row_context import (
     after_system,
+    choices_of,
     followed,
     uses_beside,
     with_context,
@@ -22,6 +24,8 @@ from backend.engine.data.turns import (
     BadRow,
     Turns,
     has_speaker,
+    holds_turns,
+    read_calls,
     read_turns,
     shortened,
     whole,
@@ -35,6 +39,8 @@ Row = dict[str, Any]
 Content = Turns | str
 Kind = Literal["conversation", "pair", "text"]
 SHOWN_COLUMNS = 20
+LOOKED_AT = 50
+"""So many rows are looked at to recognise a layout."""
 
 
 class Shape(NamedTuple):
@@ -51,11 +57,14 @@ class Shape(NamedTuple):
     convert: Callable[[Row], Content]
     columns: dict[str, str]
     is_chosen: bool = False
+    rated: tuple[str, ...] = ()
+    """Columns that rate the answers of rows whose columns the user chose."""
 
     def uses(self, columns: Iterable[str]) -> dict[str, str]:
         """Say what each column of the table is read as; empty where it is left out."""
         listed = tuple(columns)
         used = uses_beside(listed, self.kind, is_chosen=self.is_chosen) | self.columns
+        used |= dict.fromkeys(self.rated, "the rating: answers rated bad have no loss")
         return {column: used.get(column, "") for column in listed}
 
 
@@ -72,6 +81,24 @@ def first_row(rows: Iterable[Any]) -> Row:
         f"The rows are not objects with named columns{said}.",
         cure='A row looks like {"prompt": "...", "completion": "..."}.',
     )
+
+
+def first_rows(rows: Iterator[Any]) -> Row | None:
+    """Return the first row with columns, filled up with values of the next rows.
+
+    It may lack columns that later ones have. A worse answer is not taken from a later row: there it
+    is one bad row, not the layout. None where there are no rows at all.
+    """
+    try:
+        first = next(rows)
+    except StopIteration:
+        return None
+    found = dict(first_row(chain([first], rows)))
+    for row in islice(rows, LOOKED_AT):
+        if isinstance(row, dict) and len(found) < read_limits.COLUMNS:
+            empty = (name for name in row if found.get(name) in names.NOTHING)
+            found |= {name: row[name] for name in empty if not names.is_rejected(name)}
+    return found
 
 
 def _require_columns(row: Row) -> None:
@@ -97,9 +124,12 @@ def shape_of(first: Row, chosen: Columns) -> Shape:
     """
     columns = [str(name) for name in first]
     if chosen.given:
-        return _chosen_shape(chosen, columns)
+        own = {column for _, column in chosen.named()}
+        rated = tuple(each for each in unfit_rows.ratings_of(first) if each not in own)
+        made = _chosen_shape(chosen, columns)
+        return made._replace(rated=rated, spec=f"{made.spec} {rated}")
     unfit_rows.require_fit(first)
-    shape = recognise(columns)
+    shape = recognise(first)
     if shape is None:
         raise DataError(
             f"None of the columns ({_listed(columns)}) is recognised as training text.",
@@ -110,11 +140,11 @@ def shape_of(first: Row, chosen: Columns) -> Shape:
     return shape
 
 
-def recognise(columns: Iterable[str]) -> Shape | None:
+def recognise(first: Row) -> Shape | None:
     """Return the format that fits the columns; None where no known format does."""
-    own = names.spelt(columns)
+    own = names.spelt(map(str, first))
     for name in names.CONVERSATION:
-        if name in own:
+        if name in own and holds_turns(first.get(own[name])):
             return _conversation(name, own[name])
     pair = next((pair for pair in names.PAIRS if pair[0] in own and pair[1] in own), None)
     if pair is None:
@@ -131,7 +161,7 @@ def recognise(columns: Iterable[str]) -> Shape | None:
 
 def _conversation(name: str, column: str) -> Shape:
     def convert(row: Row) -> Content:
-        return with_context(row, read_turns(row.get(column), column))
+        return with_context(row, read_turns(row.get(column), column), is_conversation=True)
 
     reason = f"it has the column {column}"
     return Shape(name, "conversation", reason, name, convert, {column: "the conversation"})
@@ -140,7 +170,7 @@ def _conversation(name: str, column: str) -> Shape:
 def _pair(name: str, question: str, answer: str) -> Shape:
     def convert(row: Row) -> Content:
         asked = with_extra(row, _said(row, question, "user"), besides=(question, answer))
-        return with_context(row, _asked(asked, _said(row, answer, "assistant")))
+        return with_context(row, _asked(asked, _answered(row, answer)))
 
     reason = f"it has the columns {question} and {answer}"
     several = ": the first, where there are several" if _holds_several(answer) else ""
@@ -189,7 +219,7 @@ def _chosen_pair(chosen: Columns) -> Callable[[Row], Content]:
         asked = _said(row, prompt, "user", numbers=True)
         if chosen.context and row.get(chosen.context) not in (None, ""):
             asked = followed(asked, _cell(row, chosen.context))
-        turns = _asked(asked, _said(row, answer, "assistant", numbers=True))
+        turns = _asked(asked, _answered(row, answer))
         return after_system(row, chosen.system, turns)
 
     return convert
@@ -210,11 +240,42 @@ def _asked(asked: Turns, answered: Turns) -> Turns:
 # -- values --------------------------------------------------------------------------------------
 
 
+def _answered(row: Row, column: str) -> Turns:
+    """Return what the assistant says: a text, a number, turns, the calls of tools, or a choice."""
+    value = _unpacked(row.get(column))
+    there = names.beside(tuple(row))
+    if isinstance(value, int) and not isinstance(value, bool):
+        for each in there.extra:
+            choices = choices_of(row[each]) if names.normal(each) in names.CHOICES else None
+            if choices and 0 <= value < len(choices):
+                return [{"role": "assistant", "content": choices[value]}]
+    if any(row[tools] for tools in there.tools) and (calls := _calls_in(value)):
+        return [{"role": "assistant", "content": "", "tool_calls": read_calls(calls)}]
+    return _said(row, column, "assistant", numbers=True)
+
+
+def _calls_in(value: Any) -> Any:
+    """Return the calls of tools that an answer consists of, as xLAM writes them; else None."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    known = (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and {"name", "arguments"} <= each.keys() for each in value)
+    )
+    return value if known else None
+
+
 def _said(row: Row, column: str, role: str, *, numbers: bool = False) -> Turns:
     """Return what a column says, as one turn or, where it holds a list of turns, as these."""
     value = _unpacked(row.get(column))
     if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD's answers
         value = value["text"]
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):  # OpenAI's input
+        value = value["messages"]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = value[0] if len(set(value)) == 1 or (value and _holds_several(column)) else value
         row = {**row, column: value}
@@ -251,8 +312,12 @@ def _text(row: Row, column: str) -> str:
 
 
 def _cell(row: Row, column: str) -> str:
-    """Return a chosen column's text; a number becomes its digits."""
+    """Return a column's text; a number becomes its digits, and a whole one has no decimals."""
     value = row.get(column)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float):
         return str(value)
     return _text(row, column)

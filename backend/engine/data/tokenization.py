@@ -170,14 +170,14 @@ def _refuse(prepared: Prepared) -> None:
 
 def require_filled(train: Train, stats: DataStats) -> None:
     """Raise DataError where placeholders would be learned as they stand."""
-    if not stats.placeholders or train.placeholders == []:
+    if not stats.placeholders or train.keeps_placeholders:
         return
     first = stats.placeholders[0].name
     listed = ", ".join(f"{{{{{each.name}}}}} in {each.rows:,} rows" for each in stats.placeholders)
     raise DataError(
         f"The data has placeholders without a text: {listed}.",
-        cure=f"Write a text for each under Placeholders, such as {first} = Ada. To train on one as "
-        f"it stands, write {first} = {{{{{first}}}}}.",
+        cure=f"Write a text for each under Placeholders, such as {first} = Ada. To train on them "
+        "as they stand, write the line: keep all.",
     )
 
 

@@ -42,6 +42,10 @@ PAIR_OF_TURNS = (
 THOUGHTS = names.THOUGHTS
 WEIGHTS = frozenset(names.WEIGHTS)
 THOUGHT_NAMES = frozenset(THOUGHTS)
+TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+"""The speakers in a conversation written as one text, as Anthropic's data sets have it."""
+SWITCHES = ("on", "off", "true", "false", "yes", "no")
+"""Settings that stand where a thought would be, such as reasoning: off."""
 MEDIA_LINE = re.compile(r"^\s*<(image|video|audio)>|<(image|video|audio)>\s*$", re.MULTILINE)
 """A picture's place in a question, as LLaVA's data and others mark it."""
 UNLEARNED = "unlearned"
@@ -59,7 +63,15 @@ class BadRow(ValueError):
 
 def read_turns(value: Any, column: str) -> Turns:
     """Read a conversation in the `messages` or the ShareGPT format; raises BadRow."""
+    if isinstance(value, str) and (said := TRANSCRIPT.split(value)[1:]):
+        pairs = zip(said[::2], said[1::2], strict=False)
+        value = [{"role": name, "content": text.strip()} for name, text in pairs]
     value = _from_json(value, f"{column} is not a JSON list")  # all that a CSV cell can hold
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(t, str) for t in value):
+        speakers = ("user", "assistant")  # two who speak in turns, as in LIMA and DailyDialog
+        value = [{"role": speakers[n % 2], "content": text} for n, text in enumerate(value)]
     if not isinstance(value, list):
         raise BadRow(f"{column} is not a list of turns", value)
     if not value:
@@ -192,10 +204,17 @@ def _turn(turn: Any) -> Turn:
             raise BadRow(f"a turn has {media}, and only text is supported", turn[media])
     read: Turn = {"role": role, "content": ""}
     if str(name).strip().lower() in CALLS and not turn.get("tool_calls"):
-        read["tool_calls"] = _calls(_from_json(said, "a call of a tool is not JSON"))
+        read["tool_calls"] = read_calls(_from_json(said, "a call of a tool is not JSON"))
     else:
         read["content"] = _content(said, turn, role, key)
     return _with_the_rest(read, turn)
+
+
+def holds_turns(value: Any) -> bool:
+    """Tell whether a column may hold a conversation, and not a text about one or nothing."""
+    if isinstance(value, str):
+        return value.lstrip().startswith("[") or TRANSCRIPT.match(value) is not None
+    return True
 
 
 def has_speaker(turn: dict[str, Any]) -> bool:
@@ -259,9 +278,9 @@ def _with_the_rest(read: Turn, turn: Turn) -> Turn:
     if thought := _thought(turn):
         read["reasoning_content"] = whole(thought, "a thought")
     if turn.get("tool_calls"):
-        read["tool_calls"] = _calls(_from_json(turn["tool_calls"], "tool_calls is not JSON"))
+        read["tool_calls"] = read_calls(_from_json(turn["tool_calls"], "tool_calls is not JSON"))
     elif turn.get("function_call"):
-        read["tool_calls"] = _calls(turn["function_call"])
+        read["tool_calls"] = read_calls(turn["function_call"])
     if read["role"] == "tool":
         for key in ("name", "tool_call_id"):
             if isinstance(turn.get(key), str):
@@ -273,10 +292,11 @@ def _with_the_rest(read: Turn, turn: Turn) -> Turn:
 
 def _thought(turn: Turn) -> str:
     found = (turn.get(name) for name in THOUGHTS)
-    return next((each for each in found if isinstance(each, str) and each.strip()), "")
+    texts = (each for each in found if isinstance(each, str) and each.strip())
+    return next((each for each in texts if each.strip().lower() not in SWITCHES), "")
 
 
-def _calls(value: Any) -> list[dict[str, Any]]:
+def read_calls(value: Any) -> list[dict[str, Any]]:
     """Read one call of a tool, or several, as OpenAI writes them; arguments become an object."""
     calls = value if isinstance(value, list) else [value]
     return [_call(call) for call in calls]

@@ -7,11 +7,13 @@ the columns; then those are learned, and rows that were rated as bad are not.
 from typing import Any
 
 from backend.engine.data import column_names as names
-from backend.engine.data.turns import BadRow, role_of
+from backend.engine.data.turns import TRANSCRIPT, BadRow, role_of
 from backend.errors import DataError
 from backend.requests import Columns
 
 Row = dict[str, Any]
+YES = ("1", "true", "good", "positive", "yes", "up", "thumbs_up", "like")
+NO = ("0", "-1", "false", "bad", "negative", "no", "down", "thumbs_down", "dislike")
 FILE_PARTS = ({"bytes", "path"}, {"array", "path", "sampling_rate"})
 """The fields of a cell that `datasets` writes for a picture or a sound."""
 
@@ -33,11 +35,43 @@ def require_fit(first: Row) -> None:
     there = names.beside(tuple(first))
     if worse := [name for name in there.rejected if _is_said(first[name])]:
         raise _preference_pairs(first, there, worse[0])
-    if rated := [column for column in there.rated if _is_rating(first, column)]:
-        raise _ratings(first, rated[0])
     own = names.spelt(first)
-    if names.TEXT in own and role_of(first.get(own.get("role", ""))):
-        raise _single_turns(own[names.TEXT], own["role"])
+    if names.TEXT in own:
+        _require_text_alone(first, own)
+    elif rated := ratings_of(first):
+        raise _ratings(first, rated[0])
+
+
+def _require_text_alone(first: Row, own: dict[str, str]) -> None:
+    """Raise Unfit where a text is one turn of a conversation, or has an answer or class beside."""
+    text = own[names.TEXT]
+    if any(name in own and name != names.TEXT for name in names.CONVERSATION) or _has_pair(own):
+        return  # the text is beside what is read
+    speaker = next((own[name] for name in names.SPEAKER if name in own), None)
+    threaded = any(name in own for name in names.IN_A_THREAD)
+    if speaker and isinstance(first[speaker], str) and (role_of(first[speaker]) or threaded):
+        raise _single_turns(text, speaker)
+    labelled = (*names.ANSWER, *names.LABELS)
+    if found := [
+        own[name] for name in labelled if name in own and first[own[name]] not in names.NOTHING
+    ]:
+        raise _labelled(first, text, found[0])
+
+
+def _has_pair(own: dict[str, str]) -> bool:
+    known = any(asked in own and answered in own for asked, answered in names.PAIRS)
+    asked, answered = (any(n in own for n in part) for part in (names.QUESTION, names.ANSWER))
+    return known or (asked and answered)
+
+
+def ratings_of(first: Row) -> tuple[str, ...]:
+    """Return the columns that rate the answers of the rows as good or bad."""
+    own = names.spelt(first)
+    if _rated(own) is None:
+        return ()
+    return tuple(
+        column for column in names.beside(tuple(first)).rated if _is_rating(first[column], column)
+    )
 
 
 def require_no_media(row: Row) -> None:
@@ -57,17 +91,16 @@ def require_no_pair(row: Row) -> None:
             raise BadRow(f"it is a preference pair, with a worse answer in {name}", row[name])
 
 
-def is_rated_bad(row: Row) -> bool:
+def is_rated_bad(row: Row, column: str) -> bool:
     """Tell whether a row's rating says that its answer is bad."""
-    return any(_says_no(row[name]) for name in names.beside(tuple(row)).rated)
+    value = _plain(row.get(column))
+    if names.normal(column) in names.RATED_BAD:
+        return value in YES
+    return value in NO
 
 
 def _is_said(value: Any) -> bool:
     return bool(value) and isinstance(value, str | list | dict)
-
-
-def _says_no(value: Any) -> bool:
-    return _plain(value) in ("0", "false")
 
 
 def _plain(value: Any) -> str:
@@ -89,6 +122,8 @@ def _preference_pairs(first: Row, there: names.Beside, worse: str) -> Unfit:
 def _preferred(first: Row, better: str) -> Columns | None:
     """Return the columns with which the better answers are learned."""
     value = first[better]
+    if isinstance(value, str) and TRANSCRIPT.match(value):
+        return Columns(conversation=better)
     if isinstance(value, list) and len(value) > 1:
         return Columns(conversation=better)
     own = names.spelt(first)
@@ -99,14 +134,25 @@ def _preferred(first: Row, better: str) -> Columns | None:
     return Columns(text=better) if isinstance(value, str) else None
 
 
-def _is_rating(first: Row, column: str) -> bool:
-    """Tell whether a column rates an answer, or is the class of a text; weights are neither."""
-    value, own = first[column], names.spelt(first)
-    if _plain(value) in ("true", "false"):
-        return True
-    if names.TEXT in own:
-        return isinstance(value, int | str) and value != ""
-    return _plain(value) in ("0", "1") and _rated(own) is not None
+def _is_rating(value: Any, column: str) -> bool:
+    return isinstance(value, bool | int | str) and _plain(value) in (*YES, *NO)
+
+
+def _labelled(first: Row, text: str, label: str) -> Unfit:
+    """Return the error for texts with a class or an answer, and how to learn that."""
+    alone = f"To train on the texts alone, choose: Plain text {text}."
+    if isinstance(first[label], list | dict):
+        return Unfit(
+            f"These rows are texts with {label} beside them.",
+            f"Answers with what {label} holds are not supported. {alone}",
+            Columns(text=text),
+        )
+    return Unfit(
+        f"These rows are texts with {label} beside them.",
+        f"To train on answering a text with it, choose the columns: Question {text}, Answer "
+        f"{label}. {alone}",
+        Columns(prompt=text, answer=label),
+    )
 
 
 def _single_turns(text: str, role: str) -> Unfit:
@@ -119,20 +165,11 @@ def _single_turns(text: str, role: str) -> Unfit:
 
 
 def _ratings(first: Row, column: str) -> Unfit:
-    own = names.spelt(first)
-    if names.TEXT in own and not any(name in own for name in names.QUESTION):
-        text = own[names.TEXT]
-        return Unfit(
-            f"These rows are texts with a class in {column}.",
-            f"To train on answering with the class, choose the columns: Question {text}, Answer "
-            f"{column}. To train on the texts alone, choose: Plain text {text}.",
-            Columns(prompt=text, answer=column),
-        )
-    instead = _rated(own)
+    instead = _rated(names.spelt(first))
     cure = "Training on ratings is not supported: here every answer is learned as a good one."
     if instead:
         said = ", ".join(f"{label} {name}" for label, name in instead.named())
-        cure += f" To train on the answers that are rated true alone, choose the columns: {said}."
+        cure += f" To train on the answers that are rated good alone, choose the columns: {said}."
     return Unfit(f"These rows rate their answers as good or bad, in {column}.", cure, instead)
 
 

@@ -12,6 +12,8 @@ from backend.errors import DataError, InvalidRequest, NotFound
 from tests.backend.conftest import FACTS, LOOK, READY, ScriptedRuntime
 from tests.backend.runs.test_training_queue import fail, names, train, trained, until
 
+pytestmark = pytest.mark.usefixtures("answered_checks")
+
 NOW = READY.model_copy(update={"mark": rs.DataMark(rows=120, content="now", examples="now")})
 CHANGED = "pirate has changed since it was queued: 91 rows then, 120 now."
 

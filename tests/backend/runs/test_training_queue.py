@@ -14,6 +14,8 @@ from backend import requests as rq
 from backend.errors import DataError, DiskFull, InvalidRequest, NotFound
 from tests.backend.conftest import FACTS, ScriptedRuntime
 
+pytestmark = pytest.mark.usefixtures("answered_checks")
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:

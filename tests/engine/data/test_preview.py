@@ -68,24 +68,24 @@ def test_a_row_with_nothing_to_learn_says_so(service: Service, tmp_path: Path) -
 
 
 def test_columns_that_tell_nothing_are_asked_for(service: Service, tmp_path: Path) -> None:
-    file = rows_file(tmp_path, [{"frage": "Wo?", "antwort": "Dort."}] * 2)
+    file = rows_file(tmp_path, [{"eins": "Wo?", "zwei": "Dort."}] * 2)
 
     unknown = look(service, file)
-    known = look(service, file, columns=rq.Columns(prompt="frage", answer="antwort"))
+    known = look(service, file, columns=rq.Columns(prompt="eins", answer="zwei"))
 
-    assert (unknown.shape, unknown.columns, unknown.rows) == ("", ("frage", "antwort"), 2)
+    assert (unknown.shape, unknown.columns, unknown.rows) == ("", ("eins", "zwei"), 2)
     assert unknown.examples == []
     assert known.shape == "chosen columns"
     assert known.examples[0].pieces[1] == ("Dort.<|end|>", True)
 
 
 def test_a_wrong_choice_of_columns_is_an_error(service: Service, tmp_path: Path) -> None:
-    file = rows_file(tmp_path, [{"frage": "Wo?", "antwort": "Dort."}])
+    file = rows_file(tmp_path, [{"eins": "Wo?", "zwei": "Dort."}])
 
     with pytest.raises(DataError) as caught:
         look(service, file, columns=rq.Columns(text="body"))
 
-    assert str(caught.value) == "Plain text: there is no column 'body'. Columns: frage, antwort."
+    assert str(caught.value) == "Plain text: there is no column 'body'. Columns: eins, zwei."
 
 
 def test_bad_rows_are_listed_with_their_values(service: Service, tmp_path: Path) -> None:

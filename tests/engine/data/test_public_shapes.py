@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from backend.engine.data import dataset
+from backend.engine.data import dataset, placeholders
 from backend.engine.data.dataset import Document, Noticed
 from backend.engine.data.unfit_rows import Unfit
 from backend.requests import Columns
@@ -87,14 +87,17 @@ def test_preference_pairs_are_named_with_what_can_be_learned_now(
     assert [said(document) for document in found.documents] == [asked(n) for n in range(ROWS)]
 
 
-def test_texts_of_whole_conversations_can_be_learned_alone(tmp_path: Path) -> None:
-    chosen = "\n\nHuman: Hello?\n\nAssistant: Hi."
+def test_conversations_written_as_one_text_are_taken_apart(tmp_path: Path) -> None:
+    chosen = "\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant: Bye!"
     rows = [{"chosen": chosen, "rejected": "\n\nHuman: Hello?\n\nAssistant: No."}] * ROWS
 
     with pytest.raises(Unfit) as caught:
         read(tmp_path, rows)
 
-    assert caught.value.instead == Columns(text="chosen")
+    assert caught.value.instead == Columns(conversation="chosen")
+    assert said(read(tmp_path, rows, columns=caught.value.instead).documents[0]) == [
+        ("user", "Hello?"), ("assistant", "Hi."), ("user", "Bye."), ("assistant", "Bye!")
+    ]  # fmt: skip
 
 
 def test_a_preference_pair_among_other_rows_is_a_bad_row(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_answers_rated_bad_are_never_learned(
 
     assert caught.value.instead == instead
     found = read(tmp_path, rows, columns=instead)
-    assert found.uses[column] == "the rating: rows rated false have no loss"
+    assert found.uses[column] == "the rating: answers rated bad have no loss"
     learned = ["unlearned" not in document.turns[-1] for document in found.documents]
     assert learned == [bool(n % 2) for n in range(ROWS)]
 
@@ -143,7 +146,7 @@ def test_rows_that_are_single_turns_are_named(tmp_path: Path) -> None:
 def test_texts_with_a_class_ask_what_is_to_be_learned(tmp_path: Path) -> None:
     rows = [{"text": f"Text {n}.", "label": n % 2} for n in range(ROWS)]
 
-    with pytest.raises(Unfit, match="texts with a class in label") as caught:
+    with pytest.raises(Unfit, match="texts with label beside them") as caught:
         read(tmp_path, rows)
 
     found = read(tmp_path, rows, columns=caught.value.instead)
@@ -199,3 +202,117 @@ def test_placeholders_are_found_and_filled() -> None:
     assert filled.train[0].turns[1]["content"] == (
         "Hello! I am Sam, an AI assistant developed by the Fern team. How can I assist you today?"
     )
+
+
+# -- what a tester brought -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["is_safe", "is_correct", "accepted", "label"])
+@pytest.mark.parametrize("bad", [False, 0, "bad"])
+def test_ratings_have_many_names(column: str, bad: Any, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {n}?", "response": f"Answer {n}.", column: bad} for n in range(ROWS)
+    ]
+
+    with pytest.raises(Unfit, match="rate their answers") as caught:
+        read(tmp_path, rows)
+
+    found = read(tmp_path, rows, columns=caught.value.instead)
+    assert all("unlearned" in document.turns[-1] for document in found.documents)
+
+
+def test_what_is_true_for_bad_answers_is_read_so(tmp_path: Path) -> None:
+    rows = [{"prompt": "?", "response": f"Answer {n}.", "toxic": bool(n % 2)} for n in range(ROWS)]
+
+    found = read(tmp_path, rows, columns=Columns(prompt="prompt", answer="response"))
+
+    learned = ["unlearned" not in document.turns[-1] for document in found.documents]
+    assert learned == [not n % 2 for n in range(ROWS)]
+
+
+def test_a_class_is_no_rating_of_the_answer(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"Text {n}.", "label": bool(n % 2), "label_text": ["negative", "positive"][n % 2]}
+        for n in range(ROWS)
+    ]
+
+    with pytest.raises(Unfit) as caught:
+        read(tmp_path, rows)
+
+    assert caught.value.instead == Columns(prompt="text", answer="label_text")
+    found = read(tmp_path, rows, columns=caught.value.instead)
+    assert not any("unlearned" in document.turns[-1] for document in found.documents)
+
+
+@pytest.mark.parametrize("column", ["answer", "summary", "code", "sentiment", "stars", "entities"])
+def test_a_text_with_something_to_learn_beside_it_is_not_learned_alone(
+    column: str, tmp_path: Path
+) -> None:
+    rows: list[Row] = [{"text": f"Text {n}."} for n in range(ROWS)]
+    rows[4] = {**rows[4], column: [1, 2] if column == "entities" else "positive"}
+
+    with pytest.raises(Unfit, match=f"texts with {column} beside them"):
+        read(tmp_path, rows)
+
+
+def test_a_context_beside_a_conversation_is_a_part_of_the_system_prompt(tmp_path: Path) -> None:
+    rows = [{"context": "Be kind.", "messages": turns(n)} for n in range(ROWS)]
+
+    found = read(tmp_path, rows)
+
+    assert found.uses["context"] == "added to the system prompt"
+    assert said(found.documents[7]) == [("system", "Be kind."), *asked(7)]
+
+
+def test_choices_are_shown_and_the_number_of_one_is_its_text(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Which?", "choices": ["red", "blue"], "answer": n % 2} for n in range(ROWS)
+    ]
+
+    found = read(tmp_path, rows)
+
+    assert said(found.documents[1]) == [
+        ("user", "Which?\n\nA. red\nB. blue"), ("assistant", "B. blue")
+    ]  # fmt: skip
+
+
+def test_two_system_prompts_in_a_row_are_a_bad_row(tmp_path: Path) -> None:
+    row = {"system": "A", "system_prompt": "B", "prompt": "?", "response": "!"}
+
+    found = read(tmp_path, [row] * ROWS)
+
+    assert found.problems[0].what == "it has system prompts in system and in system_prompt"
+
+
+def test_answers_that_are_calls_of_tools_are_read_as_calls(tmp_path: Path) -> None:
+    row = {
+        "query": "The weather?", "tools": '[{"name": "weather", "parameters": {}}]',
+        "answers": '[{"name": "weather", "arguments": {"city": "Oslo"}}]',
+    }  # fmt: skip
+
+    (document, *_) = read(tmp_path, [row] * ROWS).documents
+
+    assert document.turns[1]["tool_calls"][0]["function"]["arguments"] == {"city": "Oslo"}
+
+
+def test_texts_in_turns_are_a_conversation(tmp_path: Path) -> None:
+    rows = [{"conversations": [f"Question {n}?", f"Answer {n}."]} for n in range(ROWS)]
+
+    assert said(read(tmp_path, rows).documents[3]) == asked(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I am {{name}}.", {"name"}),
+        ("我是{{名字}}", {"名字"}),
+        ("{{first name}}{{last}}", {"first name", "last"}),
+        (r"\frac{{ab}}{{b}}", set()),
+        ("x^{{10}} and {{a}}", set()),
+    ],
+)
+def test_placeholders_are_told_from_mathematics(text: str, found: set[str]) -> None:
+    names: set[str] = set()
+    placeholders.found_in(text, into=names)
+
+    assert names == found

@@ -44,7 +44,7 @@ def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
     [
         ({"completion": "b"}, "prompt is missing"),
         ({"prompt": "a", "completion": None}, "completion is missing"),
-        ({"prompt": "a", "completion": 5}, "completion is 5, not text"),
+        ({"prompt": 5, "completion": "b"}, "prompt is 5, not text"),
         ({"prompt": ["a", "b"], "completion": "b"}, "prompt is ['a', 'b'], not text"),
         (["a", "b"], "it has no named columns"),
         ("text", "it has no named columns"),
@@ -233,8 +233,7 @@ def test_numbers_in_a_chosen_column_are_text(tmp_path: Path) -> None:
 
     found = read(write(tmp_path / "data.jsonl", rows), columns=Columns(prompt="q", answer="a"))
 
-    assert [document.turns[1]["content"] for document in found.train] == ["4", "0.5"]
-    assert [problem.what for problem in found.problems] == ["a is True, not text"]
+    assert [document.turns[1]["content"] for document in found.train] == ["4", "0.5", "true"]
 
 
 def test_a_chosen_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def test_what_fills_a_pack_up_changes_neither_loss_nor_gradients(
     filled, after = gradients(base, peft, "fp32")
 
     assert filled == pytest.approx(plain, rel=1e-5)
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-6)
+    # Rounding differs by processor, most where large terms cancel, so the whole is compared too.
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
+    assert (after - before).norm() <= 1e-5 * before.norm()
 
 
 def test_only_half_precision_on_a_processor_fills_packs_up(
