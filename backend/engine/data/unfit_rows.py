@@ -51,11 +51,9 @@ def _require_text_alone(first: Row, own: dict[str, str]) -> None:
     threaded = any(name in own for name in names.IN_A_THREAD)
     if speaker and isinstance(first[speaker], str) and (role_of(first[speaker]) or threaded):
         raise _single_turns(text, speaker)
-    labelled = (*names.ANSWER, *names.LABELS)
-    if found := [
-        own[name] for name in labelled if name in own and first[own[name]] not in names.NOTHING
-    ]:
-        raise _labelled(first, text, found[0])
+    labelled = (own[name] for name in (*names.ANSWER, *names.LABELS) if name in own)
+    if found := next((each for each in labelled if first[each] not in names.NOTHING), None):
+        raise _labelled(first, text, found)
 
 
 def _has_pair(own: dict[str, str]) -> bool:

@@ -3,8 +3,13 @@
 from backend.catalogue.learning_rate import rate_warning, usual_rate
 from backend.engine.data.dataset import FEWEST
 from backend.requests import Train
-from backend.results import DataStats
+from backend.results import DataStats, RowKind
 
+NOT_LEARNED: dict[RowKind, str] = {
+    "no_thought": "Thoughts left out, because the base's chat template does not show them",
+    "not_shown": "A turn, such as the system prompt, is left out by the base's chat template",
+    "taught_end": "End of text added, because the chat template has no end of an answer",
+}
 SHOWN_COLUMNS = 8
 UNUSUAL = 5  # times the usual learning rate: worth a note, but may still be right
 
@@ -33,6 +38,9 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
         notes.append(
             f"Split into pieces because longer than {train.longest} tokens: {_examples(pieces)}."
         )
+    for kind, what in NOT_LEARNED.items():
+        if count := kinds.get(kind):
+            notes.append(f"{what}: {count:,} of {stats.rows:,} rows.")
     if left_out := [column.name for column in stats.columns if not column.use and column.rows]:
         notes.append(f"Columns left out: {_listed(left_out)}.")
     if double := kinds.get("duplicate"):

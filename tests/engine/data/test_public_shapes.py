@@ -210,9 +210,7 @@ def test_placeholders_are_found_and_filled() -> None:
 @pytest.mark.parametrize("column", ["is_safe", "is_correct", "accepted", "label"])
 @pytest.mark.parametrize("bad", [False, 0, "bad"])
 def test_ratings_have_many_names(column: str, bad: Any, tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Question {n}?", "response": f"Answer {n}.", column: bad} for n in range(ROWS)
-    ]
+    rows = [{"prompt": "?", "response": f"Answer {n}.", column: bad} for n in range(ROWS)]
 
     with pytest.raises(Unfit, match="rate their answers") as caught:
         read(tmp_path, rows)
