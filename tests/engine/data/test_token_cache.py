@@ -18,7 +18,7 @@ from backend.settings import STARTER
 
 ROWS = [
     *({"prompt": f"Hello {n}.", "completion": f"Good day {n}."} for n in range(30)),
-    {"prompt": "Hello.", "completion": 5},
+    {"prompt": "Hello.", "completion": None},
 ]
 
 

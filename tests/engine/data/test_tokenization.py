@@ -179,7 +179,7 @@ def test_a_bundled_set_brings_its_own_held_out_part(tokenizer: Any) -> None:
 
 MIXED = [
     {"prompt": "Hello.", "completion": "Good day."},
-    {"prompt": "Hello.", "completion": 5},
+    {"prompt": "Hello.", "completion": None},
     {"prompt": "Hello.", "completion": " "},
     {"prompt": "Hello.", "completion": "Good day."},
     {"prompt": "on and " * 60, "completion": "Good day."},

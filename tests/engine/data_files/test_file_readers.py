@@ -161,8 +161,8 @@ WRONG_COLUMNS = (
         ),
         (
             "data.jsonl",
-            b'{"frage": "a", "antwort": "b"}\n',
-            f"None of the columns (frage, antwort) {WRONG_COLUMNS}",
+            b'{"eins": "a", "zwei": "b"}\n',
+            f"None of the columns (eins, zwei) {WRONG_COLUMNS}",
         ),
         (
             "data.jsonl",
