@@ -127,6 +127,14 @@ def data_line(check: Check, summary: str) -> str:
     return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 
 
+def notes(check: Check) -> tuple[str, ...]:
+    """Return how the data were read: the encoding, what is held out, what is not used."""
+    stats = check.report.stats if check.report else None
+    if stats is not None:
+        return stats.notes
+    return check.look.notes if check.look else ()
+
+
 def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.failure is not None and check.unprepared:
         mend = mend_button("Check the data again", "recheck")
