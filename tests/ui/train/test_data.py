@@ -242,6 +242,12 @@ def test_how_data_were_read_is_said_below_the_line(page: Page, service: FakeServ
     assert note in words(shown[page.train.picker.line])
 
 
+def test_rows_that_were_not_all_counted_are_said_to_be_more() -> None:
+    look = PREVIEW.model_copy(update={"more_rows": True})
+
+    assert data_line(Check(look=look), "").startswith("More than 600 rows. Read as question")
+
+
 # -- large data ----------------------------------------------------------------------------------
 
 
