@@ -33,7 +33,7 @@ from backend.files.unpacking import ZIP, DataFile
 from backend.permissions import looks_like_path
 from backend.settings import STARTER
 
-READING = "2"
+READING = "3"
 """Changed whenever a file that could be read before is read in another way."""
 TEXT_SHRINKS = 8
 """Compressed text takes about so many times its size when it is unpacked."""
