@@ -331,11 +331,14 @@ def _parts(
     name: str, tables: list[Table], columns: Columns, like: Shape | None = None
 ) -> list[Part]:
     """Find the format of each table; raises DataError unless all tables have the same."""
-    filled = [(table, first) for table in tables if (first := _first_of(table)) is not None]
-    if tables and not filled:
+    parts = []
+    for table in tables:
+        with sources.said_of(table, len(tables)):
+            if (first := _first_of(table)) is not None:
+                parts.append(Part(table, _shape_of(first, table, columns, like)))
+    if tables and not parts:
         what = "has no rows" if any(table.bytes for table in tables) else "is empty"
         raise DataError(f"{name} {what}.", cure="It needs at least one example.")
-    parts = [Part(table, _shape_of(first, table, columns, like)) for table, first in filled]
     others = [part for part in parts if part.shape.spec != parts[0].shape.spec]
     if others:
         raise DataError(

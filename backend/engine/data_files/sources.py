@@ -7,6 +7,7 @@ nothing of what a row means.
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -217,6 +218,19 @@ def first_rows(tables: list[Table]) -> Iterator[Any]:
     for table in tables:
         for _, row in table.rows():
             yield row
+
+
+@contextmanager
+def said_of(table: Table, among: int) -> Iterator[None]:
+    """Name the file of several that an error is about, and how to go on with the others."""
+    try:
+        yield
+    except DataError as error:
+        if among < 2 or type(error) is not DataError:  # others offer a way on of their own
+            raise
+        what = error.what if table.name in error.what else f"{table.name}: {error.what}"
+        cure = f"{error.cure} Or take {table.name} out of the folder."
+        raise DataError(what, cure=cure) from None
 
 
 def _on_hub(source: str) -> Source:

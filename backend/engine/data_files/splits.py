@@ -89,14 +89,18 @@ def _mixed(training: list[str], source: str) -> list[str]:
         named = listed([each or source for each in sets])
         notes.append(
             f"{source} has several data sets, whose rows are mixed: {named}. "
-            "Choose one of these folders to train on it alone."
+            "To train on one alone, choose its folder or its files."
         )
     return notes
 
 
 def _set_of(name: str) -> str:
-    """Return the folders of a part that name no split: a configuration, on the Hub."""
-    return "/".join(part for part in name.split("/")[:-1] if not split_of(part))
+    """Return what names no split in the path of a part: a configuration, on the Hub."""
+    *folders, own = name.split("/")
+    shard = SHARD.fullmatch(own)
+    words = re.findall(r"[a-z]+", shard[1].lower()) if shard else []
+    own_set = "_".join(word for word in words if word not in WORDS)
+    return "/".join([*(part for part in folders if not split_of(part)), *filter(None, [own_set])])
 
 
 def _missing(names: list[str], source: str) -> list[str]:

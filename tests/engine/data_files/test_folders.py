@@ -78,7 +78,16 @@ def test_files_are_told_apart_by_the_names_of_splits(
                 "The training data of set are 2 files: main/train-00000-of-00001.jsonl, "
                 "socratic/train-00000-of-00001.jsonl.",
                 "set has several data sets, whose rows are mixed: main, socratic. "
-                "Choose one of these folders to train on it alone.",
+                "To train on one alone, choose its folder or its files.",
+            ),
+        ),
+        (
+            ["train_gen-00000-of-00001.jsonl", "train_sft-00000-of-00001.jsonl"],
+            (
+                "The training data of set are 2 files: train_gen-00000-of-00001.jsonl, "
+                "train_sft-00000-of-00001.jsonl.",
+                "set has several data sets, whose rows are mixed: gen, sft. "
+                "To train on one alone, choose its folder or its files.",
             ),
         ),
         (
@@ -157,6 +166,15 @@ def test_a_file_of_another_format_is_named_with_a_way_on(tmp_path: Path) -> None
     write(tmp_path / "b.jsonl", [{"prompt": "x", "completion": "y"}])
 
     with pytest.raises(DataError, match=r"a\.jsonl is .*, b\.jsonl is .*choose one of the files"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"labels": 1}', '[{"label": 7}]', "[1, 2]"])
+def test_a_file_that_is_no_data_is_named_with_a_way_on(tmp_path: Path, content: str) -> None:
+    write(tmp_path / "a.jsonl", [{"text": "x"}])
+    (tmp_path / "labels.json").write_text(content)
+
+    with pytest.raises(DataError, match=r"labels\.json.*Or take labels\.json out of the folder"):
         read(tmp_path)
 
 
