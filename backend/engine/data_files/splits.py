@@ -83,7 +83,7 @@ def _mixed(training: list[str], source: str) -> list[str]:
     """Say which parts are the training data where there are several, and of how many sets."""
     if len(training) < 2:
         return []
-    notes = [f"The training data of {source} are {len(training):,} files: {listed(training)}."]
+    notes = [f"The training data of {source}: {listed(training)}."]
     sets = [*dict.fromkeys(map(_set_of, training))]
     if len(sets) > 1:
         named = listed([each or source for each in sets])

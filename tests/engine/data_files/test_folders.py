@@ -71,11 +71,11 @@ def test_files_are_told_apart_by_the_names_of_splits(
 @pytest.mark.parametrize(
     ("names", "notes"),
     [
-        (["a.jsonl", "b.jsonl"], ("The training data of set are 2 files: a.jsonl, b.jsonl.",)),
+        (["a.jsonl", "b.jsonl"], ("The training data of set: a.jsonl, b.jsonl.",)),
         (
             ["main/train-00000-of-00001.jsonl", "socratic/train-00000-of-00001.jsonl"],
             (
-                "The training data of set are 2 files: main/train-00000-of-00001.jsonl, "
+                "The training data of set: main/train-00000-of-00001.jsonl, "
                 "socratic/train-00000-of-00001.jsonl.",
                 "set has several data sets, whose rows are mixed: main, socratic. "
                 "To train on one alone, choose its folder or its files.",
@@ -84,7 +84,7 @@ def test_files_are_told_apart_by_the_names_of_splits(
         (
             ["train_gen-00000-of-00001.jsonl", "train_sft-00000-of-00001.jsonl"],
             (
-                "The training data of set are 2 files: train_gen-00000-of-00001.jsonl, "
+                "The training data of set: train_gen-00000-of-00001.jsonl, "
                 "train_sft-00000-of-00001.jsonl.",
                 "set has several data sets, whose rows are mixed: gen, sft. "
                 "To train on one alone, choose its folder or its files.",
@@ -92,13 +92,12 @@ def test_files_are_told_apart_by_the_names_of_splits(
         ),
         (
             ["en/train/x.jsonl", "en/train/y.jsonl"],
-            ("The training data of set are 2 files: en/train/x.jsonl, en/train/y.jsonl.",),
+            ("The training data of set: en/train/x.jsonl, en/train/y.jsonl.",),
         ),
         (
             ["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"],
             (
-                "The training data of set are 2 files: train-00000-of-00003.jsonl, "
-                "train-00002-of-00003.jsonl.",
+                "The training data of set: train-00000-of-00003.jsonl, train-00002-of-00003.jsonl.",
                 "Parts of set are missing, so their rows are not used: train-00001-of-00003.jsonl.",
             ),
         ),
