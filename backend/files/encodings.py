@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from charset_normalizer import from_bytes
 
-from backend.files import read_limits
+from backend.files import code_pages, read_limits
 from backend.files.unpacking import DataFile
 
 BAD = "\udcff"
@@ -31,23 +31,18 @@ MARKS: tuple[tuple[bytes, str, str], ...] = (
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
 WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-NAMES = {
-    "cp1252": "Windows-1252 (Western European)",
-    "cp1250": "Windows-1250 (Central European)",
-    "cp1251": "Windows-1251 (Cyrillic)",
-    "cp1253": "Windows-1253 (Greek)",
-    "cp1254": "Windows-1254 (Turkish)",
-    "cp1255": "Windows-1255 (Hebrew)",
+OTHER_NAMES = {
     "cp1256": "Windows-1256 (Arabic)",
-    "cp1257": "Windows-1257 (Baltic)",
     "cp874": "Windows-874 (Thai)",
-    "koi8_r": "KOI8-R (Cyrillic)",
     "gb18030": "GB18030 (Chinese)",
     "big5": "Big5 (Chinese)",
     "cp932": "Shift-JIS (Japanese)",
     "euc_jp": "EUC-JP (Japanese)",
     "cp949": "EUC-KR (Korean)",
 }
+NAMES = code_pages.NAMES | OTHER_NAMES
+TRIED = ("cp1252", "cp1250", "cp1254", "cp1257", "cp1251", "cp1253", "cp1255", *OTHER_NAMES)
+"""What is compared where the letters alone do not tell."""
 WESTERN = frozenset(
     "äöüßÄÖÜáàâãåæçéèêëíìîïñóòôõøœúùûÁÀÂÃÅÆÇÉÈÊËÍÎÏÑÓÔÕØŒÚÛ€£§©®°·«»¿¡‘’“”„–—…•™´½¼²"
 )
@@ -55,7 +50,6 @@ WESTERN = frozenset(
 LATIN = ("cp1252", "cp1250", "cp1254", "cp1257")
 VOTES, FEWEST_LINES = 5, 10
 KANA = re.compile("[\u3040-\u30ff]")
-SMALL_CYRILLIC = re.compile("[\u0430-\u044f\u0451]")
 CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 MOST_CONTROLS, MOST_NULS, MOST_ODD = 0.01, 0.2, 0.05
 """The shares of control characters, NULs and wrong wide characters in what is still text."""
@@ -70,18 +64,23 @@ codecs.register_error(MARKING, _mark_bad)
 
 
 class Encoding(NamedTuple):
-    """How a text is decoded: the codec, its name for people, and some text beyond ASCII."""
+    """How a text is decoded: the codec, its name for people, and some text beyond ASCII.
+
+    `other` is the name of another one that is nearly as likely.
+    """
 
     codec: str
     name: str = "UTF-8"
     sample: str = ""
+    other: str = ""
 
     def note(self, file: str) -> str:
         """Return a sentence for the data report; empty for UTF-8."""
         if self.name == "UTF-8":
             return ""
         shown = f': "{self.sample}"' if self.sample else "."
-        return f"{file} is read as {self.name}{shown}"
+        doubt = f"; it could also be {self.other}." if self.other else ""
+        return f"{file} is read as {self.name}{shown.removesuffix('.') if doubt else shown}{doubt}"
 
 
 UTF8 = Encoding("utf-8-sig")
@@ -115,8 +114,9 @@ def _encoding_of(file: DataFile, stamp: tuple[int, int]) -> Encoding:
         sample = _beyond_ascii(content)
     if not sample or _is_utf8(sample):
         return UTF8
-    codec = _likeliest(sample)
-    return Encoding(codec, NAMES[codec], _shown(sample.decode(codec, MARKING)))
+    guess = code_pages.guess(sample, MARKING) or code_pages.Guess(_likeliest(sample))
+    shown = _shown(sample.decode(guess.codec, MARKING))
+    return Encoding(guess.codec, NAMES[guess.codec], shown, NAMES.get(guess.other, ""))
 
 
 def _wide(start: bytes) -> str:
@@ -214,11 +214,10 @@ def _likeliest(sample: bytes) -> str:
 
 
 def _best(sample: bytes) -> str:
-    found = [each.encoding for each in from_bytes(sample, cp_isolation=[*NAMES])]
-    found = [each for each in found if each in NAMES]
-    for codec, letters in (("euc_jp", KANA), ("koi8_r", SMALL_CYRILLIC)):
-        if codec in found and _share(sample, codec, letters) > 0.5:
-            return codec
+    found = [each.encoding for each in from_bytes(sample, cp_isolation=[*TRIED])]
+    found = [each for each in found if each in TRIED]
+    if "euc_jp" in found and _share(sample, "euc_jp", KANA) > 0.5:
+        return "euc_jp"
     western = {each for each in sample.decode("cp1252", MARKING) if not each.isascii()}
     if not found or (found[0] in LATIN and western <= WESTERN):
         return "cp1252"

@@ -33,9 +33,14 @@ PARQUET_FOOTER_BYTES = 64 * MB
 UNPACKED_FREE_BYTES = 2 * GB
 UNPACKED_RATIO = 500
 """Data above the first limit may unpack to at most this many times the file's size."""
-DATA_UNPACKED_FREE_BYTES = 200 * MB
+DATA_UNPACKED_FREE_BYTES = 20 * MB
 DATA_UNPACKED_RATIO = 200
-"""Compressed text above the first limit: real text shrinks to a tenth, equal rows to a 300th."""
+"""Compressed text above the first limit: real text shrinks to a tenth, equal rows to a 300th.
+What is below takes a few seconds, even where a row has ten characters."""
+DATA_LINES_FREE = 1_000_000
+DATA_LINES_RATIO = 10
+"""Lines above the first limit for each byte of the compressed file: one with random `yes` or `no`
+takes an eighth of a byte at least. Lines of two letters would pass the limits on bytes."""
 DATA_UNPACKED_BYTES = 64 * GB
 """Whatever the ratio: reading so much takes an hour."""
 UNPACKED_FILE_BYTES = 4 * GB
@@ -52,6 +57,9 @@ FOLDER_DEPTH = 4
 """Folders within a folder of data: the Hub's layouts have two or three."""
 HUB_JSON_BYTES = 1 * GB
 """A `.json` file of a Hub data set that is one list or object, which `datasets` holds whole."""
+
+COUNTING_SECONDS = 3
+"""How long rows are counted for the first look at data; a million takes a second."""
 
 # -- data sets of the Hub ------------------------------------------------------------------------
 

@@ -119,6 +119,14 @@ def too_much(name: str, most: int) -> DataError:
     )
 
 
+def _too_many_lines(name: str, most: int) -> DataError:
+    return DataError(
+        f"{name} unpacks to more than {most:,} lines, far more than different rows in a file of "
+        "its size.",
+        cure="Check that this is the right file; repeated rows do not improve training.",
+    )
+
+
 def zip_members(path: Path, name: str) -> list[str]:
     """Return the names of the files in a zip, without what systems add; raises DataError."""
     try:
@@ -194,7 +202,8 @@ class _Unpacked(RawIOBase):
         self._most = min(
             max(read_limits.DATA_UNPACKED_FREE_BYTES, ratio), read_limits.DATA_UNPACKED_BYTES
         )
-        self._read = 0
+        self._most_lines = max(read_limits.DATA_LINES_FREE, read_limits.DATA_LINES_RATIO * size)
+        self._read = self._lines = 0
 
     def readable(self) -> bool:
         return True
@@ -209,6 +218,9 @@ class _Unpacked(RawIOBase):
         self._read += len(piece)
         if self._read > self._most:
             raise too_much(self._file.name, self._most)
+        self._lines += max(piece.count(b"\n"), piece.count(b"\r"))
+        if self._lines > self._most_lines:
+            raise _too_many_lines(self._file.name, self._most_lines)
         buffer[: len(piece)] = piece
         return len(piece)
 

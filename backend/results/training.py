@@ -178,6 +178,8 @@ class DataPreview(Result):
     """The first examples of a data set and its problems."""
 
     rows: int
+    more_rows: bool = False
+    """Whether there are more rows than that, which were not counted."""
     problems: list[RowProblem]
     stats: DataStats | None
     examples: list[Example]

@@ -11,7 +11,7 @@ from ui.components.blockers import held, no_base, under_way, wait
 from ui.components.feedback import Failure, failure_card, mend_button
 from ui.components.safe_view import Node, button, el
 from ui.components.session_facts import as_named
-from ui.train.data.data_report import drop_button, read_as
+from ui.train.data.data_report import counted, drop_button, read_as
 from ui.train.memory_card import memory_card
 
 
@@ -106,7 +106,8 @@ def data_line(check: Check, summary: str) -> str:
         look = check.look
         if look is None or not look.shape:
             return summary
-        return f"{units.plural(look.rows, 'row')}. {read_as(look.shape, look.shape_reason)}"
+        rows = counted(look)
+        return f"{rows[:1].upper()}{rows[1:]}. {read_as(look.shape, look.shape_reason)}"
     rows = units.plural(stats.rows, "row")
     if stats.held_out_rows and not summary:  # a bundled set is shown as one number
         own = units.plural(stats.rows - stats.held_out_rows, "row")
@@ -127,6 +128,14 @@ def data_line(check: Check, summary: str) -> str:
     return f"{said} {summary or read_as(stats.shape, stats.shape_reason)}"
 
 
+def notes(check: Check) -> tuple[str, ...]:
+    """Return how the data were read: the encoding, what is held out, what is not used."""
+    stats = check.report.stats if check.report else None
+    if stats is not None:
+        return stats.notes
+    return check.look.notes if check.look else ()
+
+
 def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.failure is not None and check.unprepared:
         mend = mend_button("Check the data again", "recheck")
@@ -144,7 +153,7 @@ def _blocked(snapshot: rs.Snapshot, check: Check) -> Node | None:
     if check.hub is not None and check.undownloaded:
         return _undownloaded(check.hub, check)
     if check.preparing:
-        rows = units.plural(check.look.rows, "row") if check.look else "the rows"
+        rows = counted(check.look) if check.look else "the rows"
         return wait(f"Reading and checking {rows} once. Progress is shown at the top.")
     if check.checking or check.report is None:
         return wait("Checking these settings with the base and the data.")

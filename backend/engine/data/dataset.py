@@ -258,21 +258,15 @@ def read(
     found = sources.open_source(source)
     parts = _parts(found.name, found.tables, columns)
     apart = _parts(found.name, found.held_out, columns)
-    notes = _notes(found)
+    notes = found.all_notes
     if held_out:
         own = sources.open_source(held_out)
         # Chosen columns apply to held-out data only if it has them; else its own names decide.
         tables = [table.named() for table in own.tables]  # rows are named by file, too
         apart = _parts(own.name, tables, columns, parts[0].shape)
-        notes += _notes(own)
+        notes += own.all_notes
     parts, apart = ([replace(part, learning=learning) for part in each] for each in (parts, apart))
     return DataSet(source, parts, apart, eval_share, seed, drop_bad_rows, long_examples, notes)
-
-
-def _notes(found: sources.Source) -> tuple[str, ...]:
-    """Return the notes on a source and its tables, each once."""
-    of_tables = chain.from_iterable(table.notes for table in [*found.tables, *found.held_out])
-    return tuple(dict.fromkeys([*found.notes, *of_tables]))
 
 
 def of_run(train: Train) -> DataSet:
@@ -334,18 +328,22 @@ def _parts(
     name: str, tables: list[Table], columns: Columns, like: Shape | None = None
 ) -> list[Part]:
     """Find the format of each table; raises DataError unless all tables have the same."""
-    filled = [(table, first) for table in tables if (first := _first_of(table)) is not None]
-    if tables and not filled:
+    parts = []
+    for table in tables:
+        with sources.said_of(table, len(tables)):
+            if (first := _first_of(table)) is not None:
+                parts.append(Part(table, _shape_of(first, table, columns, like)))
+    if tables and not parts:
         what = "has no rows" if any(table.bytes for table in tables) else "is empty"
         raise DataError(f"{name} {what}.", cure="It needs at least one example.")
-    parts = [Part(table, _shape_of(first, table, columns, like)) for table, first in filled]
-    for part in parts[1:]:
-        if part.shape.spec != parts[0].shape.spec:
-            raise DataError(
-                f"The files in {name} have different formats: {parts[0].table.name} is "
-                f"{parts[0].shape.name}, {part.table.name} is {part.shape.name}.",
-                cure="Put files of one format into a folder.",
-            )
+    others = [part for part in parts if part.shape.spec != parts[0].shape.spec]
+    if others:
+        raise DataError(
+            f"The files in {name} have different formats: {parts[0].table.name} is "
+            f"{parts[0].shape.name}, {others[0].table.name} is {others[0].shape.name}"
+            f"{f', and {len(others) - 1:,} more differ' if len(others) > 1 else ''}.",
+            cure="Put files of one format into a folder, or choose one of the files itself.",
+        )
     return parts
 
 

@@ -17,7 +17,7 @@ from backend.engine.data.statistics import columns_of, join_noticed, open_placeh
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.data.unfit_rows import Unfit
-from backend.engine.data_files.sources import first_rows, open_source
+from backend.engine.data_files.sources import count_some, first_rows, open_source
 from backend.engine.hub_data import description
 from backend.engine.models import model_skeleton
 from backend.engine.session import Session
@@ -84,7 +84,8 @@ def preview(
         **_noticed(source, noticed),
     )
     if not request.every_row:
-        return shown.model_copy(update={"rows": sum(part.table.count() for part in parts)})
+        rows, is_all = count_some([part.table for part in parts])
+        return shown.model_copy(update={"rows": rows, "more_rows": not is_all})
     prepared = tokenization.prepare(source, tokenizer, store=store, control=control)
     return shown.model_copy(
         update={
@@ -155,10 +156,11 @@ def _columns(source: str) -> tuple[str, ...]:
 def _unrecognised(source: str, columns: tuple[str, ...], error: DataError) -> DataPreview:
     """Return a preview without a format: unknown columns, or rows that are not for this."""
     opened = open_source(source)
-    rows = sum(table.count() for table in opened.tables)
+    rows, is_all = count_some(opened.tables)
     shown = DataPreview(
-        rows=rows, problems=[], stats=None, examples=[], columns=columns, notes=opened.notes
-    )
+        rows=rows, more_rows=not is_all, problems=[], stats=None, examples=[], columns=columns,
+        notes=opened.all_notes,
+    )  # fmt: skip
     if not isinstance(error, Unfit):
         return shown
     instead = error.instead.model_dump(exclude_none=True) if error.instead else {}

@@ -76,11 +76,10 @@ def first_row(rows: Iterable[Any]) -> Row:
             _require_columns(row)
             return row
         others = others or [row]
-    said = f"; the first row: {others[0].what}" if others and isinstance(others[0], Broken) else ""
-    raise DataError(
-        f"The rows are not objects with named columns{said}.",
-        cure='A row looks like {"prompt": "...", "completion": "..."}.',
-    )
+    what = "The rows are not objects with named columns."
+    if others and isinstance(others[0], Broken):
+        what = f"No row can be read. The first one: {others[0].what}."
+    raise DataError(what, cure='A row looks like {"prompt": "...", "completion": "..."}.')
 
 
 def first_rows(rows: Iterator[Any]) -> Row | None:

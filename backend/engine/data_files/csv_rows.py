@@ -29,6 +29,8 @@ from backend.files.unpacking import DataFile
 BETWEEN = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 USUAL = {".csv": ",", ".tsv": "\t"}
 SAMPLE_LINES, SAMPLE_CHARACTERS = 50, 1 << 20
+TITLE_WORDS, NAME_WORDS, SHOWN_TITLE = 3, 5, 60
+"""So many words has a title at least, and a name below it at most; a row's sentence has more."""
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """What Excel writes before the names where the separator is not the usual one of the country."""
 NEVER_CLOSED = "its quotation mark is never closed, or closed in a wrong place"
@@ -40,6 +42,7 @@ class Form(NamedTuple):
     delimiter: str
     after_blanks: bool = False
     lines_before: int = 0
+    title: str = ""
 
 
 class _Endless(Exception):
@@ -69,6 +72,13 @@ def notes(file: DataFile) -> Iterator[str]:
         yield (
             f"Blanks before the cells of {file.name} are left out, as quotation marks follow them."
         )
+    if form.title:
+        yield f"The first line of {file.name} is left out, as a title: {form.title}."
+    if _are_sentences(first):
+        yield (
+            f"The first line of {file.name} looks like a row, and is read as the names of the "
+            "columns. If it is one, add a line with names above it."
+        )
     unnamed = [at for at, each in enumerate(first or (), 1) if not each.strip()]
     if unnamed:
         yield f"Column {unnamed[0]} of {file.name} has no name in the first line."
@@ -87,7 +97,33 @@ def _begin(lines: Iterator[str | TooLong], usual: str) -> tuple[list[str | TooLo
     given = SEPARATOR_LINE.fullmatch(texts[0].rstrip("\n")) if texts else None
     if given:
         return sample, _form(texts[1:], (given[1],), given[1])._replace(lines_before=1)
-    return sample, _form(texts, tuple(BETWEEN), usual)
+    return sample, _below_title(texts, usual) or _form(texts, tuple(BETWEEN), usual)
+
+
+def _below_title(lines: list[str], usual: str) -> Form | None:
+    """Return how the lines below a title are read; None where the first line is none.
+
+    A title has several words and no separator; below it are short names, and rows like them.
+    """
+    title = lines[0].strip() if lines else ""
+    if len(title.split()) < TITLE_WORDS or any(each in title for each in BETWEEN):
+        return None
+    start = next((at for at, line in enumerate(lines) if at and line.strip()), 0)
+    below = _form(lines[start:], tuple(BETWEEN), usual)
+    rows = _parsed(lines[start:], below)
+    if not start or len(rows) < 3 or _regular(rows) < 1:
+        return None
+    if _are_sentences(rows[0]) or any(len(cell.split()) > TITLE_WORDS for cell in rows[0]):
+        return None
+    return below._replace(lines_before=start, title=shown(title[:SHOWN_TITLE]))
+
+
+def _are_sentences(cells: Any) -> bool:
+    """Tell whether cells look like those of a row, rather than names: one is a long sentence."""
+    if not isinstance(cells, list):
+        return False
+    ends = (".", "?", "!", "\u3002", "\uff1f", "\uff01")
+    return any(len(each.split()) >= NAME_WORDS and each.strip().endswith(ends) for each in cells)
 
 
 def _form(lines: list[str], delimiters: tuple[str, ...], usual: str) -> Form:

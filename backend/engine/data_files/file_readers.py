@@ -51,14 +51,21 @@ def rows_of(file: DataFile) -> Iterator[Numbered]:
 
 def count(file: DataFile) -> int:
     """Count a file's rows, as fast as its format allows; their content is not checked."""
+    return sum(counts(file))
+
+
+def counts(file: DataFile) -> Iterator[int]:
+    """Yield numbers that add up to the number of rows, so that counting can be given up."""
     if _is_lines(file):
-        return sum(
-            1 for line in read_lines(file) if isinstance(line, TooLong) or not line.isspace()
-        )
-    if file.suffix == ".parquet":
+        for line in read_lines(file):
+            if isinstance(line, TooLong) or not line.isspace():
+                yield 1
+    elif file.suffix == ".parquet":
         with on_disk(file) as path:
-            return parquet_rows.count(path, file.name)
-    return sum(1 for _ in rows_of(file))
+            yield parquet_rows.count(path, file.name)
+    else:
+        for _ in rows_of(file):
+            yield 1
 
 
 def notes(file: DataFile) -> tuple[str, ...]:
@@ -66,12 +73,12 @@ def notes(file: DataFile) -> tuple[str, ...]:
     found: list[str] = []
     if file.suffix not in BINARY:
         found.append(encoding_of(file).note(file.name))
-    if file.suffix in csv_rows.USUAL:
+    if _is_misnamed(file):
+        found.append(f"{file.name} is read as JSONL: each of its lines is a JSON object.")
+    elif file.suffix in csv_rows.USUAL:
         found += csv_rows.notes(file)
     elif file.suffix in (*LINES, ".json"):
         found += json_rows.facts(file).notes
-    elif file.suffix in PARAGRAPHS and not is_plain_text(file):
-        found.append(f"{file.name} is read as JSONL: each of its lines is a JSON object.")
     return tuple(filter(None, found))
 
 
@@ -93,9 +100,14 @@ def _reader(file: DataFile) -> Callable[[DataFile], Iterator[Numbered]]:
 
 def _is_lines(file: DataFile) -> bool:
     """Tell whether each line of a file is a row in JSON, whatever its extension."""
-    if file.suffix in PARAGRAPHS:
-        return _holds_objects(file)
-    return file.suffix in (*LINES, ".json") and json_rows.is_lines(file)
+    if file.suffix in (*LINES, ".json"):
+        return json_rows.is_lines(file)
+    return _is_misnamed(file)
+
+
+def _is_misnamed(file: DataFile) -> bool:
+    """Tell whether a file is JSONL, although its name says that it is a text or a table."""
+    return file.suffix in (*PARAGRAPHS, *csv_rows.USUAL) and _holds_objects(file)
 
 
 def _holds_objects(file: DataFile) -> bool:

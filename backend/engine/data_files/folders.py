@@ -4,6 +4,7 @@ Reads names only. A link that leaves the folder is refused, and a folder that `d
 the files that its own list names.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,16 @@ from backend.files.unpacking import DataFile, zip_members
 ABOUT = ("readme", "license", "licence", "changelog")
 SAVED_FOLDER, SAVED_SPLITS, SAVED_FACTS = "state.json", "dataset_dict.json", "dataset_info.json"
 NOT_DATA = (SAVED_FOLDER, SAVED_SPLITS, SAVED_FACTS, "dataset_infos.json")
+OF_TOOLS = re.compile(
+    r"(requirements.*\.txt|constraints.*\.txt|(adapter_|generation_|tokenizer_|preprocessor_)?config.*"
+    r"\.json|special_tokens_map\.json|tokenizer\.json|vocab\.(json|txt)|merges\.txt"
+    r"|package(-lock)?\.json|tsconfig\.json|.*\.lock|robots\.txt|cmakelists\.txt|metadata\.json"
+    r"|metrics\.json|(all|eval|train|test|predict)_results\.json|trainer_state\.json"
+    r"|training_args\.json|.*\.index\.json|(citation|contributing|code_of_conduct|authors|security)"
+    r"\.(md|txt))",
+    re.IGNORECASE,
+)
+"""Names of files that other programs write or read beside data, and that are no data."""
 MOST_FILES = 1000
 
 
@@ -35,7 +46,7 @@ def files_of(path: Path) -> Files:
         return _chosen(_saved(path), path.name)
     top = _data_files(path, path)
     below = [each for each in _folders(path) if _has_data(each)]
-    if not top:
+    if not top or (below and all(OF_TOOLS.fullmatch(each.name) for each in top)):
         return _chosen(_walk(path, path, read_limits.FOLDER_DEPTH), path.name)
     found = _chosen(_listed(top, path), path.name)
     if not below:
@@ -59,9 +70,13 @@ def files_of_zip(path: Path) -> Files:
     return _chosen(found, path.name)
 
 
-def _chosen(found: dict[str, DataFile], name: str) -> Files:
+def _chosen(every: dict[str, DataFile], name: str) -> Files:
+    tools = [each for each in every if OF_TOOLS.fullmatch(each.rsplit("/", 1)[-1])]
+    left_out = {*tools}
+    found = {each: file for each, file in every.items() if each not in left_out}
     if not found:
-        raise DataError(f"The folder {name} has no data file.", cure=_formats())
+        beside = f", only files of other programs: {splits.listed(tools)}" if tools else ""
+        raise DataError(f"The folder {name} has no data file{beside}.", cure=_formats())
     if len(found) > MOST_FILES:
         raise DataError(
             f"The folder {name} has {len(found):,} data files, and at most {MOST_FILES:,} "
@@ -72,7 +87,8 @@ def _chosen(found: dict[str, DataFile], name: str) -> Files:
     training, held_out = (
         {each: found[each] for each in names} for names in (chosen.training, chosen.held_out)
     )
-    return Files(training, held_out, chosen.notes)
+    said = f"Left out of {name}, as files of other programs: {splits.listed(tools)}."
+    return Files(training, held_out, (*chosen.notes, *([said] if tools else [])))
 
 
 def _walk(folder: Path, top: Path, depth: int) -> dict[str, DataFile]:

@@ -5,8 +5,11 @@ nothing of what a row means.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +19,7 @@ from backend import hub_names
 from backend.engine.data_files import folders, json_rows
 from backend.engine.data_files.file_readers import (
     Numbered,
-    count,
+    counts,
     holds_out,
     is_plain_text,
     notes,
@@ -25,12 +28,13 @@ from backend.engine.data_files.file_readers import (
 )
 from backend.engine.data_files.hub import hub_data
 from backend.errors import DataError, NotFound
+from backend.files import read_limits
 from backend.files.foreign_files import open_regular, require_regular
 from backend.files.unpacking import ZIP, DataFile
 from backend.permissions import looks_like_path
 from backend.settings import STARTER
 
-READING = "2"
+READING = "3"
 """Changed whenever a file that could be read before is read in another way."""
 TEXT_SHRINKS = 8
 """Compressed text takes about so many times its size when it is unpacked."""
@@ -61,6 +65,9 @@ class Table(Protocol):
 
     def count(self) -> int:
         """Count the rows without checking their content."""
+
+    def counts(self) -> Iterator[int]:
+        """Yield numbers that add up to the count."""
 
     def digest(self) -> str:
         """Return a hash of the content."""
@@ -100,7 +107,12 @@ class FileTable:
         return rows_of(self.content)
 
     def count(self) -> int:
-        return sum(1 for _ in self.rows()) if self.is_held_out_part else count(self.content)
+        return sum(self.counts())
+
+    def counts(self) -> Iterator[int]:
+        if self.is_held_out_part:
+            return (1 for _ in self.rows())
+        return counts(self.content)
 
     def digest(self) -> str:
         with open_regular(self.content.path, self.name, DataError) as file:
@@ -139,6 +151,9 @@ class HubTable:
     def count(self) -> int:
         return len(self.split)
 
+    def counts(self) -> Iterator[int]:
+        yield len(self.split)
+
     def digest(self) -> str:
         return self.content
 
@@ -156,6 +171,31 @@ class Source(NamedTuple):
     tables: list[Table]
     held_out: list[Table]
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes on the source and on its tables, each once; raises DataError."""
+        of_tables = chain.from_iterable(each.notes for each in [*self.tables, *self.held_out])
+        return tuple(dict.fromkeys([*self.notes, *of_tables]))
+
+
+class Counted(NamedTuple):
+    """A number of rows; where not all were counted, there are more."""
+
+    rows: int
+    is_all: bool
+
+
+def count_some(tables: list[Table], seconds: float | None = None) -> Counted:
+    """Count the rows of tables for a limited time; raises DataError."""
+    seconds = read_limits.COUNTING_SECONDS if seconds is None else seconds
+    until = time.monotonic() + seconds
+    rows = 0
+    for number, more in enumerate(chain.from_iterable(each.counts() for each in tables)):
+        if rows and number % 1000 == 0 and time.monotonic() > until:
+            return Counted(rows, False)
+        rows += more
+    return Counted(rows, True)
 
 
 def open_source(source: str) -> Source:
@@ -178,6 +218,19 @@ def first_rows(tables: list[Table]) -> Iterator[Any]:
     for table in tables:
         for _, row in table.rows():
             yield row
+
+
+@contextmanager
+def said_of(table: Table, among: int) -> Iterator[None]:
+    """Name the file of several that an error is about, and how to go on with the others."""
+    try:
+        yield
+    except DataError as error:
+        if among < 2 or type(error) is not DataError:  # others offer a way on of their own
+            raise
+        what = error.what if table.name in error.what else f"{table.name}: {error.what}"
+        cure = f"{error.cure} Or take {table.name} out of the folder."
+        raise DataError(what, cure=cure) from None
 
 
 def _on_hub(source: str) -> Source:

@@ -1,11 +1,13 @@
 """CSV and TSV as people have them: separators, quotation marks, names, wrong rows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.engine.data_files import csv_rows
-from backend.engine.data_files.file_readers import Broken, Numbered, count_rows, read_rows
+from backend.engine.data_files.file_readers import Broken, Numbered, count_rows, read_rows, rows_of
+from backend.engine.data_files.file_readers import notes as notes_of
 from backend.errors import DataError
 from backend.files import read_limits
 from backend.files.unpacking import DataFile
@@ -156,3 +158,46 @@ def test_a_nul_makes_one_bad_row(tmp_path: Path) -> None:
         (11, Broken("it contains a NUL character, which text never has", "q10,a\0b"))
     ]
     assert len(found) == 60
+
+
+# -- files that are not what their first line says -----------------------------------------------
+
+
+def told(tmp_path: Path, content: str) -> tuple[list[Any], tuple[str, ...]]:
+    path = tmp_path / "data.csv"
+    path.write_text(content, encoding="utf-8")
+    file = DataFile(path, path.name)
+    return [row for _, row in rows_of(file)], notes_of(file)
+
+
+def test_jsonl_that_is_called_csv_is_read_as_jsonl(tmp_path: Path) -> None:
+    found, said = told(tmp_path, '{"prompt": "a, b", "completion": "c"}\n' * 3)
+
+    assert found == [{"prompt": "a, b", "completion": "c"}] * 3
+    assert said == ("data.csv is read as JSONL: each of its lines is a JSON object.",)
+
+
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_a_title_above_the_names_is_left_out(tmp_path: Path, blank: str) -> None:
+    content = f"My export of 2024\n{blank}prompt,response\n" + "Why?,Because.\n" * 5
+
+    found, said = told(tmp_path, content)
+
+    assert found == [{"prompt": "Why?", "response": "Because."}] * 5
+    assert said == ("The first line of data.csv is left out, as a title: My export of 2024.",)
+
+
+def test_one_column_with_commas_in_its_text_has_no_title(tmp_path: Path) -> None:
+    found, said = told(tmp_path, "my text\n" + '"one, two and three, four"\n' * 5)
+
+    assert found == [{"my text": "one, two and three, four"}] * 5
+    assert said == ()
+
+
+def test_a_first_line_that_looks_like_a_row_is_said(tmp_path: Path) -> None:
+    _, said = told(tmp_path, "What is the colour of 1?,Blue\nWhat is the colour of 2?,Red\n")
+
+    assert said == (
+        "The first line of data.csv looks like a row, and is read as the names of the columns. "
+        "If it is one, add a line with names above it.",
+    )

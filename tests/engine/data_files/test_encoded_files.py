@@ -87,6 +87,68 @@ def test_a_few_western_words_are_enough(tmp_path: Path, lines: list[str], count:
     assert [row["prompt"] for row in rows(file)] == lines[:count]
 
 
+RUSSIAN_ROW = "Где дом 0?;Дом номер 0 стоит у моря."
+GERMAN_ROW = "Wo ist Straße 0?;Über der schönen Brücke 0"
+POLISH_ROW = "Gdzie jest dom 0?;Żółta łódź płynie, źle się śpi, gęś 0."
+HUNGARIAN_ROW = "Hol van a ház 0?;A ház a tenger mellett van, és nagyon erős tetővel épült."
+CZECH_ROW = "Kde je dům 0?;Dům je u moře a je žlutý, příliš žluťoučký kůň."
+FRENCH_ROW = "Où est la maison 0?;Près de la forêt déjà vue 0"
+SPANISH_ROW = "¿Dónde está la casa 0?;La casa está junto al mar, señor."
+SHOUTED_ROW = "ГДЕ ДОМ 0?;ДОМ НОМЕР 0 СТОИТ У МОРЯ."
+
+
+@pytest.mark.parametrize("rows_in_file", [1, 24])
+@pytest.mark.parametrize(
+    ("row", "codecs"),
+    [
+        (RUSSIAN_ROW, "cp1251 koi8_r cp866 iso8859_5 mac_cyrillic"),
+        (SHOUTED_ROW, "cp1251 koi8_r cp866 iso8859_5"),
+        ("Де будинок 0?;Моя хата стоїть біля моря, її видно звідси.", "cp1251 koi8_u"),
+        ("Къде е къщата 0?;Къщата е синя като морето.", "cp1251"),
+        ("Где је кућа 0?;Кућа је плава као море, њена врата су жута.", "cp1251 iso8859_5"),
+        (POLISH_ROW, "cp1250 iso8859_2 cp852"),
+        (POLISH_ROW.upper(), "cp1250 iso8859_2"),
+        (CZECH_ROW, "cp1250 iso8859_2 cp852"),
+        ("Kde je dom 0?;Je pri mori a je modrý, veľký, ležíš v tieni.", "cp1250 iso8859_2"),
+        (HUNGARIAN_ROW, "cp1250 iso8859_2 cp852"),
+        ("Gdje je kuća 0?;Kuća je pokraj mora, žuta je, đak čita.", "cp1250 iso8859_2 cp852"),
+        ("Unde este casa 0?;Casa este lângă mare şi aţi văzut băieţii.", "cp1250 iso8859_2"),
+        ("Kur yra namas 0?;Stovi prie jūros, šviečia žvaigždė, ąžuolas.", "cp1257"),
+        ("Kur ir māja 0?;Māja ir pie jūras, ļoti skaista, bērni dārzā.", "cp1257"),
+        (GERMAN_ROW, "cp1252 latin-1 mac_roman cp850"),
+        (FRENCH_ROW, "cp1252 latin-1 mac_roman cp850"),
+        (SPANISH_ROW, "cp1252 latin-1 mac_roman cp850"),
+        ("Onde está a casa 0?;Não está perto, são três irmãos e o coração.", "cp1252 mac_roman"),
+        ("Hvor er huset 0?;Huset er ved søen og er blåt, æble på øen.", "cp1252 mac_roman cp850"),
+        ("Πού είναι το σπίτι 0;Το σπίτι 0 είναι μπλε.", "cp1253 iso8859_7 cp737"),
+        ("Ev 0 nerede?;Işık güzel, çocuk şarkı söylüyor, ığdır 0.", "cp1254 cp857"),
+        ("איפה הבית 0?;הבית ליד הים הכחול 0", "cp1255 cp862"),
+        ("أين البيت 0؟;البيت قريب من البحر الأزرق 0", "cp1256"),
+        ("Cost of 0?;“About €0” – it’s cheap…", "cp1252"),
+    ],
+)  # fmt: skip
+def test_short_texts_are_read_in_the_code_pages_of_their_language(
+    tmp_path: Path, row: str, codecs: str, rows_in_file: int
+) -> None:
+    lines = [row.replace("0", str(number)) for number in range(rows_in_file)]
+    for codec in codecs.split():
+        content = "\r\n".join(["prompt;response", *lines]).encode(codec)
+        file = write(tmp_path / f"{codec}.csv", content)
+
+        found = [f"{row['prompt']};{row['response']}" for row in rows(file)]
+
+        assert (codec, found) == (codec, lines)
+
+
+def test_another_likely_encoding_is_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "one.txt", "Дом".encode("cp866"))
+
+    assert notes(file) == (
+        'one.txt is read as DOS 866 (Cyrillic): "Дом"; it could also be '
+        "DOS 850 (Western European).",
+    )
+
+
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig"])
 def test_utf_8_is_not_mentioned(tmp_path: Path, codec: str) -> None:
     file = write(tmp_path / "data.jsonl", jsonl(ALL).encode(codec))

@@ -116,7 +116,7 @@ WRONG_COLUMNS = (
         (
             "data.jsonl",
             b'{"text": "b"\n{"text": "c"\n',
-            "The rows are not objects with named columns; the first row: it is not valid JSON "
+            "No row can be read. The first one: it is not valid JSON "
             '(Expecting \',\' delimiter). A row looks like {"prompt": "...", "completion": '
             '"..."}.',
         ),

@@ -71,7 +71,54 @@ def test_files_are_told_apart_by_the_names_of_splits(
 @pytest.mark.parametrize(
     ("names", "notes"),
     [
-        (["a.jsonl", "b.jsonl"], ()),
+        (["a.jsonl", "b.jsonl"], ("The training data of set: a.jsonl, b.jsonl.",)),
+        (
+            ["main/train-00000-of-00001.jsonl", "socratic/train-00000-of-00001.jsonl"],
+            (
+                "The training data of set: main/train-00000-of-00001.jsonl, "
+                "socratic/train-00000-of-00001.jsonl.",
+                "set has several data sets, whose rows are mixed: main, socratic. "
+                "To train on one alone, choose its folder or its files.",
+            ),
+        ),
+        (
+            ["train_gen-00000-of-00001.jsonl", "train_sft-00000-of-00001.jsonl"],
+            (
+                "The training data of set: train_gen-00000-of-00001.jsonl, "
+                "train_sft-00000-of-00001.jsonl.",
+                "set has several data sets, whose rows are mixed: gen, sft. "
+                "To train on one alone, choose its folder or its files.",
+            ),
+        ),
+        (
+            ["en/train/x.jsonl", "en/train/y.jsonl"],
+            ("The training data of set: en/train/x.jsonl, en/train/y.jsonl.",),
+        ),
+        (
+            ["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"],
+            (
+                "The training data of set: train-00000-of-00003.jsonl, train-00002-of-00003.jsonl.",
+                "Parts of set are missing, so their rows are not used: train-00001-of-00003.jsonl.",
+            ),
+        ),
+        (
+            ["train-00001-of-09000.jsonl"],
+            (
+                "Parts of set are missing, so their rows are not used: train-00000-of-09000.jsonl, "
+                "train-00002-of-09000.jsonl, train-00003-of-09000.jsonl and 8,996 more.",
+            ),
+        ),
+        (
+            ["data.jsonl", "requirements-dev.txt", "config_a.json", "eval_results.json"],
+            (
+                "Left out of set, as files of other programs: config_a.json, "
+                "eval_results.json, requirements-dev.txt.",
+            ),
+        ),
+        (
+            ["requirements.txt", "data/train.jsonl"],
+            ("Left out of set, as files of other programs: requirements.txt.",),
+        ),
         (["train.jsonl"], ()),
         (["train.jsonl", "val.jsonl"], ("Held out is the validation part of set: val.jsonl.",)),
         (
@@ -104,6 +151,30 @@ def test_what_is_held_out_or_left_out_is_said(
         (folder / name).write_text('{"text": "x"}\n')
 
     assert open_source(str(folder)).notes == notes
+
+
+def test_a_folder_of_files_of_other_programs_has_no_data(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(DataError, match="has no data file, only files of other programs: config"):
+        open_source(str(tmp_path))
+
+
+def test_a_file_of_another_format_is_named_with_a_way_on(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": "x"}])
+    write(tmp_path / "b.jsonl", [{"prompt": "x", "completion": "y"}])
+
+    with pytest.raises(DataError, match=r"a\.jsonl is .*, b\.jsonl is .*choose one of the files"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"labels": 1}', '[{"label": 7}]', "[1, 2]"])
+def test_a_file_that_is_no_data_is_named_with_a_way_on(tmp_path: Path, content: str) -> None:
+    write(tmp_path / "a.jsonl", [{"text": "x"}])
+    (tmp_path / "labels.json").write_text(content)
+
+    with pytest.raises(DataError, match=r"labels\.json.*Or take labels\.json out of the folder"):
+        read(tmp_path)
 
 
 def test_a_folder_with_nothing_for_training_is_refused() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.engine.data import dataset
-from backend.engine.data_files.sources import open_source
+from backend.engine.data_files.sources import count_some, open_source
 from backend.errors import DataError, NotFound
 from backend.settings import STARTER
 from tests.engine.written_files import SHAPES, read, write
@@ -88,7 +88,7 @@ def test_a_folder_of_different_shapes_is_refused(tmp_path: Path) -> None:
 
     assert str(caught.value) == (
         "The files in rows have different formats: a.jsonl is messages, b.csv is text. "
-        "Put files of one format into a folder."
+        "Put files of one format into a folder, or choose one of the files itself."
     )
 
 
@@ -128,3 +128,16 @@ def test_a_folder_with_the_name_of_a_file_is_passed_over(tmp_path: Path) -> None
     (tmp_path / "old.json").mkdir()
 
     assert [table.name for table in open_source(str(tmp_path)).tables] == ["a.jsonl"]
+
+
+def test_counting_is_given_up_after_a_time(tmp_path: Path) -> None:
+    for name, start in (("a.csv", "text\n"), ("b.jsonl", "")):
+        line = '{"text": "x"}\n' if name == "b.jsonl" else "x\n"
+        (tmp_path / name).write_text(start + line * 5000)
+    tables = open_source(str(tmp_path)).tables
+
+    rows, is_all = count_some(tables, seconds=0)
+
+    assert 0 < rows < 10_000
+    assert not is_all
+    assert count_some(tables) == (10_000, True)

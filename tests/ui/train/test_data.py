@@ -15,6 +15,7 @@ from tests.ui.fake_facts import STATS
 from tests.ui.fake_service import FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
+from ui.train.data.data_picker import data_line as line_of
 from ui.train.data.data_picker import highlighted
 from ui.train.data.data_report import finding, report
 from ui.train.readiness import Check, data_line
@@ -216,6 +217,35 @@ def test_the_line_says_what_own_data_was_read_as() -> None:
     assert data_line(Check(look=PREVIEW), "") == (
         "600 rows. Read as question + answer, because it has the columns question and answer."
     )
+
+
+@pytest.mark.parametrize(
+    ("check", "shown"),
+    [
+        (Check(look=PREVIEW.model_copy(update={"notes": ("Held out is b.csv.",)})), True),
+        (Check(look=UNKNOWN.model_copy(update={"notes": ("Held out is b.csv.",)})), True),
+        (Check(look=PREVIEW), False),
+    ],
+)
+def test_how_data_were_read_is_said_before_the_check_ends(check: Check, shown: bool) -> None:
+    assert ("Held out is b.csv." in words(line_of(check, "/a.csv"))) == shown
+
+
+def test_how_data_were_read_is_said_below_the_line(page: Page, service: FakeService) -> None:
+    note = 'a.csv is read as KOI8-R (Cyrillic): "\u041a\u043e\u0442"'
+    stats = STATS.model_copy(update={"notes": (note,)})
+    report = ready_report()
+    service.script["preflight"] = lambda request: report.model_copy(update={"stats": stats})
+
+    shown = last_check(page)
+
+    assert note in words(shown[page.train.picker.line])
+
+
+def test_rows_that_were_not_all_counted_are_said_to_be_more() -> None:
+    look = PREVIEW.model_copy(update={"more_rows": True})
+
+    assert data_line(Check(look=look), "").startswith("More than 600 rows. Read as question")
 
 
 # -- large data ----------------------------------------------------------------------------------

@@ -290,9 +290,10 @@ def what_is_learned(train: rq.Train) -> dict[str, Any]:
 
 
 def data_line(check: Check, source: str) -> Node:
-    """Describe the chosen data in one line."""
+    """Describe the chosen data in one line, and below it how they were read and what was not."""
     known = data_sets.bundled_set(source)
-    return el("p", readiness.data_line(check, known.summary if known else ""))
+    line = el("p", readiness.data_line(check, known.summary if known else ""))
+    return el("div", line, *(el("p", note, cls="aw-small") for note in readiness.notes(check)))
 
 
 def highlighted(preview: rs.DataPreview) -> list[tuple[str, str | None]]:

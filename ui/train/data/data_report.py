@@ -71,8 +71,14 @@ def read_as(shape: str, reason: str) -> str:
     return f"Read as {shape}, because {reason}." if shape else ""
 
 
+def counted(preview: rs.DataPreview) -> str:
+    """Return how many rows there are, or at least how many."""
+    rows = units.plural(preview.rows, "row")
+    return f"more than {rows}" if preview.more_rows else rows
+
+
 def _what_it_is(preview: rs.DataPreview) -> str:
-    rows = f"{units.plural(preview.rows, 'row')}."
+    rows = f"{counted(preview)[:1].upper()}{counted(preview)[1:]}."
     if not preview.shape:
         columns = ", ".join(preview.columns)
         return f"{rows} The columns are {columns}; set their roles under Choose columns."
