@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from backend import Service
-from backend import requests as rq
 from backend.engine.runs.segment import Segment
 from backend.engine.training import divergence
 from backend.errors import Diverged, WorkbenchError
