@@ -213,11 +213,12 @@ class Evaluation(Result):
     """How well held-out examples are predicted. Loss is in nats per token with loss.
 
     `exact_match` is the share of examples in which every token with loss is the likeliest one. That
-    is the share that greedy decoding would answer word for word.
+    is the share that greedy decoding would answer word for word. It is None for plain text: that has
+    no answers.
     """
 
     loss: float
-    exact_match: float
+    exact_match: float | None
     token_accuracy: float
     examples: int
     tokens: int
@@ -226,6 +227,10 @@ class Evaluation(Result):
     def perplexity(self) -> float:
         """exp of the loss."""
         return math.exp(min(self.loss, MOST_NATS))
+
+    def without_answers(self) -> "Evaluation":
+        """Return the same evaluation, of plain text."""
+        return self.model_copy(update={"exact_match": None})
 
 
 class NeutralText(Result):

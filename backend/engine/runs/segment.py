@@ -337,7 +337,8 @@ class Segment:
     def _evaluate(self, step: int, *, noted: bool = True) -> None:
         if len(self.held_out) and self.ranks.leads:
             model, device = self.session.model, self.session.base.device
-            self.evaluation = step_loss.evaluate(model, self.held_out, device, self.precision)
+            found = step_loss.evaluate(model, self.held_out, device, self.precision)
+            self.evaluation = found if self.data.has_answers else found.without_answers()
             divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
             if noted:
                 self.log.evaluated(step, self.evaluation)

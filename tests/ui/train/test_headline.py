@@ -5,6 +5,7 @@ import pytest
 from backend import results as rs
 from tests.ui.runs.test_tab import summary
 from tests.ui.test_view import words
+from ui.train.evaluation_view import evaluation_view
 from ui.train.headline import headline, neutral_line
 
 
@@ -21,6 +22,17 @@ def test_long_answers_that_never_match_are_measured_by_their_tokens() -> None:
     said = headline(summary(), before, after)
 
     assert said == "Predicts 74 % of the tokens of unseen answers, before 54 %."
+
+
+@pytest.mark.parametrize("tokens_each", [5, 90])
+def test_plain_text_has_no_answers(tokens_each: int) -> None:
+    before = evaluation(0.0, 0.54, tokens_each=tokens_each).without_answers()
+    after = evaluation(0.0, 0.74, tokens_each=tokens_each).without_answers()
+
+    said = headline(summary(), before, after)
+
+    assert said == "Predicts 74 % of the tokens of unseen text, before 54 %."
+    assert "Exact match" not in words(evaluation_view(before, after, []))
 
 
 @pytest.mark.parametrize("tokens_each", [5, 90])
