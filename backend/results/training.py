@@ -213,8 +213,8 @@ class Evaluation(Result):
     """How well held-out examples are predicted. Loss is in nats per token with loss.
 
     `exact_match` is the share of examples in which every token with loss is the likeliest one. That
-    is the share that greedy decoding would answer word for word. It is None for plain text: that has
-    no answers.
+    is the share that greedy decoding would answer word for word. It is None for plain text, without
+    answers.
     """
 
     loss: float
@@ -227,10 +227,6 @@ class Evaluation(Result):
     def perplexity(self) -> float:
         """exp of the loss."""
         return math.exp(min(self.loss, MOST_NATS))
-
-    def without_answers(self) -> "Evaluation":
-        """Return the same evaluation, of plain text."""
-        return self.model_copy(update={"exact_match": None})
 
 
 class NeutralText(Result):

@@ -176,7 +176,10 @@ class TrainTab:
             **QUIET,
         )
         self.picker.data.change(
-            self.propose_again, [self.held, *proposed[1:]], [*proposed[1:], self.held], **QUIET
+            proposed_fields.start_again,
+            [self.held, *proposed[1:]],
+            [*proposed[1:], self.held],
+            **QUIET,
         )
         drop_bad_rows = self.form.components["drop_bad_rows"]
         self.picker.connect(self.inputs, self.request, drop_bad_rows, self.check_key)
@@ -289,13 +292,6 @@ class TrainTab:
             return gr.skip(), suggested
         free = self.handle.free_name(data_sets.suggested_name(source or ""))
         return free, free
-
-    def propose_again(
-        self, held: proposed_fields.Held, length: float, batch: float
-    ) -> tuple[Any, ...]:
-        """Forget what was proposed for the data before; its rate follows from the base alone."""
-        fields, first = proposed_fields.started_again(held, length, batch)
-        return *fields, first if first != held else gr.skip()
 
     def take_offer(self, event: gr.EventData) -> dict[Any, Any]:
         """Apply a fix from the card: a free name, the usual learning rate, dropping bad rows."""

@@ -338,7 +338,9 @@ class Segment:
         if len(self.held_out) and self.ranks.leads:
             model, device = self.session.model, self.session.base.device
             found = step_loss.evaluate(model, self.held_out, device, self.precision)
-            self.evaluation = found if self.data.has_answers else found.without_answers()
+            if not self.data.has_answers:
+                found = found.model_copy(update={"exact_match": None})
+            self.evaluation = found
             divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
             if noted:
                 self.log.evaluated(step, self.evaluation)
