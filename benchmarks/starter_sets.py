@@ -124,7 +124,9 @@ def tell(learned: list[Learned], report: Report) -> None:
 
 def words_about(run: rs.RunResult) -> str:
     """Say what a run was like, and what its own evaluation says."""
-    tests = [f"{test.exact_match:.0%}" for test in (run.evaluation_before, run.evaluation) if test]
+    tests = [
+        f"{test.exact_match or 0:.0%}" for test in (run.evaluation_before, run.evaluation) if test
+    ]
     return (
         f"{run.steps} of {run.total_steps} steps in {run.seconds:.0f} s ({run.precision}, "
         f"{run.tokens_per_second:,.0f} tokens/s); the run's own evaluation: {' to '.join(tests)}."

@@ -165,7 +165,7 @@ def _train(
         crew.sum(1)  # all processes loaded the base; a failure of another one is raised here
     except BaseException as error:
         known = translate(crew.explained(error, run))
-        log = RunLog(run, control)
+        log = RunLog(run, control, before if resume else None)
         log.failed(known)
         log.close()
         raise known from error

@@ -15,3 +15,9 @@ class DataMark(Result):
     """Of the tokens that are trained on, and of which of them have a loss."""
     held_out_examples: str = ""
     """Of the tokens that the run is tested on."""
+    shape: str = ""
+    """What the rows were read as; empty in records of earlier versions."""
+
+    def is_same(self, other: "DataMark") -> bool:
+        """Return whether the examples are the same; what they are called does not matter."""
+        return self.model_copy(update={"shape": other.shape}) == other

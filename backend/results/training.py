@@ -215,11 +215,12 @@ class Evaluation(Result):
     """How well held-out examples are predicted. Loss is in nats per token with loss.
 
     `exact_match` is the share of examples in which every token with loss is the likeliest one. That
-    is the share that greedy decoding would answer word for word.
+    is the share that greedy decoding would answer word for word. It is None for plain text, without
+    answers.
     """
 
     loss: float
-    exact_match: float
+    exact_match: float | None
     token_accuracy: float
     examples: int
     tokens: int

@@ -70,6 +70,8 @@ def what_changed(then: DataMark, now: DataMark, train: Train, *, since: str) -> 
     if (then.held_out_rows, then.held_out_content) != (now.held_out_rows, now.held_out_content):
         name = _name(train.held_out) if train.held_out else f"The held-out data of {train.data}"
         said.append(_changed(name, then.held_out_rows, now.held_out_rows, since))
+    if then.shape and now.shape and then.shape != now.shape:
+        said.append(f"It is read as {_format(now)} now, and was read as {_format(then)} then.")
     return " ".join(said) or READ_OTHERWISE.format(then=since)
 
 
@@ -78,6 +80,10 @@ def _changed(name: str, then: int, now: int, since: str) -> str:
     if then == now:
         rows = f"it still has {_rows(now)}, but not the same ones"
     return f"{name} has changed since {since}: {rows}."
+
+
+def _format(mark: DataMark) -> str:
+    return "plain text" if mark.shape == "text" else mark.shape
 
 
 def _rows(number: int) -> str:

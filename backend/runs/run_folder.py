@@ -20,7 +20,7 @@ from backend.errors import Busy, Damaged, InvalidRequest, WorkbenchError
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.processes import is_running
-from backend.results import DataChange
+from backend.results import RunState
 from backend.runs import adjustments
 from backend.runs.events import EventReader, EventWriter
 from backend.runs.run_lock import RunLock
@@ -42,10 +42,8 @@ CHANGED = (
     "its learning rate or steps were changed during the run, so more epochs would not follow its "
     "plan"
 )
-_CLAIMED = {
-    "state", "paused", "launched", "host", "locked", "pid", "process_started", "claimed",
-    "message", "cure", "error",
-}  # fmt: skip
+_PROCESS = {"launched", "host", "locked", "pid", "process_started", "claimed"}
+_CLAIMED = {*_PROCESS, "state", "paused", "message", "cure", "error"}
 
 
 class Run:
@@ -129,12 +127,10 @@ class Run:
             raise
 
     @contextmanager
-    def claimed(self, *, launched: bool = False, extra_epochs: float = 0.0) -> Iterator[None]:
-        """Train the run in this block; `extra_epochs` extends it. Raises Busy, DiskFull."""
+    def claimed(self, *, launched: bool = False) -> Iterator[None]:
+        """Train the run in this block. Raises Busy, DiskFull."""
         self.claim(launched=launched)
         try:
-            if extra_epochs:
-                self.update(extra_epochs=[*self.status().extra_epochs, extra_epochs])
             yield
         finally:
             self.release()
@@ -155,22 +151,23 @@ class Run:
             claimed=time.time(),
         ).model_dump(include=_CLAIMED)
         try:
-            self.update(**changes)
+            before = self.status()
+            came_from = before.came_from if before.state in UNDER_WAY else before.state
+            self.update(**changes, came_from=came_from)
         except Damaged:  # its checkpoints are complete: continue with the status from the events
             known = status_from_events(self.events_file)
             damaged_files.keep_aside(self._status_file)
             write_text(self._status_file, known.model_dump_json())
-            self.update(**changes)
+            self.update(**changes, came_from=known.state)
 
-    def put_back(self, before: RunStatus, change: DataChange) -> None:
-        """Leave the run as it was before it was claimed, with the question about its data."""
-        broken_off = before.state in UNDER_WAY
-        self.update(
-            **before.model_dump(include={"message", "cure", "error", "extra_epochs"}),
-            state="interrupted" if broken_off else before.state,
-            paused=False,
-            data_change=change,
-        )
+    def put_back(self, before: RunStatus, **changes: object) -> None:
+        """Leave the run as it was before it was claimed, but for these changes.
+
+        What names the process that claimed it stays, because others wait for that process to end.
+        """
+        state = before.came_from or "interrupted" if before.state in UNDER_WAY else before.state
+        kept = before.model_dump(exclude={*_PROCESS, "heartbeat"})
+        self.update(**{**kept, "state": state, "paused": False, "came_from": None, **changes})
 
     def drop_question(self) -> None:
         """Drop the question about changed data; raises Busy while the run is being trained."""
@@ -279,7 +276,10 @@ class Run:
         try:
             if self._goes_on_elsewhere() or not self.lock.acquire():
                 return True
-            if self.status().state in UNDER_WAY:
+            status = self.status()
+            if status.state in UNDER_WAY and status.came_from is not None:
+                self._return_to(status.came_from, end)
+            elif status.state in UNDER_WAY:
                 self.update(**end._asdict(), **self._newest_step())
                 writer = EventWriter(self.events_file)
                 writer.write(end.state, text=end.message)
@@ -291,6 +291,12 @@ class Run:
             if not held:
                 self.release()
         return True
+
+    def _return_to(self, state: RunState, end: End) -> None:
+        """Record the end of a process that resumed the run and made no step."""
+        cure = "" if state == "finished" else end.cure
+        said = end._replace(cure=cure)._asdict()
+        self.update(**{**said, "state": state, "came_from": None, "paused": False})
 
     def _newest_step(self) -> dict[str, object]:
         """Return the last step of the events; the status is written only once a second."""

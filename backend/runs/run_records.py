@@ -67,6 +67,8 @@ class RunStatus(BaseModel):
     pid: int = 0
     process_started: float = 0.0
     claimed: float = 0.0
+    came_from: RunState | None = None
+    """The state of a run that is being resumed, until it makes a step: it returns to that state."""
     heartbeat: float = 0.0
     step: int = 0
     total_steps: int = 0
@@ -100,6 +102,11 @@ class RunStatus(BaseModel):
     message: str = ""
     cure: str = ""
     error: str = ""
+
+    def extended(self, epochs: float) -> "RunStatus":
+        """Return this status with a further extension; unchanged for 0 epochs."""
+        extras = [*self.extra_epochs, epochs] if epochs else self.extra_epochs
+        return self.model_copy(update={"extra_epochs": extras})
 
 
 class End(NamedTuple):

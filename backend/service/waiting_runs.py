@@ -182,7 +182,7 @@ def _question(item: Waiting, start: Start, is_over: IsOver) -> str:
         return f"{error.what} {error.cure}".strip()
     if report.mark is None:
         return " ".join(f"{each.what} {each.cure}".strip() for each in report.problems)
-    if report.mark == item.mark:
+    if report.mark.is_same(item.mark):
         return ""
     return what_changed(item.mark, report.mark, item.train, since="it was queued")
 

@@ -30,7 +30,8 @@ def run_facts(
 
     `problem`: which part of its events cannot be read.
     """
-    match = units.percent(run.exact_match) if run.exact_match is not None else "not tested"
+    untested = "not tested" if run.eval_loss is None else "-"
+    match = units.percent(run.exact_match) if run.exact_match is not None else untested
     loss = f"{units.loss(run.loss)} training, {units.loss(run.eval_loss)} held out"
     if run.kept_step:
         loss = (

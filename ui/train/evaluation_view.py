@@ -31,12 +31,11 @@ def _figures(before: rs.Evaluation, after: rs.Evaluation) -> Node:
             units.percent(before.token_accuracy),
             units.percent(after.token_accuracy),
         ),
-        _row(
-            "Exact match",
-            units.percent(before.exact_match),
-            units.percent(after.exact_match),
-        ),
     ]
+    if before.exact_match is not None and after.exact_match is not None:
+        rows.append(
+            _row("Exact match", units.percent(before.exact_match), units.percent(after.exact_match))
+        )
     title = f"On {units.plural(after.examples, 'held-out example')}"
     return el("div", el("h3", title), table(title, ("", "Base", "Adapter"), rows))
 

@@ -51,19 +51,22 @@ def neutral_line(run: rs.RunSummary) -> Node | None:
 
 def _counts_answers(before: rs.Evaluation | None, after: rs.Evaluation) -> bool:
     """Return whether exact match says something: answers are short, or some of them match."""
-    best = max(each.exact_match for each in (before, after) if each is not None)
+    if after.exact_match is None:
+        return False
+    best = max(each.exact_match or 0.0 for each in (before, after) if each is not None)
     short = after.tokens <= SHORT_TOKENS * max(after.examples, 1)
     return short or best >= SAYS_SOMETHING
 
 
 def _exact_match(before: rs.Evaluation | None, after: rs.Evaluation) -> str:
-    base = f"base {units.percent(before.exact_match)}, " if before else ""
+    base = f"base {units.percent(before.exact_match or 0.0)}, " if before else ""
     return (
-        f"Held-out exact match: {base}now {units.percent(after.exact_match)} "
+        f"Held-out exact match: {base}now {units.percent(after.exact_match or 0.0)} "
         f"of {units.plural(after.examples, 'answer')}."
     )
 
 
 def _tokens(before: rs.Evaluation | None, after: rs.Evaluation) -> str:
     base = f", before {units.percent(before.token_accuracy)}" if before else ""
-    return f"Predicts {units.percent(after.token_accuracy)} of the tokens of unseen answers{base}."
+    what = "text" if after.exact_match is None else "answers"
+    return f"Predicts {units.percent(after.token_accuracy)} of the tokens of unseen {what}{base}."

@@ -49,6 +49,17 @@ def moved(values: Mapping[str, Any], held: Held, suits: Held) -> Held:
     }
 
 
+def start_again(held: Held, length: float, batch: float) -> tuple[Any, ...]:
+    """Return the updates of length and batch for other data, and what is held then.
+
+    A proposal for the data before says nothing of other data, so both start from the defaults,
+    except for a value that the user chose. The learning rate follows from the base alone.
+    """
+    values = {"max_length": length, "tokens_per_step": batch}
+    first = moved(values, held, {name: FIRST[name] for name in values})
+    return *updates(first)[1:], {**held, **first} if first else gr.skip()
+
+
 def updates(found: Held) -> list[Any]:
     """Return the updates of the fields; those without a new value keep what the user types."""
     return [found.get(name, gr.skip()) for name in FIELDS]

@@ -175,6 +175,12 @@ class TrainTab:
             [self.name, self.suggested],
             **QUIET,
         )
+        self.picker.data.change(
+            proposed_fields.start_again,
+            [self.held, *proposed[1:]],
+            [*proposed[1:], self.held],
+            **QUIET,
+        )
         drop_bad_rows = self.form.components["drop_bad_rows"]
         self.picker.connect(self.inputs, self.request, drop_bad_rows, self.check_key)
         started = self.go.click(

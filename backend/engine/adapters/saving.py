@@ -150,11 +150,12 @@ def _card(session: Session, info: AdapterInfo) -> str:
         lines.append(f"- Chat template: {given.title} ({TEMPLATE}), because the base has none")
     if info.evaluation is not None and info.evaluation_before is not None:
         before, after = info.evaluation_before, info.evaluation
-        lines += [
-            f"- Held-out exact match: base {before.exact_match:.0%}, "
-            f"adapter {after.exact_match:.0%} ({after.examples} examples)",
-            f"- Held-out loss: base {before.loss:.3f}, adapter {after.loss:.3f}",
-        ]
+        if before.exact_match is not None and after.exact_match is not None:
+            lines.append(
+                f"- Held-out exact match: base {before.exact_match:.0%}, "
+                f"adapter {after.exact_match:.0%} ({after.examples} examples)"
+            )
+        lines.append(f"- Held-out loss: base {before.loss:.3f}, adapter {after.loss:.3f}")
     lines += [
         "",
         "```python",

@@ -7,7 +7,7 @@ Knows nothing of packs or training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,25 @@ __all__ = ["Corpus", "Documents", "Prepared", "Tokens", "encode", "prepare", "to
 
 USUAL_PIECE = 512
 """The length in tokens by which a split text is judged before a length is chosen."""
+
+
+class Limits(NamedTuple):
+    """What limits the length of an example, in tokens: two settings and the base; 0 is no limit."""
+
+    longest: int
+    batch: int = 0
+    context: int = 0
+
+    def explain(self, needed: int) -> tuple[str, str]:
+        """Return which limit cuts examples, and how an example of `needed` tokens would fit."""
+        if self.context and self.context <= min(self.longest, self.batch or self.longest):
+            return ", all that the base reads at once", "shorten the prompts, or load another base"
+        room = min(needed, self.context or needed)
+        small = ["the longest example"] * (self.longest < room)
+        small += ["the tokens per batch"] * (0 < self.batch < room)
+        cut_by_batch = 0 < self.batch < self.longest
+        cause = ", as many as a batch has" if cut_by_batch else ", the longest example allowed"
+        return cause, f"raise {' and '.join(small)} to {room:,} tokens"
 
 
 @dataclass
@@ -82,8 +101,9 @@ def of_run(
     description.fetch_all([train.data, train.held_out], control)
     longest = min(train.longest, context) if context else train.longest
     corpus = tokenise(
-        dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control
-    )
+        dataset.of_run(train), tokenizer, max_length=longest, store=store, control=control,
+        limits=Limits(train.max_length, train.tokens_per_step, context),
+    )  # fmt: skip
     if not unfilled:
         require_filled(train, corpus.stats)
     return corpus
@@ -96,12 +116,16 @@ def tokenise(
     max_length: int,
     store: TokenStore | None = None,
     control: Control | None = None,
+    limits: Limits | None = None,
 ) -> Corpus:
-    """Tokenise a data set; raises DataError where rows are bad or no example is left."""
+    """Tokenise a data set; raises DataError where rows are bad or no example is left.
+
+    `limits` are those that `max_length` follows from, for the error.
+    """
     prepared = prepare(data, tokenizer, store=store, control=control)
     if not data.drop_bad_rows:
         _refuse(prepared)
-    return assemble(data, prepared, max_length=max_length)
+    return assemble(data, prepared, max_length=max_length, limits=limits)
 
 
 def prepare(
@@ -120,7 +144,9 @@ def prepare(
     return Prepared(main, apart, tokenizer.bos_token_id)
 
 
-def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
+def assemble(
+    data: DataSet, prepared: Prepared, *, max_length: int, limits: Limits | None = None
+) -> Corpus:
     """Hold out examples and fit them to the length; raises DataError where none is left."""
     main, apart = prepared.main, prepared.apart
     if data.splits:
@@ -139,7 +165,7 @@ def assemble(data: DataSet, prepared: Prepared, *, max_length: int) -> Corpus:
     if not train:
         if main.refusal and not len(main):
             _refuse(prepared)
-        raise _nothing(main, prepared.rows, max_length)
+        raise _nothing(main, prepared.rows, max_length, limits or Limits(max_length))
     whole = main.lengths[learned][~main.blank[learned]]
     if data.splits:  # independent of the settings, as the lengths of whole examples are
         usual = in_pieces(prepared.main, USUAL_PIECE, prepared.bos)
@@ -181,16 +207,22 @@ def require_filled(train: Train, stats: DataStats) -> None:
     )
 
 
-def _nothing(main: Encoded, rows: int, max_length: int) -> DataError:
+def _nothing(main: Encoded, rows: int, max_length: int, limits: Limits) -> DataError:
+    """Return why no example is left, with the setting that cuts the examples."""
     if main.learned_within(max_length).any():
         return DataError(
             "Every example is held out, so none is left for training.",
             cure="Choose other held-out data.",
         )
+    none = f"None of the {rows:,} examples has a token with loss"
+    answered = main.learned_within(int(main.lengths.max(initial=0))) > 0
+    if not answered.any():
+        return DataError(f"{none}: the answers are empty.", cure="Add answers to the examples.")
+    cause, cure = limits.explain(int(main.lengths[answered].max()))
+    empty = "are empty or " if not answered.all() else ""
     return DataError(
-        f"None of the {rows:,} examples has a token with loss: the answers are empty "
-        f"or start after the first {max_length} tokens.",
-        cure="Add answers to the examples, or raise the longest example.",
+        f"{none}: the answers {empty}start after the first {max_length:,} tokens{cause}.",
+        cure=f"Add answers to the examples, or {cure}." if empty else f"{cure.capitalize()}.",
     )
 
 

@@ -38,6 +38,8 @@ from backend.sizes import size_text
 
 RECENT_RUNS = 50
 ALIKE = 5
+WIDE = 1_048_576
+"""Tokens that hold every example: the most that a request allows."""
 
 
 @dataclass
@@ -119,6 +121,8 @@ def check(
         proposed = proposal.propose(train, corpus.lengths, around.parameters, limits)
         room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)
         notes, problems = [*notes, *room.notes], [*problems, *room.problems]
+    elif around:
+        proposed = _proposed_anyway(train, around, corpus, store, control)
     steps_to_do = total_steps(train, len(packs) if packs else 0)
     disk_needed, disk_free = disk_space.needed(trainable, steps_to_do), disk_space.free(runs.root)
     if full := disk_space.problem(disk_needed, disk_free):
@@ -194,6 +198,26 @@ def _corpus(
         train, around.tokenizer, context=around.context, store=store, control=control,
         unfilled=True,
     )  # fmt: skip
+
+
+def _proposed_anyway(
+    train: Train,
+    around: Surroundings,
+    corpus: tokenization.Corpus | None,
+    store: TokenStore,
+    control: Control | None,
+) -> Proposal | None:
+    """Return what suits the examples where a run is not possible with the current settings.
+
+    Without it a length or a batch that holds none of them could never be proposed anew. None where
+    the examples cannot be read with any setting.
+    """
+    wide = train.model_copy(update={"max_length": WIDE, "tokens_per_step": WIDE})
+    found = corpus or _collect([], lambda: _corpus(wide, around, store, control))
+    if found is None:
+        return None
+    limits = proposal.Room(around.context)
+    return proposal.propose(train, found.lengths, around.parameters, limits)
 
 
 def _configure(train: Train, around: Surroundings) -> Any:

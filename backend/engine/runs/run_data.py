@@ -19,6 +19,8 @@ from backend.runs.data_record import DataRecord, Restart
 from backend.runs.run_records import RunStatus
 
 EVALUATED_EXAMPLES = 200
+PLAIN_TEXT = "text"
+"""The name of the format of rows that are no conversation (`row_formats`)."""
 
 
 @dataclass
@@ -29,6 +31,8 @@ class RunData:
     held_out: Packs
     learned_share: float
     record: DataRecord
+    has_answers: bool = True
+    """False for plain text, where an exact match of a whole example says nothing."""
     changed: str = ""
     """What has changed since the last segment, and how the run goes on; empty if nothing has."""
 
@@ -77,6 +81,7 @@ def prepare(
         held_out=tests,
         learned_share=corpus.stats.learned_tokens / max(corpus.stats.tokens, 1),
         record=record.model_copy(update={"mark": mark, "stretches": stretches}),
+        has_answers=not (train.columns.text or corpus.stats.shape == PLAIN_TEXT),
         changed=changed,
     )
 

@@ -41,6 +41,7 @@ def mark_of(corpus: Corpus) -> DataMark:
         held_out_content=_digest(apart),
         examples=corpus.train.digest(),
         held_out_examples=corpus.held_out.digest(),
+        shape=corpus.stats.shape,
     )
 
 

@@ -55,6 +55,7 @@ class Segment:
         ranks: Ranks,
         *,
         resume: bool,
+        extra_epochs: float,
         changed_data: bool,
     ) -> None:
         self.session = session
@@ -65,7 +66,7 @@ class Segment:
         self.control = control
         self.settings = settings
         self.ranks = ranks
-        self.before = self.run.status()
+        self.before = self.run.status().extended(extra_epochs)
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.started = int(self.checkpoint.name.rsplit("-", 1)[1]) if self.checkpoint else 0
         self.changed_data = changed_data
@@ -163,6 +164,7 @@ class Segment:
             resumed=self.checkpoint is not None,
             examples=self.data.record.mark.examples,
             data=self.data.record,
+            extra_epochs=self.before.extra_epochs,
         )
         if self.data.changed:
             self.log.data_changed(self.data.changed)
@@ -335,7 +337,10 @@ class Segment:
     def _evaluate(self, step: int, *, noted: bool = True) -> None:
         if len(self.held_out) and self.ranks.leads:
             model, device = self.session.model, self.session.base.device
-            self.evaluation = step_loss.evaluate(model, self.held_out, device, self.precision)
+            found = step_loss.evaluate(model, self.held_out, device, self.precision)
+            if not self.data.has_answers:
+                found = found.model_copy(update={"exact_match": None})
+            self.evaluation = found
             divergence.require_finite_test(step, self.evaluation.loss, self.run.checkpoints)
             if noted:
                 self.log.evaluated(step, self.evaluation)

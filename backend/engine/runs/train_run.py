@@ -28,21 +28,30 @@ def train(
     """Train a run's adapter, or continue from its last checkpoint; the run folder records it.
 
     `extra_epochs` extends a finished run. A failure leaves the session as it was and the run
-    `failed`. Each of several processes calls this with its own `ranks`; rank 0 writes for all.
-    Raises Busy where another process trains the run, and DataChanged where its data has changed,
-    unless `changed_data` is set; the run then stays as it was `before` it was claimed.
+    `failed`; a run that is resumed stays as it was `before` it was claimed until it makes a step.
+    Each of several processes calls this with its own `ranks`; rank 0 writes for all. Raises Busy
+    where another process trains the run, and DataChanged where its data has changed, unless
+    `changed_data` is set.
     """
     before = before or run.known_status()
-    with run.claimed(launched=ranks.launched, extra_epochs=extra_epochs):
-        log = RunLog(run, control)
+    with run.claimed(launched=ranks.launched):
+        log = RunLog(run, control, before if resume else None)
         try:
             with output_to(run.log):
                 segment = Segment(
-                    session, log, control, settings, ranks, resume=resume, changed_data=changed_data
+                    session,
+                    log,
+                    control,
+                    settings,
+                    ranks,
+                    resume=resume,
+                    extra_epochs=extra_epochs,
+                    changed_data=changed_data,
                 )
                 return segment.execute()
         except DataChanged as error:
-            run.put_back(before, DataChange(what=error.what, extra_epochs=extra_epochs))
+            asked = DataChange(what=error.what, extra_epochs=extra_epochs)
+            run.put_back(before, data_change=asked)
             raise
         except BaseException as error:
             known = ranks.explained(error, run)

@@ -153,7 +153,8 @@ def test_nothing_to_learn_is_an_error_with_its_cure(tmp_path: Path, tokenizer: A
 
     assert str(caught.value) == (
         "None of the 2 examples has a token with loss: the answers are empty or start after the "
-        "first 16 tokens. Add answers to the examples, or raise the longest example."
+        "first 16 tokens, the longest example allowed. Add answers to the examples, or raise the "
+        "longest example to 128 tokens."
     )
 
 

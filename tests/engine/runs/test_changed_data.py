@@ -137,6 +137,30 @@ def test_the_data_brought_back_ends_the_question(small: Service, file: Path) -> 
     assert status_of(small, run).data.changes == ()  # type: ignore[union-attr]
 
 
+def test_rows_that_are_read_as_plain_text_now_are_named_so(small: Service, file: Path) -> None:
+    run = stopped(small, file)
+    texts = [json.dumps({"text": f"It is {n} steps away."}) + "\n" for n in range(30)]
+    file.write_text("".join(texts), encoding="utf-8")
+
+    with pytest.raises(DataChanged) as caught:
+        resume(small, run)
+
+    assert caught.value.what == (
+        "people.jsonl has changed since this run: 40 rows then, 30 now. It is read as plain text "
+        "now, and was read as prompt + completion then."
+    )
+
+
+def test_plain_text_has_no_exact_match(small: Service, file: Path) -> None:
+    texts = [json.dumps({"text": f"It is {n} steps away."}) + "\n" for n in range(30)]
+    file.write_text("".join(texts), encoding="utf-8")
+
+    run = finished(small, file, eval_share=0.2)
+
+    assert run.evaluation is not None
+    assert (run.evaluation.exact_match, status_of(small, run).exact_match) == (None, None)
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 

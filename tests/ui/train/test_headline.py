@@ -5,10 +5,11 @@ import pytest
 from backend import results as rs
 from tests.ui.runs.test_tab import summary
 from tests.ui.test_view import words
+from ui.train.evaluation_view import evaluation_view
 from ui.train.headline import headline, neutral_line
 
 
-def evaluation(exact: float, token: float, *, tokens_each: int) -> rs.Evaluation:
+def evaluation(exact: float | None, token: float, *, tokens_each: int) -> rs.Evaluation:
     return rs.Evaluation(
         loss=1.0, exact_match=exact, token_accuracy=token, examples=50, tokens=50 * tokens_each
     )
@@ -21,6 +22,17 @@ def test_long_answers_that_never_match_are_measured_by_their_tokens() -> None:
     said = headline(summary(), before, after)
 
     assert said == "Predicts 74 % of the tokens of unseen answers, before 54 %."
+
+
+@pytest.mark.parametrize("tokens_each", [5, 90])
+def test_plain_text_has_no_answers(tokens_each: int) -> None:
+    before = evaluation(None, 0.54, tokens_each=tokens_each)
+    after = evaluation(None, 0.74, tokens_each=tokens_each)
+
+    said = headline(summary(), before, after)
+
+    assert said == "Predicts 74 % of the tokens of unseen text, before 54 %."
+    assert "Exact match" not in words(evaluation_view(before, after, []))
 
 
 @pytest.mark.parametrize("tokens_each", [5, 90])

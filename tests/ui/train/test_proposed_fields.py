@@ -8,6 +8,7 @@ from tests.ui.app.test_page import checks, form_of, last_check
 from tests.ui.fake_service import FACTS, FakeService
 from tests.ui.test_view import words
 from ui.app.layout import Page
+from ui.train import proposed_fields
 
 
 @pytest.fixture
@@ -73,3 +74,40 @@ def test_a_length_and_a_batch_that_somebody_chose_stay(page: Page, service: Fake
 
     assert (length, batch) == (gr.skip(), gr.skip())
     assert (kept["tokens_per_step"], kept["max_length"]) == (256, 64)
+
+
+def test_what_was_proposed_for_other_data_is_forgotten() -> None:
+    held = {"learning_rate": 2e-4, "max_length": 1024, "tokens_per_step": 64}
+
+    length, batch, first = proposed_fields.start_again(held, 1024, 64)
+
+    assert (length, batch) == (512, 512)
+    assert first == {"learning_rate": 2e-4, "max_length": 512, "tokens_per_step": 512}
+
+
+def test_other_data_leaves_what_somebody_chose() -> None:
+    held = {"learning_rate": 2e-4, "max_length": 512, "tokens_per_step": 64}
+
+    length, batch, first = proposed_fields.start_again(held, 96, 64)
+
+    assert (length, batch) == (gr.skip(), 512)
+    assert first["max_length"] == 512
+
+
+def test_a_proposal_for_data_that_is_not_ready_is_taken_over(
+    page: Page, service: FakeService
+) -> None:
+    report = last_check(page)[0].report
+    suits = rs.Proposal(
+        learning_rate=0.003, max_length=512, tokens_per_step=192, why=("a.", "b.", "c.")
+    )
+    blocked = report.model_copy(
+        update={
+            "ready": False,
+            "problems": [rs.Problem(what="No answer fits.", cure="Raise it.")],
+            "proposal": suits,
+        }
+    )
+    service.script["preflight"] = lambda request: blocked
+
+    assert last_check(page, tokens_per_step=512)[9] == 192
