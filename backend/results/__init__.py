@@ -30,30 +30,32 @@ from backend.results.base import (
     Result,
     Unloaded,
 )
+from backend.results.data import (
+    ColumnUse,
+    DataPreview,
+    DataStats,
+    Example,
+    LengthBin,
+    Placeholder,
+    PreparedData,
+    RowGroup,
+    RowKind,
+    RowProblem,
+)
 from backend.results.data_mark import DataMark
 from backend.results.hotswap import PreparedSlot, SlotLeft, SlotStatus, Swapped, SwapTimes
 from backend.results.hub import DownloadedData, HubDescription
 from backend.results.snapshot import JobInfo, Notice, Phase, Snapshot
 from backend.results.talking import Answer, Answers, NextTokens, Scores, SideAnswers
 from backend.results.training import (
-    ColumnUse,
     DataChange,
-    DataPreview,
-    DataStats,
     Evaluation,
-    Example,
     ExportedRun,
     Launch,
-    LengthBin,
     NeutralText,
-    Placeholder,
     PreflightReport,
-    PreparedData,
     Proposal,
     QueuedRun,
-    RowGroup,
-    RowKind,
-    RowProblem,
     RunCommands,
     RunResult,
     RunState,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.data.dataset import Keys, Noticed, Problems
-from backend.results.training import place_of
+from backend.results.data import place_of
 
 Ints = NDArray[np.int64]
 NO_IDS = np.zeros(0, dtype=np.int32)
