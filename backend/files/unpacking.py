@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from backend.errors import DataError
 from backend.files import read_limits
+from backend.files.bounded_zip import open_zip
 from backend.files.foreign_files import BUFFER_BYTES, open_regular
 from backend.sizes import size_text
 
@@ -164,32 +165,8 @@ def _open_member(file: DataFile) -> BufferedReader:
 
 
 def _open_zip(path: Path, name: str) -> zipfile.ZipFile:
-    """Open a zip whose list of files, which is read as a whole, has a limited length."""
-    file = _BoundedReads(open_regular(path, name, DataError), name)
-    archive = zipfile.ZipFile(file)
-    file.most = None
-    return archive
-
-
-class _BoundedReads:
-    """A file from which at most `most` bytes are read at once."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-        self.most: int | None = read_limits.ZIP_DIRECTORY_BYTES
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self.most is not None and size > self.most:
-            raise DataError(
-                f"The list of files in {self._name} has {size_text(size)}, and at most "
-                f"{size_text(self.most)} are read.",
-                cure="Make a zip of the data files only.",
-            )
-        return self._file.read(size)
+    file = open_regular(path, name, DataError)
+    return open_zip(file, name, DataError, "Make a zip of the data files only.")
 
 
 class _Unpacked(RawIOBase):

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from backend.engine.adapters.choice import MLX_WEIGHTS, Choice, choose
 from backend.engine.methods.config_validation import CONFIG, shown
@@ -20,6 +19,7 @@ from backend.engine.methods.file_validation import require_no_pickle
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
+from backend.files.bounded_zip import open_zip
 from backend.files.foreign_files import open_regular
 from backend.library import SIDECAR
 from backend.sizes import size_text
@@ -61,33 +61,13 @@ def unpack(path: Path, folder: Path, inside: str = "") -> Choice:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose list of files, which is read as a whole, has a limited length."""
-    with open_regular(path, path.name) as file:
-        bounded = _BoundedReads(file, path.name)
-        with zipfile.ZipFile(bounded) as archive:
-            bounded.most = None
-            yield archive
-
-
-class _BoundedReads:
-    """A file from which at most `most` bytes are read at once."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-        self.most: int | None = read_limits.ZIP_DIRECTORY_BYTES
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self.most is not None and size > self.most:
-            raise Unsupported(
-                f"The list of files in {self._name} has {size_text(size)}, and at most "
-                f"{size_text(self.most)} are read.",
-                cure="Make a zip of the adapter's folder only.",
-            )
-        return self._file.read(size)
+    with (
+        open_regular(path, path.name) as file,
+        open_zip(
+            file, path.name, Unsupported, "Make a zip of the adapter's folder only."
+        ) as archive,
+    ):
+        yield archive
 
 
 def _members(
