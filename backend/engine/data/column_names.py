@@ -61,6 +61,11 @@ RATED = (
 )  # fmt: skip
 RATED_BAD = ("toxic", "is_toxic", "harmful", "is_harmful", "unsafe", "is_unsafe")
 """Ratings that are true for bad answers."""
+CORRECTED = (
+    "corrected_response", "corrected_output", "corrected_answer", "corrected", "revised_response",
+    "revision", "improved_response",
+)  # fmt: skip
+"""A better answer beside the one that a model first gave."""
 CHOSEN = ("chosen", "chosen_response", "preferred_output", "preferred")
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})

@@ -36,6 +36,9 @@ def require_fit(first: Row) -> None:
     if worse := [name for name in there.rejected if _is_said(first[name])]:
         raise _preference_pairs(first, there, worse[0])
     own = names.spelt(first)
+    corrected = (own[name] for name in names.CORRECTED if name in own)
+    if better := next((each for each in corrected if _is_said(first[each])), None):
+        raise _two_answers(first, own, better)
     if names.TEXT in own:
         _require_text_alone(first, own)
     elif rated := ratings_of(first):
@@ -134,6 +137,18 @@ def _preferred(first: Row, better: str) -> Columns | None:
 
 def _is_rating(value: Any, column: str) -> bool:
     return isinstance(value, bool | int | str) and _plain(value) in (*YES, *NO)
+
+
+def _two_answers(first: Row, own: dict[str, str], better: str) -> Unfit:
+    instead = _preferred(first, better)
+    said = ", ".join(f"{label} {name}" for label, name in instead.named()) if instead else ""
+    return Unfit(
+        f"These rows have an answer and a corrected one, in {better}.",
+        f"To train on the corrected ones, choose the columns: {said}."
+        if said
+        else "Choose which column is the question and which the answer.",
+        instead,
+    )
 
 
 def _labelled(first: Row, text: str, label: str) -> Unfit:

@@ -314,3 +314,16 @@ def test_placeholders_are_told_from_mathematics(text: str, found: set[str]) -> N
     placeholders.found_in(text, into=names)
 
     assert names == found
+
+
+def test_a_corrected_answer_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "?", "response": "Wrong.", "corrected_response": f"Answer {n}."}
+        for n in range(ROWS)
+    ]
+
+    with pytest.raises(Unfit, match="a corrected one, in corrected_response") as caught:
+        read(tmp_path, rows)
+
+    found = read(tmp_path, rows, columns=caught.value.instead)
+    assert said(found.documents[3])[1] == ("assistant", "Answer 3.")
