@@ -5,13 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import browser, opened_app, playwright
+from tests.browser.conftest import opened_app
 from tests.real.conftest import MODEL
 from tests.real.test_smollm2 import IDENTITY
 
-__all__ = ["browser", "playwright"]
 pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 MOST_CLICKS = 8
 PATIENCE_MS = 900_000
@@ -37,7 +36,7 @@ class Hand:
 
 
 def test_from_the_first_page_to_an_answer_of_the_trained_model(
-    tmp_path: Path, browser: object
+    tmp_path: Path, browser: Browser
 ) -> None:
     assert MODEL.find() is not None, "Run: python3 start.py --test"
     data = tmp_path / "library.jsonl"
