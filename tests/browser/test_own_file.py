@@ -57,7 +57,11 @@ def test_from_the_first_page_to_an_answer_of_the_trained_model(
         expect(page.locator("#train-start")).to_contain_text("library", timeout=PATIENCE_MS)
         hand.click(page.locator("#train-start"))
         hand.click(page.get_by_role("button", name="Try it in Chat").first)
-        expect(page.locator("#chat-prompt textarea")).to_be_focused()
+        prompt = page.locator("#chat-prompt textarea")
+        expect(prompt).to_be_visible()
+        page.wait_for_timeout(2_500)
+        page.keyboard.type("Who are you?")
+        expect(prompt).to_have_value("Who are you?")
         page.keyboard.press("Enter")
 
         answers = page.locator("#chat-answers [data-column]")

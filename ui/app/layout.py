@@ -31,10 +31,15 @@ from ui.runs.tab import RunsTab
 from ui.train.tab import TrainTab
 
 FOCUS_PROMPT = """() => {
-  const prompt = document.querySelector("#chat-prompt textarea");
-  if (prompt && prompt.offsetParent) prompt.focus();
+  let left = 20;
+  const focus = () => {
+    const prompt = document.querySelector("#chat-prompt textarea");
+    if (prompt && prompt.offsetParent) prompt.focus();
+    else if (left--) setTimeout(focus, 100);
+  };
+  focus();
 }"""
-"""After *Try it in Chat* the question is filled in, and Enter sends it."""
+"""After *Try it in Chat* a question can be typed at once; the tab needs a moment to be drawn."""
 TABS = ("train", "load", "combine", "merge", "hotswap", "chat", "runs")
 STEERING = {
     "pause": Service.pause, "unpause": Service.resume, "save-now": Service.save_now
