@@ -29,6 +29,7 @@ FIGURES = {
     "merge_model": "time to merge and save, ours / PEFT",
     "switching": "one switch, ours / set_adapter",
     "loading_adapters": "time for all, ours / load_adapter",
+    "data_shapes": "rows silently wrong",
     "tokenising": "our second run",
     "oracle": "steps that agree with plain PEFT",
 }
