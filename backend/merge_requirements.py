@@ -81,9 +81,10 @@ def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
     largest = max(t.numel * wide for t in stored)
     names = {name.casefold() for name, _ in request.variant}
     adapters = [i for i in library.all() if i.name.casefold() in names]
+    weights = max(sum(sizes), base.parameters * item if base.stored_quantized else 0)
     return MergeNeeds(
         precision=precision,
-        disk_bytes=sum(sizes) + _beside_weights(Path(base.path)) + HEADER_BYTES,
+        disk_bytes=weights + _beside_weights(Path(base.path)) + HEADER_BYTES,
         disk_free_bytes=shutil.disk_usage(_existing(Path(request.destination))).free,
         memory_bytes=sum(4 * i.parameters for i in adapters)
         + MEMORY_PER_TENSOR * largest

@@ -46,6 +46,12 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
+    stored_quantized: str = ""
+    """How the files themselves are quantised, such as FP8; empty for full-precision files."""
+    original: str = ""
+    """The full-precision model of which already quantised files say that they are a copy."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how this checkpoint was read."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
 

@@ -25,6 +25,7 @@ from backend.engine.core import tolerances
 from backend.engine.inference.prompts import end_tokens
 from backend.engine.inference.sampling import NEXT_TOKEN, Sampler
 from backend.engine.inference.text_streaming import TextStream
+from backend.engine.models import tokenizer_traits
 from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
@@ -230,7 +231,7 @@ class _Step:
 def _first_step(base: Base, rows: list[Row]) -> _Step:
     """Batch the prompts, padded on the left, each with positions from 0."""
     longest = max(len(row.prompt) for row in rows)
-    pad = base.tokenizer.pad_token_id or 0
+    pad = tokenizer_traits.padding(base.tokenizer)
     gaps = [longest - len(row.prompt) for row in rows]
     ids = [[pad] * gap + row.prompt for gap, row in zip(gaps, rows, strict=True)]
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]

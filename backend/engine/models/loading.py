@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -20,7 +18,15 @@ from backend.engine.core import devices, memory
 from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
-from backend.engine.models import fingerprint, model_folder, quantization
+from backend.engine.models import (
+    config_file,
+    fingerprint,
+    model_folder,
+    quantization,
+    stored_quantization,
+    tokenizer_traits,
+)
+from backend.engine.models.stored_quantization import Stored
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
 from backend.permissions import on_hub
@@ -46,6 +52,9 @@ class Plan:
     memory_bytes: int
     passing_bytes: int
     """The extra bytes while the weights are read."""
+    stored: Stored | None = None
+    """How the files are quantised already; `request` then asks for just that."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -81,30 +90,62 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
     Raises ModelError, NotFound or Unsupported; a loaded base is not touched.
     """
     device = devices.choose(request.device)
-    quantized = request.quantization != "none"
-    precision, reason = choose_precision(request.precision, device, quantized=quantized)
+    choose_precision(request.precision, device)  # refused before anything is downloaded
     folder = model_folder.find(request.source, request.revision, control, models_dir)
+    name = title(folder)
     config = model_folder.check_folder(folder)
     model_folder.require_known(folder, config)
-    quantization.require_possible(request, config, precision, title(folder), device=device)
-    parameters, predicted = fingerprint.predict(folder, DTYPES[precision])
-    passing = 0
-    if not quantized:
-        model_folder.skeleton(folder)  # checks that the weight files can hold it
-    else:
-        predicted, passing = fingerprint.predict_quantized(folder, request, precision, parameters)
+    stored = stored_quantization.of(folder, config, name)
+    request = stored_quantization.resolve(request, stored, name, device)
+    quantized = request.quantization != "none"
+    precision, reason = choose_precision(request.precision, device, quantized=quantized)
+    quantization.require_possible(request, precision, device=device)
+    parameters, predicted, passing = _sizes(folder, request, precision, stored)
+    tokenizer = model_folder.read_tokenizer(folder, request.chat_template)
     return Plan(
         request=request,
         folder=folder,
-        title=title(folder),
+        title=name,
         device=device,
         precision=precision,
         precision_reason=reason,
-        tokenizer=model_folder.read_tokenizer(folder, request.chat_template),
+        tokenizer=tokenizer,
         parameters=parameters,
         memory_bytes=predicted,
         passing_bytes=passing,
+        stored=stored,
+        notes=_notes(folder, config, tokenizer, stored, request),
     )
+
+
+def _sizes(
+    folder: Path, request: LoadModel, precision: str, stored: Stored | None
+) -> tuple[int, int, int]:
+    """Return parameters, bytes of the loaded base, and extra bytes while it is read."""
+    if stored is not None:
+        return fingerprint.predict_stored(folder, stored, DTYPES[precision])
+    parameters, predicted = fingerprint.predict(folder, DTYPES[precision])
+    if request.quantization == "none":
+        model_folder.skeleton(folder)  # checks that the weight files can hold it
+        return parameters, predicted, 0
+    sizes = fingerprint.predict_quantized(folder, request, precision, parameters)
+    return parameters, *sizes
+
+
+def _notes(
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    stored: Stored | None,
+    request: LoadModel,
+) -> tuple[str, ...]:
+    """Return what a person should know about a checkpoint, a sentence or two for each trait."""
+    found = [
+        model_folder.about_code(folder, config),
+        stored_quantization.note(stored, request),
+        *tokenizer_traits.notes(tokenizer),
+    ]
+    return tuple(each for each in found if each)
 
 
 def load(request: LoadModel, control: Control, models_dir: Path | None = None) -> Base:
@@ -148,7 +189,9 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         seconds=time.monotonic() - started,
         quantization=wanted,
         quantization_note=(
-            quantization.describe(plan.request, model, plan.device) if wanted != "none" else ""
+            quantization.describe(plan.request, model, plan.device, stored=plan.stored is not None)
+            if wanted != "none"
+            else ""
         ),
         double_quant=plan.request.double_quant,
         quantized_compute=quantization.computed_in(plan.request, plan.device),
@@ -156,6 +199,9 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         quantized_bytes=now,
         quantized_full_bytes=full,
         places=_places(plan.device),
+        stored_quantized=plan.stored.title if plan.stored else "",
+        original=plan.stored.original if plan.stored else "",
+        notes=plan.notes,
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
@@ -191,14 +237,21 @@ def choose_precision(
 
 
 def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
-    config = quantization.bnb_config(plan.request, plan.device)
+    config = config_file.of_folder(plan.folder)
+    wanted = None
+    if plan.stored is not None:
+        config.quantization_config = stored_quantization.reading(plan.stored, plan.request)
+    else:
+        wanted = quantization.bnb_config(plan.request, plan.device)
+    placed = devices.is_gpu(plan.device) or plan.request.quantization != "none"
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             plan.folder,
+            config=config,
             dtype=dtype,
             # Transformers would put a quantised base on any GPU it finds.
-            device_map={"": plan.device} if devices.is_gpu(plan.device) or config else None,
-            **({"quantization_config": config} if config else {}),
+            device_map={"": plan.device} if placed else None,
+            **({"quantization_config": wanted} if wanted else {}),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -206,7 +259,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
         )
     except (ValueError, OSError, SafetensorError, KeyError) as error:
         raise ModelError(
-            f"{plan.title} could not be read: {model_folder.first_line(error)}",
+            f"{plan.title} could not be read: {config_file.first_line(error)}",
             cure="Its files do not match each other: download it again.",
             details=str(error),
         ) from error
@@ -217,6 +270,7 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
             f"The weights in {plan.title} do not match its config.json.", details=str(error)
         ) from error
     quantization.guard(model)
+    stored_quantization.settle(model, plan.stored, dtype)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
     return model.eval()

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backend.catalogue.precisions import BYTES
-from backend.engine.models import model_folder
+from backend.engine.models import config_file, model_folder
 from backend.engine.models.linear_layers import Target, linear_layers
 from backend.errors import ModelError
 
@@ -71,7 +71,7 @@ class Shape:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
-            reason = model_folder.first_line(error).rstrip(".")
+            reason = config_file.first_line(error).rstrip(".")
             raise ModelError(
                 f"No model can be built from this config.json: {reason}.",
                 cure="Check its sizes: each has to be a whole number above 0.",

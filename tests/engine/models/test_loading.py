@@ -59,7 +59,7 @@ def pickle_only(folder: Path) -> None:
 
 
 def custom_code(folder: Path) -> None:
-    configure(folder, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    configure(folder, model_type="evil", auto_map={"AutoModelForCausalLM": "evil.Model"})
     (folder / "evil.py").write_text("raise SystemExit('It ran.')", encoding="utf-8")
 
 
@@ -146,7 +146,8 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         custom_code,
         Unsupported,
-        "spoilt contains its own program code, which the workbench never runs. "
+        "spoilt needs its own program code for the architecture 'evil', which Transformers "
+        f"{transformers.__version__} does not know, and the workbench never runs such code. "
         "Choose a model whose architecture is part of Transformers.",
     ),
     (
