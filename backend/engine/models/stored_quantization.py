@@ -207,20 +207,20 @@ def packed_bytes(files: list[Path], dtype: torch.dtype) -> int:
 
 
 def settle(model: Any, stored: Stored | None, dtype: torch.dtype) -> None:
-    """Make an unpacked model one of `dtype` that is saved unpacked.
+    """Bring the weights that are not quantised to `dtype`, and let an unpacked model stay so.
 
-    Transformers 5.23 leaves weights that were not quantised in their stored dtype, and would
-    quantise all weights again when the model is saved, without saying so in its config.json.
+    Transformers 5.23 leaves such weights in their stored dtype. It would also quantise all weights
+    of an unpacked model again when it is saved, without saying so in its config.json.
     """
-    if stored is None or not stored.is_unpacked:
+    if stored is None:
         return
-    kept = tuple(model._keep_in_fp32_modules or ()) + tuple(
-        model._keep_in_fp32_modules_strict or ()
-    )
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+    packed = {f"{name}.weight" for name, _ in quantization.layers(model)}
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and kept.isdisjoint(name.split(".")):
+        whole = parameter.is_floating_point() and name not in packed
+        if whole and kept.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(dtype)
-    if hasattr(model, "_weight_conversions"):
+    if stored.is_unpacked and hasattr(model, "_weight_conversions"):
         del model._weight_conversions
 
 
