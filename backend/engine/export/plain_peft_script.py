@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -128,9 +129,7 @@ def lay_out(examples: list[Example]) -> Pack:
 
 def load_model(base: str, device: torch.device) -> PeftModel:
     """Load the base and add the adapter. The seed decides the initial weights of a new adapter."""
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=BASE_DTYPE, quantization_config=quantization(device), device_map={"": device}
-    )
+    model = read_base(base, device)
     widen_norms(model)
     torch.manual_seed(SEED)
     if START_FROM:
@@ -151,6 +150,28 @@ def load_model(base: str, device: torch.device) -> PeftModel:
         model.enable_input_require_grads()
     peft.train()
     return peft
+
+
+def read_base(base: str, device: torch.device) -> PreTrainedModel:
+    """Read the base; files that are already quantised are read as they are, or unpacked."""
+    config = AutoConfig.from_pretrained(base)
+    wanted, stored = quantization(device), getattr(config, "quantization_config", None)
+    if stored:
+        stored["dequantize"] = wanted is None
+        if QUANTIZATION in ("nf4", "fp4"):
+            own = stored.get("bnb_4bit_compute_dtype")
+            usual = str(wanted.bnb_4bit_compute_dtype).removeprefix("torch.")
+            keeps = UNPACKED_TO == "auto" and own in ("float32", "bfloat16")
+            stored["bnb_4bit_compute_dtype"] = own if keeps else usual
+        wanted = None
+    model = AutoModelForCausalLM.from_pretrained(
+        base, config=config, dtype=BASE_DTYPE, quantization_config=wanted, device_map={"": device}
+    )
+    for name, parameter in model.named_parameters() if stored else ():
+        packed = hasattr(parameter, "quant_state")
+        if parameter.is_floating_point() and not packed:
+            parameter.data = parameter.data.to(getattr(torch, BASE_DTYPE))
+    return model
 
 
 def quantization(device: torch.device) -> BitsAndBytesConfig | None:

@@ -34,6 +34,10 @@ from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
 
+UNREADABLE = (
+    ValueError, OSError, SafetensorError, KeyError, AttributeError, AssertionError, TypeError,
+)  # fmt: skip
+"""What Transformers raises where files do not match each other."""
 EMULATED = "this GPU has no native bf16 and converts, which is slow"
 
 
@@ -96,6 +100,7 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
     config = model_folder.check_folder(folder)
     model_folder.require_known(folder, config)
     stored = stored_quantization.of(folder, config, name)
+    stored = stored_quantization.in_files(stored, folder, name)
     request = stored_quantization.resolve(request, stored, name, device)
     quantized = request.quantization != "none"
     precision, reason = choose_precision(request.precision, device, quantized=quantized)
@@ -180,7 +185,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         precision=plan.precision,
         precision_reason=plan.precision_reason,
         device=str(plan.device),
-        tied_embeddings=bool(getattr(model.config, "tie_word_embeddings", False)),
+        tied_embeddings=_is_tied(model),
         chat_template=bool(plan.tokenizer.chat_template),
         given_template=plan.request.chat_template,
         memory_predicted_bytes=plan.memory_bytes,
@@ -204,6 +209,16 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         notes=plan.notes,
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Tell whether the output head is the embedding: Transformers ignores a config that is wrong."""
+    try:
+        inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
+    except (NotImplementedError, AttributeError):
+        return bool(getattr(model.config, "tie_word_embeddings", False))
+    weights = (getattr(each, "weight", None) for each in (inner, outer))
+    return next(weights) is next(weights)
 
 
 def _places(device: torch.device) -> int:
@@ -257,13 +272,19 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, SafetensorError, KeyError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"{plan.title} could not be read: {config_file.first_line(error)}",
             cure="Its files do not match each other: download it again.",
             details=str(error),
         ) from error
     except RuntimeError as error:
+        if "conversion" in str(error):  # of weights that are stored in another form
+            raise ModelError(
+                f"{plan.title} could not be read: its quantised weights cannot be unpacked.",
+                cure="Load the full-precision model instead.",
+                details=str(error),
+            ) from error
         if "mismatched" not in str(error):
             raise
         raise ModelError(

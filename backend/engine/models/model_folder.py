@@ -16,7 +16,13 @@ from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.models import config_file, model_limits, packaged_model, tokenizer_traits
+from backend.engine.models import (
+    config_file,
+    model_limits,
+    packaged_model,
+    stored_quantization,
+    tokenizer_traits,
+)
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
@@ -51,7 +57,15 @@ def find(
                 cure="Check the path; a Hub id looks like HuggingFaceTB/SmolLM2-135M.",
             )
         return folder.resolve()
-    return hub_download.fetch_model(source, revision, control)
+    return hub_download.fetch_model(source, revision, control, _require_readable)
+
+
+def _require_readable(folder: Path) -> None:
+    """Raise ModelError or Unsupported where no weights could make the folder a base."""
+    name = title(folder)
+    config = config_file.read(folder / config_file.NAME, name)
+    config_file.known(config, name)
+    stored_quantization.of(folder, config, name)
 
 
 def display_name(source: str, folder: Path) -> str:
@@ -62,6 +76,12 @@ def display_name(source: str, folder: Path) -> str:
 def check_folder(folder: Path) -> dict[str, Any]:
     """Return the folder's config; raises where it is not a model that can be loaded safely."""
     file, name = folder / config_file.NAME, title(folder)
+    if (folder / "adapter_config.json").exists() and file.exists() and weight_files(folder):
+        raise ModelError(
+            f"{name} holds an adapter beside a base model, and Transformers would load both as one.",
+            cure="Move adapter_config.json and adapter_model.safetensors to another folder, then "
+            "load the base and add the adapter.",
+        )
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} holds an adapter, not a base model.",
@@ -72,19 +92,30 @@ def check_folder(folder: Path) -> dict[str, Any]:
     model_limits.require_bounded_files(folder, name)
     config = config_file.read(file, name)
     if not weight_files(folder):
-        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt*")
-        )
-        if pickled:
-            raise Unsupported(
-                f"{name} has its weights only as {pickled[0]}, a format that can run code.",
-                cure="Convert it to safetensors first.",
-            )
-        raise ModelError(
-            f"{name} has a config.json but no weights (no model.safetensors).",
-            cure="Only safetensors files are read: choose another base, or convert it first.",
-        )
+        raise _without_weights(folder, name)
     return config
+
+
+def _without_weights(folder: Path, name: str) -> ModelError | Unsupported:
+    """Return why a folder's weight files are not read, if it has any."""
+    pickled = [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt*"))]
+    other = sorted(folder.glob("*.safetensors"))
+    if other:
+        return ModelError(
+            f"{name} has its weights in {other[0].name}, but Transformers reads model.safetensors, "
+            "or the files that model.safetensors.index.json lists.",
+            cure="Rename it to model.safetensors if it is the only one and holds Transformers' own "
+            "names of weights; else download the folder again, or choose another base.",
+        )
+    if pickled:
+        return Unsupported(
+            f"{name} has its weights only as {pickled[0].name}, a format that can run code.",
+            cure="Convert it to safetensors first.",
+        )
+    return ModelError(
+        f"{name} has a config.json but no weights (no model.safetensors).",
+        cure="Only safetensors files are read: choose another base, or convert it first.",
+    )
 
 
 def require_known(folder: Path, config: dict[str, Any]) -> None:
@@ -146,7 +177,7 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
     name, config = title(folder), config_file.of_folder(folder)
     _require_own_class(folder, name)
     try:
-        with tokenizer_file_without_code():
+        with _tokenizer_file_without_code():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, config=config, trust_remote_code=False, local_files_only=True
             )
@@ -165,7 +196,7 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
             )
         tokenizer.chat_template = CHAT_TEMPLATES[template].jinja
     tokenizer_traits.set_embedded(tokenizer, _embedded(config))
-    tokenizer_traits.complete(tokenizer, _end_ids(folder, config))
+    tokenizer_traits.complete(tokenizer, _end_ids(folder))
     return tokenizer
 
 
@@ -175,11 +206,13 @@ def _embedded(config: PretrainedConfig) -> int:
     return rows if isinstance(rows, int) else read_limits.SIZE
 
 
-def _end_ids(folder: Path, config: PretrainedConfig) -> list[int]:
-    """Return the ids that end a text, as generation_config.json or config.json says."""
-    said = _json(folder / "generation_config.json").get("eos_token_id")
-    if said is None:
-        said = getattr(config.get_text_config(decoder=True), "eos_token_id", None)
+def _end_ids(folder: Path) -> list[int]:
+    """Return the ids that end a text, as generation_config.json or config.json says.
+
+    A number that config.json does not say, but its class has by default, may be any token's.
+    """
+    files = (_json(folder / name) for name in ("generation_config.json", config_file.NAME))
+    said = next((each["eos_token_id"] for each in files if each.get("eos_token_id")), None)
     listed = said if isinstance(said, list) else [said]
     return [each for each in listed if isinstance(each, int) and not isinstance(each, bool)]
 
@@ -213,7 +246,7 @@ def _require_own_class(folder: Path, name: str) -> None:
 
 
 @contextmanager
-def tokenizer_file_without_code() -> Iterator[None]:
+def _tokenizer_file_without_code() -> Iterator[None]:
     """Let Transformers read tokenizer_config.json as if it named no program code.
 
     Transformers 5.23 skips its choice of the right class where code is named, even if that code is

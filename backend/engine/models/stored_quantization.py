@@ -18,6 +18,7 @@ from backend.engine.models import config_file, quantization
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits, safetensors_header
 from backend.files.foreign_files import read_text
+from backend.files.safetensors_header import StoredTensor
 from backend.requests import LoadModel
 
 KEY = "quantization_config"
@@ -144,6 +145,64 @@ def _in_card(folder: Path) -> str:
     matter = FRONT_MATTER.search(card)
     found = BASE_MODEL.search(matter.group(1)) if matter else None
     return found.group(1) if found else ""
+
+
+def in_files(stored: Stored | None, folder: Path, name: str) -> Stored | None:
+    """Return how a folder's weights are quantised, where the files agree with config.json.
+
+    Full-precision weights of which it says that they are in FP8 or MXFP4 are read as they are.
+    Raises ModelError where such weights should be packed by bitsandbytes.
+    """
+    if stored is None:
+        return None
+    tensors = safetensors_header.tensors(folder)
+    if stored.is_unpacked:
+        if all(tensor.dtype in safetensors_header.FLOATS for tensor in tensors):
+            return None
+        _require_unpackable(stored, {tensor.key: tensor for tensor in tensors}, name)
+        return stored
+    if not any(PARTS.search(tensor.key) for tensor in tensors):
+        raise ModelError(
+            f"{name}/config.json says that its files are quantised to {stored.title}, but they "
+            "hold no quantised weights.",
+            cure=f"Download it again. {_instead(stored.original)}.",
+        )
+    return stored
+
+
+def _require_unpackable(stored: Stored, tensors: dict[str, StoredTensor], name: str) -> None:
+    """Raise Unsupported where a packed weight has no scales, or scales of uneven blocks.
+
+    Transformers 5.23 divides a weight's rows evenly among its scales. Where the last block is
+    shorter, it would take wrong scales for most rows, without an error.
+    """
+    for tensor in tensors.values():
+        if tensor.dtype.startswith("F8_E4M3") or tensor.dtype.startswith("F8_E5M2"):
+            fits = _has_even_blocks(tensor, tensors.get(f"{tensor.key}_scale_inv"), stored)
+        elif tensor.key.endswith("_blocks"):
+            scales = tensors.get(f"{tensor.key.removesuffix('_blocks')}_scales")
+            fits = scales is not None and scales.shape == tensor.shape[:-1]
+        else:
+            continue
+        if not fits:
+            raise Unsupported(
+                f"{name} stores {tensor.key} in {stored.title} with scales that Transformers would "
+                "not apply correctly.",
+                cure=f"{_instead(stored.original)}.",
+            )
+
+
+def _has_even_blocks(weight: StoredTensor, scales: StoredTensor | None, stored: Stored) -> bool:
+    """Tell whether the scales of an FP8 weight are one for all, or one for each full block."""
+    if scales is None:
+        return False
+    blocks = stored.settings.get("weight_block_size") or ()
+    if scales.numel == 1:
+        return True
+    return len(scales.shape) == len(blocks) == len(weight.shape) == 2 and all(
+        count == 1 or size == count * block
+        for size, count, block in zip(weight.shape, scales.shape, blocks, strict=True)
+    )
 
 
 def resolve(
