@@ -24,7 +24,7 @@ OTHER_INDEXES = "*.index.json"
 
 
 def texts_of(names: Iterable[str]) -> list[str]:
-    """Return the files of a model that are not weights: configuration, tokenizer, templates, card."""
+    """Return the files of a model that are not weights: texts of all kinds."""
     return sorted(
         name
         for name in names

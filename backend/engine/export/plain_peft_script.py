@@ -167,7 +167,7 @@ def read_base(base: str, device: torch.device) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         base, config=config, dtype=BASE_DTYPE, quantization_config=wanted, device_map={"": device}
     )
-    for name, parameter in model.named_parameters() if stored else ():
+    for parameter in model.parameters() if stored else ():
         packed = hasattr(parameter, "quant_state")
         if parameter.is_floating_point() and not packed:
             parameter.data = parameter.data.to(getattr(torch, BASE_DTYPE))

@@ -212,7 +212,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
 
 
 def _is_tied(model: PreTrainedModel) -> bool:
-    """Tell whether the output head is the embedding: Transformers ignores a config that is wrong."""
+    """Tell whether the output head is the embedding: a config may be wrong about it."""
     try:
         inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
     except (NotImplementedError, AttributeError):

@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     file, name = folder / config_file.NAME, title(folder)
     if (folder / "adapter_config.json").exists() and file.exists() and weight_files(folder):
         raise ModelError(
-            f"{name} holds an adapter beside a base model, and Transformers would load both as one.",
+            f"{name} holds a base model and an adapter, which Transformers would load as one.",
             cure="Move adapter_config.json and adapter_model.safetensors to another folder, then "
             "load the base and add the adapter.",
         )

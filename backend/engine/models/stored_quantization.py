@@ -196,12 +196,16 @@ def _has_even_blocks(weight: StoredTensor, scales: StoredTensor | None, stored: 
     """Tell whether the scales of an FP8 weight are one for all, or one for each full block."""
     if scales is None:
         return False
-    blocks = stored.settings.get("weight_block_size") or ()
     if scales.numel == 1:
         return True
-    return len(scales.shape) == len(blocks) == len(weight.shape) == 2 and all(
-        count == 1 or size == count * block
-        for size, count, block in zip(weight.shape, scales.shape, blocks, strict=True)
+    blocks = stored.settings.get("weight_block_size")
+    return (
+        isinstance(blocks, list)
+        and len(scales.shape) == len(blocks) == len(weight.shape) == 2
+        and all(
+            count == 1 or size == count * block
+            for size, count, block in zip(weight.shape, scales.shape, blocks, strict=True)
+        )
     )
 
 
