@@ -158,7 +158,7 @@ def read_base(base: str, device: torch.device) -> PreTrainedModel:
     wanted, stored = quantization(device), getattr(config, "quantization_config", None)
     if stored:
         stored["dequantize"] = wanted is None
-        if QUANTIZATION in ("nf4", "fp4"):
+        if wanted is not None and QUANTIZATION != "int8":
             own = stored.get("bnb_4bit_compute_dtype")
             usual = str(wanted.bnb_4bit_compute_dtype).removeprefix("torch.")
             keeps = UNPACKED_TO == "auto" and own in ("float32", "bfloat16")

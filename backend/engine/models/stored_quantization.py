@@ -114,7 +114,7 @@ def _of_bitsandbytes(settings: dict[str, Any], original: str, name: str) -> Stor
         )
     four = kind != "int8"
     compute = COMPUTE.get(str(read.bnb_4bit_compute_dtype).removeprefix("torch."), "")
-    title = QUANTIZATIONS[kind].title  # type: ignore[index]
+    title = QUANTIZATIONS[kind].title
     double = four and bool(read.bnb_4bit_use_double_quant)
     return Stored(title, kind, double, compute if four else "", settings, original)
 
