@@ -28,6 +28,7 @@ from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, toke
 from backend.engine.data.token_arrays import Encoded, Tokens
 from backend.engine.models import tokenizer_traits
 from backend.engine.templates.answers import Remark
+from backend.errors import DataError
 from backend.files import read_limits
 from backend.results import RowProblem
 
@@ -204,6 +205,12 @@ def _output(shown: _Shown, tokenizer: Any) -> Any:
     texts = [each.text for _, each in shown if isinstance(each, Rendered)]
     if not texts:
         return None
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"The base cannot be trained: {tokenizer_traits.PLACELESS}, so the tokens of an answer "
+            "are not known.",
+            cure="Choose another base.",
+        )
     return tokenizer(
         texts,
         add_special_tokens=not tokenizer.chat_template or not shown[0][0].turns,

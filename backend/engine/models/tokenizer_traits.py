@@ -10,6 +10,7 @@ _EMBEDDED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _APPENDED: WeakKeyDictionary[Any, dict[bool, list[int]]] = WeakKeyDictionary()
 TRIED = ("a", "7", "Hello there", "x = 1;")
 SHOWN = 3
+PLACELESS = "the tokenizer has no fast version and does not tell where a token is in its text"
 
 
 def set_embedded(tokenizer: Any, rows: int) -> None:
@@ -76,6 +77,11 @@ def complete(tokenizer: Any, ends: list[int]) -> None:
 def notes(tokenizer: Any) -> list[str]:
     """Return sentences about what is unusual in a tokenizer."""
     found = []
+    if not tokenizer.is_fast:
+        found.append(
+            f"{PLACELESS.capitalize()} ({type(tokenizer).__name__}), so the base can be used but "
+            "not trained."
+        )
     if (rows := embedded(tokenizer)) is not None:
         beyond = sorted(id for id in tokenizer.get_vocab().values() if id >= rows)
         listed = ", ".join(shown(id, tokenizer) for id in beyond[:SHOWN])

@@ -167,10 +167,33 @@ def test_rows_with_such_a_token_are_bad_rows(service: Service, tmp_path: Path) -
     dropping = train.model_copy(update={"drop_bad_rows": True})
     run = service.start(dropping).result(timeout=120)
 
-    stats = service.start(rq.Preflight(train=dropping)).result(timeout=120).data
+    stats = service.start(rq.Preflight(train=dropping)).result(timeout=120).stats
     assert run.steps == 1
-
+    assert stats is not None
     assert stats.bad == 2
+
+
+# -- tokenizers that are written in Python -------------------------------------------------------
+
+
+def test_a_tokenizer_that_gives_no_places_answers_but_is_not_trained_with(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "base", tokenizer=tokenizer())
+    for file in folder.glob("token*"):
+        file.unlink()
+    words = {"<unk>": 0, "a</w>": 1, "h": 2, "i</w>": 3, "hi</w>": 4}
+    (folder / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\nh i</w>\n", encoding="utf-8")
+    configure(folder, tokenizer_class="CTRLTokenizer")
+    with start_service(tmp_path / "workspace", folder) as service:
+        facts = service.snapshot().base
+        asked = rq.Compare(prompts=["hi", "hi a"], variants=[[]], max_new_tokens=2)
+        answers = service.start(asked).result(timeout=60)
+        with pytest.raises(DataError, match="does not tell where a token is in its text"):
+            service.start(rq.Train(name="not")).result(timeout=60)
+
+    assert facts is not None
+    assert "can be used but not trained" in facts.notes[0]
+    assert len(answers.answers[0]) == 2
 
 
 # -- marks that are missing ----------------------------------------------------------------------
