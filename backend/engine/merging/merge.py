@@ -129,7 +129,8 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
     folder = Path(base.path)
     config = model_folder.check_folder(folder)
     stored = stored_quantization.of(folder, config, base.name)
-    stored_quantization.require_mergeable(stored, base.name)
+    if stored is not None and not stored.is_unpacked:
+        raise merge_requirements.quantised_files(base.name, stored.title, stored.original)
     return Job(
         base=base,
         folder=folder,

@@ -243,16 +243,6 @@ def reading(stored: Stored, request: LoadModel) -> dict[str, Any]:
     return {**stored.settings, "bnb_4bit_compute_dtype": TORCH_NAMES[request.compute_dtype]}
 
 
-def require_mergeable(stored: Stored | None, name: str) -> None:
-    """Raise Unsupported where the files do not hold the weights that a merge changes."""
-    if stored is not None and not stored.is_unpacked:
-        raise Unsupported(
-            f"The files of {name!r} are already quantised to {stored.title}, and a merge changes "
-            "full-precision weights.",
-            cure=f"Load {stored.original or 'the full-precision model'}, and merge into that.",
-        )
-
-
 def packed_bytes(files: list[Path], dtype: torch.dtype) -> int:
     """Return the bytes that bitsandbytes' files take when loaded, from their headers alone.
 
