@@ -72,6 +72,13 @@ def test_a_known_type_is_read_without_its_own_code(
     assert model_folder.skeleton(copy).config.model_type == "llama"
 
 
+def test_an_unknown_type_with_its_own_code_is_refused(copy: Path) -> None:
+    configure(copy, model_type="evil", auto_map=EVIL)
+
+    with pytest.raises(Unsupported, match=r"its own program code for the architecture 'evil'"):
+        load(copy)
+
+
 @pytest.mark.parametrize("value", [None, [], {}], ids=str)
 def test_an_empty_list_of_code_is_none(copy: Path, value: Any) -> None:
     for file in ("config.json", "tokenizer_config.json"):

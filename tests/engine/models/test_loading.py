@@ -58,11 +58,6 @@ def pickle_only(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
 
-def custom_code(folder: Path) -> None:
-    configure(folder, model_type="evil", auto_map={"AutoModelForCausalLM": "evil.Model"})
-    (folder / "evil.py").write_text("raise SystemExit('It ran.')", encoding="utf-8")
-
-
 def truncated(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100_000])
 
@@ -142,13 +137,6 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
         Unsupported,
         "spoilt has its weights only as pytorch_model.bin, a format that can run code. "
         "Convert it to safetensors first.",
-    ),
-    (
-        custom_code,
-        Unsupported,
-        "spoilt needs its own program code for the architecture 'evil', which Transformers "
-        f"{transformers.__version__} does not know, and the workbench never runs such code. "
-        "Choose a model whose architecture is part of Transformers.",
     ),
     (
         truncated,
