@@ -6,6 +6,7 @@ need libraries or kernels of their own, so the full-precision model is named ins
 """
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +35,7 @@ PARTS = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|SCB|weight_format)$"
 )
 NOT_LOADED = re.compile(r"\.(quant_state\.\w+|weight_format)$")
-HUB_NAME = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
-BASE_MODEL = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-)?[ \t]*[\"']?([\w./-]+)", re.MULTILINE)
+HUB_NAME = re.compile(r"\w[\w.-]{0,100}/\w[\w.-]{0,100}")
 
 
 class Stored(NamedTuple):
@@ -138,13 +137,22 @@ def original_of(folder: Path, config: dict[str, Any], name: str) -> str:
 
 
 def _in_card(folder: Path) -> str:
+    """Return the model that a card says it is a quantised copy of; empty where it says none."""
     try:
         card = read_text(folder / "README.md", read_limits.CARD_BYTES, "README.md")
     except (OSError, ValueError, ModelError):
         return ""
-    matter = FRONT_MATTER.search(card)
-    found = BASE_MODEL.search(matter.group(1)) if matter else None
-    return found.group(1) if found else ""
+    first, *lines = card.splitlines() or [""]
+    metadata = takewhile(lambda line: line.strip() != "---", lines if first == "---" else [])
+    found, relation = "", "quantized"
+    for line in metadata:
+        key, _, value = line.partition(":")
+        if key == "base_model":
+            listed = value.strip() or next(metadata, "").strip().removeprefix("-")
+            found = listed.strip("[] ").partition(",")[0].strip("\"' ")
+        elif key == "base_model_relation":
+            relation = value.strip("\"' ")
+    return found if relation == "quantized" else ""
 
 
 def in_files(stored: Stored | None, folder: Path, name: str) -> Stored | None:

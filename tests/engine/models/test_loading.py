@@ -162,8 +162,9 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         adapter,
         ModelError,
-        "spoilt holds an adapter, not a base model. "
-        "Load the base it was made for first, then add the adapter.",
+        "spoilt holds a base model and an adapter, which Transformers would load as one. Move "
+        "adapter_config.json and adapter_model.safetensors to another folder, then load the base "
+        "and add the adapter.",
     ),
     (without_config, ModelError, "spoilt has no config.json, so it is not a model folder."),
     (

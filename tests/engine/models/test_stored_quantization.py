@@ -1,6 +1,5 @@
 """Checkpoints that are already quantised: loaded as they are, unpacked, or refused with a name."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from backend import Service
 from backend import requests as rq
 from backend.engine.core.job_control import Control
-from backend.engine.models import loading
+from backend.engine.models import loading, stored_quantization
 from backend.engine.models.loading import Base
 from backend.engine.planning import quantization_table
 from backend.errors import ModelError, Unsupported, WorkbenchError
@@ -321,10 +320,27 @@ def test_an_empty_description_is_none(copy: Path, value: Any) -> None:
     assert load(copy).facts.stored_quantized == ""
 
 
-def test_the_card_is_read_within_limits(copy: Path) -> None:
-    configure(copy, quantization_config={"quant_method": "gptq"})
-    (copy / "README.md").write_bytes(b"---\nbase_model: ../../etc/x y\n---\n\xff")
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [
+        ("base_model: some/model", "some/model"),
+        ("base_model:\n  - 'some/model'\n  - other/model", "some/model"),
+        ("base_model: [some/model, other/model]\nbase_model_relation: quantized", "some/model"),
+        ("base_model: some/model\nbase_model_relation: finetune", ""),
+        ("base_model: ../../model", ""),
+        ("base_model:" + " " * 1_000_000 + "\n" + " " * 1_000_000, ""),
+        ("license: mit", ""),
+    ],
+    ids=["plain", "list", "inline list", "another relation", "path", "blanks", "none"],
+)
+def test_the_card_names_the_full_precision_model(tmp_path: Path, metadata: str, name: str) -> None:
+    text = f"---\n{metadata}\n---\n# A copy\nbase_model: not/this\n"
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
 
-    with pytest.raises(Unsupported, match="Load the full-precision model"):
-        load(copy)
-    assert json.loads((copy / "config.json").read_text())["quantization_config"]
+    assert stored_quantization.original_of(tmp_path, {}, "copy") == name
+
+
+def test_a_card_that_cannot_be_read_names_nothing(tmp_path: Path) -> None:
+    assert stored_quantization.original_of(tmp_path, {}, "copy") == ""
+    (tmp_path / "README.md").write_bytes(b"---\nbase_model: some/model\n---\n\xff")
+    assert stored_quantization.original_of(tmp_path, {}, "copy") == ""
