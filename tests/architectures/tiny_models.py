@@ -120,6 +120,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": {**_INDEXED, **_MIXED}},
     "qwen4_exp_text": {**_INDEXED, **_MIXED},
     "reformer": {"attn_layers": ("local", "local"), "axial_pos_embds": False},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
     "xlstm": {"num_heads": 2},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_HYBRID, "attention_head_dim": 16, "n_mamba_heads": 2},
