@@ -25,6 +25,7 @@ from backend.engine.models import (
     quantization,
     stored_quantization,
     tokenizer_traits,
+    trial_pass,
 )
 from backend.engine.models.stored_quantization import Stored
 from backend.errors import ModelError, Unsupported
@@ -294,7 +295,10 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     stored_quantization.settle(model, plan.stored, dtype)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    known = tokenizer_traits.embedded(plan.tokenizer) or len(plan.tokenizer)
+    trial_pass.require_continues_text(model, known, plan.title)
+    return model
 
 
 def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
