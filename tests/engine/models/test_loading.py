@@ -300,7 +300,7 @@ def test_code_in_a_model_folder_never_runs(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (folder / "evil.py").write_text("raise SystemExit('It ran.')", encoding="utf-8")
 
-    with pytest.raises(ModelError, match="no readable tokenizer"):
+    with pytest.raises(Unsupported, match="its own program code for its tokenizer"):
         loading.load(rq.LoadModel(source=str(folder)), SILENT)
 
 
