@@ -31,8 +31,9 @@ def test_short_last_blocks_get_wrong_scales(base: Path) -> None:
     found = unpacked(base, 40).state_dict()
 
     wrong = any(not torch.allclose(found[key], weight) for key, weight in true.items())
-    guard = "stored_quantization.py (_has_even_blocks)"
-    assert_still(wrong, "scales of short blocks", guard, transformers)
+    assert_still(
+        wrong, "scales of short blocks", "stored_quantization.py (_has_even_blocks)", transformers
+    )
 
 
 def test_weights_that_are_not_packed_keep_their_stored_type(base: Path) -> None:
@@ -40,8 +41,12 @@ def test_weights_that_are_not_packed_keep_their_stored_type(base: Path) -> None:
     found = unpacked(base, 32, torch.bfloat16)
 
     wrong = {each.dtype for each in found.parameters()} != {torch.bfloat16}
-    guard = "stored_quantization.py (settle)"
-    assert_still(wrong, "the type of weights that are not packed", guard, transformers)
+    assert_still(
+        wrong,
+        "the type of weights that are not packed",
+        "stored_quantization.py (settle)",
+        transformers,
+    )
 
 
 def test_an_unpacked_model_is_saved_packed_and_does_not_say_so(base: Path, tmp_path: Path) -> None:
@@ -52,8 +57,7 @@ def test_an_unpacked_model_is_saved_packed_and_does_not_say_so(base: Path, tmp_p
     said = (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
     packed = any(each.dtype == torch.float8_e4m3fn for each in saved.values())
     wrong = packed and "quantization_config" not in said
-    guard = "stored_quantization.py (settle)"
-    assert_still(wrong, "saving an unpacked model", guard, transformers)
+    assert_still(wrong, "saving an unpacked model", "stored_quantization.py (settle)", transformers)
 
 
 def test_named_code_changes_which_tokenizer_is_read(base: Path) -> None:
@@ -63,5 +67,9 @@ def test_named_code_changes_which_tokenizer_is_read(base: Path) -> None:
     named = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
     wrong = plain("Élan, why?").input_ids != named("Élan, why?").input_ids
-    guard = "model_folder.py (_tokenizer_file_without_code)"
-    assert_still(wrong, "tokenizers of files that name code", guard, transformers)
+    assert_still(
+        wrong,
+        "tokenizers of files that name code",
+        "model_folder.py (_tokenizer_file_without_code)",
+        transformers,
+    )
