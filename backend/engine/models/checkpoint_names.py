@@ -6,6 +6,8 @@ Transformers 5.23.0 step by step, so that files can be read and written without 
 Knows nothing of adapters.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -19,6 +21,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import PreTrainedModel
+
+from backend.sizes import count_text
+
+_PART = re.compile(r"^(model\.|language_model\.)*(?=\D)|(?<=layers)\.(?=\d)")
+"""What comes before the name of a part; a layer's number belongs to its name."""
 
 
 class Conversion(NamedTuple):
@@ -90,3 +97,18 @@ def read_names(model: torch.nn.Module, stored: Iterable[str]) -> Names:
         for first, members in groups.items()
     )
     return Names(keys, made, tuple(unused))
+
+
+def left_out(sizes: dict[str, int]) -> list[str]:
+    """Name the parts of a checkpoint that a model has no place for; `sizes` has their numbers.
+
+    A class of text alone loads no picture tower, and no layers that predict several tokens ahead.
+    """
+    parts: Counter[str] = Counter()
+    for key, size in sizes.items():
+        parts[_PART.sub("", key).partition(".")[0] or key] += size
+    return [
+        f"{name.replace('_', ' ')} ({count_text(size)} parameters), which is in its files and "
+        "not loaded"
+        for name, size in sorted(parts.items())
+    ]
