@@ -289,6 +289,7 @@ def _add(
     model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
 ) -> PeftModel:
     if peft is None:
+        config.base_model_name_or_path = model.__dict__.get("name_or_path") or None  # no warning
         return get_peft_model(model, config, adapter_name=adapter_id, low_cpu_mem_usage=True)
     peft.add_adapter(adapter_id, config, low_cpu_mem_usage=True)
     return peft

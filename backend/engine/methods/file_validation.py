@@ -172,8 +172,8 @@ def _require_same_layers(
         )
     if part := next(filter(None, (outside(each, layers) for each in foreign)), ""):
         raise Unsupported(
-            f"{name} also changes {part} of this base, which text does not pass through. Here, "
-            "adapters change the language model alone.",
+            f"{name} also changes {shown(part)}, which text does not pass through. Here, adapters "
+            "change the language model alone.",
             cure="Train it for the language model alone, or merge it where it was trained.",
         )
     if foreign:

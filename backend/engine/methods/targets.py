@@ -93,9 +93,10 @@ def elsewhere(layers: list[Target]) -> frozenset[str]:
 
 
 def outside(name: str, layers: list[Target]) -> str:
-    """Return the part of a base that a module is in, where text does not pass; else empty."""
+    """Return the part that a module of an adapter is in, where text does not pass; else empty."""
     parts = layers.outside if isinstance(layers, Targets) else []
-    return next((part.name for part in parts if text_part.is_inside(name, [part])), "")
+    found = (part.name for part in parts if text_part.is_inside(name, [part]))
+    return next(found, "") or text_part.part_named_in(name)
 
 
 def _hits(target: str, name: str) -> bool:

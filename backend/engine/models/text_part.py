@@ -70,6 +70,12 @@ def is_inside(name: str, parts: list[Part]) -> bool:
     return any(name == part.module or name.startswith(f"{part.module}.") for part in parts)
 
 
+def part_named_in(name: str) -> str:
+    """Return the part for pictures or sound that a module's path names; empty if there is none."""
+    found = next((each for each in name.split(".") if _OTHER.search(each)), "")
+    return f"the {found.replace('_', ' ')}" if found else ""
+
+
 def layers(model: torch.nn.Module) -> int:
     """Return the number of layers of the text part; 0 where it has no list of layers."""
     lists = {name: module for name, module in _lists(model)}
@@ -139,10 +145,10 @@ def _lists(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.ModuleList]]:
     parts = outside(model) if hasattr(model, "config") and decoder_of(model) else []
     found: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and not is_inside(name, parts):
-            if not any(name.startswith(f"{each}.") for each in found):
-                found.append(name)
-                yield name, module
+        outermost = not any(name.startswith(f"{each}.") for each in found)
+        if isinstance(module, torch.nn.ModuleList) and outermost and not is_inside(name, parts):
+            found.append(name)
+            yield name, module
 
 
 def _parameters(module: torch.nn.Module) -> int:

@@ -75,7 +75,7 @@ def gemma4() -> PreTrainedModel:
 
 
 def llama4() -> PreTrainedModel:
-    """Build a Llama 4 for pictures and text; its class for causal LM has no place for pictures."""
+    """Build a Llama 4 for pictures and text, whose class for causal LM is of text alone."""
     text = {
         **_TEXT,
         "intermediate_size_mlp": 48,
@@ -100,7 +100,7 @@ def llama4() -> PreTrainedModel:
 
 
 def qwen3_5() -> PreTrainedModel:
-    """Build a Qwen 3.5 for pictures and text; its class for causal LM has no place for pictures."""
+    """Build a Qwen 3.5 for pictures and text, whose class for causal LM is of text alone."""
     text = {
         **_TEXT,
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],
@@ -123,7 +123,7 @@ def qwen3_5() -> PreTrainedModel:
 
 
 def mllama() -> PreTrainedModel:
-    """Build a Llama 3.2 for pictures and text; its class for causal LM has no place for pictures."""
+    """Build a Llama 3.2 for pictures and text, whose class for causal LM is of text alone."""
     text = {**_TEXT, "cross_attention_layers": [1]}
     vision = {
         **_VISION,
@@ -139,6 +139,7 @@ def mllama() -> PreTrainedModel:
 
 
 def got_ocr2() -> PreTrainedModel:
+    """Build a reader of pictures whose language model is a Qwen 2."""
     vision = {
         **_VISION,
         "output_channels": 16,
@@ -158,6 +159,7 @@ def got_ocr2() -> PreTrainedModel:
 
 
 def fuyu() -> PreTrainedModel:
+    """Build a Fuyu, whose pictures pass through one layer."""
     config = AutoConfig.for_model(
         "fuyu",
         text_config={**_TEXT, "model_type": "persimmon"},
