@@ -1,4 +1,4 @@
-"""Models with parts for pictures: trained, read back by plain PEFT, merged, and loaded as a whole."""
+"""Models with parts for pictures: trained, read back by plain PEFT, merged, loaded as a whole."""
 
 import json
 from collections.abc import Callable, Iterator
