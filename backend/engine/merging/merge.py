@@ -148,9 +148,6 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
 
 def _write_weights(job: Job, folder: Path, control: Control, library: Library) -> Written:
     """Write the weights tensor by tensor, or from memory where that would be wrong."""
-    obstacle = streaming.unlike_a_layer(job.parts)
-    if obstacle:
-        return _write_from_memory(job, folder, control, library, obstacle)
     streamed = StreamedMerge(job.folder, job.parts)
     obstacle = streamed.obstacle(job.base.fingerprint, _session_dtype(job.base))
     if obstacle:

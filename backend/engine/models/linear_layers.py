@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.models import text_part
@@ -42,7 +44,13 @@ def linear_layers(model: torch.nn.Module) -> Targets:
     """Return every layer of the text part that LoRA can change here, without the output head."""
     parts = text_part.outside(model)
     found = every_linear_layer(model)
-    inside = [layer for layer in found if not text_part.is_inside(layer.name, parts)]
+    refused = _refused_by_peft(model, {layer.name.rsplit(".", 1)[-1] for layer in found})
+    inside = [
+        layer
+        for layer in found
+        if not text_part.is_inside(layer.name, parts)
+        and layer.name.rsplit(".", 1)[-1] not in refused
+    ]
     every = {name for name, _ in model.named_modules() if not _is_inside_a_tuner(name)}
     return Targets(inside, every - {layer.name for layer in inside}, parts)
 
@@ -76,6 +84,20 @@ def _is_a_product(layer: torch.nn.Module) -> bool:
     with torch.no_grad():
         found = layer(torch.zeros(1, weight.shape[-1], dtype=weight.dtype, device=weight.device))
     return isinstance(found, torch.Tensor)
+
+
+def _refused_by_peft(model: torch.nn.Module, names: set[str]) -> set[str]:
+    """Return the names of layers that PEFT 0.21.2 refuses on a model.
+
+    The kernels of Mamba read the weight of `out_proj` and would pass by an adapter.
+    """
+    refused = set()
+    for name in names:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, name)
+        except ValueError:
+            refused.add(name)
+    return refused
 
 
 def _is_inside_a_tuner(name: str) -> bool:
