@@ -73,7 +73,9 @@ NAMES = {
 def test_layers_under_another_prefix_are_found_and_it_says_so(
     bench: Bench, tmp_path: Path, start: str
 ) -> None:
-    source = renamed(bench.adapter, tmp_path / "other", lambda key: key.replace(PREFIX + OWN, start))
+    source = renamed(
+        bench.adapter, tmp_path / "other", lambda key: key.replace(PREFIX + OWN, start)
+    )
     name = f"renamed {list(NAMES.values()).index(start)}"
 
     added = do(bench.service, rq.LoadAdapter(source=str(source), name=name))
