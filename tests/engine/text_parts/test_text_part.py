@@ -172,3 +172,12 @@ def test_towers_inside_of_the_decoder_are_left_alone(kind: str) -> None:
     peft(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
     unused = [n for n, p in peft.named_parameters() if "lora_B" in n and p.grad is None]
     assert unused == []
+
+
+def test_a_layer_that_takes_groups_of_rows_is_left_out() -> None:
+    """PEFT 0.21.2 cannot adapt the grouped projection of DeepSeek-V4."""
+    model = tiny_model("deepseek_v4")
+    grouped = [n for n, m in model.named_modules() if type(m).__name__.endswith("GroupedLinear")]
+
+    assert grouped
+    assert not {layer.name for layer in linear_layers(model)} & set(grouped)
