@@ -57,15 +57,15 @@ class Shape:
         """Read the sizes from a model, with or without weights; `parameters` of the base alone."""
         config: Any = text_part.text_config(model.config)
         width = text_part.width(model) or 512
-        heads = _number(config, "num_attention_heads", 1)
-        head = _number(config, "head_dim", width // heads)
+        heads = text_part.largest(config, "num_attention_heads") or 1
+        head = text_part.largest(config, "head_dim") or width // heads
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),
             linear=tuple(every_linear_layer(model)),
             adaptable=linear_layers(model),
             layers=text_part.layers(model) or 12,
             width=width,
-            inner=_number(config, "intermediate_size", 4 * width),
+            inner=text_part.largest(config, "intermediate_size") or 4 * width,
             heads_width=heads * head,
             vocabulary=text_part.vocabulary(model),
         )
@@ -97,13 +97,6 @@ class Shape:
     def largest(self) -> int:
         """The number of weights in the largest layer."""
         return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
-
-
-def _number(config: Any, name: str, otherwise: int) -> int:
-    """Return a size from a configuration; the largest where each layer has its own."""
-    said = getattr(config, name, None)
-    each = [n for n in (said if isinstance(said, list | tuple) else [said]) if isinstance(n, int)]
-    return max(each, default=0) or otherwise
 
 
 def weight_bytes(shape: Shape, storage: Storage) -> int:

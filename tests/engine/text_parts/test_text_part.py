@@ -15,6 +15,7 @@ from backend.engine.methods import targets
 from backend.engine.methods.targets import matched
 from backend.engine.models import text_part
 from backend.engine.models.linear_layers import every_linear_layer, linear_layers
+from backend.engine.models.model_size import Shape
 from tests.architectures.tiny_models import tiny_model
 from tests.engine import architectures
 from tests.engine.text_parts import composite
@@ -181,3 +182,14 @@ def test_a_layer_that_takes_groups_of_rows_is_left_out() -> None:
 
     assert grouped
     assert not {layer.name for layer in linear_layers(model)} & set(grouped)
+
+
+def test_sizes_that_differ_between_layers_count_with_the_largest() -> None:
+    model = tiny_model("gemma4")
+    config = text_part.text_config(model.config)
+    with pytest.raises(RuntimeError, match="per-layer attribute"):
+        _ = config.head_dim
+
+    heads = [each.head_dim for each in config.per_layer_config]
+    assert text_part.largest(config, "head_dim") == max(heads)
+    assert Shape.of(model).heads_width >= max(heads)
