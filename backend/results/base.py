@@ -46,6 +46,10 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
+    untouched: list[str] = []
+    """The parts that no adapter changes, such as "the vision tower (27 layers, 412 M parameters)".
+
+    A model of text alone has none."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
 

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from backend.engine.models.linear_layers import Target
+from backend.engine.models import text_part
+from backend.engine.models.linear_layers import Target, Targets
 from backend.errors import InvalidRequest
 from backend.requests import Lora
 
@@ -20,7 +21,7 @@ def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
     """
     available = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
     if request.targets == "all-linear":
-        return available
+        return target_names({layer.name for layer in layers}, layers)
     if request.targets == "attention":
         names = {layer.name for layer in layers if _ATTENTION.search(layer.name)}
         if not names:
@@ -35,7 +36,17 @@ def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
             f"No layer is called {', '.join(map(repr, missing))} in this model.",
             cure=f"Layers that can be trained here: {', '.join(available)}.",
         )
-    return list(request.targets)
+    return only_these(request.targets, layers)
+
+
+def only_these(targets: Collection[str], layers: list[Target]) -> list[str]:
+    """Return targets as they are, or as names that match these layers and no other module."""
+    others = {end for name in elsewhere(layers) for end in _ends(name)}
+    if others.isdisjoint(targets):
+        return list(targets)
+    return target_names(
+        {layer.name for layer in layers if any(_hits(t, layer.name) for t in targets)}, layers
+    )
 
 
 def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
@@ -45,7 +56,7 @@ def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
     `attn.c_proj` in GPT-2, whose `mlp.c_proj` ends in the same name. Where the suffix would need a
     layer number, the full path is used.
     """
-    others = (layer.name for layer in layers if layer.name not in wanted)
+    others = {layer.name for layer in layers if layer.name not in wanted} | elsewhere(layers)
     taken = {end for name in others for end in _ends(name)}
     return sorted({_shortest(name, taken) for name in wanted})
 
@@ -74,6 +85,18 @@ def _shortest(name: str, taken: set[str]) -> str:
         if end not in taken:
             return end
     return name
+
+
+def elsewhere(layers: list[Target]) -> frozenset[str]:
+    """Return the modules of a base that are no layers here, such as those of a picture tower."""
+    return layers.elsewhere if isinstance(layers, Targets) else frozenset()
+
+
+def outside(name: str, layers: list[Target]) -> str:
+    """Return the part that a module of an adapter is in, where text does not pass; else empty."""
+    parts = layers.outside if isinstance(layers, Targets) else []
+    found = (part.name for part in parts if text_part.is_inside(name, [part]))
+    return next(found, "") or text_part.part_named_in(name)
 
 
 def _hits(target: str, name: str) -> bool:

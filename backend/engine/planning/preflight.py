@@ -19,7 +19,7 @@ from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import model_skeleton
+from backend.engine.models import model_skeleton, text_part
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal
@@ -112,6 +112,7 @@ def check(
         notes = [
             *multiprocess_checks.notes(train),
             *advice.on(train, corpus.stats, around.parameters),
+            *advice.on_base(around.facts),
         ]
         warned = rate_warning(train.rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)
@@ -163,7 +164,7 @@ def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
     model = model_skeleton.skeleton(facts)
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    context = text_part.context_length(model.config)
     return Surroundings(
         model, model_skeleton.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
         torch.device(facts.device), None, facts,
@@ -301,7 +302,7 @@ def _run_setup(
 ) -> tuple[Shape, memory_estimate.Setup]:
     """Return the sizes that decide about memory; a base without facts counts as fp32."""
     shape = Shape.of(around.model, around.parameters)
-    targets = tuple(matched(config, list(shape.linear)))
+    targets = tuple(matched(config, shape.adaptable))
     facts = around.facts
     stats = corpus.stats
     return shape, memory_estimate.Setup(
