@@ -1,17 +1,38 @@
 """The linear layers of a base model, which adapters change and quantisation packs."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
 
 class Target(NamedTuple):
-    """A layer that an adapter can change: its module name, input and output size."""
+    """A layer that an adapter can change: its module name, input and output size.
+
+    Other kinds are parameters, under their full name: those of all experts together, (experts,
+    outputs, inputs), and single matrices such as a router's. What PEFT says about a layer
+    (`by_parameter`, `refusal`) is found in `methods/adaptable.py`.
+    """
 
     name: str
     inputs: int
     outputs: int
+    kind: Literal["layer", "experts", "parameter"] = "layer"
+    experts: int = 1
+    by_parameter: bool = False
+    """PEFT takes this layer's name for that of an expert; only `target_parameters` reaches it."""
+    refusal: str = ""
+    """Why PEFT cannot adapt this layer; empty where it can."""
+
+    @property
+    def narrow(self) -> int:
+        """The smaller side, which bounds the rank."""
+        return min(self.inputs, self.outputs)
+
+    @property
+    def numbers(self) -> int:
+        """The weights that it holds."""
+        return self.inputs * self.outputs * self.experts
 
 
 def linear_layers(model: torch.nn.Module) -> list[Target]:
