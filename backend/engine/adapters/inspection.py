@@ -10,7 +10,7 @@ import torch
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
-from backend.engine.core.adapter_keys import key_of, layer_of
+from backend.engine.core.adapter_keys import layer_of
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, scan
 from backend.engine.methods.peft_io import WEIGHTS
@@ -199,11 +199,10 @@ def layer_norms(
     """
     found = []
     for fit in scanned.fits:
-        prefix = key_of(fit.layer, "lora_")
-        first = scanned.tensors[prefix + "A.weight"].double()
-        second = scanned.tensors[prefix + "B.weight"].double()
-        values = fit.scaling * torch.linalg.svdvals(
-            torch.linalg.qr(second).R @ torch.linalg.qr(first.T).R.T
+        values = fit.scaling * _singular_values(
+            scanned.tensors[fit.key("lora_A.weight")].double(),
+            scanned.tensors[fit.key("lora_B.weight")].double(),
+            fit.experts,
         )
         norm = float(values.norm())
         if (change := changes.get(fit.layer)) is not None:
@@ -220,6 +219,18 @@ def layer_norms(
             )
         )
     return found
+
+
+def _singular_values(down: torch.Tensor, up: torch.Tensor, experts: int) -> torch.Tensor:
+    """Return the singular values of up @ down, (rank x experts,), those of each expert in turn.
+
+    down: (experts x rank, inputs); up: (outputs, rank x experts), as PEFT's `ParamWrapper` orders
+    them; any float dtype.
+    """
+    downs = down.reshape(experts, -1, down.shape[1])
+    ups = up.reshape(up.shape[0], -1, experts).permute(2, 0, 1)
+    small = torch.linalg.qr(ups).R @ torch.linalg.qr(downs.mT).R.mT
+    return torch.linalg.svdvals(small).flatten()
 
 
 def _measure(change: Change, of_factors: torch.Tensor) -> tuple[float, torch.Tensor]:

@@ -1,8 +1,8 @@
 """What PEFT can adapt in a base: its linear layers, and the parameters that other modules hold.
 
-PEFT 0.21.2 takes some names of layers for those that a mixture of experts had in Transformers 4, and
-does not adapt some layers of some architectures. It is asked about each name, so that the answers are
-its own. Knows no adapters.
+PEFT 0.21.2 takes some names of layers for those that a mixture of experts had in Transformers 4,
+and does not adapt some layers of some architectures. It is asked about each name, so that the
+answers are its own. Knows no adapters.
 """
 
 import copy
@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.models.linear_layers import Target, base_layer, linear_layers
@@ -67,6 +68,15 @@ def places(parameters: list[Target]) -> dict[str, Target]:
         for module, held in by_module.items()
         for index, each in enumerate(held)
     }
+
+
+def is_converted(model: torch.nn.Module, config: LoraConfig) -> bool:
+    """Tell whether PEFT does more than copy tensors when it loads such an adapter on this base.
+
+    It converts names and shapes for some kinds of models (0.21.2), and nests adapted parameters.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return bool(config.target_parameters) or get_checkpoint_conversion_mapping(kind) is not None
 
 
 def require_unchanged(config: LoraConfig, model: torch.nn.Module) -> None:

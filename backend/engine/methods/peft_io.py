@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
+from backend.engine.methods import config_validation
 from backend.engine.methods.target_choice import choose
 from backend.engine.models.linear_layers import Target, base_layer
 from backend.errors import ModelError, Unsupported
@@ -188,8 +189,14 @@ def method_title(config: LoraConfig) -> str:
     return "rsLoRA" if config.use_rslora else "LoRA"
 
 
+def target_titles(config: LoraConfig) -> tuple[str, ...]:
+    """Return the names of an adapter's target modules and parameters."""
+    return tuple(sorted({*(config.target_modules or ()), *(config.target_parameters or ())}))
+
+
 def read_config(folder: Path) -> LoraConfig:
-    """Return the PEFT configuration of a scanned folder."""
+    """Return the PEFT configuration of a scanned folder; raises ModelError where there is none."""
+    config_validation.read_raw_config(folder, folder.name)
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise Unsupported(f"{folder.name} is not a LoRA adapter.")
