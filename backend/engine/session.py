@@ -10,6 +10,7 @@ Switching writes the active list and the scalings of each adapted layer directly
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from backend.engine.methods import (
     peft_io,
     scaling,
 )
-from backend.engine.methods.adaptable import adaptable
+from backend.engine.methods.adaptable import adaptable, has_experts
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest, NotFound, Unsupported
@@ -106,11 +107,11 @@ class Session:
         old, active = self._base.plan if self._base else None, self.active
         self.unload()
         try:
-            self._base = loading.load_prepared(plan, control)
+            self._base = _read(plan, control)
         except Exception as error:
             if old is not None:
                 log.info("The earlier base is loaded again: %s", error)
-                self._base = loading.load_prepared(old, control)
+                self._base = _read(old, control)
                 self.set_active(active)
             raise
         return self._base.facts
@@ -177,15 +178,14 @@ class Session:
         """
         self._make_room(config)
         self.peft = peft_io.apply(self.base.model, self.peft, config, adapter_id)
-        self._require_placed(adapter_id, config)
-        self.settle()
+        self._settle_new(adapter_id, config)
         return self.peft
 
-    def _require_placed(self, adapter_id: str, config: LoraConfig) -> None:
+    def _settle_new(self, adapter_id: str, config: LoraConfig) -> None:
+        self.settle()
         try:
-            coexistence.require_placed(self.base.model, config, self.layers(), adapter_id)
+            coexistence.require_placed(self._adapted, config, self.layers(), adapter_id)
         except BaseException:
-            self.settle()
             self.drop(adapter_id)
             raise
 
@@ -214,17 +214,12 @@ class Session:
             fast_load.place(peft, self._adapted, scanned, adapter_id)
         else:
             self.peft = peft_io.load_plainly(self.base.model, peft, folder, adapter_id)
-            self._require_placed(adapter_id, scanned.config)
-            self.settle()
+            self._settle_new(adapter_id, scanned.config)
 
     def _odd_beside(self, config: LoraConfig) -> list[str]:
         """Return the adapters on the model that PEFT cannot keep there beside another one."""
         there = self.peft.peft_config if self.peft is not None else {}
-        return [
-            id
-            for id, other in there.items()
-            if not coexistence.can_share(config, other, self.layers())
-        ]
+        return coexistence.odd_beside(config, there, self.layers())
 
     def _make_room(self, config: LoraConfig) -> None:
         """Unload the adapters that PEFT cannot keep on the model beside a new one."""
@@ -394,3 +389,10 @@ class Session:
         if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
             return [], ""
         return model_status.read(self.peft, self._adapted, self._active, self.name_of)
+
+
+def _read(plan: loading.Plan, control: Control) -> loading.Base:
+    """Load a base, and say whether it has experts that adapters can train."""
+    base = loading.load_prepared(plan, control)
+    found = has_experts(adaptable(base.model))
+    return replace(base, facts=base.facts.model_copy(update={"has_experts": found}))

@@ -218,6 +218,7 @@ def _info(
         recipe=f"From {found.origin}{made_of}",
         strength="on-off" if scanned.config.use_dora else "any",
         targets=peft_io.target_titles(scanned.config),
+        by_parameter=bool(scanned.config.target_parameters),
     )
 
 

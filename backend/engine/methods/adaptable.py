@@ -7,7 +7,7 @@ answers are its own. Knows no adapters.
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,11 @@ def adaptable(model: torch.nn.Module) -> list[Target]:
         refusal = refusal or _oddity(layer.name, base_layer(model.get_submodule(layer.name)))
         layers.append(layer._replace(by_parameter=by_parameter, refusal=refusal))
     return [*layers, *_held_parameters(model)]
+
+
+def has_experts(targets: Iterable[Target]) -> bool:
+    """Tell whether a base has parameters that hold all of its experts."""
+    return any(each.kind == "experts" for each in targets)
 
 
 def with_weights(targets: list[Target]) -> list[Target]:
@@ -127,7 +132,7 @@ def _oddity(name: str, layer: torch.nn.Module) -> str:
     if plain or not type(layer).__module__.startswith("transformers."):
         return ""
     trial = copy.copy(layer)
-    trial._parameters = {  # type: ignore[assignment]
+    trial._parameters = {
         key: None if p is None else torch.nn.Parameter(p.detach().to("meta"), requires_grad=False)
         for key, p in layer._parameters.items()
     }

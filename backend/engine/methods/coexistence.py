@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from backend.engine.methods.adaptable import places
+from backend.engine.methods.peft_io import adapted_layers
 from backend.engine.methods.targets import matched, matched_parameters
 from backend.engine.models.linear_layers import Target, base_layer
 from backend.errors import ModelError, Unsupported
@@ -42,14 +43,24 @@ def require_together(configs: dict[str, LoraConfig], targets: list[Target]) -> N
             )
 
 
+def odd_beside(
+    config: LoraConfig, there: dict[str, LoraConfig], targets: list[Target]
+) -> list[str]:
+    """Return those of these adapters, by id, that cannot be on the model with another one."""
+    return [id for id, other in there.items() if not can_share(config, other, targets)]
+
+
 def require_placed(
-    model: torch.nn.Module, config: LoraConfig, targets: list[Target], adapter_id: str
+    adapted: dict[str, LoraLayer], config: LoraConfig, targets: list[Target], adapter_id: str
 ) -> None:
-    """Raise ModelError where PEFT put an adapter elsewhere than its configuration says."""
+    """Raise ModelError where PEFT put an adapter elsewhere than its configuration says.
+
+    `adapted` are PEFT's layers on the model by their path in the base.
+    """
     wanted = matched(config, targets)
     layers = {each.name for each in wanted if each.kind == "layer"}
     expected = layers | places([each for each in wanted if each.kind != "layer"]).keys()
-    placed = {name for name, layer in _adapted(model) if adapter_id in layer.lora_A}
+    placed = {name for name, layer in adapted.items() if adapter_id in layer.lora_A}
     if odd := sorted(placed ^ expected):
         raise ModelError(
             f"PEFT put the adapter on other layers than were chosen, including {odd[0]}.",
@@ -62,11 +73,7 @@ def strip_empty(model: torch.nn.Module) -> None:
 
     PEFT leaves them, and would nest the next adapter's parameters in them in another order.
     """
-    for name, layer in _adapted(model):
+    for name, layer in adapted_layers(model).items():
         if ".base_layer" not in name and not layer.lora_A and not layer.lora_embedding_A:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, base_layer(layer))
-
-
-def _adapted(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:
-    return [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]

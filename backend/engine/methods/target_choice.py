@@ -58,11 +58,6 @@ def choose(request: Lora, targets: list[Target], *, quantized: bool = False) -> 
     )
 
 
-def has_experts(targets: Iterable[Target]) -> bool:
-    """Tell whether a base has parameters that hold all of its experts."""
-    return any(each.kind == "experts" for each in targets)
-
-
 def _require_plain(request: Lora) -> None:
     if request.experts and request.use_dora:
         raise InvalidRequest(

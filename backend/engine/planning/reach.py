@@ -1,6 +1,7 @@
 """How much of a base an adapter reaches, in sentences for the check before a run."""
 
-from backend.engine.methods.target_choice import choose, has_experts
+from backend.engine.methods.adaptable import has_experts
+from backend.engine.methods.target_choice import choose
 from backend.engine.models.linear_layers import Target
 from backend.requests import Train
 

@@ -39,6 +39,7 @@ def adapter_info(
         rank=int(config.r),
         strength="on-off" if config.use_dora else "any",
         targets=peft_io.target_titles(config),
+        by_parameter=bool(config.target_parameters),
         parameters=sum(tensor.numel() for tensor in peft_io.weights(peft, adapter_id).values()),
         base_name=base.name,
         base_fingerprint=base.fingerprint,
