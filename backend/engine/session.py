@@ -108,6 +108,7 @@ class Session:
         self.unload()
         try:
             self._base = _read(plan, control)
+            self.layers()  # in the order that PEFT finds in a fresh model
         except Exception as error:
             if old is not None:
                 log.info("The earlier base is loaded again: %s", error)
@@ -232,6 +233,8 @@ class Session:
             )
         for id in odd:
             self.drop(id)
+        if config.target_parameters:
+            coexistence.restore_order(self.base.model, self.layers())
 
     def drop(self, adapter_id: str) -> None:
         """Unload an adapter from the model; with the last one PEFT's wrapper is removed, too.

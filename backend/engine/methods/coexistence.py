@@ -68,6 +68,18 @@ def require_placed(
         )
 
 
+def restore_order(model: torch.nn.Module, targets: list[Target]) -> None:
+    """Put the parameters of each module back into the order that they had when it was loaded.
+
+    Each call of an adapted parameter moves it to the end of its module (torch 2.13), and PEFT nests
+    the next adapter's wrappers in the order that it finds.
+    """
+    for each in (target for target in targets if target.kind != "layer"):
+        path, _, key = each.name.rpartition(".")
+        held = base_layer(model.get_submodule(path))._parameters
+        held[key] = held.pop(key)
+
+
 def strip_empty(model: torch.nn.Module) -> None:
     """Remove PEFT's layers that hold no adapter any more; the base's own ones return.
 
