@@ -1,9 +1,9 @@
 """Adapters made with Transformers 4, which held a mixture's experts as layers of their own.
 
-Their files have factors for each expert (`experts.0.gate_proj`), and Transformers 5 holds all experts
-in one parameter. PEFT converts such files when it loads them (0.21.2); here its own conversion is
-run before the scan, which is then as strict as for any other file. Foreign expressions never reach
-it: its configuration is made from the names in the file.
+Their files have factors for each expert (`experts.0.gate_proj`), and Transformers 5 holds all
+experts in one parameter. PEFT converts such files when it loads them (0.21.2); here its own
+conversion is run before the scan, which is then as strict as for any other file. Foreign
+expressions never reach it: its configuration is made from the names in the file.
 """
 
 import json

@@ -18,7 +18,8 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
-from backend.engine.models.linear_layers import Target, base_layer, linear_layers
+from backend.engine.models import text_part
+from backend.engine.models.linear_layers import Target, Targets, linear_layers
 from backend.errors import ModelError
 
 _WITHOUT_TARGETS = (
@@ -30,18 +31,19 @@ _WITHOUT_TARGETS = (
 _EXPERT = re.compile("expert", re.IGNORECASE)
 
 
-def adaptable(model: torch.nn.Module) -> list[Target]:
+def adaptable(model: torch.nn.Module) -> Targets:
     """Return a base's linear layers, with what PEFT says about each, and its held parameters.
 
     With or without weights, and with or without adapters on it.
     """
-    asked = {leaf: _ask(model, leaf) for leaf in {_leaf(t.name) for t in linear_layers(model)}}
+    found = linear_layers(model)
+    asked = {leaf: _ask(model, leaf) for leaf in {_leaf(layer.name) for layer in found}}
     layers = []
-    for layer in linear_layers(model):
+    for layer in found:
         by_parameter, refusal = asked[_leaf(layer.name)]
-        refusal = refusal or _oddity(layer.name, base_layer(model.get_submodule(layer.name)))
         layers.append(layer._replace(by_parameter=by_parameter, refusal=refusal))
-    return [*layers, *_held_parameters(model)]
+    held = [t for t in _held_parameters(model) if not text_part.is_inside(t.name, found.outside)]
+    return Targets([*layers, *held], found.elsewhere, found.outside)
 
 
 def has_experts(targets: Iterable[Target]) -> bool:
@@ -120,31 +122,6 @@ def _ask(model: torch.nn.Module, leaf: str) -> tuple[bool, str]:
         kind = getattr(getattr(model, "config", None), "model_type", "this kind")
         return taken, f"PEFT cannot adapt {leaf} in {kind} models"
     return taken, ""
-
-
-def _oddity(name: str, layer: torch.nn.Module) -> str:
-    """Return why a kind of linear layer cannot be adapted: it returns more than a product.
-
-    The routers of Phi-MoE and Llama 4 are such (Transformers 5.23); PEFT 0.21.2 fails in the first
-    step. The layer is tried without its weights.
-    """
-    plain = type(layer).forward in (torch.nn.Linear.forward, Conv1D.forward)
-    if plain or not type(layer).__module__.startswith("transformers."):
-        return ""
-    trial = copy.copy(layer)
-    trial._parameters = {
-        key: None if p is None else torch.nn.Parameter(p.detach().to("meta"), requires_grad=False)
-        for key, p in layer._parameters.items()
-    }
-    weight: Any = trial._parameters["weight"]
-    try:
-        with torch.no_grad():
-            answer = trial(torch.empty(1, 2, weight.shape[1], dtype=weight.dtype, device="meta"))
-    except Exception:  # what a foreign layer raises is unknown
-        return ""
-    if isinstance(answer, torch.Tensor):
-        return ""
-    return f"{_leaf(name)} returns more than a product, which PEFT cannot adapt"
 
 
 def _held_parameters(model: torch.nn.Module) -> Iterator[Target]:

@@ -16,7 +16,7 @@ from peft import LoraConfig
 
 from backend.catalogue import init_methods
 from backend.engine.methods import scaling
-from backend.engine.methods.targets import parameter_names
+from backend.engine.methods.targets import only_these, parameter_names
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -243,7 +243,9 @@ def _plain_targets(raw: dict[str, Any], names: list[str], layers: list[Target] |
     known.update(part for layer in layers or () for part in _suffixes(layer.name))
     used = [each for each in targets if each in known]
     covered = set(used)
-    return used if all(covered & _suffixes(name) for name in names) else list(names)
+    if not all(covered & _suffixes(name) for name in names):
+        return list(names)
+    return used if layers is None else only_these(used, layers)
 
 
 def _suffixes(name: str) -> set[str]:

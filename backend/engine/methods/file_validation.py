@@ -29,7 +29,7 @@ from backend.engine.methods.config_validation import (
     shown,
 )
 from backend.engine.methods.peft_io import WEIGHTS
-from backend.engine.methods.targets import matched, matched_parameters
+from backend.engine.methods.targets import matched, matched_parameters, outside
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -198,6 +198,12 @@ def _require_same_layers(
             f"{name} changes the output head or the embeddings, which cannot be blended or merged "
             "safely.",
             cure="Use an adapter for the layers between them.",
+        )
+    if part := next(filter(None, (outside(each, layers) for each in foreign)), ""):
+        raise Unsupported(
+            f"{name} also changes {shown(part)}, which text does not pass through. Here, adapters "
+            "change the language model alone.",
+            cure="Train it for the language model alone, or merge it where it was trained.",
         )
     if foreign:
         raise ModelError(

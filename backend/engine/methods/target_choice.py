@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from backend.engine.methods.adaptable import with_weights
-from backend.engine.methods.targets import hits, parameter_names, target_names
+from backend.engine.methods.targets import hits, only_these, parameter_names, target_names
 from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest
 from backend.requests import Lora
@@ -52,7 +52,7 @@ def choose(request: Lora, targets: list[Target], *, quantized: bool = False) -> 
         raise _nothing_left(request, wanted, found.out)
     parameters = [each.name for each in (*experts, *found.weights)]
     return Choice(
-        _module_names(request, found, layers),
+        _module_names(request, found, targets),
         parameter_names(parameters, targets) if parameters else [],
         [*_notes(found.out, request), *_about_dropout(request)],
     )
@@ -126,7 +126,7 @@ def _experts(request: Lora, targets: list[Target]) -> list[Target]:
 
 def _module_names(request: Lora, found: _Sorted, layers: list[Target]) -> list[str]:
     if not isinstance(request.targets, str) and not found.weights:
-        return list(request.targets)
+        return only_these(request.targets, layers)
     return target_names({each.name for each in found.modules}, layers)
 
 

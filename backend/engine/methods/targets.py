@@ -7,7 +7,19 @@ from peft.tuners.tuners_utils import check_target_module_exists
 
 from backend.engine.methods import scaling
 from backend.engine.methods.adaptable import with_weights
-from backend.engine.models.linear_layers import Target
+from backend.engine.models import text_part
+from backend.engine.models.linear_layers import Target, Targets
+
+
+def only_these(targets: Collection[str], layers: list[Target]) -> list[str]:
+    """Return targets as they are, or as names that match these layers and no other module."""
+    others = {end for name in elsewhere(layers) for end in _ends(name)}
+    if others.isdisjoint(targets):
+        return list(targets)
+    found = {each.name for each in layers if each.kind == "layer"}
+    return target_names(
+        {name for name in found if any(hits(target, name) for target in targets)}, layers
+    )
 
 
 def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
@@ -17,14 +29,16 @@ def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
     `attn.c_proj` in GPT-2, whose `mlp.c_proj` ends in the same name. Where the suffix would need a
     layer number, the full path is used.
     """
-    others = (each.name for each in layers if each.kind == "layer" and each.name not in wanted)
-    return _shortest_names(wanted, others)
+    others = {each.name for each in layers if each.kind == "layer" and each.name not in wanted}
+    return _shortest_names(wanted, others | elsewhere(layers))
 
 
 def parameter_names(wanted: Collection[str], targets: list[Target]) -> list[str]:
     """Return names with which PEFT finds these parameters and no others (`target_parameters`)."""
-    others = (each.name for each in with_weights(targets) if each.name not in wanted)
-    return _shortest_names(wanted, others)
+    others = {each.name for each in with_weights(targets)}
+    kinds = {name.rpartition(".")[2] for name in wanted}  # a picture tower may have them, too
+    others |= {f"{module}.{kind}" for module in elsewhere(targets) for kind in kinds}
+    return _shortest_names(wanted, others - set(wanted))
 
 
 def matched(config: LoraConfig, targets: list[Target]) -> list[Target]:
@@ -79,3 +93,15 @@ def _shortest(name: str, taken: set[str]) -> str:
         if end not in taken:
             return end
     return name
+
+
+def elsewhere(layers: list[Target]) -> frozenset[str]:
+    """Return the modules of a base that are no layers here, such as those of a picture tower."""
+    return layers.elsewhere if isinstance(layers, Targets) else frozenset()
+
+
+def outside(name: str, layers: list[Target]) -> str:
+    """Return the part that a module of an adapter is in, where text does not pass; else empty."""
+    parts = layers.outside if isinstance(layers, Targets) else []
+    found = (part.name for part in parts if text_part.is_inside(name, [part]))
+    return next(found, "") or text_part.part_named_in(name)

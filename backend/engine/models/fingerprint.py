@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from backend.engine.core.adapter_keys import PREFIX
-from backend.engine.models import model_folder, quantization
+from backend.engine.models import quantization
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title, weight_files
@@ -33,16 +33,16 @@ def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
 
 
 def predict_quantized(
-    folder: Path, request: LoadModel, precision: str, parameters: int
+    skeleton: torch.nn.Module, request: LoadModel, precision: str, parameters: int, *, name: str
 ) -> tuple[int, int]:
     """Return the bytes that a quantised base will take, and the extra bytes while it is read.
 
     Raises Unsupported where the model has no layer that can be quantised.
     """
-    shape = Shape.of(model_folder.skeleton(folder), parameters)
+    shape = Shape.of(skeleton, parameters)
     if not shape.linear:
         raise Unsupported(
-            f"{title(folder)} has no layers that bitsandbytes can quantise.",
+            f"{name} has no layers that bitsandbytes can quantise.",
             cure="Load it without quantisation.",
         )
     storage = Storage(

@@ -21,7 +21,7 @@ from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import model_skeleton
+from backend.engine.models import model_skeleton, text_part
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal, reach
@@ -175,7 +175,7 @@ def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
     if facts is None:
         raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
     model = model_skeleton.skeleton(facts)
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    context = text_part.context_length(model.config)
     return Surroundings(
         model, model_skeleton.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
         torch.device(facts.device), None, facts,

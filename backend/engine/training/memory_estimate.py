@@ -236,7 +236,7 @@ def _layer_activations(shape: Shape, setup: Setup) -> int:
     """Return the bytes that one layer keeps for its backward pass."""
     width, heads, inner = shape.width, shape.heads_width, shape.inner
     size = 4 if setup.computed == "fp32" else 2
-    adapted = setup.targets or shape.linear
+    adapted = setup.targets or tuple(shape.adaptable)
     outputs = sum(t.outputs for t in adapted) // max(shape.layers, 1)
     if size == 4:
         numbers = 4 * (4 * width + 5 * heads + 4 * inner)
