@@ -328,8 +328,7 @@ class Session:
 
     def set_active(self, variant: Variant) -> None:
         """Choose the active adapters from now on."""
-        wanted = self.resolve(variant)
-        active = list(self._active)
+        wanted, active = self.resolve(variant), list(self._active)
         try:
             self._load(wanted)
         except BaseException:
