@@ -234,7 +234,7 @@ class Session:
         for id in odd:
             self.drop(id)
         if config.target_parameters:
-            coexistence.restore_order(self.base.model, self.layers())
+            coexistence.tidy(self.base.model, self.layers())
 
     def drop(self, adapter_id: str) -> None:
         """Unload an adapter from the model; with the last one PEFT's wrapper is removed, too.

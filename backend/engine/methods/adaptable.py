@@ -19,7 +19,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.models import text_part
-from backend.engine.models.linear_layers import Target, Targets, linear_layers
+from backend.engine.models.linear_layers import Target, Targets, base_layer, linear_layers
 from backend.errors import ModelError
 
 _WITHOUT_TARGETS = (
@@ -41,7 +41,10 @@ def adaptable(model: torch.nn.Module) -> Targets:
     layers = []
     for layer in found:
         by_parameter, refusal = asked[_leaf(layer.name)]
-        layers.append(layer._replace(by_parameter=by_parameter, refusal=refusal))
+        packed = not base_layer(model.get_submodule(layer.name)).weight.is_floating_point()
+        if by_parameter and packed:
+            refusal = f"PEFT cannot reach {_leaf(layer.name)} of this base while it is quantised"
+        layers.append(layer._replace(by_parameter=by_parameter, packed=packed, refusal=refusal))
     held = [t for t in _held_parameters(model) if not text_part.is_inside(t.name, found.outside)]
     return Targets([*layers, *held], found.elsewhere, found.outside)
 
@@ -56,7 +59,7 @@ def with_weights(targets: list[Target]) -> list[Target]:
     weights = [
         Target(f"{each.name}.weight", each.inputs, each.outputs, "parameter")
         for each in targets
-        if each.kind == "layer"
+        if each.kind == "layer" and not each.packed
     ]
     return [each for each in targets if each.kind != "layer"] + weights
 

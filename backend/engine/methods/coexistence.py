@@ -68,12 +68,14 @@ def require_placed(
         )
 
 
-def restore_order(model: torch.nn.Module, targets: list[Target]) -> None:
-    """Put the parameters of each module back into the order that they had when it was loaded.
+def tidy(model: torch.nn.Module, targets: list[Target]) -> None:
+    """Make a model as PEFT expects it before parameters are adapted.
 
-    Each call of an adapted parameter moves it to the end of its module (torch 2.13), and PEFT nests
-    the next adapter's wrappers in the order that it finds.
+    No layers without adapters are left on it, and each module's parameters are in the order that
+    they had when it was loaded: each call of an adapted parameter moves it to the end of its module
+    (torch 2.13), and PEFT nests the next adapter's wrappers in the order that it finds.
     """
+    strip_empty(model)
     for each in (target for target in targets if target.kind != "layer"):
         path, _, key = each.name.rpartition(".")
         held = base_layer(model.get_submodule(path))._parameters

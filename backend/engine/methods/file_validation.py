@@ -226,9 +226,10 @@ def _require_reachable(names: list[str], layers: list[Target], name: str) -> Non
     known = {layer.name: layer for layer in layers}
     for layer in (known[each] for each in names if each in known):
         if layer.refusal:
-            raise Unsupported(
-                f"{name} changes {layer.name}. {layer.refusal}.", cure="Use an adapter without it."
-            )
+            cure = "Use an adapter without it."
+            if layer.packed:
+                cure = "Load the base without quantisation, or use an adapter without it."
+            raise Unsupported(f"{name} changes {layer.name}. {layer.refusal}.", cure=cure)
         if layer.by_parameter:
             raise Unsupported(
                 f"{name} changes {layer.name}, whose name PEFT takes for that of an expert: it "

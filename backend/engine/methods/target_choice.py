@@ -92,7 +92,7 @@ def _sorted(request: Lora, wanted: list[Target], *, by_weight: bool) -> _Sorted:
     weights: list[Target] = []
     out: dict[str, list[Target]] = {}
     for layer in wanted:
-        if layer.refusal:
+        if layer.refusal and not (layer.by_parameter and layer.packed):
             out.setdefault(layer.refusal, []).append(layer)
         elif layer.narrow < request.rank:
             out.setdefault(_NARROW, []).append(layer)

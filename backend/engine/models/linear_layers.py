@@ -27,6 +27,8 @@ class Target(NamedTuple):
     experts: int = 1
     by_parameter: bool = False
     """PEFT takes this layer's name for that of an expert; only `target_parameters` reaches it."""
+    packed: bool = False
+    """Its weight is quantised, so that it cannot be adapted as a parameter."""
     refusal: str = ""
     """Why PEFT cannot adapt this layer; empty where it can."""
 
