@@ -62,8 +62,8 @@ def plain_form(
     """
     raw = read_raw_config(found.folder, found.name)
     if mlx_adapters.is_mlx(raw, found.folder):
-        with tempfile.TemporaryDirectory(prefix="adapter-") as place:
-            yield _from_mlx(raw, found, Path(place), layers)
+        with tempfile.TemporaryDirectory(prefix="adapter-") as written:
+            yield _from_mlx(raw, found, Path(written), layers)
         return
     plain = _plain(raw, found, facts, layers)
     with ExitStack() as stack:

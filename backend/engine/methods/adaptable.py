@@ -41,7 +41,8 @@ def adaptable(model: torch.nn.Module) -> Targets:
     layers = []
     for layer in found:
         by_parameter, refusal = asked[_leaf(layer.name)]
-        packed = not base_layer(model.get_submodule(layer.name)).weight.is_floating_point()
+        weight: Any = base_layer(model.get_submodule(layer.name)).weight
+        packed = not weight.is_floating_point()
         if by_parameter and packed:
             refusal = f"PEFT cannot reach {_leaf(layer.name)} of this base while it is quantised"
         layers.append(layer._replace(by_parameter=by_parameter, packed=packed, refusal=refusal))
