@@ -87,7 +87,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
         rank=max(fit.rank for fit in scanned.fits),
         alpha=float(config.lora_alpha),
         ranks=sorted({fit.rank for fit in scanned.fits}),
-        targets=sorted({fit.layer.rsplit(".", 1)[-1] for fit in scanned.fits}),
+        targets=sorted({fit.title for fit in scanned.fits}),
         parameters=sum(t.numel() for t in scanned.tensors.values()),
         bytes=(found.folder / WEIGHTS).stat().st_size,
         made_for=made_for(found),
@@ -205,8 +205,11 @@ def layer_norms(
             fit.experts,
         )
         norm = float(values.norm())
+        each = [effective_rank(part) for part in values.view(fit.experts, -1)]
+        effective = sum(each) / len(each)
         if (change := changes.get(fit.layer)) is not None:
             norm, values = _measure(change, values)
+            effective = effective_rank(values)
         base = weights.get(fit.layer)
         size = float(base.float().norm()) if base is not None else 0.0
         found.append(
@@ -215,7 +218,7 @@ def layer_norms(
                 norm=norm,
                 relative=norm / size if size else None,
                 rank=fit.rank,
-                effective_rank=effective_rank(values),
+                effective_rank=effective,
             )
         )
     return found

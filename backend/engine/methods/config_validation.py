@@ -179,6 +179,7 @@ _REFUSED = {
     "megatron_config": "needs its own program code to be loaded (megatron_config)",
     "monteclora_config": "is a MonteCLoRA adapter, which is not supported",
 }
+_NOT_OF_PARAMETERS = ("use_dora", "lora_dropout", "fan_in_fan_out")
 _FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 
 
@@ -189,7 +190,10 @@ def parameter_targets(raw: dict[str, Any], name: str) -> list[str]:
         raise ModelError(f"The target_parameters of {name} are not a list of plain names.")
     if len(found) > _MAX_PATTERNS:
         raise Unsupported(f"The target_parameters of {name} have too many entries ({len(found)}).")
-    if found and (odd := [field for field in ("use_dora", "lora_dropout") if raw.get(field)]):
+    odd = [field for field in _NOT_OF_PARAMETERS if raw.get(field)]
+    if init_methods.is_repeatable(raw.get("init_lora_weights", True)):
+        odd.append("init_lora_weights")
+    if found and odd:
         raise ModelError(f"{name} has {odd[0]} and target_parameters, which PEFT cannot combine.")
     return found
 

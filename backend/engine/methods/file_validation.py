@@ -57,6 +57,11 @@ class Fit(NamedTuple):
     path: str = ""
     experts: int = 1
 
+    @property
+    def title(self) -> str:
+        """The last part of its name; that of the layer, where it is a layer's weight."""
+        return self.layer.removesuffix(".weight").rsplit(".", 1)[-1]
+
     def key(self, part: str) -> str:
         """Return the name of one of its tensors; `part` is such as `lora_A.weight`."""
         return key_of(self.path or self.layer, part)
