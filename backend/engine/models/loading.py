@@ -26,6 +26,7 @@ from backend.engine.models import (
     model_folder,
     quantization,
     text_part,
+    trial_pass,
 )
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header
@@ -234,7 +235,9 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     quantization.guard(model)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    trial_pass.require_continues_text(model, len(plan.tokenizer), plan.title)
+    return model
 
 
 def _untouched(folder: Path, skeleton: torch.nn.Module, stored: int) -> list[str]:
