@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import PreTrainedModel
 
@@ -17,6 +18,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.merging import merge_checks, streaming
 from backend.engine.merging.safetensors_io import NAMES, FileWriter, Planned, read
 from backend.engine.merging.stored_weights import StoredWeights
+from backend.engine.models import text_part
 from backend.engine.models.checkpoint_names import Conversion
 from backend.errors import Unsupported, VerificationFailed
 from backend.files.safetensors_header import FLOATS
@@ -32,14 +34,16 @@ def write(
     dtype: torch.dtype,
     shard_bytes: int,
     control: Control,
-) -> int:
+) -> str:
     """Write a merged model into a folder under the names of its base's files, and read it back.
 
-    Returns how many tensors were changed. Raises Unsupported where Transformers cannot write a
-    changed weight in the form of the files, VerificationFailed where it comes out differently.
-    `merged` was loaded from `base` in the dtype to compute in; floats are written as `dtype`.
+    Returns how it was verified. Raises Unsupported where Transformers cannot write a changed weight
+    in the form of the files, VerificationFailed where it comes out differently. `merged` was loaded
+    from `base` in the dtype to compute in; floats are written as `dtype`.
     """
     weights = StoredWeights(base)
+    if not weights.are_plain():
+        return _write_whole(merged, weights, folder, dtype=dtype, shard_bytes=shard_bytes)
     changed, replaced = _changed(merged, weights)
     copied = [t for key, t in weights.stored.items() if key not in replaced | changed.keys()]
     new = [Planned(key, NAMES[dtype], tuple(part.shape)) for key, part in changed.items()]
@@ -54,7 +58,36 @@ def write(
         streaming.write_index(folder, shards)
     rows = {key: (len(part) // 2, part[len(part) // 2].to(dtype)) for key, part in changed.items()}
     merge_checks.read_back(folder, shards, rows)
-    return len(changed)
+    return (
+        f"{len(changed)} tensors were changed by PEFT itself, all others are the base's, and all "
+        "files were read back"
+    )
+
+
+def _write_whole(
+    merged: PreTrainedModel,
+    weights: StoredWeights,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    shard_bytes: int,
+) -> str:
+    """Let Transformers save a model whose files hold its weights packed, so that none is copied.
+
+    Raises Unsupported where the files also hold parts that the model has no place for.
+    """
+    lost = next(filter(None, map(text_part.part_named_in, weights.names.unused)), "")
+    if lost:
+        raise Unsupported(
+            f"The base's files contain {lost} and are packed, and the merged model would lack it.",
+            cure="Merge into the full-precision files of this base.",
+        )
+    merged.to(dtype)
+    # Transformers refuses to save settings that contradict each other; the base's file is copied.
+    merged.generation_config = GenerationConfig()
+    merged.save_pretrained(str(folder), max_shard_size=shard_bytes)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return "merged by PEFT itself"
 
 
 def _to_write(

@@ -148,9 +148,6 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
 
 def _write_weights(job: Job, folder: Path, control: Control, library: Library) -> Written:
     """Write the weights tensor by tensor, or from memory where that would be wrong."""
-    obstacle = streaming.unlike_a_layer(job.parts)
-    if obstacle:
-        return _write_from_memory(job, folder, control, library, obstacle)
     streamed = StreamedMerge(job.folder, job.parts)
     obstacle = streamed.obstacle(job.base.fingerprint, _session_dtype(job.base))
     if obstacle:
@@ -182,14 +179,10 @@ def _write_from_memory(
         before = _reference(session, job, control)
         control.check_stop()
         control.progress("Merging in memory", 0.4, force=True)
-        changed = _merge_and_save(session, job, folder, control)
+        proof = _merge_and_save(session, job, folder, control)
     finally:
         session.unload()
     note = f"Merged in memory instead of tensor by tensor, because {obstacle}."
-    proof = (
-        f"{changed} tensors were changed by PEFT itself, all others are the base's, and all files "
-        "were read back"
-    )
     return Written(proof, memory.peak(CPU), [note], before)
 
 
@@ -254,8 +247,8 @@ def _reference(session: Session, job: Job, control: Control) -> list[float]:
         return [scoring.score(session.model, session.base, text)[0] for text in _texts(job.base)]
 
 
-def _merge_and_save(session: Session, job: Job, folder: Path, control: Control) -> int:
-    """Merge with `merge_and_unload` and write the result; return how many tensors it changed."""
+def _merge_and_save(session: Session, job: Job, folder: Path, control: Control) -> str:
+    """Merge with `merge_and_unload` and write the result; return how that was verified."""
     ids = session.resolve(job.variant)
     session.activate(ids)
     assert session.peft is not None

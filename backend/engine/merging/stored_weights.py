@@ -39,11 +39,12 @@ class StoredWeights:
             lambda key: given[key] if given is not None else read(self.stored[key]),
         )
 
-    def obstacle(self, fingerprint: str, dtype: torch.dtype) -> str:
-        """Return why the files are not those of a loaded model; empty where they are.
+    def are_plain(self) -> bool:
+        """Tell whether the files hold every parameter as numbers of its own shape, or its parts."""
+        return not self._stored_otherwise()
 
-        Equal names, shapes and fingerprint prove that they are. `dtype` is the session's.
-        """
+    def _stored_otherwise(self) -> str:
+        """Return which parameter the files do not hold as it is; empty where they hold all."""
         made = self._shapes_of_made()
         for name, shape in self.parameters.items():
             key = self.key_of(name)
@@ -52,6 +53,15 @@ class StoredWeights:
             stored = self.stored[key] if key is not None else None
             if stored is not None and (stored.shape != shape or stored.dtype not in FLOATS):
                 return f"its files contain {name} in another shape"
+        return ""
+
+    def obstacle(self, fingerprint: str, dtype: torch.dtype) -> str:
+        """Return why the files are not those of a loaded model; empty where they are.
+
+        Equal names, shapes and fingerprint prove that they are. `dtype` is the session's.
+        """
+        if other := self._stored_otherwise():
+            return other
         unknown = [t.dtype for t in self.stored.values() if t.dtype not in DTYPES]
         if unknown:
             return f"its files contain numbers of the type {unknown[0]}"

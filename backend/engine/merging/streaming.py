@@ -52,14 +52,6 @@ class Part(NamedTuple):
     strength: float
 
 
-def unlike_a_layer(parts: list[Part]) -> str:
-    """Return why an adapter cannot be merged layer by layer; empty where all can."""
-    for part in parts:
-        if peft_io.read_config(part.folder).target_parameters:
-            return f"{part.name!r} changes parameters of experts, which PEFT merges as a whole"
-    return ""
-
-
 class StreamedMerge:
     """A base without weights, with the adapters that change each weight that is passed in."""
 
@@ -67,21 +59,24 @@ class StreamedMerge:
         self.parts = parts
         self.weights = StoredWeights(folder)
         self.stored = self.weights.stored
+        self.layers: dict[str, LoraLayer] = {}
+        """The changed layers by the key of their weight in the files."""
         model = model_folder.skeleton(folder)
-        self._peft = _put_on(model, parts)
+        self._peft = _built_on(model, parts)
+        self._elsewhere = _unlike_a_layer(model)
+        if self._elsewhere:
+            return
+        _fill(self._peft, model, parts)
         adapted = {
             f"{name}.weight": layer
             for name, layer in adapters_on(model)
             if any(part.id in layer.lora_A for part in parts)
         }
         _require_plain(model, adapted)
-        self.layers: dict[str, LoraLayer] = {}
-        """The changed layers by the key of their weight in the files."""
-        self._elsewhere = ""
         for name, layer in adapted.items():
             key = self.weights.key_of(name)
             if key is None:
-                self._elsewhere = self._elsewhere or name
+                self._elsewhere = f"its files do not contain {name} as one tensor"
             else:
                 self.layers[key] = layer
 
@@ -92,7 +87,7 @@ class StreamedMerge:
         ones are changed in place, and fused ones are only copied. `dtype` is the session's.
         """
         if self._elsewhere:
-            return f"its files do not contain {self._elsewhere} as one tensor"
+            return self._elsewhere
         return self.weights.obstacle(fingerprint, dtype)
 
     def change(self, key: str, weight: torch.Tensor) -> torch.Tensor:
@@ -268,13 +263,24 @@ def _progress(control: Control, total: int, share: float) -> Callable[[int, str]
 # -- adapters on a skeleton ----------------------------------------------------------------------
 
 
-def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
-    """Let PEFT build its layers without weights, then place each adapter's tensors in them."""
+def _built_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
+    """Let PEFT build its layers without weights."""
     peft: PeftModel | None = None
     for part in parts:
         config = peft_io.read_config(part.folder)
         peft = _add(model, peft, config, part.id)
     assert peft is not None
+    return peft
+
+
+def _unlike_a_layer(model: torch.nn.Module) -> str:
+    """Return what PEFT adapts otherwise than a linear layer, such as all experts as one."""
+    odd = next((name for name, part in adapters_on(model) if not isinstance(part, Linear)), "")
+    return f"an adapter changes {odd}, which is not a linear layer" if odd else ""
+
+
+def _fill(peft: PeftModel, model: torch.nn.Module, parts: list[Part]) -> None:
+    """Place each adapter's tensors in the layers, with its strength."""
     layers = dict(adapters_on(model))
     for part in parts:
         _place(layers, part)
@@ -282,7 +288,7 @@ def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
             layer.set_scale(part.id, part.strength)
     peft.requires_grad_(False)
     peft.base_model.set_adapter([part.id for part in parts], inference_mode=True)
-    return peft.eval()
+    peft.eval()
 
 
 def _add(
@@ -327,7 +333,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
 
 
 def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None:
-    """Raise Unsupported where a changed weight is tied to another layer, or of an unknown kind.
+    """Raise Unsupported where a changed weight is tied to another layer.
 
     PEFT 0.21.2 merges into one of two tied weights, which makes the model wrong.
     """
@@ -343,5 +349,3 @@ def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None
                 f"An adapter changes {name}, which this base uses twice (tied embeddings).",
                 cure="Leave that adapter out.",
             )
-        if not isinstance(layer, Linear):
-            raise Unsupported(f"An adapter changes {name}, which is not a linear layer.")

@@ -268,7 +268,7 @@ def pattern(raw: dict[str, Any], field: str, name: str, layers: int) -> dict[str
         len(entries) > _MAX_PATTERNS or len(entries) * layers > _MAX_COMPARED
     ):
         raise Unsupported(f"The {field} of {name} has too many entries ({len(entries)}).")
-    if isinstance(entries, dict):
+    if isinstance(entries, dict) and raw.get("target_parameters"):
         entries = {key.removeprefix(_ANYWHERE): value for key, value in entries.items()}
     if not isinstance(entries, dict) or not all(_ANCHORED.fullmatch(key) for key in entries):
         raise Unsupported(

@@ -24,8 +24,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend.sizes import count_text
 
-_PART = re.compile(r"^(model\.|language_model\.)*(?=\D)|(?<=layers)\.(?=\d)")
-"""What comes before the name of a part; a layer's number belongs to its name."""
+_PART = re.compile(r"(?:model\.|language_model\.)*([^.]+(?:\.\d+)?)")
+"""The name of a part, with the number of a layer, and what may come before it."""
 
 
 class Conversion(NamedTuple):
@@ -106,7 +106,8 @@ def left_out(sizes: dict[str, int]) -> list[str]:
     """
     parts: Counter[str] = Counter()
     for key, size in sizes.items():
-        parts[_PART.sub("", key).partition(".")[0] or key] += size
+        found = _PART.match(key)
+        parts[found[1] if found else key] += size
     return [
         f"{name.replace('_', ' ')} ({count_text(size)} parameters), which is in its files and "
         "not loaded"

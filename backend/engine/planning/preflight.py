@@ -119,6 +119,7 @@ def check(
         notes = [
             *multiprocess_checks.notes(train),
             *advice.on(train, corpus.stats, around.parameters),
+            *advice.on_base(around.facts),
         ]
         warned = rate_warning(train.rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)

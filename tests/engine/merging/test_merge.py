@@ -13,6 +13,7 @@ from backend.engine.core import memory
 from backend.engine.merging import in_memory, streaming
 from backend.errors import Unsupported
 from backend.settings import STARTER
+from tests.architectures.tiny_models import write_model
 from tests.engine.merge_bench import (
     ADAPTERS,
     SILENT,
@@ -173,17 +174,36 @@ def test_a_fused_weight_that_peft_changed_is_written_as_its_parts(tmp_path: Path
     merged.get_parameter(name).data.add_(0.25)
     (tmp_path / "new").mkdir()
 
-    changed = in_memory.write(
+    proof = in_memory.write(
         merged, bench.folder, tmp_path / "new", dtype=torch.float32, shard_bytes=500_000,
         control=SILENT,
     )  # fmt: skip
 
-    assert changed == 4  # two matrices of each of two experts
+    assert proof.startswith("4 tensors were changed")  # two matrices of each of two experts
     before, after = written(bench.folder), written(tmp_path / "new")
     assert before.keys() == after.keys()
     shutil.copyfile(bench.folder / "config.json", tmp_path / "new" / "config.json")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "new", dtype=torch.float32)
     assert_same_bits(model.state_dict(), merged.state_dict())
+
+
+def test_a_linear_weight_that_transformers_makes_of_others_is_merged_and_written_back(
+    tmp_path: Path,
+) -> None:
+    """The files of HRM hold query, key and value of a layer as one tensor."""
+    bench = Bench(tmp_path)
+    shutil.rmtree(bench.folder)
+    write_model(bench.folder, "hrm_text")
+    bench.facts = bench.load()
+    ADAPTERS["attention"] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+    bench.add("attention")
+
+    merged = bench.merge("attention")
+
+    assert "as one tensor" in merged.notes[0]
+    assert written(merged.path).keys() == written(bench.folder).keys()
+    model = AutoModelForCausalLM.from_pretrained(merged.path, dtype=torch.float32)
+    assert_same_bits(model.state_dict(), plain_peft(bench, [("attention", 1.0)], torch.float32))
 
 
 def test_files_of_another_model_with_fused_weights_are_not_merged(tmp_path: Path) -> None:

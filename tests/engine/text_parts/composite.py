@@ -40,9 +40,9 @@ _VISION: dict[str, Any] = {
 TOWER = "the vision tower (2 layers, 15 K parameters)"
 
 
-def gemma3() -> PreTrainedModel:
+def gemma3(layers: int = 3) -> PreTrainedModel:
     """Build a Gemma 3 for pictures and text, the common kind of Gemma 3."""
-    text = {**_TEXT, "sliding_window": 8, "sliding_window_pattern": 2}
+    text = {**_TEXT, "num_hidden_layers": layers, "sliding_window": 8, "sliding_window_pattern": 2}
     config = AutoConfig.for_model(
         "gemma3", text_config=text, vision_config=_VISION, mm_tokens_per_image=4
     )

@@ -12,9 +12,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
 from backend.engine.methods import target_choice
+from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import matched
 from backend.engine.models import text_part
 from backend.engine.models.linear_layers import every_linear_layer, linear_layers
+from tests.architectures.tiny_models import tiny_model
 from tests.engine import architectures
 from tests.engine.text_parts import composite
 
@@ -138,3 +140,38 @@ def test_a_layer_that_returns_more_than_one_tensor_is_left_out() -> None:
     peft = get_peft_model(model, LoraConfig(target_modules=["router"], task_type="CAUSAL_LM"))
     with pytest.raises(AttributeError, match="'tuple' object has no attribute 'dtype'"):
         peft(input_ids=torch.tensor([[5, 6]]))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "falcon_h1"])
+def test_layers_that_peft_refuses_are_no_targets(kind: str) -> None:
+    model = tiny_model(kind)
+    layers = adaptable(model)
+
+    names = target_choice.choose(rq.Lora(rank=2), layers).modules
+    assert not any(name.endswith("mixer.out_proj") for name in names)
+    assert names
+    get_peft_model(model, LoraConfig(r=2, target_modules=names, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="incompatible with Mamba"):
+        get_peft_model(
+            tiny_model(kind), LoraConfig(target_modules=["out_proj"], task_type="CAUSAL_LM")
+        )
+
+
+@pytest.mark.parametrize("kind", ["git", "phi4_multimodal", "moss_transcribe_diarize"])
+def test_towers_inside_of_the_decoder_are_left_alone(kind: str) -> None:
+    model = tiny_model(kind)
+    layers = linear_layers(model)
+
+    assert layers.outside
+    assert not any(text_part.part_named_in(layer.name) for layer in layers)
+    peft = get_peft_model(
+        model,
+        LoraConfig(
+            r=2,
+            target_modules=target_choice.choose(rq.Lora(rank=2), layers).modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    peft(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    unused = [n for n, p in peft.named_parameters() if "lora_B" in n and p.grad is None]
+    assert unused == []
