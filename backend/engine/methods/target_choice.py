@@ -44,7 +44,7 @@ def choose(request: Lora, targets: list[Target], *, quantized: bool = False) -> 
     layers = [each for each in targets if each.kind == "layer"]
     wanted = _wanted(request, layers)
     named = not isinstance(request.targets, str)
-    found = _sorted(request, wanted, by_weight=request.experts and not quantized)
+    found = _sorted(request, wanted, quantized=quantized)
     experts = _experts(request, targets) if request.experts else []
     if named and found.out:
         raise _refused(found.out, request)
@@ -87,7 +87,7 @@ def _wanted(request: Lora, layers: list[Target]) -> list[Target]:
     return [layer for layer in layers if any(hits(t, layer.name) for t in request.targets)]
 
 
-def _sorted(request: Lora, wanted: list[Target], *, by_weight: bool) -> _Sorted:
+def _sorted(request: Lora, wanted: list[Target], *, quantized: bool) -> _Sorted:
     modules: list[Target] = []
     weights: list[Target] = []
     out: dict[str, list[Target]] = {}
@@ -98,14 +98,16 @@ def _sorted(request: Lora, wanted: list[Target], *, by_weight: bool) -> _Sorted:
             out.setdefault(_NARROW, []).append(layer)
         elif not layer.by_parameter:
             modules.append(layer)
-        elif by_weight:
+        elif quantized or layer.packed:
+            out.setdefault(_PACKED, []).append(layer)
+        elif request.experts:
             weights.extend(with_weights([layer]))
         else:
             out.setdefault(_TAKEN, []).append(layer)
     return _Sorted(modules, weights, out)
 
 
-_NARROW, _TAKEN = "too narrow", "taken"
+_NARROW, _TAKEN, _PACKED = "too narrow", "taken", "packed"
 
 
 def _experts(request: Lora, targets: list[Target]) -> list[Target]:
@@ -143,6 +145,8 @@ def _refused(out: dict[str, list[Target]], request: Lora) -> InvalidRequest:
             f"PEFT takes {_leaves(layers)} of this base for names of its experts.",
             cure="Leave out these names, or turn on: Train the experts, too.",
         )
+    if reason == _PACKED:
+        reason = f"PEFT cannot reach {_leaves(layers)} of this base while it is quantised"
     return InvalidRequest(f"{reason}.", cure=f"Leave out {_leaves(layers)}.")
 
 
@@ -167,12 +171,12 @@ def _notes(out: dict[str, list[Target]], request: Lora) -> Iterable[str]:
         left = f"{'are' if many else 'is'} left out: {_leaves(layers)}."
         if reason == _NARROW:
             yield f"{count} too narrow for rank {request.rank} {left}"
-        elif reason == _TAKEN and not request.experts:
+        elif reason == _TAKEN:
             yield (
                 f"{count}, whose names PEFT takes for those of experts, {left} "
                 "Train the experts, too, to reach them."
             )
-        elif reason == _TAKEN:
+        elif reason == _PACKED:
             yield f"{count} that PEFT cannot reach on a quantised base {left}"
         else:
             yield f"{count} {left} {reason}."

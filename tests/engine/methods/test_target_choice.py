@@ -124,7 +124,12 @@ def test_a_quantised_base_leaves_out_what_only_a_parameter_reaches() -> None:
     chosen = choose(rq.Lora(rank=2, experts=True), targets_of("deepseek_v3"), quantized=True)
 
     assert chosen.parameters == ["experts.down_proj", "experts.gate_up_proj"]
-    assert chosen.notes[0].startswith("6 layers that PEFT cannot reach on a quantised base")
+    assert chosen.notes == [
+        "6 layers that PEFT cannot reach on a quantised base are left out: gate_proj, up_proj, "
+        "down_proj."
+    ]
+    with pytest.raises(InvalidRequest, match="PEFT cannot reach gate_proj of this base while"):
+        choose(rq.Lora(rank=2, targets=["gate_proj"]), targets_of("deepseek_v3"), quantized=True)
 
 
 def test_wrappers_nest_in_the_order_of_the_module() -> None:
