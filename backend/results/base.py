@@ -52,6 +52,12 @@ class ModelFacts(Result):
     """The full-precision model of which already quantised files say that they are a copy."""
     notes: tuple[str, ...] = ()
     """What a person should know about how this checkpoint was read."""
+    has_experts: bool = False
+    """Whether it is a mixture whose experts are parameters, which an adapter can also train."""
+    untouched: list[str] = []
+    """The parts that no adapter changes, such as "the vision tower (27 layers, 412 M parameters)".
+
+    A model of text alone has none."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
 

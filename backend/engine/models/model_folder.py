@@ -21,6 +21,7 @@ from backend.engine.models import (
     model_limits,
     packaged_model,
     stored_quantization,
+    text_part,
     tokenizer_traits,
 )
 from backend.errors import ModelError, NotFound, Unsupported
@@ -155,7 +156,7 @@ def skeleton(folder: Path) -> torch.nn.Module:
 
 def context_length(folder: Path) -> int:
     """Return a base's context length in tokens; 0 where its config does not say."""
-    return int(getattr(config_file.of_folder(folder), "max_position_embeddings", 0) or 0)
+    return text_part.context_length(config_file.of_folder(folder))
 
 
 def about_code(folder: Path, config: dict[str, Any]) -> str:
