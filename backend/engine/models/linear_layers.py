@@ -1,11 +1,9 @@
 """The linear layers of a base model, which adapters change and quantisation packs."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from transformers.pytorch_utils import Conv1D
 
 from backend.engine.models import text_part
@@ -15,11 +13,34 @@ _MODELS = "transformers.models."
 
 
 class Target(NamedTuple):
-    """A layer that an adapter can change: its module name, input and output size."""
+    """A layer that an adapter can change: its module name, input and output size.
+
+    Other kinds are parameters, under their full name: those of all experts together, (experts,
+    outputs, inputs), and single matrices such as a router's. What PEFT says about a layer
+    (`by_parameter`, `refusal`) is found in `methods/adaptable.py`.
+    """
 
     name: str
     inputs: int
     outputs: int
+    kind: Literal["layer", "experts", "parameter"] = "layer"
+    experts: int = 1
+    by_parameter: bool = False
+    """PEFT takes this layer's name for that of an expert; only `target_parameters` reaches it."""
+    packed: bool = False
+    """Its weight is quantised, so that it cannot be adapted as a parameter."""
+    refusal: str = ""
+    """Why PEFT cannot adapt this layer; empty where it can."""
+
+    @property
+    def narrow(self) -> int:
+        """The smaller side, which bounds the rank."""
+        return min(self.inputs, self.outputs)
+
+    @property
+    def numbers(self) -> int:
+        """The weights that it holds."""
+        return self.inputs * self.outputs * self.experts
 
 
 class Targets(list[Target]):
@@ -44,13 +65,7 @@ def linear_layers(model: torch.nn.Module) -> Targets:
     """Return every layer of the text part that LoRA can change here, without the output head."""
     parts = text_part.outside(model)
     found = every_linear_layer(model)
-    refused = _refused_by_peft(model, {layer.name.rsplit(".", 1)[-1] for layer in found})
-    inside = [
-        layer
-        for layer in found
-        if not text_part.is_inside(layer.name, parts)
-        and layer.name.rsplit(".", 1)[-1] not in refused
-    ]
+    inside = [layer for layer in found if not text_part.is_inside(layer.name, parts)]
     every = {name for name, _ in model.named_modules() if not _is_inside_a_tuner(name)}
     return Targets(inside, every - {layer.name for layer in inside}, parts)
 
@@ -88,20 +103,6 @@ def _is_a_product(layer: torch.nn.Module) -> bool:
     except (RuntimeError, ValueError, TypeError):
         return False
     return isinstance(found, torch.Tensor) and found.shape == (1, weight.shape[0])
-
-
-def _refused_by_peft(model: torch.nn.Module, names: set[str]) -> set[str]:
-    """Return the names of layers that PEFT 0.21.2 refuses on a model.
-
-    The kernels of Mamba read the weight of `out_proj` and would pass by an adapter.
-    """
-    refused = set()
-    for name in names:
-        try:
-            _check_lora_target_modules_mamba(LoraConfig(), model, name)
-        except ValueError:
-            refused.add(name)
-    return refused
 
 
 def _is_inside_a_tuner(name: str) -> bool:

@@ -6,6 +6,7 @@ Works on the loaded base, or, while that is busy in another process, on a skelet
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from backend.engine.core.job_control import Control
 from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
+from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models import model_skeleton, text_part
-from backend.engine.models.linear_layers import linear_layers
+from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal
+from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal, reach
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
 from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
@@ -54,6 +56,11 @@ class Surroundings:
     device: torch.device
     session: Session | None
     facts: ModelFacts | None
+
+    @cached_property
+    def targets(self) -> list[Target]:
+        """What an adapter can change here."""
+        return self.session.layers() if self.session is not None else adaptable(self.model)
 
     @property
     def quantization(self) -> str:
@@ -102,7 +109,7 @@ def check(
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
     config = around and _collect(problems, lambda: _configure(train, around))
-    reached = matched(config, linear_layers(around.model)) if around and config else []
+    reached = matched(config, around.targets) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
     packs = packing.training_packs(corpus.train, train) if corpus else None
     seconds, source, warned, proposed = None, "", None, None
@@ -128,6 +135,10 @@ def check(
     disk_needed, disk_free = disk_space.needed(trainable, steps_to_do), disk_space.free(runs.root)
     if full := disk_space.problem(disk_needed, disk_free):
         problems.append(full)
+    if around and config:
+        quantized = around.quantization != "none"
+        left = reach.notes(train, around.targets, reached, around.parameters, quantized=quantized)
+        notes = [*left, *notes]
     return PreflightReport(
         ready=not problems,
         problems=problems,
@@ -136,6 +147,7 @@ def check(
         matched_modules=[target.name for target in reached],
         trainable_parameters=trainable,
         total_parameters=around.parameters if around else 0,
+        reached_share=reach.share(reached, around.parameters) if around else 0.0,
         stats=corpus.stats if corpus else None,
         steps=steps_to_do,
         memory_bytes=room.needed,
@@ -222,11 +234,12 @@ def _proposed_anyway(
 
 
 def _configure(train: Train, around: Surroundings) -> Any:
-    layers = linear_layers(around.model)
     if train.start_from is not None and around.session is not None:
         info = around.session.library.get(train.start_from)
         return peft_io.read_config(around.session.library.folder(info.id))
-    return peft_io.configure(train.adapter, layers, around.name)
+    return peft_io.configure(
+        train.adapter, around.targets, around.name, quantized=around.quantization != "none"
+    )
 
 
 def _duration(
@@ -280,16 +293,17 @@ def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
     """Time a step with a temporary adapter; the session is unchanged afterwards."""
-    config = peft_io.configure(train.adapter, session.layers(), session.base.model.name_or_path)
+    config = _configure(train, _surroundings(session, None))
     probe = "ad_probe"
-    try:
-        peft = session.add(probe, config)
-        peft.set_adapter(probe)
-        with step_loss.step_mode(session.base, checkpointing=train.gradient_checkpointing):
-            return timings.measure(train, session.base, peft, packs)
-    finally:
-        session.drop(probe)
-        session.settle()
+    with session.keeping_active():
+        try:
+            peft = session.add(probe, peft_io.trainable(config))
+            peft.set_adapter(probe)
+            with step_loss.step_mode(session.base, checkpointing=train.gradient_checkpointing):
+                return timings.measure(train, session.base, peft, packs)
+        finally:
+            session.drop(probe)
+            session.settle()
 
 
 def _run_setup(
@@ -302,7 +316,7 @@ def _run_setup(
 ) -> tuple[Shape, memory_estimate.Setup]:
     """Return the sizes that decide about memory; a base without facts counts as fp32."""
     shape = Shape.of(around.model, around.parameters)
-    targets = tuple(matched(config, shape.adaptable))
+    targets = tuple(matched(config, around.targets))
     facts = around.facts
     stats = corpus.stats
     return shape, memory_estimate.Setup(

@@ -54,7 +54,7 @@ def predict(
         request,
         facts,
         config=config,
-        layers=shape.adaptable,
+        layers=session.layers(),
         largest_pack=max(map(packs.tokens, range(len(packs)))),
         learned_share=learned_share,
         computed=computed,

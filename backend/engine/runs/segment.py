@@ -85,6 +85,7 @@ class Segment:
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = initial_adapter.put_on(self.session, self.run, self.checkpoint)
+                saving.require_readable(self.session, self.adapter_id)
                 checkpointing = self._choose_checkpointing(peft)
                 with step_loss.step_mode(base, checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
@@ -99,7 +100,7 @@ class Segment:
             if self.ranks.leads:
                 heldout_samples.note(self.session, self.log, self.held_out.documents, self.control)
                 neutral_text.measure(self.session, self.log, self.control, precision=self.precision)
-                difference = saving.publish(self.session, info)
+                difference = run_result.publish(self.session, self.run, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
             with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):

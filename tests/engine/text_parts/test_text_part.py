@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from backend import requests as rq
-from backend.engine.methods import targets
+from backend.engine.methods import target_choice
+from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import matched
 from backend.engine.models import text_part
 from backend.engine.models.linear_layers import every_linear_layer, linear_layers
@@ -94,7 +95,7 @@ def test_peft_finds_the_targets_in_the_text_part_alone(
     layers = linear_layers(model)
     if wanted == ["q_proj"] and "query_key_value" in str(layers):
         wanted = ["query_key_value"]
-    names = targets.resolve_targets(rq.Lora(targets=wanted), layers)
+    names = target_choice.choose(rq.Lora(targets=wanted), layers).modules
     config = LoraConfig(target_modules=names, task_type="CAUSAL_LM")
     expected = {layer.name for layer in matched(config, layers)}
 
@@ -127,7 +128,7 @@ def test_models_of_text_alone_have_the_targets_they_had() -> None:
         "gpt_neox": ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"],
     }.items():
         layers = linear_layers(architectures.tiny(kind))
-        assert targets.resolve_targets(rq.Lora(), layers) == expected
+        assert target_choice.choose(rq.Lora(), layers).modules == expected
         assert layers.outside == []
 
 
@@ -145,11 +146,11 @@ def test_a_layer_that_returns_more_than_one_tensor_is_left_out() -> None:
 @pytest.mark.parametrize("kind", ["mamba", "falcon_h1"])
 def test_layers_that_peft_refuses_are_no_targets(kind: str) -> None:
     model = tiny_model(kind)
-    layers = linear_layers(model)
+    layers = adaptable(model)
 
-    assert not any(layer.name.endswith("mixer.out_proj") for layer in layers)
-    assert layers
-    names = targets.resolve_targets(rq.Lora(rank=2), layers)
+    names = target_choice.choose(rq.Lora(rank=2), layers).modules
+    assert not any(name.endswith("mixer.out_proj") for name in names)
+    assert names
     get_peft_model(model, LoraConfig(r=2, target_modules=names, task_type="CAUSAL_LM"))
     with pytest.raises(ValueError, match="incompatible with Mamba"):
         get_peft_model(
@@ -167,7 +168,9 @@ def test_towers_inside_of_the_decoder_are_left_alone(kind: str) -> None:
     peft = get_peft_model(
         model,
         LoraConfig(
-            r=2, target_modules=targets.resolve_targets(rq.Lora(), layers), task_type="CAUSAL_LM"
+            r=2,
+            target_modules=target_choice.choose(rq.Lora(rank=2), layers).modules,
+            task_type="CAUSAL_LM",
         ),
     )
     peft(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
