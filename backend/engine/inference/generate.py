@@ -79,7 +79,7 @@ def scored_plainly(
     base: Base, ids: torch.Tensor, steps: int
 ) -> tuple[list[torch.Tensor], list[int]]:
     """Return the scores of each step of `generate`, (1, vocabulary) each, and its tokens."""
-    output = base.model.generate(  # type: ignore[operator]
+    output = base.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         generation_config=_config(base, steps),
