@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.results.training_layout import TrainingLayout
+
 
 class Result(BaseModel):
     """Base of all results.
@@ -48,6 +50,12 @@ class ModelFacts(Result):
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
+    layout: TrainingLayout | None = None
+    """How a run on it lays out its examples; None if that was not found out."""
+    layout_reason: str = ""
+    """Why they are not packed, as part of a sentence; empty if they are."""
+    training_blocker: str = ""
+    """Why no run is possible on it; empty if one is."""
 
     @property
     def loaded_as(self) -> str:

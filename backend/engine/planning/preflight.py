@@ -22,10 +22,10 @@ from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal
+from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal, run_checks
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
-from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
+from backend.engine.training import layouts, memory_estimate, packing, step_loss
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
@@ -33,6 +33,7 @@ from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.requests.command_line import changed_fields
 from backend.results import ModelFacts, PreflightReport, Problem, Proposal
+from backend.results.training_layout import TrainingLayout
 from backend.runs.run_store import Runs
 from backend.sizes import size_text
 
@@ -94,23 +95,30 @@ def check(
     train = request.train
     problems: list[Problem] = []
     notes: list[str] = []
+    unsupported: list[str] = []
     _check_name(train, session.library, runs, problems)
     problems.extend(multiprocess_checks.problems(train, facts))
     around = _collect(problems, lambda: _surroundings(session, facts))
-    train = train.with_rate(around.parameters) if around else train
+    if around:
+        train = train.with_rate(around.parameters)
+        train, unsupported = run_checks.settled(train, around.model)
+        problems.extend(run_checks.problems(train, around.facts, session.library))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
     config = around and _collect(problems, lambda: _configure(train, around))
     reached = matched(config, linear_layers(around.model)) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
-    packs = packing.training_packs(corpus.train, train) if corpus else None
+    layout: TrainingLayout = (around and around.facts and around.facts.layout) or "packed"
+    packs = packing.training_packs(corpus.train, train, layout) if corpus else None
     seconds, source, warned, proposed = None, "", None, None
     if around and packs and config and not problems:
         took = _collect(problems, lambda: _duration(request, around, packs, runs, timings))
         seconds, source = took or (None, "")
         notes = [
             *multiprocess_checks.notes(train),
+            *unsupported,
+            *run_checks.about_layout(around.facts, packs),
             *advice.on(train, corpus.stats, around.parameters),
         ]
         warned = rate_warning(train.rate, around.parameters)
@@ -149,12 +157,15 @@ def check(
         memory_parts=list(room.parts),
         largest_token_budget=room.budget,
         smallest_change=room.change,
+        layout=layout,
+        padding_share=packs.padding_share if packs else 0.0,
     )
 
 
 def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
     """Return the base of this process, or what is known of one loaded in the worker process."""
     if session.facts is not None:
+        layouts.note(session.base)
         base, facts = session.base, session.base.facts
         return Surroundings(
             base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
@@ -239,19 +250,21 @@ def _duration(
     train = request.train
     used = min(total_steps(train, len(packs)) * train.accumulation, len(packs))
     run_tokens = sum(packs.tokens(index) for index in range(used))
-    speed = _past_speed(train, around, runs)
+    speed = _past_speed(train, around, runs, packs.layout)
     if speed:
         return run_tokens / speed, "past runs on this machine"
-    times = timings.get(train, around.facts) if around.facts else None
+    times = timings.get(train, around.facts, packs.layout) if around.facts else None
     if times is None and request.measure and around.session and around.session.slot is None:
         times = _step_times(train, around.session, packs, timings)
     if times is None:
         return None, ""
-    per_token = times.of(_compute_precision(train, around, timings))
+    per_token = times.of(_compute_precision(train, around, timings, packs.layout))
     return per_token * run_tokens, "one timed step"
 
 
-def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
+def _past_speed(
+    train: Train, around: Surroundings, runs: Runs, layout: TrainingLayout
+) -> float | None:
     """Return the median tokens per second of the newest comparable runs."""
     found: list[float] = []
     for run in runs.all()[:RECENT_RUNS]:
@@ -262,6 +275,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
         same = (
             request.base_fingerprint == around.fingerprint
             and status.quantization == around.quantization
+            and (status.layout or "packed") == layout
             and request.train.processes == train.processes
             and method_of(request.train.adapter) is method_of(train.adapter)
             and request.train.gradient_checkpointing == train.gradient_checkpointing
@@ -284,7 +298,8 @@ def _step_times(
     try:
         peft = session.add(probe, config)
         peft.set_adapter(probe)
-        with step_loss.step_mode(session.base, checkpointing=train.gradient_checkpointing):
+        checkpointing = train.gradient_checkpointing
+        with step_loss.step_mode(session.base, checkpointing=checkpointing, layout=packs.layout):
             return timings.measure(train, session.base, peft, packs)
     finally:
         session.drop(probe)
@@ -308,24 +323,26 @@ def _run_setup(
         stored=facts.precision if facts else "fp32",
         quantization=around.quantization,
         double_quant=facts.double_quant if facts else False,
-        computed=_compute_precision(train, around, timings),
+        computed=_compute_precision(train, around, timings, packs.layout),
         device=around.device.type,
         targets=targets,
         trainable=count_trainable(config, list(targets)),
         uses_dora=bool(config.use_dora),
-        tokens=max(map(packs.tokens, range(len(packs)))),
+        tokens=packs.largest,
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
-        attention_apart=packed_attention.could_use(around.model),
+        **memory_estimate.attention_of(around.model, packs),
     )
 
 
-def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
+def _compute_precision(
+    train: Train, around: Surroundings, timings: Timings, layout: TrainingLayout
+) -> str:
     """Return the compute precision of steps, as far as it is known before any was timed."""
     stored = around.facts.precision if around.facts is not None else "fp32"
     if settled := without_timing(train, stored, around.device):
         return settled[0]
-    known = timings.get(train, around.facts) if around.facts else None
+    known = timings.get(train, around.facts, layout) if around.facts else None
     return known.faster if known else "fp32"
 
 
