@@ -39,6 +39,7 @@ CURE = "Choose another base; this architecture cannot be trained correctly here 
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 """What libraries raise where a model cannot compute a batch."""
 TOGETHER = {"packed": "packed together", "rows": "in rows of one batch"}
+SEVERAL = {"packed": "packed examples", "rows": "examples in rows of one batch"}
 
 
 def require_isolation(
@@ -179,9 +180,9 @@ class _Trial:
         difference = ((together - alone).abs() / alone.abs().clamp(min=1.0)).mean().item()
         if not difference <= (allowed := _alone_bound(self._base, self._precision)):
             raise VerificationFailed(
-                f"In this model, examples {TOGETHER[self._layout]} give other results than the "
-                f"same examples alone: their log-probabilities differ by {difference:.1e}, more "
-                f"than the allowed {allowed:.0e}.",
+                f"In this model, {SEVERAL[self._layout]} give other results than the same examples "
+                f"alone: their log-probabilities differ by {difference:.1e}, more than the allowed "
+                f"{allowed:.0e}.",
                 cure=CURE,
             )
 

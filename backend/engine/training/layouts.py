@@ -130,7 +130,7 @@ def _with_any_head(
 
 def reason_of(base: Base, layout: TrainingLayout, error: VerificationFailed) -> str:
     """Return why a layout was not used, as a part of a sentence."""
-    several = "packed examples" if layout == "packed" else "examples in rows of one batch"
+    several = isolation.SEVERAL[layout]
     if isolation.is_proven_wrong(error):
         cause = _cause(base) if layout == "packed" else ""
         return f"{several} would influence each other in this model{cause}"
