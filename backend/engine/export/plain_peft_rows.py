@@ -3,7 +3,6 @@
 What is between the marks replaces the same part of that script; the rest is there, too.
 """
 
-import math
 import random
 from contextlib import AbstractContextManager
 from typing import Any
@@ -137,29 +136,14 @@ def fills_up(model: PeftModel) -> bool:
 
 
 def fill_up(model: PeftModel, inputs: Pack) -> None:
-    """Pad rows, and add some without loss, so that all their tokens are one of a few lengths."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    height, width = ids.shape
+    """Pad rows to the next of a few lengths, of which the model reads at most `longest`."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0
-    size = height * width
-    found = [(size, height, width)] if round_up(size) == size else []
-    for rows in range(height, height + 4):
-        unit = step_of(rows * width) // math.gcd(step_of(rows * width), rows)
-        wider = -(-width // unit) * unit
-        if round_up(rows * wider) == rows * wider and not 0 < longest < wider:
-            found.append((rows * wider, rows, wider))
-    _, rows, wider = min(found, default=(0, height, width))
-    inputs["input_ids"] = pad(ids, (0, wider - width, 0, rows - height))
-    mask = pad(mask, (0, wider - width))
-    inputs["attention_mask"] = pad(mask, (0, 0, 0, rows - height), value=1)
-
-
-def round_up(length: int) -> int:
-    return -(-length // step_of(length)) * step_of(length)
-
-
-def step_of(length: int) -> int:
-    return max(32, (1 << length.bit_length()) // 32)
+    width = inputs["input_ids"].shape[1]
+    step = max(8, (1 << width.bit_length()) // 16)
+    wider = -(-width // step) * step
+    wider = max(width, min(wider, longest)) if longest else wider
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = pad(inputs[name], (0, wider - width))
 
 
 # </layout>

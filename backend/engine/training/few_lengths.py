@@ -2,11 +2,10 @@
 
 There oneDNN compiles every matrix product again for each new number of tokens, and keeps the
 kernels (torch 2.13): a fifth of a run's time, and gigabytes. So packs are padded to few lengths.
-The padding is one more document of meaningless tokens without loss. Rows get longer, or more, so
-that rows times tokens is one of the few lengths. A document that is computed alone gets no padding.
+The padding is one more document of meaningless tokens without loss. Rows are padded to few lengths
+of their own, and a document that is computed alone is not padded.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch.nn.functional import pad
 SMALLEST = 32
 """In tokens; also twice the rows of an AMX tile."""
 LENGTHS_PER_DOUBLING = 16
-MORE_ROWS = 3
-"""Rows that may be added to a batch of rows."""
+SMALLEST_ROW, ROWS_PER_DOUBLING = 8, 8
+"""Of rows there are mostly as many as fit into a batch, so their length decides the size."""
 
 
 def wanted(model: torch.nn.Module, device: torch.device) -> bool:
@@ -49,36 +48,25 @@ def rounded(batch: dict[str, Any], longest: int = 0) -> dict[str, Any]:
 
 
 def _rounded_rows(batch: dict[str, Any], longest: int) -> dict[str, Any]:
-    """Pad rows at their ends, and add rows, whose tokens count as real but have no loss."""
+    """Pad rows at their ends, where they are masked."""
     ids, keep = batch["input_ids"], batch["keep"]
-    height, width = ids.shape
-    more_rows, tokens = _few_sizes(height, width, longest)
-    row, column = keep // width, keep % width
-    mask = pad(batch["attention_mask"], (0, tokens - width))
-    kept = row * tokens + column
+    width = ids.shape[1]
+    more = row_length(width, longest) - width
     return batch | {
-        "input_ids": pad(ids, (0, tokens - width, 0, more_rows - height)),
-        "attention_mask": pad(mask, (0, 0, 0, more_rows - height), value=1),
-        "keep": pad(kept, (0, round_up(len(keep)) - len(keep))),
+        "input_ids": pad(ids, (0, more)),
+        "attention_mask": pad(batch["attention_mask"], (0, more)),
+        "keep": pad(keep + keep // width * more, (0, round_up(len(keep)) - len(keep))),
     }
 
 
-def _few_sizes(rows: int, tokens: int, longest: int) -> tuple[int, int]:
-    """Return the smallest size, at least (rows, tokens), whose product is an allowed length."""
-    found = [(rows * tokens, rows, tokens)] if round_up(rows * tokens) == rows * tokens else []
-    for more in range(rows, rows + MORE_ROWS + 1):
-        unit = _step(more * tokens) // math.gcd(_step(more * tokens), more)
-        wider = -(-tokens // unit) * unit
-        if round_up(more * wider) == more * wider and not 0 < longest < wider:
-            found.append((more * wider, more, wider))
-    _, rows, tokens = min(found, default=(0, rows, tokens))
-    return rows, tokens
+def row_length(length: int, longest: int = 0) -> int:
+    """Return the next allowed length of rows in tokens: at most an eighth or 7 tokens more."""
+    step = max(SMALLEST_ROW, (1 << length.bit_length()) // (2 * ROWS_PER_DOUBLING))
+    found = -(-length // step) * step
+    return max(length, min(found, longest)) if longest else found
 
 
 def round_up(length: int) -> int:
     """Return the next allowed length in tokens: at most a sixteenth or 31 tokens more."""
-    return -(-length // _step(length)) * _step(length)
-
-
-def _step(length: int) -> int:
-    return max(SMALLEST, (1 << length.bit_length()) // (2 * LENGTHS_PER_DOUBLING))
+    step = max(SMALLEST, (1 << length.bit_length()) // (2 * LENGTHS_PER_DOUBLING))
+    return -(-length // step) * step
