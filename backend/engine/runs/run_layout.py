@@ -21,11 +21,13 @@ from backend.runs.run_records import RunStatus
 class RunLayout:
     """The layout of one segment of a run. `planned` decides which examples share a pack."""
 
-    def __init__(self, base: Base, before: RunStatus, checkpoint: Path | None) -> None:
+    def __init__(
+        self, base: Base, before: RunStatus, checkpoint: Path | None, ranks: Ranks
+    ) -> None:
         self._base = base
         self._resumed = checkpoint is not None
-        layouts.note(base)
-        known = before.layout if self._resumed else base.facts.layout
+        self._ranks = ranks
+        known = before.layout if self._resumed else ranks.agree(lambda: layouts.of(base))
         self.planned: TrainingLayout = known or "packed"
         self.alone = False
         """Whether examples are computed one by one, because a resumed run's layout is unproven."""
@@ -39,12 +41,14 @@ class RunLayout:
         """Open the mode for training steps with the planned layout."""
         return step_mode(self._base, checkpointing=checkpointing, layout=self.planned)
 
-    def prove(self, peft: PeftModel, precision: str, mode: StepMode, ranks: Ranks) -> bool:
+    def prove(self, peft: PeftModel, precision: str, mode: StepMode) -> bool:
         """Prove the layout, or fall back to the next one; returns whether to plan again.
 
         Several processes do what rank 0 finds.
         """
-        found = ranks.agree(lambda: layouts.prove(self._base, peft, precision, mode, self.planned))
+        found = self._ranks.agree(
+            lambda: layouts.prove(self._base, peft, precision, mode, self.planned)
+        )
         changed = found.layout != self.planned
         if changed and self._resumed:
             self.alone = True

@@ -71,7 +71,7 @@ class Segment:
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.started = int(self.checkpoint.name.rsplit("-", 1)[1]) if self.checkpoint else 0
         self.changed_data = changed_data
-        self.layout = run_layout.RunLayout(base, self.before, self.checkpoint)
+        self.layout = run_layout.RunLayout(base, self.before, self.checkpoint, ranks)
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
         self.needed: memory_prediction.Prediction | None = None
@@ -157,7 +157,7 @@ class Segment:
         peft.set_adapter(self.adapter_id)
         with memory.exact_allocation(self._predict_memory(peft).is_tight):
             self._choose_precision(peft)
-            if self.layout.prove(peft, self.precision, self.mode, self.ranks):
+            if self.layout.prove(peft, self.precision, self.mode):
                 self._prepare_data()
             self._predict_memory(peft)
             self.taken.tidy()

@@ -45,6 +45,12 @@ def load_base(session: Session, request: LoadModel, control: Control) -> ModelFa
     return session.base.facts
 
 
+def of(base: Base) -> TrainingLayout:
+    """Return the layout for a base, which is found now where it is not known yet."""
+    note(base)
+    return base.facts.layout or LAYOUTS[0]
+
+
 def note(base: Base) -> None:
     """Find the layout of a loaded base, and keep it in its facts.
 
