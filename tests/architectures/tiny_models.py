@@ -46,7 +46,7 @@ _NAMES: list[tuple[int, str]] = [
         "ssm_state_size kv_lora_rank q_lora_rank moe_shared_expert_intermediate_size "
         "index_head_dim hidden_size_per_layer_input num_centroids adapter_rank laurel_rank "
         "o_lora_rank time_step_rank mamba_dt_rank mamba_chunk_size chunk_size "
-        "attention_window_size keep_window_size hc_lowrank gated_norm_rank",
+        "attention_window_size keep_window_size index_topk hc_lowrank gated_norm_rank",
     ),
     (
         _LAYERS,
@@ -64,7 +64,7 @@ _NAMES: list[tuple[int, str]] = [
     (
         2,
         "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk moe_k top_k_experts "
-        "swa_num_key_value_heads zero_expert_num conv_kernel_size index_topk indexer_kv_heads",
+        "swa_num_key_value_heads zero_expert_num conv_kernel_size indexer_kv_heads",
     ),
     (
         1,
@@ -120,6 +120,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": {**_INDEXED, **_MIXED}},
     "qwen4_exp_text": {**_INDEXED, **_MIXED},
     "reformer": {"attn_layers": ("local", "local"), "axial_pos_embds": False},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
     "xlstm": {"num_heads": 2},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_HYBRID, "attention_head_dim": 16, "n_mamba_heads": 2},
