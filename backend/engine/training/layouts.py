@@ -157,7 +157,7 @@ def _cause(base: Base) -> str:
     if _uses_alibi(base.model.config.get_text_config().to_dict()):
         return " (ALiBi)"
     if not model_call.takes(base.model, "position_ids"):
-        return " (it takes no positions of tokens)"
+        return " (it takes no position ids)"
     return ""
 
 

@@ -45,7 +45,8 @@ def preflight(service: Service, train: rq.Train, **fields: Any) -> PreflightRepo
 
 
 def base_of(service: Service) -> Base:
-    return service._runtime.worker.session.base
+    base: Base = service.engine._runtime._engine.session.base  # type: ignore[union-attr]
+    return base
 
 
 def texts(service: Service, run_id: str) -> list[str]:
