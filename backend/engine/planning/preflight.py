@@ -107,6 +107,8 @@ def check(
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
     config = around and _collect(problems, lambda: _configure(train, around))
+    if config and around.facts:
+        problems.extend(run_checks.refused_by_peft(config, around.facts))
     reached = matched(config, linear_layers(around.model)) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
     layout: TrainingLayout = (around and around.facts and around.facts.layout) or "packed"

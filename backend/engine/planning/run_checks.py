@@ -1,10 +1,15 @@
 """What a run checks of its base at its start, checked before: no run that is ready is refused."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 
 import torch
+from peft import LoraConfig
 
+from backend.engine.methods import peft_io
+from backend.engine.models import model_folder, model_skeleton
 from backend.engine.training import step_loss
 from backend.engine.training.packing import Packs
 from backend.errors import NotFound
@@ -42,6 +47,34 @@ def problems(train: Train, facts: ModelFacts | None, library: Library) -> Iterat
                     f"{start.base_name!r}, but {facts.name!r} is loaded.",
                     cure=f"Load {start.base_name!r}, or start a new adapter.",
                 )
+
+
+def refused_by_peft(config: LoraConfig, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield PEFT's refusal to put such an adapter on a base, tried on the base without weights."""
+    key = facts.fingerprint, repr(sorted(config.to_dict().items(), key=lambda item: item[0]))
+    if key not in _tried:
+        _tried.clear()
+        _tried[key] = _refusal(config, facts)
+    if said := _tried[key]:
+        yield Problem(
+            what=f"PEFT cannot put this adapter on the base: {said.rstrip('.')}.",
+            cure="Choose other target layers.",
+        )
+
+
+_tried: dict[tuple[str, str], str] = {}
+"""What PEFT said of the last adapter: a trial takes a moment, and a form asks again and again."""
+
+
+def _refusal(config: LoraConfig, facts: ModelFacts) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            peft = peft_io.apply(model_skeleton.skeleton(facts), None, copy(config), "ad_probe")
+        except ValueError as error:
+            return model_folder.first_line(error)
+    peft.unload()
+    return ""
 
 
 def about_layout(facts: ModelFacts | None, packs: Packs) -> list[str]:
