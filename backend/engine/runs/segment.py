@@ -25,7 +25,6 @@ from backend.engine.runs import (
     neutral_text,
     pausing,
     run_data,
-    run_layout,
     run_result,
     same_examples,
     test_questions,
@@ -35,6 +34,7 @@ from backend.engine.runs.run_log import RunLog
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.session import Session
 from backend.engine.training import divergence, extension, step_loss
+from backend.engine.training.layouts import RunLayout
 from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
@@ -71,7 +71,7 @@ class Segment:
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.started = int(self.checkpoint.name.rsplit("-", 1)[1]) if self.checkpoint else 0
         self.changed_data = changed_data
-        self.layout = run_layout.RunLayout(base, self.before, self.checkpoint, ranks)
+        self.layout = RunLayout(base, self.before, self.checkpoint, ranks)
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
         self.needed: memory_prediction.Prediction | None = None

@@ -263,7 +263,7 @@ def _leaves(base: Base, shape: torch.Size) -> Iterator[list[torch.Tensor]]:
             return output
         leaf = output.detach().requires_grad_()
         found.insert(0 if module is main else len(found), leaf)
-        return leaf
+        return leaf.clone()  # some models scale their embeddings in place
 
     embeddings = [each for each in base.model.modules() if isinstance(each, torch.nn.Embedding)]
     handles = [each.register_forward_hook(become_leaf) for each in {*embeddings, main}]

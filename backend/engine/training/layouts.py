@@ -7,20 +7,26 @@ back to the next layout where that fails: a run is never refused because of its 
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 
 from backend.engine.core.job_control import Control
+from backend.engine.core.process_group import Ranks
 from backend.engine.models.loading import Base
 from backend.engine.session import Session
 from backend.engine.training import isolation, model_call
+from backend.engine.training.packing import Packs
 from backend.engine.training.step_loss import StepMode, step_mode
 from backend.errors import ModelError, VerificationFailed
 from backend.requests import LoadModel
 from backend.results import ModelFacts
-from backend.results.training_layout import LAYOUTS, TrainingLayout
+from backend.results.training_layout import LAYOUTS, TrainingLayout, sentence
+from backend.runs.run_records import RunStatus
 
 RECURRENT = ("A_log", "time_decay", "dt_bias", "rg_lru")
 """Parts of the names of parameters that only recurrent layers have."""
@@ -33,6 +39,50 @@ class Verdict(NamedTuple):
     layout: TrainingLayout
     reason: str = ""
     blocker: str = ""
+
+
+class RunLayout:
+    """The layout of one segment of a run: planned first, proven with what is trained later.
+
+    `planned` decides which examples share a pack. A new run plans with the layout of its base, and
+    is planned again where that is not proven. A resumed run keeps its packs, so that it finds its
+    place by counting. Several processes do what rank 0 finds.
+    """
+
+    def __init__(
+        self, base: Base, before: RunStatus, checkpoint: Path | None, ranks: Ranks
+    ) -> None:
+        self._base = base
+        self._resumed = checkpoint is not None
+        self._ranks = ranks
+        known = before.layout if self._resumed else ranks.agree(lambda: of(base))
+        self.planned: TrainingLayout = known or "packed"
+        self.alone = False
+        """Whether examples are computed one by one, because a resumed run's layout is unproven."""
+        self._reason = ""
+
+    @property
+    def used(self) -> TrainingLayout:
+        return "single" if self.alone else self.planned
+
+    def mode(self, *, checkpointing: bool) -> AbstractContextManager[StepMode]:
+        """Open the mode for training steps with the planned layout."""
+        return step_mode(self._base, checkpointing=checkpointing, layout=self.planned)
+
+    def prove(self, peft: PeftModel, precision: str, mode: StepMode) -> bool:
+        """Prove the layout, or fall back to the next one; returns whether to plan again."""
+        found = self._ranks.agree(lambda: prove(self._base, peft, precision, mode, self.planned))
+        changed = found.layout != self.planned
+        if changed and self._resumed:
+            self.alone = True
+        self.planned = self.planned if self._resumed else found.layout
+        self._reason = found.reason
+        mode.change_layout(self.used)
+        return changed
+
+    def words(self, packs: Packs) -> str:
+        """Return the sentence on the layout that a run records; empty for packed examples."""
+        return sentence(self.used, self._reason, packs.padding_share)
 
 
 def load_base(session: Session, request: LoadModel, control: Control) -> ModelFacts:
@@ -152,6 +202,8 @@ def _cause(base: Base) -> str:
     names = [name for name, _ in base.model.named_parameters()]
     if any(part in name for name in names for part in RECURRENT):
         return " (recurrent layers)"
+    if any(name.endswith("sinks") for name in names):
+        return " (attention sinks)"
     if any(isinstance(each, torch.nn.Conv1d) for each in base.model.modules()):
         return " (convolutions)"
     if _uses_alibi(base.model.config.get_text_config().to_dict()):
