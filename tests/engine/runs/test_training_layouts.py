@@ -1,5 +1,7 @@
 """Runs on a base whose packed examples would influence each other: in rows, or one by one."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,25 @@ def test_a_base_taken_for_packed_falls_back_when_the_run_starts(
 
     assert run.layout == "rows"
     assert run.steps == 6
+
+
+@pytest.mark.slow
+def test_two_processes_train_rows_as_one_does(service: Service) -> None:
+    fields: dict[str, Any] = {"accumulation": 2, "max_steps": 4}
+    alone = train(service, "one-process", **fields)
+    shared = service.prepare_launch(request("two-processes", processes=2, **fields)).run_id
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    folder = str(service.settings.runs_dir / shared)
+    done = subprocess.run(
+        [*launcher, "-m", "backend.engine", "run", folder],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert service.runs.get(shared).status().layout == "rows"
+    expected = losses_of_run(service, alone.run_id)
+    assert losses_of_run(service, shared) == pytest.approx(expected, rel=1e-5)
 
 
 def test_checkpointing_is_left_off_where_it_is_not_supported(

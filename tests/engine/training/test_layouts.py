@@ -183,10 +183,9 @@ def test_a_head_that_cannot_be_narrowed_sees_every_position(folder: Write) -> No
     base, docs = load(folder("bloom")), documents(7, 23, 2)
     original = type(base.model).forward
 
-    def forward(
-        self: Any, input_ids: Any, attention_mask: Any = None, use_cache: Any = None
-    ) -> Any:
-        output = original(self, input_ids, attention_mask=attention_mask, **options)
+    def forward(self: Any, input_ids: Any, attention_mask: Any = None, use_cache: Any = None):
+        options = {"attention_mask": attention_mask, "use_cache": use_cache}
+        output = original(self, input_ids, **options)
         output.logits = output.logits.view(*input_ids.shape, -1)
         return output
 
