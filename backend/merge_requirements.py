@@ -164,7 +164,6 @@ def _unmergeable(config: dict[str, Any]) -> str:
         ),
         "it repeats layers (layer_replication)": config.get("layer_replication"),
         "it is active only after an invocation text (aLoRA)": config.get("alora_invocation_tokens"),
-        "it changes whole parameters (target_parameters)": config.get("target_parameters"),
         "it is of a variant that merging does not support": any(
             config.get(key)
             for key in (

@@ -166,6 +166,11 @@ BLENDS: dict[BlendMethod, Recipe] = {
 def unfit(info: AdapterInfo) -> Problem | None:
     """Return why an adapter cannot be blended at all; None if it can."""
     kind = info.method.casefold()
+    if info.by_parameter:
+        return Problem(
+            what=f"{info.name!r} changes parameters of experts, which PEFT cannot blend.",
+            cure="Use it alone, or train it again without its experts.",
+        )
     if kind in PLAIN and info.strength == "any":
         return None
     if kind in CHANGES_THE_BASE:
@@ -183,7 +188,7 @@ def unfit(info: AdapterInfo) -> Problem | None:
 
 def is_convertible(info: AdapterInfo) -> bool:
     """Return whether an adapter can be converted to plain LoRA."""
-    return info.method.casefold() in CONVERTIBLE
+    return info.method.casefold() in CONVERTIBLE and not info.by_parameter
 
 
 def _before_blending(info: AdapterInfo) -> str:

@@ -46,6 +46,12 @@ class Lora(Request):
         label="Target modules",
         help="Which layers to train: all linear layers, attention only, or names such as q_proj.",
     )
+    experts: bool = knob(
+        False,
+        label="Train the experts, too",
+        help="Also adapts the parameters of a mixture's experts (PEFT: target_parameters). Needs "
+        "more memory.",
+    )
     use_rslora: bool = knob(
         False,
         label="Rank-stabilised (rsLoRA)",

@@ -10,19 +10,27 @@ Switching writes the active list and the scalings of each adapted layer directly
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.peft_model import TunerModelStatus
 from peft.tuners.lora import LoraLayer
 
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
-from backend.engine.methods import fast_load, file_validation, peft_io
+from backend.engine.methods import (
+    coexistence,
+    fast_load,
+    file_validation,
+    model_status,
+    peft_io,
+    scaling,
+)
+from backend.engine.methods.adaptable import adaptable, has_experts
 from backend.engine.models import loading
-from backend.engine.models.linear_layers import Target, linear_layers
+from backend.engine.models.linear_layers import Target
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.library import Library
 from backend.requests import LoadModel, Variant
@@ -99,11 +107,12 @@ class Session:
         old, active = self._base.plan if self._base else None, self.active
         self.unload()
         try:
-            self._base = loading.load_prepared(plan, control)
+            self._base = _read(plan, control)
+            self.layers()  # in the order that PEFT finds in a fresh model
         except Exception as error:
             if old is not None:
                 log.info("The earlier base is loaded again: %s", error)
-                self._base = loading.load_prepared(old, control)
+                self._base = _read(old, control)
                 self.set_active(active)
             raise
         return self._base.facts
@@ -131,9 +140,9 @@ class Session:
         return self.library.new_id(self.peft.peft_config if self.peft is not None else ())
 
     def layers(self) -> list[Target]:
-        """Return the layers of the base that an adapter can change, with or without adapters."""
+        """Return what of the base an adapter can change, with or without adapters on it."""
         if self._targets is None:
-            self._targets = linear_layers(self.base.model)
+            self._targets = adaptable(self.base.model)
         return self._targets
 
     def adapted(self) -> dict[str, LoraLayer]:
@@ -164,10 +173,22 @@ class Session:
         return self.library.get(name)
 
     def add(self, adapter_id: str, config: LoraConfig) -> PeftModel:
-        """Add a new adapter to the model, not active."""
+        """Add a new adapter to the model, not active; raises ModelError where PEFT misplaces it.
+
+        Adapters that PEFT cannot keep beside it are unloaded (`keeping_active` brings them back).
+        """
+        self._make_room(config)
         self.peft = peft_io.apply(self.base.model, self.peft, config, adapter_id)
-        self.settle()
+        self._settle_new(adapter_id, config)
         return self.peft
+
+    def _settle_new(self, adapter_id: str, config: LoraConfig) -> None:
+        self.settle()
+        try:
+            coexistence.require_placed(self._adapted, config, self.layers(), adapter_id)
+        except BaseException:
+            self.drop(adapter_id)
+            raise
 
     def ensure_loaded(self, info: AdapterInfo) -> str:
         """Load an adapter of the library if it is not on the model yet; return its id."""
@@ -188,12 +209,32 @@ class Session:
     def load_folder(self, folder: Path, adapter_id: str, *, plainly: bool = False) -> None:
         """Load an adapter folder under an id, not active; `plainly` loads it with PEFT's code."""
         scanned = file_validation.scan(folder, self.layers(), name=self.name_of(adapter_id))
+        self._make_room(scanned.config)
         peft = self.peft
         if peft is not None and not plainly and fast_load.can_place(self._adapted, scanned):
             fast_load.place(peft, self._adapted, scanned, adapter_id)
         else:
             self.peft = peft_io.load_plainly(self.base.model, peft, folder, adapter_id)
-            self.settle()
+            self._settle_new(adapter_id, scanned.config)
+
+    def _odd_beside(self, config: LoraConfig) -> list[str]:
+        """Return the adapters on the model that PEFT cannot keep there beside another one."""
+        there = self.peft.peft_config if self.peft is not None else {}
+        return coexistence.odd_beside(config, there, self.layers())
+
+    def _make_room(self, config: LoraConfig) -> None:
+        """Unload the adapters that PEFT cannot keep on the model beside a new one."""
+        odd = self._odd_beside(config)
+        if self.learning is not None and self.learning.id in odd:
+            raise Unsupported(
+                f"PEFT cannot keep another adapter beside {self.learning.name!r}, which is being "
+                "trained: they change different parameters.",
+                cure="Wait until that run has ended.",
+            )
+        for id in odd:
+            self.drop(id)
+        if config.target_parameters:
+            coexistence.tidy(self.base.model, self.layers())
 
     def drop(self, adapter_id: str) -> None:
         """Unload an adapter from the model; with the last one PEFT's wrapper is removed, too.
@@ -206,9 +247,12 @@ class Session:
         remaining = [id for id in self.peft.peft_config if id != adapter_id]
         self._active = [(id, s) for id, s in self._active if id != adapter_id]
         self._strengths.pop(adapter_id, None)
+        parameters = self.peft.peft_config[adapter_id].target_parameters
         if remaining:
             self.activate([])
             self.peft.delete_adapter(adapter_id)
+            if parameters:
+                coexistence.strip_empty(self.base.model)
         else:
             self.peft.unload()
             self.peft = None
@@ -234,7 +278,11 @@ class Session:
         self.activate(self._active)
 
     def resolve(self, variant: Variant) -> ActiveIds:
-        """Turn display names into loaded ids; raises on unknown names or strengths."""
+        """Turn display names into ids; raises on unknown names or strengths.
+
+        They are loaded, as far as PEFT can keep them beside the adapters on the model; `using_ids`
+        and `set_active` exchange the others.
+        """
         if self.slot is not None:
             return self.slot.resolve(variant)
         infos = [(self.find(name), strength) for name, strength in variant]
@@ -243,12 +291,49 @@ class Session:
                 "An adapter is named twice.", cure="Name it once, with the summed strength."
             )
         for info, strength in infos:
-            _require_strength(info, strength)
-        return [(self.ensure_loaded(info), strength) for info, strength in infos]
+            scaling.require_strength(info, strength)
+        configs = {info.name: self._config_of(info) for info, _ in infos}
+        coexistence.require_together(configs, self.layers())
+        for info, _ in infos:
+            self.require_same_base(info)
+            if not self.is_loaded(info.id) and not self._odd_beside(configs[info.name]):
+                self.ensure_loaded(info)
+        return [(info.id, strength) for info, strength in infos]
+
+    def _config_of(self, info: AdapterInfo) -> LoraConfig:
+        if self.peft is not None and info.id in self.peft.peft_config:
+            config: LoraConfig = self.peft.peft_config[info.id]
+            return config
+        self.require_same_base(info)
+        return peft_io.read_config(self.library.folder(info.id))
+
+    def _load(self, wanted: ActiveIds) -> None:
+        """Load those of these adapters that are not on the model; raises NotFound."""
+        for id, _ in wanted:
+            if not self.is_loaded(id):
+                info = self.library.by_id(id)
+                if info is None:
+                    raise NotFound("This adapter is no longer in the library.")
+                self.ensure_loaded(info)
+
+    @contextmanager
+    def keeping_active(self) -> Iterator[None]:
+        """Let something load other adapters, then restore the active set."""
+        active = list(self._active)
+        try:
+            yield
+        finally:
+            if self._active != active:
+                self.bring_back(active)
 
     def set_active(self, variant: Variant) -> None:
         """Choose the active adapters from now on."""
-        wanted = self.resolve(variant)
+        wanted, active = self.resolve(variant), list(self._active)
+        try:
+            self._load(wanted)
+        except BaseException:
+            self.bring_back(active)
+            raise
         self.activate(wanted)
         self._active = wanted
 
@@ -266,11 +351,13 @@ class Session:
             with self.slot.using_ids(wanted):
                 yield
             return
-        self.activate(wanted)
-        try:
-            yield
-        finally:
-            self.activate(self._active)
+        with self.keeping_active():
+            self._load(wanted)
+            self.activate(wanted)
+            try:
+                yield
+            finally:
+                self.activate(self._active)
 
     def activate(self, wanted: ActiveIds) -> None:
         """Make the model compute with these adapters.
@@ -303,51 +390,11 @@ class Session:
         """Return the adapters' status as read from the model, and what is wrong with it, if any."""
         if self.peft is None or self.slot is not None:  # PEFT's layers are off under a slot
             return [], ""
-        reported = self.peft.get_model_status()
-        merged = reported.merged_adapters if isinstance(reported.merged_adapters, list) else []
-        active = reported.active_adapters if isinstance(reported.active_adapters, list) else []
-        strengths = dict(self._active)
-        rows = [
-            AdapterStatus(
-                name=self.name_of(id),
-                loaded=True,
-                active=id in active,
-                strength=strengths.get(id, 1.0),
-                trainable=reported.requires_grad.get(id) is not False,
-                merged=id in merged,
-                memory_bytes=sum(peft_io.bytes_in(layer, id) for layer in self._adapted.values()),
-            )
-            for id in reported.available_adapters
-        ]
-        return rows, self._irregular(reported)
-
-    def _irregular(self, reported: TunerModelStatus) -> str:
-        """Name what differs between layers or from this session's own record, if anything."""
-        parts = {
-            "enabled": reported.enabled,
-            "active": reported.active_adapters,
-            "merged": reported.merged_adapters,
-            **{
-                f"requires_grad of {self.name_of(id)}": g
-                for id, g in reported.requires_grad.items()
-            },
-        }
-        odd = [part for part, value in parts.items() if value == "irregular"]
-        if reported.active_adapters != [id for id, _ in self._active] and "active" not in odd:
-            odd.append("active")
-        if reported.merged_adapters:
-            odd.append("merged")
-        return f"The adapters' state differs between layers ({', '.join(odd)})." if odd else ""
+        return model_status.read(self.peft, self._adapted, self._active, self.name_of)
 
 
-def _require_strength(info: AdapterInfo, strength: float) -> None:
-    """Raise Unsupported where a strength other than 1 has no meaning.
-
-    At scaling 0 a DoRA adapter still differs from the base: its magnitudes do not scale.
-    """
-    if info.strength == "on-off" and strength != 1.0:
-        raise Unsupported(
-            f"{info.name!r} is a {info.method} adapter, which works at strength 1 only, got "
-            f"{strength:g}.",
-            cure="To get the base, leave the adapter out; strength 0 would not give the base.",
-        )
+def _read(plan: loading.Plan, control: Control) -> loading.Base:
+    """Load a base, and say whether it has experts that adapters can train."""
+    base = loading.load_prepared(plan, control)
+    found = has_experts(adaptable(base.model))
+    return replace(base, facts=base.facts.model_copy(update={"has_experts": found}))

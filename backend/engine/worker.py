@@ -30,8 +30,8 @@ from backend.engine.hotswap import prepare
 from backend.engine.hub_data import description
 from backend.engine.inference import chat
 from backend.engine.merging import merge
+from backend.engine.methods.adaptable import adaptable
 from backend.engine.models import model_skeleton
-from backend.engine.models.linear_layers import linear_layers
 from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import train_run
 from backend.engine.session import Session
@@ -282,7 +282,7 @@ class Engine:
         facts = _facts_of(message)
         if facts is None:
             return None, None
-        return facts, linear_layers(model_skeleton.skeleton(facts))
+        return facts, adaptable(model_skeleton.skeleton(facts))
 
     def _load_adapter(self, request: rq.LoadAdapter, control: Control, _: Any) -> rs.Result:
         return lifecycle.add(request, self.session, control, set(self.runs.reserved_names()))

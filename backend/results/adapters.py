@@ -43,6 +43,8 @@ class AdapterInfo(Result):
     strength: Literal["any", "on-off"] = "any"
     """Whether its effect can be scaled by any factor, or only switched on and off."""
     targets: tuple[str, ...] = ()
+    by_parameter: bool = False
+    """Whether it adapts parameters such as those of experts (`target_parameters`)."""
     chat_template: str = "own"
     """The chat template that its base was given for training; "own" if the base had its own."""
 

@@ -48,6 +48,12 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
+    has_experts: bool = False
+    """Whether it is a mixture whose experts are parameters, which an adapter can also train."""
+    untouched: list[str] = []
+    """The parts that no adapter changes, such as "the vision tower (27 layers, 412 M parameters)".
+
+    A model of text alone has none."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
     layout: TrainingLayout | None = None

@@ -43,6 +43,8 @@ class PreflightReport(Result):
     matched_modules: list[str]
     trainable_parameters: int
     total_parameters: int
+    reached_share: float = 0.0
+    """The share of the base's parameters that the matched layers hold, 0 to 1."""
     stats: DataStats | None
     steps: int
     memory_bytes: int

@@ -69,6 +69,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "COMPUTE_PRECISION": status.precision or "fp32",
         "START_FROM": START if train.start_from is not None else "",
         "TARGET_MODULES": sorted(adapter["target_modules"]),
+        "TARGET_PARAMETERS": sorted(adapter.get("target_parameters") or []),
         "RANK": adapter["r"],
         "ALPHA": adapter["lora_alpha"],
         "DROPOUT": adapter["lora_dropout"],

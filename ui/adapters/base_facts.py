@@ -27,13 +27,20 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ("Device", base.device),
         ("Memory", f"{units.size(measured)} measured, {units.size(predicted)} predicted"),
         *([("Saved", f"{units.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),
-        ("Context length", units.plural(base.context_length, "token")),
+        *([("Not adapted", "; ".join(base.untouched))] if base.untouched else []),
+        ("Context length", _context(base)),
         ("Vocabulary", units.plural(base.vocabulary, "token")),
         ("Chat template", _template(base)),
         ("Loaded in", units.duration(base.seconds)),
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)
+
+
+def _context(base: rs.ModelFacts) -> str:
+    if base.context_length:
+        return units.plural(base.context_length, "token")
+    return "its configuration names none"
 
 
 def _template(base: rs.ModelFacts) -> str:

@@ -30,6 +30,8 @@ def misfit(adapter: rs.AdapterInfo, base: rs.ModelFacts | None) -> Misfit | None
     """Return why an adapter cannot share a slot on this base; None if it can."""
     if not fits(adapter, base):
         return Misfit(f"made for {adapter.base_name}, which is not loaded", False)
+    if adapter.by_parameter:
+        return Misfit("it changes parameters of experts", False)
     if adapter.method in PLAIN:
         return None
     quantised = base is not None and base.quantization != "none"

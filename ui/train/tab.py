@@ -11,14 +11,14 @@ from backend import METHODS, Event, errors, method_of
 from backend import requests as rq
 from backend import results as rs
 from ui.charts.loss_chart import chart_value, loss_chart
-from ui.components import data_sets, session_facts
+from ui.components import data_sets
 from ui.components.event_options import QUIET, hidden_key
 from ui.components.feedback import explain, failure_card, refuse
 from ui.components.forms import Form
 from ui.components.safe_view import Node, clicked, el, safe_view
 from ui.components.saved_form import FormKeeper
 from ui.components.service_handle import ServiceHandle
-from ui.train import data_question, proposed_fields, readiness, run_again, run_progress
+from ui.train import base_fields, data_question, proposed_fields, readiness, run_again, run_progress
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
@@ -98,7 +98,7 @@ class TrainTab:
     def _special(self, path: str) -> dict[str, Any]:
         if path == "learning_rate":
             return {"value": proposed_fields.FIRST[path]}
-        return {"choices": [("a new adapter", "")], "value": ""} if path == "start_from" else {}
+        return base_fields.FIRST.get(path, {})
 
     def _advanced_label(self, changed: int) -> str:
         count = len(self._advanced_fields())
@@ -150,7 +150,7 @@ class TrainTab:
         """The components that `show` draws."""
         return [
             self.card, self.go, self.check_key, *self.followed,
-            self.form.components["start_from"], *self.adjust.drawn, self.launch.line,
+            *base_fields.drawn(self.form), *self.adjust.drawn, self.launch.line,
         ]  # fmt: skip
 
     def connect(self) -> list[Any]:
@@ -373,10 +373,6 @@ class TrainTab:
         """Draw everything in this tab that follows the session."""
         run = self.handle.on_stage(snapshot, dismissed)
         ready = readiness.readiness(snapshot, check)
-        bases = [
-            ("a new adapter", ""),
-            *((a.name, a.name) for a in session_facts.fitting(snapshot)),
-        ]
         return {
             self.card: ready.card,
             self.go: gr.update(
@@ -385,7 +381,7 @@ class TrainTab:
                 variant="secondary" if run_progress.offers_next_step(run) else "primary",
             ),
             self.check_key: readiness.check_key(snapshot, check),
-            self.form.components["start_from"]: gr.update(choices=bases),
+            **base_fields.show(self.form, snapshot),
             self.launch.line: room(snapshot.base),
             **self.follow(snapshot, dismissed),
             **self.adjust.show(snapshot, run, self._events(run)),

@@ -30,11 +30,12 @@ def base_tensors(folder: Path) -> list[StoredTensor]:
 def original(key: str, base: list[StoredTensor], *, tied: bool) -> StoredTensor | None:
     """Return the base's tensor of this module and name; None where there is not exactly one.
 
-    A checkpoint may leave out the first part of a path. Tied heads are stored as the embeddings.
+    A checkpoint may leave out the first part of a path, or name it otherwise. Tied heads are stored
+    as the embeddings.
     """
     same = [each for each in base if each.key == key]
     near = [each for each in base if _is_end(key, each.key) or _is_end(each.key, key)]
-    found = same or near
+    found = same or near or [each for each in base if _below(each.key) == _below(key)]
     if not found and tied and _module(key) in HEADS:
         found = [each for each in base if _module(each.key) in EMBEDDINGS]
     return found[0] if len(found) == 1 else None
@@ -71,6 +72,13 @@ def _bits(values: torch.Tensor, dtype: str) -> torch.Tensor:
 
 def _is_end(short: str, key: str) -> bool:
     return key.endswith(f".{short}")
+
+
+def _below(key: str) -> str:
+    """Return a path from its list of layers on, or module and name: `embed_tokens.weight`."""
+    parts = key.split(".")
+    first = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[max(first - 1, 0) :])
 
 
 def _module(key: str) -> str:

@@ -67,7 +67,12 @@ def convert(
     _require_same_base(session, source)
     folder = session.library.folder(source.id)
     control.progress("Computing the weight changes", force=True)
-    file_validation.scan(folder, session.layers(), name=source.name)
+    scanned = file_validation.scan(folder, session.layers(), name=source.name)
+    if scanned.config.target_parameters:
+        raise Unsupported(
+            f"{source.name!r} changes parameters of experts, which plain LoRA on layers cannot.",
+            cure="Use it as it is: it can be switched on, merged and published.",
+        )
     changes = plain_lora.changes_of(folder, session.base.model)
     _require_possible(request.rank, changes, session.layers())
     factors, error, per_layer = _approximate(changes, request.rank, control)

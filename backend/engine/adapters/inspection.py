@@ -10,7 +10,7 @@ import torch
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
-from backend.engine.core.adapter_keys import key_of, layer_of
+from backend.engine.core.adapter_keys import layer_of
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, scan
 from backend.engine.methods.peft_io import WEIGHTS
@@ -87,7 +87,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
         rank=max(fit.rank for fit in scanned.fits),
         alpha=float(config.lora_alpha),
         ranks=sorted({fit.rank for fit in scanned.fits}),
-        targets=sorted({fit.layer.rsplit(".", 1)[-1] for fit in scanned.fits}),
+        targets=sorted({fit.title for fit in scanned.fits}),
         parameters=sum(t.numel() for t in scanned.tensors.values()),
         bytes=(found.folder / WEIGHTS).stat().st_size,
         made_for=made_for(found),
@@ -199,15 +199,17 @@ def layer_norms(
     """
     found = []
     for fit in scanned.fits:
-        prefix = key_of(fit.layer, "lora_")
-        first = scanned.tensors[prefix + "A.weight"].double()
-        second = scanned.tensors[prefix + "B.weight"].double()
-        values = fit.scaling * torch.linalg.svdvals(
-            torch.linalg.qr(second).R @ torch.linalg.qr(first.T).R.T
+        values = fit.scaling * _singular_values(
+            scanned.tensors[fit.key("lora_A.weight")].double(),
+            scanned.tensors[fit.key("lora_B.weight")].double(),
+            fit.experts,
         )
         norm = float(values.norm())
+        each = [effective_rank(part) for part in values.view(fit.experts, -1)]
+        effective = sum(each) / len(each)
         if (change := changes.get(fit.layer)) is not None:
             norm, values = _measure(change, values)
+            effective = effective_rank(values)
         base = weights.get(fit.layer)
         size = float(base.float().norm()) if base is not None else 0.0
         found.append(
@@ -216,10 +218,22 @@ def layer_norms(
                 norm=norm,
                 relative=norm / size if size else None,
                 rank=fit.rank,
-                effective_rank=effective_rank(values),
+                effective_rank=effective,
             )
         )
     return found
+
+
+def _singular_values(down: torch.Tensor, up: torch.Tensor, experts: int) -> torch.Tensor:
+    """Return the singular values of up @ down, (rank x experts,), those of each expert in turn.
+
+    down: (experts x rank, inputs); up: (outputs, rank x experts), as PEFT's `ParamWrapper` orders
+    them; any float dtype.
+    """
+    downs = down.reshape(experts, -1, down.shape[1])
+    ups = up.reshape(up.shape[0], -1, experts).permute(2, 0, 1)
+    small = torch.linalg.qr(ups).R @ torch.linalg.qr(downs.mT).R.mT
+    return torch.linalg.svdvals(small).flatten()
 
 
 def _measure(change: Change, of_factors: torch.Tensor) -> tuple[float, torch.Tensor]:

@@ -99,7 +99,8 @@ def add(
     started = time.monotonic()
     if request.source.startswith(LIBRARY_SOURCE):
         info = session.library.get(request.source.removeprefix(LIBRARY_SOURCE))
-        session.ensure_loaded(info)
+        with session.keeping_active():
+            session.ensure_loaded(info)
         return _loaded(info, info.max_difference or 0.0, [], started)
     facts = session.base.facts
     with (
@@ -117,7 +118,7 @@ def add(
         info = _info(request, found, scanned, session, reserved)
         control.check_stop()
         try:
-            with session.library.receive(info) as folder:
+            with session.keeping_active(), session.library.receive(info) as folder:
                 base_name = session.base.model.name_or_path
                 peft_io.write_folder(folder, scanned.config, scanned.tensors, base_name)
                 session.load_folder(folder, info.id)
@@ -216,7 +217,8 @@ def _info(
         origin="added",
         recipe=f"From {found.origin}{made_of}",
         strength="on-off" if scanned.config.use_dora else "any",
-        targets=tuple(sorted(scanned.config.target_modules)),
+        targets=peft_io.target_titles(scanned.config),
+        by_parameter=bool(scanned.config.target_parameters),
     )
 
 

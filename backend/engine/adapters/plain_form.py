@@ -9,19 +9,20 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
-from backend.engine.adapters import base_copies, mlx_adapters, tensor_names
+from backend.engine.adapters import base_copies, mlx_adapters, split_experts, tensor_names
 from backend.engine.adapters.import_sources import Incoming
 from backend.engine.core.adapter_keys import layer_of
-from backend.engine.methods import config_validation, scaling
+from backend.engine.methods import config_validation, file_validation, scaling
 from backend.engine.methods.config_validation import CONFIG, read_raw_config, shown
 from backend.engine.methods.file_validation import is_adapter_weight
 from backend.engine.methods.peft_io import WEIGHTS
+from backend.engine.models import model_skeleton
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -61,16 +62,22 @@ def plain_form(
     """
     raw = read_raw_config(found.folder, found.name)
     if mlx_adapters.is_mlx(raw, found.folder):
-        with tempfile.TemporaryDirectory(prefix="adapter-") as place:
-            yield _from_mlx(raw, found, Path(place), layers)
+        with tempfile.TemporaryDirectory(prefix="adapter-") as written:
+            yield _from_mlx(raw, found, Path(written), layers)
         return
     plain = _plain(raw, found, facts, layers)
-    if not plain.notes:
+    with ExitStack() as stack:
+        if plain.notes:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
+            _write(plain, raw, found.folder, place)
+            found = found._replace(folder=place, notes=(*found.notes, *plain.notes))
+        if facts and layers and split_experts.is_split(list(_stored(found.folder)), layers):
+            file_validation.scan(found.folder, None, name=found.name)
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
+            base = model_skeleton.skeleton(facts)
+            split_experts.put_together(found.folder, place, base, layers, found.name)
+            found = found._replace(folder=place, notes=(*found.notes, split_experts.NOTE))
         yield found
-        return
-    with tempfile.TemporaryDirectory(prefix="adapter-") as place:
-        _write(plain, raw, found.folder, Path(place))
-        yield found._replace(folder=Path(place), notes=(*found.notes, *plain.notes))
 
 
 def _from_mlx(

@@ -3,6 +3,8 @@
 Knows nothing of how an adapter was made."""
 
 import hashlib
+import logging
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,17 +14,19 @@ from safetensors import safe_open
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.catalogue.precisions import TORCH_NAMES
+from backend.engine.core import devices
 from backend.engine.core.tolerances import require_close
 from backend.engine.inference import scoring
-from backend.engine.methods import peft_io
+from backend.engine.methods import adaptable, file_validation, peft_io
 from backend.engine.methods.peft_io import WEIGHTS
 from backend.engine.session import Session
-from backend.errors import ModelError, VerificationFailed
+from backend.errors import ModelError, VerificationFailed, WorkbenchError
 from backend.files.atomic_files import new_folder
 from backend.results import AdapterInfo, SavedAdapter
 
 TEMPLATE = "chat_template.jinja"
 """The file in which Transformers looks for a tokenizer's chat template."""
+log = logging.getLogger(__name__)
 PROBES = ("The quick brown fox jumps over the lazy dog.", "Hello! How are you today?", "1 + 1 = 2")
 
 
@@ -41,10 +45,45 @@ def publish(session: Session, info: AdapterInfo) -> float:
         return difference
 
 
+def require_readable(session: Session, adapter_id: str) -> None:
+    """Raise ModelError or Unsupported where an adapter on the model could not be read back.
+
+    Called before a run's first step, so that no training ends with an adapter that is lost. Where
+    PEFT converts adapters of this kind of base as it loads them, it loads this one, too. Random
+    numbers stay as they were.
+    """
+    peft = _peft(session)
+    place = tempfile.TemporaryDirectory(prefix="adapter-")
+    with devices.same_random_numbers(session.base.device), place as name:
+        folder = Path(name) / "adapter"
+        peft_io.write(peft, adapter_id, folder)
+        file_validation.scan(folder, session.layers(), name="The run's new adapter")
+        if not adaptable.is_converted(session.base.model, peft.peft_config[adapter_id]):
+            return
+        reloaded = session.new_id()
+        try:
+            session.load_folder(folder, reloaded, plainly=True)
+            if not peft_io.same_effect(peft, adapter_id, reloaded):
+                raise ModelError("PEFT could not read back what this run would train.")
+        finally:
+            session.drop(reloaded)
+
+
+def keep(session: Session, adapter_id: str, folder: Path) -> bool:
+    """Write an adapter as it is to a new folder, unproven; return whether that was possible."""
+    try:
+        if not folder.exists():
+            peft_io.write(_peft(session), adapter_id, folder)
+        return True
+    except (WorkbenchError, OSError, RuntimeError, MemoryError) as error:
+        log.warning("An adapter could not be kept.", exc_info=error)
+        return False
+
+
 def save_copy(session: Session, info: AdapterInfo, destination: Path) -> SavedAdapter:
     """Write a copy of an adapter into a new or empty folder and verify it."""
-    session.ensure_loaded(info)
-    with new_folder(destination) as folder:
+    with session.keeping_active(), new_folder(destination) as folder:
+        session.ensure_loaded(info)
         _write(session, info, folder)
         session.library.write_sidecar(folder, info)
         difference = verify(session, info.id, folder)

@@ -24,6 +24,11 @@ def compare(library: Library, names: list[str], control: Control) -> SimilarityR
     if len({info.id for info in infos}) < len(infos):
         raise InvalidRequest("An adapter is named twice.", cure="Name each adapter once.")
     for info in infos:
+        if info.by_parameter:
+            raise Unsupported(
+                f"{info.name!r} changes parameters of experts, which are not compared.",
+                cure="Compare adapters of linear layers only.",
+            )
         problem = blends.unfit(info)
         if problem is not None:
             raise Unsupported(problem.what, cure=problem.cure)

@@ -42,6 +42,7 @@ UNPACKED_TO = "auto"
 COMPUTE_PRECISION = "fp32"
 START_FROM = ""
 TARGET_MODULES = ["q_proj", "v_proj"]
+TARGET_PARAMETERS: list[str] = []
 RANK = 8
 ALPHA = 16.0
 DROPOUT = 0.0
@@ -97,6 +98,7 @@ def load_model(base: str, device: torch.device) -> PeftModel:
             lora_alpha=ALPHA,  # type: ignore[arg-type, unused-ignore]
             lora_dropout=DROPOUT,
             target_modules=TARGET_MODULES,
+            target_parameters=TARGET_PARAMETERS or None,
             use_rslora=USE_RSLORA,
             use_dora=USE_DORA,
             task_type="CAUSAL_LM",

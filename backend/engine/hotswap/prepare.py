@@ -167,7 +167,8 @@ class _Preparation:
         before = reference_outputs.reference(session.model, self.base)
         with session.using_ids([]):
             alone = reference_outputs.reference(session.model, self.base)
-        readings = [self._read(number, info) for number, info in enumerate(self.infos)]
+        with session.keeping_active():
+            readings = [self._read(number, info) for number, info in enumerate(self.infos)]
         slot = self.slot = self._build(readings, alone)
         slot.before = before
         slot.open()
@@ -355,6 +356,11 @@ def _require_fit(session: Session, info: rs.AdapterInfo) -> None:
     elif init_methods.changes_the_base(config.init_lora_weights):
         start = init_methods.name_of(config.init_lora_weights)
         what = f"was initialised with {start}, which changes the base itself"
+    elif config.target_parameters:
+        raise Unsupported(
+            f"{info.name!r} changes parameters of experts, which a slot cannot hold.",
+            cure="Leave it out of the slot; it can be switched on in the session.",
+        )
     elif config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
         what = "is more than plain LoRA"
     else:

@@ -138,7 +138,11 @@ class SlotMemory:
             _replace(model, name, original)
 
     def _affected(self, model: torch.nn.Module) -> list[str]:
-        adapted = [n for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+        adapted = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, BaseTunerLayer) and ".base_layer" not in name
+        ]
         return list(dict.fromkeys([*self.shapes, *adapted]))
 
     def _padded(self, size: int) -> int:

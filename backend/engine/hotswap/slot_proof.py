@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from backend.engine.core.adapter_keys import key_of
 from backend.engine.hotswap import reference_outputs
 from backend.engine.hotswap.slot_layers import Block, Part, SlotLayer, SlotMemory
 from backend.engine.methods import file_validation
@@ -30,8 +29,8 @@ def read_file(folder: Path, memory: SlotMemory, *, name: str) -> dict[str, Part]
     scanned = file_validation.scan(folder, layers, name=name)
     return {
         fit.layer: Part(
-            scanned.tensors[key_of(fit.layer, "lora_A.weight")],
-            scanned.tensors[key_of(fit.layer, "lora_B.weight")],
+            scanned.tensors[fit.key("lora_A.weight")],
+            scanned.tensors[fit.key("lora_B.weight")],
             fit.scaling,
         )
         for fit in scanned.fits

@@ -186,9 +186,9 @@ def _is_single(session: Session, variant: ActiveIds) -> bool:
     if not variant:
         return True
     peft = session.peft
-    return (
-        len(variant) == 1 and peft is not None and batched_decoding.fits_batch(peft, variant[0][0])
-    )
+    if len(variant) != 1 or peft is None or not session.is_loaded(variant[0][0]):
+        return False
+    return batched_decoding.fits_batch(peft, variant[0][0])
 
 
 def _row(

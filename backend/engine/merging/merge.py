@@ -22,7 +22,7 @@ from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import BOUNDS, require_close
 from backend.engine.inference import scoring
-from backend.engine.merging import streaming
+from backend.engine.merging import in_memory, streaming
 from backend.engine.merging.model_card import card
 from backend.engine.merging.streaming import Part, StreamedMerge
 from backend.engine.models import loading, model_folder
@@ -52,7 +52,7 @@ STREAM_SHARE = 0.7
 # The files of a model other than its weights and config.json.
 COPIED = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
+    "vocab.*", "merges.txt", "*.model", "chat_template*", "*processor*.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 
 
@@ -153,7 +153,8 @@ def _write_weights(job: Job, folder: Path, control: Control, library: Library) -
     if obstacle:
         del streamed
         return _write_from_memory(job, folder, control, library, obstacle)
-    shards = streaming.plan(streamed.stored, DTYPES[job.stored], job.shard_bytes)
+    wanted = streaming.planned(streamed.stored.values(), DTYPES[job.stored])
+    shards = streaming.plan(wanted, job.shard_bytes)
     changed = streaming.write(
         streamed, folder, shards, compute=DTYPES[job.compute], control=control, share=STREAM_SHARE
     )
@@ -178,11 +179,11 @@ def _write_from_memory(
         before = _reference(session, job, control)
         control.check_stop()
         control.progress("Merging in memory", 0.4, force=True)
-        _merge_and_save(session, job, folder)
+        proof = _merge_and_save(session, job, folder, control)
     finally:
         session.unload()
     note = f"Merged in memory instead of tensor by tensor, because {obstacle}."
-    return Written("merged by PEFT itself", memory.peak(CPU), [note], before)
+    return Written(proof, memory.peak(CPU), [note], before)
 
 
 def _prove(job: Job, folder: Path, control: Control, library: Library, written: Written) -> Proof:
@@ -246,14 +247,21 @@ def _reference(session: Session, job: Job, control: Control) -> list[float]:
         return [scoring.score(session.model, session.base, text)[0] for text in _texts(job.base)]
 
 
-def _merge_and_save(session: Session, job: Job, folder: Path) -> None:
+def _merge_and_save(session: Session, job: Job, folder: Path, control: Control) -> str:
+    """Merge with `merge_and_unload` and write the result; return how that was verified."""
     ids = session.resolve(job.variant)
     session.activate(ids)
     assert session.peft is not None
     merged: Any = session.peft.merge_and_unload(safe_merge=True, adapter_names=[i for i, _ in ids])
     session.peft = None
-    merged.to(DTYPES[job.stored])
-    merged.save_pretrained(str(folder), max_shard_size=job.shard_bytes)
+    return in_memory.write(
+        merged,
+        job.folder,
+        folder,
+        dtype=DTYPES[job.stored],
+        shard_bytes=job.shard_bytes,
+        control=control,
+    )
 
 
 def _load_base(session: Session, job: Job, control: Control) -> None:

@@ -6,10 +6,9 @@ order of operations are PEFT's own, and the result is equal bit for bit. Knows n
 session.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +31,8 @@ from backend.engine.merging.safetensors_io import (
     in_file_order,
     read,
     read_ahead,
-    read_samples,
 )
+from backend.engine.merging.stored_weights import StoredWeights
 from backend.engine.methods import peft_io
 from backend.engine.models import model_folder
 from backend.errors import ModelError, Unsupported
@@ -58,35 +57,38 @@ class StreamedMerge:
 
     def __init__(self, folder: Path, parts: list[Part]) -> None:
         self.parts = parts
-        self.stored = {tensor.key: tensor for tensor in safetensors_header.tensors(folder)}
+        self.weights = StoredWeights(folder)
+        self.stored = self.weights.stored
+        self.layers: dict[str, LoraLayer] = {}
+        """The changed layers by the key of their weight in the files."""
         model = model_folder.skeleton(folder)
-        self.parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self._peft = _put_on(model, parts)
-        self.layers: dict[str, LoraLayer] = {
+        self._peft = _built_on(model, parts)
+        self._elsewhere = _unlike_a_layer(model)
+        if self._elsewhere:
+            return
+        _fill(self._peft, model, parts)
+        adapted = {
             f"{name}.weight": layer
             for name, layer in adapters_on(model)
             if any(part.id in layer.lora_A for part in parts)
         }
-        _require_plain(model, self.layers)
+        _require_plain(model, adapted)
+        for name, layer in adapted.items():
+            key = self.weights.key_of(name)
+            if key is None:
+                self._elsewhere = f"its files do not contain {name} as one tensor"
+            else:
+                self.layers[key] = layer
 
     def obstacle(self, fingerprint: str, dtype: torch.dtype) -> str:
-        """Return why the files do not hold the model's weights unchanged; empty where they do.
+        """Return why the files do not hold the weights to change as they are; empty where they do.
 
-        Transformers 5 renames and fuses weights of some architectures when it loads them. Equal
-        names, shapes and fingerprint prove that these are unchanged. `dtype` is the session's.
+        Transformers 5 renames and fuses weights of some architectures when it loads them. Renamed
+        ones are changed in place, and fused ones are only copied. `dtype` is the session's.
         """
-        for name, shape in self.parameters.items():
-            stored = self.stored.get(name)
-            if stored is None:
-                return f"its files do not contain {name} under that name"
-            if stored.shape != shape or stored.dtype not in FLOATS:
-                return f"its files contain {name} in another shape"
-        unknown = [t.dtype for t in self.stored.values() if t.dtype not in DTYPES]
-        if unknown:
-            return f"its files contain numbers of the type {unknown[0]}"
-        if self._fingerprint(dtype) != fingerprint:
-            return "its files contain other numbers than the loaded model"
-        return ""
+        if self._elsewhere:
+            return self._elsewhere
+        return self.weights.obstacle(fingerprint, dtype)
 
     def change(self, key: str, weight: torch.Tensor) -> torch.Tensor:
         """Return a base weight with the adapters merged in, as in PEFT's `merge`.
@@ -138,17 +140,6 @@ class StreamedMerge:
                 largest = torch.maximum(largest, factor.abs() * largest)
         return current, largest
 
-    def _fingerprint(self, dtype: torch.dtype) -> str:
-        """Hash the files in the same way as `fingerprint.fingerprint` hashes the loaded model."""
-        digest = hashlib.sha256()
-        for name, shape in sorted(self.parameters.items()):
-            digest.update(f"{name}{shape}".encode())
-            stored = self.stored[name]
-            sample = read_samples(stored, max(1, stored.numel // 64))
-            sample = sample.to(dtype).to(torch.bfloat16)
-            digest.update(sample.view(torch.int16).numpy().tobytes())
-        return digest.hexdigest()[:16]
-
 
 def _blocks_of_rows(layer: LoraLayer, weight: torch.Tensor) -> list[slice]:
     """Return the blocks of a weight that are merged one by one.
@@ -170,21 +161,21 @@ def adapters_on(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:
     return [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
 
 
-def plan(stored: dict[str, StoredTensor], dtype: torch.dtype, shard_bytes: int) -> list[Shard]:
-    """Distribute the tensors over files, in the base's order and names, floats as `dtype`."""
-    wanted = in_file_order(
-        [
-            Planned(t.key, NAMES[dtype] if t.dtype in FLOATS else t.dtype, t.shape)
-            for t in stored.values()
-        ]
-    )
-    numbers = shard_sizes([each.bytes for each in wanted], shard_bytes)
+def plan(wanted: Iterable[Planned], shard_bytes: int) -> list[Shard]:
+    """Distribute tensors over files, in the base's order and names."""
+    ordered = in_file_order(list(wanted))
+    numbers = shard_sizes([each.bytes for each in ordered], shard_bytes)
     if len(numbers) == 1:
-        return [Shard(safetensors_header.WHOLE, wanted)]
+        return [Shard(safetensors_header.WHOLE, ordered)]
     return [
-        Shard(f"model-{i:05d}-of-{len(numbers):05d}.safetensors", [wanted[n] for n in shard])
+        Shard(f"model-{i:05d}-of-{len(numbers):05d}.safetensors", [ordered[n] for n in shard])
         for i, shard in enumerate(numbers, 1)
     ]
+
+
+def planned(stored: Iterable[StoredTensor], dtype: torch.dtype) -> list[Planned]:
+    """Return stored tensors as they will be written: floats as `dtype`, others as they are."""
+    return [Planned(t.key, NAMES[dtype] if t.dtype in FLOATS else t.dtype, t.shape) for t in stored]
 
 
 def write(
@@ -205,14 +196,14 @@ def write(
     rows: dict[str, tuple[int, torch.Tensor]] = {}
     with torch.no_grad(), memory.exact_allocation(True):
         for number, shard in enumerate(shards, 1):
-            stored = [merge.stored[planned.key] for planned in shard.tensors]
+            stored = [merge.stored[each.key] for each in shard.tensors]
             with FileWriter(folder / shard.name, shard.tensors) as file, Behind() as behind:
-                for planned, tensor in zip(shard.tensors, read_ahead(stored), strict=True):
+                for each, tensor in zip(shard.tensors, read_ahead(stored), strict=True):
                     control.check_stop()
-                    behind(file.write, _produce(merge, planned, tensor, compute, rows))
-                    tell(planned.bytes, f"Writing file {number} of {len(shards)}")
+                    behind(file.write, _produce(merge, each, tensor, compute, rows))
+                    tell(each.bytes, f"Writing file {number} of {len(shards)}")
     if len(shards) > 1:
-        _write_index(folder, shards)
+        write_index(folder, shards)
     merge_checks.read_back(folder, shards, rows)
     return len(merge.layers)
 
@@ -247,7 +238,8 @@ def _row(weight: torch.Tensor, index: int, turned: bool) -> torch.Tensor:
     return weight[:, index] if turned else weight[index]
 
 
-def _write_index(folder: Path, shards: list[Shard]) -> None:
+def write_index(folder: Path, shards: list[Shard]) -> None:
+    """Write the list of which file holds which tensor."""
     total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
     where = {tensor.key: shard.name for shard in shards for tensor in shard.tensors}
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
@@ -271,13 +263,24 @@ def _progress(control: Control, total: int, share: float) -> Callable[[int, str]
 # -- adapters on a skeleton ----------------------------------------------------------------------
 
 
-def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
-    """Let PEFT build its layers without weights, then place each adapter's tensors in them."""
+def _built_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
+    """Let PEFT build its layers without weights."""
     peft: PeftModel | None = None
     for part in parts:
         config = peft_io.read_config(part.folder)
         peft = _add(model, peft, config, part.id)
     assert peft is not None
+    return peft
+
+
+def _unlike_a_layer(model: torch.nn.Module) -> str:
+    """Return what PEFT adapts otherwise than a linear layer, such as all experts as one."""
+    odd = next((name for name, part in adapters_on(model) if not isinstance(part, Linear)), "")
+    return f"an adapter changes {odd}, which is not a linear layer" if odd else ""
+
+
+def _fill(peft: PeftModel, model: torch.nn.Module, parts: list[Part]) -> None:
+    """Place each adapter's tensors in the layers, with its strength."""
     layers = dict(adapters_on(model))
     for part in parts:
         _place(layers, part)
@@ -285,13 +288,14 @@ def _put_on(model: torch.nn.Module, parts: list[Part]) -> PeftModel:
             layer.set_scale(part.id, part.strength)
     peft.requires_grad_(False)
     peft.base_model.set_adapter([part.id for part in parts], inference_mode=True)
-    return peft.eval()
+    peft.eval()
 
 
 def _add(
     model: torch.nn.Module, peft: PeftModel | None, config: LoraConfig, adapter_id: str
 ) -> PeftModel:
     if peft is None:
+        config.base_model_name_or_path = model.__dict__.get("name_or_path") or None  # no warning
         return get_peft_model(model, config, adapter_name=adapter_id, low_cpu_mem_usage=True)
     peft.add_adapter(adapter_id, config, low_cpu_mem_usage=True)
     return peft
@@ -329,7 +333,7 @@ def _place(layers: dict[str, LoraLayer], part: Part) -> None:
 
 
 def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None:
-    """Raise Unsupported where a changed weight is tied to another layer, or of an unknown kind.
+    """Raise Unsupported where a changed weight is tied to another layer.
 
     PEFT 0.21.2 merges into one of two tied weights, which makes the model wrong.
     """
@@ -342,8 +346,7 @@ def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None
         name = key.removesuffix(".weight")
         if shared.get(id(layer.get_base_layer().weight), 0) > 1:
             raise Unsupported(
-                f"An adapter changes {name}, which this base uses twice (tied embeddings).",
+                f"An adapter changes {name}, a weight that this base uses in several places (tied "
+                "embeddings, or layers that share weights).",
                 cure="Leave that adapter out.",
             )
-        if not isinstance(layer, Linear):
-            raise Unsupported(f"An adapter changes {name}, which is not a linear layer.")

@@ -8,6 +8,7 @@ import codecs
 import dataclasses
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from peft import LoraConfig
 
 from backend.catalogue import init_methods
 from backend.engine.methods import scaling
+from backend.engine.methods.targets import only_these, parameter_names
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -30,6 +32,8 @@ _ANCHORED = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-]){1,200}\$?")
 
 It repeats nothing and has no alternatives, so that PEFT matches it in no time.
 """
+_ANYWHERE = r".*\."
+"""What PEFT 0.21.2 puts before the names of experts in patterns; its matcher allows any parent."""
 
 
 def read_raw_config(folder: Path, name: str) -> dict[str, Any]:
@@ -166,7 +170,6 @@ _REFUSED = {
     "bias": "changes the base's biases, so that switching it off would not restore the base",
     "lora_bias": "adds biases, which cannot be merged or blended",
     "layer_replication": "repeats layers of the base, which PEFT merges wrongly",
-    "target_parameters": "changes parameters of mixtures of experts, which cannot be blended",
     "alora_invocation_tokens": "answers only after a special phrase (aLoRA), and cannot be merged",
     "use_qalora": "is a QALoRA adapter, which works on GPTQ bases only",
     "use_bdlora": "is a BD-LoRA adapter, which is not supported",
@@ -176,17 +179,43 @@ _REFUSED = {
     "megatron_config": "needs its own program code to be loaded (megatron_config)",
     "monteclora_config": "is a MonteCLoRA adapter, which is not supported",
 }
+_NOT_OF_PARAMETERS = ("use_dora", "lora_dropout", "fan_in_fan_out")
 _FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 
 
+def parameter_targets(raw: dict[str, Any], name: str) -> list[str]:
+    """Return `target_parameters`, which PEFT compares as plain text; raises where they are not."""
+    found = raw.get("target_parameters") or []
+    if not isinstance(found, list) or not all(_is_plain(each) for each in found):
+        raise ModelError(f"The target_parameters of {name} are not a list of plain names.")
+    if len(found) > _MAX_PATTERNS:
+        raise Unsupported(f"The target_parameters of {name} have too many entries ({len(found)}).")
+    odd = [field for field in _NOT_OF_PARAMETERS if raw.get(field)]
+    if init_methods.is_repeatable(raw.get("init_lora_weights", True)):
+        odd.append("init_lora_weights")
+    if found and odd:
+        raise ModelError(f"{name} has {odd[0]} and target_parameters, which PEFT cannot combine.")
+    return found
+
+
 def normal_form(
-    raw: dict[str, Any], names: list[str], layers: list[Target] | None, name: str
+    raw: dict[str, Any],
+    names: list[str],
+    layers: list[Target] | None,
+    name: str,
+    *,
+    parameters: Collection[str] = (),
 ) -> LoraConfig:
     """Return a PEFT configuration with plain module names.
 
-    A regular expression as target is replaced by the names of the layers in the file, because a
-    foreign expression can run forever (`(([a-z0-9_.])+)+!`).
+    `names` are the layers of the file, and `parameters` its parameters, by PEFT's names for them. A
+    regular expression as target is replaced by the names of the layers, because a foreign
+    expression can run forever (`(([a-z0-9_.])+)+!`).
     """
+    every = [*names, *parameters]
+    wanted = parameter_targets(raw, name)
+    if parameters and layers is not None:
+        wanted = parameter_names(parameters, layers)
     try:
         return LoraConfig(
             r=_number(raw.get("r", 8), "r", name),
@@ -194,8 +223,9 @@ def normal_form(
             lora_dropout=_dropout(raw.get("lora_dropout", 0.0), name),
             **{flag: _flag(raw.get(flag), flag, name) for flag in _FLAGS},
             target_modules=_plain_targets(raw, names, layers),
-            rank_pattern=_used(pattern(raw, "rank_pattern", name, len(names)), names),
-            alpha_pattern=_used(pattern(raw, "alpha_pattern", name, len(names)), names),
+            target_parameters=wanted or None,
+            rank_pattern=_used(pattern(raw, "rank_pattern", name, len(every)), every),
+            alpha_pattern=_used(pattern(raw, "alpha_pattern", name, len(every)), every),
             task_type="CAUSAL_LM",
             inference_mode=True,
         )
@@ -217,7 +247,9 @@ def _plain_targets(raw: dict[str, Any], names: list[str], layers: list[Target] |
     known.update(part for layer in layers or () for part in _suffixes(layer.name))
     used = [each for each in targets if each in known]
     covered = set(used)
-    return used if all(covered & _suffixes(name) for name in names) else list(names)
+    if not all(covered & _suffixes(name) for name in names):
+        return list(names)
+    return used if layers is None else only_these(used, layers)
 
 
 def _suffixes(name: str) -> set[str]:
@@ -236,6 +268,8 @@ def pattern(raw: dict[str, Any], field: str, name: str, layers: int) -> dict[str
         len(entries) > _MAX_PATTERNS or len(entries) * layers > _MAX_COMPARED
     ):
         raise Unsupported(f"The {field} of {name} has too many entries ({len(entries)}).")
+    if isinstance(entries, dict) and raw.get("target_parameters"):
+        entries = {key.removeprefix(_ANYWHERE): value for key, value in entries.items()}
     if not isinstance(entries, dict) or not all(_ANCHORED.fullmatch(key) for key in entries):
         raise Unsupported(
             f"The {field} of {name} has regular expressions, which could block the app.",

@@ -9,23 +9,28 @@ the reference. Knows nothing of the session.
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 
-from backend.engine.core.adapter_keys import key_of
 from backend.engine.methods.file_validation import Fit, Scanned
 
 
 def can_place(layers: dict[str, LoraLayer], scanned: Scanned) -> bool:
-    """Tell whether every layer of the adapter is already adapted; DoRA needs PEFT's own code."""
-    return not scanned.config.use_dora and all(fit.layer in layers for fit in scanned.fits)
+    """Tell whether every layer of the adapter is already adapted.
+
+    DoRA and adapted parameters need PEFT's own code.
+    """
+    if scanned.config.use_dora or scanned.config.target_parameters:
+        return False
+    found = [layers.get(fit.layer) for fit in scanned.fits]
+    return all(layer is not None and not isinstance(layer, ParamWrapper) for layer in found)
 
 
 def place(peft: PeftModel, layers: dict[str, LoraLayer], scanned: Scanned, adapter_id: str) -> None:
     """Add an adapter to the model, frozen and not active, or change nothing."""
     try:
         for fit in scanned.fits:
-            prefix = key_of(fit.layer, "lora_")
-            first = scanned.tensors[prefix + "A.weight"]
-            second = scanned.tensors[prefix + "B.weight"]
+            first = scanned.tensors[fit.key("lora_A.weight")]
+            second = scanned.tensors[fit.key("lora_B.weight")]
             _place_in_layer(layers[fit.layer], adapter_id, fit, first, second, scanned)
         peft.peft_config[adapter_id] = scanned.config
     except BaseException:

@@ -8,8 +8,9 @@ nothing of the session or the library.
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig
@@ -19,14 +20,16 @@ from safetensors.torch import load_file
 from backend.catalogue import init_methods
 from backend.engine.core.adapter_keys import key_of, layer_of
 from backend.engine.methods import scaling
+from backend.engine.methods.adaptable import places, with_weights
 from backend.engine.methods.config_validation import (
     normal_form,
+    parameter_targets,
     read_raw_config,
     require_plain_lora,
     shown,
 )
 from backend.engine.methods.peft_io import WEIGHTS
-from backend.engine.methods.targets import matched
+from backend.engine.methods.targets import matched, matched_parameters, outside
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
@@ -41,12 +44,27 @@ AGAIN = "Download it again, or train it again."
 
 
 class Fit(NamedTuple):
-    """One layer that an adapter changes; its weight change is scaling x B x A."""
+    """One layer or parameter that an adapter changes; its weight change is scaling x B x A.
+
+    Of a parameter of experts, A and B hold the factors of all experts (PEFT's `ParamWrapper`).
+    `path` is where the file has the tensors.
+    """
 
     layer: str
     rank: int
     alpha: float
     scaling: float
+    path: str = ""
+    experts: int = 1
+
+    @property
+    def title(self) -> str:
+        """The last part of its name; that of the layer, where it is a layer's weight."""
+        return self.layer.removesuffix(".weight").rsplit(".", 1)[-1]
+
+    def key(self, part: str) -> str:
+        """Return the name of one of its tensors; `part` is such as `lora_A.weight`."""
+        return key_of(self.path or self.layer, part)
 
 
 class Scanned(NamedTuple):
@@ -71,11 +89,14 @@ def scan(folder: Path, layers: list[Target] | None, *, name: str = "") -> Scanne
     raw = read_raw_config(folder, name)
     require_plain_lora(raw, name)
     shapes = _shapes(folder, name)
-    names = _layer_names(shapes, name)
-    config = normal_form(raw, names, layers, name)
+    paths = _layer_names(shapes, name)
+    held = _parameters(raw, layers, name)
+    names = [path for path in paths if path not in held]
+    parameters = [held[path].name for path in paths if path in held]
+    config = normal_form(raw, names, layers, name, parameters=parameters)
     if layers is not None:
-        _require_same_layers(config, names, layers, name)
-    fits = [_fit(config, layer) for layer in names]
+        _require_same_layers(config, names, layers, name, held=held.keys() - set(paths))
+    fits = [_fit(config, path, held.get(path)) for path in paths]
     _require_shapes(shapes, fits, layers, config, name)
     tensors = _tensors(folder / WEIGHTS)
     for key, tensor in tensors.items():
@@ -158,11 +179,24 @@ def is_adapter_weight(key: str) -> bool:
 _HEADS = ("lm_head", "embed_tokens", "embed_out", "wte")
 
 
+def _parameters(raw: dict[str, Any], layers: list[Target] | None, name: str) -> dict[str, Target]:
+    """Return the base's parameters that `target_parameters` name, by their paths in a file."""
+    return places(matched_parameters(parameter_targets(raw, name), layers or []))
+
+
 def _require_same_layers(
-    config: LoraConfig, names: list[str], layers: list[Target], name: str
+    config: LoraConfig,
+    names: list[str],
+    layers: list[Target],
+    name: str,
+    *,
+    held: Collection[str],
 ) -> None:
-    """Raise where base and file do not have the same layers, as PEFT would create them."""
-    available = {layer.name for layer in layers}
+    """Raise where base and file do not have the same layers, as PEFT would create them.
+
+    `held` are the paths of parameters that the adapter should change, but that its file lacks.
+    """
+    available = {layer.name for layer in layers if layer.kind == "layer"}
     foreign = [each for each in names if each not in available]
     if any(each.rsplit(".", 1)[-1] in _HEADS for each in foreign):
         raise Unsupported(
@@ -170,12 +204,20 @@ def _require_same_layers(
             "safely.",
             cure="Use an adapter for the layers between them.",
         )
+    if part := next(filter(None, (outside(each, layers) for each in foreign)), ""):
+        raise Unsupported(
+            f"{name} also changes {shown(part)}, which text does not pass through. Here, adapters "
+            "change the language model alone.",
+            cure="Train it for the language model alone, or merge it where it was trained.",
+        )
     if foreign:
         raise ModelError(
             f"{name} was made for another base: there is no {foreign[0]} here.",
             cure="Load the base it was made for.",
         )
-    missing = {layer.name for layer in matched(config, layers)} - set(names)
+    _require_reachable(names, layers, name)
+    wanted = {layer.name for layer in matched(config, layers) if layer.kind == "layer"}
+    missing = (wanted - set(names)) | set(held)
     if missing:
         raise ModelError(
             f"{name} lacks weights for {len(missing)} of the layers that it should change, "
@@ -184,11 +226,34 @@ def _require_same_layers(
         )
 
 
-def _fit(config: LoraConfig, layer: str) -> Fit:
-    """Return rank, alpha and scaling of a layer, as PEFT computes them."""
+def _require_reachable(names: list[str], layers: list[Target], name: str) -> None:
+    """Raise Unsupported where PEFT could not put a part of the adapter on this base."""
+    known = {layer.name: layer for layer in layers}
+    for layer in (known[each] for each in names if each in known):
+        if layer.refusal:
+            cure = "Use an adapter without it."
+            if layer.packed:
+                cure = "Load the base without quantisation, or use an adapter without it."
+            raise Unsupported(f"{name} changes {layer.name}. {layer.refusal}.", cure=cure)
+        if layer.by_parameter:
+            raise Unsupported(
+                f"{name} changes {layer.name}, whose name PEFT takes for that of an expert: it "
+                "would load only a part of the adapter.",
+                cure="Save it with target_parameters where it was trained.",
+            )
+
+
+def _fit(config: LoraConfig, path: str, held: Target | None) -> Fit:
+    """Return rank, alpha and scaling of a layer or a parameter, as PEFT computes them."""
+    layer = held.name if held else path
     rank = scaling.rank_of(config, layer)
     return Fit(
-        layer, rank, scaling.alpha_of(config, layer), scaling.scaling_of(config, layer, rank)
+        layer,
+        rank,
+        scaling.alpha_of(config, layer),
+        scaling.scaling_of(config, layer, rank),
+        path,
+        held.experts if held else 1,
     )
 
 
@@ -200,12 +265,12 @@ def _require_shapes(
     name: str,
 ) -> None:
     """Raise where a tensor is missing or its shape does not fit its layer or rank."""
-    sizes = {layer.name: layer for layer in layers or ()}
+    sizes = {layer.name: layer for layer in [*(layers or ()), *with_weights(layers or [])]}
+    unknown = layers is None and bool(config.target_parameters)
     for fit in fits:
-        prefix = key_of(fit.layer, "lora_")
-        first, second = shapes.get(prefix + "A.weight"), shapes.get(prefix + "B.weight")
-        size = shapes.get(prefix + "magnitude_vector") or shapes.get(
-            prefix + "magnitude_vector.weight"
+        first, second = shapes.get(fit.key("lora_A.weight")), shapes.get(fit.key("lora_B.weight"))
+        size = shapes.get(fit.key("lora_magnitude_vector")) or shapes.get(
+            fit.key("lora_magnitude_vector.weight")
         )
         if first is None or second is None or (config.use_dora and size is None):
             raise ModelError(f"{name} lacks a part of {fit.layer}.", cure=AGAIN)
@@ -220,7 +285,10 @@ def _require_shapes(
         base = sizes.get(fit.layer)
         wanted_in = base.inputs if base else first[-1]
         wanted_out = base.outputs if base else second[0]
-        if first != (fit.rank, wanted_in) or second != (wanted_out, fit.rank):
+        rank = fit.rank * fit.experts
+        if unknown and first[0] % fit.rank == 0:  # how many experts there are, only the base says
+            rank = first[0]
+        if first != (rank, wanted_in) or second != (wanted_out, rank):
             raise ModelError(
                 f"{fit.layer} of {name} has shapes {first} and {second}, which do not fit "
                 f"rank {fit.rank} on a layer of {wanted_in} by {wanted_out}.",

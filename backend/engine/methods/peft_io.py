@@ -20,33 +20,34 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
-from backend.engine.methods.targets import matched, resolve_targets
+from backend.engine.methods import config_validation
+from backend.engine.methods.target_choice import choose
 from backend.engine.models.linear_layers import Target, base_layer
-from backend.errors import InvalidRequest, ModelError, Unsupported
+from backend.errors import ModelError, Unsupported
 from backend.requests import Lora
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def configure(request: Lora, layers: list[Target], base_name: str) -> LoraConfig:
-    """Build PEFT's configuration; raises InvalidRequest where rank or targets are impossible."""
-    config = LoraConfig(
+def configure(
+    request: Lora, targets: list[Target], base_name: str, *, quantized: bool = False
+) -> LoraConfig:
+    """Build PEFT's configuration; raises InvalidRequest where rank or targets are impossible.
+
+    `targets` are those of `adaptable`. PEFT cannot apply dropout where parameters are adapted.
+    """
+    chosen = choose(request, targets, quantized=quantized)
+    return LoraConfig(
         r=request.rank,
         lora_alpha=request.effective_alpha,
-        lora_dropout=request.dropout,
-        target_modules=resolve_targets(request, layers),
+        lora_dropout=0.0 if chosen.parameters else request.dropout,
+        target_modules=chosen.modules,
+        target_parameters=chosen.parameters or None,
         use_rslora=request.use_rslora,
         use_dora=request.use_dora,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
     )
-    smallest = min(min(t.inputs, t.outputs) for t in matched(config, layers))
-    if request.rank > smallest:
-        raise InvalidRequest(
-            f"Rank {request.rank} is larger than the smallest target layer allows ({smallest}).",
-            cure=f"Choose a rank up to {smallest}.",
-        )
-    return config
 
 
 def apply(
@@ -165,7 +166,7 @@ def adapted_layers(model: torch.nn.Module) -> dict[str, LoraLayer]:
 def base_weights(model: torch.nn.Module, layers: list[Target]) -> dict[str, torch.Tensor]:
     """Return the base's weights by layer, (outputs, inputs); quantised layers are left out."""
     found = {}
-    for layer in layers:
+    for layer in (each for each in layers if each.kind == "layer"):
         weight = base_layer(model.get_submodule(layer.name)).weight
         if isinstance(weight, torch.Tensor) and weight.is_floating_point():
             found[layer.name] = weight.detach()
@@ -188,8 +189,14 @@ def method_title(config: LoraConfig) -> str:
     return "rsLoRA" if config.use_rslora else "LoRA"
 
 
+def target_titles(config: LoraConfig) -> tuple[str, ...]:
+    """Return the names of an adapter's target modules and parameters."""
+    return tuple(sorted({*(config.target_modules or ()), *(config.target_parameters or ())}))
+
+
 def read_config(folder: Path) -> LoraConfig:
-    """Return the PEFT configuration of a scanned folder."""
+    """Return the PEFT configuration of a scanned folder; raises ModelError where there is none."""
+    config_validation.read_raw_config(folder, folder.name)
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise Unsupported(f"{folder.name} is not a LoRA adapter.")

@@ -1,4 +1,7 @@
-"""Rank, alpha and scaling of a layer, as PEFT computes them from an adapter's configuration."""
+"""Rank, alpha and scaling of a layer, as PEFT computes them from an adapter's configuration.
+
+Also which strengths an adapter can have.
+"""
 
 import math
 import re
@@ -6,6 +9,9 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from peft import LoraConfig
+
+from backend.errors import Unsupported
+from backend.results import AdapterInfo
 
 
 def rank_of(config: LoraConfig, layer: str) -> int:
@@ -39,3 +45,16 @@ def scaling_of(config: LoraConfig, layer: str, rank: int) -> float:
     """Return alpha / rank of one layer (Hu et al. 2021), or alpha / sqrt(rank) for rsLoRA
     (Kalajdzievski 2023)."""
     return alpha_of(config, layer) / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def require_strength(info: AdapterInfo, strength: float) -> None:
+    """Raise Unsupported where a strength other than 1 has no meaning.
+
+    At scaling 0 a DoRA adapter still differs from the base: its magnitudes do not scale.
+    """
+    if info.strength == "on-off" and strength != 1.0:
+        raise Unsupported(
+            f"{info.name!r} is a {info.method} adapter, which works at strength 1 only, got "
+            f"{strength:g}.",
+            cure="To get the base, leave the adapter out; strength 0 would not give the base.",
+        )

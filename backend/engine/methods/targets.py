@@ -1,41 +1,25 @@
-"""Target modules: which layers of a base an adapter changes, and their names for PEFT."""
+"""Target modules and parameters: what of a base an adapter changes, and their names for PEFT."""
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from backend.engine.models.linear_layers import Target
-from backend.errors import InvalidRequest
-from backend.requests import Lora
+from backend.engine.methods import scaling
+from backend.engine.methods.adaptable import with_weights
+from backend.engine.models import text_part
+from backend.engine.models.linear_layers import Target, Targets
 
-_ATTENTION = re.compile(r"(^|[._])(self_)?attn|attention", re.IGNORECASE)
 
-
-def resolve_targets(request: Lora, layers: list[Target]) -> list[str]:
-    """Return the module names for PEFT's `target_modules`.
-
-    Raises InvalidRequest where a name matches no layer; PEFT would silently ignore it.
-    """
-    available = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
-    if request.targets == "all-linear":
-        return available
-    if request.targets == "attention":
-        names = {layer.name for layer in layers if _ATTENTION.search(layer.name)}
-        if not names:
-            raise InvalidRequest(
-                "No layer of this model has the name of an attention layer.",
-                cure=f"Choose all-linear, or some of these names: {', '.join(available)}.",
-            )
-        return target_names(names, layers)
-    missing = [t for t in request.targets if not any(_hits(t, layer.name) for layer in layers)]
-    if missing:
-        raise InvalidRequest(
-            f"No layer is called {', '.join(map(repr, missing))} in this model.",
-            cure=f"Layers that can be trained here: {', '.join(available)}.",
-        )
-    return list(request.targets)
+def only_these(targets: Collection[str], layers: list[Target]) -> list[str]:
+    """Return targets as they are, or as names that match these layers and no other module."""
+    others = {end for name in elsewhere(layers) for end in _ends(name)}
+    if others.isdisjoint(targets):
+        return list(targets)
+    found = {each.name for each in layers if each.kind == "layer"}
+    return target_names(
+        {name for name in found if any(hits(target, name) for target in targets)}, layers
+    )
 
 
 def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
@@ -45,20 +29,55 @@ def target_names(wanted: Collection[str], layers: list[Target]) -> list[str]:
     `attn.c_proj` in GPT-2, whose `mlp.c_proj` ends in the same name. Where the suffix would need a
     layer number, the full path is used.
     """
-    others = (layer.name for layer in layers if layer.name not in wanted)
-    taken = {end for name in others for end in _ends(name)}
-    return sorted({_shortest(name, taken) for name in wanted})
+    others = {each.name for each in layers if each.kind == "layer" and each.name not in wanted}
+    return _shortest_names(wanted, others | elsewhere(layers))
 
 
-def matched(config: LoraConfig, layers: list[Target]) -> list[Target]:
-    """Return the layers that PEFT's own matcher finds for a configuration."""
-    return [layer for layer in layers if check_target_module_exists(config, layer.name)]
+def parameter_names(wanted: Collection[str], targets: list[Target]) -> list[str]:
+    """Return names with which PEFT finds these parameters and no others (`target_parameters`)."""
+    others = {each.name for each in with_weights(targets)}
+    kinds = {name.rpartition(".")[2] for name in wanted}  # a picture tower may have them, too
+    others |= {f"{module}.{kind}" for module in elsewhere(targets) for kind in kinds}
+    return _shortest_names(wanted, others - set(wanted))
+
+
+def matched(config: LoraConfig, targets: list[Target]) -> list[Target]:
+    """Return the layers and parameters that PEFT's own matcher finds for a configuration."""
+    layers = [
+        layer
+        for layer in targets
+        if layer.kind == "layer" and check_target_module_exists(config, layer.name)
+    ]
+    return [*layers, *matched_parameters(config.target_parameters or (), targets)]
+
+
+def matched_parameters(names: Collection[str], targets: list[Target]) -> list[Target]:
+    """Return the parameters that PEFT finds for `target_parameters`, in the model's order."""
+    if not names:
+        return []
+    return [each for each in with_weights(targets) if any(hits(name, each.name) for name in names)]
 
 
 def count_trainable(config: LoraConfig, targets: list[Target]) -> int:
-    """Return an adapter's trainable parameters: r (in + out) per layer, plus out for DoRA."""
+    """Return an adapter's trainable parameters: r (in + out) per layer, plus out for DoRA.
+
+    A parameter of experts has r (in + out) for each of them.
+    """
     extra = 1 if config.use_dora else 0
-    return sum(config.r * (t.inputs + t.outputs) + extra * t.outputs for t in targets)
+    return sum(
+        scaling.rank_of(config, t.name) * (t.inputs + t.outputs) * t.experts + extra * t.outputs
+        for t in targets
+    )
+
+
+def hits(target: str, name: str) -> bool:
+    """Tell whether PEFT finds a name for a target: the whole path or its end."""
+    return name == target or name.endswith("." + target)
+
+
+def _shortest_names(wanted: Collection[str], others: Iterable[str]) -> list[str]:
+    taken = {end for name in others for end in _ends(name)}
+    return sorted({_shortest(name, taken) for name in wanted})
 
 
 def _ends(name: str) -> list[str]:
@@ -76,5 +95,13 @@ def _shortest(name: str, taken: set[str]) -> str:
     return name
 
 
-def _hits(target: str, name: str) -> bool:
-    return name == target or name.endswith("." + target)
+def elsewhere(layers: list[Target]) -> frozenset[str]:
+    """Return the modules of a base that are no layers here, such as those of a picture tower."""
+    return layers.elsewhere if isinstance(layers, Targets) else frozenset()
+
+
+def outside(name: str, layers: list[Target]) -> str:
+    """Return the part that a module of an adapter is in, where text does not pass; else empty."""
+    parts = layers.outside if isinstance(layers, Targets) else []
+    found = (part.name for part in parts if text_part.is_inside(name, [part]))
+    return next(found, "") or text_part.part_named_in(name)

@@ -9,9 +9,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend.engine.core.adapter_keys import PREFIX
 from backend.engine.models import model_folder, quantization
+from backend.engine.models.checkpoint_names import read_names
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
 from backend.errors import ModelError, Unsupported
-from backend.files.safetensors_header import title, weight_files
+from backend.files.safetensors_header import tensors, title, weight_files
 from backend.requests import LoadModel
 
 READ_AHEAD = 5  # full-precision layers in memory at the same time while Transformers 5.23 quantises
@@ -33,16 +34,16 @@ def predict(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
 
 
 def predict_quantized(
-    folder: Path, request: LoadModel, precision: str, parameters: int
+    skeleton: torch.nn.Module, request: LoadModel, precision: str, parameters: int, *, name: str
 ) -> tuple[int, int]:
     """Return the bytes that a quantised base will take, and the extra bytes while it is read.
 
     Raises Unsupported where the model has no layer that can be quantised.
     """
-    shape = Shape.of(model_folder.skeleton(folder), parameters)
+    shape = Shape.of(skeleton, parameters)
     if not shape.linear:
         raise Unsupported(
-            f"{title(folder)} has no layers that bitsandbytes can quantise.",
+            f"{name} has no layers that bitsandbytes can quantise.",
             cure="Load it without quantisation.",
         )
     storage = Storage(
@@ -85,14 +86,14 @@ def fingerprint(model: PreTrainedModel, folder: Path | None = None) -> str:
 
 
 def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return tensors of a checkpoint, mapped from the file until their values are read."""
-    found: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                name = _as_named(key, names)
-                if name is not None:
-                    found[name] = file.get_tensor(key)
+    """Return parameters from a checkpoint, mapped from the file until their values are read."""
+    files = {tensor.key: tensor.file for tensor in tensors(folder)}
+    skeleton = model_folder.skeleton(folder)
+    known = read_names(skeleton, files)
+    found = {name: _tensor(files[key], key) for name, key in known.keys.items() if name in names}
+    for conversion in known.conversions if names - found.keys() else ():
+        made = conversion.build(skeleton, lambda key: _tensor(files[key], key))
+        found |= {name: tensor for name, tensor in made.items() if name in names}
     if missing := sorted(names - found.keys()):
         raise Unsupported(
             f"{title(folder)} stores {missing[0]} under another name, so its quantised form could "
@@ -102,11 +103,10 @@ def _stored(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
     return found
 
 
-def _as_named(key: str, names: set[str]) -> str | None:
-    """Return the model's name of a stored tensor; some checkpoints omit the outermost prefix."""
-    if key in names:
-        return key
-    return next((name for name in names if name.endswith("." + key) and "." in key), None)
+def _tensor(file: Path, key: str) -> torch.Tensor:
+    with safe_open(file, framework="pt") as opened:
+        tensor: torch.Tensor = opened.get_tensor(key)
+        return tensor
 
 
 def _numel(shape: list[int]) -> int:

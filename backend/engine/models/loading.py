@@ -20,14 +20,24 @@ from backend.engine.core import devices, memory
 from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
-from backend.engine.models import fingerprint, model_folder, quantization, trial_pass
+from backend.engine.models import (
+    checkpoint_names,
+    fingerprint,
+    model_folder,
+    quantization,
+    text_part,
+    trial_pass,
+)
 from backend.errors import ModelError, Unsupported
+from backend.files import safetensors_header
 from backend.files.safetensors_header import title
 from backend.permissions import on_hub
 from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
 
+_AHEAD = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers", "mtp_num_hidden_layers")
+"""How configurations count layers that predict several tokens ahead."""
 EMULATED = "this GPU has no native bf16 and converts, which is slow"
 
 
@@ -46,6 +56,8 @@ class Plan:
     memory_bytes: int
     passing_bytes: int
     """The extra bytes while the weights are read."""
+    untouched: list[str]
+    """The parts that no adapter changes, for people."""
 
 
 @dataclass
@@ -87,12 +99,14 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
     config = model_folder.check_folder(folder)
     model_folder.require_known(folder, config)
     quantization.require_possible(request, config, precision, title(folder), device=device)
-    parameters, predicted = fingerprint.predict(folder, DTYPES[precision])
-    passing = 0
-    if not quantized:
-        model_folder.skeleton(folder)  # checks that the weight files can hold it
-    else:
-        predicted, passing = fingerprint.predict_quantized(folder, request, precision, parameters)
+    stored, _ = fingerprint.predict(folder, DTYPES[precision])
+    skeleton = model_folder.skeleton(folder)  # checks that the weight files can hold it
+    parameters = min(stored, sum(each.numel() for each in skeleton.parameters()))
+    predicted, passing = parameters * DTYPES[precision].itemsize, 0
+    if quantized:
+        predicted, passing = fingerprint.predict_quantized(
+            skeleton, request, precision, parameters, name=title(folder)
+        )
     return Plan(
         request=request,
         folder=folder,
@@ -104,6 +118,7 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
         parameters=parameters,
         memory_bytes=predicted,
         passing_bytes=passing,
+        untouched=_untouched(folder, skeleton, stored),
     )
 
 
@@ -132,14 +147,14 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         path=str(plan.folder),
         architecture=model.config.model_type,
         parameters=quantization.numbers(model) or plan.parameters,
-        layers=int(getattr(model.config, "num_hidden_layers", 0)),
-        hidden_size=int(getattr(model.config, "hidden_size", 0)),
+        layers=text_part.layers(model),
+        hidden_size=text_part.width(model),
         vocabulary=len(plan.tokenizer),
-        context_length=int(getattr(model.config, "max_position_embeddings", 0) or 0),
+        context_length=text_part.context_length(model.config),
         precision=plan.precision,
         precision_reason=plan.precision_reason,
         device=str(plan.device),
-        tied_embeddings=bool(getattr(model.config, "tie_word_embeddings", False)),
+        tied_embeddings=text_part.tied(model),
         chat_template=bool(plan.tokenizer.chat_template),
         given_template=plan.request.chat_template,
         memory_predicted_bytes=plan.memory_bytes,
@@ -155,6 +170,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         bytes_saved=full * dtype.itemsize // 4 - now,
         quantized_bytes=now,
         quantized_full_bytes=full,
+        untouched=plan.untouched,
         places=_places(plan.device),
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
@@ -224,6 +240,16 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+def _untouched(folder: Path, skeleton: torch.nn.Module, stored: int) -> list[str]:
+    """Name the parts of a model that no adapter changes, and those of its files that stay there."""
+    there = [part.text for part in text_part.outside(skeleton)]
+    if stored <= sum(each.numel() for each in skeleton.parameters()):
+        return there
+    sizes = {tensor.key: tensor.numel for tensor in safetensors_header.tensors(folder)}
+    unused = checkpoint_names.read_names(skeleton, sizes).unused
+    return there + checkpoint_names.left_out({key: sizes[key] for key in unused})
+
+
 def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
     """Raise where config.json and the weights do not describe the same tensors.
 
@@ -237,10 +263,27 @@ def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str)
             details="\n".join(missing),
         )
     known = {re.sub(r"\d+", "#", key) for key in model.state_dict()}
-    uncounted = sorted(k for k in report["unexpected_keys"] if re.sub(r"\d+", "#", k) in known)
+    ahead = _predicts_ahead(model)
+    uncounted = sorted(
+        key
+        for key in report["unexpected_keys"]
+        if re.sub(r"\d+", "#", key) in known and not ahead.match(key)
+    )
     if uncounted:
         raise ModelError(
             f"The weights in {name} do not match its config.json: there is no place for "
             f"{uncounted[0]}.",
             details="\n".join(uncounted),
         )
+
+
+def _predicts_ahead(model: PreTrainedModel) -> re.Pattern[str]:
+    """Match the names of layers that predict several tokens ahead, which Transformers leaves out.
+
+    Checkpoints such as GLM-4's store them after the last layer and count them separately.
+    """
+    config = text_part.text_config(model.config)
+    extra = sum(int(getattr(config, name, None) or 0) for name in _AHEAD)
+    first = text_part.layers(model)
+    numbers = "|".join(map(str, range(first, first + extra)))
+    return re.compile(rf".*\blayers\.({numbers})\." if extra else r"(?!)")

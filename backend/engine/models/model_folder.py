@@ -19,7 +19,7 @@ from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.models import model_limits, packaged_model
+from backend.engine.models import model_limits, packaged_model, text_part
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
@@ -166,7 +166,7 @@ def skeleton(folder: Path) -> torch.nn.Module:
 def context_length(folder: Path) -> int:
     """Return a base's context length in tokens; 0 where its config does not say."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return int(getattr(config, "max_position_embeddings", 0) or 0)
+    return text_part.context_length(config)
 
 
 def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBase:

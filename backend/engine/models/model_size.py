@@ -13,8 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backend.catalogue.precisions import BYTES
-from backend.engine.models import model_folder
-from backend.engine.models.linear_layers import Target, linear_layers
+from backend.engine.models import model_folder, text_part
+from backend.engine.models.linear_layers import (
+    Target,
+    Targets,
+    every_linear_layer,
+    linear_layers,
+)
 from backend.errors import ModelError
 
 BLOCK, NESTED_BLOCK = 64, 256
@@ -32,10 +37,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that decide about memory. `linear` excludes the output head."""
+    """The sizes of a model that decide about memory.
+
+    `linear` has every linear layer but the output head, which quantisation packs; `adaptable` has
+    those that adapters can change. The other sizes are those of the text part.
+    """
 
     parameters: int
     linear: tuple[Target, ...]
+    adaptable: Targets
     layers: int
     width: int
     inner: int
@@ -45,19 +55,19 @@ class Shape:
     @classmethod
     def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
         """Read the sizes from a model, with or without weights; `parameters` of the base alone."""
-        config: Any = model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        width = int(getattr(config, "hidden_size", 512))
-        heads = int(getattr(config, "num_attention_heads", 1))
-        head = int(getattr(config, "head_dim", None) or width // heads)
+        config: Any = text_part.text_config(model.config)
+        width = text_part.width(model) or 512
+        heads = text_part.largest(config, "num_attention_heads") or 1
+        head = text_part.largest(config, "head_dim") or width // heads
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),
-            linear=tuple(linear_layers(model)),
-            layers=int(getattr(config, "num_hidden_layers", 12)),
+            linear=tuple(every_linear_layer(model)),
+            adaptable=linear_layers(model),
+            layers=text_part.layers(model) or 12,
             width=width,
-            inner=int(getattr(config, "intermediate_size", None) or 4 * width),
+            inner=text_part.largest(config, "intermediate_size") or 4 * width,
             heads_width=heads * head,
-            vocabulary=int(config.vocab_size),
+            vocabulary=text_part.vocabulary(model),
         )
 
     @classmethod

@@ -3,7 +3,7 @@
 from backend.catalogue.learning_rate import rate_warning, usual_rate
 from backend.engine.data.dataset import FEWEST
 from backend.requests import Train
-from backend.results import DataStats, RowKind
+from backend.results import DataStats, ModelFacts, RowKind
 
 NOT_LEARNED: dict[RowKind, str] = {
     "no_thought": "Thoughts left out, because the base's chat template does not show them",
@@ -73,6 +73,13 @@ def _untested(train: Train, stats: DataStats) -> str:
     if few and train.eval_share and not train.held_out:
         return f"{said}: the data has fewer than {FEWEST} different ones."
     return f"{said}."
+
+
+def on_base(facts: ModelFacts | None) -> list[str]:
+    """Return a note where an adapter changes only a part of the base."""
+    if facts is None or not facts.untouched:
+        return []
+    return [f"Only the language model is adapted. Not changed: {'; '.join(facts.untouched)}."]
 
 
 def _listed(columns: list[str]) -> str:

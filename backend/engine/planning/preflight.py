@@ -5,8 +5,6 @@ Works on the loaded base, or, while that is busy in another process, on a skelet
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +17,20 @@ from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import model_skeleton
-from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal, run_checks
+from backend.engine.planning import (
+    advice,
+    disk_space,
+    multiprocess_checks,
+    proposal,
+    reach,
+    run_checks,
+    surroundings,
+)
+from backend.engine.planning.surroundings import Surroundings
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
-from backend.engine.training import layouts, memory_estimate, packing, step_loss
+from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
@@ -41,31 +46,6 @@ RECENT_RUNS = 50
 ALIKE = 5
 WIDE = 1_048_576
 """Tokens that hold every example: the most that a request allows."""
-
-
-@dataclass
-class Surroundings:
-    """What the check needs of the base; `session` is None where its weights are not loaded here."""
-
-    model: torch.nn.Module
-    tokenizer: Any
-    context: int
-    name: str
-    fingerprint: str
-    device: torch.device
-    session: Session | None
-    facts: ModelFacts | None
-
-    @property
-    def quantization(self) -> str:
-        return "none" if self.facts is None else self.facts.quantization
-
-    @property
-    def parameters(self) -> int:
-        """The base's own parameter count, without adapters."""
-        if self.facts is not None:
-            return self.facts.parameters
-        return sum(p.numel() for p in self.model.parameters())
 
 
 class _Room(NamedTuple):
@@ -98,7 +78,7 @@ def check(
     unsupported: list[str] = []
     _check_name(train, session.library, runs, problems)
     problems.extend(multiprocess_checks.problems(train, facts))
-    around = _collect(problems, lambda: _surroundings(session, facts))
+    around = _collect(problems, lambda: surroundings.find(session, facts))
     if around:
         train = train.with_rate(around.parameters)
         train, unsupported = run_checks.settled(train, around.model)
@@ -106,12 +86,12 @@ def check(
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
-    config = around and _collect(problems, lambda: _configure(train, around))
+    config = around and _collect(problems, lambda: surroundings.configure(train, around))
     if config and around.facts:
         problems.extend(run_checks.refused_by_peft(config, around.facts))
-    reached = matched(config, linear_layers(around.model)) if around and config else []
+    reached = matched(config, around.targets) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
-    layout: TrainingLayout = (around and around.facts and around.facts.layout) or "packed"
+    layout: TrainingLayout = around.layout if around else "packed"
     packs = packing.training_packs(corpus.train, train, layout) if corpus else None
     seconds, source, warned, proposed = None, "", None, None
     if around and packs and config and not problems:
@@ -122,6 +102,7 @@ def check(
             *unsupported,
             *run_checks.about_layout(around.facts, packs),
             *advice.on(train, corpus.stats, around.parameters),
+            *advice.on_base(around.facts),
         ]
         warned = rate_warning(train.rate, around.parameters)
     room = _Room((free or memory.available)(around.device)) if around else _Room(0)
@@ -137,6 +118,10 @@ def check(
     disk_needed, disk_free = disk_space.needed(trainable, steps_to_do), disk_space.free(runs.root)
     if full := disk_space.problem(disk_needed, disk_free):
         problems.append(full)
+    if around and config:
+        quantized = around.quantization != "none"
+        left = reach.notes(train, around.targets, reached, around.parameters, quantized=quantized)
+        notes = [*left, *notes]
     return PreflightReport(
         ready=not problems,
         problems=problems,
@@ -145,6 +130,7 @@ def check(
         matched_modules=[target.name for target in reached],
         trainable_parameters=trainable,
         total_parameters=around.parameters if around else 0,
+        reached_share=reach.share(reached, around.parameters) if around else 0.0,
         stats=corpus.stats if corpus else None,
         steps=steps_to_do,
         memory_bytes=room.needed,
@@ -162,25 +148,6 @@ def check(
         layout=layout,
         padding_share=packs.padding_share if packs else 0.0,
     )
-
-
-def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
-    """Return the base of this process, or what is known of one loaded in the worker process."""
-    if session.facts is not None:
-        layouts.note(session.base)
-        base, facts = session.base, session.base.facts
-        return Surroundings(
-            base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
-            base.device, session, facts,
-        )  # fmt: skip
-    if facts is None:
-        raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    model = model_skeleton.skeleton(facts)
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    return Surroundings(
-        model, model_skeleton.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
-        torch.device(facts.device), None, facts,
-    )  # fmt: skip
 
 
 def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:
@@ -231,14 +198,6 @@ def _proposed_anyway(
         return None
     limits = proposal.Room(around.context)
     return proposal.propose(train, found.lengths, around.parameters, limits)
-
-
-def _configure(train: Train, around: Surroundings) -> Any:
-    layers = linear_layers(around.model)
-    if train.start_from is not None and around.session is not None:
-        info = around.session.library.get(train.start_from)
-        return peft_io.read_config(around.session.library.folder(info.id))
-    return peft_io.configure(train.adapter, layers, around.name)
 
 
 def _duration(
@@ -295,17 +254,20 @@ def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
     """Time a step with a temporary adapter; the session is unchanged afterwards."""
-    config = peft_io.configure(train.adapter, session.layers(), session.base.model.name_or_path)
+    config = surroundings.configure(train, surroundings.find(session, None))
     probe = "ad_probe"
-    try:
-        peft = session.add(probe, config)
-        peft.set_adapter(probe)
-        checkpointing = train.gradient_checkpointing
-        with step_loss.step_mode(session.base, checkpointing=checkpointing, layout=packs.layout):
-            return timings.measure(train, session.base, peft, packs)
-    finally:
-        session.drop(probe)
-        session.settle()
+    checkpointing = train.gradient_checkpointing
+    with session.keeping_active():
+        try:
+            peft = session.add(probe, peft_io.trainable(config))
+            peft.set_adapter(probe)
+            with step_loss.step_mode(
+                session.base, checkpointing=checkpointing, layout=packs.layout
+            ):
+                return timings.measure(train, session.base, peft, packs)
+        finally:
+            session.drop(probe)
+            session.settle()
 
 
 def _run_setup(
@@ -318,7 +280,7 @@ def _run_setup(
 ) -> tuple[Shape, memory_estimate.Setup]:
     """Return the sizes that decide about memory; a base without facts counts as fp32."""
     shape = Shape.of(around.model, around.parameters)
-    targets = tuple(matched(config, list(shape.linear)))
+    targets = tuple(matched(config, around.targets))
     facts = around.facts
     stats = corpus.stats
     return shape, memory_estimate.Setup(

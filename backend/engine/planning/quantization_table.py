@@ -166,7 +166,7 @@ def _usual_run(
     quantized = id != "none"
     stored, _ = loading.choose_precision(request.precision, device, quantized=quantized)
     known = without_timing(train, stored, device)
-    layers = list(shape.linear)
+    layers = shape.adaptable
     config = peft_io.configure(train.adapter, layers, "")
     targets = matched(config, layers)
     return memory_estimate.Setup(

@@ -51,6 +51,8 @@ def problems(train: Train, facts: ModelFacts | None, library: Library) -> Iterat
 
 def refused_by_peft(config: LoraConfig, facts: ModelFacts) -> Iterator[Problem]:
     """Yield PEFT's refusal to put such an adapter on a base, tried on the base without weights."""
+    if config.target_parameters:
+        return  # experts are checked when the adapter is configured
     key = facts.fingerprint, repr(sorted(config.to_dict().items(), key=lambda item: item[0]))
     if key not in _tried:
         _tried.clear()

@@ -34,4 +34,9 @@ def _config(session: Session, request: Train, checkpoint: Path | None) -> LoraCo
         start = session.library.get(request.start_from)
         session.ensure_loaded(start)
         return peft_io.read_config(session.library.folder(start.id))
-    return peft_io.configure(request.adapter, session.layers(), session.base.model.name_or_path)
+    return peft_io.configure(
+        request.adapter,
+        session.layers(),
+        session.base.model.name_or_path,
+        quantized=session.base.facts.quantization != "none",
+    )

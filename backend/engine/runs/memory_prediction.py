@@ -54,7 +54,7 @@ def predict(
         request,
         facts,
         config=config,
-        layers=list(shape.linear),
+        layers=session.layers(),
         largest_pack=packs.largest,
         learned_share=learned_share,
         computed=computed,

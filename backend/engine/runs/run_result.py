@@ -4,11 +4,17 @@ from typing import Any
 
 from peft import PeftModel
 
+from backend.engine.adapters import saving
+from backend.engine.core.error_translation import translate
 from backend.engine.methods import peft_io
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
+from backend.errors import DiskFull, OutOfMemory, Stopped, VerificationFailed
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs.run_store import Run
+
+UNPROVEN = "unproven-adapter"
+"""Where a run's folder keeps an adapter that could not be published."""
 
 
 def adapter_info(
@@ -32,7 +38,8 @@ def adapter_info(
         method=peft_io.method_title(config),
         rank=int(config.r),
         strength="on-off" if config.use_dora else "any",
-        targets=tuple(sorted({str(name) for name in config.target_modules})),
+        targets=peft_io.target_titles(config),
+        by_parameter=bool(config.target_parameters),
         parameters=sum(tensor.numel() for tensor in peft_io.weights(peft, adapter_id).values()),
         base_name=base.name,
         base_fingerprint=base.fingerprint,
@@ -45,6 +52,27 @@ def adapter_info(
         evaluation=evaluations[1],
         chat_template=base.given_template,
     )
+
+
+def publish(session: Session, run: Run, info: AdapterInfo) -> float:
+    """Publish a run's adapter; where it cannot be proven, keep its weights in the run's folder.
+
+    Raises what `saving.publish` raises, which then says where the weights are.
+    """
+    try:
+        return saving.publish(session, info)
+    except (Stopped, OutOfMemory, DiskFull):
+        raise
+    except Exception as error:
+        known = translate(error)
+        place = run.folder / UNPROVEN
+        if not saving.keep(session, info.id, place):
+            raise
+        raise VerificationFailed(
+            f"The training is done, but its adapter could not be proven: {known.what}",
+            cure=f"Its weights are kept in {place}. {known.cure}".strip(),
+            details=known.details,
+        ) from error
 
 
 def run_result(

@@ -64,9 +64,7 @@ class Segment:
         base, asked = session.base, self.run.request.train
         self.request = step_loss.supported(asked.with_rate(base.facts.parameters), base.model)
         self.adapter_id = self.run.request.adapter_id
-        self.control = control
-        self.settings = settings
-        self.ranks = ranks
+        self.control, self.settings, self.ranks = control, settings, ranks
         self.before = self.run.status().extended(extra_epochs)
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.started = int(self.checkpoint.name.rsplit("-", 1)[1]) if self.checkpoint else 0
@@ -87,6 +85,7 @@ class Segment:
         try:
             with quantization.prepared(base.model) as self.preparation:
                 peft = initial_adapter.put_on(self.session, self.run, self.checkpoint)
+                saving.require_readable(self.session, self.adapter_id)
                 checkpointing = self._choose_checkpointing(peft)
                 with self.layout.mode(checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
@@ -102,7 +101,7 @@ class Segment:
                 heldout_samples.note(self.session, self.log, self.held_out.documents, self.control)
                 how = neutral_text.How(self.precision, self.layout.used)
                 neutral_text.measure(self.session, self.log, self.control, how)
-                difference = saving.publish(self.session, info)
+                difference = run_result.publish(self.session, self.run, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
             with suppress(WorkbenchError, RuntimeError, MemoryError, OSError):

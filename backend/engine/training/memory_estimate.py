@@ -245,14 +245,26 @@ def _activations(shape: Shape, setup: Setup) -> int:
     else:
         kept = shape.layers * 4 * shape.width * setup.tokens + layer
     mask = 0 if setup.attention_apart else 4 * setup.tokens * _row(setup)
-    return kept + mask
+    return kept + mask + _adapted_parameters(shape, setup)
+
+
+def _adapted_parameters(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of adapted parameters, of experts above all, during a step.
+
+    PEFT 0.21.2 adds the change of an adapted parameter to a copy of it, which is kept until the
+    backward pass; with gradient checkpointing only those of one layer are there at once. The
+    gradient of such a copy has its size, too.
+    """
+    sizes = [BYTES[setup.stored] * each.numbers for each in setup.targets if each.kind != "layer"]
+    in_one_layer = 2 * sum(sizes) // max(shape.layers, 1)
+    return in_one_layer if setup.checkpointing else sum(sizes) + in_one_layer
 
 
 def _layer_activations(shape: Shape, setup: Setup) -> int:
     """Return the bytes that one layer keeps for its backward pass."""
     width, heads, inner = shape.width, shape.heads_width, shape.inner
     size = 4 if setup.computed == "fp32" else 2
-    adapted = setup.targets or shape.linear
+    adapted = setup.targets or tuple(shape.adaptable)
     outputs = sum(t.outputs for t in adapted) // max(shape.layers, 1)
     if size == 4:
         numbers = 4 * (4 * width + 5 * heads + 4 * inner)

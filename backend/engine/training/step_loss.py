@@ -109,8 +109,9 @@ class StepMode:
     def enter(self) -> None:
         """Put the base into the mode."""
         model = self._base.model
-        if hasattr(model.config, "use_cache"):
-            self._open.callback(setattr, model.config, "use_cache", model.config.use_cache)
+        for config in (model.config, model.config.get_text_config()):
+            if hasattr(config, "use_cache"):
+                self._open.callback(setattr, config, "use_cache", config.use_cache)
         if self._layout == "packed" and self._is_apart():
             self._open.enter_context(packed_attention.documents_apart(model))
         if self._checkpointing:

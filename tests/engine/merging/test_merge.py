@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from backend import results as rs
 from backend.engine.core import memory
-from backend.engine.merging import streaming
+from backend.engine.merging import in_memory, streaming
+from backend.errors import Unsupported
 from backend.settings import STARTER
+from tests.architectures.tiny_models import write_model
 from tests.engine.merge_bench import (
     ADAPTERS,
+    SILENT,
     TOKENIZER,
     Bench,
     assert_same_bits,
@@ -126,9 +129,8 @@ def test_a_quantised_session_merges_into_the_full_precision_files(tied: Bench) -
     assert "quantization_config" not in (Path(merged.path) / "config.json").read_text()
 
 
-def test_weights_that_transformers_fuses_are_merged_in_memory_and_it_says_so(
-    tmp_path: Path,
-) -> None:
+def mixtral(tmp_path: Path) -> Bench:
+    """A base whose experts Transformers 5 fuses into one parameter when it loads them."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     bench = Bench(tmp_path)
@@ -143,14 +145,77 @@ def test_weights_that_transformers_fuses_are_merged_in_memory_and_it_says_so(
     for name in TOKENIZER:
         shutil.copyfile(STARTER / "model" / name, bench.folder / name)
     bench.facts = bench.load()
+    return bench
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_weights_beside_those_that_transformers_fuses_are_merged_as_peft_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    bench = mixtral(tmp_path)
+    ADAPTERS["attention"] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+    bench.add("attention")
+    if not streamed:
+        monkeypatch.setattr(streaming.StreamedMerge, "obstacle", lambda *_: "a reason")
+
+    merged = bench.merge("attention")
+
+    assert bool(merged.notes) != streamed
+    assert streamed or "Merged in memory" in merged.notes[0]
+    assert written(merged.path).keys() == written(bench.folder).keys()
+    model = AutoModelForCausalLM.from_pretrained(merged.path, dtype=torch.float32)
+    assert_same_bits(model.state_dict(), plain_peft(bench, [("attention", 1.0)], torch.float32))
+
+
+def test_a_fused_weight_that_peft_changed_is_written_as_its_parts(tmp_path: Path) -> None:
+    bench = mixtral(tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(bench.folder, dtype=torch.float32)
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    merged.get_parameter(name).data.add_(0.25)
+    (tmp_path / "new").mkdir()
+
+    proof = in_memory.write(
+        merged, bench.folder, tmp_path / "new", dtype=torch.float32, shard_bytes=500_000,
+        control=SILENT,
+    )  # fmt: skip
+
+    assert proof.startswith("4 tensors were changed")  # two matrices of each of two experts
+    before, after = written(bench.folder), written(tmp_path / "new")
+    assert before.keys() == after.keys()
+    shutil.copyfile(bench.folder / "config.json", tmp_path / "new" / "config.json")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "new", dtype=torch.float32)
+    assert_same_bits(model.state_dict(), merged.state_dict())
+
+
+def test_a_linear_weight_that_transformers_makes_of_others_is_merged_and_written_back(
+    tmp_path: Path,
+) -> None:
+    """The files of HRM hold query, key and value of a layer as one tensor."""
+    bench = Bench(tmp_path)
+    shutil.rmtree(bench.folder)
+    write_model(bench.folder, "hrm_text")
+    bench.facts = bench.load()
     ADAPTERS["attention"] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
     bench.add("attention")
 
     merged = bench.merge("attention")
 
-    assert "Merged in memory" in merged.notes[0]
+    assert "as one tensor" in merged.notes[0]
+    assert written(merged.path).keys() == written(bench.folder).keys()
     model = AutoModelForCausalLM.from_pretrained(merged.path, dtype=torch.float32)
     assert_same_bits(model.state_dict(), plain_peft(bench, [("attention", 1.0)], torch.float32))
+
+
+def test_files_of_another_model_with_fused_weights_are_not_merged(tmp_path: Path) -> None:
+    bench = mixtral(tmp_path)
+    ADAPTERS["attention"] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+    bench.add("attention")
+    model = AutoModelForCausalLM.from_pretrained(bench.folder, dtype=torch.float32)
+    model.get_parameter("model.layers.1.mlp.experts.down_proj").data.mul_(2)
+    model.save_pretrained(bench.folder)
+
+    with pytest.raises(Unsupported, match="have changed since it was loaded"):
+        bench.merge("attention")
 
 
 # -- the folder that is written ------------------------------------------------------------------

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from backend import requests as rq
-from backend.engine.methods import low_rank, peft_io, plain_lora, targets
+from backend.engine.methods import low_rank, peft_io, plain_lora, target_choice, targets
 from backend.engine.models.linear_layers import linear_layers
 from tests.engine.architectures import SETTINGS, tiny
 
@@ -51,7 +51,7 @@ def test_a_preset_reaches_its_layers_and_no_others(tmp_path: Path, kind: str, pr
 def test_attention_of_gpt2_leaves_the_projection_of_its_mlp_alone(kind: str) -> None:
     layers = linear_layers(tiny(kind))
 
-    names = targets.resolve_targets(rq.Lora(targets="attention"), layers)
+    names = target_choice.choose(rq.Lora(targets="attention"), layers).modules
 
     assert names == ["attn.c_proj", "c_attn"]
 

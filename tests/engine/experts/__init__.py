@@ -1,0 +1,1 @@
+"""Mixtures of experts and layers that PEFT does not adapt: training, files, switching."""

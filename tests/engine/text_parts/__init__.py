@@ -1,0 +1,1 @@
+"""Models with a text part beside parts for pictures, through the whole cycle."""
