@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.results.training_layout import TrainingLayout
+
 
 class Result(BaseModel):
     """Base of all results.
@@ -60,6 +62,12 @@ class ModelFacts(Result):
     A model of text alone has none."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
+    layout: TrainingLayout | None = None
+    """How a run on it lays out its examples; None if that was not found out."""
+    layout_reason: str = ""
+    """Why they are not packed, as part of a sentence; empty if they are."""
+    training_blocker: str = ""
+    """Why no run is possible on it; empty if one is."""
 
     @property
     def loaded_as(self) -> str:
