@@ -62,6 +62,16 @@ class SlotLayer(torch.nn.Module):
     def get_base_layer(self) -> torch.nn.Module:
         return self.base_layer
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base layer's weight: some models compute with it directly, as PEFT's layer allows."""
+        return self.base_layer.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base layer's bias, likewise."""
+        return self.base_layer.bias  # type: ignore[return-value]
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map inputs, (..., inputs), to (..., outputs), in the base layer's output dtype."""
         result: torch.Tensor = self.base_layer(inputs)

@@ -87,6 +87,10 @@ class _Part:
         return cls(torch.cat(downs), up, table, {id: layer.scaling[id] for id in ids})
 
 
+class DoesNotFit(Exception):
+    """A layer does not get its inputs row by row, so rows cannot have adapters of their own."""
+
+
 class Routing:
     """Gives each row of a batch its own adapter, in every adapted layer.
 
@@ -101,6 +105,7 @@ class Routing:
         own = [row.adapter for row in rows]
         ids = list(dict.fromkeys(id for id in own if id is not None and id != BASE_ROW))
         self._only: Row | None = None
+        self._shape = (len(rows), 0)
         self._parts: dict[Any, _Part] = {}
         for layer in (each for each in peft.modules() if isinstance(each, LoraLayer)):
             here = [id for id in ids if id in layer.lora_A]
@@ -129,16 +134,27 @@ class Routing:
         finally:
             self._only = None
 
+    def expect(self, ids: torch.Tensor) -> None:
+        """Say which batch comes next: ids, (rows, tokens)."""
+        self._shape = (ids.shape[0], ids.shape[1])
+
     def keep(self, rows: torch.Tensor) -> None:
         """Keep only these rows: (kept rows,) int64."""
         for part in self._parts.values():
             part.scales = part.scales[rows]
 
     def _add(self, layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """Add each row's change to a layer's output; raises DoesNotFit where rows are not kept."""
         part = self._parts[layer]
         x = inputs[0].to(part.down.dtype)
         if self._only is None:
-            added = linear(linear(x, part.down) * part.scales, part.up)
+            rows, tokens = self._shape
+            if x.ndim < 3 or x.shape[0] != rows or tokens not in x.shape[1:-1]:
+                raise DoesNotFit(str(tuple(x.shape)))
+            scales = part.scales
+            if x.ndim > 3:
+                scales = scales.reshape(rows, *(1,) * (x.ndim - 2), -1)
+            added = linear(linear(x, part.down) * scales, part.up)
         elif (id := self._only.adapter) in part.scaling:
             down, up = layer.lora_A[id].weight, layer.lora_B[id].weight
             added = linear(linear(x, down) * part.scaling[id], up)
@@ -183,11 +199,16 @@ def fits_batch(peft: PeftModel, adapter_id: str) -> bool:
 def answer_rows(
     base: Base, rows: list[Row], routing: Routing | None, should_stop: Callable[[], bool]
 ) -> None:
-    """Compute the answers of all rows, token by token; a stop keeps the tokens so far."""
+    """Compute the answers of all rows, token by token; a stop keeps the tokens so far.
+
+    Raises DoesNotFit before any token where the base does not allow an adapter for each row.
+    """
     started, going = time.monotonic(), list(rows)
     with torch.inference_mode(), routing.on() if routing else nullcontext():
         step = first_step(base, [row.prompt for row in rows])
         while going and not should_stop():
+            if routing:
+                routing.expect(step.ids)
             scores = forward(base, step)
             ended = _take_tokens(base, going, scores, routing, step)
             for index in ended:
