@@ -3,6 +3,7 @@
 Works on the loaded base, or, while that is busy in another process, on a skeleton without weights.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -33,7 +34,14 @@ from backend.engine.session import Session
 from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
-from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
+from backend.errors import (
+    DataError,
+    InvalidRequest,
+    NotFound,
+    Stopped,
+    Unsupported,
+    WorkbenchError,
+)
 from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.requests.command_line import changed_fields
@@ -219,7 +227,13 @@ def _duration(
         times = _step_times(train, around.session, packs, timings)
     if times is None:
         return None, ""
-    per_token = times.of(_compute_precision(train, around, timings, packs.layout))
+    precision = _compute_precision(train, around, timings, packs.layout)
+    per_token = times.of(precision)
+    if math.isinf(per_token):
+        raise Unsupported(
+            f"This base cannot be computed in {precision}.",
+            cure="Set Compute precision to fp32 or auto.",
+        )
     return per_token * run_tokens, "one timed step"
 
 

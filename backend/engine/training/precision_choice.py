@@ -91,7 +91,7 @@ class Timings:
         for number in range(ROUNDS + 1):  # the best of several rounds; the first is a warm-up
             pack = number % len(packs)
             for precision in per_token:
-                taken = step_loss.time_step(peft, packs[pack], base.device, precision)
+                taken = _seconds(peft, packs[pack], base, precision)
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
         if math.isinf(per_token["fp32"]):
@@ -117,6 +117,22 @@ class Timings:
     def _read(self) -> dict[str, list[float]]:
         nothing: dict[str, list[float]] = {}
         return damaged_files.read_measured(self._file, _TIMES.validate_json, missing=nothing)
+
+
+def _seconds(peft: PeftModel, batch: step_loss.Batch, base: Base, precision: str) -> float:
+    """Time a step; infinite where the model cannot be computed in a half precision.
+
+    DBRX of Transformers 5.23 adds experts' outputs in bf16 to sums in fp32, which torch refuses.
+    """
+    try:
+        return step_loss.time_step(peft, batch, base.device, precision)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        peft.zero_grad(set_to_none=True)
+        if precision == "fp32" or base.facts.precision != "fp32":
+            raise
+        return math.inf
 
 
 def _key(train: Train, facts: ModelFacts, layout: TrainingLayout) -> str:
