@@ -46,6 +46,8 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
+    origin: str = ""
+    """The file that its folder was converted from: "converted from x.gguf (Q4_K)"; else empty."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
 

@@ -63,6 +63,43 @@ def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
     return _fetch(repo_id, revision, used, control)
 
 
+def fetch_files(
+    repo_id: str, names: Sequence[str], revision: str | None, control: Control
+) -> tuple[Path, ...]:
+    """Download files of a model's repository into the Hub cache; return their paths.
+
+    A second attempt continues a stopped one. Raises NotFound, or DiskFull before a download that
+    does not fit.
+    """
+    try:
+        commit = str(HfApi().model_info(repo_id, revision=revision).sha)
+        return _fetched(Repository(repo_id, commit), names, control)
+    except EntryNotFoundError as error:
+        raise NotFound(
+            f"{repo_id!r} has no file {names[0]!r}.",
+            cure="Check the file's name on the repository's page.",
+        ) from error
+    except Exception as error:
+        kept = [Repository(repo_id, revision).cached(name) for name in names]
+        if is_away(error) and all(kept):
+            return tuple(path for path in kept if path is not None)
+        raise explain(error, repo_id, revision) from error
+
+
+def _fetched(repository: Repository, names: Sequence[str], control: Control) -> tuple[Path, ...]:
+    found = HfApi().get_paths_info(repository.id, list(names), revision=repository.revision)
+    sizes = {each.path: each.size for each in found if isinstance(each, RepoFile)}
+    if missing := [name for name in names if name not in sizes]:
+        raise NotFound(
+            f"{repository.id!r} has no file {missing[0]!r}.",
+            cure="Check the file's name on the repository's page.",
+        )
+    needed = sum(size for name, size in sizes.items() if repository.cached(name) is None)
+    disk.require_free(needed, [Path(constants.HF_HUB_CACHE)], f"{names[0]!r}")
+    progress = Progress(names[0], sum(sizes.values()), control)
+    return tuple(resumed_download.fetch(repository, name, progress) for name in names)
+
+
 def is_away(error: Exception) -> bool:
     """Return whether the Hub cannot be reached or does not work at the moment."""
     broken = isinstance(error, HfHubHTTPError) and error.response.status_code >= SERVER_ERROR
@@ -88,6 +125,7 @@ def _used_files(repository: Repository, control: Control) -> list[str]:
         for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
         if isinstance(each, RepoFile)
     }
+    model_files.require_not_gguf(sizes, repository.id)
     index = None
     if INDEX in sizes and WHOLE not in sizes:
         index = resumed_download.fetch(repository, INDEX, Progress(repository.id, 0, control))

@@ -21,6 +21,7 @@ from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import fingerprint, model_folder, quantization
+from backend.engine.models.gguf import converted
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
 from backend.permissions import on_hub
@@ -155,6 +156,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         bytes_saved=full * dtype.itemsize // 4 - now,
         quantized_bytes=now,
         quantized_full_bytes=full,
+        origin=converted.origin(plan.folder),
         places=_places(plan.device),
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)

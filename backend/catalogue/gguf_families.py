@@ -1,0 +1,66 @@
+"""Which GGUF files can become a base: families, types of numbers, and ways to split text.
+
+Knows no torch. What is listed here is tested against the original model in `tests/engine/models/gguf`.
+"""
+
+FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "starcoder2": "starcoder2",
+    "falcon": "falcon",
+    "gpt2": "gpt2",
+    "stablelm": "stablelm",
+    "mamba": "mamba",
+    "nemotron": "nemotron",
+    "bloom": "bloom",
+    "lfm2": "lfm2",
+}
+"""The name of an architecture in a file, and Transformers' name for it.
+
+Of the others that the GGUF reader of Transformers 5.23 lists, `gpt-oss` loses its experts and `deci`
+has no model there; `t5` and `umt5` do not continue text; `gemma4` and `minimax-m2` are not tested.
+"""
+GIVEN = {"qwen3moe": {"norm_topk_prob": True}}
+"""What llama.cpp does in a family and no file says, where Transformers' default is another."""
+BY_BLOCKS = ("lfm2",)
+"""Families that Transformers 5.23 reads with its newer reader, which knows fewer types."""
+
+READ = (
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+    "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+    "TQ1_0", "TQ2_0", "MXFP4",
+)  # fmt: skip
+"""The types that `gguf` 0.19.0 can turn into numbers and a test compares."""
+NOT_BY_BLOCKS = ("Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4")
+PLAIN = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+"""The types that are kept; all others become bf16."""
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPLITS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gpt-2", "mpt", "olmo", "jais", "phi-2"), (_GPT2,)),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", _GPT2)
+    ),
+    "bloom": (r" ?[^(\s|.,!?…。，、।۔،)]+",),
+}
+"""The expressions of llama.cpp's `llama-vocab.cpp` by which text is split, one after the other, for
+the names of `tokenizer.ggml.pre` that Transformers 5.23 does not know."""
+KNOWN_SPLITS = (
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+    "jina-v5-nano", "dbrx", "smaug-bpe", "tekken", "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2",
+    "megrez", "qwen35", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2",
+)  # fmt: skip
+"""The names that Transformers 5.23 knows; for all others it splits as GPT-2, without a word."""
+WHOLE_WORDS_FIRST = (
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken",
+)  # fmt: skip
+"""The names for which llama.cpp takes a word that is a token as a whole before it joins pairs, and
+begins a text with a token of its own where a file does not say."""
+TOKENIZERS = ("gpt2", "llama")

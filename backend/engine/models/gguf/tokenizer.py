@@ -1,0 +1,103 @@
+"""The tokenizer of a GGUF file, made by Transformers and corrected where that splits text wrongly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from backend.catalogue import gguf_families as known
+from backend.engine.models.gguf.checks import SPECIAL_IDS
+from backend.errors import VerificationFailed
+from backend.files.gguf_header import Header
+
+NAMES = {"unknown": "unk", "padding": "pad"}
+KEPT = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "add_eos_token")
+
+
+def read(header: Header, file: Path) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a file with its chat template; `file` lies alone in its folder.
+
+    Raises VerificationFailed where it is not what the file's settings say.
+    """
+    # The class that AutoTokenizer chooses too, but only after it has read the whole file again.
+    made: Any = PreTrainedTokenizerFast.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_corrected(header, made.backend_tokenizer),
+        add_bos_token=_begins(header, made.init_kwargs),
+        **{name: made.init_kwargs[name] for name in KEPT if name in made.init_kwargs},
+    )
+    _require_as_said(header, tokenizer)
+    return tokenizer
+
+
+def _corrected(header: Header, tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer without three faults of Transformers 5.23.
+
+    It adds an end-of-text token of GPT-2 or Llama beyond a vocabulary that has none, splits as
+    GPT-2 does wherever it does not know the way, and joins pairs where whole words go first.
+    """
+    content = json.loads(tokenizer.to_str())
+    count = header.values["tokenizer.ggml.tokens"].count
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] < count]
+    split = header.values.get("tokenizer.ggml.pre")
+    bytes_as_letters = header.values["tokenizer.ggml.model"] == "gpt2"
+    if bytes_as_letters and split in known.WHOLE_WORDS_FIRST:
+        content["model"]["ignore_merges"] = True
+    corrected: Tokenizer = Tokenizer.from_str(json.dumps(content))
+    if bytes_as_letters and split in known.SPLITS:
+        corrected.pre_tokenizer = _splitting(known.SPLITS[split])
+    return corrected
+
+
+def _splitting(expressions: tuple[str, ...]) -> Any:
+    """Split by one expression after the other, then spell bytes as letters."""
+    steps: list[Any] = [
+        pre_tokenizers.Split(Regex(each), behavior="isolated") for each in expressions
+    ]
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([*steps, bytes_only])
+
+
+def _require_as_said(header: Header, tokenizer: Any) -> None:
+    """Raise VerificationFailed where ids, special tokens or the template are not the file's."""
+    values = header.values
+    count = values["tokenizer.ggml.tokens"].count
+    special = {
+        kind: (values.get(f"tokenizer.ggml.{kind}_token_id"), f"{NAMES.get(kind, kind)}_token_id")
+        for kind in SPECIAL_IDS
+        if kind != "eot"
+    }
+    wrong = [
+        f"its {kind} token is another one"
+        for kind, (said, name) in special.items()
+        if said is not None and getattr(tokenizer, name) != said
+    ]
+    if len(tokenizer) > count:
+        wrong.append(f"it has {len(tokenizer):,} tokens instead of {count:,}")
+    if (tokenizer.chat_template or "") != values.get("tokenizer.chat_template", ""):
+        wrong.append("its chat template is another one")
+    said = values.get("tokenizer.ggml.add_bos_token")
+    if said is not None and tokenizer.bos_token and _has_begin(tokenizer) != said:
+        wrong.append("it adds the token that begins a text, or does not, against the file")
+    if wrong:
+        raise VerificationFailed(
+            f"The tokenizer of {header.file.name} was not converted as the file says: {wrong[0]}."
+        )
+
+
+def _begins(header: Header, made: dict[str, Any]) -> bool:
+    """Return whether texts begin with a token of their own."""
+    if header.values.get("tokenizer.ggml.add_bos_token") is not None:
+        return bool(header.values["tokenizer.ggml.add_bos_token"])
+    if header.values.get("tokenizer.ggml.pre") in known.WHOLE_WORDS_FIRST:
+        return "tokenizer.ggml.bos_token_id" in header.values
+    return bool(made.get("add_bos_token", False))
+
+
+def _has_begin(tokenizer: Any) -> bool:
+    return list(tokenizer("a").input_ids[:1]) == [tokenizer.bos_token_id]
