@@ -1,6 +1,6 @@
 """Which GGUF files can become a base: families, types of numbers, and ways to split text.
 
-Knows no torch. What is listed here is tested against the original model in `tests/engine/models/gguf`.
+Knows no torch. What is listed is tested against the original model in `tests/engine/models/gguf`.
 """
 
 FAMILIES = {
@@ -23,8 +23,9 @@ FAMILIES = {
 }
 """The name of an architecture in a file, and Transformers' name for it.
 
-Of the others that the GGUF reader of Transformers 5.23 lists, `gpt-oss` loses its experts and `deci`
-has no model there; `t5` and `umt5` do not continue text; `gemma4` and `minimax-m2` are not tested.
+Of the others that the GGUF reader of Transformers 5.23 lists, `gpt-oss` loses its experts, `deci`
+has no model there, `t5` and `umt5` do not continue text, and `gemma4` and `minimax-m2` are not
+tested.
 """
 GIVEN = {"qwen3moe": {"norm_topk_prob": True}}
 """What llama.cpp does in a family and no file says, where Transformers' default is another."""
@@ -42,24 +43,22 @@ PLAIN = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """The types that are kept; all others become bf16."""
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-SPLITS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("gpt-2", "mpt", "olmo", "jais", "phi-2"), (_GPT2,)),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", _GPT2)
-    ),
-    "bloom": (r" ?[^(\s|.,!?…。，、।۔،)]+",),
-}
-"""The expressions of llama.cpp's `llama-vocab.cpp` by which text is split, one after the other, for
-the names of `tokenizer.ggml.pre` that Transformers 5.23 does not know."""
+LIKE_GPT2 = ("gpt-2", "mpt", "olmo", "jais", "phi-2")
+DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
+"""The names of `tokenizer.ggml.pre` for which llama.cpp splits text as GPT-2 does, or into single
+digits before that."""
+EXPRESSIONS = {"bloom": r" ?[^(\s|.,!?…。，、।۔،)]+"}
+"""Other ways of llama.cpp's `llama-vocab.cpp` that Transformers 5.23 does not know."""
 KNOWN_SPLITS = (
     "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
     "jina-v5-nano", "dbrx", "smaug-bpe", "tekken", "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2",
     "megrez", "qwen35", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2",
 )  # fmt: skip
 """The names that Transformers 5.23 knows; for all others it splits as GPT-2, without a word."""
+ALL_SPLITS = (*LIKE_GPT2, *DIGITS_FIRST, *EXPRESSIONS, *KNOWN_SPLITS)
 WHOLE_WORDS_FIRST = (
-    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken",
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+    "tekken",
 )  # fmt: skip
 """The names for which llama.cpp takes a word that is a token as a whole before it joins pairs, and
 begins a text with a token of its own where a file does not say."""

@@ -26,7 +26,7 @@ def converted(model: PackagedModel, models_dir: Path, control: Control) -> Path:
     control.progress(f"Checking the file of {model.title}", 0.0, force=True)
     file = _known_file(model)
     about = gguf.check([file], control)
-    gguf.convert([file], about, target, card(model), control)
+    gguf.convert([file], about, target, model.card(), control)
     return target
 
 
@@ -51,22 +51,3 @@ def _known_file(model: PackagedModel) -> Path:
 def _digest(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def card(model: PackagedModel) -> str:
-    """Return the README of the folder: the origin of the weights and their licence."""
-    return f"""---
-license: {model.licence}
-base_model: {model.hub_id}
-library_name: transformers
-pipeline_tag: text-generation
----
-# {model.title}
-
-{model.hub_id}, converted by Adapter Workbench from
-{model.file} of the Python package {model.package.replace("_", "-")}.
-Licence: {model.licence}, https://www.apache.org/licenses/LICENSE-2.0
-
-That file holds quantised weights. The weights here are those, unpacked and stored in bf16, so they
-differ slightly from the original model's. Tokenizer and chat template are the model's own.
-"""

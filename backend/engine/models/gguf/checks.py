@@ -78,8 +78,8 @@ def _require_model(header: Header, name: str) -> None:
 def _require_family(header: Header, name: str) -> None:
     if header.architecture not in known.FAMILIES:
         raise Unsupported(
-            f"{name} is of the architecture {header.architecture[:60]!r}, whose GGUF files cannot be "
-            "converted.",
+            f"{name} is of the architecture {header.architecture[:60]!r}, whose GGUF files cannot "
+            "be converted.",
             cure=f"{CHOOSE} These can be converted: {', '.join(sorted(known.FAMILIES))}.",
         )
     if any(tensor.name in LONG_ROPE for tensor in header.tensors):
@@ -161,7 +161,7 @@ def _require_lists(values: dict[str, Any], count: int, model: str, name: str) ->
 def _require_split(values: dict[str, Any], model: str, name: str) -> None:
     """Raise Unsupported where it is not known how the tokenizer splits text."""
     split = values.get("tokenizer.ggml.pre")
-    if model == "llama" or split in known.SPLITS or split in known.KNOWN_SPLITS:
+    if model == "llama" or split in known.ALL_SPLITS:
         return
     how = f"in the way {str(split)[:40]!r}" if split else "in a way that it does not name"
     raise Unsupported(

@@ -44,7 +44,7 @@ def run(task: dict[str, Any], tell: Tell) -> None:
 
 
 def convert(files: Sequence[Path], folder: Path, card: str, tell: Tell) -> None:
-    """Fill an empty folder with the model of a file or its parts, and compare it with what was read.
+    """Fill an empty folder with the model of a file or its parts, and compare it with both.
 
     Raises ModelError, Unsupported or VerificationFailed.
     """
@@ -156,8 +156,8 @@ def _require_size(header: Header, config: PretrainedConfig) -> None:
     held = sum(each.numel for each in header.tensors if each.name != checks.ROPE_TABLE)
     if wanted != held:
         raise Unsupported(
-            f"{header.file.name} holds {held:,} numbers, but its model as Transformers has it takes "
-            f"{wanted:,}, so a part would be lost.",
+            f"{header.file.name} holds {held:,} numbers, but its model as Transformers has it "
+            f"takes {wanted:,}, so a part would be lost.",
             cure=checks.CHOOSE,
         )
 

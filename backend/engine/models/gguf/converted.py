@@ -49,7 +49,7 @@ def folder_of(files: Sequence[Path], models_dir: Path, control: Control) -> Path
     digest = digest_of(files, control)
     target = _target(about, digest, models_dir)
     if not is_complete(target):
-        convert(files, about, target, card(about, digest), control)
+        convert(files, about, target, _card(about, digest), control)
     _keep(files, models_dir, digest, target)
     return target
 
@@ -116,8 +116,11 @@ def origin(folder: Path) -> str:
         return ""
 
 
-def card(about: About, digest: str) -> str:
+def _card(about: About, digest: str) -> str:
     """Return the README of a folder: where its weights come from."""
+    for model in PACKAGED_MODELS.values():
+        if digest == model.sha256:
+            return model.card()
     packed = "" if about.kind in ("F32", "F16", "BF16") else ", unpacked"
     return f"""---
 library_name: transformers
@@ -128,8 +131,8 @@ pipeline_tag: text-generation
 Converted by Adapter Workbench from {about.name}, {about.kind}, {about.architecture},
 SHA-256 {digest}.
 
-The weights are those of the file{packed} and stored in {about.dtype}. Tokenizer and chat template are
-the file's own. Its licence is that of the model.
+The weights are those of the file{packed} and stored in {about.dtype}. Tokenizer and chat template
+are the file's own. Its licence is that of the model.
 """
 
 

@@ -121,7 +121,8 @@ def headers_of(files: Sequence[Path]) -> list[Header]:
         wrong = files[0].name
     if wrong or len(set(names)) != len(names) or said != len(names):
         raise ModelError(
-            f"{wrong or files[0].name} and the other {len(files) - 1} parts do not belong together.",
+            f"{wrong or files[0].name} and the other {len(files) - 1} parts do not belong "
+            "together.",
             cure=DAMAGED,
         )
     return headers

@@ -1,8 +1,8 @@
 """The configuration of the model in a GGUF file, from the file's own settings.
 
 Transformers 5.23 reads about ten settings of a family and takes its own defaults for the rest, so
-that widths of heads and experts, caps and scaled positions are lost. Here every setting of a file is
-used, or known to say nothing, or the file is refused with its name.
+that widths of heads and experts, caps and scaled positions are lost. Here every setting of a file
+is used, or known to say nothing, or the file is refused with its name.
 """
 
 from collections.abc import Callable
@@ -259,7 +259,7 @@ def _unread(header: Header, key: str) -> Unsupported:
     value = header.own().get(key)
     shown = "" if value is None or isinstance(value, list) else f" ({str(value)[:40]})"
     return Unsupported(
-        f"{header.file.name} has the setting {key[:80]}{shown}, which is not understood here, so its "
-        "answers would differ.",
+        f"{header.file.name} has the setting {key[:80]}{shown}, which is not understood here, so "
+        "its answers would differ.",
         cure=CHOOSE,
     )

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, made by Transformers and corrected where that splits text wrongly."""
+"""The tokenizer of a GGUF file, made by Transformers and corrected where it reads text wrongly."""
 
 import json
 from pathlib import Path
@@ -49,18 +49,20 @@ def _corrected(header: Header, tokenizer: Tokenizer) -> Tokenizer:
     if bytes_as_letters and split in known.WHOLE_WORDS_FIRST:
         content["model"]["ignore_merges"] = True
     corrected: Tokenizer = Tokenizer.from_str(json.dumps(content))
-    if bytes_as_letters and split in known.SPLITS:
-        corrected.pre_tokenizer = _splitting(known.SPLITS[split])
+    if bytes_as_letters and (steps := _splitting(split)):
+        corrected.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return corrected
 
 
-def _splitting(expressions: tuple[str, ...]) -> Any:
-    """Split by one expression after the other, then spell bytes as letters."""
-    steps: list[Any] = [
-        pre_tokenizers.Split(Regex(each), behavior="isolated") for each in expressions
-    ]
-    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([*steps, bytes_only])
+def _splitting(name: Any) -> list[Any]:
+    """Return the steps that split text and spell bytes as letters; none for Transformers' own."""
+    as_gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if name in known.DIGITS_FIRST:
+        return [pre_tokenizers.Digits(individual_digits=True), as_gpt2]
+    if name in known.EXPRESSIONS:
+        split = pre_tokenizers.Split(Regex(known.EXPRESSIONS[name]), behavior="isolated")
+        return [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    return [as_gpt2] if name in known.LIKE_GPT2 else []
 
 
 def _require_as_said(header: Header, tokenizer: Any) -> None:

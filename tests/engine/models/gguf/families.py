@@ -230,20 +230,6 @@ FAMILIES = {
             "rope.scaling.original_context_length": "max_position_embeddings",
         },
     ),
-    "gpt-oss": Family(
-        "gpt-oss",
-        "gpt_oss",
-        same,
-        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8},
-        {
-            **RMS,
-            **ROTATED,
-            **HEADS,
-            "expert_count": "num_local_experts",
-            "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "intermediate_size",
-        },
-    ),
     "starcoder2": Family(
         "starcoder2",
         "starcoder2",
