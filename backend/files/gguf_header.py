@@ -58,7 +58,7 @@ KINDS = {
 class Texts(NamedTuple):
     """A list of strings, of which only the number is kept."""
 
-    count: int
+    number: int
 
 
 class Tensor(NamedTuple):

@@ -90,6 +90,8 @@ class QuantizationTable(Result):
     recommended: str
     reason: str
     speed_from: str
+    note: str = ""
+    """What happens before the base is loaded: a GGUF file is converted; else empty."""
     elsewhere: bool = False
     """Whether it is for a GPU of another machine, whose `free_bytes` and fit are unknown."""
 

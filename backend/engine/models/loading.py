@@ -123,7 +123,8 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     control.progress(f"Reading {source}", None, force=True)
     model = _read(plan, dtype)
     # PEFT writes this name into every adapter; a Hub id is more useful there than a cache folder.
-    model.name_or_path = source if on_hub(source) else str(plan.folder)
+    origin = converted.origin(plan.folder)
+    model.name_or_path = source if on_hub(source) and not origin else str(plan.folder)
     memory.release(plan.device)  # temporary memory of reading and quantising
     measured = fingerprint.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
@@ -156,7 +157,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         bytes_saved=full * dtype.itemsize // 4 - now,
         quantized_bytes=now,
         quantized_full_bytes=full,
-        origin=converted.origin(plan.folder),
+        origin=origin,
         places=_places(plan.device),
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)

@@ -1,5 +1,6 @@
 """What a GGUF file is and whether it can become a base, from its header alone. Knows no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,14 +132,14 @@ def _require_tokenizer(header: Header, name: str) -> int:
             cure=CHOOSE,
         )
     rows = next(t for t in header.tensors if t.name == "token_embd.weight").shape[0]
-    if not 1 <= tokens.count <= rows:
-        raise _damaged(name, f"it has {tokens.count:,} tokens, but room for {rows:,}")
-    _require_lists(values, tokens.count, model, name)
+    if not 1 <= tokens.number <= rows:
+        raise _damaged(name, f"it has {tokens.number:,} tokens, but room for {rows:,}")
+    _require_lists(values, tokens.number, model, name)
     _require_split(values, model, name)
     template = values.get("tokenizer.chat_template", "")
     if not isinstance(template, str):
         raise _damaged(name, "its chat template is not a text")
-    return tokens.count
+    return tokens.number
 
 
 def _require_lists(values: dict[str, Any], count: int, model: str, name: str) -> None:
@@ -174,9 +175,10 @@ def _damaged(name: str, what: str) -> ModelError:
     return ModelError(f"{name} cannot be used: {what}.", cure=DAMAGED)
 
 
-def describe(found: About, file: Path) -> str:
+def describe(found: About, files: Sequence[Path]) -> str:
     """Say what a conversion will do, before it does it."""
+    size = sum(file.stat().st_size for file in files)
     return (
-        f"{found.name} ({found.kind}, {size_text(file.stat().st_size)}) is converted once into a "
-        f"folder of {size_text(found.folder_bytes)} in {found.dtype}, in the workspace."
+        f"{found.name} ({found.kind}, {size_text(size)}) will be converted once, into a folder of "
+        f"{size_text(found.folder_bytes)} in {found.dtype} in the workspace."
     )

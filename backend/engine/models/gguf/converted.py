@@ -41,7 +41,7 @@ def folder_of(files: Sequence[Path], models_dir: Path, control: Control) -> Path
     folder.
     """
     models_dir = models_dir.expanduser().resolve()
-    if (before := _before(files, models_dir)) is not None:
+    if (before := known_folder(files, models_dir)) is not None:
         return before
     files = parts.of_file(files[0])
     about = check(files, control)
@@ -153,8 +153,9 @@ def _target(about: About, digest: str, models_dir: Path) -> Path:
     return models_dir / f"{stem or 'model'}-{digest[:12]}"
 
 
-def _before(files: Sequence[Path], models_dir: Path) -> Path | None:
+def known_folder(files: Sequence[Path], models_dir: Path) -> Path | None:
     """Return the folder that a path was converted to, unless the file has changed since."""
+    models_dir = models_dir.expanduser().resolve()
     known = _index(models_dir).get(str(files[0].absolute()))
     if not isinstance(known, dict) or not isinstance(known.get("folder"), str):
         return None
