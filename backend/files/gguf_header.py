@@ -19,6 +19,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 USUAL_ALIGNMENT, MOST_ALIGNMENT = 32, 2**20
 MOST_DIMENSIONS = 4
+KEPT_VALUES = 2048
+"""The longest lists that are kept, such as one number for each layer."""
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
@@ -55,10 +57,10 @@ KINDS = {
 """Every type of the format, by its number in a file (`enum ggml_type`)."""
 
 
-class Texts(NamedTuple):
-    """A list of strings, of which only the number is kept."""
+class Many(NamedTuple):
+    """A list of strings, or a long one of numbers, of which only the length is kept."""
 
-    number: int
+    length: int
 
 
 class Tensor(NamedTuple):
@@ -79,7 +81,7 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a GGUF file says about itself; `values` has its settings, with lists as `Texts`."""
+    """What a GGUF file says about itself; `values` has its settings."""
 
     file: Path
     values: dict[str, Any]
@@ -225,9 +227,11 @@ def _value(reader: _Reader, kind: int, key: str) -> Any:
     if inner == STRING:
         for _ in range(count):
             reader.text(read_limits.GGUF_TOKEN_BYTES, f"a value of {key}")
-        return Texts(count)
+        return Many(count)
     layout = SCALARS[inner]
     content = reader.take(count * struct.calcsize(layout), key)
+    if count > KEPT_VALUES:
+        return Many(count)
     return [each for (each,) in struct.iter_unpack(layout, content)]
 
 

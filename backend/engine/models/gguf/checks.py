@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from backend.catalogue import gguf_families as known
 from backend.errors import ModelError, Unsupported
 from backend.files import read_limits
-from backend.files.gguf_header import DAMAGED, Header, Texts
+from backend.files.gguf_header import DAMAGED, Header, Many
 from backend.sizes import size_text
 
 CHOOSE = "Load the original model from its folder or from the Hub instead."
@@ -124,7 +124,7 @@ def _require_tokenizer(header: Header, name: str) -> int:
     """Return how many tokens there are; raises where the tokenizer cannot be made from the file."""
     values = header.values
     model, tokens = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, Texts) or not isinstance(model, str):
+    if not isinstance(tokens, Many) or not isinstance(model, str):
         raise ModelError(f"{name} holds no tokenizer.", cure=CHOOSE)
     if model not in known.TOKENIZERS:
         raise Unsupported(
@@ -132,14 +132,14 @@ def _require_tokenizer(header: Header, name: str) -> int:
             cure=CHOOSE,
         )
     rows = next(t for t in header.tensors if t.name == "token_embd.weight").shape[0]
-    if not 1 <= tokens.number <= rows:
-        raise _damaged(name, f"it has {tokens.number:,} tokens, but room for {rows:,}")
-    _require_lists(values, tokens.number, model, name)
+    if not 1 <= tokens.length <= rows:
+        raise _damaged(name, f"it has {tokens.length:,} tokens, but room for {rows:,}")
+    _require_lists(values, tokens.length, model, name)
     _require_split(values, model, name)
     template = values.get("tokenizer.chat_template", "")
     if not isinstance(template, str):
         raise _damaged(name, "its chat template is not a text")
-    return tokens.number
+    return tokens.length
 
 
 def _require_lists(values: dict[str, Any], count: int, model: str, name: str) -> None:
@@ -148,15 +148,20 @@ def _require_lists(values: dict[str, Any], count: int, model: str, name: str) ->
         found = values.get(f"tokenizer.ggml.{key}")
         if found is None and not least:
             continue
-        if not isinstance(found, list) or len(found) != count:
+        if _length(found) != count:
             raise _damaged(name, f"its list of {key} does not fit its {count:,} tokens")
     merges = values.get("tokenizer.ggml.merges")
-    if model == "gpt2" and not isinstance(merges, Texts):
+    if model == "gpt2" and not isinstance(merges, Many):
         raise _damaged(name, "its tokenizer has no merges")
     for kind in SPECIAL_IDS:
         found = values.get(f"tokenizer.ggml.{kind}_token_id")
         if found is not None and (type(found) is not int or not 0 <= found < count):
             raise _damaged(name, f"its {kind} token is {str(found)[:40]}, which is not one of them")
+
+
+def _length(value: Any) -> int:
+    """Return the length of a list; -1 for other values."""
+    return value.length if isinstance(value, Many) else len(value) if type(value) is list else -1
 
 
 def _require_split(values: dict[str, Any], model: str, name: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 from backend.engine.models.gguf import checks, parts
 from backend.errors import ModelError, WorkbenchError
-from backend.files import read_limits
 
 try:
     import resource
@@ -43,7 +42,7 @@ def serve(channel: BinaryIO, do: Do) -> None:
 def check(task: dict[str, Any], tell: Tell) -> Any:
     """Check the files of a task; returns what they are, as `checks.About` has it."""
     if resource is not None:
-        most = read_limits.GGUF_CHECK_BYTES
+        most = int(task["most_bytes"])
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     files = [Path(file) for file in task["files"]]
     try:

@@ -57,7 +57,11 @@ def folder_of(files: Sequence[Path], models_dir: Path, control: Control) -> Path
 def check(files: Sequence[Path], control: Control) -> About:
     """Say what files are, from their headers, read in a process with limits."""
     name = files[0].name
-    task = {"files": [str(file) for file in files], "title": f"Checking {name}"}
+    task = {
+        "files": [str(file) for file in files],
+        "title": f"Checking {name}",
+        "most_bytes": read_limits.GGUF_CHECK_BYTES,
+    }
     control.progress(f"Checking {name}", 0.0, force=True)
     found = process.run("gguf-check", task, control, seconds=read_limits.GGUF_CHECK_SECONDS)
     return About(*found)
@@ -149,6 +153,9 @@ def _target(about: About, digest: str, models_dir: Path) -> Path:
     for model in PACKAGED_MODELS.values():
         if digest == model.sha256:
             return model.folder_in(models_dir)
+    for before in sorted(models_dir.glob(f"[!.]*-{digest[:12]}")):  # under another name
+        if is_complete(before):
+            return before
     stem = re.sub(r"[^\w.-]+", "-", Path(about.name).stem).strip(".-")[:80]
     return models_dir / f"{stem or 'model'}-{digest[:12]}"
 

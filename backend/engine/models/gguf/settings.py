@@ -16,7 +16,7 @@ from backend.engine.models import model_limits
 from backend.engine.models.gguf.checks import CHOOSE, ROPE_TABLE
 from backend.errors import ModelError, Unsupported
 from backend.files.foreign_files import open_regular
-from backend.files.gguf_header import DAMAGED, Header
+from backend.files.gguf_header import DAMAGED, Header, Many
 
 USUAL_THETA = 10_000.0
 """llama.cpp's, where a file does not say."""
@@ -112,7 +112,7 @@ def _placed(header: Header, usual: Any, key: str, value: Any) -> dict[str, Any]:
         if key == "feed_forward_length" and value == 4 * header.own()["embedding_length"]:
             return {}
         raise _unread(header, key)
-    if isinstance(value, list) and key != "attention.head_count_kv":
+    if isinstance(value, list | Many) and key != "attention.head_count_kv":
         raise _unread(header, key)
     return {name: None if name == "sliding_window" and value == 0 else value}
 

@@ -42,7 +42,7 @@ def _corrected(header: Header, tokenizer: Tokenizer) -> Tokenizer:
     GPT-2 does wherever it does not know the way, and joins pairs where whole words go first.
     """
     content = json.loads(tokenizer.to_str())
-    count = header.values["tokenizer.ggml.tokens"].number
+    count = header.values["tokenizer.ggml.tokens"].length
     content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] < count]
     split = header.values.get("tokenizer.ggml.pre")
     bytes_as_letters = header.values["tokenizer.ggml.model"] == "gpt2"
@@ -68,7 +68,7 @@ def _splitting(name: Any) -> list[Any]:
 def _require_as_said(header: Header, tokenizer: Any) -> None:
     """Raise VerificationFailed where ids, special tokens or the template are not the file's."""
     values = header.values
-    count = values["tokenizer.ggml.tokens"].number
+    count = values["tokenizer.ggml.tokens"].length
     special = {
         kind: (values.get(f"tokenizer.ggml.{kind}_token_id"), f"{NAMES.get(kind, kind)}_token_id")
         for kind in SPECIAL_IDS
