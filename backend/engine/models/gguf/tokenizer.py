@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -36,10 +36,11 @@ def read(header: Header, file: Path) -> PreTrainedTokenizerBase:
 
 
 def _corrected(header: Header, tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer without three faults of Transformers 5.23.
+    """Return the tokenizer without four faults of Transformers 5.23.
 
     It adds an end-of-text token of GPT-2 or Llama beyond a vocabulary that has none, splits as
-    GPT-2 does wherever it does not know the way, and joins pairs where whole words go first.
+    GPT-2 does wherever it does not know the way, joins pairs where whole words go first, and reads
+    spaces at the beginning wrongly.
     """
     content = json.loads(tokenizer.to_str())
     count = header.values["tokenizer.ggml.tokens"].length
@@ -51,7 +52,24 @@ def _corrected(header: Header, tokenizer: Tokenizer) -> Tokenizer:
     corrected: Tokenizer = Tokenizer.from_str(json.dumps(content))
     if bytes_as_letters and (steps := _splitting(split)):
         corrected.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    if not bytes_as_letters:
+        _set_spaces(corrected, begins=header.values.get("tokenizer.ggml.add_space_prefix", True))
     return corrected
+
+
+def _set_spaces(tokenizer: Any, *, begins: bool) -> None:
+    """Spell spaces as SentencePiece does; with `begins`, each piece of text begins with one.
+
+    Transformers 5.23 always puts one there, but not before other spaces or after special tokens.
+    """
+    mark = "\u2581"
+    space = normalizers.Replace(" ", mark)
+    spelled = [normalizers.Prepend(mark), space] if begins else [space]
+    tokenizer.normalizer = normalizers.Sequence(spelled)
+    tokenizer.pre_tokenizer = None
+    steps = [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = [decoders.Strip(content=" ", left=1)] if begins else []
+    tokenizer.decoder = decoders.Sequence([*steps, *strip])
 
 
 def _splitting(name: Any) -> list[Any]:
@@ -60,8 +78,8 @@ def _splitting(name: Any) -> list[Any]:
     if name in known.DIGITS_FIRST:
         return [pre_tokenizers.Digits(individual_digits=True), as_gpt2]
     if name in known.EXPRESSIONS:
-        split = pre_tokenizers.Split(Regex(known.EXPRESSIONS[name]), behavior="isolated")
-        return [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in known.EXPRESSIONS[name]]
+        return [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     return [as_gpt2] if name in known.LIKE_GPT2 else []
 
 
