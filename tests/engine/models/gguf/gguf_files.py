@@ -54,10 +54,13 @@ def write(
     vocabulary: Callable[[gguf.GGUFWriter], None] = add_vocabulary,
     more: Mapping[str, Any] | None = None,
     without: str = "",
+    typed: Mapping[str, tuple[Any, gguf.GGMLQuantizationType]] | None = None,
+    matrices: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
     """Write a model as a GGUF file with F32 weights; `vocabulary` adds its tokenizer.
 
-    `more` are tensors that are added, `without` is one that is left out.
+    `more` are tensors that are added, `typed` those with blocks of a type, `without` is one that is
+    left out; `matrices` is the type of all others that have two dimensions.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, family.architecture)
@@ -68,9 +71,14 @@ def write(
     vocabulary(writer)
     for name, tensor in tensors_of(family, model):
         if name != without:
-            writer.add_tensor(name, np.ascontiguousarray(tensor.float().numpy()))
+            fits = tensor.ndim == 2 and tensor.shape[-1] % 32 == 0
+            kind = matrices if fits else gguf.GGMLQuantizationType.F32
+            values = np.ascontiguousarray(tensor.float().numpy())
+            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
     for name, values in (more or {}).items():
         writer.add_tensor(name, np.asarray(values, dtype=np.float32))
+    for name, (blocks, kind) in (typed or {}).items():
+        writer.add_tensor(name, blocks, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

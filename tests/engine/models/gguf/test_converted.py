@@ -16,30 +16,13 @@ from backend import requests as rq
 from backend.engine.core import disk, memory
 from backend.engine.core.job_control import Control
 from backend.engine.models import model_folder
-from backend.engine.models.gguf import checks, conversion, converted, parts, process
+from backend.engine.models.gguf import converted, parts, process
 from backend.errors import DiskFull, InvalidRequest, ModelError, NotFound, OutOfMemory, Stopped
 from backend.files import gguf_header
 from tests.engine.models.gguf import gguf_files
 from tests.engine.models.gguf.families import FAMILIES
 
 SILENT = Control(0, lambda message: None)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Do each task in the test's own process; returns the tasks that were done."""
-    done: list[str] = []
-
-    def run(role: str, task: dict[str, Any], control: Control, **limits: Any) -> Any:
-        done.append(role)
-        files = [Path(file) for file in task["files"]]
-        if role == "gguf-check":
-            return list(checks.about(parts.header_of(files)))
-        tell = lambda text, fraction: control.progress(text, fraction, force=True)  # noqa: E731
-        return conversion.convert(files, Path(task["folder"]), task["card"], tell)
-
-    monkeypatch.setattr(process, "run", run)
-    return done
 
 
 @pytest.fixture
