@@ -73,31 +73,36 @@ def fetch_files(
     """
     try:
         commit = str(HfApi().model_info(repo_id, revision=revision).sha)
-        return _fetched(Repository(repo_id, commit), names, control)
-    except EntryNotFoundError as error:
-        raise NotFound(
-            f"{repo_id!r} has no file {names[0]!r}.",
-            cure="Check the file's name on the repository's page.",
-        ) from error
+        _fetch_named(Repository(repo_id, commit), names, control)
     except Exception as error:
-        kept = [Repository(repo_id, revision).cached(name) for name in names]
-        if is_away(error) and all(kept):
-            return tuple(path for path in kept if path is not None)
-        raise explain(error, repo_id, revision) from error
+        if not is_away(error) or not all(map(Repository(repo_id, revision).cached, names)):
+            raise explain(error, repo_id, revision) from error
+    folder = _fetch(repo_id, revision, list(names), control)
+    return tuple(folder / name for name in names)
 
 
-def _fetched(repository: Repository, names: Sequence[str], control: Control) -> tuple[Path, ...]:
-    found = HfApi().get_paths_info(repository.id, list(names), revision=repository.revision)
-    sizes = {each.path: each.size for each in found if isinstance(each, RepoFile)}
+def _fetch_named(repository: Repository, names: Sequence[str], control: Control) -> None:
+    sizes = _sizes(repository)
     if missing := [name for name in names if name not in sizes]:
         raise NotFound(
             f"{repository.id!r} has no file {missing[0]!r}.",
             cure="Check the file's name on the repository's page.",
         )
-    needed = sum(size for name, size in sizes.items() if repository.cached(name) is None)
+    needed = sum(sizes[name] for name in names if repository.cached(name) is None)
     disk.require_free(needed, [Path(constants.HF_HUB_CACHE)], f"{names[0]!r}")
-    progress = Progress(names[0], sum(sizes.values()), control)
-    return tuple(resumed_download.fetch(repository, name, progress) for name in names)
+    progress = Progress(names[0], sum(sizes[name] for name in names), control)
+    for name in names:
+        resumed_download.fetch(repository, name, progress)
+
+
+def _sizes(repository: Repository) -> dict[str, int]:
+    """Return the files of a repository with their sizes."""
+    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
+    return {
+        each.path: each.size
+        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
+        if isinstance(each, RepoFile)
+    }
 
 
 def is_away(error: Exception) -> bool:
@@ -119,12 +124,7 @@ def _used_before(repository: Repository) -> list[str]:
 
 def _used_files(repository: Repository, control: Control) -> list[str]:
     """Download the files of a model that are used, and return their names."""
-    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
-    sizes = {
-        each.path: each.size
-        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
-        if isinstance(each, RepoFile)
-    }
+    sizes = _sizes(repository)
     model_files.require_not_gguf(sizes, repository.id)
     index = None
     if INDEX in sizes and WHOLE not in sizes:

@@ -5,6 +5,7 @@ the precision, or as their authors first wrote them.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ TEXTS = ("*.json", "*.model", "*.txt", "*.jinja")
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Named chat templates, the only files in a folder that Transformers 5.23 reads."""
 SHOWN = 12
+LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.")
 OTHER_INDEXES = "*.index.json"
 
 
@@ -62,7 +64,11 @@ def weights_of(names: Iterable[str], index: Path | None) -> list[str]:
 
 def require_not_gguf(sizes: Mapping[str, int], repo_id: str) -> None:
     """Raise InvalidRequest where a repository has its weights as GGUF files only, and name them."""
-    files = {name: size for name, size in sizes.items() if name.lower().endswith(MODEL_SUFFIXES)}
+    files = {
+        name: size
+        for name, size in sizes.items()
+        if name.lower().endswith(MODEL_SUFFIXES) and not LATER_PART.search(name)
+    }
     if not files or any(name.endswith(".safetensors") for name in sizes):
         return
     shown = [f"{name} ({size_text(size)})" for name, size in sorted(files.items())]

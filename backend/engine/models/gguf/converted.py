@@ -28,7 +28,7 @@ RECORD = "converted_from.json"
 STALE_S = 24 * 3600.0
 """An unfinished folder of this age was left behind; a conversion renews its folder's time."""
 BLOCK_BYTES = 1 << 24
-PROCESS_BYTES = 700 * 10**6
+PROCESS_BYTES = 800 * 10**6
 """The memory of a process with torch and Transformers, before it reads anything."""
 INSTALL = "python3 start.py --with gguf"
 
