@@ -30,6 +30,7 @@ FIGURES = {
     "switching": "one switch, ours / set_adapter",
     "loading_adapters": "time for all, ours / load_adapter",
     "data_shapes": "rows silently wrong",
+    "architectures": "training lost, or refused after Ready",
     "tokenising": "our second run",
     "oracle": "steps that agree with plain PEFT",
 }

@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 from transformers import DynamicCache
 
 from backend.engine.core import tolerances
+from backend.engine.inference import generate
 from backend.engine.inference.prompts import end_tokens
 from backend.engine.inference.sampling import NEXT_TOKEN, Sampler
 from backend.engine.inference.text_streaming import TextStream
@@ -146,7 +147,10 @@ class Routing:
 
 
 def can_batch(model: torch.nn.Module) -> bool:
-    """Tell whether this architecture allows batches: a standard cache and position ids."""
+    """Tell whether a model takes what a batch needs: a standard cache and position ids.
+
+    Whether it is right with them is found by trying (`ways`).
+    """
     supports: Any = getattr(type(model), "_supports_default_dynamic_cache", None)
     wanted = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     known = inspect.signature(model.forward).parameters
@@ -181,9 +185,9 @@ def answer_rows(
     """Compute the answers of all rows, token by token; a stop keeps the tokens so far."""
     started, going = time.monotonic(), list(rows)
     with torch.inference_mode(), routing.on() if routing else nullcontext():
-        step = _first_step(base, rows)
+        step = first_step(base, [row.prompt for row in rows])
         while going and not should_stop():
-            scores = _forward(base, step)
+            scores = forward(base, step)
             ended = _take_tokens(base, going, scores, routing, step)
             for index in ended:
                 going[index].seconds = time.monotonic() - started
@@ -199,7 +203,7 @@ def answer_rows(
 
 
 @dataclass
-class _Step:
+class Step:
     """The model's next inputs, for all unfinished rows."""
 
     ids: torch.Tensor
@@ -227,20 +231,21 @@ class _Step:
             routing.keep(index)
 
 
-def _first_step(base: Base, rows: list[Row]) -> _Step:
-    """Batch the prompts, padded on the left, each with positions from 0."""
-    longest = max(len(row.prompt) for row in rows)
+def first_step(base: Base, prompts: list[list[int]]) -> Step:
+    """Batch prompts (token ids), padded on the left, each with positions from 0."""
+    longest = max(map(len, prompts))
     pad = base.tokenizer.pad_token_id or 0
-    gaps = [longest - len(row.prompt) for row in rows]
-    ids = [[pad] * gap + row.prompt for gap, row in zip(gaps, rows, strict=True)]
+    gaps = [longest - len(prompt) for prompt in prompts]
+    ids = [[pad] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
     tokens, seen = (torch.tensor(each, device=base.device) for each in (ids, mask))
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
     padded = seen if any(gaps) else None
-    return _Step(tokens, padded, positions, DynamicCache(config=base.model.config))
+    return Step(tokens, padded, positions, DynamicCache(config=base.model.config))
 
 
-def _forward(base: Base, step: _Step) -> torch.Tensor:
+def forward(base: Base, step: Step) -> torch.Tensor:
+    """Return the scores of each row's next token, (rows, vocabulary), float32; fills the cache."""
     output = base.model(
         input_ids=step.ids,
         attention_mask=step.mask,
@@ -258,7 +263,7 @@ def _take_tokens(
     going: list[Row],
     scores: torch.Tensor,
     routing: Routing | None,
-    step: _Step,
+    step: Step,
 ) -> list[int]:
     """Choose each row's next token; return the rows that ended.
 
@@ -290,8 +295,5 @@ def _take_tokens(
 
 def _scores_alone(base: Base, row: Row, routing: Routing | None) -> torch.Tensor:
     """Compute one row's next scores, (vocabulary,), alone: no padding, cache or other rows."""
-    ids = torch.tensor([row.prompt + row.tokens], device=base.device)
     with routing.only(row) if routing else nullcontext():
-        output = base.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-    scores: torch.Tensor = output.logits[0, -1].float()
-    return scores
+        return generate.whole_scores(base, row.prompt + row.tokens)

@@ -14,7 +14,14 @@ import torch
 from backend import requests as rq
 from backend import results as rs
 from backend.engine.core.job_control import Control
-from backend.engine.inference import batched_decoding, generate, sampling, scoring, text_streaming
+from backend.engine.inference import (
+    batched_decoding,
+    generate,
+    sampling,
+    scoring,
+    text_streaming,
+    ways,
+)
 from backend.engine.inference.prompts import encode_prompt, end_tokens, room_for
 from backend.engine.session import ActiveIds, Session
 
@@ -157,7 +164,7 @@ def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
     """Group questions into batches, the largest first; questions that cannot share come last."""
     shared: list[_Group] = []
     alone: list[_Group] = []
-    batchable = session.slot is None and batched_decoding.can_batch(session.base.model)
+    batchable = session.slot is None and ways.of(session.base) is ways.Way.BATCH
     for number, question in enumerate(questions):
         if not batchable or not _is_single(session, question.variant):
             alone.append(_Group([number], None))
@@ -239,20 +246,36 @@ def _run(
                     session.base, rows, routing, lambda: control.stop_requested
                 )
             return
-        if session.slot is None and batched_decoding.can_batch(session.base.model):
-            batched_decoding.answer_rows(session.base, rows, None, lambda: control.stop_requested)
-            return
-        started, row = time.monotonic(), rows[0]
+        _run_alone(session, rows[0], control)
+
+
+def _run_alone(session: Session, row: batched_decoding.Row, control: Control) -> None:
+    """Answer one question with what is active now, in the way that is right for the base."""
+    base, started = session.base, time.monotonic()
+    way = ways.of(base) if session.slot is None else ways.Way.OWN_CACHE
+    if way in (ways.Way.BATCH, ways.Way.ALONE):
+        batched_decoding.answer_rows(base, [row], None, lambda: control.stop_requested)
+        return
+    if way is ways.Way.OWN_CACHE:
         row.tokens = generate.answer_plainly(
             session.model,
-            session.base,
-            torch.tensor([row.prompt], device=session.base.device),
+            base,
+            torch.tensor([row.prompt], device=base.device),
             room=row.room,
             sampler=row.sampler,
             on_text=row.on_text,
             should_stop=lambda: control.stop_requested,
         )
-        row.seconds = time.monotonic() - started
+    else:
+        ends = end_tokens(base)
+        generate.answer_whole(
+            base,
+            row.prompt,
+            sampler=row.sampler,
+            on_token=lambda token: row.take(token, ends),
+            should_stop=lambda: control.stop_requested,
+        )
+    row.seconds = time.monotonic() - started
 
 
 def _with_pieces(

@@ -1,7 +1,9 @@
-"""One answer with Transformers' own `generate`, for models without a standard cache.
+"""One answer with Transformers' own `generate`, or with whole forward passes and no cache.
 
-Knows nothing of adapters or conversations."""
+For models without a standard cache. Knows nothing of adapters or conversations.
+"""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +40,54 @@ def answer_plainly(
         )
     tokens: list[int] = output[0, ids.shape[1] :].tolist()
     return tokens
+
+
+def answer_whole(
+    base: Base,
+    prompt: list[int],
+    *,
+    sampler: Sampler,
+    on_token: Callable[[int], bool],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Continue one prompt without a cache: each token takes a pass over the whole text.
+
+    `on_token` is called with each new token and returns whether the answer is over.
+    """
+    ids = list(prompt)
+    with torch.inference_mode():
+        while not should_stop():
+            scores = whole_scores(base, ids)
+            tolerances.require_finite([scores.amax().item()], NEXT_TOKEN)
+            noise = sampler.draw(scores.shape[-1])
+            ids.append(int(sampler.apply(scores, noise).argmax()))
+            if on_token(ids[-1]):
+                return
+
+
+def whole_scores(base: Base, ids: list[int]) -> torch.Tensor:
+    """Return the scores of the token after a text, (vocabulary,), float32, without a cache."""
+    options = {"use_cache": False, "logits_to_keep": 1}
+    known = inspect.signature(base.model.forward).parameters
+    inputs = torch.tensor([ids], device=base.device)
+    output = base.model(input_ids=inputs, **{k: v for k, v in options.items() if k in known})
+    scores: torch.Tensor = output.logits[0, -1].float()
+    return scores
+
+
+def scored_plainly(
+    base: Base, ids: torch.Tensor, steps: int
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Return the scores of each step of `generate`, (1, vocabulary) each, and its tokens."""
+    output = base.model.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=_config(base, steps),
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return list(output.logits), output.sequences[0, ids.shape[1] :].tolist()
 
 
 class _Sampling(LogitsProcessor):

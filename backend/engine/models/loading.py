@@ -20,7 +20,7 @@ from backend.engine.core import devices, memory
 from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
-from backend.engine.models import fingerprint, model_folder, quantization
+from backend.engine.models import fingerprint, model_folder, quantization, trial_pass
 from backend.engine.models.gguf import converted
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import title
@@ -222,7 +222,9 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     quantization.guard(model)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    trial_pass.require_continues_text(model, len(plan.tokenizer), plan.title)
+    return model
 
 
 def _require_complete(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:

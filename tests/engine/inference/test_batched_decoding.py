@@ -207,7 +207,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
 ) -> None:
     adapted.start(rq.SetActive(adapters=[("dora", 1.0)])).result(timeout=60)
     before = [score(adapted, variant) for variant in [*VARIANTS, [("dora", 1.0)]]]
-    original, calls = batched_decoding._forward, []
+    original, calls = batched_decoding.forward, []
 
     def failing(*args: Any) -> Any:
         calls.append(1)
@@ -215,7 +215,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
             raise RuntimeError("out of luck")
         return original(*args)
 
-    monkeypatch.setattr(batched_decoding, "_forward", failing)
+    monkeypatch.setattr(batched_decoding, "forward", failing)
     with pytest.raises(Exception, match="out of luck"):
         side_by_side(adapted, VARIANTS, PROMPTS)
 

@@ -1,0 +1,147 @@
+"""How a base's answers are computed: in batches, one by one, or without a cache. Found by trying.
+
+What a model's `forward` takes says little about whether it is right with padding, or with a cache
+that our own loop holds. So two short prompts are computed in each way and compared with whole
+forward passes, once for each loaded base.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from weakref import WeakKeyDictionary
+
+import torch
+
+from backend.engine.core import devices
+from backend.engine.inference import batched_decoding, generate
+from backend.engine.inference.prompts import end_tokens
+from backend.engine.models.loading import Base
+
+PROMPTS = ("Hello! How are you today?", "The cat")
+"""Of different lengths, so that one of them is padded in a batch."""
+
+
+HALF_MEAN = 5e-2
+"""How much scores may differ on average in half precision or quantised, relative to the largest.
+
+Rounding may send a token to another expert there, which moves single scores by more; those of a
+wrong cache or mask are unrelated, and differ by several times as much.
+"""
+
+
+class Way(Enum):
+    """How answers are computed, the fastest first."""
+
+    BATCH = "several rows in one batch, with a standard cache"
+    ALONE = "one row after the other, with a standard cache"
+    OWN_CACHE = "one row after the other, with the model's own cache"
+    WHOLE = "one row after the other, the whole text again for each token"
+
+
+def of(base: Base) -> Way:
+    """Return the fastest way that is right for a base, which is tried at the first call."""
+    found = _FOUND.get(base.model)
+    if found is None:
+        found = _FOUND[base.model] = _first_right(base)
+    return found
+
+
+_FOUND: WeakKeyDictionary[torch.nn.Module, Way] = WeakKeyDictionary()
+
+
+def _first_right(base: Base) -> Way:
+    tries: list[tuple[Way, Callable[[_Whole], bool]]] = []
+    if batched_decoding.can_batch(base.model):
+        tries = [(Way.BATCH, _right_together), (Way.ALONE, _right_alone)]
+    tries.append((Way.OWN_CACHE, _right_in_generate))
+    whole = _Whole(base)
+    with torch.inference_mode(), devices.same_random_numbers(base.device), _quiet(base.model):
+        for way, is_right in tries:
+            try:
+                if is_right(whole):
+                    return way
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever an architecture raises here, it cannot be used so
+                continue
+    return Way.WHOLE
+
+
+class _Whole:
+    """Whole forward passes of a base, each of which is computed once."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.prompts = [base.tokenizer(text).input_ids or [0] for text in PROMPTS]
+        self._ends = set(end_tokens(base))
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def scores(self, ids: list[int]) -> torch.Tensor:
+        """Return the scores of the token after a text, (vocabulary,), float32."""
+        key = tuple(ids)
+        if key not in self._known:
+            self._known[key] = generate.whole_scores(self.base, ids)
+        return self._known[key]
+
+    def longer(self, ids: list[int]) -> list[int]:
+        """Return a text with its likeliest next token that does not end it."""
+        likeliest = self.scores(ids).topk(len(self._ends) + 1).indices.tolist()
+        return [*ids, next(token for token in likeliest if token not in self._ends)]
+
+    def agrees(self, scores: torch.Tensor, texts: list[list[int]]) -> bool:
+        """Tell whether scores, (rows, vocabulary), are those of the texts, rounding aside."""
+        expected = torch.stack([self.scores(ids) for ids in texts])
+        difference = (scores.float() - expected).abs()
+        size = expected.abs().amax(dim=-1).clamp(min=1.0)
+        if self.base.dtype == torch.float32 and self.base.facts.quantization == "none":
+            allowed = batched_decoding.MARGINS[torch.float32]
+            return bool((difference.amax(dim=-1) <= allowed * size).all())
+        return bool((difference.mean(dim=-1) <= HALF_MEAN * size).all())
+
+
+def _right_together(whole: _Whole) -> bool:
+    """Tell whether a padded batch scores like its rows alone: prompts, a token, then one row."""
+    texts = whole.prompts
+    step = batched_decoding.first_step(whole.base, texts)
+    if not whole.agrees(batched_decoding.forward(whole.base, step), texts):
+        return False
+    texts = [whole.longer(ids) for ids in texts]
+    step.advance([ids[-1] for ids in texts])
+    if not whole.agrees(batched_decoding.forward(whole.base, step), texts):
+        return False
+    step.keep([1], None)
+    last = whole.longer(texts[1])
+    step.advance(last[-1:])
+    return whole.agrees(batched_decoding.forward(whole.base, step), [last])
+
+
+def _right_alone(whole: _Whole) -> bool:
+    """Tell whether a prompt and two tokens after it score with a cache as without one."""
+    ids = whole.prompts[0]
+    step = batched_decoding.first_step(whole.base, [ids])
+    for _ in range(2):
+        if not whole.agrees(batched_decoding.forward(whole.base, step), [ids]):
+            return False
+        ids = whole.longer(ids)
+        step.advance(ids[-1:])
+    return whole.agrees(batched_decoding.forward(whole.base, step), [ids])
+
+
+def _right_in_generate(whole: _Whole) -> bool:
+    """Tell whether the scores of `generate`, with the model's own cache, are those without one."""
+    first = whole.prompts[0]
+    ids = torch.tensor([first], device=whole.base.device)
+    scores, tokens = generate.scored_plainly(whole.base, ids, 3)
+    texts = [[*first, *tokens[:number]] for number in range(len(tokens))]
+    return bool(tokens) and whole.agrees(torch.cat(scores), texts)
+
+
+@contextmanager
+def _quiet(model: torch.nn.Module) -> Iterator[None]:
+    """Compute as for an answer, whatever the mode is now."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
