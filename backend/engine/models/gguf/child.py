@@ -6,6 +6,7 @@ takes a moment only.
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +28,7 @@ Do = Callable[[dict[str, Any], Tell], Any]
 def serve(channel: BinaryIO, do: Do) -> None:
     """Do the task on standard input; the process ends with its parent."""
     task = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(task.get("folder"),), daemon=True).start()
 
     def tell(text: str, fraction: float) -> None:
         _send(channel, {"type": "progress", "text": text, "fraction": fraction})
@@ -54,8 +55,11 @@ def check(task: dict[str, Any], tell: Tell) -> Any:
     raise ModelError(f"{files[0].name} cannot be read: {reason}.", cure="Download it again.")
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: str | None) -> None:
+    """End when the parent has ended, which then cannot remove an unfinished folder itself."""
     sys.stdin.buffer.read()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

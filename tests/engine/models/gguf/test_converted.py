@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from backend.engine.models import model_folder
 from backend.engine.models.gguf import converted, parts, process
 from backend.errors import DiskFull, InvalidRequest, ModelError, NotFound, OutOfMemory, Stopped
 from backend.files import gguf_header
+from backend.settings import PROJECT
 from tests.engine.models.gguf import gguf_files
 from tests.engine.models.gguf.families import FAMILIES
 
@@ -150,6 +153,26 @@ def test_a_killed_process_leaves_nothing(
     assert "memory" in caught.value.cure
     assert list(models.iterdir()) == []
     assert started[-1].returncode is not None
+
+
+def test_an_app_that_is_killed_leaves_nothing(file: Path, models: Path) -> None:
+    """The conversion notices it, removes what it wrote, and ends."""
+    script = (
+        "import os, sys; from pathlib import Path; from backend.engine.models import model_folder\n"
+        "from backend.engine.core.job_control import Control\n"
+        "def die(message):\n"
+        "    if message['text'] == 'Unpacking the weights': os._exit(7)\n"
+        "model_folder.find(sys.argv[1], None, Control(0, die), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", script, str(file), str(models)]
+
+    done = subprocess.run(command, cwd=PROJECT, timeout=120)
+
+    assert done.returncode == 7
+    until = time.monotonic() + 60
+    while list(models.iterdir()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert list(models.iterdir()) == []
 
 
 def test_a_file_that_changes_meanwhile_leaves_nothing(
