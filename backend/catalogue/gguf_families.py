@@ -20,6 +20,8 @@ FAMILIES = {
     "nemotron": "nemotron",
     "bloom": "bloom",
     "lfm2": "lfm2",
+    "qwen35": "qwen3_5_text",
+    "qwen35moe": "qwen3_5_moe_text",
 }
 """The name of an architecture in a file, and Transformers' name for it.
 
@@ -29,8 +31,11 @@ tested.
 """
 GIVEN = {"qwen3moe": {"norm_topk_prob": True}}
 """What llama.cpp does in a family and no file says, where Transformers' default is another."""
-BY_BLOCKS = ("lfm2",)
+BY_BLOCKS = ("lfm2", "qwen35", "qwen35moe")
 """Families that Transformers 5.23 reads with its newer reader, which knows fewer types."""
+AHEAD = ("qwen35", "qwen35moe")
+"""Families whose files may have more layers, which guess tokens ahead; Transformers leaves them out
+by name, and no answer depends on them."""
 
 READ = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",

@@ -153,7 +153,13 @@ def _require_size(header: Header, config: PretrainedConfig) -> None:
     """
     model = _empty(config, torch.float32)
     wanted = sum(each.numel() for each in model.parameters())
-    held = sum(each.numel for each in header.tensors if each.name != checks.ROPE_TABLE)
+    layers = header.own()["block_count"]
+    aside = tuple(f"blk.{layers - 1 - n}." for n in range(settings.layers_ahead(header)))
+    held = sum(
+        each.numel
+        for each in header.tensors
+        if each.name != checks.ROPE_TABLE and not each.name.startswith(aside)
+    )
     if wanted != held:
         raise Unsupported(
             f"{header.file.name} holds {held:,} numbers, but its model as Transformers has it "

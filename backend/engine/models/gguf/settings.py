@@ -40,10 +40,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_weights_norm": ("norm_topk_prob",),
     "use_parallel_residual": ("use_parallel_residual",),
-    "ssm.conv_kernel": ("conv_kernel",),
-    "ssm.inner_size": ("intermediate_size",),
-    "ssm.state_size": ("state_size",),
-    "ssm.time_step_rank": ("time_step_rank",),
+    "ssm.conv_kernel": ("conv_kernel", "linear_conv_kernel_dim"),
+    "ssm.inner_size": ("linear_value_head_dim", "intermediate_size"),
+    "ssm.state_size": ("state_size", "linear_key_head_dim"),
+    "ssm.time_step_rank": ("time_step_rank", "linear_num_value_heads"),
+    "ssm.group_count": ("linear_num_key_heads",),
+    "full_attention_interval": ("layer_types",),
     "shortconv.l_cache": ("conv_L_cache",),
 }  # fmt: skip
 """A setting of a file, and its names in configurations; the first that one has is meant."""
@@ -72,7 +74,7 @@ NEUTRAL: dict[str, Callable[[Any], bool]] = {
 }
 """Settings that need no place in a configuration, where they have such a value."""
 ROPE = ("rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", "rope.scaling.type",
-        "rope.scaling.factor")  # fmt: skip
+        "rope.scaling.factor", "rope.dimension_sections")  # fmt: skip
 TRAITS = {"attention_bias": "attn_q.bias", "use_qkv_bias": "attn_q.bias"}
 """Switches of configurations, and the tensor of each layer that shows them."""
 IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
@@ -85,10 +87,14 @@ def configuration(header: Header) -> PretrainedConfig:
     """
     kind = known.FAMILIES[header.architecture]
     usual, own = CONFIG_MAPPING[kind](), header.own()
+    ahead = layers_ahead(header)
     values: dict[str, Any] = dict(known.GIVEN.get(header.architecture, {}))
     for key, value in own.items():
-        if key not in (*ROPE, "attention.key_length", "attention.value_length"):
+        if key not in (*ROPE, "attention.key_length", "attention.value_length") and not (
+            key == "nextn_predict_layers" and ahead
+        ):
             values |= _placed(header, usual, key, value)
+    values["num_hidden_layers"] -= ahead
     if (width := own.get("attention.key_length")) not in (None, _usual_width(own)):
         values["head_dim"] = width  # not every class has it as a field, but those that use it look
     values |= _shared(header, usual)
@@ -97,6 +103,13 @@ def configuration(header: Header) -> PretrainedConfig:
     config = _made(header, kind, values)
     _require_heads(header, config, own)
     return config
+
+
+def layers_ahead(header: Header) -> int:
+    """Return how many of the last layers only guess tokens ahead."""
+    said = header.own().get("nextn_predict_layers", 0)
+    known_here = header.architecture in known.AHEAD and type(said) is int
+    return said if known_here and 0 <= said < header.own()["block_count"] else 0
 
 
 def _placed(header: Header, usual: Any, key: str, value: Any) -> dict[str, Any]:
@@ -142,8 +155,21 @@ def _shared(header: Header, usual: Any) -> dict[str, Any]:
 
 
 def _of_layers(values: dict[str, Any]) -> dict[str, Any]:
-    """Return which layers have attention where a file has a number of key heads for each (LFM2)."""
-    heads = values.get("num_key_value_heads")
+    """Return which layers have attention where only some have it.
+
+    LFM2 has a number of key heads for each layer; Qwen 3.5 has attention in every fourth, and the
+    width of all value heads together.
+    """
+    every, heads = values.get("layer_types"), values.get("num_key_value_heads")
+    if type(every) is int and every > 0:
+        return {
+            "linear_value_head_dim": values["linear_value_head_dim"]
+            // values["linear_num_value_heads"],
+            "layer_types": [
+                "linear_attention" if number % every else "full_attention"
+                for number in range(1, values["num_hidden_layers"] + 1)
+            ],
+        }
     if not isinstance(heads, list):
         return {}
     return {
@@ -180,6 +206,9 @@ def _rope(header: Header, usual: dict[str, Any]) -> dict[str, Any]:
         here |= _llama3(header, table.start, table.numel)
     if "partial_rotary_factor" in usual and "rope.dimension_count" in own:
         here["partial_rotary_factor"] = own["rope.dimension_count"] / _head_width(own)
+    if "rope.dimension_sections" in own:
+        sections = [section for section in own["rope.dimension_sections"] if section]
+        here |= {"mrope_section": sections, "mrope_interleaved": True}  # three equal ones for text
     if "sliding_attention" not in usual:
         return here
     inner = dict(usual["sliding_attention"])

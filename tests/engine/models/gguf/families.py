@@ -72,8 +72,7 @@ def experts(name: str, tensor: torch.Tensor, config: Any) -> Weights:
 
 def transposed(name: str, tensor: torch.Tensor, config: Any) -> Weights:
     """Transpose GPT-2's matrices, which Transformers stores the other way round."""
-    turned = any(part in name for part in ("c_attn", "c_proj", "c_fc"))
-    yield name, tensor.T if turned and tensor.ndim == 2 else tensor
+    yield name, tensor.T if ".c_" in name and tensor.ndim == 2 else tensor
 
 
 def by_part(name: str, tensor: torch.Tensor, config: Any) -> Weights:
@@ -98,15 +97,35 @@ def by_kind(name: str, tensor: torch.Tensor, config: Any) -> Weights:
 
 def state_space(name: str, tensor: torch.Tensor, config: Any) -> Weights:
     """Store Mamba's decay as it is applied, and its convolution without its empty dimension."""
-    if name.endswith("A_log"):
-        yield name.replace("A_log", "A_log"), -tensor.exp()
-    else:
-        yield name, tensor.squeeze(1) if "conv1d.weight" in name else tensor
+    changed = -tensor.exp() if name.endswith("A_log") else tensor
+    yield name, changed.squeeze(1) if "conv1d.weight" in name else changed
 
 
 def squeezed(name: str, tensor: torch.Tensor, config: Any) -> Weights:
     """Store a short convolution without its empty dimension."""
     yield name, tensor.squeeze(1) if "conv.conv.weight" in name else tensor
+
+
+def tiled(name: str, tensor: torch.Tensor, config: Any) -> Weights:
+    """Put the value heads of all groups side by side (Qwen 3.5); norms are stored plus one."""
+    keys, values = config.linear_num_key_heads, config.linear_num_value_heads // 2
+    own = name.replace("dt_bias", "dt_proj.bias")
+    if name.endswith("norm.weight") and "linear_attn" not in name:
+        tensor = tensor + 1
+    if name.endswith("A_log"):
+        tensor = -tensor.exp()
+    if "conv1d" in name:
+        tensor = tensor.squeeze(1)
+    if "out_proj" in name:
+        heads = tensor.reshape(tensor.shape[0], keys, values, -1)
+        tensor = heads.swapaxes(1, 2).reshape(tensor.shape)
+    elif "linear_attn" in name and "norm" not in name:
+        before = 2 * keys * config.linear_key_head_dim
+        kept = before if "in_proj_qkv" in name or "conv1d" in name else 0
+        heads = tensor[kept:].reshape(keys, values, -1, *tensor.shape[1:])
+        last = heads.swapaxes(0, 1).reshape(tensor.shape[0] - kept, *tensor.shape[1:])
+        tensor = torch.cat([tensor[:kept], last])
+    yield from experts(own, tensor, config)
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,49 @@ SOFTCAPS = {
 NORM = {"attention.layer_norm_epsilon": "layer_norm_eps"}
 TYPES = "full_attention", "sliding_attention"
 
+HYBRID = {
+    "head_dim": 32,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    },
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "num_hidden_layers": 4,
+    "full_attention_interval": 2,
+}
+HYBRID_KEYS = {
+    **RMS,
+    **HEADS,
+    **PART,
+    "rope.dimension_sections": lambda c: [2, 1, 1, 0],
+    "full_attention_interval": lambda c: 2,
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    "ssm.inner_size": lambda c: c.linear_num_value_heads * c.linear_value_head_dim,
+}
+
 FAMILIES = {
+    "qwen35": Family("qwen35", "qwen3_5_text", tiled, HYBRID, HYBRID_KEYS),
+    "qwen35moe": Family(
+        "qwen35moe",
+        "qwen3_5_moe_text",
+        tiled,
+        {**HYBRID, **MOE, "shared_expert_intermediate_size": 24},
+        {
+            **HYBRID_KEYS,
+            **EXPERTS,
+            "feed_forward_length": None,
+            "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+        },
+    ),
     "llama": Family(
         "llama", "llama", interleaved, {}, {**RMS, **ROTATED, "vocab_size": "vocab_size"}
     ),

@@ -100,6 +100,19 @@ def test_settings_that_differ_from_the_usual_are_kept(
     assert difference(convert(file, tmp_path / "folder"), original) <= BOUND
 
 
+def test_layers_that_guess_ahead_are_left_out(tmp_path: Path) -> None:
+    family = FAMILIES["qwen35"]
+    keys = {"block_count": lambda c: 5, "nextn_predict_layers": lambda c: 1}
+    original = gguf_files.tiny(family)
+    more = {"blk.4.nextn.eh_proj.weight": np.ones((32, 64)), "blk.4.attn_norm.weight": np.ones(32)}
+    file = gguf_files.write(tmp_path / "model.gguf", _with("qwen35", keys), original, more=more)
+
+    made = convert(file, tmp_path / "folder")
+
+    assert made.config.num_hidden_layers == 4
+    assert difference(made, original) <= BOUND
+
+
 def test_linear_scaling_of_positions_is_kept(tmp_path: Path) -> None:
     scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     original = gguf_files.tiny(FAMILIES["llama"], rope_parameters=scaled)
