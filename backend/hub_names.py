@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from backend.errors import InvalidRequest
-from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
+from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES, MODEL_SUFFIXES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 ADDRESS = re.compile(r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/datasets/", re.IGNORECASE)
@@ -54,7 +54,8 @@ def names_data_set(source: str) -> bool:
     if named is None or len(named["id"]) == 1:
         return False
     before = (named["id"], source.removesuffix(named["rest"]))
-    return not any(each.lower().endswith((*DATA_SUFFIXES, *ADAPTER_SUFFIXES)) for each in before)
+    files = (*DATA_SUFFIXES, *ADAPTER_SUFFIXES, *MODEL_SUFFIXES)
+    return not any(each.lower().endswith(files) for each in before)
 
 
 def read(source: str) -> HubName:

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from backend.catalogue.packaged_models import MODEL_NAMES
 from backend.errors import InvalidRequest, Unsupported
-from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES
-from backend.hub_address import is_address, is_url, parse
+from backend.files.uploads import ADAPTER_SUFFIXES, DATA_SUFFIXES, MODEL_SUFFIXES
+from backend.hub_address import gguf_file, is_address, is_url, parse
 from backend.hub_names import HUB_ID, names_data_set
 from backend.requests import (
     DescribeHubData,
@@ -65,17 +65,18 @@ def check_caller(request: Request, settings: Settings, caller: Caller = "page") 
 def looks_like_path(source: str) -> bool:
     """Return whether a source is a path and not a Hugging Face id, by its spelling alone.
 
-    Parts of a data set (`owner/set:configuration:split`) and addresses of data sets are no paths.
+    Parts of a data set (`owner/set:configuration:split`), addresses of data sets and those of GGUF
+    files on the Hub (`owner/repo:file.gguf`) are no paths.
 
     The files in the working folder do not matter: the page, the worker and a run with several
     processes have different working folders, and a visitor knows none of them.
     """
-    if names_data_set(source):
+    if names_data_set(source) or gguf_file(source) is not None:
         return False
     return (
         source.startswith((".", "/", "~", "\\"))
         or not HUB_ID.fullmatch(source)
-        or source.lower().endswith((*DATA_SUFFIXES, *ADAPTER_SUFFIXES))
+        or source.lower().endswith((*DATA_SUFFIXES, *ADAPTER_SUFFIXES, *MODEL_SUFFIXES))
     )
 
 

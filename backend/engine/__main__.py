@@ -2,6 +2,7 @@
 
 `python -m backend.engine run FOLDER` starts a process of a run instead (see `run_process.py`).
 `python -m backend.engine read` starts a process that only reads files, with less memory.
+`gguf-check` and `gguf-convert` do one task on a GGUF file (see `models/gguf/child.py`).
 
 The main thread runs operations one after the other; a reader thread receives control messages
 meanwhile. When the input ends, the app has ended, and the worker ends too.
@@ -77,7 +78,22 @@ def _take(engine: Any, message: dict[str, Any]) -> None:
         engine.inbox.put(message)
 
 
+def work_on_gguf(role: str) -> None:
+    """Do one task on a GGUF file."""
+    channel = _claim_stdout()
+    from backend.engine.models.gguf import child
+
+    if role == "gguf-check":
+        return child.serve(channel, child.check)
+    from backend.engine.models.gguf import conversion
+
+    return child.serve(channel, conversion.run)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] in (["gguf-check"], ["gguf-convert"]):
+        work_on_gguf(sys.argv[1])
+        sys.exit()
     if sys.argv[1:2] == ["run"]:
         from backend.engine import run_process
 

@@ -114,6 +114,29 @@ SIZE = 2**27
 BUFFER_BYTES = 1 * GB
 """Tables that a model allocates in addition to its weights, such as masks."""
 
+# -- GGUF files ----------------------------------------------------------------------------------
+
+GGUF_HEADER_BYTES = 256 * MB
+"""Settings with the vocabulary, and the list of tensors: 260,000 tokens with merges take 15 MB."""
+GGUF_SETTINGS = 4_000
+"""Settings: real files have 30 to 60."""
+GGUF_TENSORS = 100_000
+"""Tensors: the largest models have 2,000, since the experts of a layer are one tensor."""
+GGUF_NAME_BYTES = 1_000
+"""The name of a setting or a tensor: llama.cpp reads tensors' names of 64 bytes at most."""
+GGUF_TEXT_BYTES = 64 * MB
+"""One text among the settings: some files hold a whole tokenizer.json of 35 MB."""
+GGUF_TOKEN_BYTES = 1 * MB
+"""One token: the longest are rows of spaces of a few hundred bytes."""
+GGUF_LIST_VALUES = 4_000_000
+"""Values of a list: the largest vocabularies have 260,000 tokens and 500,000 merges."""
+GGUF_NUMBERS = 2**42
+"""Numbers of one tensor, whatever its bytes: the largest have 2**32."""
+GGUF_CHECK_SECONDS = 60
+"""Reading a header in a process of its own: the largest take a second."""
+GGUF_CHECK_BYTES = 2 * GB
+"""The memory of that process, which holds settings and lists."""
+
 # -- adapters ------------------------------------------------------------------------------------
 
 ADAPTER_TEXT_BYTES = 1 * MB

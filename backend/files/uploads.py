@@ -17,6 +17,8 @@ PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 DATA_SUFFIXES = (*DATA_FORMATS, *PACKED_SUFFIXES)
 """What a data file's name may end in; a compressed one's shows its format before that."""
 ADAPTER_SUFFIXES = (".zip",)
+MODEL_SUFFIXES = (".gguf",)
+"""What the name of a base in one file ends in; it is not uploaded, since it takes gigabytes."""
 
 
 def keep_upload(

@@ -60,6 +60,8 @@ class ModelFacts(Result):
     """The parts that no adapter changes, such as "the vision tower (27 layers, 412 M parameters)".
 
     A model of text alone has none."""
+    origin: str = ""
+    """The file that its folder was converted from: "converted from x.gguf (Q4_K)"; else empty."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
     layout: TrainingLayout | None = None
@@ -108,6 +110,8 @@ class QuantizationTable(Result):
     recommended: str
     reason: str
     speed_from: str
+    note: str = ""
+    """What happens before the base is loaded: a GGUF file is converted; else empty."""
     elsewhere: bool = False
     """Whether it is for a GPU of another machine, whose `free_bytes` and fit are unknown."""
 

@@ -15,6 +15,7 @@ from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.catalogue.precisions import TORCH_NAMES
 from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
+from backend.hub_address import gguf_file
 from backend.library import Library
 from backend.permissions import looks_like_path
 from backend.runs import adjustments
@@ -126,7 +127,8 @@ def _base(run: Run, base_path: str) -> str:
     if source in PACKAGED_MODELS:
         settings = Settings(workspace=run.folder.parent.parent)
         return base_path or str(PACKAGED_MODELS[source].folder_in(settings.models_dir))
-    return base_path or source if looks_like_path(source) else source
+    is_file = looks_like_path(source) or gguf_file(source) is not None
+    return base_path or source if is_file else source
 
 
 def _literal(value: Any) -> str:

@@ -319,3 +319,32 @@ def test_python_acts_with_its_own_rights(settings: Settings) -> None:
 def test_a_name_in_the_library_is_no_path(settings: Settings, source: str) -> None:
     for demo in (False, True):
         check_caller(rq.LoadAdapter(source=source), settings.model_copy(update={"demo": demo}))
+
+
+@pytest.mark.parametrize("source", ["file.gguf", "sub/file.gguf", "../a/b/file.gguf", "./f.gguf"])
+def test_a_relative_gguf_file_is_a_path_that_the_page_may_not_use(
+    settings: Settings, source: str
+) -> None:
+    assert looks_like_path(source)
+    with pytest.raises(InvalidRequest, match="absolute path"):
+        check_caller(rq.LoadModel(source=source), settings)
+
+
+def test_gguf_files_lie_where_the_page_may_look(home: Path, settings: Settings) -> None:
+    check_caller(rq.LoadModel(source=str(home / "models" / "x.gguf")), settings)
+    with pytest.raises(InvalidRequest, match="may not use"):
+        check_caller(rq.LoadModel(source=str(home.parent / "elsewhere" / "x.gguf")), settings)
+
+
+@pytest.mark.parametrize("source", ["owner/repo:file.gguf", "owner/repo/file.gguf"])
+def test_a_gguf_file_on_the_hub_is_no_path(
+    settings: Settings, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert on_hub(source)
+    check_caller(rq.LoadModel(source=source), settings)
+    monkeypatch.chdir(tmp_path)
+    assert resolved(rq.LoadModel(source=source)).source == source
+    (tmp_path / "owner" / "repo").mkdir(parents=True)
+    (tmp_path / "owner" / "repo" / "file.gguf").touch()
+    here = resolved(rq.LoadModel(source="owner/repo/file.gguf")).source
+    assert here == str(tmp_path / "owner" / "repo" / "file.gguf")

@@ -3,7 +3,7 @@
 import pytest
 
 from backend.errors import InvalidRequest
-from backend.hub_address import HubAddress, is_address, parse
+from backend.hub_address import HubAddress, HubFile, gguf_file, is_address, parse
 
 WHOLE = HubAddress("owner/repo", "sub/folder", "v1")
 
@@ -63,3 +63,36 @@ def test_an_address_names_repository_folder_and_revision(
 def test_a_data_set_is_named_as_such() -> None:
     with pytest.raises(InvalidRequest, match="is a data set on the Hub, and not an adapter"):
         parse("https://huggingface.co/datasets/owner/repo")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("owner/repo:file.gguf", HubFile("owner/repo", "file.gguf")),
+        ("owner/repo:sub/file-Q4_K_M.GGUF", HubFile("owner/repo", "sub/file-Q4_K_M.GGUF")),
+        ("owner/repo/file.gguf", HubFile("owner/repo", "file.gguf")),
+        ("owner/repo/a/b/file.gguf", HubFile("owner/repo", "a/b/file.gguf")),
+        ("owner/repo@v1:file.gguf", HubFile("owner/repo", "file.gguf", "v1")),
+        ("owner/repo@v1/sub/file.gguf", HubFile("owner/repo", "sub/file.gguf", "v1")),
+        ("https://huggingface.co/owner/repo/blob/main/file.gguf",
+         HubFile("owner/repo", "file.gguf", "main")),
+        ("https://hf.co/owner/repo/resolve/v1/sub/file.gguf?download=true",
+         HubFile("owner/repo", "sub/file.gguf", "v1")),
+        ("hf://owner/repo/file.gguf", HubFile("owner/repo", "file.gguf")),
+        ("file.gguf", None),
+        ("owner/file.gguf", None),
+        ("/home/owner/file.gguf", None),
+        ("./owner/repo/file.gguf", None),
+        ("~/owner/repo/file.gguf", None),
+        ("../a/b/file.gguf", None),
+        ("C:/models/file.gguf", None),
+        ("C:\\models\\file.gguf", None),
+        ("owner/repo", None),
+        ("owner/repo:Q4_K_M", None),
+        ("owner/repo:../file.gguf", None),
+        ("https://huggingface.co/datasets/owner/repo/blob/main/file.gguf", None),
+        ("https://example.com/owner/repo/file.gguf", None),
+    ],
+)  # fmt: skip
+def test_a_gguf_file_on_the_hub_has_an_address(source: str, expected: HubFile | None) -> None:
+    assert gguf_file(source) == expected

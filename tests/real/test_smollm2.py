@@ -84,7 +84,7 @@ def test_the_converted_folder_is_a_plain_chat_model(service: Service) -> None:
     assert generation.bos_token_id == tokenizer.bos_token_id == config["bos_token_id"] == 1
     assert "<|im_start|>" in tokenizer.chat_template
     assert (folder / "model.safetensors").stat().st_size < 280_000_000
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
 def test_the_facts_before_and_after_loading_agree(service: Service) -> None:
@@ -112,6 +112,38 @@ def test_a_second_load_takes_the_folder_as_it_is(service: Service) -> None:
     load(service)
 
     assert weights.stat().st_mtime_ns == before
+
+
+def test_its_file_by_path_is_the_same_base(service: Service) -> None:
+    before = service.snapshot().base
+    assert before is not None
+    file = str(MODEL.find())
+    table: rs.QuantizationTable = service.start(rq.QuantizationTable(source=file)).result(60)
+
+    facts: rs.ModelFacts = service.start(rq.LoadModel(source=file)).result(timeout=240)
+    load(service)
+
+    assert (facts.path, facts.fingerprint) == (before.path, before.fingerprint)
+    assert facts.origin == before.origin == f"converted from {MODEL.file} (Q4_1)"
+    assert table.parameters == facts.parameters
+
+
+def test_its_scores_are_those_of_the_file_but_for_rounding_to_bf16(service: Service) -> None:
+    """Transformers' own reading of the file in fp32 is the oracle."""
+    file = MODEL.find()
+    assert file is not None
+    tokenizer = AutoTokenizer.from_pretrained(folder_of(service))
+    text = "In 1492, Columbus sailed the ocean blue. The capital of France is Paris."
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    scores = []
+    for place, options in ((file.parent, {"gguf_file": file.name}), (folder_of(service), {})):
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+        with torch.no_grad():
+            chances = model(ids, use_cache=False).logits[0, :-1].log_softmax(-1)
+        scores.append(chances.gather(1, ids[0, 1:, None])[:, 0])
+
+    assert (scores[0] - scores[1]).abs().max() < 0.1  # of a token; in fp16 it would be 0.01
+    assert scores[1].sum().item() == pytest.approx(scores[0].sum().item(), rel=5e-3)
 
 
 # --- what people do with it ---

@@ -33,6 +33,7 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ("Vocabulary", units.plural(base.vocabulary, "token")),
         ("Chat template", _template(base)),
         ("Loaded in", units.duration(base.seconds)),
+        *([("Origin", base.origin)] if base.origin else []),
         ("From", el("span", base.path, cls="aw-path")),
     ]
     return facts(pairs)

@@ -116,6 +116,7 @@ def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
     best = next(c for c in table.choices if c.quantization == table.recommended)
     return el(
         "div",
+        el("p", table.note) if table.note else None,
         el("p", el("strong", f"Recommended: {best.title}. "), table.reason),
         tables.table("Quantisations", HEADS, rows),
         el(

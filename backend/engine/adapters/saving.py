@@ -169,7 +169,7 @@ def _digest(path: Path) -> str:
 def _card(session: Session, info: AdapterInfo) -> str:
     """Return the model card: what the adapter is, what it was made from, how to use it."""
     facts = session.base.facts
-    base = facts.path if facts.source in MODEL_NAMES else facts.source
+    base = facts.path if facts.source in MODEL_NAMES or facts.origin else facts.source
     made = time.strftime("%Y-%m-%d", time.localtime(info.created))
     lines = [
         "---",

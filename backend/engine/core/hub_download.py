@@ -70,6 +70,48 @@ def fetch_model(
     return _fetch(repo_id, revision, used, control)
 
 
+def fetch_files(
+    repo_id: str, names: Sequence[str], revision: str | None, control: Control
+) -> tuple[Path, ...]:
+    """Download files of a model's repository into the Hub cache; return their paths.
+
+    A second attempt continues a stopped one. Raises NotFound, or DiskFull before a download that
+    does not fit.
+    """
+    try:
+        commit = str(HfApi().model_info(repo_id, revision=revision).sha)
+        _fetch_named(Repository(repo_id, commit), names, control)
+    except Exception as error:
+        if not is_away(error) or not all(map(Repository(repo_id, revision).cached, names)):
+            raise explain(error, repo_id, revision) from error
+    folder = _fetch(repo_id, revision, list(names), control)
+    return tuple(folder / name for name in names)
+
+
+def _fetch_named(repository: Repository, names: Sequence[str], control: Control) -> None:
+    sizes = _sizes(repository)
+    if missing := [name for name in names if name not in sizes]:
+        raise NotFound(
+            f"{repository.id!r} has no file {missing[0]!r}.",
+            cure="Check the file's name on the repository's page.",
+        )
+    needed = sum(sizes[name] for name in names if repository.cached(name) is None)
+    disk.require_free(needed, [Path(constants.HF_HUB_CACHE)], f"{names[0]!r}")
+    progress = Progress(names[0], sum(sizes[name] for name in names), control)
+    for name in names:
+        resumed_download.fetch(repository, name, progress)
+
+
+def _sizes(repository: Repository) -> dict[str, int]:
+    """Return the files of a repository with their sizes."""
+    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
+    return {
+        each.path: each.size
+        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
+        if isinstance(each, RepoFile)
+    }
+
+
 def is_away(error: Exception) -> bool:
     """Return whether the Hub cannot be reached or does not work at the moment."""
     broken = isinstance(error, HfHubHTTPError) and error.response.status_code >= SERVER_ERROR
@@ -91,12 +133,8 @@ def _used_files(
     repository: Repository, control: Control, check: Callable[[Path], None]
 ) -> list[str]:
     """Download the files of a model that are used, and return their names."""
-    tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
-    sizes = {
-        each.path: each.size
-        for each in islice(tree, read_limits.HUB_TREE_ENTRIES)
-        if isinstance(each, RepoFile)
-    }
+    sizes = _sizes(repository)
+    model_files.require_not_gguf(sizes, repository.id)
     index = None
     if INDEX in sizes and WHOLE not in sizes:
         index = resumed_download.fetch(repository, INDEX, Progress(repository.id, 0, control))

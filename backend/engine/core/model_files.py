@@ -5,14 +5,17 @@ the precision, or as their authors first wrote them.
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from backend.errors import ModelError
+from backend.errors import InvalidRequest, ModelError
 from backend.files import read_limits
 from backend.files.foreign_files import require_size
 from backend.files.safetensors_header import INDEX, WHOLE
+from backend.files.uploads import MODEL_SUFFIXES
+from backend.sizes import size_text
 
 CARD = "README.md"
 """Names the full-precision model where the weights are a quantised copy."""
@@ -20,6 +23,8 @@ CARD = "README.md"
 TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", CARD)
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Named chat templates, the only files in a folder that Transformers 5.23 reads."""
+SHOWN = 12
+LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.")
 OTHER_INDEXES = "*.index.json"
 
 
@@ -57,3 +62,21 @@ def weights_of(names: Iterable[str], index: Path | None) -> list[str]:
         ) from None
     inside = {name for name in named if isinstance(name, str) and PurePosixPath(name).name == name}
     return sorted(inside & there)
+
+
+def require_not_gguf(sizes: Mapping[str, int], repo_id: str) -> None:
+    """Raise InvalidRequest where a repository has its weights as GGUF files only, and name them."""
+    files = {
+        name: size
+        for name, size in sizes.items()
+        if name.lower().endswith(MODEL_SUFFIXES) and not LATER_PART.search(name)
+    }
+    if not files or any(name.endswith(".safetensors") for name in sizes):
+        return
+    shown = [f"{name} ({size_text(size)})" for name, size in sorted(files.items())]
+    rest = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    raise InvalidRequest(
+        f"{repo_id!r} holds GGUF files, of which one has to be chosen: "
+        f"{', '.join(shown[:SHOWN])}{rest}.",
+        cure=f"Write {repo_id}:{next(iter(sorted(files)))}, for example.",
+    )

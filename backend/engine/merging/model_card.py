@@ -62,4 +62,6 @@ def _origin(base: ModelFacts) -> str:
     if base.source in PACKAGED_MODELS:
         model = PACKAGED_MODELS[base.source]
         return f"{model.hub_id}, converted from the Python package {model.package}"
+    if base.origin:
+        return f"a model {base.origin}"
     return "a folder" if looks_like_path(base.source) else base.source

@@ -29,6 +29,7 @@ from backend.engine.models import (
     tokenizer_traits,
     trial_pass,
 )
+from backend.engine.models.gguf import converted
 from backend.engine.models.stored_quantization import Stored
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header
@@ -188,7 +189,8 @@ def load_prepared(plan: Plan, control: Control) -> Base:
     control.progress(f"Reading {source}", None, force=True)
     model = _read(plan, dtype)
     # PEFT writes this name into every adapter; a Hub id is more useful there than a cache folder.
-    model.name_or_path = source if on_hub(source) else str(plan.folder)
+    origin = converted.origin(plan.folder)
+    model.name_or_path = source if on_hub(source) and not origin else str(plan.folder)
     memory.release(plan.device)  # temporary memory of reading and quantising
     measured = fingerprint.tensor_bytes(model)
     now, full = quantization.layer_bytes(model)
@@ -224,6 +226,7 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         quantized_bytes=now,
         quantized_full_bytes=full,
         untouched=plan.untouched,
+        origin=origin,
         places=_places(plan.device),
         stored_quantized=plan.stored.title if plan.stored else "",
         original=plan.stored.original if plan.stored else "",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -24,10 +24,12 @@ from backend.engine.models import (
     text_part,
     tokenizer_traits,
 )
+from backend.engine.models.gguf import converted, parts
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
 from backend.files.safetensors_header import title, weight_files
+from backend.hub_address import gguf_file
 from backend.permissions import looks_like_path
 from backend.settings import STARTER, Settings
 
@@ -41,15 +43,17 @@ PACKAGES = {
 def find(
     source: str, revision: str | None, control: Control, models_dir: Path | None = None
 ) -> Path:
-    """Return the folder of a source; a Hub id is downloaded, a packaged model converted.
+    """Return the folder of a source; a Hub id is downloaded, a packaged model or GGUF converted.
 
     `models_dir` is for converted models; without it, that of the default workspace is used.
     """
+    place = models_dir or Settings().models_dir
     if source == "starter":
         return STARTER / "model"
     if source in PACKAGED_MODELS:
-        place = models_dir or Settings().models_dir
         return packaged_model.converted(PACKAGED_MODELS[source], place, control)
+    if files := gguf_files(source, revision, control):
+        return converted.folder_of(files, place, control)
     if looks_like_path(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
@@ -69,8 +73,31 @@ def _require_readable(folder: Path) -> None:
     stored_quantization.of(folder, config, name)
 
 
+def gguf_files(source: str, revision: str | None, control: Control) -> tuple[Path, ...]:
+    """Return the GGUF files that a source names; those on the Hub are downloaded. Empty for others.
+
+    Files that do not exist are named, too: they may have been converted before.
+    """
+    if (file := gguf_file(source)) is not None:
+        names = parts.part_names(PurePosixPath(file.file).name)
+        wanted = [str(PurePosixPath(file.file).with_name(name)) for name in names]
+        return hub_download.fetch_files(file.repo_id, wanted, file.revision or revision, control)
+    if not looks_like_path(source):
+        return ()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = parts.of_folder(path)
+    else:
+        found = path if parts.is_gguf(source) else None
+    if found is None:
+        return ()
+    return tuple(found.absolute().with_name(name) for name in parts.part_names(found.name))
+
+
 def display_name(source: str, folder: Path) -> str:
     """Return the name of a base to show."""
+    if parts.is_gguf(source) and looks_like_path(source):
+        return Path(source).name
     return folder.name if looks_like_path(source) else source
 
 

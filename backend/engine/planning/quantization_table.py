@@ -28,16 +28,26 @@ from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import config_file, loading, quantization, stored_quantization
+from backend.engine.models import (
+    config_file,
+    loading,
+    model_folder,
+    quantization,
+    stored_quantization,
+)
+from backend.engine.models.gguf import converted, parts
+from backend.engine.models.gguf.checks import describe as about_text
+from backend.engine.models.gguf.settings import configuration
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.models.stored_quantization import Stored
 from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.precision_choice import without_timing
-from backend.errors import NotFound
+from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.files.safetensors_header import title
+from backend.hub_address import gguf_file
 from backend.permissions import looks_like_path
 from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
@@ -62,7 +72,7 @@ def compare(
     elsewhere = request.device in devices.GPUS and request.device != devices.gpu()
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = loading.choose_precision(request.precision, device)
-    config = _config(request)
+    config, note = _config(request, control, settings)
     stored = _stored(config)
     shape = Shape.from_config(config)
     free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
@@ -96,6 +106,7 @@ def compare(
         recommended=recommended,
         reason=reason,
         speed_from=source,
+        note=note,
         elsewhere=elsewhere,
     )
 
@@ -169,21 +180,42 @@ def _speed_text(relative: float, where: str) -> str:
     return f"each step is faster ({measured})"
 
 
-def _config(request: QuantizationTable) -> Path | dict[str, Any]:
-    """Return the base's config.json, or what is known of it before a model is converted."""
+def _config(
+    request: QuantizationTable, control: Control, settings: Settings
+) -> tuple[Path | dict[str, Any], str]:
+    """Return the base's config.json, or what it will be, and what is done before it is loaded."""
     source = request.source
     if source == "starter":
-        return STARTER / "model" / "config.json"
+        return STARTER / "model" / "config.json", ""
     if source in PACKAGED_MODELS:
-        return PACKAGED_MODELS[source].sizes
+        return PACKAGED_MODELS[source].sizes, ""
+    if gguf_file(source) is not None:
+        raise Unsupported(
+            "The sizes of a GGUF file on the Hub are known when it is loaded: it is downloaded, "
+            "then converted once into a folder in bf16, or in its own type if it is not quantised."
+        )
+    if files := model_folder.gguf_files(source, request.revision, control):
+        return _of_gguf(files, control, settings)
     if not looks_like_path(source):
-        return hub_download.fetch_config(source, request.revision)
+        return hub_download.fetch_config(source, request.revision), ""
     file = Path(source).expanduser() / "config.json"
     if not file.is_file():
         raise NotFound(
             f"There is no config.json in {source!r}.", cure="Choose the folder of a model."
         )
-    return file
+    return file, ""
+
+
+def _of_gguf(
+    files: tuple[Path, ...], control: Control, settings: Settings
+) -> tuple[Path | dict[str, Any], str]:
+    """Return the configuration of a model in GGUF files, and what converting them will do."""
+    if (folder := converted.known_folder(files, settings.models_dir)) is not None:
+        return folder / "config.json", f"It was {converted.origin(folder)} before."
+    files = parts.of_file(files[0])
+    about = converted.check(files, control)
+    config = configuration(parts.header_of(files))
+    return config.to_dict(), about_text(about, files)
 
 
 def _usual_run(

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 
 from backend.engine.methods import peft_io
-from backend.engine.models import model_folder, model_skeleton
+from backend.engine.models import config_file, model_skeleton
 from backend.engine.training import step_loss
 from backend.engine.training.packing import Packs
 from backend.errors import NotFound
@@ -74,7 +74,7 @@ def _refusal(config: LoraConfig, facts: ModelFacts) -> str:
         try:
             peft = peft_io.apply(model_skeleton.skeleton(facts), None, copy(config), "ad_probe")
         except ValueError as error:
-            return model_folder.first_line(error)
+            return config_file.first_line(error)
     peft.unload()
     return ""
 

@@ -22,6 +22,7 @@ from backend.errors import (
 )
 from backend.files.safetensors_header import read_header
 from backend.settings import STARTER
+from tests.engine.models.gguf import families, gguf_files
 from tests.engine.stored_bases import configure
 from tests.hub_stand_in import HubStandIn, Repository, know_only
 
@@ -59,8 +60,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
     places = {each.key: "model-00001-of-00001.safetensors" for each in tensors}
     index = {"metadata": {}, "weight_map": places}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    packed = root / "packed"
+    (packed / "sub").mkdir(parents=True)
+    family = families.FAMILIES["llama"]
+    gguf_files.write(packed / "sub" / "tiny-Q8_0.gguf", family, gguf_files.tiny(family))
+    (packed / "tiny-F16.gguf").write_bytes(b"GGUF" + bytes(2000))
     stand_in = HubStandIn(
         {
+            "someone/packed": Repository(packed),
             "someone/sharded": Repository(sharded),
             "someone/large": Repository(copy("large")),
             "someone/starter": Repository(starter),
@@ -255,6 +262,29 @@ def test_what_the_hub_does_not_give_is_said_in_words_and_the_base_stays(
 
     assert str(caught.value).replace(hub.url, "HUB") == sentence
     assert service.snapshot().base == before
+
+
+def test_of_gguf_files_one_has_to_be_chosen(service: Service) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        load(service, "someone/packed")
+
+    assert "sub/tiny-Q8_0.gguf (" in caught.value.what
+    assert "tiny-F16.gguf (2 KB)" in caught.value.what
+    assert "someone/packed:sub/tiny-Q8_0.gguf" in caught.value.cure
+
+
+def test_a_gguf_file_is_loaded_by_its_address(service: Service, hub: HubStandIn) -> None:
+    facts = load(service, "someone/packed:sub/tiny-Q8_0.gguf")
+
+    assert facts.origin == "converted from tiny-Q8_0.gguf (F32)"
+    assert facts.name == "someone/packed:sub/tiny-Q8_0.gguf"
+    assert not any("tiny-F16" in request for request in hub.requests)
+    page = "https://huggingface.co/someone/packed/blob/main/sub/tiny-Q8_0.gguf"
+    with hub.unreachable():
+        assert load(service, page).path == facts.path
+    with pytest.raises(NotFound, match=r"has no file 'other\.gguf'"):
+        load(service, "someone/packed/other.gguf")
+    load(service, "starter")
 
 
 def test_without_the_internet_the_cure_is_what_is_there(service: Service, hub: HubStandIn) -> None:

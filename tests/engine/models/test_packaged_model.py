@@ -6,12 +6,12 @@ The real file is converted in tests/real; here a tiny model stands in for what i
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend import requests as rq
 from backend.catalogue import packaged_models
@@ -19,24 +19,24 @@ from backend.catalogue.packaged_models import SMOLLM2, PackagedModel
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.models import loading, model_folder, packaged_model
+from backend.engine.models.gguf import conversion, converted
 from backend.engine.planning import quantization_table
 from backend.errors import ModelError, NotFound, OutOfMemory, Stopped, VerificationFailed
-from tests.engine.tiny import write_base
+from backend.settings import Settings
 
 SILENT = Control(0, lambda message: None)
-CONTENT = b"GGUF of this test"
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+def model(tmp_path: Path, llama_file: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
     """An installed package with a small file, known by its digest."""
     package = tmp_path / "site" / "package_of_this_test"
     package.mkdir(parents=True)
-    (package / SMOLLM2.file).write_bytes(CONTENT)
-    (tmp_path / "site" / "gguf.py").write_text("")
+    content = llama_file.read_bytes()
+    (package / SMOLLM2.file).write_bytes(content)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    known = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "file_bytes": len(CONTENT)}
-    made = SMOLLM2.model_copy(update={"package": package.name, "converting_bytes": 1, **known})
+    known = {"sha256": hashlib.sha256(content).hexdigest(), "file_bytes": len(content)}
+    made = SMOLLM2.model_copy(update={"package": package.name, **known})
     monkeypatch.setitem(packaged_models.PACKAGED_MODELS, made.name, made)
     return made
 
@@ -44,17 +44,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     return tmp_path / "workspace" / "models"
-
-
-@pytest.fixture
-def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What stands in for the model in the file: tiny and in bf16; tests may spoil it."""
-    source = write_base(tmp_path / "tiny")
-    plain = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    monkeypatch.setattr(packaged_model, "read_model", lambda *_: plain)
-    monkeypatch.setattr(packaged_model, "read_tokenizer", lambda *_: tokenizer)
-    return plain
 
 
 def test_an_absent_package_is_named_with_the_command_that_installs_it(models: Path) -> None:
@@ -68,31 +57,33 @@ def test_an_absent_package_is_named_with_the_command_that_installs_it(models: Pa
     assert not models.exists()
 
 
-@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"!", b""])
+@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c[:-1] + b"!", lambda c: b""])
 def test_another_file_in_its_place_is_not_read(
-    model: PackagedModel, models: Path, read: Any, content: bytes
+    model: PackagedModel, models: Path, here: list[str], change: Callable[[bytes], bytes]
 ) -> None:
     file = model.find()
     assert file is not None
-    file.write_bytes(content)
+    file.write_bytes(change(file.read_bytes()))
 
     with pytest.raises(ModelError, match="is not the file that was published") as caught:
         packaged_model.converted(model, models, SILENT)
 
     assert model.command in caught.value.cure
+    assert here == []
     assert not models.exists()
 
 
 def test_it_is_converted_once_and_then_loaded_without_its_package(
-    model: PackagedModel, models: Path, read: Any
+    model: PackagedModel, models: Path, here: list[str]
 ) -> None:
     told: list[dict[str, Any]] = []
     base = loading.load(rq.LoadModel(source="smollm2"), Control(0, told.append), models)
 
     assert base.facts.source == base.facts.name == "smollm2"
+    assert base.facts.origin == f"converted from {model.file} (F32)"
     assert Path(base.facts.path) == model.folder_in(models)
     assert base.model.name_or_path == base.facts.path
-    assert any("Converting" in message["text"] for message in told)
+    assert any("Unpacking" in message["text"] for message in told)
     card = (model.folder_in(models) / "README.md").read_text(encoding="utf-8")
     assert model.hub_id in card
     assert "apache-2.0" in card
@@ -103,19 +94,41 @@ def test_it_is_converted_once_and_then_loaded_without_its_package(
     assert again == model.folder_in(models)
 
 
-def test_weights_that_differ_after_writing_leave_no_folder(
-    model: PackagedModel, models: Path, read: Any
+@pytest.mark.parametrize("by_path_first", [True, False])
+def test_its_file_by_path_gives_the_same_folder(
+    model: PackagedModel, models: Path, here: list[str], by_path_first: bool
 ) -> None:
-    with torch.no_grad():
-        read.lm_head.weight[0, 0] = float("nan")
+    sources = [str(model.find()), "smollm2"]
 
+    found = [
+        model_folder.find(source, None, SILENT, models)
+        for source in (sources if by_path_first else reversed(sources))
+    ]
+
+    assert found == [model.folder_in(models)] * 2
+    assert here.count("gguf-convert") == 1
+    assert model.hub_id in (found[0] / "README.md").read_text(encoding="utf-8")
+
+
+def test_weights_that_differ_after_writing_leave_no_folder(
+    model: PackagedModel, models: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_model = conversion.read_model
+
+    def spoilt(*arguments: Any) -> Any:
+        read = read_model(*arguments)
+        with torch.no_grad():
+            read.lm_head.weight[0, 0] = float("nan")
+        return read
+
+    monkeypatch.setattr(conversion, "read_model", spoilt)
     with pytest.raises(VerificationFailed, match="lm_head"):
         packaged_model.converted(model, models, SILENT)
 
     assert list(models.iterdir()) == []
 
 
-def test_a_stop_leaves_no_folder(model: PackagedModel, models: Path, read: Any) -> None:
+def test_a_stop_leaves_no_folder(model: PackagedModel, models: Path, here: list[str]) -> None:
     control = Control(0, lambda message: None)
     control.hear("stop")
 
@@ -126,36 +139,38 @@ def test_a_stop_leaves_no_folder(model: PackagedModel, models: Path, read: Any) 
 
 
 def test_too_little_memory_is_told_before_anything_is_read(
-    model: PackagedModel, models: Path, read: Any, monkeypatch: pytest.MonkeyPatch
+    model: PackagedModel, models: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 0)
 
-    with pytest.raises(OutOfMemory, match="Converting SmolLM2 135M Instruct needs"):
+    with pytest.raises(OutOfMemory, match=f"Converting {model.file} needs"):
         packaged_model.converted(model, models, SILENT)
+
+    assert here == ["gguf-check"]
 
 
 def test_another_app_that_was_faster_is_no_error(
-    model: PackagedModel, models: Path, read: Any, monkeypatch: pytest.MonkeyPatch
+    model: PackagedModel, models: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def convert_in_the_other_app(folder: Path, expected: Any) -> None:
+    def convert_in_the_other_app(folder: Path, *expected: Any) -> None:
         there = model.folder_in(models)
         there.mkdir()
         (there / "config.json").write_text("{}")
 
-    monkeypatch.setattr(packaged_model, "require_same", convert_in_the_other_app)
+    monkeypatch.setattr(conversion, "require_same", convert_in_the_other_app)
 
     assert packaged_model.converted(model, models, SILENT) == model.folder_in(models)
     assert [path.name for path in models.iterdir()] == [model.folder]
 
 
 def test_what_a_killed_process_left_is_removed_later(
-    model: PackagedModel, models: Path, read: Any
+    model: PackagedModel, models: Path, here: list[str]
 ) -> None:
     old, young = (models / f".{model.folder}.{name}.partial" for name in ("a", "b"))
     for folder in (old, young):
         folder.mkdir(parents=True)
-    hours_ago = time.time() - 2 * packaged_model.STALE_S
-    os.utime(old, (hours_ago, hours_ago))
+    days_ago = time.time() - 2 * converted.STALE_S
+    os.utime(old, (days_ago, days_ago))
 
     packaged_model.converted(model, models, SILENT)
 
@@ -163,9 +178,10 @@ def test_what_a_killed_process_left_is_removed_later(
     assert young.exists()
 
 
-def test_the_quantisation_table_needs_no_conversion() -> None:
+def test_the_quantisation_table_needs_no_conversion(tmp_path: Path) -> None:
     request = rq.QuantizationTable(source="smollm2")
 
-    shape = quantization_table.Shape.from_config(quantization_table._config(request))
+    config, note = quantization_table._config(request, SILENT, Settings(workspace=tmp_path))
 
-    assert shape.parameters == 134_515_008
+    assert quantization_table.Shape.from_config(config).parameters == 134_515_008
+    assert note == ""
