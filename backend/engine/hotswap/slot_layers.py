@@ -62,6 +62,18 @@ class SlotLayer(torch.nn.Module):
     def get_base_layer(self) -> torch.nn.Module:
         return self.base_layer
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base's own weight, (outputs, inputs): some models read its dtype, as PEFT allows."""
+        weight: torch.Tensor = self.base_layer.weight
+        return weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base's own bias, (outputs,), if it has one."""
+        bias: torch.Tensor | None = self.base_layer.bias
+        return bias
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map inputs, (..., inputs), to (..., outputs), in the base layer's output dtype."""
         result: torch.Tensor = self.base_layer(inputs)
