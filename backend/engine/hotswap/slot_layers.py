@@ -7,7 +7,7 @@ A swap copies one prepared block over another. Knows nothing of the library.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -65,13 +65,15 @@ class SlotLayer(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The base's own weight, (outputs, inputs): some models read its dtype, as PEFT allows."""
-        weight: torch.Tensor = self.base_layer.weight
+        layer: Any = self.base_layer
+        weight: torch.Tensor = layer.weight
         return weight
 
     @property
     def bias(self) -> torch.Tensor | None:
         """The base's own bias, (outputs,), if it has one."""
-        bias: torch.Tensor | None = self.base_layer.bias
+        layer: Any = self.base_layer
+        bias: torch.Tensor | None = layer.bias
         return bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
