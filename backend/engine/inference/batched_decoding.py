@@ -137,7 +137,9 @@ class Routing:
         part = self._parts[layer]
         x = inputs[0].to(part.down.dtype)
         if self._only is None:
-            added = linear(linear(x, part.down) * part.scales, part.up)
+            # latent attention passes (rows, heads, tokens, width) through its layers
+            shape = (len(part.scales), *[1] * (x.ndim - 2), part.scales.shape[-1])
+            added = linear(linear(x, part.down) * part.scales.view(shape), part.up)
         elif (id := self._only.adapter) in part.scaling:
             down, up = layer.lora_A[id].weight, layer.lora_B[id].weight
             added = linear(linear(x, down) * part.scaling[id], up)
