@@ -45,6 +45,8 @@ def check(request: Merge, base: ModelFacts, library: Library) -> list[AdapterInf
 
 def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[AdapterInfo]:
     """Return the adapters of a variant; raises if one of them cannot be merged correctly."""
+    if is_quantised(base) and base.stored_quantized:
+        raise quantised_files(base.name, base.stored_quantized, base.original)
     infos = [library.get(name) for name, _ in variant]
     if len({info.id for info in infos}) < len(infos):
         raise InvalidRequest("An adapter is named twice.", cure="Add up its strengths instead.")
@@ -57,6 +59,15 @@ def check_variant(variant: Variant, base: ModelFacts, library: Library) -> list[
             )
         _check_adapter(info, strength, _config(library.folder(info.id), info.name))
     return infos
+
+
+def quantised_files(name: str, title: str, original: str) -> Unsupported:
+    """Return the refusal of a merge into files that hold no full-precision weights."""
+    return Unsupported(
+        f"The files of {name!r} are already quantised to {title}, and a merge changes "
+        "full-precision weights.",
+        cure=f"Load {original or 'the full-precision model'}, and merge into that.",
+    )
 
 
 def check_destination(destination: Path, base_folder: Path) -> None:
@@ -79,15 +90,16 @@ def measure(request: Merge, base: ModelFacts, library: Library) -> MergeNeeds:
     item, wide = BYTES[precision], max(BYTES[precision], BYTES[merge_precision(request, base)])
     sizes = [t.numel * item if t.dtype in safetensors_header.FLOATS else t.bytes for t in stored]
     largest = max(t.numel * wide for t in stored)
+    whole = int(1.1 * base.parameters * wide) if base.stored_quantized else 0  # unpacked at once
     names = {name.casefold() for name, _ in request.variant}
     adapters = [i for i in library.all() if i.name.casefold() in names]
+    weights = max(sum(sizes), base.parameters * item if base.stored_quantized else 0)
     return MergeNeeds(
         precision=precision,
-        disk_bytes=sum(sizes) + _beside_weights(Path(base.path)) + HEADER_BYTES,
+        disk_bytes=weights + _beside_weights(Path(base.path)) + HEADER_BYTES,
         disk_free_bytes=shutil.disk_usage(_existing(Path(request.destination))).free,
         memory_bytes=sum(4 * i.parameters for i in adapters)
-        + MEMORY_PER_TENSOR * largest
-        + MODULES_BYTES,
+        + max(MEMORY_PER_TENSOR * largest + MODULES_BYTES, whole),
         memory_free_bytes=int(psutil.virtual_memory().available),
         files=len(shard_sizes(sizes, request.shard_bytes)),
     )

@@ -13,6 +13,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.data import dataset, tokenization
 from backend.engine.training import packing
+from backend.results.training_layout import TrainingLayout
 from benchmarks.plain_script import BATCH
 from benchmarks.speed import Speed, by_the_wall
 
@@ -41,11 +42,17 @@ def as_many_tokens(examples: list[tokenization.Tokens]) -> int:
     return max(512, round(BATCH * statistics.mean(map(len, examples))))
 
 
-def plan(train: rq.Train, examples: list[tokenization.Tokens]) -> list[list[int]]:
+def plan(
+    train: rq.Train, examples: list[tokenization.Tokens], layout: TrainingLayout = "packed"
+) -> list[list[int]]:
     """Return the packs that a training goes through."""
     lengths = [len(example) for example in examples]
     packs = packing.plan(
-        lengths, budget=train.tokens_per_step, epochs=train.epochs, seed=train.seed
+        lengths,
+        budget=train.tokens_per_step,
+        epochs=train.epochs,
+        seed=train.seed,
+        layout=layout,
     )
     return packs[: train.max_steps]
 

@@ -18,6 +18,7 @@ FIGURES = {
     "training_speed": "ours / loop",
     "chat_speed": "the base: ours / plain generate",
     "trainer_script": "ours / script",
+    "row_training": "rows: ours / script",
     "svd_blend": "PEFT's time / ours",
     "quantised_training": "nf4: ours / script",
     "qlora_gpu": "ours / script, tokens a second",

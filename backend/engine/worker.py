@@ -35,7 +35,7 @@ from backend.engine.models import model_skeleton
 from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import train_run
 from backend.engine.session import Session
-from backend.engine.training.precision_choice import Timings
+from backend.engine.training import layouts, precision_choice
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs.run_store import Runs
@@ -237,7 +237,7 @@ class Engine:
     # -- operations ------------------------------------------------------------------------------
 
     def _load_model(self, request: rq.LoadModel, control: Control, _: Any) -> rs.ModelFacts:
-        return self.session.load_base(request, control)
+        return layouts.load_base(self.session, request, control)
 
     def _unload_model(self, request: rq.UnloadModel, control: Control, _: Any) -> rs.Unloaded:
         return rs.Unloaded(freed_bytes=self.session.unload())
@@ -358,7 +358,7 @@ class Engine:
             self.session,
             facts=_facts_of(message),
             runs=self.runs,
-            timings=Timings(self.settings.timings_file),
+            timings=precision_choice.Timings(self.settings.timings_file),
             store=TokenStore(self.settings.tokens_dir),
             control=control,
             free=self._free_for(message, in_turn=request.in_turn),

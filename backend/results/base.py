@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.results.training_layout import TrainingLayout
+
 
 class Result(BaseModel):
     """Base of all results.
@@ -46,6 +48,12 @@ class ModelFacts(Result):
     quantized_bytes: int = 0
     quantized_full_bytes: int = 0
     """Bytes of the quantised layers, as they are and as they would be in fp32."""
+    stored_quantized: str = ""
+    """How the files themselves are quantised, such as FP8; empty for full-precision files."""
+    original: str = ""
+    """The full-precision model of which already quantised files say that they are a copy."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how this checkpoint was read."""
     has_experts: bool = False
     """Whether it is a mixture whose experts are parameters, which an adapter can also train."""
     untouched: list[str] = []
@@ -54,6 +62,12 @@ class ModelFacts(Result):
     A model of text alone has none."""
     places: int = 1
     """How many processes a run may have on this machine: its number of GPUs or cores."""
+    layout: TrainingLayout | None = None
+    """How a run on it lays out its examples; None if that was not found out."""
+    layout_reason: str = ""
+    """Why they are not packed, as part of a sentence; empty if they are."""
+    training_blocker: str = ""
+    """Why no run is possible on it; empty if one is."""
 
     @property
     def loaded_as(self) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 from backend.results.base import Problem, Result
 from backend.results.data import DataStats
 from backend.results.data_mark import DataMark
+from backend.results.training_layout import TrainingLayout
 
 MOST_NATS = 700.0
 """exp of a larger value overflows a float."""
@@ -64,6 +65,10 @@ class PreflightReport(Result):
     largest_token_budget: int = 0
     smallest_change: dict[str, int | bool] | None = None
     """If the run does not fit: the smallest change of settings that makes it fit."""
+    layout: TrainingLayout = "packed"
+    """How the examples would be laid out; the notes say why where they are not packed."""
+    padding_share: float = 0.0
+    """The share of the computed positions that would be padding."""
 
 
 class Evaluation(Result):
@@ -141,6 +146,8 @@ class RunResult(Result):
     evaluation: Evaluation | None
     adapter_path: str
     max_difference: float
+    layout: TrainingLayout = "packed"
+    """How the examples were laid out."""
     predicted_memory_bytes: int = 0
     preparation: str = ""
     neutral_text: NeutralText | None = None
@@ -215,6 +222,9 @@ class RunSummary(Result):
     quantization: str = "none"
     precision: str = ""
     """The type that its steps are computed in; empty before that is known."""
+    layout: TrainingLayout = "packed"
+    layout_note: str = ""
+    """How its examples are laid out, and why; empty for packed ones."""
     method: str
     rank: int
     created: float

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend.permissions import looks_like_path
 from backend.requests import Train
 from backend.results import DataMark
+from backend.results.training_layout import TrainingLayout
 
 Steps = Annotated[int, Field(ge=0, le=10_000_000)]
 READ_OTHERWISE = (
@@ -53,13 +54,14 @@ class DataRecord(BaseModel):
 
 
 class Begun(BaseModel):
-    """What the status said of the data when a segment began."""
+    """What the status said of the data and its layout when a segment began."""
 
     model_config = ConfigDict(frozen=True)
 
     examples: str = ""
     data: DataRecord | None = None
     extra_epochs: list[Epochs] = []
+    layout: TrainingLayout | None = None
 
 
 def what_changed(then: DataMark, now: DataMark, train: Train, *, since: str) -> str:

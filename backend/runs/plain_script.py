@@ -1,8 +1,8 @@
 """A run as a stand-alone Python script that repeats it with plain PEFT.
 
 The script is a real file, `engine/export/plain_peft_script.py`, which is checked and tested as it
-is. Here its settings are replaced by those of a run. A run that it cannot repeat is rejected with a
-readable error.
+is. Here its settings are replaced by those of a run, and its packs by rows where the run has them.
+A run that it cannot repeat is rejected with a readable error.
 """
 
 import json
@@ -22,6 +22,8 @@ from backend.runs.run_store import Run
 from backend.settings import STARTER, Settings
 
 TEMPLATE = Path(__file__).parents[1] / "engine" / "export" / "plain_peft_script.py"
+ROWS = TEMPLATE.with_name("plain_peft_rows.py")
+LAYOUT = re.compile(r"# <layout>\n\n*(.*?)\n*# </layout>\n", re.DOTALL)
 SETTINGS = re.compile(r"# <settings>\n.*# </settings>\n", re.DOTALL)
 SCRIPT, EXAMPLES, START = "train_again.py", "examples.jsonl", "start_from"
 
@@ -38,7 +40,17 @@ def script_of(run: Run, library: Library, base_path: str = "") -> str:
     text = TEMPLATE.read_text(encoding="utf-8")
     written, count = SETTINGS.subn(lambda _: lines, text)
     assert count == 1
+    written = LAYOUT.sub(lambda _: _layout_part(run) + "\n", written)
     return re.sub(r"  # type: ignore\[.*?\]", "", written)
+
+
+def _layout_part(run: Run) -> str:
+    """Return the part of the script that lays out the examples as the run does."""
+    layout = run.status().layout or "packed"
+    source = TEMPLATE if layout == "packed" else ROWS
+    found = LAYOUT.search(source.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1].replace('LAYOUT = "rows"', f'LAYOUT = "{layout}"')
 
 
 def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, Any]:
@@ -63,6 +75,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "DROPOUT": adapter["lora_dropout"],
         "USE_RSLORA": adapter["use_rslora"],
         "USE_DORA": adapter["use_dora"],
+        "LAYOUT": status.layout or "packed",
         "SEGMENTS": [train.epochs, *status.extra_epochs],
         "MAX_STEPS": train.max_steps,
         "TOKENS_PER_STEP": train.tokens_per_step,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from backend.requests import LoadModel, Train
 from backend.results import DataChange, Evaluation, NeutralText, RunState
+from backend.results.training_layout import TrainingLayout
 from backend.runs.data_record import DataRecord
 from backend.runs.events import EventReader
 
@@ -92,6 +93,10 @@ class RunStatus(BaseModel):
     peak_memory_bytes: int = 0
     predicted_memory_bytes: int = 0
     precision: str = ""
+    layout: TrainingLayout | None = None
+    """How its examples are laid out; None in runs of 0.2 and before, which are packed."""
+    layout_note: str = ""
+    """A sentence that says so; empty for packed examples."""
     preparation: str = ""
     quantization: str = "none"
     stored_precision: str = ""

@@ -133,6 +133,8 @@ def _described(run: Run, status: RunStatus) -> RunSummary:
         base_name=request.base_name,
         precision=status.precision,
         quantization=status.quantization,
+        layout=status.layout or "packed",
+        layout_note=status.layout_note,
         method=method_of(request.train.adapter).title,
         rank=request.train.adapter.rank,
         created=request.created,

@@ -97,6 +97,17 @@ def _losses(peft: Any, ids: torch.Tensor) -> list[float]:
     return losses
 
 
+def write_adapter(folder: Path, base: Path, *, seed: int) -> Path:
+    """Write a random LoRA on all linear layers of a base, as PEFT does."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=4, lora_alpha=16, target_modules="all-linear", init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    get_peft_model(fresh(base), config).save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
 def close(found: list[float], expected: list[float], bound: float) -> bool:
     """Tell whether scores agree, relative to max(1, |value|); NaN agrees with nothing."""
     pairs = zip(found, expected, strict=True)

@@ -24,6 +24,7 @@ def base_facts(base: rs.ModelFacts | None) -> Node:
         ),
         ("Precision", _precision(base)),
         *([("Quantised", base.quantization_note)] if base.quantization_note else []),
+        *(("Note", note) for note in base.notes),
         ("Device", base.device),
         ("Memory", f"{units.size(measured)} measured, {units.size(predicted)} predicted"),
         *([("Saved", f"{units.size(base.bytes_saved)} by quantising")] if base.bytes_saved else []),

@@ -14,7 +14,7 @@ def bar(snapshot: rs.Snapshot) -> Node:
         el(
             "div",
             el("span", "Adapter Workbench", cls="aw-brand"),
-            _part("Base", _base(snapshot.base), "load", "Go to Load to change the base model"),
+            _part("Base", _base(snapshot.base), "load", _about_base(snapshot.base)),
             _part("On", _active(snapshot), "load", "Go to Load to switch adapters"),
             _memory(snapshot),
             _phase(snapshot),
@@ -35,6 +35,13 @@ def _part(name: str, value: Child, tab: str, title: str) -> Node:
         data_arg=tab,
         title=title,
     )
+
+
+def _about_base(base: rs.ModelFacts | None) -> str:
+    """Return what the base's part shows when it is pointed at, with the notes about its files."""
+    change = "Go to Load to change the base model"
+    notes = base.notes if base is not None else ()
+    return f"{' '.join(notes)} {change}." if notes else change
 
 
 def _base(base: rs.ModelFacts | None) -> Node:

@@ -42,6 +42,11 @@ def needs_card(needs: rs.MergeNeeds, base: rs.ModelFacts | None = None) -> Node:
         "The weights are read, merged and written one by one, so the whole model is never in "
         "memory. Afterwards answers are compared if memory allows it."
     )
+    if base and base.stored_quantized:
+        how = (
+            f"The files are in {base.stored_quantized}, so the whole model is unpacked in memory, "
+            "merged and written. Afterwards answers are compared."
+        )
     return el(
         "div",
         el("p", el("strong", "Ready." if fits else "The disk is too full."), sentence),

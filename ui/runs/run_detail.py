@@ -105,6 +105,7 @@ def run_actions(
         "div",
         el("h3", chip(run.name, run.colour, state_word(run).lower())),
         el("p", note, cls="aw-quiet") if note else None,
+        el("p", run.layout_note, cls="aw-quiet") if run.layout_note else None,
         data_question(run),
         el(
             "div",

@@ -169,6 +169,7 @@ def _finished(run: rs.RunSummary, adapter: rs.AdapterInfo | None) -> list[Child]
         el("p", f"{run.name}: {facts}, {units.speed(run.tokens_per_second)}.", cls="aw-quiet"),
         measured_line(run),
         el("p", run.preparation, cls="aw-quiet") if run.preparation else None,
+        el("p", run.layout_note, cls="aw-quiet") if run.layout_note else None,
         el(
             "div",
             button("Try it in Chat", "try", adapter.id, kind="main") if adapter else None,

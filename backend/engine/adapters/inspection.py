@@ -169,14 +169,30 @@ def base_match(found: Incoming, facts: ModelFacts | None) -> tuple[str, str]:
     if ours is not None and ours.base_fingerprint:
         if ours.base_fingerprint == facts.fingerprint:
             return "same", ""
+        if _is_original(base, facts):
+            return "other", _about_copy(base)
         return "other", (
             f"It was made for another base ({base}). The shapes fit, but the weights differ, so "
             "its answers may make little sense."
         )
     if base and base in (facts.name, facts.source, Path(facts.path).name):
         return "same", ""
+    if _is_original(base, facts):
+        return "other", _about_copy(base)
     named = f"It says it was made for {base}" if base else "It does not name its base"
     return "unknown", f"{named}. Its shapes fit {facts.name}; nothing more can be checked."
+
+
+def _is_original(base: str, facts: ModelFacts) -> bool:
+    """Tell whether a name is that of the full-precision model of a loaded quantised copy."""
+    return bool(facts.original) and base in (facts.original, facts.original.rsplit("/", 1)[-1])
+
+
+def _about_copy(base: str) -> str:
+    return (
+        f"It was made for {base}, and the loaded base is a quantised copy of that, so its answers "
+        "may differ a little."
+    )
 
 
 def _changes(found: Incoming, scanned: Scanned, place: Place) -> dict[str, Change] | None:

@@ -1,7 +1,7 @@
 """Downloads from the Hugging Face Hub, with progress, and clear errors for what goes wrong."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -44,18 +44,25 @@ NO_CONNECTION = (
     LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError, ConnectionError
 )  # fmt: skip
 MODEL_FILES = [*model_files.TEXTS, "*.safetensors"]
+CONFIG = "config.json"
 SERVER_ERROR = 500
 REACHED_S = 10.0
 
 
-def fetch_model(repo_id: str, revision: str | None, control: Control) -> Path:
+def fetch_model(
+    repo_id: str,
+    revision: str | None,
+    control: Control,
+    check: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Download the files of a model that are used into the Hub cache; return their folder.
 
-    A second attempt continues a stopped one. Raises DiskFull before a download that does not fit.
+    A second attempt continues a stopped one. Raises DiskFull before a download that does not fit,
+    and what `check` raises for the folder before its weights are in it.
     """
     try:
         commit = str(HfApi().model_info(repo_id, revision=revision).sha)
-        used = _used_files(Repository(repo_id, commit), control)
+        used = _used_files(Repository(repo_id, commit), control, check)
     except Exception as error:
         if not is_away(error):
             raise explain(error, repo_id, revision) from error
@@ -80,7 +87,9 @@ def _used_before(repository: Repository) -> list[str]:
     return [*model_files.texts_of(names), *model_files.weights_of(names, index)]
 
 
-def _used_files(repository: Repository, control: Control) -> list[str]:
+def _used_files(
+    repository: Repository, control: Control, check: Callable[[Path], None]
+) -> list[str]:
     """Download the files of a model that are used, and return their names."""
     tree = HfApi().list_repo_tree(repository.id, revision=repository.revision, recursive=True)
     sizes = {
@@ -91,11 +100,15 @@ def _used_files(repository: Repository, control: Control) -> list[str]:
     index = None
     if INDEX in sizes and WHOLE not in sizes:
         index = resumed_download.fetch(repository, INDEX, Progress(repository.id, 0, control))
-    used = [*model_files.texts_of(sizes), *model_files.weights_of(sizes, index)]
+    texts, weights = model_files.texts_of(sizes), model_files.weights_of(sizes, index)
+    used = [*texts, *weights]
     missing = sum(sizes[name] for name in used if repository.cached(name) is None)
     disk.require_free(missing, [Path(constants.HF_HUB_CACHE)], f"{repository.id!r}")
     progress = Progress(repository.id, sum(sizes[name] for name in used), control)
-    for name in used:
+    there = {name: resumed_download.fetch(repository, name, progress) for name in texts}
+    if CONFIG in there:
+        check(there[CONFIG].parent)
+    for name in weights:
         resumed_download.fetch(repository, name, progress)
     return used
 
@@ -153,7 +166,7 @@ def _fetch(repo_id: str, revision: str | None, files: list[str], control: Contro
 def fetch_config(repo_id: str, revision: str | None) -> Path:
     """Download a model's config.json alone into the Hub cache and return its path."""
     try:
-        return Path(hf_hub_download(repo_id, "config.json", revision=revision))
+        return Path(hf_hub_download(repo_id, CONFIG, revision=revision))
     except Exception as error:
         raise explain(error, repo_id, revision) from error
 

@@ -14,15 +14,17 @@ from backend.files import read_limits
 from backend.files.foreign_files import require_size
 from backend.files.safetensors_header import INDEX, WHOLE
 
+CARD = "README.md"
+"""Names the full-precision model where the weights are a quantised copy."""
 # Safetensors only: pickled weights can run code when they are loaded.
-TEXTS = ("*.json", "*.model", "*.txt", "*.jinja")
+TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", CARD)
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Named chat templates, the only files in a folder that Transformers 5.23 reads."""
 OTHER_INDEXES = "*.index.json"
 
 
 def texts_of(names: Iterable[str]) -> list[str]:
-    """Return the files of a model that are not weights: configuration, tokenizer, templates."""
+    """Return the files of a model that are not weights: texts of all kinds."""
     return sorted(
         name
         for name in names

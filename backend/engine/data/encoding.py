@@ -26,7 +26,9 @@ from backend.engine.data.chat_rendering import (
 from backend.engine.data.dataset import ALL, Document, Learning, Noticed, Part, Problems
 from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, tokens_of
 from backend.engine.data.token_arrays import Encoded, Tokens
+from backend.engine.models import tokenizer_traits
 from backend.engine.templates.answers import Remark
+from backend.errors import DataError
 from backend.files import read_limits
 from backend.results import RowProblem
 
@@ -50,7 +52,7 @@ def encode(
     for start in range(0, len(documents), BATCH):
         shown = _rendered(documents[start : start + BATCH], tokenizer, learning)
         output = _output(shown, tokenizer)
-        for _, each in _placed(shown, output, are_side_by_side(tokenizer)):
+        for _, each in _placed(shown, output, tokenizer):
             if isinstance(each, Unrenderable):
                 raise each.as_error()
             encoded.append(each.within(max_length))
@@ -91,7 +93,6 @@ def _ahead(documents: Iterator[Document], tokenizer: Any, learning: Learning) ->
 
     The tokenizer releases Python's lock, so this uses the other cores.
     """
-    side_by_side = are_side_by_side(tokenizer)
     going: deque[tuple[_Shown, Future[Any]]] = deque()
     with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
         for batch in _batches(documents):
@@ -99,10 +100,10 @@ def _ahead(documents: Iterator[Document], tokenizer: Any, learning: Learning) ->
             going.append((shown, helpers.submit(_output, shown, tokenizer)))
             if len(going) > AHEAD:
                 shown, output = going.popleft()
-                yield _placed(shown, output.result(), side_by_side)
+                yield _placed(shown, output.result(), tokenizer)
         while going:
             shown, output = going.popleft()
-            yield _placed(shown, output.result(), side_by_side)
+            yield _placed(shown, output.result(), tokenizer)
 
 
 def _rendered(documents: Sequence[Document], tokenizer: Any, learning: Learning) -> _Shown:
@@ -204,6 +205,12 @@ def _output(shown: _Shown, tokenizer: Any) -> Any:
     texts = [each.text for _, each in shown if isinstance(each, Rendered)]
     if not texts:
         return None
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"The base cannot be trained: {tokenizer_traits.PLACELESS}, so the tokens of an answer "
+            "are not known.",
+            cure="Choose another base.",
+        )
     return tokenizer(
         texts,
         add_special_tokens=not tokenizer.chat_template or not shown[0][0].turns,
@@ -212,22 +219,48 @@ def _output(shown: _Shown, tokenizer: Any) -> Any:
     )
 
 
-def _placed(shown: _Shown, output: Any, side_by_side: bool) -> _Encoded:
+def _placed(shown: _Shown, output: Any, tokenizer: Any) -> _Encoded:
     """Return each text's tokens, or the reason why a document has none."""
     found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
+    side_by_side = are_side_by_side(tokenizer)
+    end = tokenizer_traits.appended(tokenizer)
     return [
         (
             document,
             each
             if isinstance(each, Unrenderable)
-            else _to_tokens(*next(found), each, side_by_side),
+            else _checked(document, _to_tokens(*next(found), each, side_by_side, end), tokenizer),
         )
         for document, each in shown
     ]
 
 
-def _to_tokens(ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool) -> Tokens:
+def _to_tokens(
+    ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool, end: list[int]
+) -> Tokens:
+    """Return a text's tokens without those that the tokenizer appends: the text has its own end."""
     mask = learned_tokens(encoding, shown.spans, shown.text, side_by_side=side_by_side)
     asked = tokens_of(encoding, shown.question) if shown.question else (0, 0)
     remarks = int(shown.remarks) | (Remark.NEW_RULE.value if mask.beyond else 0)
-    return Tokens(np.array(ids, dtype=np.int32), mask.learned, asked=asked, remarks=remarks)
+    kept = len(ids) - len(end) if end and ids[-len(end) :] == end else len(ids)
+    if mask.learned[kept:].any():
+        kept = len(ids)  # the end mark is the text's own
+    return Tokens(
+        np.array(ids[:kept], dtype=np.int32), mask.learned[:kept], asked=asked, remarks=remarks
+    )
+
+
+def _checked(document: Document, tokens: Tokens, tokenizer: Any) -> Tokens | Unrenderable:
+    """Return the tokens, or a refusal where one of them has no embedding in the base."""
+    token = tokenizer_traits.first_beyond(tokens.ids, tokenizer)
+    if token is None:
+        return tokens
+    what = (
+        f"it contains {tokenizer_traits.shown(token, tokenizer)}, a token that the base has no "
+        "embedding for"
+    )
+    return Unrenderable(
+        what,
+        f"Row {document.row} cannot be used: {what}.",
+        "Leave the token out, skip such rows, or load a base whose embeddings were resized.",
+    )

@@ -22,6 +22,7 @@ import transformers
 
 from backend.engine.data.dataset import Learning, Noticed, Part, Problems
 from backend.engine.data.token_arrays import Encoded
+from backend.engine.models import tokenizer_traits
 from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import WorkbenchError
 from backend.files.atomic_files import new_folder
@@ -80,6 +81,7 @@ class TokenStore:
             [tokenizer.bos_token, tokenizer.eos_token],
             _what_is_learned(part.learning, tokenizer),
             [tokenizers.__version__, transformers.__version__],  # both have changed their output
+            *_unusual(tokenizer),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -101,6 +103,12 @@ class TokenStore:
             used += _size(entry)
             if used > self._limit:
                 shutil.rmtree(entry, ignore_errors=True)  # existing memory maps stay valid
+
+
+def _unusual(tokenizer: Any) -> list[Any]:
+    """Name the traits of a tokenizer that drop tokens or rows; empty for most."""
+    found = [tokenizer_traits.embedded(tokenizer), tokenizer_traits.appended(tokenizer)]
+    return found if any(found) else []
 
 
 def _what_is_learned(learning: Learning, tokenizer: Any) -> list[Any]:

@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -63,7 +64,7 @@ SEED = 42
 
 HERE = Path(__file__).resolve().parent
 Example = tuple[list[int], list[int]]
-Pack = dict[str, torch.Tensor]
+Pack = dict[str, Any]
 Factor = Callable[[int], float]
 
 
@@ -75,53 +76,9 @@ def read_examples() -> list[Example]:
     return [(row["ids"], row["learned"]) for row in map(json.loads, lines)]
 
 
-def passes(lengths: list[int], epochs: float, generator: random.Random) -> list[list[int]]:
-    """Every epoch sees each example once, in a new order; a fractional epoch sees its share.
-
-    Examples fill packs in that order; a pack is closed when the next example does not fit.
-    """
-    packs: list[list[int]] = []
-    while epochs > 0:
-        order = list(range(len(lengths)))
-        generator.shuffle(order)
-        room = 0
-        for number in order[: max(1, round(len(order) * min(epochs, 1.0)))]:
-            if lengths[number] > room:
-                packs.append([])
-                room = TOKENS_PER_STEP
-            packs[-1].append(number)
-            room -= lengths[number]
-        epochs -= 1
-    return packs
-
-
 def steps_of(packs: list[list[int]]) -> list[list[list[int]]]:
     """Group packs into steps of `ACCUMULATION` packs; the last step takes the rest."""
     return [packs[i : i + ACCUMULATION] for i in range(0, len(packs), ACCUMULATION)]
-
-
-def lay_out(examples: list[Example]) -> Pack:
-    """Put the examples of a pack side by side in one row, the longest first.
-
-    Positions restart at 0 for each example. Without an attention mask and a cache, Transformers
-    then isolates the examples from each other, so the row gives the same loss as the examples one
-    by one. Nothing predicts an example's first token. input_ids, position_ids: (1, tokens), int64;
-    logits_to_keep, labels: (kept,), int64.
-    """
-    ids: list[int] = []
-    positions: list[int] = []
-    learned: list[int] = []
-    for tokens, flags in sorted(examples, key=lambda example: len(example[0]), reverse=True):
-        ids += tokens
-        positions += range(len(tokens))
-        learned += [0, *flags[1:]]
-    targets = torch.tensor(learned).nonzero().reshape(-1)
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "logits_to_keep": targets - 1,
-        "labels": torch.tensor(ids)[targets],
-    }
 
 
 # -- the model -------------------------------------------------------------------------------------
@@ -129,9 +86,7 @@ def lay_out(examples: list[Example]) -> Pack:
 
 def load_model(base: str, device: torch.device) -> PeftModel:
     """Load the base and add the adapter. The seed decides the initial weights of a new adapter."""
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=BASE_DTYPE, quantization_config=quantization(device), device_map={"": device}
-    )
+    model = read_base(base, device)
     widen_norms(model)
     torch.manual_seed(SEED)
     if START_FROM:
@@ -148,11 +103,33 @@ def load_model(base: str, device: torch.device) -> PeftModel:
             task_type="CAUSAL_LM",
         )
         peft = get_peft_model(model, config)
-    if GRADIENT_CHECKPOINTING:
+    if GRADIENT_CHECKPOINTING and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     peft.train()
     return peft
+
+
+def read_base(base: str, device: torch.device) -> PreTrainedModel:
+    """Read the base; files that are already quantised are read as they are, or unpacked."""
+    config = AutoConfig.from_pretrained(base)
+    wanted, stored = quantization(device), getattr(config, "quantization_config", None)
+    if stored:
+        stored["dequantize"] = wanted is None
+        if wanted is not None and QUANTIZATION != "int8":
+            own = stored.get("bnb_4bit_compute_dtype")
+            usual = str(wanted.bnb_4bit_compute_dtype).removeprefix("torch.")
+            keeps = UNPACKED_TO == "auto" and own in ("float32", "bfloat16")
+            stored["bnb_4bit_compute_dtype"] = own if keeps else usual
+        wanted = None
+    model = AutoModelForCausalLM.from_pretrained(
+        base, config=config, dtype=BASE_DTYPE, quantization_config=wanted, device_map={"": device}
+    )
+    for parameter in model.parameters() if stored else ():
+        packed = hasattr(parameter, "quant_state")
+        if parameter.is_floating_point() and not packed:
+            parameter.data = parameter.data.to(getattr(torch, BASE_DTYPE))
+    return model
 
 
 def quantization(device: torch.device) -> BitsAndBytesConfig | None:
@@ -191,6 +168,55 @@ def compute_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=half)
 
 
+# -- packs of examples -----------------------------------------------------------------------------
+
+# <layout>
+
+
+def passes(lengths: list[int], epochs: float, generator: random.Random) -> list[list[int]]:
+    """Every epoch sees each example once, in a new order; a fractional epoch sees its share.
+
+    Examples fill packs in that order; a pack is closed when the next example does not fit.
+    """
+    packs: list[list[int]] = []
+    while epochs > 0:
+        order = list(range(len(lengths)))
+        generator.shuffle(order)
+        room = 0
+        for number in order[: max(1, round(len(order) * min(epochs, 1.0)))]:
+            if lengths[number] > room:
+                packs.append([])
+                room = TOKENS_PER_STEP
+            packs[-1].append(number)
+            room -= lengths[number]
+        epochs -= 1
+    return packs
+
+
+def lay_out(examples: list[Example]) -> Pack:
+    """Put the examples of a pack side by side in one row, the longest first.
+
+    Positions restart at 0 for each example. Without an attention mask and a cache, Transformers
+    then isolates the examples from each other, so the row gives the same loss as the examples one
+    by one. Nothing predicts an example's first token. input_ids, position_ids: (1, tokens), int64;
+    logits_to_keep, labels: (kept,), int64.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    learned: list[int] = []
+    for tokens, flags in sorted(examples, key=lambda example: len(example[0]), reverse=True):
+        ids += tokens
+        positions += range(len(tokens))
+        learned += [0, *flags[1:]]
+    targets = torch.tensor(learned).nonzero().reshape(-1)
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "logits_to_keep": targets - 1,
+        "labels": torch.tensor(ids)[targets],
+    }
+
+
 def loss_sum(model: PeftModel, pack: Pack) -> torch.Tensor:
     """Return the summed loss (nats) of a pack; logits are computed only for tokens with loss."""
     inputs = {name: tensor.to(model.device) for name, tensor in pack.items()}
@@ -221,6 +247,9 @@ def fill_up(inputs: Pack) -> None:
 def round_up(length: int) -> int:
     step = max(32, (1 << length.bit_length()) // 32)
     return -(-length // step) * step
+
+
+# </layout>
 
 
 # -- the learning rate -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers.generation import LogitsProcessorList
 
 from backend.engine.core import devices
 from backend.engine.inference import scoring
+from backend.engine.inference.generate import no_settings_of_its_own
 from backend.engine.inference.prompts import end_tokens
 from backend.engine.models.loading import Base
 
@@ -33,7 +34,7 @@ def answer_tokens(model: torch.nn.Module, base: Base, *, prompt: int, tokens: in
     """Answer an artificial prompt of `prompt` tokens with exactly `tokens` tokens."""
     harmless = _harmless_token(base)
     ids = torch.full((1, prompt), harmless, device=base.device)
-    _generate(model, ids, _ForcedTokens([harmless] * tokens))
+    _generate(model, base, ids, _ForcedTokens([harmless] * tokens))
 
 
 def first_token_seconds(model: torch.nn.Module, base: Base) -> float:
@@ -80,15 +81,15 @@ def dictated(model: torch.nn.Module, base: Base) -> list[float]:
     if not rest:
         return []
     forced = _ForcedTokens(rest)
-    _generate(model, ids[:, :GIVEN_TOKENS], forced)
+    _generate(model, base, ids[:, :GIVEN_TOKENS], forced)
     return forced.log_probabilities
 
 
-def _generate(model: torch.nn.Module, ids: torch.Tensor, forced: _ForcedTokens) -> None:
+def _generate(model: torch.nn.Module, base: Base, ids: torch.Tensor, forced: _ForcedTokens) -> None:
     config = GenerationConfig(
         max_new_tokens=len(forced.tokens), do_sample=False, use_cache=True, pad_token_id=0
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), no_settings_of_its_own(base.model):
         model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

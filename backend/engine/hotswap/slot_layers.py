@@ -7,7 +7,7 @@ A swap copies one prepared block over another. Knows nothing of the library.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -64,17 +64,13 @@ class SlotLayer(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The base's own weight, (outputs, inputs): some models read its dtype, as PEFT allows."""
-        layer: Any = self.base_layer
-        weight: torch.Tensor = layer.weight
-        return weight
+        """The base layer's weight: some models compute with it directly, as PEFT's layer allows."""
+        return self.base_layer.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """The base's own bias, (outputs,), if it has one."""
-        layer: Any = self.base_layer
-        bias: torch.Tensor | None = layer.bias
-        return bias
+        """The base layer's bias, likewise."""
+        return self.base_layer.bias  # type: ignore[return-value]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map inputs, (..., inputs), to (..., outputs), in the base layer's output dtype."""

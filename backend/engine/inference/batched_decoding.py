@@ -26,6 +26,7 @@ from backend.engine.inference import generate
 from backend.engine.inference.prompts import end_tokens
 from backend.engine.inference.sampling import NEXT_TOKEN, Sampler
 from backend.engine.inference.text_streaming import TextStream
+from backend.engine.models import tokenizer_traits
 from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
@@ -86,6 +87,10 @@ class _Part:
         return cls(torch.cat(downs), up, table, {id: layer.scaling[id] for id in ids})
 
 
+class DoesNotFit(Exception):
+    """A layer does not get its inputs row by row, so rows cannot have adapters of their own."""
+
+
 class Routing:
     """Gives each row of a batch its own adapter, in every adapted layer.
 
@@ -100,6 +105,7 @@ class Routing:
         own = [row.adapter for row in rows]
         ids = list(dict.fromkeys(id for id in own if id is not None and id != BASE_ROW))
         self._only: Row | None = None
+        self._shape = (len(rows), 0)
         self._parts: dict[Any, _Part] = {}
         for layer in (each for each in peft.modules() if isinstance(each, LoraLayer)):
             here = [id for id in ids if id in layer.lora_A]
@@ -128,18 +134,27 @@ class Routing:
         finally:
             self._only = None
 
+    def expect(self, ids: torch.Tensor) -> None:
+        """Say which batch comes next: ids, (rows, tokens)."""
+        self._shape = (ids.shape[0], ids.shape[1])
+
     def keep(self, rows: torch.Tensor) -> None:
         """Keep only these rows: (kept rows,) int64."""
         for part in self._parts.values():
             part.scales = part.scales[rows]
 
     def _add(self, layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """Add each row's change to a layer's output; raises DoesNotFit where rows are not kept."""
         part = self._parts[layer]
         x = inputs[0].to(part.down.dtype)
         if self._only is None:
-            # latent attention passes (rows, heads, tokens, width) through its layers
-            shape = (len(part.scales), *[1] * (x.ndim - 2), part.scales.shape[-1])
-            added = linear(linear(x, part.down) * part.scales.view(shape), part.up)
+            rows, tokens = self._shape
+            if x.ndim < 3 or x.shape[0] != rows or tokens not in x.shape[1:-1]:
+                raise DoesNotFit(str(tuple(x.shape)))
+            scales = part.scales
+            if x.ndim > 3:
+                scales = scales.reshape(rows, *(1,) * (x.ndim - 2), -1)
+            added = linear(linear(x, part.down) * scales, part.up)
         elif (id := self._only.adapter) in part.scaling:
             down, up = layer.lora_A[id].weight, layer.lora_B[id].weight
             added = linear(linear(x, down) * part.scaling[id], up)
@@ -184,11 +199,16 @@ def fits_batch(peft: PeftModel, adapter_id: str) -> bool:
 def answer_rows(
     base: Base, rows: list[Row], routing: Routing | None, should_stop: Callable[[], bool]
 ) -> None:
-    """Compute the answers of all rows, token by token; a stop keeps the tokens so far."""
+    """Compute the answers of all rows, token by token; a stop keeps the tokens so far.
+
+    Raises DoesNotFit before any token where the base does not allow an adapter for each row.
+    """
     started, going = time.monotonic(), list(rows)
     with torch.inference_mode(), routing.on() if routing else nullcontext():
         step = first_step(base, [row.prompt for row in rows])
         while going and not should_stop():
+            if routing:
+                routing.expect(step.ids)
             scores = forward(base, step)
             ended = _take_tokens(base, going, scores, routing, step)
             for index in ended:
@@ -236,7 +256,7 @@ class Step:
 def first_step(base: Base, prompts: list[list[int]]) -> Step:
     """Batch prompts (token ids), padded on the left, each with positions from 0."""
     longest = max(map(len, prompts))
-    pad = base.tokenizer.pad_token_id or 0
+    pad = tokenizer_traits.padding(base.tokenizer)
     gaps = [longest - len(prompt) for prompt in prompts]
     ids = [[pad] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]

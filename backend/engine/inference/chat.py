@@ -145,8 +145,7 @@ def answer(
             _row(session, i, questions[i], prompts[i], rooms[i], settings, group, on_text)
             for i in group.members
         ]
-        _run(session, group, rows, questions, control)
-        batched += len(rows) if len(rows) > 1 else 0
+        batched += _run(session, group, rows, questions, control)
         for number, row in zip(group.members, rows, strict=True):
             found[number] = _answer_of(session, row)
     nothing = rs.Answer(text="", tokens=0, seconds=0.0, stopped=True)
@@ -230,23 +229,35 @@ def _run(
     rows: list[batched_decoding.Row],
     questions: Sequence[Question],
     control: Control,
+) -> int:
+    """Answer one group, and restore the active set afterwards; return how many rows were batched.
+
+    Rows are answered in turn where the base does not allow an adapter for each row of a batch.
+    """
+    if group.strengths is not None:
+        try:
+            _run_together(session, list(group.strengths.items()), rows, control)
+        except batched_decoding.DoesNotFit:
+            ways.in_turn(session.base)
+        else:
+            return len(rows) if len(rows) > 1 else 0
+    for number, row in zip(group.members, rows, strict=True):
+        with session.using_ids(questions[number].variant):
+            _run_alone(session, row, control)
+    return 0
+
+
+def _run_together(
+    session: Session, wanted: ActiveIds, rows: list[batched_decoding.Row], control: Control
 ) -> None:
-    """Answer one group with its adapters active; restore the active set afterwards."""
-    if group.strengths is None:
-        wanted = questions[group.members[0]].variant
-    else:
-        wanted = list(group.strengths.items())
+    """Answer rows in one batch, each with its own adapter at the strength in `wanted`."""
     with session.using_ids(wanted):
-        if group.strengths is not None:
-            routing = (
-                batched_decoding.Routing(session.peft, rows) if session.peft is not None else None
+        peft = session.peft
+        routing = batched_decoding.Routing(peft, rows) if peft is not None else None
+        with session.using_ids([]):
+            batched_decoding.answer_rows(
+                session.base, rows, routing, lambda: control.stop_requested
             )
-            with session.using_ids([]):
-                batched_decoding.answer_rows(
-                    session.base, rows, routing, lambda: control.stop_requested
-                )
-            return
-        _run_alone(session, rows[0], control)
 
 
 def _run_alone(session: Session, row: batched_decoding.Row, control: Control) -> None:

@@ -4,7 +4,8 @@ For models without a standard cache. Knows nothing of adapters or conversations.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def answer_plainly(
     should_stop: Callable[[], bool],
 ) -> list[int]:
     """Continue one prompt, ids: (1, length), int64, by at most `room` tokens; return new ids."""
-    with torch.inference_mode():
+    with torch.inference_mode(), no_settings_of_its_own(base.model):
         output = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -79,15 +80,31 @@ def scored_plainly(
     base: Base, ids: torch.Tensor, steps: int
 ) -> tuple[list[torch.Tensor], list[int]]:
     """Return the scores of each step of `generate`, (1, vocabulary) each, and its tokens."""
-    output = base.model.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=_config(base, steps),
-        use_cache=True,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    with no_settings_of_its_own(base.model):
+        output = base.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=_config(base, steps),
+            use_cache=True,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
     return list(output.logits), output.sequences[0, ids.shape[1] :].tolist()
+
+
+@contextmanager
+def no_settings_of_its_own(model: Any) -> Iterator[None]:
+    """Keep a base's own generation settings out of `generate` for a while.
+
+    Transformers 5.23 takes each setting that a call leaves out from the model, such as a forced end
+    mark as the last token (BART). Rows of a batch know no such settings, so no answer has them.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 class _Sampling(LogitsProcessor):

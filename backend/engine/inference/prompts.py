@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from backend.engine.models import tokenizer_traits
 from backend.engine.models.loading import Base
 from backend.engine.templates import answers, end_marks
 from backend.engine.templates.rendering import ChatTemplate, Conversation, Unrenderable
@@ -28,8 +29,20 @@ def encode_prompt(
         template = ChatTemplate(tokenizer, seconds=read_limits.PROMPT_SECONDS)
         text = answers.prompt_in_training(template, _conversation(messages), text)
     text = _without_joined_blank(text, tokenizer, special)
-    ids = tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids
-    return ids.to(base.device)
+    ids = tokenizer_traits.prompt_ids(text, tokenizer, special=special)
+    require_embedded(base, ids)
+    return torch.tensor([ids], dtype=torch.int64, device=base.device)
+
+
+def require_embedded(base: Base, ids: list[int]) -> None:
+    """Raise InvalidRequest where a token has no embedding: a GPU would end the process for it."""
+    token = tokenizer_traits.first_beyond(ids, base.tokenizer)
+    if token is not None:
+        raise InvalidRequest(
+            f"The text contains {tokenizer_traits.shown(token, base.tokenizer)}, a token of the "
+            f"tokenizer that {base.facts.name} has no embedding for.",
+            cure="Leave it out.",
+        )
 
 
 def _without_joined_blank(text: str, tokenizer: Any, special: bool) -> str:
@@ -41,7 +54,7 @@ def _without_joined_blank(text: str, tokenizer: Any, special: bool) -> str:
     if not text.endswith(" "):
         return text
     alone, joined = (
-        tokenizer(each, add_special_tokens=special).input_ids for each in (text, text + "a")
+        tokenizer_traits.prompt_ids(each, tokenizer, special=special) for each in (text, text + "a")
     )
     return text if joined[: len(alone)] == alone else text.rstrip(" ")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from backend.engine.core import tolerances
-from backend.engine.inference.prompts import encode_prompt, room_for
+from backend.engine.inference.prompts import encode_prompt, require_embedded, room_for
 from backend.engine.inference.sampling import NEXT_TOKEN
 from backend.engine.models.loading import Base
 from backend.requests import Message
@@ -40,6 +40,7 @@ def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
     length = ids.shape[1]
     if length < 2:
         return TextScore(0.0, [], ids[0].tolist())
+    require_embedded(base, ids[0].tolist())
     room_for(base, length, 0)
     total, each = 0.0, []
     with torch.inference_mode():

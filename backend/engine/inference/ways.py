@@ -46,6 +46,11 @@ def of(base: Base) -> Way:
     return found
 
 
+def in_turn(base: Base) -> None:
+    """Answer a base's rows one by one from now on: it does not allow an adapter for each row."""
+    _FOUND[base.model] = Way.ALONE
+
+
 _FOUND: WeakKeyDictionary[torch.nn.Module, Way] = WeakKeyDictionary()
 
 

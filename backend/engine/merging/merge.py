@@ -25,7 +25,7 @@ from backend.engine.inference import scoring
 from backend.engine.merging import in_memory, streaming
 from backend.engine.merging.model_card import card
 from backend.engine.merging.streaming import Part, StreamedMerge
-from backend.engine.models import loading, model_folder
+from backend.engine.models import config_file, loading, model_folder, stored_quantization
 from backend.engine.session import Session
 from backend.engine.templates import end_marks
 from backend.errors import Unsupported
@@ -66,6 +66,8 @@ class Job(NamedTuple):
     compute: str
     stored: str
     shard_bytes: int
+    packed: str = ""
+    """How the files are quantised, where they are unpacked when they are read."""
 
 
 class Written(NamedTuple):
@@ -125,11 +127,9 @@ def _about_quantised(job: Job) -> list[str]:
 def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library: Library) -> Job:
     folder = Path(base.path)
     config = model_folder.check_folder(folder)
-    if config.get("quantization_config"):
-        raise Unsupported(
-            f"The files of {base.name!r} are already quantised.",
-            cure="Load the full-precision model and merge into that.",
-        )
+    stored = stored_quantization.of(folder, config, base.name)
+    if stored is not None and not stored.is_unpacked:
+        raise merge_requirements.quantised_files(base.name, stored.title, stored.original)
     return Job(
         base=base,
         folder=folder,
@@ -143,11 +143,14 @@ def _job(request: Merge, base: ModelFacts, infos: Sequence[AdapterInfo], library
             request, base, safetensors_header.tensors(folder)
         ),
         shard_bytes=request.shard_bytes,
+        packed=stored.title if stored else "",
     )
 
 
 def _write_weights(job: Job, folder: Path, control: Control, library: Library) -> Written:
     """Write the weights tensor by tensor, or from memory where that would be wrong."""
+    if job.packed:
+        return _write_from_memory(job, folder, control, library, f"its files are in {job.packed}")
     streamed = StreamedMerge(job.folder, job.parts)
     obstacle = streamed.obstacle(job.base.fingerprint, _session_dtype(job.base))
     if obstacle:
@@ -303,12 +306,17 @@ def _answer_bytes(job: Job) -> int:
 
 
 def _write_surroundings(job: Job, folder: Path) -> None:
-    """Write the configuration; copy tokenizer, generation settings and chat template."""
+    """Write the configuration; copy tokenizer, generation settings and chat template.
+
+    No program code is copied, so no file may name any: the folder is read without it everywhere.
+    """
     _write_config(job, folder)
     for pattern in COPIED:
         for file in job.folder.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        _name_no_code(folder / name)
     _write_end_tokens(job, folder)
     templates = job.folder / "additional_chat_templates"
     if templates.is_dir():
@@ -316,6 +324,14 @@ def _write_surroundings(job: Job, folder: Path) -> None:
     if job.base.given_template != "own":
         given = CHAT_TEMPLATES[job.base.given_template].jinja
         (folder / "chat_template.jinja").write_text(given, encoding="utf-8")
+
+
+def _name_no_code(file: Path) -> None:
+    if not file.is_file():
+        return
+    said = read_json(file, read_limits.TOKENIZER_BYTES, file.name)
+    if isinstance(said, dict) and config_file.brings_code(said):
+        file.write_text(json.dumps(config_file.without_code(said), indent=2) + "\n", "utf-8")
 
 
 def _write_end_tokens(job: Job, folder: Path) -> None:
@@ -346,8 +362,8 @@ def _write_config(job: Job, folder: Path) -> None:
         old = part.pop("torch_dtype", None)
         if part is config or old is not None or "dtype" in part:
             part["dtype"] = name
-    config.pop("quantization_config", None)
-    config.pop("_name_or_path", None)
+    for key in ("quantization_config", "_name_or_path", config_file.CODE):
+        config.pop(key, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -346,6 +346,7 @@ def _require_plain(model: torch.nn.Module, layers: dict[str, LoraLayer]) -> None
         name = key.removesuffix(".weight")
         if shared.get(id(layer.get_base_layer().weight), 0) > 1:
             raise Unsupported(
-                f"An adapter changes {name}, which this base uses twice (tied embeddings).",
+                f"An adapter changes {name}, a weight that this base uses in several places (tied "
+                "embeddings, or layers that share weights).",
                 cure="Leave that adapter out.",
             )

@@ -24,6 +24,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend.sizes import count_text
 
+SHOWN_PARTS = 8
 _PART = re.compile(r"(?:model\.|language_model\.)*([^.]+(?:\.\d+)?)")
 """The name of a part, with the number of a layer, and what may come before it."""
 
@@ -108,8 +109,10 @@ def left_out(sizes: dict[str, int]) -> list[str]:
     for key, size in sizes.items():
         found = _PART.match(key)
         parts[found[1] if found else key] += size
-    return [
-        f"{name.replace('_', ' ')} ({count_text(size)} parameters), which is in its files and "
+    listed = [
+        f"{name[:60].replace('_', ' ')} ({count_text(size)} parameters), which is in its files and "
         "not loaded"
-        for name, size in sorted(parts.items())
+        for name, size in parts.most_common(SHOWN_PARTS)
     ]
+    more = len(parts) - len(listed)
+    return sorted(listed) + ([f"{more} more parts of its files"] if more else [])

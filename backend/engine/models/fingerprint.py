@@ -8,9 +8,10 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from backend.engine.core.adapter_keys import PREFIX
-from backend.engine.models import model_folder, quantization
+from backend.engine.models import model_folder, quantization, stored_quantization
 from backend.engine.models.checkpoint_names import read_names
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
+from backend.engine.models.stored_quantization import Stored
 from backend.errors import ModelError, Unsupported
 from backend.files.safetensors_header import tensors, title, weight_files
 from backend.requests import LoadModel
@@ -50,6 +51,17 @@ def predict_quantized(
         stored=precision, quantization=request.quantization, double_quant=request.double_quant
     )
     return weight_bytes(shape, storage), READ_AHEAD * 4 * shape.largest
+
+
+def predict_stored(
+    folder: Path, skeleton: torch.nn.Module, stored: Stored, dtype: torch.dtype
+) -> tuple[int, int, int]:
+    """Return parameters, bytes, and extra bytes while reading, where the files are quantised."""
+    parameters = [each.numel() for each in skeleton.parameters()]
+    total = sum(parameters)
+    if stored.is_unpacked:  # one weight in fp32 at a time, beside its packed numbers
+        return total, total * dtype.itemsize, READ_AHEAD * 4 * max(parameters)
+    return total, stored_quantization.packed_bytes(weight_files(folder), dtype), 0
 
 
 def tensor_bytes(model: torch.nn.Module) -> int:

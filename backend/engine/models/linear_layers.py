@@ -87,18 +87,22 @@ def every_linear_layer(model: torch.nn.Module) -> list[Target]:
 
 
 def _is_a_product(layer: torch.nn.Module) -> bool:
-    """Tell whether a layer returns one tensor, which PEFT can add to.
+    """Tell whether a layer returns one row for a row, which PEFT can add to.
 
-    Some subclasses return more, such as the router of Llama 4 in Transformers 5.23.0; one of the
-    model's own is tried on a row of zeros.
+    Subclasses of a model's own may not, such as the router of Llama 4 and the grouped projection of
+    DeepSeek-V4 in Transformers 5.23.0; one is tried on a row of zeros.
     """
     kind = type(layer)
     if kind.forward is torch.nn.Linear.forward or not kind.__module__.startswith(_MODELS):
         return True
     weight: Any = layer.weight
-    with torch.no_grad():
-        found = layer(torch.zeros(1, weight.shape[-1], dtype=weight.dtype, device=weight.device))
-    return isinstance(found, torch.Tensor)
+    row = torch.zeros(1, weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            found = layer(row)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, weight.shape[0])
 
 
 def _is_inside_a_tuner(name: str) -> bool:

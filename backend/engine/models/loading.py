@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -22,12 +20,16 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.tolerances import bound
 from backend.engine.models import (
     checkpoint_names,
+    config_file,
     fingerprint,
     model_folder,
     quantization,
+    stored_quantization,
     text_part,
+    tokenizer_traits,
     trial_pass,
 )
+from backend.engine.models.stored_quantization import Stored
 from backend.errors import ModelError, Unsupported
 from backend.files import safetensors_header
 from backend.files.safetensors_header import title
@@ -36,6 +38,10 @@ from backend.requests import LoadModel
 from backend.results import ModelFacts
 from backend.runs import launch_commands
 
+UNREADABLE = (
+    ValueError, OSError, SafetensorError, KeyError, AttributeError, AssertionError, TypeError,
+)  # fmt: skip
+"""What Transformers raises where files do not match each other."""
 _AHEAD = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers", "mtp_num_hidden_layers")
 """How configurations count layers that predict several tokens ahead."""
 EMULATED = "this GPU has no native bf16 and converts, which is slow"
@@ -58,6 +64,9 @@ class Plan:
     """The extra bytes while the weights are read."""
     untouched: list[str]
     """The parts that no adapter changes, for people."""
+    stored: Stored | None = None
+    """How the files are quantised already; `request` then asks for just that."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,33 +102,75 @@ def prepare(request: LoadModel, control: Control, models_dir: Path | None = None
     Raises ModelError, NotFound or Unsupported; a loaded base is not touched.
     """
     device = devices.choose(request.device)
-    quantized = request.quantization != "none"
-    precision, reason = choose_precision(request.precision, device, quantized=quantized)
+    choose_precision(request.precision, device)  # refused before anything is downloaded
     folder = model_folder.find(request.source, request.revision, control, models_dir)
+    name = title(folder)
     config = model_folder.check_folder(folder)
     model_folder.require_known(folder, config)
-    quantization.require_possible(request, config, precision, title(folder), device=device)
-    stored, _ = fingerprint.predict(folder, DTYPES[precision])
+    stored = stored_quantization.of(folder, config, name)
+    stored = stored_quantization.in_files(stored, folder, name)
+    request = stored_quantization.resolve(request, stored, name, device)
+    quantized = request.quantization != "none"
+    precision, reason = choose_precision(request.precision, device, quantized=quantized)
+    quantization.require_possible(request, precision, device=device)
     skeleton = model_folder.skeleton(folder)  # checks that the weight files can hold it
-    parameters = min(stored, sum(each.numel() for each in skeleton.parameters()))
-    predicted, passing = parameters * DTYPES[precision].itemsize, 0
-    if quantized:
-        predicted, passing = fingerprint.predict_quantized(
-            skeleton, request, precision, parameters, name=title(folder)
-        )
+    held, _ = fingerprint.predict(folder, DTYPES[precision])
+    parameters, predicted, passing = _sizes(folder, skeleton, held, request, precision, stored)
+    tokenizer = model_folder.read_tokenizer(folder, request.chat_template)
     return Plan(
         request=request,
         folder=folder,
-        title=title(folder),
+        title=name,
         device=device,
         precision=precision,
         precision_reason=reason,
-        tokenizer=model_folder.read_tokenizer(folder, request.chat_template),
+        tokenizer=tokenizer,
         parameters=parameters,
         memory_bytes=predicted,
         passing_bytes=passing,
-        untouched=_untouched(folder, skeleton, stored),
+        untouched=_untouched(folder, skeleton, 0 if stored else held),
+        stored=stored,
+        notes=_notes(folder, config, tokenizer, stored, request),
     )
+
+
+def _sizes(
+    folder: Path,
+    skeleton: torch.nn.Module,
+    held: int,
+    request: LoadModel,
+    precision: str,
+    stored: Stored | None,
+) -> tuple[int, int, int]:
+    """Return parameters, bytes of the loaded base, and extra bytes while it is read.
+
+    `held` is the number of parameters that the files hold.
+    """
+    if stored is not None:
+        return fingerprint.predict_stored(folder, skeleton, stored, DTYPES[precision])
+    parameters = min(held, sum(each.numel() for each in skeleton.parameters()))
+    if request.quantization == "none":
+        return parameters, parameters * DTYPES[precision].itemsize, 0
+    sizes = fingerprint.predict_quantized(
+        skeleton, request, precision, parameters, name=title(folder)
+    )
+    return parameters, *sizes
+
+
+def _notes(
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    stored: Stored | None,
+    request: LoadModel,
+) -> tuple[str, ...]:
+    """Return what a person should know about a checkpoint, a sentence or two for each trait."""
+    found = [
+        model_folder.about_code(folder, config),
+        stored_quantization.note(stored, request),
+        *tokenizer_traits.notes(tokenizer),
+    ]
+    return tuple(each for each in found if each)
 
 
 def load(request: LoadModel, control: Control, models_dir: Path | None = None) -> Base:
@@ -163,7 +214,9 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         seconds=time.monotonic() - started,
         quantization=wanted,
         quantization_note=(
-            quantization.describe(plan.request, model, plan.device) if wanted != "none" else ""
+            quantization.describe(plan.request, model, plan.device, stored=plan.stored is not None)
+            if wanted != "none"
+            else ""
         ),
         double_quant=plan.request.double_quant,
         quantized_compute=quantization.computed_in(plan.request, plan.device),
@@ -172,6 +225,9 @@ def load_prepared(plan: Plan, control: Control) -> Base:
         quantized_full_bytes=full,
         untouched=plan.untouched,
         places=_places(plan.device),
+        stored_quantized=plan.stored.title if plan.stored else "",
+        original=plan.stored.original if plan.stored else "",
+        notes=plan.notes,
     )
     return Base(model=model, tokenizer=plan.tokenizer, facts=facts, plan=plan)
 
@@ -207,36 +263,51 @@ def choose_precision(
 
 
 def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
-    config = quantization.bnb_config(plan.request, plan.device)
+    config = config_file.of_folder(plan.folder)
+    wanted = None
+    if plan.stored is not None:
+        config.quantization_config = stored_quantization.reading(plan.stored, plan.request)
+    else:
+        wanted = quantization.bnb_config(plan.request, plan.device)
+    placed = devices.is_gpu(plan.device) or plan.request.quantization != "none"
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             plan.folder,
+            config=config,
             dtype=dtype,
             # Transformers would put a quantised base on any GPU it finds.
-            device_map={"": plan.device} if devices.is_gpu(plan.device) or config else None,
-            **({"quantization_config": config} if config else {}),
+            device_map={"": plan.device} if placed else None,
+            **({"quantization_config": wanted} if wanted else {}),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, SafetensorError, KeyError) as error:
+    except UNREADABLE as error:
         raise ModelError(
-            f"{plan.title} could not be read: {model_folder.first_line(error)}",
+            f"{plan.title} could not be read: {config_file.first_line(error)}",
             cure="Its files do not match each other: download it again.",
             details=str(error),
         ) from error
     except RuntimeError as error:
+        if "conversion" in str(error):  # of weights that are stored in another form
+            raise ModelError(
+                f"{plan.title} could not be read: its quantised weights cannot be unpacked.",
+                cure="Load the full-precision model instead.",
+                details=str(error),
+            ) from error
         if "mismatched" not in str(error):
             raise
         raise ModelError(
             f"The weights in {plan.title} do not match its config.json.", details=str(error)
         ) from error
     quantization.guard(model)
+    stored_quantization.settle(model, plan.stored, dtype)
     _require_complete(model, report, plan.title)
     model.requires_grad_(False)
     model.eval()
-    trial_pass.require_continues_text(model, len(plan.tokenizer), plan.title)
+    known = tokenizer_traits.embedded(plan.tokenizer) or len(plan.tokenizer)
+    trial_pass.require_continues_text(model, known, plan.title)
     return model
 
 

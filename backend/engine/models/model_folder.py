@@ -1,31 +1,41 @@
 """A base on disk: finding and checking its folder, its tokenizer, its modules without weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    __version__,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.models.auto import tokenization_auto
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.packaged_models import PACKAGED_MODELS
 from backend.engine.core import hub_download
 from backend.engine.core.job_control import Control
-from backend.engine.models import model_limits, packaged_model, text_part
+from backend.engine.models import (
+    config_file,
+    model_limits,
+    packaged_model,
+    stored_quantization,
+    text_part,
+    tokenizer_traits,
+)
 from backend.errors import ModelError, NotFound, Unsupported
 from backend.files import read_limits
 from backend.files.foreign_files import read_json
 from backend.files.safetensors_header import title, weight_files
 from backend.permissions import looks_like_path
 from backend.settings import STARTER, Settings
+
+PACKAGES = {
+    ".model": {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"},
+    ".tiktoken": {"tiktoken": "tiktoken"},
+}
+"""What reads a tokenizer's file where there is no tokenizer.json."""
 
 
 def find(
@@ -48,7 +58,15 @@ def find(
                 cure="Check the path; a Hub id looks like HuggingFaceTB/SmolLM2-135M.",
             )
         return folder.resolve()
-    return hub_download.fetch_model(source, revision, control)
+    return hub_download.fetch_model(source, revision, control, _require_readable)
+
+
+def _require_readable(folder: Path) -> None:
+    """Raise ModelError or Unsupported where no weights could make the folder a base."""
+    name = title(folder)
+    config = config_file.read(folder / config_file.NAME, name)
+    config_file.known(config, name)
+    stored_quantization.of(folder, config, name)
 
 
 def display_name(source: str, folder: Path) -> str:
@@ -58,42 +76,58 @@ def display_name(source: str, folder: Path) -> str:
 
 def check_folder(folder: Path) -> dict[str, Any]:
     """Return the folder's config; raises where it is not a model that can be loaded safely."""
-    config_file, name = folder / "config.json", title(folder)
+    file, name = folder / config_file.NAME, title(folder)
+    if (folder / "adapter_config.json").exists() and file.exists() and weight_files(folder):
+        raise ModelError(
+            f"{name} holds a base model and an adapter, which Transformers would load as one.",
+            cure="Move adapter_config.json and adapter_model.safetensors to another folder, then "
+            "load the base and add the adapter.",
+        )
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} holds an adapter, not a base model.",
             cure="Load the base it was made for first, then add the adapter.",
         )
-    if not config_file.exists():
+    if not file.exists():
         raise ModelError(f"{name} has no config.json, so it is not a model folder.")
     model_limits.require_bounded_files(folder, name)
-    config = _read_json(config_file, name)
-    _require_no_code(config, name)
+    config = config_file.read(file, name)
     if not weight_files(folder):
-        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt*")
-        )
-        if pickled:
-            raise Unsupported(
-                f"{name} has its weights only as {pickled[0]}, a format that can run code.",
-                cure="Convert it to safetensors first.",
-            )
-        raise ModelError(
-            f"{name} has a config.json but no weights (no model.safetensors).",
-            cure="Only safetensors files are read: choose another base, or convert it first.",
-        )
+        raise _without_weights(folder, name)
     return config
+
+
+def _without_weights(folder: Path, name: str) -> ModelError | Unsupported:
+    """Return why a folder's weight files are not read, if it has any."""
+    pickled = [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt*"))]
+    other = sorted(folder.glob("*.safetensors"))
+    if other:
+        return ModelError(
+            f"{name} has its weights in {other[0].name}, but Transformers reads model.safetensors, "
+            "or the files that model.safetensors.index.json lists.",
+            cure="Rename it to model.safetensors if it is the only one and holds Transformers' own "
+            "names of weights; else download the folder again, or choose another base.",
+        )
+    if pickled:
+        return Unsupported(
+            f"{name} has its weights only as {pickled[0].name}, a format that can run code.",
+            cure="Convert it to safetensors first.",
+        )
+    return ModelError(
+        f"{name} has a config.json but no weights (no model.safetensors).",
+        cure="Only safetensors files are read: choose another base, or convert it first.",
+    )
 
 
 def require_known(folder: Path, config: dict[str, Any]) -> None:
     """Raise where Transformers does not know the architecture, or only for another task."""
-    _known(config, title(folder))
+    config_file.known(config, title(folder))
 
 
 def require_held(folder: Path, config: dict[str, Any]) -> None:
     """Raise ModelError where the weight files are too small for the configuration."""
     name = title(folder)
-    model_limits.require_held(_known(config, name), weight_files(folder), name)
+    model_limits.require_held(config_file.known(config, name), weight_files(folder), name)
 
 
 def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
@@ -102,52 +136,9 @@ def read_config(source: Path | dict[str, Any]) -> PretrainedConfig:
     Raises ModelError or Unsupported where it is not a causal language model's.
     """
     if isinstance(source, dict):
-        return _known(source, "This configuration")
+        return config_file.known(source, "This configuration")
     name = title(source.parent)
-    config = _read_json(source, name)
-    _require_no_code(config, name)
-    return _known(config, name)
-
-
-def _known(config: dict[str, Any], name: str) -> PretrainedConfig:
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise Unsupported(
-            f"{name} has the architecture {kind!r}, not known to Transformers {__version__}.",
-            cure="Choose a base with a known architecture, such as Llama, Qwen or Gemma.",
-        )
-    model_limits.require_plausible(config, name)
-    try:
-        known: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(config)
-    except Exception as error:
-        raise ModelError(
-            f"{name}/config.json cannot be used: {first_line(error)}", details=str(error)
-        ) from error
-    if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise Unsupported(
-            f"{name} is a {kind} model, which does not continue text.",
-            cure="Choose a causal language model, such as Llama, Qwen or Gemma.",
-        )
-    model_limits.require_sizes(known, name)
-    return known
-
-
-def _read_json(file: Path, name: str) -> dict[str, Any]:
-    try:
-        config = read_json(file, read_limits.CONFIG_BYTES, f"{name}/config.json")
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name}/config.json is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{name}/config.json is not a JSON object.")
-    return config
-
-
-def _require_no_code(config: dict[str, Any], name: str) -> None:
-    if "auto_map" in config:
-        raise Unsupported(
-            f"{name} contains its own program code, which the workbench never runs.",
-            cure="Choose a model whose architecture is part of Transformers.",
-        )
+    return config_file.known(config_file.read(source, name), name)
 
 
 def skeleton(folder: Path) -> torch.nn.Module:
@@ -157,7 +148,7 @@ def skeleton(folder: Path) -> torch.nn.Module:
     """
     require_held(folder, check_folder(folder))
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = config_file.of_folder(folder)
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model_limits.require_fits(model, weight_files(folder), title(folder))
     return model
@@ -165,35 +156,136 @@ def skeleton(folder: Path) -> torch.nn.Module:
 
 def context_length(folder: Path) -> int:
     """Return a base's context length in tokens; 0 where its config does not say."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return text_part.context_length(config)
+    return text_part.context_length(config_file.of_folder(folder))
+
+
+def about_code(folder: Path, config: dict[str, Any]) -> str:
+    """Return a sentence about program code in a folder, which is never run; empty without any."""
+    if not config_file.brings_code(config) and not config_file.brings_code(_tokenizer_file(folder)):
+        return ""
+    return (
+        "The model brings its own program code, which is not used: it is read with the code of "
+        f"Transformers for {config.get('model_type')}."
+    )
 
 
 def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBase:
     """Read a base's tokenizer, with a chat template from the catalogue if it has none itself.
 
-    Raises ModelError where there is no tokenizer, and Unsupported where it already has a template.
+    Raises ModelError where there is no tokenizer, and Unsupported where it needs something that is
+    not here, or already has a template.
     """
+    name, config = title(folder), config_file.of_folder(folder)
+    _require_own_class(folder, name)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        with _tokenizer_file_without_code():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, config=config, trust_remote_code=False, local_files_only=True
+            )
     except Exception as error:
-        raise ModelError(
-            f"{title(folder)} has no readable tokenizer.", details=str(error)
-        ) from error
-    _require_short_template(tokenizer.chat_template, title(folder))
+        _require_libraries(folder, name)
+        raise ModelError(f"{name} has no readable tokenizer.", details=str(error)) from error
+    _require_short_template(tokenizer.chat_template, name)
     named = tokenizer.chat_template
     if isinstance(named, dict) and named and "default" not in named:
         tokenizer.chat_template = {**named, "default": next(iter(named.values()))}
     if template != "own":
         if tokenizer.chat_template:
             raise Unsupported(
-                f"{title(folder)} has its own chat template, which it was trained with.",
+                f"{name} has its own chat template, which it was trained with.",
                 cure="Set Chat template to own.",
             )
         tokenizer.chat_template = CHAT_TEMPLATES[template].jinja
+    tokenizer_traits.set_embedded(tokenizer, _embedded(config))
+    tokenizer_traits.complete(tokenizer, _end_ids(folder))
     return tokenizer
+
+
+def _embedded(config: PretrainedConfig) -> int:
+    """Return how many tokens have an embedding; a model without that number is never limited."""
+    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    return rows if isinstance(rows, int) else read_limits.SIZE
+
+
+def _end_ids(folder: Path) -> list[int]:
+    """Return the ids that end a text, as generation_config.json or config.json says.
+
+    A number that config.json does not say, but its class has by default, may be any token's.
+    """
+    files = (_json(folder / name) for name in ("generation_config.json", config_file.NAME))
+    said = next((each["eos_token_id"] for each in files if each.get("eos_token_id")), None)
+    listed = said if isinstance(said, list) else [said]
+    return [each for each in listed if isinstance(each, int) and not isinstance(each, bool)]
+
+
+def _tokenizer_file(folder: Path) -> dict[str, Any]:
+    return _json(folder / "tokenizer_config.json")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return a file's object; empty where there is none, which its own reader then reports."""
+    try:
+        found = read_json(file, read_limits.TOKENIZER_BYTES, file.name)
+    except (OSError, ValueError, RecursionError, ModelError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _require_own_class(folder: Path, name: str) -> None:
+    """Raise Unsupported where a tokenizer is program code that Transformers does not have."""
+    said = _tokenizer_file(folder)
+    kind = said.get("tokenizer_class")
+    if not config_file.brings_code(said) or not isinstance(kind, str):
+        return
+    plain = kind.removesuffix("Fast")
+    if not any(tokenizer_class_from_name(each) for each in (kind, plain, f"{plain}Fast")):
+        raise Unsupported(
+            f"{name} needs its own program code for its tokenizer ({kind[:60]}), and the workbench "
+            "never runs such code.",
+            cure="Choose a model whose tokenizer is part of Transformers.",
+        )
+
+
+@contextmanager
+def _tokenizer_file_without_code() -> Iterator[None]:
+    """Let Transformers read tokenizer_config.json as if it named no program code.
+
+    Transformers 5.23 skips its choice of the right class where code is named, even if that code is
+    not run: a byte-level tokenizer that says LlamaTokenizer would split texts in another way.
+    """
+    original = tokenization_auto.get_tokenizer_config
+
+    def without_code(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return config_file.without_code(original(*arguments, **options))
+
+    tokenization_auto.get_tokenizer_config = without_code
+    try:
+        yield
+    finally:
+        tokenization_auto.get_tokenizer_config = original
+
+
+def _require_libraries(folder: Path, name: str) -> None:
+    """Raise Unsupported where a tokenizer could not be read because a package is missing."""
+    if (folder / "tokenizer.json").is_file():
+        return
+    for suffix, packages in PACKAGES.items():
+        files = sorted(folder.glob(f"*{suffix}"))
+        missing = [each for each, module in packages.items() if not _is_installed(module)]
+        if files and missing:
+            raise Unsupported(
+                f"{name} has its tokenizer only as {files[0].name}, and the package {missing[0]} "
+                "that reads it is not installed.",
+                cure=f"Install {' and '.join(missing)}, or choose a copy of the model that has a "
+                "tokenizer.json.",
+            )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
 
 
 def _require_short_template(template: Any, name: str) -> None:
@@ -205,10 +297,3 @@ def _require_short_template(template: Any, name: str) -> None:
             f"{read_limits.TEMPLATE_BYTES:,} are read.",
             cure="Download it again.",
         )
-
-
-def first_line(error: BaseException) -> str:
-    first, *rest = str(error).strip().splitlines() or ["no reason given"]
-    if first.endswith(":") and rest:  # the reason itself is on the next line
-        first = f"{first} {rest[0].strip()}"
-    return first[:200]

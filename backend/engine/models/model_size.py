@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backend.catalogue.precisions import BYTES
-from backend.engine.models import model_folder, text_part
+from backend.engine.models import config_file, model_folder, text_part
 from backend.engine.models.linear_layers import (
     Target,
     Targets,
@@ -57,15 +57,15 @@ class Shape:
         """Read the sizes from a model, with or without weights; `parameters` of the base alone."""
         config: Any = text_part.text_config(model.config)
         width = text_part.width(model) or 512
-        heads = _number(config, "num_attention_heads", 1)
-        head = _number(config, "head_dim", width // heads)
+        heads = text_part.largest(config, "num_attention_heads") or 1
+        head = text_part.largest(config, "head_dim") or width // heads
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),
             linear=tuple(every_linear_layer(model)),
             adaptable=linear_layers(model),
             layers=text_part.layers(model) or 12,
             width=width,
-            inner=_number(config, "intermediate_size", 4 * width),
+            inner=text_part.largest(config, "intermediate_size") or 4 * width,
             heads_width=heads * head,
             vocabulary=text_part.vocabulary(model),
         )
@@ -81,7 +81,7 @@ class Shape:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:
-            reason = model_folder.first_line(error).rstrip(".")
+            reason = config_file.first_line(error).rstrip(".")
             raise ModelError(
                 f"No model can be built from this config.json: {reason}.",
                 cure="Check its sizes: each has to be a whole number above 0.",
@@ -97,13 +97,6 @@ class Shape:
     def largest(self) -> int:
         """The number of weights in the largest layer."""
         return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
-
-
-def _number(config: Any, name: str, otherwise: int) -> int:
-    """Return a size from a configuration; the largest where each layer has its own."""
-    said = getattr(config, name, None)
-    each = [n for n in (said if isinstance(said, list | tuple) else [said]) if isinstance(n, int)]
-    return max(each, default=0) or otherwise
 
 
 def weight_bytes(shape: Shape, storage: Storage) -> int:

@@ -25,21 +25,9 @@ _forward_8bit = MatMul8bitFp.forward
 
 
 def require_possible(
-    request: LoadModel,
-    config: dict[str, Any],
-    precision: str,
-    name: str,
-    *,
-    device: torch.device = devices.CPU,
+    request: LoadModel, precision: str, *, device: torch.device = devices.CPU
 ) -> None:
     """Raise Unsupported where a base cannot be quantised correctly, before a weight is read."""
-    stored = config.get("quantization_config")
-    if stored:
-        method = stored.get("quant_method", "an unknown method")
-        raise Unsupported(
-            f"{name} is already stored quantised ({method}).",
-            cure="Load the original model, and choose the quantisation here.",
-        )
     if request.quantization == "none":
         return
     if precision == "fp16":
@@ -153,8 +141,10 @@ def numbers(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters()) - packed + whole
 
 
-def describe(request: LoadModel, model: PreTrainedModel, device: torch.device) -> str:
-    """Describe in one sentence what quantising did."""
+def describe(
+    request: LoadModel, model: PreTrainedModel, device: torch.device, *, stored: bool = False
+) -> str:
+    """Describe what quantising did; `stored`: by whoever made the files, as they chose."""
     now, full = layer_bytes(model)
     kind = QUANTIZATIONS[request.quantization].title
     kind += " with double quantisation" if request.double_quant else ""
@@ -162,7 +152,12 @@ def describe(request: LoadModel, model: PreTrainedModel, device: torch.device) -
     inside = f", computed in {computed}" if computed else ""
     return (
         f"{len(layers(model))} layers are kept in {kind}{inside}, at {now / max(full, 1):.2f} of "
-        "their fp32 size. Embeddings, norms and the output head stay in full precision."
+        "their fp32 size. "
+        + (
+            "All other weights are in full precision."
+            if stored
+            else "Embeddings, norms and the output head stay in full precision."
+        )
     )
 
 

@@ -79,19 +79,32 @@ def part_named_in(name: str) -> str:
 def layers(model: torch.nn.Module) -> int:
     """Return the number of layers of the text part; 0 where it has no list of layers."""
     lists = {name: module for name, module in _lists(model)}
-    said = getattr(text_config(getattr(model, "config", None)), "num_hidden_layers", None)
+    said = largest(text_config(getattr(model, "config", None)), "num_hidden_layers")
     if not lists or any(len(module) == said for module in lists.values()):
-        return int(said or 0)
+        return said
     return len(max(lists.values(), key=_parameters))
 
 
 def width(model: torch.nn.Module) -> int:
     """Return the hidden size of the text part; 0 where it is not known."""
-    said = getattr(text_config(getattr(model, "config", None)), "hidden_size", None)
-    if isinstance(said, int):
+    if said := largest(text_config(getattr(model, "config", None)), "hidden_size"):
         return said
     embeddings = _embeddings(model)
     return int(embeddings.weight.shape[-1]) if hasattr(embeddings, "weight") else 0
+
+
+def largest(config: Any, name: str) -> int:
+    """Return a size from a configuration, the largest where layers differ; 0 where it has none.
+
+    Transformers 5.23 raises AmbiguousGlobalPerLayerAttributeError, a RuntimeError, for a size that
+    each layer has for itself.
+    """
+    try:
+        said = getattr(config, name, None)
+    except RuntimeError:
+        said = [getattr(each, name, None) for each in config.per_layer_config]
+    each = said if isinstance(said, list | tuple) else [said]
+    return max((n for n in each if isinstance(n, int) and not isinstance(n, bool)), default=0)
 
 
 def vocabulary(model: torch.nn.Module) -> int:
@@ -99,14 +112,13 @@ def vocabulary(model: torch.nn.Module) -> int:
     embeddings = _embeddings(model)
     if embeddings is not None and hasattr(embeddings, "weight"):
         return int(embeddings.weight.shape[0])
-    return int(getattr(text_config(getattr(model, "config", None)), "vocab_size", 0) or 0)
+    return largest(text_config(getattr(model, "config", None)), "vocab_size")
 
 
 def context_length(config: Any) -> int:
     """Return the context length in tokens; 0 where a configuration names none, as for Mamba."""
     text = text_config(config)
-    found = (getattr(text, name, None) for name in _CONTEXT)
-    return next((each for each in found if isinstance(each, int) and each > 0), 0)
+    return next((found for name in _CONTEXT if (found := largest(text, name)) > 0), 0)
 
 
 def tied(model: torch.nn.Module) -> bool:

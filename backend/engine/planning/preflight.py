@@ -3,11 +3,9 @@
 Works on the loaded base, or, while that is busy in another process, on a skeleton without weights.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,22 +17,36 @@ from backend.engine.core.job_control import Control
 from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
-from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import model_skeleton, text_part
-from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape
-from backend.engine.planning import advice, disk_space, multiprocess_checks, proposal, reach
+from backend.engine.planning import (
+    advice,
+    disk_space,
+    multiprocess_checks,
+    proposal,
+    reach,
+    run_checks,
+    surroundings,
+)
+from backend.engine.planning.surroundings import Surroundings
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
-from backend.engine.training import memory_estimate, packed_attention, packing, step_loss
+from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
-from backend.errors import DataError, InvalidRequest, NotFound, Stopped, WorkbenchError
+from backend.errors import (
+    DataError,
+    InvalidRequest,
+    NotFound,
+    Stopped,
+    Unsupported,
+    WorkbenchError,
+)
 from backend.library import Library
 from backend.requests import Preflight, Train
 from backend.requests.command_line import changed_fields
 from backend.results import ModelFacts, PreflightReport, Problem, Proposal
+from backend.results.training_layout import TrainingLayout
 from backend.runs.run_store import Runs
 from backend.sizes import size_text
 
@@ -42,36 +54,6 @@ RECENT_RUNS = 50
 ALIKE = 5
 WIDE = 1_048_576
 """Tokens that hold every example: the most that a request allows."""
-
-
-@dataclass
-class Surroundings:
-    """What the check needs of the base; `session` is None where its weights are not loaded here."""
-
-    model: torch.nn.Module
-    tokenizer: Any
-    context: int
-    name: str
-    fingerprint: str
-    device: torch.device
-    session: Session | None
-    facts: ModelFacts | None
-
-    @cached_property
-    def targets(self) -> list[Target]:
-        """What an adapter can change here."""
-        return self.session.layers() if self.session is not None else adaptable(self.model)
-
-    @property
-    def quantization(self) -> str:
-        return "none" if self.facts is None else self.facts.quantization
-
-    @property
-    def parameters(self) -> int:
-        """The base's own parameter count, without adapters."""
-        if self.facts is not None:
-            return self.facts.parameters
-        return sum(p.numel() for p in self.model.parameters())
 
 
 class _Room(NamedTuple):
@@ -101,23 +83,32 @@ def check(
     train = request.train
     problems: list[Problem] = []
     notes: list[str] = []
+    unsupported: list[str] = []
     _check_name(train, session.library, runs, problems)
     problems.extend(multiprocess_checks.problems(train, facts))
-    around = _collect(problems, lambda: _surroundings(session, facts))
-    train = train.with_rate(around.parameters) if around else train
+    around = _collect(problems, lambda: surroundings.find(session, facts))
+    if around:
+        train = train.with_rate(around.parameters)
+        train, unsupported = run_checks.settled(train, around.model)
+        problems.extend(run_checks.problems(train, around.facts, session.library))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))
-    config = around and _collect(problems, lambda: _configure(train, around))
+    config = around and _collect(problems, lambda: surroundings.configure(train, around))
+    if config and around.facts:
+        problems.extend(run_checks.refused_by_peft(config, around.facts))
     reached = matched(config, around.targets) if around and config else []
     trainable = count_trainable(config, reached) if config else 0
-    packs = packing.training_packs(corpus.train, train) if corpus else None
+    layout: TrainingLayout = around.layout if around else "packed"
+    packs = packing.training_packs(corpus.train, train, layout) if corpus else None
     seconds, source, warned, proposed = None, "", None, None
     if around and packs and config and not problems:
         took = _collect(problems, lambda: _duration(request, around, packs, runs, timings))
         seconds, source = took or (None, "")
         notes = [
             *multiprocess_checks.notes(train),
+            *unsupported,
+            *run_checks.about_layout(around.facts, packs),
             *advice.on(train, corpus.stats, around.parameters),
             *advice.on_base(around.facts),
         ]
@@ -162,25 +153,9 @@ def check(
         memory_parts=list(room.parts),
         largest_token_budget=room.budget,
         smallest_change=room.change,
+        layout=layout,
+        padding_share=packs.padding_share if packs else 0.0,
     )
-
-
-def _surroundings(session: Session, facts: ModelFacts | None) -> Surroundings:
-    """Return the base of this process, or what is known of one loaded in the worker process."""
-    if session.facts is not None:
-        base, facts = session.base, session.base.facts
-        return Surroundings(
-            base.model, base.tokenizer, facts.context_length, facts.source, facts.fingerprint,
-            base.device, session, facts,
-        )  # fmt: skip
-    if facts is None:
-        raise NotFound("No base model is loaded.", cure="Load one first: the starter is quick.")
-    model = model_skeleton.skeleton(facts)
-    context = text_part.context_length(model.config)
-    return Surroundings(
-        model, model_skeleton.tokenizer(facts), context, Path(facts.path).name, facts.fingerprint,
-        torch.device(facts.device), None, facts,
-    )  # fmt: skip
 
 
 def _check_name(train: Train, library: Library, runs: Runs, problems: list[Problem]) -> None:
@@ -233,15 +208,6 @@ def _proposed_anyway(
     return proposal.propose(train, found.lengths, around.parameters, limits)
 
 
-def _configure(train: Train, around: Surroundings) -> Any:
-    if train.start_from is not None and around.session is not None:
-        info = around.session.library.get(train.start_from)
-        return peft_io.read_config(around.session.library.folder(info.id))
-    return peft_io.configure(
-        train.adapter, around.targets, around.name, quantized=around.quantization != "none"
-    )
-
-
 def _duration(
     request: Preflight,
     around: Surroundings,
@@ -253,19 +219,27 @@ def _duration(
     train = request.train
     used = min(total_steps(train, len(packs)) * train.accumulation, len(packs))
     run_tokens = sum(packs.tokens(index) for index in range(used))
-    speed = _past_speed(train, around, runs)
+    speed = _past_speed(train, around, runs, packs.layout)
     if speed:
         return run_tokens / speed, "past runs on this machine"
-    times = timings.get(train, around.facts) if around.facts else None
+    times = timings.get(train, around.facts, packs.layout) if around.facts else None
     if times is None and request.measure and around.session and around.session.slot is None:
         times = _step_times(train, around.session, packs, timings)
     if times is None:
         return None, ""
-    per_token = times.of(_compute_precision(train, around, timings))
+    precision = _compute_precision(train, around, timings, packs.layout)
+    per_token = times.of(precision)
+    if math.isinf(per_token):
+        raise Unsupported(
+            f"This base cannot be computed in {precision}.",
+            cure="Set Compute precision to fp32 or auto.",
+        )
     return per_token * run_tokens, "one timed step"
 
 
-def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
+def _past_speed(
+    train: Train, around: Surroundings, runs: Runs, layout: TrainingLayout
+) -> float | None:
     """Return the median tokens per second of the newest comparable runs."""
     found: list[float] = []
     for run in runs.all()[:RECENT_RUNS]:
@@ -276,6 +250,7 @@ def _past_speed(train: Train, around: Surroundings, runs: Runs) -> float | None:
         same = (
             request.base_fingerprint == around.fingerprint
             and status.quantization == around.quantization
+            and (status.layout or "packed") == layout
             and request.train.processes == train.processes
             and method_of(request.train.adapter) is method_of(train.adapter)
             and request.train.gradient_checkpointing == train.gradient_checkpointing
@@ -293,13 +268,16 @@ def _step_times(
     train: Train, session: Session, packs: packing.Packs, timings: Timings
 ) -> StepTimes:
     """Time a step with a temporary adapter; the session is unchanged afterwards."""
-    config = _configure(train, _surroundings(session, None))
+    config = surroundings.configure(train, surroundings.find(session, None))
     probe = "ad_probe"
+    checkpointing = train.gradient_checkpointing
     with session.keeping_active():
         try:
             peft = session.add(probe, peft_io.trainable(config))
             peft.set_adapter(probe)
-            with step_loss.step_mode(session.base, checkpointing=train.gradient_checkpointing):
+            with step_loss.step_mode(
+                session.base, checkpointing=checkpointing, layout=packs.layout
+            ):
                 return timings.measure(train, session.base, peft, packs)
         finally:
             session.drop(probe)
@@ -323,24 +301,26 @@ def _run_setup(
         stored=facts.precision if facts else "fp32",
         quantization=around.quantization,
         double_quant=facts.double_quant if facts else False,
-        computed=_compute_precision(train, around, timings),
+        computed=_compute_precision(train, around, timings, packs.layout),
         device=around.device.type,
         targets=targets,
         trainable=count_trainable(config, list(targets)),
         uses_dora=bool(config.use_dora),
-        tokens=max(map(packs.tokens, range(len(packs)))),
+        tokens=packs.largest,
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
-        attention_apart=packed_attention.could_use(around.model),
+        **memory_estimate.attention_of(around.model, packs),
     )
 
 
-def _compute_precision(train: Train, around: Surroundings, timings: Timings) -> str:
+def _compute_precision(
+    train: Train, around: Surroundings, timings: Timings, layout: TrainingLayout
+) -> str:
     """Return the compute precision of steps, as far as it is known before any was timed."""
     stored = around.facts.precision if around.facts is not None else "fp32"
     if settled := without_timing(train, stored, around.device):
         return settled[0]
-    known = timings.get(train, around.facts) if around.facts else None
+    known = timings.get(train, around.facts, layout) if around.facts else None
     return known.faster if known else "fp32"
 
 

@@ -28,14 +28,16 @@ from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models import loading, quantization
+from backend.engine.models import config_file, loading, quantization, stored_quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
+from backend.engine.models.stored_quantization import Stored
 from backend.engine.training import memory_estimate, packing, step_loss
 from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
+from backend.files.safetensors_header import title
 from backend.permissions import looks_like_path
 from backend.requests import LoadModel, Lora, QuantizationTable, Train
 from backend.results import QuantizationChoice
@@ -61,6 +63,7 @@ def compare(
     device = torch.device(request.device) if elsewhere else devices.choose(request.device)
     precision, _ = loading.choose_precision(request.precision, device)
     config = _config(request)
+    stored = _stored(config)
     shape = Shape.from_config(config)
     free_bytes = sys.maxsize if elsewhere else (free or memory.available)(device)
     speeds, source = _speeds(request, device, control, settings)
@@ -68,17 +71,21 @@ def compare(
         _choice(
             id,
             shape,
-            _usual_run(request, shape, device, id),
+            _usual_run(request, shape, device, id, stored),
             free=free_bytes,
             seconds=speeds[id],
-            blocker=quantization.blocker(device) if id != "none" else "",
+            blocker=_blocker(id, stored, device),
+            stored=stored,
         )
         for id in QUANTIZATIONS
     ]
     where = "here" if source == HERE else "there"
-    recommended, reason = (
-        _for_elsewhere(choices) if elsewhere else recommend(choices, free_bytes, where=where)
-    )
+    if stored is not None:
+        recommended, reason = "none", _as_it_is(stored)
+    elif elsewhere:
+        recommended, reason = _for_elsewhere(choices)
+    else:
+        recommended, reason = recommend(choices, free_bytes, where=where)
     return Table(
         source=request.source,
         precision=precision,
@@ -91,6 +98,27 @@ def compare(
         speed_from=source,
         elsewhere=elsewhere,
     )
+
+
+def _stored(config: Path | dict[str, Any]) -> Stored | None:
+    """Return how a base's files are quantised already; raises where such files are not read."""
+    if isinstance(config, dict):
+        return None
+    name = title(config.parent)
+    return stored_quantization.of(config.parent, config_file.read(config, name), name)
+
+
+def _as_it_is(stored: Stored) -> str:
+    if stored.is_unpacked:
+        return f"The files are in {stored.title}; they are unpacked when the base is loaded."
+    return f"The files are already quantised to {stored.title}; they are loaded as they are."
+
+
+def _blocker(id: str, stored: Stored | None, device: torch.device) -> str:
+    if stored is not None and id not in ("none", stored.kind):
+        return _as_it_is(stored)
+    kept = id if stored is None else stored.kind
+    return quantization.blocker(device) if kept != "none" else ""
 
 
 def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
@@ -159,10 +187,15 @@ def _config(request: QuantizationTable) -> Path | dict[str, Any]:
 
 
 def _usual_run(
-    request: QuantizationTable, shape: Shape, device: torch.device, id: str
+    request: QuantizationTable,
+    shape: Shape,
+    device: torch.device,
+    id: str,
+    files: Stored | None,
 ) -> memory_estimate.Setup:
     """Describe a training run with default settings on a base of this shape."""
     train = Train(name="usual")
+    id = files.kind if files is not None and id == "none" else id
     quantized = id != "none"
     stored, _ = loading.choose_precision(request.precision, device, quantized=quantized)
     known = without_timing(train, stored, device)
@@ -172,7 +205,7 @@ def _usual_run(
     return memory_estimate.Setup(
         stored=stored,
         quantization=id,
-        double_quant=request.double_quant,
+        double_quant=files.double_quant if files is not None else request.double_quant,
         computed=known[0] if known else "fp32" if device.type == "cpu" else "bf16",
         device=device.type,
         targets=tuple(targets),
@@ -189,13 +222,15 @@ def _choice(
     free: int,
     seconds: float,
     blocker: str,
+    stored: Stored | None = None,
 ) -> QuantizationChoice:
-    known = QUANTIZATIONS[id]  # type: ignore[index]
+    kept = stored.kind if stored is not None and id == "none" else id
+    known = QUANTIZATIONS[kept]  # type: ignore[index]
     needs = memory_estimate.estimate(shape, usual)
     size = needs.total - needs.run
     return QuantizationChoice(
         quantization=id,
-        title=known.title if id != "none" else f"full precision ({usual.stored})",
+        title=known.title if kept != "none" else f"full precision ({usual.stored})",
         memory_bytes=size,
         run_bytes=needs.run,
         relative_seconds=seconds,

@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from backend.engine.models.model_size import Shape
 from backend.engine.session import Session
-from backend.engine.training import memory_estimate, packed_attention
+from backend.engine.training import memory_estimate
 from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
@@ -55,9 +55,9 @@ def predict(
         facts,
         config=config,
         layers=session.layers(),
-        largest_pack=max(map(packs.tokens, range(len(packs)))),
+        largest_pack=packs.largest,
         learned_share=learned_share,
         computed=computed,
-        attention_apart=packed_attention.could_use(session.base.model),
+        attention=memory_estimate.attention_of(session.base.model, packs),
     )
     return Prediction(shape, memory_estimate.settle(shape, setup, free))

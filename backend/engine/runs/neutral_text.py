@@ -7,6 +7,7 @@ training data.
 
 import logging
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
 from backend.engine.training import packing, step_loss
 from backend.results import NeutralText
+from backend.results.training_layout import TrainingLayout
 
 TOKENS_AT_ONCE = 128
 """Logits take 4 bytes for each token and each entry of the vocabulary, so 80 MB for a large one."""
@@ -42,7 +44,14 @@ PARAGRAPHS = (
 log = logging.getLogger(__name__)
 
 
-def measure(session: Session, run_log: RunLog, control: Control, *, precision: str) -> None:
+class How(NamedTuple):
+    """How it is computed: as the run's steps were."""
+
+    precision: str
+    layout: TrainingLayout
+
+
+def measure(session: Session, run_log: RunLog, control: Control, how: How) -> None:
     """Measure the text without and with the run's adapter, and record it with the run.
 
     Does nothing if the run is being stopped. A failure is noted and never makes the run fail.
@@ -50,7 +59,7 @@ def measure(session: Session, run_log: RunLog, control: Control, *, precision: s
     if control.stop_requested:
         return
     try:
-        found = _measured(session, run_log.run.request.adapter_id, precision)
+        found = _measured(session, run_log.run.request.adapter_id, how)
     except Exception as error:  # a measurement beside the run must not cost its adapter
         log.warning("The neutral text could not be measured.", exc_info=error)
         run_log.notice(f"Perplexity on neutral text was not measured: {translate(error)}")
@@ -59,17 +68,17 @@ def measure(session: Session, run_log: RunLog, control: Control, *, precision: s
         run_log.on_neutral_text(found)
 
 
-def _measured(session: Session, adapter_id: str, precision: str) -> NeutralText | None:
+def _measured(session: Session, adapter_id: str, how: How) -> NeutralText | None:
     """Return the losses; None where the base alone has none that is a finite number."""
     documents = _documents(session.base)
     if not documents:
         return None
-    packs = packing.evaluation_packs(documents, TOKENS_AT_ONCE)
+    packs = packing.evaluation_packs(documents, TOKENS_AT_ONCE, how.layout)
     losses = []
     for variant in ([], [(adapter_id, 1.0)]):
         with session.using_ids(variant):
             device = session.base.device
-            losses.append(step_loss.evaluate(session.model, packs, device, precision).loss)
+            losses.append(step_loss.evaluate(session.model, packs, device, how.precision).loss)
     if not math.isfinite(losses[0]):
         return None
     return NeutralText(before=losses[0], after=losses[1] if math.isfinite(losses[1]) else None)

@@ -15,6 +15,7 @@ from backend.engine.training import extension, packing
 from backend.engine.training.packing import Packs
 from backend.errors import Unsupported
 from backend.requests import Train
+from backend.results.training_layout import TrainingLayout
 from backend.runs.data_record import DataRecord, Restart
 from backend.runs.run_records import RunStatus
 
@@ -51,6 +52,7 @@ def prepare(
     control: Control,
     step: int,
     changed_data: bool,
+    layout: TrainingLayout = "packed",
 ) -> RunData:
     """Read the data of a run that continues from `step`.
 
@@ -73,9 +75,10 @@ def prepare(
         changed = f"{changed} {words(restart)}"
         changes = (*record.changes, changed)
         record = record.model_copy(update={"restart": restart, "changes": changes})
-    plan = extension.plan(corpus.train, train, before.extra_epochs, record.restart)
+    plan = extension.plan(corpus.train, train, before.extra_epochs, record.restart, layout)
     stretches = tuple((each.start, each.steps) for each in plan.stretches)
-    tests = packing.evaluation_packs(corpus.held_out[:EVALUATED_EXAMPLES], train.tokens_per_step)
+    tested = corpus.held_out[:EVALUATED_EXAMPLES]
+    tests = packing.evaluation_packs(tested, train.tokens_per_step, layout)
     return RunData(
         plan=plan,
         held_out=tests,

@@ -15,6 +15,7 @@ from typing import Any
 from backend.engine.core.job_control import Control
 from backend.errors import Stopped, WorkbenchError
 from backend.results import Evaluation, NeutralText, Sample
+from backend.results.training_layout import TrainingLayout
 from backend.runs.adjustments import Adjustment
 from backend.runs.data_record import Begun, DataRecord
 from backend.runs.events import EventType, EventWriter
@@ -90,15 +91,17 @@ class RunLog:
         examples: str = "",
         data: DataRecord | None = None,
         extra_epochs: Sequence[float] = (),
+        layout: TrainingLayout = "packed",
+        layout_note: str = "",
     ) -> None:
         """Record the start; after `resumed` the curve's points beyond `step` are ignored.
 
         `examples` is the digest of the examples, `data` what else is known of them, `extra_epochs`
-        are all extensions.
+        are all extensions, `layout_note` says how and why the examples are laid out.
         """
         self.step, self.total_steps, self.trained_seconds = step, total_steps, seconds
         extras = [*extra_epochs]
-        begun = Begun(examples=examples, data=data, extra_epochs=extras)
+        begun = Begun(examples=examples, data=data, extra_epochs=extras, layout=layout)
         kind: EventType = "resumed" if resumed else "started"
         self._write(kind, step=step, total_steps=total_steps, begun=begun)
         self._update(
@@ -110,8 +113,12 @@ class RunLog:
             data_change=None,
             neutral_text=None,
             extra_epochs=extras,
+            layout=layout,
+            layout_note=layout_note,
             came_from=None,
         )
+        if layout_note:
+            self._write("notice", text=layout_note)
         if not resumed:
             self._go_on()
 

@@ -33,11 +33,11 @@ from backend.engine.runs.oom_recovery import explained, train_or_rescue
 from backend.engine.runs.run_log import RunLog
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.session import Session
-from backend.engine.training import divergence, extension, isolation, step_loss
+from backend.engine.training import divergence, extension, step_loss
+from backend.engine.training.layouts import RunLayout
 from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
-from backend.requests import Train
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import adjustments
 from backend.settings import Settings
@@ -61,15 +61,15 @@ class Segment:
         self.session = session
         self.log = log
         self.run = log.run
-        self.request: Train = self.run.request.train.with_rate(session.base.facts.parameters)
+        base, asked = session.base, self.run.request.train
+        self.request = step_loss.supported(asked.with_rate(base.facts.parameters), base.model)
         self.adapter_id = self.run.request.adapter_id
-        self.control = control
-        self.settings = settings
-        self.ranks = ranks
+        self.control, self.settings, self.ranks = control, settings, ranks
         self.before = self.run.status().extended(extra_epochs)
         self.checkpoint = self.run.latest_checkpoint() if resume else None
         self.started = int(self.checkpoint.name.rsplit("-", 1)[1]) if self.checkpoint else 0
         self.changed_data = changed_data
+        self.layout = RunLayout(base, self.before, self.checkpoint, ranks)
         self.evaluation_before: Evaluation | None = self.before.evaluation_before
         self.evaluation: Evaluation | None = None
         self.needed: memory_prediction.Prediction | None = None
@@ -87,7 +87,7 @@ class Segment:
                 peft = initial_adapter.put_on(self.session, self.run, self.checkpoint)
                 saving.require_readable(self.session, self.adapter_id)
                 checkpointing = self._choose_checkpointing(peft)
-                with step_loss.step_mode(base, checkpointing=checkpointing) as self.mode:
+                with self.layout.mode(checkpointing=checkpointing) as self.mode:
                     self._learn(peft)
             self.peak = self.taken.peak
             self.session.settle()
@@ -99,7 +99,8 @@ class Segment:
             difference = 0.0
             if self.ranks.leads:
                 heldout_samples.note(self.session, self.log, self.held_out.documents, self.control)
-                neutral_text.measure(self.session, self.log, self.control, precision=self.precision)
+                how = neutral_text.How(self.precision, self.layout.used)
+                neutral_text.measure(self.session, self.log, self.control, how)
                 difference = run_result.publish(self.session, self.run, info)
         except BaseException as error:
             self.session.drop(self.adapter_id)
@@ -127,8 +128,10 @@ class Segment:
             control=self.control,
             step=self.started,
             changed_data=self.changed_data,
+            layout=self.layout.planned,
         )
         self.plan, self.held_out = self.data.plan, self.data.held_out
+        self.held_out.alone = self.layout.alone
         self.planned_steps = self.plan.total_steps
         self._plan_steps(adjustments.read(self.run.folder))
 
@@ -145,6 +148,7 @@ class Segment:
             self.total_steps,
             self.data.restart,
         )
+        self.packs.alone = self.layout.alone
 
     # -- training --------------------------------------------------------------------------------
 
@@ -152,7 +156,8 @@ class Segment:
         peft.set_adapter(self.adapter_id)
         with memory.exact_allocation(self._predict_memory(peft).is_tight):
             self._choose_precision(peft)
-            isolation.require_isolation(self.session.base, peft, self.precision)
+            if self.layout.prove(peft, self.precision, self.mode):
+                self._prepare_data()
             self._predict_memory(peft)
             self.taken.tidy()
             self._go(peft)
@@ -166,6 +171,8 @@ class Segment:
             examples=self.data.record.mark.examples,
             data=self.data.record,
             extra_epochs=self.before.extra_epochs,
+            layout=self.layout.planned,
+            layout_note=self.layout.words(self.packs),
         )
         if self.data.changed:
             self.log.data_changed(self.data.changed)
@@ -347,9 +354,7 @@ class Segment:
                 self.log.evaluated(step, self.evaluation)
 
     def _on_step(self, step: int, logs: dict[str, float], seconds: float) -> None:
-        first = (step - 1) * self.request.accumulation
-        last = min(step * self.request.accumulation, len(self.packs))
-        count = sum(self.packs.tokens(index) for index in range(first, last))
+        count = self.packs.tokens_of_step(step, self.request.accumulation)
         self.log.stepped(step, logs, tokens=count, seconds=seconds)
         try:
             self.guards.stepped(step, logs["loss"])
@@ -390,4 +395,5 @@ class Segment:
             adapter_path=str(self.session.library.folder(self.adapter_id)),
             max_difference=difference,
             preparation=self.preparation,
+            layout=self.layout.used,
         )

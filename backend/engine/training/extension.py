@@ -19,6 +19,7 @@ from backend.engine.data.tokenization import Tokens
 from backend.engine.training import packing
 from backend.engine.training.packing import Packs
 from backend.requests import Train
+from backend.results.training_layout import TrainingLayout
 from backend.runs.data_record import Restart
 
 
@@ -45,6 +46,7 @@ def plan(
     request: Train,
     extra_epochs: list[float],
     restart: Restart | None = None,
+    layout: TrainingLayout = "packed",
 ) -> Plan:
     """Return the plan of a run with its extensions; a pure function, so a resumed run repeats it.
 
@@ -54,12 +56,14 @@ def plan(
     other data.
     """
     if restart is not None:
-        return _restarted(documents, request, extra_epochs[restart.extensions :], restart)
+        later = extra_epochs[restart.extensions :]
+        return _restarted(documents, request, later, restart, layout)
     segments = packing.segments(
         [len(document) for document in documents],
         budget=request.tokens_per_step,
         epochs=[request.epochs, *extra_epochs],
         seed=request.seed,
+        layout=layout,
     )
     packs: list[list[int]] = []
     stretches: list[Stretch] = []
@@ -70,11 +74,15 @@ def plan(
         packs += packs[-1:] * (start * request.accumulation - len(packs))
         packs += segment[: steps * request.accumulation] if extra_epochs else segment
         stretches.append(Stretch(start, steps))
-    return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
+    return Plan(Packs(documents, packs, request.processes, layout), stretches)
 
 
 def _restarted(
-    documents: Sequence[Tokens], request: Train, later: list[float], restart: Restart
+    documents: Sequence[Tokens],
+    request: Train,
+    later: list[float],
+    restart: Restart,
+    layout: TrainingLayout,
 ) -> Plan:
     """Plan what remains of a run, and its later extensions, over other documents.
 
@@ -82,12 +90,13 @@ def _restarted(
     only where steps are repeated because the checkpoint of the restart was discarded.
     """
     lengths, each_step = lengths_of(documents), request.accumulation
-    packs = _before(lengths, request, restart)
+    packs = _before(lengths, request, restart, layout)
     segments = packing.segments(
         lengths,
         budget=request.tokens_per_step,
         epochs=[restart.epochs, *later],
         seed=request.seed + restart.step,
+        layout=layout,
     )
     stretches = [Stretch(*each) for each in restart.stretches]
     for number, segment in enumerate(segments):
@@ -102,17 +111,23 @@ def _restarted(
             stretches.append(Stretch(begun, steps))
         packs += packs[-1:] * (begun * each_step - len(packs))
         packs += segment[: steps * each_step]
-    return Plan(Packs(documents, packs, shared_by=request.processes), stretches)
+    return Plan(Packs(documents, packs, request.processes, layout), stretches)
 
 
-def _before(lengths: list[int], request: Train, restart: Restart) -> list[list[int]]:
+def _before(
+    lengths: list[int], request: Train, restart: Restart, layout: TrainingLayout
+) -> list[list[int]]:
     """Return the packs of the steps before a restart."""
     wanted, epochs = restart.step * request.accumulation, 1.0
     packs: list[list[int]] = []
     while len(packs) < wanted:
         epochs *= 2
         packs = packing.plan(
-            lengths, budget=request.tokens_per_step, epochs=epochs, seed=request.seed
+            lengths,
+            budget=request.tokens_per_step,
+            epochs=epochs,
+            seed=request.seed,
+            layout=layout,
         )
     return packs[:wanted]
 
@@ -134,7 +149,7 @@ def enough(
             restart = restart.model_copy(update=longer)
         else:
             epochs[-1] = math.ceil(2 * epochs[-1])
-        packs = plan(documents, request, epochs, restart).packs
+        packs = plan(documents, request, epochs, restart, packs.layout).packs
     return packs
 
 

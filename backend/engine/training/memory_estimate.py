@@ -11,6 +11,8 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
   keeps a cast of its own input and each frozen full-precision layer a cast of its weight. DoRA
   keeps two more outputs per layer. Checkpointing keeps a layer's input only, and the whole of one
   layer while it is recomputed.
+  In rows, tokens include padding, and attention that is not fused keeps 8 bytes for each head, each
+  token, and each token of the longest row.
 - logits: 12 bytes for each token with loss and vocabulary entry (log-softmax, its gradient and
   that of the logits), because a pack computes logits only where a token has a loss.
 - on a processor, activations and logits count 1.17 times with the allocator of
@@ -26,19 +28,24 @@ The constants were calibrated against the measured peaks of our own training pat
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peft import LoraConfig
+from transformers.modeling_utils import PreTrainedModel
 
 from backend.catalogue.precisions import BYTES
 from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
+from backend.engine.training import packed_attention, step_loss
+from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
+SCORE_BYTES = 8
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
 LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
@@ -62,9 +69,15 @@ class Setup(Storage):
     trainable: int = 0
     uses_dora: bool = False
     tokens: int = 512
+    """Of the largest batch, padding included."""
+    row: int = 0
+    """The longest row that attention is computed over; 0 where it is all tokens."""
     learned_share: float = 1.0
     checkpointing: bool = False
+    can_checkpoint: bool = True
     attention_apart: bool = True
+    scored_heads: int = 0
+    """Heads of a layer whose attention weights are kept for the backward pass."""
     exact: bool = False
     reuses_blocks: bool = memory.REUSES_BLOCKS
 
@@ -79,7 +92,7 @@ class Setup(Storage):
         largest_pack: int,
         learned_share: float,
         computed: str,
-        attention_apart: bool,
+        attention: dict[str, Any],
     ) -> "Setup":
         """Describe a run on a loaded base."""
         targets = matched(config, layers)
@@ -95,7 +108,7 @@ class Setup(Storage):
             tokens=largest_pack,
             learned_share=learned_share,
             checkpointing=train.gradient_checkpointing,
-            attention_apart=attention_apart,
+            **attention,
         )
 
 
@@ -117,6 +130,19 @@ class Estimate:
     def largest(self) -> tuple[str, int]:
         """The largest part of the run itself."""
         return max((part for part in self.parts if part[0] != "weights"), key=lambda part: part[1])
+
+
+def attention_of(model: PreTrainedModel, packs: Packs) -> dict[str, Any]:
+    """Return the fields of a setup that depend on how a model attends to such packs."""
+    config = model.config.get_text_config()
+    packed = packs.used_layout == "packed"
+    fused = packed or model.config._attn_implementation != "eager"
+    return {
+        "row": packs.longest_row,
+        "attention_apart": packed and packed_attention.could_use(model),
+        "scored_heads": 0 if fused else int(getattr(config, "num_attention_heads", 0) or 0),
+        "can_checkpoint": step_loss.can_checkpoint(model),
+    }
 
 
 def estimate(shape: Shape, setup: Setup) -> Estimate:
@@ -152,7 +178,7 @@ def settle(shape: Shape, setup: Setup, free: int) -> Setup:
 
 def needs_checkpointing(shape: Shape, setup: Setup, free: int) -> bool:
     """Tell whether a run on a quantised base would not fit without gradient checkpointing."""
-    if setup.quantization == "none" or setup.checkpointing:
+    if setup.quantization == "none" or setup.checkpointing or not setup.can_checkpoint:
         return False
     return estimate(shape, replace(setup, exact=True)).run > free
 
@@ -182,6 +208,8 @@ def smallest_change(
     plain, lean = (largest_budget(shape, each, free) for each in (setup, checkpointed))
     if plain >= max(setup.tokens // 2, shortest):
         return {"tokens_per_step": min(plain, setup.tokens)}
+    if not setup.can_checkpoint:
+        return {"tokens_per_step": plain} if plain >= shortest else None
     if not setup.checkpointing and lean >= setup.tokens:
         return {"gradient_checkpointing": True}
     if plain >= shortest:
@@ -216,7 +244,7 @@ def _activations(shape: Shape, setup: Setup) -> int:
         kept = shape.layers * layer
     else:
         kept = shape.layers * 4 * shape.width * setup.tokens + layer
-    mask = 0 if setup.attention_apart else 4 * setup.tokens**2
+    mask = 0 if setup.attention_apart else 4 * setup.tokens * _row(setup)
     return kept + mask + _adapted_parameters(shape, setup)
 
 
@@ -247,7 +275,13 @@ def _layer_activations(shape: Shape, setup: Setup) -> int:
     cast = 0
     if size == 2 and setup.stored == "fp32" and setup.quantization == "none":
         cast = 2 * shape.linear_numbers // max(shape.layers, 1)
-    return setup.tokens * (numbers + dora) + cast
+    scores = SCORE_BYTES * setup.scored_heads * _row(setup)
+    return setup.tokens * (numbers + dora + scores) + cast
+
+
+def _row(setup: Setup) -> int:
+    """Return the tokens of the longest row."""
+    return min(setup.row, setup.tokens) or setup.tokens
 
 
 def _logits(shape: Shape, setup: Setup) -> int:

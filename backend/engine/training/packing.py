@@ -1,8 +1,9 @@
-"""Packs: several documents in one row of tokens, isolated from each other by their positions.
+"""Packs: the documents of one batch, and how they are laid out (`TrainingLayout`).
 
-A run's packs are a pure function of lengths, tokens per batch, epochs and seed, so a resumed run
-finds its place by counting. Nothing is padded here; see `few_lengths` for bf16 on a processor.
-Knows nothing of models.
+`packed`: side by side in one row of tokens, isolated from each other by their positions. Nothing is
+padded; see `few_lengths` for bf16 on a processor. `rows` and `single`: see `rows`. A run's packs
+are a pure function of lengths, tokens per batch, epochs, seed and layout, so a resumed run finds
+its place by counting. Knows nothing of models.
 """
 
 import math
@@ -15,25 +16,41 @@ import numpy as np
 import torch
 
 from backend.engine.data.token_arrays import Tokens, lengths_of
+from backend.engine.training import rows
 from backend.engine.training.packed_attention import Layout
 from backend.requests import Train
+from backend.results.training_layout import TrainingLayout
 
 
-def plan(lengths: list[int], *, budget: int, epochs: float, seed: int) -> list[list[int]]:
-    """Return the packs of a whole run: document numbers, at most `budget` tokens per pack."""
-    return segments(lengths, budget=budget, epochs=[epochs], seed=seed)[0]
+def plan(
+    lengths: list[int], *, budget: int, epochs: float, seed: int, layout: TrainingLayout = "packed"
+) -> list[list[int]]:
+    """Return the packs of a whole run: document numbers, at most `budget` tokens per pack.
+
+    In rows, padding counts as tokens, too.
+    """
+    return segments(lengths, budget=budget, epochs=[epochs], seed=seed, layout=layout)[0]
 
 
 def segments(
-    lengths: list[int], *, budget: int, epochs: list[float], seed: int
+    lengths: list[int],
+    *,
+    budget: int,
+    epochs: list[float],
+    seed: int,
+    layout: TrainingLayout = "packed",
 ) -> list[list[list[int]]]:
     """Return the packs of a run and of each of its extensions, drawn one after the other."""
     generator = random.Random(seed)
-    return [_passes(lengths, budget, each, generator) for each in epochs]
+    return [_passes(lengths, budget, each, generator, layout) for each in epochs]
 
 
 def _passes(
-    lengths: list[int], budget: int, epochs: float, generator: random.Random
+    lengths: list[int],
+    budget: int,
+    epochs: float,
+    generator: random.Random,
+    layout: TrainingLayout,
 ) -> list[list[int]]:
     """Every epoch sees each document once, in a new order; a fractional epoch sees its share."""
     packs: list[list[int]] = []
@@ -41,8 +58,11 @@ def _passes(
     while remaining > 0:
         order = list(range(len(lengths)))
         generator.shuffle(order)
+        order = order[: max(1, round(len(order) * min(remaining, 1.0)))]
         packs.extend(
-            fill(lengths, order[: max(1, round(len(order) * min(remaining, 1.0)))], budget)
+            rows.fill(lengths, order, budget, generator)
+            if layout == "rows"
+            else fill(lengths, order, budget)
         )
         remaining -= 1
     return packs
@@ -61,15 +81,18 @@ def fill(lengths: list[int], order: list[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def training_packs(documents: Sequence[Tokens], request: Train) -> "Packs":
+def training_packs(
+    documents: Sequence[Tokens], request: Train, layout: TrainingLayout = "packed"
+) -> "Packs":
     """Return the packs of a whole run, in training order."""
     packs = plan(
         lengths_of(documents),
         budget=request.tokens_per_step,
         epochs=request.epochs,
         seed=request.seed,
+        layout=layout,
     )
-    return Packs(documents, packs, shared_by=request.processes)
+    return Packs(documents, packs, shared_by=request.processes, layout=layout)
 
 
 def enough(packs: "Packs", request: Train, steps: int) -> "Packs":
@@ -77,14 +100,18 @@ def enough(packs: "Packs", request: Train, steps: int) -> "Packs":
     epochs, wanted = request.epochs, steps * request.accumulation
     while len(packs) < wanted - request.accumulation + 1:
         epochs = math.ceil(epochs * max(wanted / len(packs), 1 + 1 / epochs))
-        packs = training_packs(packs.documents, request.model_copy(update={"epochs": epochs}))
+        longer = request.model_copy(update={"epochs": epochs})
+        packs = training_packs(packs.documents, longer, packs.layout)
     return packs
 
 
-def evaluation_packs(documents: Sequence[Tokens], budget: int) -> "Packs":
+def evaluation_packs(
+    documents: Sequence[Tokens], budget: int, layout: TrainingLayout = "packed"
+) -> "Packs":
     """Return packs that hold each held-out document once; `budget` in tokens."""
-    lengths = lengths_of(documents)
-    return Packs(documents, fill(lengths, list(range(len(documents))), budget))
+    lengths, order = lengths_of(documents), list(range(len(documents)))
+    way = rows.sorted_by_length if layout == "rows" else fill
+    return Packs(documents, way(lengths, order, budget), layout=layout)
 
 
 @dataclass
@@ -98,6 +125,10 @@ class Packs(torch.utils.data.Dataset[dict[str, Any]]):
     documents: Sequence[Tokens]
     packs: list[list[int]]
     shared_by: int = 1
+    layout: TrainingLayout = "packed"
+    """What the packs were planned for."""
+    alone: bool = False
+    """Whether documents are computed one by one all the same: a resumed run keeps its packs."""
     lengths: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,19 +139,61 @@ class Packs(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index >= len(self.packs):
-            return _nothing_to_learn(self.documents[self.packs[0][0]])
-        return collate([self.documents[number] for number in self.packs[index]])
+            return _nothing_to_learn(self.documents[self.packs[0][0]], self.used_layout)
+        return laid_out([self.documents[number] for number in self.packs[index]], self.used_layout)
+
+    @property
+    def used_layout(self) -> TrainingLayout:
+        """How the documents are laid out for the model."""
+        return "single" if self.alone else self.layout
 
     def tokens(self, index: int) -> int:
-        """Return how many tokens pack `index` has."""
+        """Return how many tokens pack `index` has, without padding."""
         if index >= len(self.packs):
             return 0
         return sum(self.lengths[number] for number in self.packs[index])
 
+    def tokens_of_step(self, step: int, accumulation: int) -> int:
+        """Return how many tokens a step has, without padding; steps are counted from 1."""
+        last = min(step * accumulation, len(self))
+        return sum(map(self.tokens, range((step - 1) * accumulation, last)))
 
-def _nothing_to_learn(document: Tokens) -> dict[str, Any]:
+    def computed(self, index: int) -> int:
+        """Return how many positions are computed for pack `index`, padding included."""
+        if index >= len(self.packs) or self.used_layout != "rows":
+            return self.tokens(index)
+        return rows.computed([self.lengths[number] for number in self.packs[index]])
+
+    @property
+    def padding_share(self) -> float:
+        """The share of the computed positions that are padding; 0 unless in rows."""
+        numbers = range(len(self.packs))
+        whole = sum(map(self.computed, numbers))
+        return 1 - sum(map(self.tokens, numbers)) / whole if whole else 0.0
+
+    @property
+    def largest(self) -> int:
+        """The positions of the largest pack, padding included."""
+        return max(map(self.computed, range(len(self.packs))), default=0)
+
+    @property
+    def longest_row(self) -> int:
+        """The tokens of the longest row that attention is computed over."""
+        if self.used_layout == "packed":
+            return self.largest
+        return max((self.lengths[number] for pack in self.packs for number in pack), default=0)
+
+
+def _nothing_to_learn(document: Tokens, layout: TrainingLayout) -> dict[str, Any]:
     """Return a pack whose loss is zero, with zero gradients for every trainable parameter."""
-    return collate([Tokens(document.ids, np.zeros(len(document), dtype=bool))])
+    return laid_out([Tokens(document.ids, np.zeros(len(document), dtype=bool))], layout)
+
+
+def laid_out(documents: list[Tokens], layout: TrainingLayout) -> dict[str, Any]:
+    """Return a pack as tensors for the model; see `collate`, `rows.collate` and `collate_alone`."""
+    if layout == "rows":
+        return rows.collate(documents)
+    return rows.collate_alone(documents) if layout == "single" else collate(documents)
 
 
 def collate(documents: list[Tokens]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.requests import Train
 from backend.results import ModelFacts
+from backend.results.training_layout import TrainingLayout
 
 ROUNDS = 3
 _TIMES = TypeAdapter(dict[str, list[float]])
@@ -67,9 +68,11 @@ class Timings:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def get(self, train: Train, facts: ModelFacts) -> StepTimes | None:
+    def get(
+        self, train: Train, facts: ModelFacts, layout: TrainingLayout = "packed"
+    ) -> StepTimes | None:
         """Return the measured times for such steps on a base, if there are any."""
-        found = self._read().get(_key(train, facts))
+        found = self._read().get(_key(train, facts, layout))
         return StepTimes(*found) if found else None
 
     def measure(self, train: Train, base: Base, peft: PeftModel, packs: Packs) -> StepTimes:
@@ -79,7 +82,7 @@ class Timings:
         Each step has another length, as in a run, so kernels are compiled for it. Raises ModelError
         where the base computes numbers that are not finite.
         """
-        known = self.get(train, base.facts)
+        known = self.get(train, base.facts, packs.used_layout)
         if known is not None:
             return known
         half = "fp16" if base.facts.precision == "fp16" else "bf16"
@@ -88,13 +91,14 @@ class Timings:
         for number in range(ROUNDS + 1):  # the best of several rounds; the first is a warm-up
             pack = number % len(packs)
             for precision in per_token:
-                taken = step_loss.time_step(peft, packs[pack], base.device, precision)
+                taken = _seconds(peft, packs[pack], base, precision)
                 if number:
                     per_token[precision] = min(per_token[precision], taken / packs.tokens(pack))
         if math.isinf(per_token["fp32"]):
             raise divergence.damaged("The loss of a trial step is not a finite number")
         times = StepTimes(per_token["fp32"], per_token[half])
-        content = {**self._read(), _key(train, base.facts): [times.fp32, times.bf16]}
+        key = _key(train, base.facts, packs.used_layout)
+        content = {**self._read(), key: [times.fp32, times.bf16]}
         write_text(self._file, json.dumps(content, indent=1))
         return times
 
@@ -115,13 +119,31 @@ class Timings:
         return damaged_files.read_measured(self._file, _TIMES.validate_json, missing=nothing)
 
 
-def _key(train: Train, facts: ModelFacts) -> str:
+def _seconds(peft: PeftModel, batch: step_loss.Batch, base: Base, precision: str) -> float:
+    """Time a step; infinite where the model cannot be computed in a half precision.
+
+    DBRX of Transformers 5.23 adds experts' outputs in bf16 to sums in fp32, which torch refuses.
+    """
+    try:
+        return step_loss.time_step(peft, batch, base.device, precision)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        peft.zero_grad(set_to_none=True)
+        if precision == "fp32" or base.facts.precision != "fp32":
+            raise
+        return math.inf
+
+
+def _key(train: Train, facts: ModelFacts, layout: TrainingLayout) -> str:
     """Name the kind of step: the settings that decide which precision is faster."""
     budget = 1 << (train.tokens_per_step - 1).bit_length()
     checkpointing = "-checkpointing" if train.gradient_checkpointing else ""
     quantized = "" if facts.quantization == "none" else f"-{facts.quantization}"
     stored = "-fp16" if facts.precision == "fp16" else ""
+    laid_out = "" if layout == "packed" else f"-{layout}"
     return (
         f"{facts.fingerprint}{quantized}{stored}-{facts.device}-{torch.get_num_threads()}threads-"
-        f"{method_of(train.adapter).id}-rank{train.adapter.rank}-{budget}tokens{checkpointing}-{HOW}"
+        f"{method_of(train.adapter).id}-rank{train.adapter.rank}-{budget}tokens{checkpointing}"
+        f"{laid_out}-{HOW}"
     )

@@ -18,11 +18,15 @@ from backend.engine.core import devices
 from backend.engine.core.dtypes import HALF
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import few_lengths, packed_attention
+from backend.engine.training import few_lengths, model_call, packed_attention
 from backend.engine.training.packing import Packs, collate
+from backend.requests import Train
 from backend.results import Evaluation
+from backend.results.training_layout import TrainingLayout
 
 Batch = dict[str, Any]
+SHORTEST = 3
+"""Tokens of a test document, so that some of them have a loss."""
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -30,26 +34,44 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     by_itself = devices.pins_memory(device)
-    return {key: value.to(device, non_blocking=by_itself) for key, value in batch.items()}
+    return {
+        key: [to_device(each, device) for each in value]
+        if isinstance(value, list)
+        else value.to(device, non_blocking=by_itself)
+        for key, value in batch.items()
+    }
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Return the logits that predict tokens with loss: (kept, vocabulary), in the head's dtype.
 
-    Without an attention mask and a cache: only then does Transformers isolate packed documents.
+    Packed documents come without an attention mask and a cache: only then does Transformers
+    isolate them. Rows number their tokens themselves.
     """
-    extra = {"layout": batch["layout"]} if packed_attention.in_use(model) else {}
+    if "singles" in batch:
+        return torch.cat([forward(model, each) for each in batch["singles"]])
     count = len(batch["keep"])
     if few_lengths.wanted(model, batch["input_ids"].device):
-        batch = few_lengths.rounded(batch)
-    output = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        logits_to_keep=batch["keep"],
-        use_cache=False,
-        **extra,
-    )
-    return output.logits[0, :count]
+        batch = few_lengths.rounded(batch, _longest_row(model))
+    return model_call.kept_logits(model, _inputs(model, batch), batch["keep"])[:count]
+
+
+def _inputs(model: torch.nn.Module, batch: Batch) -> Batch:
+    """Return what a model is given of a batch."""
+    inputs = {"input_ids": batch["input_ids"]}
+    if "position_ids" in batch and model_call.passes_on(model, "position_ids"):
+        inputs["position_ids"] = batch["position_ids"]
+    if "attention_mask" in batch and model_call.passes_on(model, "attention_mask"):
+        inputs["attention_mask"] = batch["attention_mask"]
+    if packed_attention.in_use(model):
+        inputs["layout"] = batch["layout"]
+    return inputs
+
+
+def _longest_row(model: torch.nn.Module) -> int:
+    """Return how many tokens of a row a model has positions for, as far as its config says so."""
+    config = model_call.inner(model).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", 0) or 0)
 
 
 def loss_sum(
@@ -75,10 +97,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 class StepMode:
     """The mode for training steps: isolated documents, gradient checkpointing where wanted."""
 
-    def __init__(self, base: Base, *, checkpointing: bool) -> None:
+    def __init__(
+        self, base: Base, *, checkpointing: bool, layout: TrainingLayout = "packed"
+    ) -> None:
         self._base = base
-        self._checkpointing = checkpointing
-        self._apart = _documents_apart_works(base)
+        self._checkpointing = checkpointing and can_checkpoint(base.model)
+        self._layout = layout
+        self._apart: bool | None = None
         self._open = ExitStack()
 
     def enter(self) -> None:
@@ -87,13 +112,25 @@ class StepMode:
         for config in (model.config, model.config.get_text_config()):
             if hasattr(config, "use_cache"):
                 self._open.callback(setattr, config, "use_cache", config.use_cache)
-        if self._apart:
+        if self._layout == "packed" and self._is_apart():
             self._open.enter_context(packed_attention.documents_apart(model))
         if self._checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
             self._open.callback(model.disable_input_require_grads)
             self._open.callback(model.activation_checkpointing_disable)
+
+    def _is_apart(self) -> bool:
+        if self._apart is None:
+            self._apart = _documents_apart_works(self._base)
+        return self._apart
+
+    def change_layout(self, layout: TrainingLayout) -> None:
+        """Use another layout from now on."""
+        if layout != self._layout:
+            self.leave()
+            self._layout = layout
+            self.enter()
 
     def leave(self) -> None:
         """Put the base back as it was."""
@@ -110,9 +147,11 @@ class StepMode:
 
 
 @contextmanager
-def step_mode(base: Base, *, checkpointing: bool = False) -> Iterator[StepMode]:
+def step_mode(
+    base: Base, *, checkpointing: bool = False, layout: TrainingLayout = "packed"
+) -> Iterator[StepMode]:
     """Put the base into the mode for training steps, and restore it afterwards."""
-    mode = StepMode(base, checkpointing=checkpointing)
+    mode = StepMode(base, checkpointing=checkpointing, layout=layout)
     try:
         mode.enter()
         yield mode
@@ -171,10 +210,28 @@ def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precis
 
 def _by_document(hits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
     """Split hits, (kept,) bool, by document."""
-    starts = torch.nonzero(batch["position_ids"][0] == 0).reshape(-1)
-    owner = torch.searchsorted(starts, batch["keep"], right=True)
+    if "singles" in batch:
+        counts = [len(each["labels"]) for each in batch["singles"]]
+        return hits.split([count for count in counts if count])
+    if "position_ids" in batch:
+        starts = torch.nonzero(batch["position_ids"][0] == 0).reshape(-1)
+        owner = torch.searchsorted(starts, batch["keep"], right=True)
+    else:
+        owner = batch["keep"] // batch["input_ids"].shape[1]
     _, counts = torch.unique_consecutive(owner, return_counts=True)
     return hits.split(counts.tolist())
+
+
+def supported(train: Train, model: torch.nn.Module) -> Train:
+    """Return a run's settings without gradient checkpointing where a model does not support it."""
+    if train.gradient_checkpointing and not can_checkpoint(model):
+        return train.model_copy(update={"gradient_checkpointing": False})
+    return train
+
+
+def can_checkpoint(model: torch.nn.Module) -> bool:
+    """Tell whether an architecture supports gradient checkpointing."""
+    return bool(getattr(model, "supports_gradient_checkpointing", True))
 
 
 def _documents_apart_works(base: Base) -> bool:
@@ -202,5 +259,7 @@ def probe_documents(base: Base) -> list[Tokens]:
     found = []
     for text in texts:
         ids = base.tokenizer(text, return_tensors="np").input_ids[0]
+        if 0 < len(ids) < SHORTEST:  # nothing predicts the only token of a text
+            ids = np.resize(ids, SHORTEST)
         found.append(Tokens(ids, np.ones(len(ids), dtype=bool)))
     return found

@@ -12,9 +12,17 @@ import pytest
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.errors import InvalidRequest, ModelError, NotFound, Stopped, WorkbenchError
+from backend.errors import (
+    InvalidRequest,
+    ModelError,
+    NotFound,
+    Stopped,
+    Unsupported,
+    WorkbenchError,
+)
 from backend.files.safetensors_header import read_header
 from backend.settings import STARTER
+from tests.engine.stored_bases import configure
 from tests.hub_stand_in import HubStandIn, Repository, know_only
 
 pytestmark = pytest.mark.slow
@@ -44,6 +52,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
     shutil.copy(
         STARTER / "model" / "model.safetensors", sharded / "model-00002-of-00002.safetensors"
     )
+    gptq = configure(copy("gptq"), quantization_config={"quant_method": "gptq"})
+    card = "---\nbase_model: someone/starter\n---\n"
+    (gptq / "README.md").write_text(card, encoding="utf-8")
     tensors = read_header(sharded / "model-00001-of-00001.safetensors")
     places = {each.key: "model-00001-of-00001.safetensors" for each in tensors}
     index = {"metadata": {}, "weight_map": places}
@@ -57,6 +68,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
             "someone/slow": Repository(copy("slow")),
             "someone/licensed": Repository(copy("licensed"), gated=True),
             "someone/pickled": Repository(pickled),
+            "someone/gptq": Repository(gptq),
         }
     )
     yield stand_in
@@ -97,10 +109,22 @@ def test_a_model_is_loaded_by_its_id_and_again_from_the_cache(
 
     assert (facts.name, facts.source) == ("someone/starter", "someone/starter")
     assert facts.fingerprint == bundled.fingerprint
-    used = {file.name for file in (STARTER / "model").iterdir()} - {"README.md"}
+    used = {file.name for file in (STARTER / "model").iterdir()}
     assert {path.split("/", 5)[-1] for path in downloads} == used
     assert {file.name for file in Path(facts.path).iterdir()} == used
     assert (again.fingerprint, again.path) == (facts.fingerprint, facts.path)
+
+
+def test_a_copy_that_is_not_read_is_refused_before_its_weights_are_fetched(
+    service: Service, hub: HubStandIn
+) -> None:
+    with pytest.raises(Unsupported, match="Load someone/starter, and choose the quantisation"):
+        load(service, "someone/gptq")
+
+    assert any(path.startswith("/someone/gptq/resolve/") for path in hub.requests)
+    assert not any(
+        path.startswith("/someone/gptq/") and path.endswith("safetensors") for path in hub.requests
+    )
 
 
 def test_progress_is_shown_in_bytes(service: Service, hub: HubStandIn) -> None:

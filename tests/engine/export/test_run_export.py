@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from backend import Service
 from backend import requests as rq
 from backend.errors import InvalidRequest, NotFound, Unsupported
 from backend.results import ExportedRun, RunResult
+from tests.engine.stored_bases import write_fp8, write_packed
+from tests.engine.tiny import STARTER
 
 QUICK: dict[str, Any] = {"data": "starter:pirate", "tokens_per_step": 256, "precision": "fp32"}
 LOSS = re.compile(r"step (\d+) loss (\S+)")
@@ -186,6 +190,35 @@ def test_a_run_on_a_quantised_base_is_repeated_on_one(
     losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
     near = 1e-5 if "bf16" not in fields.values() else 2e-3
     assert losses == pytest.approx(losses_of_run(base_only, run.run_id), rel=near)
+
+
+def packed(folder: Path) -> None:
+    write_packed(
+        folder, STARTER, load_in_4bit=True, bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float16",
+    )  # fmt: skip
+
+
+def in_fp8(folder: Path) -> None:
+    shutil.copytree(STARTER, folder)
+    write_fp8(folder, block=32)
+
+
+@pytest.mark.parametrize("write", [packed, in_fp8])
+def test_a_run_on_files_that_are_quantised_already_is_repeated_on_them(
+    base_only: Service, tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "base")
+    base_only.start(rq.LoadModel(source=str(tmp_path / "base"))).result(timeout=120)
+    try:
+        run = train(base_only, base_only.free_name("stored"), max_steps=6)
+        exported = export(base_only, run.run_id, tmp_path / "out")
+    finally:
+        base_only.start(rq.LoadModel(source="starter")).result(timeout=120)
+
+    assert exported.notes == []
+    losses = losses_of_script(tmp_path / "out", tmp_path / "elsewhere")
+    assert losses == pytest.approx(losses_of_run(base_only, run.run_id), rel=1e-5)
 
 
 def test_a_quantised_run_of_an_older_version_has_no_script(base_only: Service) -> None:

@@ -10,7 +10,7 @@ from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.inference import batched_decoding, generate, prompts, ways
 from backend.engine.models import loading
-from tests.architectures import tiny_models
+from tests.architectures import plain_peft, tiny_models
 from tests.engine.architectures import load
 
 WAYS = {
@@ -62,6 +62,33 @@ def test_a_batch_that_changes_its_rows_is_not_used(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(batched_decoding, "forward", leaking)
     assert ways.of(base) is ways.Way.ALONE
+
+
+@pytest.mark.parametrize("kind", ["opt", "deepseek_v3"])
+def test_rows_with_adapters_of_their_own_are_answered_in_turn_where_layers_mix_them(
+    kind: str, tmp_path: Path
+) -> None:
+    """OPT flattens rows before its linear layers, and latent attention folds heads into them."""
+    base = tiny_models.write_model(tmp_path / kind, kind)
+    with Service(Settings(workspace=tmp_path / "workspace", runtime="inline")) as service:
+        service.start(rq.LoadModel(source=str(base))).result(timeout=60)
+        for seed, name in enumerate(("one", "two")):
+            folder = plain_peft.write_adapter(tmp_path / name, base, seed=seed)
+            service.start(rq.LoadAdapter(source=str(folder), name=name)).result(timeout=60)
+        variants: list[rq.Variant] = [[], [("one", 1.0)], [("two", 1.0)]]
+        request = rq.Compare(prompts=list(QUESTIONS), variants=variants, max_new_tokens=TOKENS)
+        answers = service.start(request).result(timeout=60).answers
+        for variant, found in zip(variants, answers, strict=True):
+            assert found == [alone(service, variant, question) for question in QUESTIONS]
+
+
+def alone(service: Service, variant: rq.Variant, question: str) -> str:
+    request = rq.Chat(
+        messages=[rq.Message(role="user", content=question)],
+        variant=variant,
+        max_new_tokens=TOKENS,
+    )
+    return str(service.start(request).result(timeout=60).text)
 
 
 def test_the_trial_changes_neither_random_numbers_nor_the_mode(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_what_was_trained_is_in_the_text_part_and_answers_as_in_plain_peft(
     trained: Trained,
 ) -> None:
     assert trained.report.problems == []
+    assert any(
+        "Only the language model is adapted. Not changed: " in n for n in trained.report.notes
+    )
     tensors = load_file(trained.folder / "adapter_model.safetensors")
     assert not any(part in key for key in tensors for part in BESIDE)
     moved = [bool(tensor.any()) for key, tensor in tensors.items() if "lora_B" in key]
@@ -134,3 +137,22 @@ def test_a_merged_folder_loads_with_the_class_that_it_names(
         names = (key, f"language_model.{key}", key.replace("model.", "model.language_model.", 1))
         twin = next(name for name in names if name in found)
         assert torch.equal(found[twin], tensor), key
+
+
+def test_blends_and_the_hot_swap_slot_change_the_text_part_alone(trained: Trained) -> None:
+    service = trained.service
+    learned = [("learned", 1.0)]
+    service.start(
+        rq.Combine(name="half", method="svd", sources=[("learned", 0.5)], rank=4)
+    ).result(timeout=120)  # fmt: skip
+    folder = service.library.folder(service.library.get("half").id)
+    expected = tiny.plain_scores(trained.base, folder)
+    assert tiny.scores(service, [("half", 1.0)]) == pytest.approx(expected, rel=1e-5)
+    assert tiny.scores(service, [("learned", 0.5)]) == pytest.approx(expected, rel=1e-4)
+
+    before = tiny.scores(service, learned)
+    service.start(rq.PrepareHotswap(adapters=["half", "learned"], compile=False)).result(120)
+    service.start(rq.Hotswap(adapter="learned")).result(timeout=60)
+    assert tiny.scores(service, learned) == pytest.approx(before, rel=1e-6)
+    service.start(rq.EndHotswap()).result(timeout=60)
+    service.start(rq.DeleteAdapter(name="half")).result(timeout=60)

@@ -16,6 +16,7 @@ from backend.engine.methods.adaptable import adaptable
 from backend.engine.methods.targets import matched
 from backend.engine.models import text_part
 from backend.engine.models.linear_layers import every_linear_layer, linear_layers
+from backend.engine.models.model_size import Shape
 from tests.architectures.tiny_models import tiny_model
 from tests.engine import architectures
 from tests.engine.text_parts import composite
@@ -175,3 +176,23 @@ def test_towers_inside_of_the_decoder_are_left_alone(kind: str) -> None:
     peft(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
     unused = [n for n, p in peft.named_parameters() if "lora_B" in n and p.grad is None]
     assert unused == []
+
+
+def test_a_layer_that_takes_groups_of_rows_is_left_out() -> None:
+    """PEFT 0.21.2 cannot adapt the grouped projection of DeepSeek-V4."""
+    model = tiny_model("deepseek_v4")
+    grouped = [n for n, m in model.named_modules() if type(m).__name__.endswith("GroupedLinear")]
+
+    assert grouped
+    assert not {layer.name for layer in linear_layers(model)} & set(grouped)
+
+
+def test_sizes_that_differ_between_layers_count_with_the_largest() -> None:
+    model = tiny_model("gemma4")
+    config = text_part.text_config(model.config)
+    with pytest.raises(RuntimeError, match="per-layer attribute"):
+        _ = config.head_dim
+
+    heads = [each.head_dim for each in config.per_layer_config]
+    assert text_part.largest(config, "head_dim") == max(heads)
+    assert Shape.of(model).heads_width >= max(heads)

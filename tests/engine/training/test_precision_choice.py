@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.training import precision_choice, step_loss
+from tests.architectures import tiny_models
 
 
 class Packs:
@@ -61,3 +63,17 @@ def test_each_timed_step_has_a_length_of_its_own(measured: Any) -> None:
 def test_bf16_has_to_be_clearly_faster(measured: Any, bf16: float, chosen: str) -> None:
     times, _ = measured(fp32=2.0, bf16=bf16)
     assert times.faster == chosen
+
+
+def test_a_model_that_cannot_be_computed_in_bf16_is_trained_in_fp32(tmp_path: Path) -> None:
+    """DBRX of Transformers 5.23 raises in autocast to bf16; asked for it, the check says so."""
+    base = tiny_models.write_model(tmp_path / "base", "dbrx")
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Hello!", "completion": "Ahoy there, matey."}\n' * 4)
+    with Service(Settings(workspace=tmp_path / "workspace", runtime="inline")) as service:
+        service.start(rq.LoadModel(source=str(base))).result(timeout=60)
+        train = rq.Train(name="one", data=str(data), epochs=1, eval_share=0.0)
+        half = train.model_copy(update={"precision": "bf16"})
+        report = service.start(rq.Preflight(train=half)).result(timeout=60)
+        assert [each.what for each in report.problems] == ["This base cannot be computed in bf16."]
+        assert service.start(train).result(timeout=60).precision == "fp32"

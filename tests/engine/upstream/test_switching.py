@@ -62,7 +62,7 @@ def test_dora_without_strength_is_not_the_base(base: Path, write: Write) -> None
     model = load(base, write("dora", lora(r=4, use_dora=True)))
     set_strength(model, 0.0)
     wrong = distance(logits(model), logits(fresh(base))) > 1e-2
-    assert_still(wrong, "DoRA's strength", "session.py (_require_strength)")
+    assert_still(wrong, "DoRA's strength", "scaling.py (require_strength)")
 
 
 def test_whole_layers_of_an_adapter_do_not_scale(base: Path, tmp_path: Path) -> None:

@@ -198,8 +198,11 @@ def test_a_finished_run_says_predicted_and_measured_memory(
         peak_memory_bytes=200 * 1024**2,
         predicted_memory_bytes=210 * 1024**2,
         preparation="Quantised base prepared: 28 layers frozen, norms cast to fp32.",
+        layout="rows",
+        layout_note="Each example is trained in a row of its own.",
     )
     stage = words(draw(page)[page.train.stage])
 
     assert "Peak memory: 200 MB measured, 210 MB predicted (+5%)." in stage
     assert "28 layers frozen, norms cast to fp32" in stage
+    assert "Each example is trained in a row of its own." in stage
