@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import Service
 from backend import requests as rq
+from backend.engine.hotswap.slot_layers import SlotLayer
 from backend.engine.methods import file_validation
 from backend.engine.methods.adaptable import adaptable
 from backend.errors import ModelError, Unsupported, WorkbenchError
@@ -216,3 +217,12 @@ def mixtral_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("harmed")
     base = write_model(root / "base", "mixtral")
     return tiny.write_adapter(root / "experts", base, KINDS["experts"])
+
+
+def test_a_slot_s_layer_shows_the_base_s_own_weight() -> None:
+    """Hunyuan's router asks for its dtype (Transformers 5.23)."""
+    base = torch.nn.Linear(4, 3)
+    layer = SlotLayer(base, torch.zeros(1, 4), torch.zeros(3, 1), torch.tensor(1.0))
+
+    assert layer.weight is base.weight
+    assert layer.bias is base.bias

@@ -106,6 +106,21 @@ def test_its_strength_is_that_of_plain_peft(trained: Trained) -> None:
     assert half[0] == pytest.approx(plain, rel=1e-6)
 
 
+def test_answers_side_by_side_equal_those_alone(trained: Trained) -> None:
+    """Latent attention has layers whose input has a dimension for heads."""
+
+    def compare(*variants: rq.Variant) -> list[list[str]]:
+        request = rq.Compare(
+            prompts=["Hello!", "What is a cat?"], variants=list(variants), max_new_tokens=6
+        )
+        answers: list[list[str]] = trained.service.start(request).result(timeout=60).answers
+        return answers
+
+    variants: list[rq.Variant] = [[("frozen", 1.0)], [], [("experts", 1.0)]]
+
+    assert compare(*variants) == [compare(variant)[0] for variant in variants]
+
+
 def test_a_merge_equals_the_adapter_and_loads_plainly(trained: Trained, tmp_path: Path) -> None:
     request = rq.Merge(variant=[("experts", 1.0)], destination=str(tmp_path / "merged"))
 
