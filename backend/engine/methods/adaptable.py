@@ -8,13 +8,17 @@ answers are its own. Knows no adapters.
 import copy
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
@@ -38,9 +42,12 @@ def adaptable(model: torch.nn.Module) -> Targets:
     """
     found = linear_layers(model)
     asked = {leaf: _ask(model, leaf) for leaf in {_leaf(layer.name) for layer in found}}
+    misread = _misread(model, [each.name for each in found if not asked[_leaf(each.name)][0]])
     layers = []
     for layer in found:
         by_parameter, refusal = asked[_leaf(layer.name)]
+        if layer.name in misread:
+            refusal = f"PEFT cannot read an adapter of {_parent(layer.name)} back"
         weight: Any = base_layer(model.get_submodule(layer.name)).weight
         packed = not weight.is_floating_point()
         if by_parameter and packed:
@@ -111,6 +118,11 @@ def _leaf(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
+def _parent(name: str) -> str:
+    """Return the last two parts of a layer's name, such as shared_experts.gate_proj."""
+    return ".".join(name.split(".")[-2:])
+
+
 def _ask(model: torch.nn.Module, leaf: str) -> tuple[bool, str]:
     """Return whether PEFT takes a name for an expert's, and why it does not adapt such a layer."""
     config = LoraConfig(target_modules=[leaf])
@@ -126,6 +138,20 @@ def _ask(model: torch.nn.Module, leaf: str) -> tuple[bool, str]:
         kind = getattr(getattr(model, "config", None), "model_type", "this kind")
         return taken, f"PEFT cannot adapt {leaf} in {kind} models"
     return taken, ""
+
+
+def _misread(model: torch.nn.Module, names: list[str]) -> set[str]:
+    """Return the layers whose tensors PEFT would rename when it reads an adapter of them.
+
+    Transformers' rules for the names of older checkpoints also match some of today's names: in
+    Laguna, `shared_expert.` matches `shared_experts` (5.23).
+    """
+    tensors = {f"base_model.model.{name}.lora_A.weight": torch.zeros(1, 1) for name in names}
+    config = LoraConfig(task_type="CAUSAL_LM")
+    with suppress(Exception):  # then PEFT says why when the adapter is placed, before any step
+        read = convert_peft_adapter_state_dict_for_transformers(model, config, tensors, "default")
+        return {name for name, key in zip(names, tensors, strict=True) if key not in read}
+    return set()
 
 
 def _held_parameters(model: torch.nn.Module) -> Iterator[Target]:

@@ -140,3 +140,14 @@ def test_wrappers_nest_in_the_order_of_the_module() -> None:
         "model.layers.0.mlp.experts",
     ]
     assert [each.name.rpartition(".")[2] for each in held] == ["gate_up_proj", "down_proj"]
+
+
+def test_layers_whose_adapter_peft_cannot_read_back_are_left_out() -> None:
+    """Of Laguna, PEFT 0.21.2 renames the tensors of `shared_experts` when it reads an adapter."""
+    targets = targets_of("laguna")
+    refused = {each.name.split(".")[-2] for each in targets if "read an adapter" in each.refusal}
+    assert refused == {"shared_experts"}
+    config = peft_io.configure(rq.Lora(rank=2), targets, "laguna")
+    names = {each.name for each in matched(config, targets)}
+    assert "model.layers.0.mlp.gate_proj" in names
+    assert not any("shared_experts" in name for name in names)
