@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
-from backend.engine.adapters import base_copies, mlx_adapters, split_experts, tensor_names
+from backend.engine.adapters import (
+    base_copies,
+    mlx_adapters,
+    split_experts,
+    tensor_names,
+    untrained_parts,
+)
 from backend.engine.adapters.import_sources import Incoming
 from backend.engine.core.adapter_keys import layer_of
 from backend.engine.methods import config_validation, file_validation, scaling
@@ -108,9 +114,10 @@ def _plain(
     names = tensor_names.renamed(stored, _names(layers), found.name)
     kept, about_copies = _without_copies(stored, found.name, facts)
     tensors = {names.names.get(key, key): kept[key] for key in kept}
+    tensors, about_towers = untrained_parts.without_untrained(tensors, layers)
     if names.notes:
         config |= {f: _following(config, f, names.names, found.name) for f in _PATTERNS}
-    changed = [*names.notes, *about_copies]
+    changed = [*names.notes, *about_copies, *about_towers]
     return _Plain(config, tensors if changed else None, (*notes, *changed))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -167,3 +168,24 @@ def test_long_lists_of_targets_still_miss_the_tower_when_peft_has_shortened_them
     assert {name.removeprefix(PREFIX) for name in adapted} == {layer.name for layer in layers}
     assert len(layers) == 9 * 7
     assert scan(tmp_path / "saved", layers).config.target_modules
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
+def test_an_adapter_of_text_loads_though_peft_put_it_on_the_vision_tower_too(
+    bench: Bench, tmp_path: Path, targets: list[str] | str
+):
+    """Trained on text, its factors for the tower are zero; plain PEFT is the oracle."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=targets)
+    whole = tiny.write_adapter(tmp_path / "whole", bench.base, config)
+    tensors = load_file(whole / WEIGHTS)
+    tower = [key for key in tensors if "language_model" not in key]
+    assert tower
+    zero = {key: torch.zeros_like(tensors[key]) for key in tower if ".lora_B." in key}
+    save_file({**tensors, **zero}, whole / WEIGHTS)
+    name = f"text {len(targets)}"
+    added = do(bench.service, rq.LoadAdapter(source=str(whole), name=name))
+    assert any("text never trained them" in note for note in added.notes)
+    assert tiny.scores(bench.service, [(name, 1.0)]) == pytest.approx(
+        tiny.plain_scores(bench.base, whole), rel=1e-5
+    )
+    do(bench.service, rq.DeleteAdapter(name=name))
