@@ -111,7 +111,7 @@ def read_header(file: Path) -> list[StoredTensor]:
             length = int.from_bytes(stream.read(8), "little")
             if length > read_limits.HEADER_BYTES:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
+            header = _parsed(stream.read(length))
         size = file.stat().st_size
         found = [
             _stored(key, entry, file, 8 + length)
@@ -125,6 +125,14 @@ def read_header(file: Path) -> list[StoredTensor]:
             f"{file.name} is damaged or cut off ({error}).", cure="Download it again."
         ) from None
     return sorted(found, key=lambda tensor: tensor.offset)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("its header cannot be read") from None
+    return header
 
 
 def copy_tensors(target: Path, wanted: dict[str, StoredTensor]) -> None:

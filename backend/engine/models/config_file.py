@@ -95,7 +95,8 @@ def first_line(error: BaseException) -> str:
 
 
 def _unknown(config: dict[str, Any], name: str) -> Unsupported:
-    shown = f"{str(config.get('model_type'))[:60]!r}"
+    kind = config.get("model_type")
+    shown = "None" if kind is None else repr(str(kind)[:60])
     if brings_code(config):
         return Unsupported(
             f"{name} needs its own program code for the architecture {shown}, which Transformers "

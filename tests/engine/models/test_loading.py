@@ -124,7 +124,7 @@ def fewer_layers(folder: Path) -> None:
     configure(folder, num_hidden_layers=layers() - 1)
 
 
-DAMAGED = "model.safetensors is damaged or cut off (Error while deserializing header: "
+DAMAGED = "model.safetensors is damaged or cut off ("
 SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         without_weights,
@@ -141,9 +141,9 @@ SPOILT: list[tuple[Callable[[Path], None], type[WorkbenchError], str]] = [
     (
         truncated,
         ModelError,
-        DAMAGED + "incomplete metadata, file not fully covered). Download it again.",
+        DAMAGED + "a tensor is outside of it). Download it again.",
     ),
-    (cut_header, ModelError, DAMAGED + "header too small). Download it again."),
+    (cut_header, ModelError, DAMAGED + "its header cannot be read). Download it again."),
     (
         missing_shard,
         ModelError,

@@ -105,7 +105,7 @@ def test_the_table_tells_what_a_run_adds_and_what_double_quantisation_saves(
             '{"model_type": "llama", "hidden_size": "big"}',
             "Validation error for field 'hidden_size': .*int",
         ),
-        ('{"model_type": "llama", "auto_map": {}}', "contains its own program code"),
+        ('{"model_type": "own", "auto_map": {"AutoConfig": "x"}}', "needs its own program code"),
     ],
 )
 def test_a_configuration_that_is_none_is_said_in_a_sentence(

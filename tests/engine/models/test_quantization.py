@@ -23,6 +23,7 @@ from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
 from backend.engine.models.quantization import _forward_8bit
 from backend.engine.training import packing, step_loss
+from backend.errors import ModelError
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8
 from tests.engine.upstream.still import assert_still
@@ -134,7 +135,8 @@ def test_an_answer_packs_no_weights_where_the_processor_could(
     monkeypatch.setattr(bnb.nn.modules, "_convert_weight_packed_for_cpu", pack)
     monkeypatch.setattr(quantization, "guard", load_there)
 
-    with nullcontext() if guarded else pytest.raises(RuntimeError, match="were packed"):
+    # Loading computes a short text, so it packs already.
+    with nullcontext() if guarded else pytest.raises(ModelError, match="were packed"):
         loaded = base(kind)
         answer(wrapped(loaded), loaded)
 
@@ -149,7 +151,8 @@ def test_gradients_are_those_of_the_dequantised_weights(kind: str) -> None:
         if isinstance(module, bnb.nn.Linear4bit):
             full = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
         else:
-            full = weight.data.float() * weight.SCB[:, None] / 127
+            scales = module.state.SCB if weight.SCB is None else weight.SCB  # moved by a pass
+            full = weight.data.float() * scales[:, None] / 127
         plain.model.get_submodule(name).weight.data.copy_(full)
 
     found, expected = gradient(wrapped(loaded), loaded), gradient(wrapped(plain), plain)

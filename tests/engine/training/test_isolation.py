@@ -324,10 +324,10 @@ def test_a_run_proves_what_it_trains(monkeypatch: pytest.MonkeyPatch, base_only:
     """With the run's model, precision and attention; a leak ends it before the first step."""
     original, seen = isolation.require_isolation, []
 
-    def noting(base: loading.Base, model: Any, precision: str) -> None:
+    def noting(base: loading.Base, model: Any, precision: str, *layout: Any) -> None:
         inside = base.model.config._attn_implementation
         seen.append((type(model), precision, inside, base.model.is_gradient_checkpointing))
-        original(base, model, precision)
+        original(base, model, precision, *layout)
 
     monkeypatch.setattr(isolation, "require_isolation", noting)
     request = rq.Train(

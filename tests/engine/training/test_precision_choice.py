@@ -16,6 +16,8 @@ from tests.architectures import tiny_models
 class Packs:
     """Packs of 10, 20, 30 ... tokens."""
 
+    used_layout = "packed"
+
     def __len__(self) -> int:
         return 8
 
