@@ -21,8 +21,8 @@ from backend.engine.adapters.import_sources import (
 )
 from backend.engine.adapters.inspection import Place
 from backend.engine.adapters.plain_form import plain_form
-from backend.engine.core import memory
 from backend.engine.adapters.split_experts import require_parameters
+from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.methods import peft_io, plain_lora
 from backend.engine.methods.file_validation import Scanned, scan
