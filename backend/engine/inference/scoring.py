@@ -24,19 +24,22 @@ class TextScore(NamedTuple):
 def score(model: torch.nn.Module, base: Base, text: str) -> tuple[float, int]:
     """Return the summed log-probability (nats) of a text's tokens after the first, and their count.
 
-    The text is tokenised with the tokenizer's default special tokens and no template.
+    The text is tokenised with the tokenizer's default special tokens and no template. It is one
+    that proves an operation, so it is cut where it is longer than the model's context.
     """
-    found = score_tokens(model, base, text)
+    found = score_tokens(model, base, text, cut=True)
     return found.total, len(found.each)
 
 
-def score_tokens(model: torch.nn.Module, base: Base, text: str) -> TextScore:
+def score_tokens(model: torch.nn.Module, base: Base, text: str, *, cut: bool = False) -> TextScore:
     """Like `score`, with the log-probability of every token.
 
     Texts are scored one by one: padding in a batch would change a score by rounding (1e-6 here),
     and callers compare scores bit for bit.
     """
     ids = base.tokenizer(text, return_tensors="pt").input_ids.to(base.device)
+    if cut and base.facts.context_length:
+        ids = ids[:, : base.facts.context_length]
     length = ids.shape[1]
     if length < 2:
         return TextScore(0.0, [], ids[0].tolist())

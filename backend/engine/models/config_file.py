@@ -26,7 +26,9 @@ FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 DTYPES = ("float32", "bfloat16", "float16")
 CODE = "auto_map"
 """Names program code in the model's own files, which Transformers would run with consent."""
-NOT_KEPT = (CODE, "quantization_config")
+ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+"""Which implementation computes attention; it is chosen here, and the named one may be missing."""
+NOT_KEPT = (CODE, "quantization_config", *ATTENTION)
 
 
 def read(file: Path, name: str) -> dict[str, Any]:

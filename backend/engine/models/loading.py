@@ -307,11 +307,23 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     quantization.guard(model)
     stored_quantization.settle(model, plan.stored, dtype)
     _require_complete(model, report, plan.title)
+    _compute_alike_in_both_modes(model)
     model.requires_grad_(False)
     model.eval()
     known = tokenizer_traits.embedded(plan.tokenizer) or len(plan.tokenizer)
-    trial_pass.require_continues_text(model, known, plan.title)
+    quantized = plan.request.quantization != "none"
+    trial_pass.require_continues_text(model, known, plan.title, quantized=quantized)
     return model
+
+
+def _compute_alike_in_both_modes(model: PreTrainedModel) -> None:
+    """Keep RWKV from halving its weights every few layers in evaluation mode, for fp16's sake.
+
+    An adapter's weights are not halved with them (Transformers 5.23), so what answers would be
+    another function than what was trained, and a merged model the trained one.
+    """
+    if getattr(model.config, "rescale_every", 0):
+        model.config.rescale_every = 0
 
 
 def _untouched(folder: Path, skeleton: torch.nn.Module, stored: int) -> list[str]:

@@ -17,6 +17,7 @@ from backend.engine.models import config_file, model_folder, text_part
 from backend.engine.models.linear_layers import (
     Target,
     Targets,
+    base_layer,
     every_linear_layer,
     linear_layers,
 )
@@ -39,8 +40,8 @@ class Storage:
 class Shape:
     """The sizes of a model that decide about memory.
 
-    `linear` has every linear layer but the output head, which quantisation packs; `adaptable` has
-    those that adapters can change. The other sizes are those of the text part.
+    `linear` has the linear layers that quantisation packs, which never packs the output head;
+    `adaptable` has those that adapters can change. The other sizes are those of the text part.
     """
 
     parameters: int
@@ -61,7 +62,7 @@ class Shape:
         head = text_part.largest(config, "head_dim") or width // heads
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),
-            linear=tuple(every_linear_layer(model)),
+            linear=tuple(each for each in every_linear_layer(model) if _is_packed(model, each)),
             adaptable=linear_layers(model),
             layers=text_part.layers(model) or 12,
             width=width,
@@ -97,6 +98,15 @@ class Shape:
     def largest(self) -> int:
         """The number of weights in the largest layer."""
         return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
+
+
+def _is_packed(model: torch.nn.Module, layer: Target) -> bool:
+    """Tell whether Transformers 5.23 lets bitsandbytes pack a layer: no kind of a model's own.
+
+    Falcon's linear layers are such a kind.
+    """
+    plain = base_layer(model.get_submodule(layer.name))
+    return not type(plain).__module__.startswith("transformers.models.")
 
 
 def weight_bytes(shape: Shape, storage: Storage) -> int:

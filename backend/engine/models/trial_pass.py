@@ -15,7 +15,9 @@ CHANGED = 1e-2
 """How much earlier scores may change with a later token, relative to the largest: rounding only."""
 
 
-def require_continues_text(model: PreTrainedModel, vocabulary: int, name: str) -> None:
+def require_continues_text(
+    model: PreTrainedModel, vocabulary: int, name: str, *, quantized: bool = False
+) -> None:
     """Raise where a short text cannot be computed, or where its scores depend on later tokens.
 
     `vocabulary` is the number of known tokens. Raises ModelError or Unsupported.
@@ -34,8 +36,13 @@ def require_continues_text(model: PreTrainedModel, vocabulary: int, name: str) -
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         raise ModelError(
-            f"{name} cannot compute a short text: {reason}",
-            cure="It cannot be used here. Choose another base.",
+            f"{name} cannot compute a short text{' when it is quantised' if quantized else ''}: "
+            f"{reason.rstrip('.')}.",
+            cure=(
+                "Load it without quantisation."
+                if quantized
+                else "It cannot be used here. Choose another base."
+            ),
             details=f"{type(error).__name__}: {error}",
         ) from error
     if bool((before - after).abs().amax() > CHANGED * before.abs().amax()):

@@ -14,9 +14,15 @@ SHOWN_COLUMNS = 8
 UNUSUAL = 5  # times the usual learning rate: worth a note, but may still be right
 
 
-def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
-    """Return notes on settings and data; `parameters` is the base's parameter count."""
+def on(
+    train: Train, stats: DataStats, parameters: int, *, context: int = 0, batches: int = 0
+) -> list[str]:
+    """Return notes on settings and data.
+
+    `parameters` and `context` (in tokens) are the base's, `batches` those of the whole run.
+    """
     notes = []
+    longest = min(train.longest, context or train.longest)
     if train.start_from is not None:
         notes.append(
             f"Training continues from {train.start_from}: method, rank, alpha and targets come "
@@ -24,7 +30,7 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
         )
     if stats.cut:
         notes.append(
-            f"Cut because longer than {train.longest} tokens: {_examples(stats.cut)}, with "
+            f"Cut because longer than {longest:,} tokens: {_examples(stats.cut)}, with "
             f"{_percent(stats.lost_share)} of the text to learn. They can be split instead."
         )
     if stats.dropped:
@@ -36,7 +42,7 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
     kinds = {group.kind: group.count for group in stats.groups}
     if pieces := kinds.get("pieces"):
         notes.append(
-            f"Split into pieces because longer than {train.longest} tokens: {_examples(pieces)}."
+            f"Split into pieces because longer than {longest:,} tokens: {_examples(pieces)}."
         )
     for kind, what in NOT_LEARNED.items():
         if count := kinds.get(kind):
@@ -50,10 +56,7 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
             f"{special:,} of {stats.rows:,} rows contain special tokens of the base, which it "
             "reads as control tokens. This is right only if its chat template wrote these rows."
         )
-    if train.tokens_per_step * train.accumulation >= stats.tokens:
-        notes.append(
-            f"One step takes all {stats.tokens:,} tokens of the data, so each epoch is one step."
-        )
+    notes.extend(_few_steps(train, stats, batches))
     if not stats.held_out:
         notes.append(_untested(train, stats))
     usual = usual_rate(parameters)
@@ -63,6 +66,19 @@ def on(train: Train, stats: DataStats, parameters: int) -> list[str]:
             f"A learning rate of {train.rate:g} is high for this base; {usual:g} is a common start."
         )
     return notes
+
+
+def _few_steps(train: Train, stats: DataStats, batches: int) -> list[str]:
+    """Say where one step takes the whole data, or more than it. `batches` are those of the run."""
+    epochs = train.epochs * train.accumulation / max(batches, 1)  # in a step
+    if train.max_steps is not None or stats.tokens == 0 or batches < 1 or epochs < 0.99:
+        return []
+    if epochs < 1.01:
+        return [f"One step takes all {stats.tokens:,} tokens of the data: each epoch is one step."]
+    return [
+        f"One step takes {epochs:.3g} times the whole data, {stats.tokens:,} tokens: a smaller "
+        "accumulation or batch gives more steps."
+    ]
 
 
 def _untested(train: Train, stats: DataStats) -> str:

@@ -109,7 +109,13 @@ def check(
             *multiprocess_checks.notes(train),
             *unsupported,
             *run_checks.about_layout(around.facts, packs),
-            *advice.on(train, corpus.stats, around.parameters),
+            *advice.on(
+                train,
+                corpus.stats,
+                around.parameters,
+                context=around.context,
+                batches=len(packs),
+            ),
             *advice.on_base(around.facts),
         ]
         warned = rate_warning(train.rate, around.parameters)

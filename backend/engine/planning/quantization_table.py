@@ -84,7 +84,7 @@ def compare(
             _usual_run(request, shape, device, id, stored),
             free=free_bytes,
             seconds=speeds[id],
-            blocker=_blocker(id, stored, device),
+            blocker=_blocker(id, shape, stored, device),
             stored=stored,
         )
         for id in QUANTIZATIONS
@@ -129,7 +129,9 @@ def _as_it_is(stored: Stored) -> str:
     )
 
 
-def _blocker(id: str, stored: Stored | None, device: torch.device) -> str:
+def _blocker(id: str, shape: Shape, stored: Stored | None, device: torch.device) -> str:
+    if id != "none" and not shape.linear:
+        return "bitsandbytes cannot quantise this kind of model: it has linear layers of its own."
     if stored is not None and id not in ("none", stored.kind):
         return _as_it_is(stored)
     kept = id if stored is None else stored.kind

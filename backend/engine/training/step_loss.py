@@ -244,7 +244,7 @@ def _documents_apart_works(base: Base) -> bool:
     try:
         with packed_attention.compared(base.model) as differences, torch.inference_mode(), opened:
             forward(base.model, batch)
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     return bool(differences) and all(each <= packed_attention.AGREES for each in differences)
 
@@ -259,6 +259,7 @@ def probe_documents(base: Base) -> list[Tokens]:
     found = []
     for text in texts:
         ids = base.tokenizer(text, return_tensors="np").input_ids[0]
+        ids = ids[: base.facts.context_length or len(ids)]
         if 0 < len(ids) < SHORTEST:  # nothing predicts the only token of a text
             ids = np.resize(ids, SHORTEST)
         found.append(Tokens(ids, np.ones(len(ids), dtype=bool)))
