@@ -162,6 +162,8 @@ class QueuedRun(Result):
     data: str
     method: str
     rank: int
+    experts: bool = False
+    """Whether it trains the experts, too."""
     added: float
     waits_for: str = ""
     question: str = ""
@@ -227,6 +229,8 @@ class RunSummary(Result):
     """How its examples are laid out, and why; empty for packed ones."""
     method: str
     rank: int
+    experts: bool = False
+    """Whether it trains the experts, too."""
     created: float
     begun: float
     """When it was last started or resumed."""

@@ -19,8 +19,9 @@ def words(layout: str) -> str:
 def sentence(layout: str, reason: str, padding_share: float = 0.0) -> str:
     """Say how the examples are laid out, why, and what it costs; empty for packed ones."""
     if layout == "rows":
-        cost = f"{share(padding_share)} of the computed positions are padding"
-        return f"Each example is trained in a row of its own, because {reason}; {cost}."
+        cost = f"; {share(padding_share)} of the computed positions are padding"
+        cost = cost if padding_share else ""
+        return f"Each example is trained in a row of its own, because {reason}{cost}."
     if layout == "single":
         return f"Each example is computed alone, because {reason}; several at once are faster."
     return ""

@@ -137,6 +137,7 @@ def _described(run: Run, status: RunStatus) -> RunSummary:
         layout_note=status.layout_note,
         method=method_of(request.train.adapter).title,
         rank=request.train.adapter.rank,
+        experts=request.train.adapter.experts,
         created=request.created,
         begun=max(request.created, status.claimed),
         step=status.step,

@@ -64,6 +64,7 @@ class Waiting(BaseModel):
             data=self.train.data,
             method=method_of(self.train.adapter).title,
             rank=self.train.adapter.rank,
+            experts=self.train.adapter.experts,
             added=self.added,
             waits_for=waits_for or ("a decision about its data" if self.question else ""),
             question=self.question,

@@ -74,7 +74,7 @@ def _row(snapshot: rs.Snapshot, adapter: rs.AdapterInfo, chosen: bool) -> Node:
         "tr",
         cell("On", _switch(snapshot, adapter, on is not None)),
         cell("Name", chip(adapter.name, adapter.colour), cls="aw-name"),
-        cell("Method", f"{adapter.method}, rank {adapter.rank}"),
+        cell("Method", units.method(adapter.method, adapter.rank, experts=adapter.by_parameter)),
         cell("Strength", _strength(snapshot, adapter, on)),
         cell("In memory", _in_slot(snapshot, adapter) or _on_model(status)),
         cell("Made for", made_for, _other_template(snapshot, adapter)),

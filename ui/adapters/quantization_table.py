@@ -112,6 +112,8 @@ class QuantizationPicker:
 
 def quantization_table(table: rs.QuantizationTable, chosen: str) -> Node:
     """Show the recommendation with its reason, and a row for each quantisation."""
+    if all(each.quantization != chosen for each in table.choices):
+        chosen = table.recommended  # the kind that the files have already
     rows = [_row(choice, chosen) for choice in table.choices]
     best = next(c for c in table.choices if c.quantization == table.recommended)
     return el(
@@ -139,12 +141,16 @@ def _row(choice: rs.QuantizationChoice, chosen: str) -> Node:
     offer = None if choice.blocker else button("Choose", "choose", choice.quantization)
     return el(
         "tr",
-        tables.cell("Format", choice.title, el("div", choice.summary, cls="aw-quiet")),
+        tables.cell(
+            "Format", choice.title, el("div", choice.blocker or choice.summary, cls="aw-quiet")
+        ),
         tables.cell("Memory", memory if choice.fits else f"{memory}, too big"),
         tables.cell("A run adds", units.size(choice.run_bytes)),
         tables.cell("Time per step", _speed(choice.relative_seconds)),
         tables.cell(
-            "Methods", choice.blocker or el("span", limits, title=choice.can), cls="aw-quiet"
+            "Methods",
+            "-" if choice.blocker else el("span", limits, title=choice.can),
+            cls="aw-quiet",
         ),
         tables.cell("", el("span", "Chosen") if mine else offer),
         cls="selected" if mine else None,

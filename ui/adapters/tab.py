@@ -131,7 +131,8 @@ class LoadTab:
 
     def name_button(self, source: str) -> Any:
         """Return the label of the button: what it will load."""
-        return gr.update(value=f"Load {units.shorten(source or 'nothing', 40)}")
+        name = units.source_name(source) if source else "nothing"
+        return gr.update(value=f"Load {units.shorten(name, 40)}")
 
     def load_base(self, **values: Any) -> Node:
         """Start loading the base; returns at once."""

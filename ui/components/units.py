@@ -1,6 +1,7 @@
 """Numbers for display: units, few digits, no false precision. Knows nothing of screens."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -128,6 +129,17 @@ def shorten(text: str, length: int = 48) -> str:
         return text
     head = length // 2 - 1
     return f"{text[:head]}…{text[-(length - head - 1) :]}"
+
+
+def source_name(source: str) -> str:
+    """Return the last part of a path, and any other source as it is."""
+    is_path = source.startswith(("/", ".", "~")) or "\\" in source
+    return re.split(r"[\\/]", source.rstrip("\\/"))[-1] or source if is_path else source
+
+
+def method(title: str, rank: int, *, experts: bool = False) -> str:
+    """Write an adapter's method and rank: "LoRA with experts, rank 8"."""
+    return f"{title}{' with experts' if experts else ''}, rank {rank}"
 
 
 def whole_path(folder: str, root: Path) -> str:

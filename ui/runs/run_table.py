@@ -63,7 +63,10 @@ def _run_row(run: rs.RunSummary, *, selected: bool, ticked: bool) -> Node:
         cell("State", run_state(run)),
         cell("Name", chip(run.name, run.colour), cls="aw-name"),
         cell("Data", data_sets.title(run.data) if run.data else "-"),
-        cell("Method", f"{run.method}, rank {run.rank}" if run.method else "-"),
+        cell(
+            "Method",
+            units.method(run.method, run.rank, experts=run.experts) if run.method else "-",
+        ),
         cell("Loss", units.loss(run.loss)),
         cell("Exact match", match),
         cell("Speed", units.speed(run.tokens_per_second)),
@@ -99,7 +102,7 @@ def _queued_row(number: int, each: rs.QueuedRun) -> Node:
         cell("Name", el("strong", each.name), el("span", f" {waits}", cls="aw-quiet"), asks,
              confirm, cls="aw-name"),
         cell("Data", data_sets.title(each.data)),
-        cell("Method", f"{each.method}, rank {each.rank}"),
+        cell("Method", units.method(each.method, each.rank, experts=each.experts)),
         cell("Since", units.when(each.added)),
         cell("", button("Remove", "unqueue", each.id, aria_label=f"Remove {each.name}")),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.engine.adapters.import_sources import Incoming, display_name
+from backend.engine.adapters.split_experts import require_parameters
 from backend.engine.core.adapter_keys import layer_of
 from backend.engine.methods.config_validation import read_raw_config, shown
 from backend.engine.methods.file_validation import Scanned, scan
@@ -56,6 +57,7 @@ def inspect(found: Incoming, place: Place, *, in_library: bool) -> AdapterReport
     reasons: list[Problem] = []
     verdict = "fits"
     try:
+        require_parameters(found.folder, place.layers, found.name)
         scanned = scan(found.folder, place.layers, name=found.name)
     except (ModelError, Unsupported) as error:
         return refused(found, error, place.facts, in_library=in_library)

@@ -21,6 +21,7 @@ from backend.engine.adapters.import_sources import (
 )
 from backend.engine.adapters.inspection import Place
 from backend.engine.adapters.plain_form import plain_form
+from backend.engine.adapters.split_experts import require_parameters
 from backend.engine.core import memory
 from backend.engine.core.job_control import Control
 from backend.engine.methods import peft_io, plain_lora
@@ -108,6 +109,7 @@ def add(
         plain_form(came, facts, session.layers()) as found,
     ):
         control.progress("Checking the adapter", force=True)
+        require_parameters(found.folder, session.layers(), found.name)
         scanned = scan(found.folder, session.layers(), name=found.name)
         notes = [*found.notes, inspection.base_match(found, facts)[1]]
         if (other := inspection.other_template(found, facts)) is not None:

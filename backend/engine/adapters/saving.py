@@ -186,7 +186,7 @@ def _card(session: Session, info: AdapterInfo) -> str:
     ]
     given = CHAT_TEMPLATES.get(info.chat_template)
     if given is not None:
-        lines.append(f"- Chat template: {given.title} ({TEMPLATE}), because the base has none")
+        lines.append(f"- Chat template: {given.title} ({TEMPLATE}): the base has none to read")
     if info.evaluation is not None and info.evaluation_before is not None:
         before, after = info.evaluation_before, info.evaluation
         if before.exact_match is not None and after.exact_match is not None:

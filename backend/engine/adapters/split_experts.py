@@ -21,16 +21,24 @@ from safetensors.torch import load_file, save_file
 
 from backend.catalogue import init_methods
 from backend.engine.core.adapter_keys import key_of, layer_of
-from backend.engine.methods.config_validation import CONFIG, read_raw_config
+from backend.engine.methods.config_validation import (
+    CONFIG,
+    parameter_targets,
+    read_raw_config,
+    shown,
+)
 from backend.engine.methods.peft_io import WEIGHTS
+from backend.engine.methods.targets import matched_parameters
 from backend.engine.models.linear_layers import Target
 from backend.errors import ModelError, Unsupported
 
 NOTE = (
     "It has factors for each expert, as Transformers 4 had them; they were put together as PEFT "
-    "does. Its dropout, which matters in training only, was left out."
+    "does. A dropout, which matters in training only, is left out."
 )
 _SPLIT = re.compile(r"\.experts\.\d+\.")
+_INNER = ".base_layer"
+"""What PEFT adds to the path of a module whose second parameter is adapted, too."""
 _NO_MORE = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "target_parameters")
 """What PEFT's conversion does not heed: with rsLoRA, its rank and alpha give another scaling."""
 
@@ -39,6 +47,19 @@ def is_split(keys: list[str], layers: list[Target] | None) -> bool:
     """Tell whether a file has factors for single experts that the base has no layers for."""
     known = {layer.name for layer in layers or ()}
     return bool(layers) and any(_SPLIT.search(key) and layer_of(key) not in known for key in keys)
+
+
+def require_parameters(folder: Path, layers: list[Target] | None, name: str) -> None:
+    """Raise ModelError where an adapter changes parameters of experts that a base lacks.
+
+    The scan would name them by PEFT's own paths.
+    """
+    asked = parameter_targets(read_raw_config(folder, name), name)
+    if layers and asked and not matched_parameters(asked, layers):
+        raise ModelError(
+            f"{name} changes parameters that this base does not have: {shown(asked[0])}.",
+            cure="Load the base it was made for.",
+        )
 
 
 def put_together(
@@ -70,6 +91,9 @@ def put_together(
             cure="Its file is incomplete, or it was made for another base.",
             details=str(error),
         ) from None
+    paths = {layer_of(key) for key in moved}
+    if any(path.removesuffix(_INNER) not in paths for path in paths):
+        raise _only_some_parts(name)
     weights = _weights_by_parameter(moved, layers)
     values = {
         "target_modules": sorted(config.target_modules),
@@ -94,15 +118,26 @@ def _converted(
         )
         convert_peft_config_for_transformers(config, model, None)
     except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"{name} lacks a part of its experts: {error}", cure="Its file is incomplete."
-        ) from None
+        raise _only_some_parts(name, str(error)) from None
     if not config.target_parameters:
         raise Unsupported(
             f"{name} has factors for each expert, and PEFT cannot put them together for this base.",
             cure="Train it again with Transformers 5.",
         )
     return config
+
+
+def _only_some_parts(name: str, details: str = "") -> Unsupported:
+    """Return why a file without all three layers of an expert is refused.
+
+    PEFT 0.21.2 would load one with gate and up alone without a word, and compute something else.
+    """
+    return Unsupported(
+        f"{name} changes only some of the parts of each expert, which PEFT puts together into one "
+        "here, so it would compute something else.",
+        cure="Train it again with Transformers 5, or use an adapter for all parts of the experts.",
+        details=details,
+    )
 
 
 def _weights_by_parameter(tensors: dict[str, torch.Tensor], layers: list[Target]) -> list[str]:

@@ -47,7 +47,7 @@ def choose(request: Lora, targets: list[Target], *, quantized: bool = False) -> 
     found = _sorted(request, wanted, quantized=quantized)
     experts = _experts(request, targets) if request.experts else []
     if named and found.out:
-        raise _refused(found.out, request)
+        raise _refused(found.out, request, wanted)
     if not (found.modules or found.weights or experts):
         raise _nothing_left(request, wanted, found.out)
     parameters = [each.name for each in (*experts, *found.weights)]
@@ -132,14 +132,10 @@ def _module_names(request: Lora, found: _Sorted, layers: list[Target]) -> list[s
     return target_names({each.name for each in found.modules}, layers)
 
 
-def _refused(out: dict[str, list[Target]], request: Lora) -> InvalidRequest:
+def _refused(out: dict[str, list[Target]], request: Lora, wanted: list[Target]) -> InvalidRequest:
     reason, layers = next(iter(out.items()))
     if reason == _NARROW:
-        smallest = min(layer.narrow for layer in layers)
-        return InvalidRequest(
-            f"Rank {request.rank} is larger than the smallest target layer allows ({smallest}).",
-            cure=f"Choose a rank up to {smallest}, or leave out {_leaves(layers)}.",
-        )
+        return _too_narrow(layers, request, wanted)
     if reason == _TAKEN:
         return InvalidRequest(
             f"PEFT takes {_leaves(layers)} of this base for names of its experts.",
@@ -150,18 +146,32 @@ def _refused(out: dict[str, list[Target]], request: Lora) -> InvalidRequest:
     return InvalidRequest(f"{reason}.", cure=f"Leave out {_leaves(layers)}.")
 
 
+def _too_narrow(layers: list[Target], request: Lora, wanted: list[Target]) -> InvalidRequest:
+    smallest, largest = min(each.narrow for each in layers), max(each.narrow for each in wanted)
+    cure = f"Choose a rank up to {smallest}"
+    if largest >= request.rank:
+        cure += f", or leave out {_leaves(layers)}"
+    elif largest > smallest:
+        without = [each for each in layers if each.narrow < largest]
+        cure += f", or up to {largest} without {_leaves(without)}"
+    return InvalidRequest(
+        f"Rank {request.rank} is larger than the smallest target layer allows ({smallest}).",
+        cure=f"{cure}.",
+    )
+
+
 def _nothing_left(
     request: Lora, wanted: list[Target], out: dict[str, list[Target]]
 ) -> InvalidRequest:
     if out.keys() == {_NARROW}:
-        smallest = min(layer.narrow for layer in wanted)
+        largest = max(layer.narrow for layer in wanted)
         return InvalidRequest(
-            f"Rank {request.rank} is larger than the smallest target layer allows ({smallest}).",
-            cure=f"Choose a rank up to {smallest}.",
+            f"Rank {request.rank} is larger than any target layer allows ({largest}).",
+            cure=f"Choose a rank up to {largest}.",
         )
     if not out:
         return InvalidRequest("This base has no linear layers that an adapter could change.")
-    return _refused(out, request)
+    return _refused(out, request, wanted)
 
 
 def _notes(out: dict[str, list[Target]], request: Lora) -> Iterable[str]:

@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from backend.catalogue.chat_templates import CHAT_TEMPLATES
 from backend.catalogue.packaged_models import PACKAGED_MODELS
-from backend.engine.core import hub_download
+from backend.engine.core import hub_download, template_syntax
 from backend.engine.core.job_control import Control
 from backend.engine.models import (
     config_file,
@@ -197,7 +197,7 @@ def about_code(folder: Path, config: dict[str, Any]) -> str:
 
 
 def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBase:
-    """Read a base's tokenizer, with a chat template from the catalogue if it has none itself.
+    """Read a base's tokenizer, with a chat template from the catalogue if it has no readable one.
 
     Raises ModelError where there is no tokenizer, and Unsupported where it needs something that is
     not here, or already has a template.
@@ -217,7 +217,7 @@ def read_tokenizer(folder: Path, template: str = "own") -> PreTrainedTokenizerBa
     if isinstance(named, dict) and named and "default" not in named:
         tokenizer.chat_template = {**named, "default": next(iter(named.values()))}
     if template != "own":
-        if tokenizer.chat_template:
+        if tokenizer.chat_template and not template_syntax.fault(tokenizer):
             raise Unsupported(
                 f"{name} has its own chat template, which it was trained with.",
                 cure="Set Chat template to own.",

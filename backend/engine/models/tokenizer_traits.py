@@ -6,6 +6,8 @@ Knows nothing of files, data or models; how many tokens have an embedding is set
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from backend.engine.core import template_syntax
+
 _EMBEDDED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _APPENDED: WeakKeyDictionary[Any, dict[bool, list[int]]] = WeakKeyDictionary()
 TRIED = ("a", "7", "Hello there", "x = 1;")
@@ -96,6 +98,11 @@ def notes(tokenizer: Any) -> list[str]:
         found.append(f"The tokenizer appends {marks} to every text; prompts are used without it.")
     if tokenizer.eos_token is None and not tokenizer.chat_template:
         found.append("No file names an end mark: answers end where their number of tokens is used.")
+    if fault := template_syntax.fault(tokenizer):
+        found.append(
+            f"Its chat template cannot be read ({fault}), so it cannot chat or train on "
+            f"conversations. {template_syntax.OTHER_TEMPLATE}"
+        )
     return found
 
 

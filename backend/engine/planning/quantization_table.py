@@ -88,6 +88,7 @@ def compare(
             stored=stored,
         )
         for id in QUANTIZATIONS
+        if id == "none" or stored is None or id != stored.kind  # which is what "none" loads
     ]
     where = "here" if source == HERE else "there"
     if stored is not None:
@@ -122,7 +123,10 @@ def _stored(config: Path | dict[str, Any]) -> Stored | None:
 def _as_it_is(stored: Stored) -> str:
     if stored.is_unpacked:
         return f"The files are in {stored.title}; they are unpacked when the base is loaded."
-    return f"The files are already quantised to {stored.title}; they are loaded as they are."
+    return (
+        f"The files are already quantised to {stored.title}; they are loaded as they are, with "
+        "Quantisation at none."
+    )
 
 
 def _blocker(id: str, shape: Shape, stored: Stored | None, device: torch.device) -> str:
@@ -264,7 +268,7 @@ def _choice(
     size = needs.total - needs.run
     return QuantizationChoice(
         quantization=id,
-        title=known.title if kept != "none" else f"full precision ({usual.stored})",
+        title=_title(id, kept, usual),
         memory_bytes=size,
         run_bytes=needs.run,
         relative_seconds=seconds,
@@ -274,6 +278,13 @@ def _choice(
         cannot=known.cannot,
         blocker=blocker,
     )
+
+
+def _title(id: str, kept: str, usual: memory_estimate.Setup) -> str:
+    if kept == "none":
+        return f"full precision ({usual.stored})"
+    title = QUANTIZATIONS[kept].title  # type: ignore[index]
+    return title if id == kept else f"as it is: {title}"
 
 
 def _speeds(

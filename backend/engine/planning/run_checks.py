@@ -80,7 +80,12 @@ def _refusal(config: LoraConfig, facts: ModelFacts) -> str:
 
 
 def about_layout(facts: ModelFacts | None, packs: Packs) -> list[str]:
-    """Say how the examples are laid out and what it costs, where they are not packed."""
+    """Say how the examples are laid out and what it costs, where they are not packed.
+
+    A single example has no others.
+    """
+    if len(packs.documents) < 2:
+        return []
     reason = facts.layout_reason if facts else ""
     said = sentence(packs.layout, reason, packs.padding_share)
     return [said] if said else []

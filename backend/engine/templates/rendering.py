@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers.utils import chat_template_utils
 
+from backend.engine.core import template_syntax
 from backend.engine.core.time_limit import within
 from backend.errors import DataError, ModelError
 from backend.files import read_limits
@@ -158,10 +159,19 @@ class ChatTemplate:
             _require_readable(shown[0])
         except (ModelError, Unrenderable):
             raise
+        except template_syntax.UNREADABLE as error:
+            fault = f"chat template cannot be read: {template_syntax.said(error)}"
+            cure = template_syntax.OTHER_TEMPLATE
+            raise Unrenderable(f"this base's {fault}", f"This base's {fault}.", cure) from error
+        except OverflowError as error:  # a loop longer than Jinja's sandbox allows
+            fault = f"chat template loops too often: {template_syntax.said(error)}"
+            cure = "Use a base with another chat template."
+            raise Unrenderable(f"this base's {fault}", f"This base's {fault}.", cure) from error
         except Exception as error:
+            said = str(error).removesuffix(".")
             raise Unrenderable(
-                f"this base's chat template refuses it: {error}",
-                f"This base's chat template refuses an example: {error}.",
+                f"this base's chat template refuses it: {said}",
+                f"This base's chat template refuses an example: {said}.",
                 "Some templates need user and assistant in turn, without a system message.",
             ) from error
         return shown

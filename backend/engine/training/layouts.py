@@ -190,7 +190,8 @@ def reason_of(base: Base, layout: TrainingLayout, error: VerificationFailed) -> 
     if isolation.is_proven_wrong(error):
         cause = _cause(base) if layout == "packed" else ""
         return f"{several} would influence each other in this model{cause}"
-    unproven = isolation.why_unproven(error)
+    # The text of a library says nothing to a reader, and it goes on: the next layout works.
+    unproven = isolation.why_unproven(error) if error.__cause__ is None else ""
     return (
         f"it cannot be proven that {several} do not influence each other in this model"
         f"{f' ({unproven})' if unproven else ''}"

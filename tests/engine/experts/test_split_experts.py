@@ -9,7 +9,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from backend import requests as rq
-from backend.errors import ModelError, Unsupported, WorkbenchError
+from backend.errors import ModelError, Unsupported
 from tests.architectures.tiny_models import write_model
 from tests.engine import tiny
 
@@ -75,16 +75,40 @@ def test_they_compute_as_merged_by_hand(tmp_path: Path, kind: str) -> None:
     assert notes[0].startswith("It has factors for each expert, as Transformers 4 had them;")
 
 
-def test_what_cannot_be_put_together_is_refused(tmp_path: Path) -> None:
+def test_a_part_of_each_expert_alone_is_refused_as_such(tmp_path: Path) -> None:
+    """PEFT 0.21.2 loads gate and up alone without a word, and computes something else."""
     base = write_model(tmp_path / "base", "qwen3_moe")
     made(tmp_path / "old", base, "qwen3_moe")
     tensors = load_file(tmp_path / "old" / "adapter_model.safetensors")
-    cut = {k: t for k, t in tensors.items() if "experts.1.up_proj" not in k}
-    half = {k: t for k, t in tensors.items() if "up_proj" not in k}
     with tiny.start_service(tmp_path / "workspace", base) as service:
-        for name, some in (("cut", cut), ("half", half)):
-            write(tmp_path / name, some)
-            with pytest.raises((ModelError, Unsupported)) as caught:
-                service.start(rq.LoadAdapter(source=str(tmp_path / name))).result(timeout=60)
-            assert type(caught.value) is not WorkbenchError
+        for left_out in ("down_proj", "up_proj"):
+            write(tmp_path / left_out, {k: t for k, t in tensors.items() if left_out not in k})
+            with pytest.raises(Unsupported, match="changes only some of the parts of each expert"):
+                service.start(rq.LoadAdapter(source=str(tmp_path / left_out))).result(timeout=60)
         assert service.snapshot().adapters == []
+
+
+def test_an_expert_without_one_of_its_factors_is_refused(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", "qwen3_moe")
+    made(tmp_path / "old", base, "qwen3_moe")
+    tensors = load_file(tmp_path / "old" / "adapter_model.safetensors")
+    write(tmp_path / "cut", {k: t for k, t in tensors.items() if "experts.1.up_proj" not in k})
+    with tiny.start_service(tmp_path / "workspace", base) as service:
+        with pytest.raises(ModelError, match="factors of the experts in cut do not fit together"):
+            service.start(rq.LoadAdapter(source=str(tmp_path / "cut"))).result(timeout=60)
+        assert service.snapshot().adapters == []
+
+
+def test_experts_are_refused_on_a_dense_base_without_internal_names(tmp_path: Path) -> None:
+    mixture = write_model(tmp_path / "mixture", "qwen3_moe")
+    both = ["experts.gate_up_proj", "experts.down_proj"]
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=[], target_parameters=both)
+    made_there = tiny.write_adapter(tmp_path / "there", mixture, config)
+    dense = write_model(tmp_path / "dense", "qwen3")
+    with tiny.start_service(tmp_path / "workspace", dense) as service:
+        report = service.start(rq.InspectAdapter(source=str(made_there))).result(timeout=60)
+        with pytest.raises(ModelError, match="parameters that this base does not have") as caught:
+            service.start(rq.LoadAdapter(source=str(made_there))).result(timeout=60)
+
+    assert report.reasons[0].what == caught.value.what
+    assert "base_layer" not in str(caught.value)

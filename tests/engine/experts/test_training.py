@@ -64,6 +64,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         yield Trained(service, base, frozen, experts)
 
 
+def test_lists_say_which_of_them_trains_the_experts(trained: Trained) -> None:
+    snapshot = trained.service.snapshot()
+
+    assert {run.name: run.experts for run in snapshot.runs} == {"frozen": False, "experts": True}
+    assert {each.name: each.by_parameter for each in snapshot.adapters} == {
+        "frozen": False, "experts": True
+    }  # fmt: skip
+
+
 def test_plain_peft_reads_both_and_agrees(trained: Trained) -> None:
     ours = scores(trained.service, "frozen", "experts")
 

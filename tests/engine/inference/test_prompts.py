@@ -70,3 +70,30 @@ def test_a_template_that_refuses_is_quoted_and_the_session_goes_on(tmp_path: Pat
         "This base's chat template refuses the conversation: No system messages, please."
     )
     assert "without a system message" in caught.value.cure
+
+
+def test_a_template_that_loops_too_often_is_not_taken_for_one_that_wants_turns(plain: Any) -> None:
+    plain.chat_template = "{% for i in range(10**9) %}x{% endfor %}"
+
+    with pytest.raises(InvalidRequest) as caught:
+        prompt_text(plain, talk("Hello"))
+
+    assert caught.value.what.startswith("This base's chat template loops too often: Range too big")
+    assert caught.value.what.endswith("(100000).")
+    assert "in turn" not in caught.value.cure
+
+
+def test_a_template_that_is_none_is_noted_and_can_be_replaced(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{% for m in %}{{ m.content }}{% endfor %}")
+    with Service(Settings(workspace=tmp_path / "w", runtime="inline")) as service:
+        facts = service.start(rq.LoadModel(source=str(base))).result(timeout=120)
+        with pytest.raises(InvalidRequest, match="chat template cannot be read: Expected an") as e:
+            list(service.chat(rq.Chat(messages=talk("Hello"), max_new_tokens=2)))
+        again = rq.LoadModel(source=str(base), chat_template="dialogue")
+        replaced = service.start(again).result(timeout=120)
+        list(service.chat(rq.Chat(messages=talk("Hello"), max_new_tokens=2)))
+
+    assert any("Its chat template cannot be read (Expected an" in each for each in facts.notes)
+    assert "Chat template (dialogue fits any base)" in e.value.cure
+    assert replaced.notes == ()

@@ -87,6 +87,24 @@ def test_a_narrow_layer_by_name_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("targets", "cure"),
+    [
+        ("all-linear", "Choose a rank up to 32."),
+        (
+            ["q_proj", "shared_expert_gate"],
+            "Choose a rank up to 1, or up to 32 without shared_expert_gate.",
+        ),
+        (["shared_expert_gate"], "Choose a rank up to 1."),
+    ],
+)
+def test_the_largest_rank_that_works_is_named(targets: str | list[str], cure: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        choose(rq.Lora(rank=64, targets=targets), targets_of("qwen2_moe"))
+
+    assert caught.value.cure == cure
+
+
 def test_layers_that_peft_does_not_adapt_are_left_out() -> None:
     chosen = choose(rq.Lora(rank=2), targets_of("mamba"))
 

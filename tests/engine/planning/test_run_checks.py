@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backend import requests as rq
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
 from backend.engine.models.model_skeleton import skeleton
 from backend.engine.planning import run_checks
+from backend.engine.training.packing import Packs
 from backend.library import Library
 from backend.results import AdapterInfo
 from tests.architectures.tiny_models import write_model
@@ -41,6 +44,16 @@ def test_a_trial_leaves_the_skeleton_as_it_was(mamba: Base) -> None:
 
     assert [*run_checks.refused_by_peft(lora(mamba, "in_proj"), mamba.facts)] == []
     assert [*skeleton(mamba.facts).state_dict()] == before
+
+
+def test_a_single_example_has_no_note_on_others(mamba: Base) -> None:
+    facts = mamba.facts.model_copy(update={"layout": "rows", "layout_reason": "others leak"})
+    one = Tokens(np.arange(5, dtype=np.int32), np.ones(5, dtype=bool))
+
+    (said,) = run_checks.about_layout(facts, Packs([one, one], [[0, 1]], layout="rows"))
+
+    assert said == "Each example is trained in a row of its own, because others leak."
+    assert run_checks.about_layout(facts, Packs([one], [[0], [0]], layout="rows")) == []
 
 
 def test_an_adapter_of_another_base_cannot_be_continued(mamba: Base, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_training_goes_on_from_another_adapter(base_only: Service) -> None:
     [
         (rq.Lora(targets=["q_prj"]), "No layer is called 'q_prj' in this model."),
         (rq.Lora(targets=["q_proj", "fake"]), "No layer is called 'fake' in this model."),
-        (rq.Lora(rank=1024), "Rank 1024 is larger than the smallest target layer allows"),
+        (rq.Lora(rank=1024), "Rank 1024 is larger than any target layer allows"),
     ],
 )
 def test_targets_and_ranks_that_cannot_work_are_refused(

@@ -158,6 +158,23 @@ def test_a_router_that_drops_tokens_gets_its_documents_one_by_one(folder: Write)
     assert "drops tokens" in base.facts.layout_reason
 
 
+def test_the_text_of_a_library_is_left_out(folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, plain = load(folder("llama")), step_loss.forward
+
+    def broken(model: Any, batch: Any) -> torch.Tensor:
+        if len(batch["input_ids"]) == 1:  # packed
+            raise RuntimeError("view size is not compatible. Use .reshape(...) instead.")
+        return plain(model, batch)
+
+    monkeypatch.setattr(step_loss, "forward", broken)
+    layouts.note(base)
+
+    assert base.facts.layout != "packed"
+    assert base.facts.layout_reason == (
+        "it cannot be proven that packed examples do not influence each other in this model"
+    )
+
+
 def test_a_base_whose_numbers_are_not_finite_cannot_be_trained(folder: Write) -> None:
     base = load(folder("bloom"))
     with torch.no_grad():

@@ -49,6 +49,21 @@ def test_a_conversion_is_announced_before_the_recommendation() -> None:
     assert "converted" not in words(quantization_table(table(""), "none"))
 
 
+def test_a_refusal_stands_beside_the_format_and_the_kind_of_the_files_is_chosen() -> None:
+    found = table("")
+    other = found.choices[0].model_copy(
+        update={"quantization": "int8", "title": "8-bit", "blocker": "They are already in nf4."}
+    )
+    found = found.model_copy(update={"choices": [found.choices[0], other]})
+
+    shown = quantization_table(found, "nf4")
+    text = words(shown)
+
+    assert text.count("Chosen") == 1
+    assert "8-bit They are already in nf4. 1 bytes" in text
+    assert text == words(quantization_table(found, "none"))
+
+
 def test_the_facts_name_the_file() -> None:
     origin = "converted from x.gguf (Q4_K)"
 

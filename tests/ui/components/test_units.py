@@ -76,3 +76,23 @@ def test_long_paths_keep_both_ends() -> None:
     assert len(short) == 24
     assert short.startswith("/a/very")
     assert short.endswith("place/model")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/data/models/llama/q4.gguf", "q4.gguf"),
+        ("~/models/tiny/", "tiny"),
+        (r"C:\models\tiny", "tiny"),
+        ("owner/name", "owner/name"),
+        ("starter", "starter"),
+        ("/", "/"),
+    ],
+)
+def test_of_a_path_its_last_part_is_said(source: str, name: str) -> None:
+    assert units.source_name(source) == name
+
+
+def test_a_method_says_whether_it_trains_the_experts() -> None:
+    assert units.method("LoRA", 8) == "LoRA, rank 8"
+    assert units.method("LoRA", 8, experts=True) == "LoRA with experts, rank 8"

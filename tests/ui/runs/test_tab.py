@@ -46,6 +46,14 @@ def summary(name: str = "pirate", **fields: object) -> rs.RunSummary:
     return rs.RunSummary(name=name, adapter_id="ad_1", **{**known, **fields})
 
 
+def test_a_run_of_experts_is_told_from_a_plain_one() -> None:
+    rows = [run_table._run_row(summary(experts=each), selected=False, ticked=False)
+            for each in (False, True)]  # fmt: skip
+
+    assert "LoRA, rank 8" in words(rows[0])
+    assert "LoRA with experts, rank 8" in words(rows[1])
+
+
 def test_ticked_runs_are_compared_in_the_order_of_ticking(page: Page, service: FakeService) -> None:
     first = train(service, "pirate", seed=7)
     second = train(service, "polite", data="starter:polite")

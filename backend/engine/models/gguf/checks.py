@@ -114,6 +114,8 @@ def _sizes(header: Header, name: str) -> tuple[int, int]:
             name,
             f"it says its width is {str(width)[:40]}, but its table of tokens has {words.shape[1]}",
         )
+    if own.get("attention.head_count") == 0 and any(".attn_q" in t.name for t in header.tensors):
+        raise _damaged(name, "it says it has 0 attention heads, but it holds their queries")
     for key, value in own.items():
         if type(value) is int and not -1 <= value <= read_limits.SIZE:
             raise _damaged(name, f"it says {key[:80]} = {value:,}, which is not possible")

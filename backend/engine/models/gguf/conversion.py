@@ -22,7 +22,7 @@ from backend.engine.core.dtypes import DTYPES
 from backend.engine.core.error_translation import translate
 from backend.engine.core.library_logging import quiet_libraries
 from backend.engine.models.gguf import checks, parts, settings, tokenizer
-from backend.errors import Unsupported, VerificationFailed
+from backend.errors import ModelError, Unsupported, VerificationFailed
 from backend.files import gguf_header
 from backend.files.gguf_header import Header
 
@@ -112,6 +112,7 @@ def read_model(
 ) -> PreTrainedModel:
     """Read the weights into a plain model of a type; raises VerificationFailed if any is missing.
 
+    Raises ModelError where a number is not finite.
     The model that Transformers 5.23 returns counts as quantised, so it is not saved itself.
     """
     # The newer reader of Transformers 5.23 computes in the type that is asked for.
@@ -127,10 +128,16 @@ def read_model(
     if problem := next((kind for kind, names in report.items() if names), ""):
         raise VerificationFailed(
             f"{header.file.name} was not read whole: {problem.replace('_', ' ')}.",
+            cure=checks.CHOOSE,
             details=str(report),
         )
     plain = _empty(type(read.config).from_dict(without_origin(read.config.to_dict())), dtype)
     weights = {name: tensor.to(dtype) for name, tensor in read.state_dict().items()}
+    if odd := next((name for name, each in weights.items() if not each.isfinite().all()), ""):
+        raise ModelError(
+            f"{header.file.name} holds numbers that are not finite, in {odd}.",
+            cure=gguf_header.DAMAGED,
+        )
     plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     for name, table in read.named_buffers():  # what no state dict has: the frequencies of positions
@@ -147,7 +154,7 @@ def _empty(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _require_size(header: Header, config: PretrainedConfig) -> None:
-    """Raise Unsupported where the model has not exactly the numbers of the file.
+    """Raise ModelError or Unsupported where the model has not exactly the numbers of the file.
 
     Transformers 5.23 leaves out tensors that it has no name for, without a word.
     """
@@ -160,7 +167,13 @@ def _require_size(header: Header, config: PretrainedConfig) -> None:
         for each in header.tensors
         if each.name != checks.ROPE_TABLE and not each.name.startswith(aside)
     )
-    if wanted != held:
+    if held < wanted:
+        raise ModelError(
+            f"{header.file.name} lacks a part of its model: it holds {held:,} numbers, and the "
+            f"model takes {wanted:,}.",
+            cure=f"Download it again. {checks.CHOOSE}",
+        )
+    if held > wanted:
         raise Unsupported(
             f"{header.file.name} holds {held:,} numbers, but its model as Transformers has it "
             f"takes {wanted:,}, so a part would be lost.",
@@ -193,9 +206,7 @@ def require_same(folder: Path, expected: PreTrainedModel, words: PreTrainedToken
     wrong = [
         name
         for name, tensor in expected.state_dict().items()
-        if name not in stored
-        or not torch.equal(stored[name], tensor)
-        or not bool(tensor.isfinite().all())
+        if name not in stored or not torch.equal(stored[name], tensor)
     ]
     findings = {
         f"the weight {next(iter(wrong), '')} differs": bool(wrong),
@@ -209,4 +220,6 @@ def require_same(folder: Path, expected: PreTrainedModel, words: PreTrainedToken
         "its answers differ": not wrong and not torch.equal(scores(read), scores(expected)),
     }
     if problem := next((what for what, there in findings.items() if there), ""):
-        raise VerificationFailed(f"The converted model was read back, but {problem}.")
+        raise VerificationFailed(
+            f"The converted model was read back, but {problem}.", cure=checks.CHOOSE
+        )

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from backend.catalogue import gguf_families as known
 from backend.engine.models.gguf import checks, conversion, settings
-from backend.errors import Unsupported, VerificationFailed
+from backend.errors import ModelError, Unsupported, VerificationFailed
 from backend.files import gguf_header
 from tests.engine.models.gguf import families, gguf_files
 from tests.engine.models.gguf.families import FAMILIES, Family
@@ -195,6 +195,37 @@ def test_a_missing_tensor_is_noticed(tmp_path: Path) -> None:
 
     with pytest.raises(VerificationFailed, match="missing keys"):
         convert(file, tmp_path / "folder")
+
+
+def test_a_part_that_is_missing_is_no_surplus(tmp_path: Path) -> None:
+    file, family = tmp_path / "model.gguf", FAMILIES["llama"]
+    gguf_files.write(file, family, gguf_files.tiny(family), without="blk.1.ffn_up.weight")
+
+    with pytest.raises(ModelError, match="lacks a part of its model") as caught:
+        convert(file, tmp_path / "folder")
+
+    assert caught.value.cure
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    family = FAMILIES["llama"]
+    model = gguf_files.tiny(family)
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] = torch.nan
+    file = gguf_files.write(tmp_path / "model.gguf", family, model)
+
+    with pytest.raises(ModelError, match=r"not finite, in lm_head\.weight") as caught:
+        convert(file, tmp_path / "folder")
+
+    assert caught.value.cure
+
+
+def test_no_heads_with_attention_are_named(tmp_path: Path) -> None:
+    family = _with("llama", {"attention.head_count": lambda c: 0})
+    file = gguf_files.write(tmp_path / "model.gguf", family, gguf_files.tiny(family))
+
+    with pytest.raises(ModelError, match="0 attention heads"):
+        checks.about(gguf_header.read(file))
 
 
 def test_falcons_with_grouped_heads_are_refused(tmp_path: Path) -> None:
