@@ -127,7 +127,7 @@ class Cycle:
                 name=name,
                 data=str(self._data),
                 adapter=rq.Lora(rank=4),
-                epochs=4,
+                epochs=8,
                 learning_rate=1e-2,
                 tokens_per_step=128,
                 eval_share=0.0,
