@@ -137,7 +137,8 @@ def _ours(base: Path, adapter: Path, target: Path, shard_bytes: int) -> None:
     part = streaming.Part("ad_bench1", "bench", adapter, 1.0)
     streamed = streaming.StreamedMerge(base, [part])
     streamed.obstacle("", torch.float32)  # its time counts; the fingerprint is not known here
-    shards = streaming.plan(streamed.stored, torch.float32, shard_bytes)
+    wanted = streaming.planned(streamed.stored.values(), torch.float32)
+    shards = streaming.plan(wanted, shard_bytes)
     control = Control(0, lambda message: None)
     streaming.write(streamed, target, shards, compute=torch.float32, control=control)
 
