@@ -208,7 +208,7 @@ def test_a_template_that_raises_says_why() -> None:
     found = shown(tokenizer, WITH_SYSTEM)
 
     assert isinstance(found, Unrenderable)
-    assert "No system, please." in found.what
+    assert "No system, please" in found.what
 
 
 def test_a_template_that_hides_the_answer_is_refused() -> None:
