@@ -131,8 +131,7 @@ def test_preflight_tells_of_special_tokens_and_of_steps_that_take_everything(
     assert [note for note in report.notes if "special" in note or "epoch" in note] == [
         "1 of 10 rows contain special tokens of the base, which it reads as control tokens. This "
         "is right only if its chat template wrote these rows.",
-        f"One step takes all {report.stats.tokens:,} tokens of the data, so each epoch is one "
-        "step.",
+        f"One step takes all {report.stats.tokens:,} tokens of the data: each epoch is one step.",
     ]
 
 
