@@ -25,7 +25,8 @@ def test_a_model_that_reads_in_both_directions_is_refused(kind: str, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["bert", "xlm"])
 def test_the_same_type_is_loaded_where_it_reads_in_one_direction(kind: str, tmp_path: Path):
-    load(tiny_models.write_model(tmp_path / "one", kind))
+    base = load(tiny_models.write_model(tmp_path / "one", kind))
+    assert base.facts.architecture == kind
 
 
 def test_a_model_that_cannot_compute_a_text_is_refused_with_the_reason(
