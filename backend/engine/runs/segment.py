@@ -258,6 +258,7 @@ class Segment:
             known, base = Timings(self.settings.timings_file), self.session.base
             chosen = self.ranks.agree(lambda: known.choose(self.request, base, peft, self.packs))
         self.precision, self.reason = chosen
+        self.mode.free_casts()
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
