@@ -35,11 +35,12 @@ class StepLog:
         return cls(precision, [], [], [], [])
 
     def speed(self) -> Speed:
-        """Sum the steps up."""
+        """Sum the steps up; a batch that Trainer fetched ahead after the last step is none."""
+        tokens = self.tokens[: len(self.seconds)]
         return Speed(
-            steps=sum(self.tokens) / sum(self.seconds),
-            wall=by_the_wall(self.tokens, self.ended),
-            count=len(self.tokens),
+            steps=sum(tokens) / sum(self.seconds),
+            wall=by_the_wall(tokens, self.ended),
+            count=len(tokens),
             first_loss=self.losses[0] if self.losses else float("nan"),
             last_loss=self.losses[-1] if self.losses else float("nan"),
             precision=self.precision,
