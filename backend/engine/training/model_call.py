@@ -77,7 +77,7 @@ def head_input(
     with _forward_of(head, remember):
         kept_logits(model, inputs, keep)
     found = len(seen) == 1 and seen[0].numel() == len(keep) * seen[0].shape[-1]
-    return seen[0].reshape(len(keep), -1) if found else None
+    return seen[0].reshape(len(keep), seen[0].shape[-1]) if found else None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ In half precision on an NVIDIA GPU a variable-length kernel does the same withou
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
@@ -24,7 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
-from backend.engine.training.packing import Group, Layout
+from backend.engine.training.packing import Layout
 
 NAME, COMPARED = "workbench_documents", "workbench_compared"
 AGREES = 1e-5
@@ -209,30 +209,72 @@ def _attend_grouped(
     scaling: float | None,
     dropout: float,
 ) -> list[torch.Tensor]:
-    """Attend within documents of similar length, group by group."""
+    """Attend within documents of similar length, group by group; one batch holds a group.
+
+    Heads are in the batch dimension, documents in that of heads.
+    """
     repeat = query.shape[0] // key.shape[0]
-    return [_attend(query, key, value, group, repeat, scaling, dropout) for group in layout.groups]
+    groups = zip(*(_Gathered.apply(each, layout) for each in (query, key, value)), strict=True)
+    parts = []
+    for group, (q, k, v) in zip(layout.groups, groups, strict=True):
+        if repeat > 1:
+            k, v = k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)
+        q, k, v = (each.unflatten(1, (group.documents, group.longest)) for each in (q, k, v))
+        out = scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, dropout_p=dropout
+        )
+        parts.append(out.flatten(1, 2))
+    return [_Joined.apply(layout, *parts)]
 
 
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    group: Group,
-    repeat: int,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """Attend within one group; heads are in the batch dimension, documents in that of heads."""
-    shape = (group.documents, group.longest)
-    q = query.index_select(1, group.gather).unflatten(1, shape)
-    k = key.index_select(1, group.gather).unflatten(1, shape)
-    v = value.index_select(1, group.gather).unflatten(1, shape)
-    if repeat > 1:
-        k, v = k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, dropout_p=dropout)
-    out = out.flatten(1, 2)
-    return out if group.valid is None else out.index_select(1, group.valid)
+class _Gathered(torch.autograd.Function):
+    """(heads, tokens, head_dim) as one padded tensor for each group of documents.
+
+    The gradient of padding is exactly zero: no result of it is used, and it comes after its
+    document, where causal attention does not see it. So gradients are put together from the real
+    rows, where PyTorch would add up whole tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:
+        ctx.layout, ctx.rest = layout, x.shape[1] - sum(layout.lengths)
+        return tuple(x.index_select(1, group.gather) for group in layout.groups)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        parts = _real_rows(grads, ctx.layout)
+        if ctx.rest:
+            shape = (parts[0].shape[0], ctx.rest, parts[0].shape[2])
+            parts.append(parts[0].new_zeros(shape))
+        return torch.cat(parts, dim=1), None
+
+
+class _Joined(torch.autograd.Function):
+    """Padded tensors, one for each group, side by side again without padding."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *parts: torch.Tensor) -> torch.Tensor:
+        ctx.layout = layout
+        return torch.cat(_real_rows(parts, layout), dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        padded, start = [], 0
+        for group in ctx.layout.groups:
+            length = group.gather.numel() if group.valid is None else group.valid.numel()
+            part = grads[0][:, start : start + length]
+            start += length
+            if group.valid is not None:
+                shape = (part.shape[0], group.gather.numel(), part.shape[2])
+                part = part.new_zeros(shape).index_copy_(1, group.valid, part)
+            padded.append(part)
+        return None, *padded
+
+
+def _real_rows(parts: Sequence[torch.Tensor], layout: Layout) -> list[torch.Tensor]:
+    """Return padded tensors of groups, (heads, documents * longest, head_dim), without padding."""
+    pairs = zip(parts, layout.groups, strict=True)
+    return [p if g.valid is None else p.index_select(1, g.valid) for p, g in pairs]
 
 
 AttentionInterface.register(NAME, document_attention)
