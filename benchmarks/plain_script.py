@@ -45,6 +45,8 @@ class StepClock(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()  # ours waits there, too
         self.log.ended.append(time.perf_counter())
         self.log.seconds.append(self.log.ended[-1] - self._began)
 

@@ -9,7 +9,8 @@ class Speed:
     """One training. `steps`: over the time inside the steps, as `RunResult.tokens_per_second`.
 
     `wall`: by the clock on the wall, from the end of the first step to the end of the last, with
-    everything that happens between steps.
+    everything that happens between steps. `peak_bytes`: of GPU memory with the model's own, 0 where
+    it was not measured.
     """
 
     steps: float
@@ -18,6 +19,7 @@ class Speed:
     first_loss: float
     last_loss: float
     precision: str
+    peak_bytes: int = 0
 
 
 @dataclass

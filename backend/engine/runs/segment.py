@@ -263,7 +263,7 @@ class Segment:
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
-        """Decide on gradient checkpointing; the preparation says where the estimate decided."""
+        """Decide on gradient checkpointing; what the estimate chose is in the preparation text."""
         self.precision = "fp32"  # for a first prediction, because timing a step takes memory, too
         needed = self._predict_memory(peft)
         chosen = self.ranks.agree(lambda: needed.setup.checkpointing)

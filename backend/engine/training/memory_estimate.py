@@ -170,7 +170,7 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
 def settle(shape: Shape, setup: Setup, free: int) -> Setup:
     """Choose the memory settings of a run where memory is tight; both cost speed.
 
-    Exact allocation, where the run takes much of the free memory. On a GPU, and on a quantised base,
+    Exact allocation, where the run takes much of the free memory. On a GPU or a quantised base,
     which is chosen to save memory, also gradient checkpointing, where the run would not fit
     without it.
     """
