@@ -18,6 +18,7 @@ FIGURES = {
     "training_speed": "ours / loop",
     "chat_speed": "the base: ours / plain generate",
     "real_training": "ours / packed loop",
+    "step_gains": "fp32: + lean layers",
     "large_vocabulary": "time of a step: parts / all at once",
     "trainer_script": "ours / script",
     "row_training": "rows: ours / script",

@@ -65,6 +65,11 @@ def note(model: torch.nn.Module, ids: torch.Tensor) -> None:
             base.train(was_training)
 
 
+def forget(model: torch.nn.Module) -> None:
+    """Let a model compute all logits at once again."""
+    _FOUND.pop(model_call.inner(model), None)
+
+
 def of(model: torch.nn.Module) -> Head | None:
     """Return the head of a model, wrapped or not; None where its logits have to be its own."""
     base = model_call.inner(model)
