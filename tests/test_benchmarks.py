@@ -24,7 +24,7 @@ FIGURES = {
     "row_training": "rows: ours / script",
     "svd_blend": "PEFT's time / ours",
     "quantised_training": "nf4: ours / script",
-    "qlora_gpu": "ours / script, tokens a second",
+    "qlora_gpu": "8B in nf4: ours / TRL",
     "memory_estimate": "5M, 256 tokens",
     "chart_updates": "update at 10,000 points",
     "side_by_side": "four in turn / side by side",

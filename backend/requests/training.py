@@ -101,7 +101,7 @@ class Train(FillsPlaceholders, Request):
         "adamw",
         label="Optimiser",
         help="adamw_8bit keeps AdamW's two averages in 8 bits: a quarter of their memory, a little "
-        "less exact.",
+        "less exact, and slow on a processor.",
     )
     weight_decay: float = knob(
         0.0,

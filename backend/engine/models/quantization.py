@@ -189,15 +189,22 @@ def prepared(model: PreTrainedModel) -> Iterator[str]:
             parameter.data = parameter.data.to(dtype)  # back from fp32, without any loss
 
 
-def about_checkpointing(chosen: bool, *, asked: bool) -> str:
-    """Describe in one sentence whether gradient checkpointing is on, and why."""
+def add_checkpointing(preparation: str, chosen: bool, *, asked: bool) -> str:
+    """Add to the description of a base's preparation whether gradient checkpointing is on, and why.
+
+    A base in full precision has no description; it gets one where checkpointing comes unasked.
+    """
+    if not preparation and (asked or not chosen):
+        return preparation
     if not chosen:
-        return " Gradient checkpointing stays off: the run fits without it and is faster."
+        said = "Gradient checkpointing stays off: the run fits without it and is faster."
+        return f"{preparation} {said}"
     why = "as requested" if asked else "without it the run would not fit into memory"
-    return (
-        f" Gradient checkpointing is on ({why}). It is non-reentrant, with gradients for the "
+    said = (
+        f"Gradient checkpointing is on ({why}). It is non-reentrant, with gradients for the "
         "inputs, which a frozen base needs to pass gradients on."
     )
+    return f"{preparation} {said}".lstrip()
 
 
 Norms = list[tuple[torch.nn.Parameter, torch.dtype]]

@@ -267,10 +267,9 @@ class Segment:
         self.precision = "fp32"  # for a first prediction, because timing a step takes memory, too
         needed = self._predict_memory(peft)
         chosen = self.ranks.agree(lambda: needed.setup.checkpointing)
-        asked = self.request.gradient_checkpointing
-        if self.preparation or (chosen and not asked):
-            text = self.preparation + quantization.about_checkpointing(chosen, asked=asked)
-            self.preparation = text.lstrip()
+        self.preparation = quantization.add_checkpointing(
+            self.preparation, chosen, asked=self.request.gradient_checkpointing
+        )
         return chosen
 
     def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:

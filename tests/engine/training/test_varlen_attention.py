@@ -270,3 +270,21 @@ def test_an_installed_flash_attention_serves_where_torch_has_no_kernel(
 
     assert list(packed_attention._works.values()) == [True]
     assert calls
+
+
+def test_torchs_own_kernel_takes_what_it_is_given() -> None:
+    """Its shapes and its backward pass, without computing anything."""
+    packed_attention.varlen_kernel.cache_clear()
+    layout = packed_attention.Layout.of([5, 3]).to(torch.device("meta"))
+    query, key, value = (
+        torch.zeros(heads, 8, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        for heads in (4, 2, 2)
+    )
+
+    (out,) = packed_attention._attend_varlen(query, key, value, layout, 0.1, 0.0)
+    out.sum().backward()
+
+    assert out.shape == query.shape
+    assert query.grad is not None
+    assert key.grad is not None
+    assert (query.grad.shape, key.grad.shape) == (query.shape, key.shape)
