@@ -89,9 +89,7 @@ def start_endless(app: App, chosen: Namespace) -> str:
     return run_id
 
 
-def measure(
-    app: App, page: Page, run_id: str, chosen: Namespace
-) -> tuple[Pairs[Window], Opened]:
+def measure(app: App, page: Page, run_id: str, chosen: Namespace) -> tuple[Pairs[Window], Opened]:
     """Take the windows in turns, then reload the page and open a second tab."""
 
     def watched() -> Window:

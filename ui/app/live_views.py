@@ -1,16 +1,18 @@
 """The two views that each step of a run changes: the session bar, and the run's numbers on Train.
 
 The browser gets them with the answer to its poll and draws them itself. Redrawing a tab through
-Gradio 6.31 costs ten times as much, so that is left for all other changes. Knows nothing of when the
-page polls.
+Gradio 6.31 costs ten times as much, so that is left for all other changes. Knows nothing of when
+the page polls.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
 from collections.abc import Mapping
 from typing import Any
 
+from backend import errors
 from backend import results as rs
 from ui.app.session_bar import bar
 from ui.components.safe_view import Node
@@ -65,10 +67,10 @@ class LiveViews:
             return self._number
 
     def _views(self, snapshot: rs.Snapshot, tab: str, run_id: str) -> list[tuple[str, Node]]:
+        run = next((run for run in snapshot.runs if run.id == run_id), None)
         views = [(BAR, bar(snapshot))]
-        if tab == TRAIN and run_id in _training(snapshot):
-            run = next((run for run in snapshot.runs if run.id == run_id), None)
-            if run is not None:
+        if tab == TRAIN and run is not None and run_id in _training(snapshot):
+            with contextlib.suppress(errors.WorkbenchError):  # its folder may just be deleted
                 events = self._handle.service.events(run_id)
                 views.append((RUN, run_progress.shown(self._handle, snapshot, run, events)))
         return views

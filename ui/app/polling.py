@@ -2,13 +2,14 @@
 
 A server function answers: a tick of `gr.Timer` costs 35 ms of the page's process even without
 changes (Gradio 6.31: queue, event stream), a server function a tenth of that. Its answer contains
-the views that each step of a run changes (`live_views.py`). For all other changes the visible tab is
-redrawn: Gradio 6.31 rebuilds the component of each output of an event, whether it changed or not.
+the views that each step of a run changes (`live_views.py`). For all other changes the visible tab
+is redrawn: Gradio 6.31 rebuilds the component of each output of an event, changed or not.
 """
 
 import json
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -30,76 +31,7 @@ GONE = (
     "The page may be out of date. It reconnects automatically when the app is back."
 )
 DRAW = "draw_"
-SCRIPT = """
-let seen = null, drawn = performance.now(), missed = 0, life = null;  // a page load draws by itself
-const draws = __DRAWS__;
-const gone = document.createElement('p');
-gone.className = 'aw-gone';
-gone.setAttribute('role', 'alert');
-function say(text) {
-  gone.textContent = text;
-  if (text) document.body.append(gone); else gone.remove();
-}
-function within(ms, promise) {  // a dead app may never answer
-  return Promise.race([promise, new Promise((_, fail) => setTimeout(fail, ms))]);
-}
-const mount = (id) => document.getElementById(id)?.querySelector('.aw-mount');
-const runShown = () => document.querySelector('#__RUN__ [data-run]')?.dataset.run ?? '';
-function ask() {
-  const shown = {};
-  for (const id of __LIVE__) shown[id] = mount(id)?.dataset.mark ?? '';
-  return { tab: document.querySelector('#tabs [role=tab][aria-selected=true]').dataset.tabId, run: runShown(), shown };
-}
-function draw(asked, views) {  // unless the tab was redrawn meanwhile, which removes the marks
-  for (const [id, { mark, node }] of Object.entries(views)) {
-    const place = mount(id);
-    if (!place || (place.dataset.mark ?? '') !== asked.shown[id] || (id === '__RUN__' && runShown() !== asked.run)) continue;
-    place.dispatchEvent(new CustomEvent('aw-news', { detail: node, bubbles: true }));
-    place.dataset.mark = mark;
-  }
-}
-async function beat() {
-  try {
-    if (!document.hidden) {
-      const asked = ask();
-      const { state, life: born, views } = await within(__PATIENCE__, server.news(asked));
-      if (life !== null && born !== life) { location.reload(); return; }  // restarted
-      life = born; missed = 0; say('');
-      draw(asked, views);
-      const now = performance.now();
-      const news = state !== seen || now - drawn > __HEAL__;
-      if (news && now - drawn > __REST__) {
-        seen = state; drawn = now;
-        trigger(draws[asked.tab], {});
-      }
-    }
-  } catch (error) {
-    missed += 1;
-    if (missed > 1) say('__GONE__');
-  }
-  setTimeout(beat, __BEAT__);
-}
-document.addEventListener('visibilitychange', () => {
-  if (!document.hidden) seen = null;
-});
-beat();
-"""
-END_LOADING_TIMER = """
-// Gradio 6.31: the timer of the loading screen keeps running in every frame after it is gone, which
-// takes up to a fifth of a core. Only an exception ends it, and it calls performance.now each time.
-(() => {
-  const now = performance.now, over = new Error('The loading screen is gone.');
-  const quietly = (event) => { if (event.error === over) event.preventDefault(); };
-  const restore = () => { performance.now = now; removeEventListener('error', quietly); };
-  addEventListener('error', quietly);
-  performance.now = function () {
-    if (!new Error().stack.includes('/statustracker-')) return now.call(performance);
-    performance.now = now;
-    throw over;
-  };
-  setTimeout(restore, 5000);
-})();
-"""
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 def pulse(live: LiveViews, tabs: Iterable[str]) -> gr.HTML:
@@ -112,8 +44,7 @@ def pulse(live: LiveViews, tabs: Iterable[str]) -> gr.HTML:
         marks = shown if isinstance(shown, dict) else {}
         return {"life": life, **live.news(str(asked.get("tab")), str(asked.get("run")), marks)}
 
-    script = SCRIPT + END_LOADING_TIMER
-    script = script.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
+    script = SCRIPT.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
     script = script.replace("__HEAL__", str(HEAL_MS))
     script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
     script = script.replace("__RUN__", RUN).replace("__LIVE__", json.dumps([BAR, RUN]))
