@@ -109,8 +109,8 @@ def tell(found: Pairs[Trained], train: rq.Train, model: str, report: Report) -> 
     }
     report.notes.append(
         "Both sides train in a worker process of their own; steps are timed from the end of the "
-        "first to the end of the last. Watched: `app.py`, with the requests of an open page (what is "
-        "new every second, the chart's points every two). Silence: no app, and a "
+        "first to the end of the last. Watched: `app.py`, with the requests of an open page (what "
+        "is new every second, the chart's points every two). Silence: no app, and a "
         "worker whose events, status and progress are off; Trainer's own step log stays.\n"
     )
 
