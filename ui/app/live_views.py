@@ -55,6 +55,11 @@ class LiveViews:
         state = snapshot.version if tab == RUNS else self.state(snapshot)
         return {"state": state, "views": fresh}
 
+    def first(self) -> dict[str, Any]:
+        """Return the news for a page that is just being opened, with the run that it will show."""
+        run = self._handle.on_stage(self._handle.service.snapshot())
+        return self.news(TRAIN, run.id if run is not None else "", {})
+
     def state(self, snapshot: rs.Snapshot) -> int:
         """Return a number that changes when anything but the numbers of a step changes."""
         with self._lock:

@@ -28,6 +28,14 @@ function draw(asked, views) {  // but not where Gradio has drawn meanwhile, whic
     place.dataset.mark = mark;
   }
 }
+async function drawEarly() {  // what first_look.js asked for, as soon as there is a place for it
+  const news = await window.awFirst;
+  const place = () => {
+    if (__LIVE__.every(mount)) draw({ run: '', shown: { '__BAR__': '', '__RUN__': '' } }, news.views);
+    else if (performance.now() < __PATIENCE__) setTimeout(place, 50);
+  };
+  if (news?.views) place();
+}
 async function beat() {
   try {
     if (!document.hidden) {
@@ -52,6 +60,7 @@ async function beat() {
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden) seen = null;
 });
+drawEarly();
 beat();
 
 // Gradio 6.31: the timer of the loading screen keeps running in every frame after it is gone, which

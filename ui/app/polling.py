@@ -31,6 +31,7 @@ GONE = (
     "The page may be out of date. It reconnects automatically when the app is back."
 )
 DRAW = "draw_"
+HEAD = f"<script>{Path(__file__).with_name('first_look.js').read_text(encoding='utf-8')}</script>"
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
@@ -40,6 +41,8 @@ def pulse(live: LiveViews, tabs: Iterable[str]) -> gr.HTML:
 
     def news(asked: dict[str, Any]) -> dict[str, Any]:
         # a restarted app counts states from zero, and does not know open pages
+        if asked.get("first"):
+            return {"life": life, **live.first()}
         shown = asked.get("shown")
         marks = shown if isinstance(shown, dict) else {}
         return {"life": life, **live.news(str(asked.get("tab")), str(asked.get("run")), marks)}
@@ -47,7 +50,11 @@ def pulse(live: LiveViews, tabs: Iterable[str]) -> gr.HTML:
     script = SCRIPT.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
     script = script.replace("__HEAL__", str(HEAL_MS))
     script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
-    script = script.replace("__RUN__", RUN).replace("__LIVE__", json.dumps([BAR, RUN]))
+    script = (
+        script.replace("__RUN__", RUN)
+        .replace("__BAR__", BAR)
+        .replace("__LIVE__", json.dumps([BAR, RUN]))
+    )
     script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(
         "",

@@ -8,6 +8,7 @@ import gradio as gr
 
 from backend import Service
 from ui.app.layout import build
+from ui.app.polling import HEAD as FIRST_LOOK
 from ui.app.theme import STYLE, theme
 from ui.charts.loss_chart import plotly_script
 from ui.components.safe_view import HEAD
@@ -43,7 +44,7 @@ def serve(service: Service, options: Options, *, open_browser: bool = False) -> 
         quiet=True,
         theme=theme(),
         css=STYLE,
-        head=HEAD + MENUS,
+        head=FIRST_LOOK + HEAD + MENUS,
         footer_links=["settings"],
         run_history=False,
         enable_monitoring=False,

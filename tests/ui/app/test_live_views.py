@@ -116,6 +116,16 @@ def test_only_a_run_that_goes_on_and_is_shown_is_drawn(
     assert set(live.news(TRAIN, run_id, {})["views"]) == {BAR}
 
 
+def test_a_page_that_opens_gets_the_run_before_it_knows_of_it(
+    live: LiveViews, service: FakeService, run_id: str
+) -> None:
+    assert step_in(live.first()) > 0
+    service.stop()
+    wait_for(lambda: service.snapshot().job is None)
+
+    assert set(live.first()["views"]) == {BAR}
+
+
 def test_nothing_on_the_page_moves_by_itself() -> None:
     assert "animation" not in STYLE
     assert "transition" not in STYLE
