@@ -2,7 +2,7 @@
 // beginning, and an update has the same size at 100 and at 10,000 points. The zoom is never changed.
 const $ = (selector) => element.querySelector(selector);
 const figure = $('.aw-chart'), plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
-const FAST = 700, CALM = 2000, SLOW = 10000;
+const FAST = 700, CALM = 2000, SLOW = 5000;
 const SHARE = 0.01;  // of the time, that drawing may take: it takes the processor from the training
 const run = { id: null, seq: 0, busy: false, drawn: false, settled: true, points: 0, rates: [], pause: FAST };
 
@@ -77,8 +77,9 @@ async function poll() {
     const began = performance.now();
     if (!p.reset) await extend(p);
     else if (p.s.length || p.es.length) await redraw(p);
+    const took = p.reset ? 0 : performance.now() - began;  // the first time, plotly.js is loaded, too
+    if (run.drawn) run.pause = Math.min(SLOW, Math.max(CALM, took / SHARE));
     run.seq = run.drawn ? p.seq : 0;
-    if (run.drawn) run.pause = Math.min(SLOW, Math.max(CALM, (performance.now() - began) / SHARE));
     run.settled = p.over;
     tell(p);
     figure.dataset.points = run.points;
