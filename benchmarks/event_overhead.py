@@ -1,4 +1,7 @@
-"""What events and a watching page cost training: the real app watched, against silence."""
+"""What events and a page's requests cost training: the real app watched, against silence.
+
+What a browser on the same cores costs is in `watched_training`.
+"""
 
 import subprocess
 import tempfile
@@ -16,7 +19,6 @@ from backend import Event, Service, Settings
 from backend import requests as rq
 from benchmarks import models
 from benchmarks.app_process import App
-from benchmarks.browser import open_page
 from benchmarks.interleave import Pairs, Spread, interleaved
 from benchmarks.report import Report, flags, read_flags
 from benchmarks.skewed_data import write_skewed
@@ -40,7 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = flags(__doc__, repeats="pairs")
     parser.add_argument("--steps", type=int, default=400, help="steps of each run (default 400)")
     parser.add_argument("--model", choices=("starter", "llama"), default="starter")
-    parser.add_argument("--browser", action="store_true", help="watch with a real browser")
     chosen, words = read_flags(parser, arguments, pairs=1, steps=3)
     report = Report("event_overhead", "What events and a watching page cost training", words)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def measure(folder: Path, chosen: Namespace, report: Report) -> None:
         names = (f"benchmark {number}" for number in count(1))
 
         def watched() -> Trained:
-            return watched_run(app, source, train, next(names), browser=chosen.browser)
+            return watched_run(app, source, train, next(names))
 
         def unwatched() -> Trained:
             return silent_run(silent, source, train, next(names))
@@ -69,7 +70,7 @@ def measure(folder: Path, chosen: Namespace, report: Report) -> None:
         if not chosen.quick:  # the first run of each is not counted
             watched(), unwatched()
         found = interleaved(watched, unwatched, pairs=chosen.pairs)
-    tell(found, train, chosen.model, chosen.browser, report)
+    tell(found, train, chosen.model, report)
 
 
 def run_request(data: Path, steps: int) -> rq.Train:
@@ -84,22 +85,21 @@ def run_request(data: Path, steps: int) -> rq.Train:
     )
 
 
-def tell(found: Pairs[Trained], train: rq.Train, model: str, browser: bool, report: Report) -> None:
-    """Add the figures; with a browser on the same cores they are only told."""
+def tell(found: Pairs[Trained], train: rq.Train, model: str, report: Report) -> None:
+    """Add the figures."""
     cost = Spread([1 - ratio for ratio in found.ratios(lambda run: run.steps_a_second).values])
     core = Spread([run.core for run in found.ours])
-    watcher = "a page in Chromium" if browser else "a page's requests"
     report.add(
-        f"cost of events and of {watcher} on training speed",
+        "cost of events and of a page's requests on training speed",
         f"{cost:.1%}",
-        "" if browser else f"<= {MOST_OVERHEAD:.0%}",
-        None if browser else cost.median <= MOST_OVERHEAD,
+        f"<= {MOST_OVERHEAD:.0%}",
+        cost.median <= MOST_OVERHEAD,
     )
     report.add(
         "the page's process, share of a core while training",
         f"{core:.1%}",
-        "" if browser else f"<= {MOST_CORE:.0%}",
-        None if browser else core.median <= MOST_CORE,
+        f"<= {MOST_CORE:.0%}",
+        core.median <= MOST_CORE,
     )
     report.facts = {
         "runs": f"{len(found.ours)} pairs, {train.max_steps} steps each, {model} model, "
@@ -109,21 +109,19 @@ def tell(found: Pairs[Trained], train: rq.Train, model: str, browser: bool, repo
     }
     report.notes.append(
         "Both sides train in a worker process of their own; steps are timed from the end of the "
-        "first to the end of the last. Watched: `app.py`, with the requests of an open page (the "
-        "timer's drawing every second, the chart's points every two). Silence: no app, and a "
+        "first to the end of the last. Watched: `app.py`, with the requests of an open page (what "
+        "is new every second, the chart's points every two). Silence: no app, and a "
         "worker whose events, status and progress are off; Trainer's own step log stays.\n"
     )
 
 
-def watched_run(app: App, source: str, train: rq.Train, name: str, *, browser: bool) -> Trained:
+def watched_run(app: App, source: str, train: rq.Train, name: str) -> Trained:
     """Train in the app while a page looks on."""
     app.call("load_model", {"source": source})
     request = {**train.model_dump(mode="json"), "name": name}
-    page = open_page(app.url) if browser else WatchingPage(app.url)
-    with page as watching:
+    with WatchingPage(app.url) as watching:
         run_id = app.call("train", request)["run_id"]
-        if isinstance(watching, WatchingPage):
-            watching.watch(run_id)
+        watching.watch(run_id)
         while app.run_status(run_id).step == 0:
             time.sleep(0.1)
         began, cpu = time.monotonic(), app.cpu_seconds()

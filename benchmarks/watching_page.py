@@ -1,7 +1,7 @@
 """A page that watches a run, without a browser: the same requests at the same times.
 
-It does what the page's scripts do: asks once a second whether anything changed, has the page drawn
-when it did, at most every two seconds, and asks for the points of the chart on the Train tab.
+It does what the page's scripts do: asks once a second what is new, has the tab redrawn when more
+changed than the numbers of a run, and asks for the points of the chart on the Train tab.
 """
 
 import threading
@@ -34,7 +34,8 @@ class WatchingPage:
         self._by_name = {c["props"].get("elem_id"): c["id"] for c in self._config["components"]}
         self._drawing = self._find(DRAW + TAB)
         self._opening = next(d for d in self._config["dependencies"] if d["api_name"] == "attach")
-        self._version = ""
+        self._state = 0
+        self._marks: dict[str, str] = {}
         self._drawn = 0.0
         self._run: str | None = None
         self._seq = 0
@@ -78,11 +79,13 @@ class WatchingPage:
         self._run, self._seq = run_id, 0
 
     def beat(self) -> None:
-        """Ask whether anything changed, and have the page drawn when it did."""
-        version = self._ask_server(PULSE, "version", 0).text
+        """Ask what is new, and have the tab redrawn when its state changed."""
+        asked = {"tab": TAB, "run": self._run or "", "shown": self._marks}
+        news = self._ask_server(PULSE, "news", asked).json()
+        self._marks |= {name: view["mark"] for name, view in news["views"].items()}
         now = time.monotonic()
-        if version != self._version and now - self._drawn > REST_S:
-            self._version, self._drawn = version, now
+        if news["state"] != self._state and now - self._drawn > REST_S:
+            self._state, self._drawn = news["state"], now
             self.draw(self._drawing)
 
     def draw(self, drawing: dict[str, Any]) -> None:

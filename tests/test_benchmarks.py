@@ -43,6 +43,7 @@ FIGURES_OF_THE_APP = {
     "event_overhead": "share of a core while training",
     "steering": "pause: seconds beyond one step",
     "page_latency": "second tab opened until it shows",
+    "watched_training": "training while a page watches / no page",
     "wait_policy": "ours / PASSIVE, beside an open page",
     "crash_recovery": "resumed runs equal to an undisturbed one, bit for bit",
 }

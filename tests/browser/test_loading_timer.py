@@ -57,7 +57,7 @@ def test_a_plain_page_of_gradio_still_asks_for_every_frame(browser: Browser) -> 
         process.wait()
 
     version = gradio.__version__
-    guard = "ui/pulse.py (END_LOADING_TIMER)"
+    guard = "ui/app/polling.js (the loading screen)"
     assert asked > 10, f"Gradio {version} ends the timer itself: the guard in {guard} may go."
 
 

@@ -55,6 +55,17 @@ def test_a_second_tab_shows_the_same_progress(watching: Page, visits: Visits) ->
     assert step_shown(other) >= first
 
 
+def test_steps_are_shown_without_redrawing_the_tab(watching: Page) -> None:
+    watching.wait_for_timeout(3000)  # a page that was opened is redrawn once more
+    redraws = []
+    watching.on("request", lambda asked: redraws.append(asked.url) if "predict" in asked.url else 0)
+    first = step_shown(watching)
+    while step_shown(watching) < first + 3:
+        watching.wait_for_timeout(200)
+
+    assert len(redraws) <= 1  # one in twenty seconds
+
+
 def test_zoom_is_kept_while_points_arrive(watching: Page) -> None:
     watching.evaluate(
         "Plotly.relayout(document.querySelector('#train-chart .aw-plot'), {'xaxis.range': [0, 2]})"
@@ -69,7 +80,7 @@ def test_an_update_of_the_chart_weighs_at_most_1_kb(watching: Page) -> None:
         with watching.expect_response(is_update, timeout=PATIENCE_MS) as caught:
             pass
         answer = caught.value.json()
-        if isinstance(answer, dict) and answer["s"] and not answer["reset"]:
+        if isinstance(answer, dict) and answer.get("s") and not answer["reset"]:
             news.append(len(caught.value.request.post_data or "") + len(caught.value.body()))
     assert max(news) <= 1024
 

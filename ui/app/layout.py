@@ -15,6 +15,7 @@ from backend import Service, errors
 from backend import results as rs
 from ui.adapters.tab import LoadTab
 from ui.app.http_api import add_endpoints
+from ui.app.live_views import BAR, LiveViews
 from ui.app.polling import DRAW, pulse
 from ui.app.session_bar import bar
 from ui.chat.tab import ChatTab
@@ -68,10 +69,12 @@ class Page:
     def __init__(self, service: Service) -> None:
         self.handle = ServiceHandle(service)
         self.seen = gr.State({})
-        self.pulse = pulse(service, TABS)
+        self.pulse = pulse(LiveViews(self.handle), TABS)
         if service.settings.owner:
             gr.LoginButton("Sign in as the owner", size="sm", elem_classes="aw-auto")
-        self.bar = safe_view(el("div", cls="aw-bar"), label="Session", elem_classes="aw-top")
+        self.bar = safe_view(
+            el("div", cls="aw-bar"), label="Session", elem_id=BAR, elem_classes="aw-top"
+        )
         self.screens: dict[str, Screen] = {}
         self.sheets: dict[str, gr.Tab] = {}
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as self.tabs:

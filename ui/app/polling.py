@@ -1,23 +1,24 @@
-"""Polling: asks about once a second whether anything changed, and redraws only then.
+"""Polling: asks about once a second what is new, draws it, and redraws the tab only if it has to.
 
-Only the visible tab is drawn: Gradio 6.31 rebuilds the component of each output of an event,
-whether it changed or not.
-
-A tick of `gr.Timer` costs 35 ms of the page's process even without changes (Gradio 6.31: queue,
-event stream); requesting the version with a server function costs a tenth of that.
+A server function answers: a tick of `gr.Timer` costs 35 ms of the page's process even without
+changes (Gradio 6.31: queue, event stream), a server function a tenth of that. Its answer contains
+the views that each step of a run changes (`live_views.py`). For all other changes the visible tab
+is redrawn: Gradio 6.31 rebuilds the component of each output of an event, changed or not.
 """
 
 import json
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from backend import Service
+from ui.app.live_views import BAR, RUN, LiveViews
 
 BEAT_MS = 900
 REST_MS = 1700
-"""The shortest time between two redraws: a run changes something every second.
+"""The shortest time between two redraws: the table of runs changes with each step of a run.
 
 Two beats and the redraw itself stay below two seconds, within which changes should be visible.
 """
@@ -30,81 +31,36 @@ GONE = (
     "The page may be out of date. It reconnects automatically when the app is back."
 )
 DRAW = "draw_"
-SCRIPT = """
-let seen = null, drawn = performance.now(), missed = 0, life = null;  // a page load draws by itself
-const draws = __DRAWS__;
-const gone = document.createElement('p');
-gone.className = 'aw-gone';
-gone.setAttribute('role', 'alert');
-function say(text) {
-  gone.textContent = text;
-  if (text) document.body.append(gone); else gone.remove();
-}
-function within(ms, promise) {  // a dead app may never answer
-  return Promise.race([promise, new Promise((_, fail) => setTimeout(fail, ms))]);
-}
-async function beat() {
-  try {
-    if (!document.hidden) {
-      const version = await within(__PATIENCE__, server.version(0));
-      const born = version.split('-')[1];
-      if (life !== null && born !== life) { location.reload(); return; }  // restarted
-      life = born; missed = 0; say('');
-      const now = performance.now();
-      const news = version !== seen || now - drawn > __HEAL__;
-      if (news && now - drawn > __REST__) {
-        seen = version; drawn = now;
-        const tab = document.querySelector('#tabs [role=tab][aria-selected=true]').dataset.tabId;
-        trigger(draws[tab], {});
-      }
-    }
-  } catch (error) {
-    missed += 1;
-    if (missed > 1) say('__GONE__');
-  }
-  setTimeout(beat, __BEAT__);
-}
-document.addEventListener('visibilitychange', () => {
-  if (!document.hidden) seen = null;
-});
-beat();
-"""
-END_LOADING_TIMER = """
-// Gradio 6.31: the timer of the loading screen keeps running in every frame after it is gone, which
-// takes up to a fifth of a core. Only an exception ends it, and it calls performance.now each time.
-(() => {
-  const now = performance.now, over = new Error('The loading screen is gone.');
-  const quietly = (event) => { if (event.error === over) event.preventDefault(); };
-  const restore = () => { performance.now = now; removeEventListener('error', quietly); };
-  addEventListener('error', quietly);
-  performance.now = function () {
-    if (!new Error().stack.includes('/statustracker-')) return now.call(performance);
-    performance.now = now;
-    throw over;
-  };
-  setTimeout(restore, 5000);
-})();
-"""
+HEAD = f"<script>{Path(__file__).with_name('first_look.js').read_text(encoding='utf-8')}</script>"
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
-def pulse(service: Service, tabs: Iterable[str]) -> gr.HTML:
+def pulse(live: LiveViews, tabs: Iterable[str]) -> gr.HTML:
     """Make the invisible component with one event per tab: "this tab needs a redraw"."""
     life = uuid.uuid4().hex[:12]
 
-    def version(_: int) -> str:
-        # a restarted app counts versions from zero, and does not know open pages
-        return f"{service.snapshot().version}-{life}"
+    def news(asked: dict[str, Any]) -> dict[str, Any]:
+        # a restarted app counts states from zero, and does not know open pages
+        if asked.get("first"):
+            return {"life": life, **live.first()}
+        shown = asked.get("shown")
+        marks = shown if isinstance(shown, dict) else {}
+        return {"life": life, **live.news(str(asked.get("tab")), str(asked.get("run")), marks)}
 
-    script = SCRIPT + END_LOADING_TIMER
-    script = script.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
+    script = SCRIPT.replace("__BEAT__", str(BEAT_MS)).replace("__REST__", str(REST_MS))
     script = script.replace("__HEAL__", str(HEAL_MS))
     script = script.replace("__DRAWS__", json.dumps({tab: DRAW + tab for tab in tabs}))
+    script = (
+        script.replace("__RUN__", RUN)
+        .replace("__BAR__", BAR)
+        .replace("__LIVE__", json.dumps([BAR, RUN]))
+    )
     script = script.replace("__PATIENCE__", str(PATIENCE_MS)).replace("__GONE__", GONE)
     return gr.HTML(
         "",
         html_template="<span></span>",
         js_on_load=script,
-        server_functions=[version],
+        server_functions=[news],
         apply_default_css=False,
         elem_id="pulse",
         elem_classes=["aw-view", "aw-pulse"],

@@ -8,6 +8,7 @@ import gradio as gr
 
 from backend import Service
 from ui.app.layout import build
+from ui.app.polling import HEAD as FIRST_LOOK
 from ui.app.theme import STYLE, theme
 from ui.charts.loss_chart import plotly_script
 from ui.components.safe_view import HEAD
@@ -43,7 +44,7 @@ def serve(service: Service, options: Options, *, open_browser: bool = False) -> 
         quiet=True,
         theme=theme(),
         css=STYLE,
-        head=HEAD + MENUS,
+        head=FIRST_LOOK + HEAD + MENUS,
         footer_links=["settings"],
         run_history=False,
         enable_monitoring=False,
@@ -58,9 +59,26 @@ def serve(service: Service, options: Options, *, open_browser: bool = False) -> 
         blocked_paths=_private(workspace),
         app_kwargs={"lifespan": guarding(options, temporary, sessions)},
     )
+    leave_out_api(demo)
     demo._queue.sleep_when_free = QUEUE_NAP_SECONDS
     gc.freeze()  # the built page stays: scanning it for garbage would delay every answer
     return demo
+
+
+def leave_out_api(demo: gr.Blocks) -> None:
+    """Leave the HTTP API out of what the page gets; `/config`, which programs read, keeps it.
+
+    Gradio 6.31 compares each component of a page with each of its events when it opens.
+    """
+    config = demo.config
+    api = {each["id"] for each in config["components"] if each["type"] == "api"}
+    public = {d["id"] for d in config["dependencies"] if d["api_visibility"] == "public"}
+    page = config["page"][""]
+    page["components"] = [each for each in page["components"] if each not in api]
+    page["dependencies"] = [each for each in page["dependencies"] if each not in public]
+    page["layout"]["children"] = [
+        child for child in page["layout"]["children"] if child["id"] not in api
+    ]
 
 
 def _private(workspace: Path) -> list[str]:

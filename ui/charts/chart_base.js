@@ -20,7 +20,8 @@ function shade(colour) {  // light colours are invisible on white: darken them
 }
 
 const axis = (title, extra) => ({ title: { text: title, standoff: 8 }, gridcolor: css('--aw-grid'),
-  linecolor: css('--aw-line'), zeroline: false, ticks: '', automargin: true, ...extra });
+  linecolor: css('--aw-line'), zeroline: false, ticks: '', automargin: true,
+  ticklabeloverflow: 'allow', ...extra });  // measuring each label is a third of a redraw
 
 function layout(extra) {
   return { margin: { l: 52, r: 12, t: 26, b: 40 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',

@@ -2,8 +2,9 @@
 // beginning, and an update has the same size at 100 and at 10,000 points. The zoom is never changed.
 const $ = (selector) => element.querySelector(selector);
 const figure = $('.aw-chart'), plot = $('.aw-plot'), rate = $('.aw-rate'), fold = $('details');
-const FAST = 700, CALM = 2000;
-const run = { id: null, seq: 0, busy: false, drawn: false, settled: true, points: 0 };
+const FAST = 700, CALM = 2000, SLOW = 5000;
+const SHARE = 0.01;  // of the time, that drawing may take: it takes the processor from the training
+const run = { id: null, seq: 0, busy: false, drawn: false, settled: true, points: 0, rates: [], pause: FAST };
 
 const lineColour = () => shade(props.value.colour);
 const MARKS_AXIS = { yaxis2: { overlaying: 'y', range: [0, 1], visible: false, fixedrange: true } };
@@ -21,23 +22,30 @@ function traces(p) {
 const symbol = (kind) => ({ resumed: 'diamond', paused: 'square', adjusted: 'star', 'data-changed': 'x' })[kind] ?? 'triangle-up';
 const rateTraces = (p) => [{ x: p.s, y: p.r, mode: 'lines', line: { color: css('--aw-quiet'), width: 1.4 }, hovertemplate: '%{y:.2e}<extra></extra>' }];
 
+async function drawRate(Plotly) {
+  if (!fold.open) return;  // nothing is drawn in a folded part
+  await Plotly.react(rate, rateTraces({ s: plot.data[0].x, r: run.rates }), layout({ uirevision: run.id, showlegend: false,
+    datarevision: run.points, xaxis: axis('step'), yaxis: axis('learning rate', { rangemode: 'tozero', exponentformat: 'e' }) }), CONFIG);
+}
+
 async function redraw(p) {
   const Plotly = await plotly();
   await Plotly.react(plot, traces(p), layout({ uirevision: run.id, ...MARKS_AXIS }), CONFIG);
-  await Plotly.react(rate, rateTraces(p), layout({ uirevision: run.id, showlegend: false, xaxis: axis('step'),
-    yaxis: axis('learning rate', { rangemode: 'tozero', exponentformat: 'e' }) }), CONFIG);
-  run.drawn = true; run.points = p.s.length; figure.classList.add('aw-has-points');
+  run.drawn = true; run.points = p.s.length; run.rates = p.r; figure.classList.add('aw-has-points');
+  await drawRate(Plotly);
 }
 
-async function extend(p) {
+async function extend(p) {  // one redraw, however many kinds of points there are
   const Plotly = await plotly();
+  const [training, tests, marks] = plot.data;
   run.points += p.s.length;
-  if (p.s.length) {
-    await Plotly.extendTraces(plot, { x: [p.s], y: [p.l] }, [0]);
-    await Plotly.extendTraces(rate, { x: [p.s], y: [p.r] }, [0]);
-  }
-  if (p.es.length) await Plotly.extendTraces(plot, { x: [p.es], y: [p.el] }, [1]);
-  if (p.ms.length) await Plotly.extendTraces(plot, { x: [p.ms], y: [p.ms.map(() => 0)], text: [p.mk], 'marker.symbol': [p.mk.map(symbol)] }, [2]);
+  run.rates.push(...p.r);
+  training.x.push(...p.s); training.y.push(...p.l);
+  tests.x.push(...p.es); tests.y.push(...p.el);
+  marks.x.push(...p.ms); marks.y.push(...p.ms.map(() => 0)); marks.text.push(...p.mk); marks.marker.symbol.push(...p.mk.map(symbol));
+  if (p.s.length + p.es.length + p.ms.length === 0) return;
+  await Plotly.redraw(plot);
+  if (p.s.length) await drawRate(Plotly);
 }
 
 function tell(p) {
@@ -50,7 +58,7 @@ function tell(p) {
 }
 
 function clear() {
-  Object.assign(run, { seq: 0, settled: !run.id, drawn: false, points: 0 });
+  Object.assign(run, { seq: 0, settled: !run.id, drawn: false, points: 0, rates: [], pause: FAST });
   figure.classList.remove('aw-has-points');
   if (window.Plotly) { window.Plotly.purge(plot); window.Plotly.purge(rate); }
   $('.aw-chart-title').textContent = run.id && !props.value.step ? 'Waiting for the first step' : 'Loss';
@@ -66,8 +74,11 @@ async function poll() {
     const p = await server.points({ run: asked, seq: run.seq });
     if (asked !== run.id) return;
     if (p.gone) { run.settled = true; return; }
+    const began = performance.now();
     if (!p.reset) await extend(p);
     else if (p.s.length || p.es.length) await redraw(p);
+    const took = p.reset ? 0 : performance.now() - began;  // the first time, plotly.js is loaded, too
+    if (run.drawn) run.pause = Math.min(SLOW, Math.max(CALM, took / SHARE));
     run.seq = run.drawn ? p.seq : 0;
     run.settled = p.over;
     tell(p);
@@ -77,7 +88,7 @@ async function poll() {
 
 async function loop() {
   if (!run.settled || props.value.live) await poll().catch((error) => console.warn(String(error)));
-  setTimeout(loop, run.drawn ? CALM : FAST);
+  setTimeout(loop, run.pause);
 }
 
 function show() {
@@ -98,4 +109,4 @@ clear();
 loop();
 new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ['class'] });
 new ResizeObserver(() => { if (run.drawn && plot.offsetParent) window.Plotly.Plots.resize(plot); }).observe(plot);
-fold.addEventListener('toggle', () => { if (run.drawn && fold.open) window.Plotly.Plots.resize(rate); });
+fold.addEventListener('toggle', () => { if (run.drawn) drawRate(window.Plotly); });

@@ -56,10 +56,19 @@ function drawChildren(dom, children) {
   while (dom.childNodes.length > children.length) dom.lastChild.remove();
 }
 
+// What is shown is the value, or what the page's poll has brought since (polling.py). The mark says
+// which of the latter it is.
+let shown = props.value;
 function draw() {
   const mount = element.querySelector('.aw-mount');
-  if (mount && Array.isArray(props.value)) drawChildren(mount, [props.value]);
+  if (mount && Array.isArray(shown)) drawChildren(mount, [shown]);
 }
+function drawValue() {
+  shown = props.value;
+  delete element.querySelector('.aw-mount')?.dataset.mark;
+  draw();
+}
+element.addEventListener('aw-news', ({ detail }) => { shown = detail; draw(); });
 
 function act(event) {
   const target = event.target.closest('[data-act]');
@@ -103,6 +112,6 @@ element.addEventListener('input', slide);
 element.addEventListener('change', slide);
 element.addEventListener('click', act);
 element.addEventListener('keydown', act);
-watch('value', draw);
+watch('value', drawValue);
 draw();
 };

@@ -54,7 +54,14 @@ def shown(
     low = got_worse(events) if run.state == "finished" and not train.keep_best else None
     bad = worse(run, low, train.rate) if low else None
     return el(
-        "div", data_question(run), where, bad, warning(events), figures, strip(events, run.colour)
+        "div",
+        data_question(run),
+        where,
+        bad,
+        warning(events),
+        figures,
+        strip(events, run.colour),
+        data_run=run.id,
     )
 
 

@@ -120,7 +120,9 @@ class TrainTab:
             elem_id="train-chart",
             empty="The loss curve appears here once a run has started.",
         )
-        self.stage = safe_view(run_progress.stage(None, None, None), label="The run")
+        self.stage = safe_view(
+            run_progress.stage(None, None, None), label="The run", elem_id="train-run"
+        )
         self.adjust = AdjustPanel(self.handle)
 
     # -- wiring ----------------------------------------------------------------------------------

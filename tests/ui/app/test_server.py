@@ -3,8 +3,10 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+import httpx
 import pytest
 from gradio.context import LocalContext
 from gradio.exceptions import InvalidPathError
@@ -61,3 +63,26 @@ def test_nothing_else_of_the_workspace_is_handed_out(
 
     with pytest.raises(InvalidPathError):
         handed_out(served, file)
+
+
+def test_a_browser_gets_the_page_without_the_http_api(served: gr.Blocks) -> None:
+    page = httpx.get(f"{served.local_url}config?page=").json()
+    programs = httpx.get(f"{served.local_url}config").json()
+
+    assert public(page) == set()
+    assert "train" in public(programs)
+    assert {each["type"] for each in page["components"]} & {"api"} == set()
+    assert {each["id"] for each in page["components"]} >= set(ids(page["layout"]))
+
+
+def public(config: dict[str, Any]) -> set[str]:
+    """Return the names of the endpoints that programs may call."""
+    found = config["dependencies"]
+    return {each["api_name"] for each in found if each["api_visibility"] == "public"}
+
+
+def ids(node: dict[str, Any]) -> Iterator[int]:
+    """Return the components of a layout."""
+    for child in node.get("children") or ():
+        yield child["id"]
+        yield from ids(child)
