@@ -85,8 +85,7 @@ def tokenised(texts: Sequence[str], tokenizer: Any, *, special: bool) -> TextTok
     added = backend.num_special_tokens_to_add(False) if special else 0
     pieces = None if added else _pieces_of(tokenizer)
     found = None
-    if pieces is not None:
-        backend.encode_special_tokens = tokenizer.split_special_tokens  # as Transformers' own call
+    if pieces is not None and backend.encode_special_tokens == tokenizer.split_special_tokens:
         found = _side_by_side(texts, backend, pieces)
     return _as_told(texts, tokenizer, special) if found is None else found
 
@@ -101,12 +100,8 @@ def _side_by_side(texts: Sequence[str], backend: Tokenizer, pieces: "_Pieces") -
     if b"".join(own) != encoded:
         return None
     places = np.cumsum([0, *map(len, own)])
-    if not text.isascii():
-        begun = np.frombuffer(encoded, dtype=np.uint8) & 0xC0 != 0x80
-        character = np.cumsum(begun, dtype=np.int32)  # of each byte, counted from 1
-        starts, ends = character[places[:-1]] - 1, character[places[1:] - 1]
-    else:
-        starts, ends = places[:-1], places[1:]
+    character = np.cumsum(np.frombuffer(encoded, dtype=np.uint8) & 0xC0 != 0x80)  # from 1
+    starts, ends = character[places[:-1]] - 1, character[places[1:] - 1]
     counts = np.array([len(each) for each in found], dtype=np.int64)
     last = np.cumsum(counts)
     if (np.append(0, ends)[last] != np.cumsum([len(each) for each in texts])).any():
@@ -140,7 +135,7 @@ class _Pieces(dict[int, bytes]):
 
     def __init__(self, backend: Tokenizer) -> None:
         added = backend.get_added_tokens_decoder()
-        super().__init__({id: token.content.encode() for id, token in added.items()})
+        super().__init__({id: token.content.encode() or b"\xff" for id, token in added.items()})
         self._name_of = backend.id_to_token
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256, those of Latin-1 as they are
         own = {ord(letter): ord(letter) for letter in letters if ord(letter) < 256}
@@ -156,6 +151,7 @@ class _Pieces(dict[int, bytes]):
 def _pieces_of(tokenizer: Any) -> _Pieces | None:
     """Return the bytes of a tokenizer's tokens; None where they are not those of the text."""
     if tokenizer not in _PIECES:
+        tokenizer(TRIED[0])  # ends any padding and truncation that its file or a caller has set
         pieces = _Pieces(tokenizer.backend_tokenizer)
         found = _side_by_side(TRIED, tokenizer.backend_tokenizer, pieces)
         _PIECES[tokenizer] = pieces if found else None
