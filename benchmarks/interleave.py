@@ -47,3 +47,14 @@ def interleaved(ours: Callable[[], Side], peer: Callable[[], Side], *, pairs: in
             found.peer.append(peer())
             found.ours.append(ours())
     return found
+
+
+def in_turns(sides: dict[str, Callable[[], Side]], *, rounds: int) -> dict[str, list[Side]]:
+    """Measure any number of sides in turns; who goes first changes from round to round."""
+    found: dict[str, list[Side]] = {name: [] for name in sides}
+    names = list(sides)
+    for _ in range(rounds):
+        for name in names:
+            found[name].append(sides[name]())
+        names = [*names[1:], names[0]]
+    return found

@@ -26,6 +26,7 @@ class _Watch:
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._over = False
+        self._raised = False
 
     def begin(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds, self._interrupt)
@@ -36,11 +37,15 @@ class _Watch:
         self._timer.cancel()
         with self._lock:
             self._over = True
-            self._raise(None)  # cancels an exception that is not raised yet
+            # Only then: in Python 3.11 the call makes every later function call and loop of the
+            # process slower, and a profiler never ends.
+            if self._raised:
+                self._raise(None)  # cancels an exception that is not raised yet
 
     def _interrupt(self) -> None:
         with self._lock:
             if not self._over:
+                self._raised = True
                 self._raise(_TookTooLong)
 
     def _raise(self, kind: type[BaseException] | None) -> None:

@@ -1,18 +1,18 @@
 """Rows become tokens: documents are rendered and tokenised in batches, in the background.
 
-Only one batch of text is in memory at a time. Knows nothing of files on disk, packs or training.
+Only a few batches of text are in memory at a time. Knows nothing of files on disk, packs or
+training.
 """
 
 import gc
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding
 
 from backend.engine.core.job_control import Control
 from backend.engine.data.chat_rendering import (
@@ -24,8 +24,8 @@ from backend.engine.data.chat_rendering import (
     special_tokens,
 )
 from backend.engine.data.dataset import ALL, Document, Learning, Noticed, Part, Problems
-from backend.engine.data.loss_mask import are_side_by_side, learned_tokens, tokens_of
-from backend.engine.data.token_arrays import Encoded, Tokens
+from backend.engine.data.token_arrays import Documents, Encoded, Flags, Tokens, join, no_rows
+from backend.engine.data.token_places import Span, TextTokens, tokenised
 from backend.engine.models import tokenizer_traits
 from backend.engine.templates.answers import Remark
 from backend.errors import DataError
@@ -34,44 +34,38 @@ from backend.results import RowProblem
 
 BATCH = 512
 AHEAD = 2
-_Shown = Sequence[tuple[Document, Rendered | Unrenderable]]
-_Encoded = list[tuple[Document, Tokens | Unrenderable]]
+_Texts = list[tuple[Document, Rendered]]
 
 
 def encode(
-    documents: Sequence[Document],
-    tokenizer: Any,
-    max_length: int,
-    learning: Learning = ALL,
+    documents: Sequence[Document], tokenizer: Any, max_length: int, learning: Learning = ALL
 ) -> list[Tokens]:
     """Tokenise documents in order, cut to `max_length` tokens; raises DataError.
 
     A document may give several texts; see `chat_rendering`.
     """
-    encoded: list[Tokens] = []
-    for start in range(0, len(documents), BATCH):
-        shown = _rendered(documents[start : start + BATCH], tokenizer, learning)
-        output = _output(shown, tokenizer)
-        for _, each in _placed(shown, output, tokenizer):
-            if isinstance(each, Unrenderable):
-                raise each.as_error()
-            encoded.append(each.within(max_length))
-    return encoded
+    found = join([_encoded(batch, tokenizer, learning) for batch in _batches(iter(documents))])
+    if found.refusal:
+        raise DataError(found.refusal[0], cure=found.refusal[1])
+    return list(Documents(found, np.arange(len(found)), max_length))
 
 
 def encode_part(part: Part, tokenizer: Any, control: Control | None = None) -> Encoded:
-    """Tokenise a table batch by batch; only one batch of text is in memory at a time."""
-    gathered = _Gathered(part.table.file, special_tokens(tokenizer))
-    documents = part.documents(gathered.problems.add, gathered.noticed)
+    """Tokenise a table batch by batch; only a few batches of text are in memory at a time."""
+    problems, noticed = Problems(), Noticed()
+    documents = part.documents(problems.add, noticed)
     total = max(part.table.count(), 1) if control else 1
+    batches, rows = [], 0
     with _short_collections():
-        for batch in _ahead(documents, tokenizer, part.learning):
-            gathered.add(batch)
+        for batch in _ahead(documents, tokenizer, part):
+            batches.append(batch)
+            problems.extend(batch.problems)
+            rows += int(batch.begins.sum())
             if control:
                 control.check_stop()
-                done = min(gathered.rows, total)
+                done = min(rows + problems.count, total)
                 control.progress(f"{done:,} of {total:,} rows read", done / total)
-    return gathered.encoded()
+    return replace(join(batches), files=[(0, part.table.file)], problems=problems, noticed=noticed)
 
 
 @contextmanager
@@ -88,31 +82,18 @@ def _short_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _ahead(documents: Iterator[Document], tokenizer: Any, learning: Learning) -> Iterator[_Encoded]:
-    """Tokenise batch by batch in the background, while the next batches are read and rendered.
+def _ahead(documents: Iterator[Document], tokenizer: Any, part: Part) -> Iterator[Encoded]:
+    """Render and tokenise batch by batch in the background, while the next batches are read.
 
     The tokenizer releases Python's lock, so this uses the other cores.
     """
-    going: deque[tuple[_Shown, Future[Any]]] = deque()
+    going: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(AHEAD, "tokenizer") as helpers:
         for batch in _batches(documents):
-            shown = _rendered(batch, tokenizer, learning)
-            going.append((shown, helpers.submit(_output, shown, tokenizer)))
+            going.append(helpers.submit(_encoded, batch, tokenizer, part.learning, part.table.file))
             if len(going) > AHEAD:
-                shown, output = going.popleft()
-                yield _placed(shown, output.result(), tokenizer)
-        while going:
-            shown, output = going.popleft()
-            yield _placed(shown, output.result(), tokenizer)
-
-
-def _rendered(documents: Sequence[Document], tokenizer: Any, learning: Learning) -> _Shown:
-    """Return each document with its text; one that gives several texts comes several times."""
-    pairs: list[tuple[Document, Rendered | Unrenderable]] = []
-    for document, shown in zip(documents, render(documents, tokenizer, learning), strict=True):
-        texts = [shown] if isinstance(shown, Unrenderable) else shown
-        pairs += [(document, each) for each in texts]
-    return pairs
+                yield going.popleft().result()
+        yield from (each.result() for each in going)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -129,138 +110,93 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-class _Gathered:
-    """Collects the tokens of a table while it is read, in flat arrays."""
-
-    def __init__(self, file: str, special: "re.Pattern[str]") -> None:
-        self.problems = Problems()
-        self.noticed = Noticed()
-        self._file = file
-        self._special_tokens = special
-        self._ids: list[Any] = []
-        self._learned: list[Any] = []
-        self._rows = 0
-        self._lengths: list[int] = []
-        self._asked: list[tuple[int, int]] = []
-        self._remarks: list[int] = []
-        self._numbers: list[int] = []
-        self._keys: list[int] = []
-        self._blank: list[bool] = []
-        self._special: list[bool] = []
-        self._refusal: tuple[str, str] | None = None
-
-    @property
-    def rows(self) -> int:
-        return self._rows + self.problems.count
-
-    def add(self, batch: _Encoded) -> None:
-        """Add a batch of documents with their tokens."""
-        kept = [each for _, each in batch if isinstance(each, Tokens)]
-        self._ids.append(_flat([each.ids for each in kept], np.int32))
-        self._learned.append(_flat([each.learned for each in kept], np.bool_))
-        for document, each in batch:
-            if isinstance(each, Tokens):
-                self._describe(document, each)
-            else:
-                self._refuse(document, each)
-
-    def _describe(self, document: Document, tokens: Tokens) -> None:
-        self._rows += self._numbers[-1:] != [document.row]
-        self._lengths.append(len(tokens))
-        self._asked.append(tokens.asked)
-        self._remarks.append(tokens.remarks)
-        self._numbers.append(document.row)
-        self._keys.append(document.fingerprint)
-        self._blank.append(is_blank(document))
-        self._special.append(holds(document, self._special_tokens))
-
-    def _refuse(self, document: Document, refusal: Unrenderable) -> None:
-        self.problems.add(RowProblem(row=document.row, what=refusal.what, file=self._file))
-        self._refusal = self._refusal or (refusal.sentence, refusal.cure)
-
-    def encoded(self) -> Encoded:
-        return Encoded(
-            ids=_flat(self._ids, np.int32),
-            learned=_flat(self._learned, np.bool_),
-            offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
-            asked=np.array(self._asked, dtype=np.int32).reshape(-1, 2),
-            remarks=np.array(self._remarks, dtype=np.uint8),
-            numbers=np.array(self._numbers, dtype=np.int64),
-            keys=np.array(self._keys, dtype=np.uint64),
-            blank=np.array(self._blank, dtype=np.bool_),
-            special=np.array(self._special, dtype=np.bool_),
-            files=[(0, self._file)],
-            problems=self.problems,
-            noticed=self.noticed,
-            refusal=self._refusal,
-        )
+def _encoded(
+    documents: Sequence[Document], tokenizer: Any, learning: Learning, file: str = ""
+) -> Encoded:
+    """Render and tokenise documents; those that the base cannot use become problems."""
+    texts: _Texts = []
+    refused: dict[int, Unrenderable] = {}
+    for document, shown in zip(documents, render(documents, tokenizer, learning), strict=True):
+        if isinstance(shown, Unrenderable):
+            refused[document.row] = shown
+        else:
+            texts += [(document, each) for each in shown]
+    encoded = _with_losses(texts, tokenizer, refused) if texts else no_rows()
+    for row, refusal in sorted(refused.items()):
+        encoded.problems.add(RowProblem(row=row, what=refusal.what, file=file))
+        encoded.refusal = encoded.refusal or (refusal.sentence, refusal.cure)
+    return encoded
 
 
-def _flat(arrays: list[Any], kind: Any) -> Any:
-    return np.concatenate([np.zeros(0, dtype=kind), *arrays], dtype=kind)
+def _with_losses(texts: _Texts, tokenizer: Any, refused: dict[int, Unrenderable]) -> Encoded:
+    """Tokenise all texts at once, and find the tokens with a loss and those of the questions.
 
-
-def _output(shown: _Shown, tokenizer: Any) -> Any:
-    """Tokenise texts in one call, which uses all cores; None where there are no texts."""
-    texts = [each.text for _, each in shown if isinstance(each, Rendered)]
-    if not texts:
-        return None
+    Rows with a token that has no embedding are added to `refused`.
+    """
     if not tokenizer.is_fast:
         raise DataError(
             f"The base cannot be trained: {tokenizer_traits.PLACELESS}, so the tokens of an answer "
             "are not known.",
             cure="Choose another base.",
         )
-    return tokenizer(
-        texts,
-        add_special_tokens=not tokenizer.chat_template or not shown[0][0].turns,
-        return_attention_mask=False,
-        return_token_type_ids=False,
+    special = not tokenizer.chat_template or not texts[0][0].turns
+    tokens = tokenised([each.text for _, each in texts], tokenizer, special=special)
+    if wrong := _without_embedding(tokens, texts, tokenizer):
+        refused |= wrong
+        texts = [(document, each) for document, each in texts if document.row not in wrong]
+        return _with_losses(texts, tokenizer, refused) if texts else no_rows()
+    spans: list[Span] = []
+    asked: list[Span] = []
+    begin = 0
+    for _, each in texts:
+        spans += [(begin + start, begin + end) for start, end in each.spans]
+        start, end = each.question or (0, 0)
+        asked.append((begin + start, begin + end - 1) if end else (-1, -1))
+        begin += len(each.text)
+    learned, reaching = tokens.inside(spans)
+    found = tokens.at(np.array(asked))
+    in_text = found - (tokens.last - tokens.counts)[:, None] + (0, 1)
+    remarks = np.array([int(each.remarks) for _, each in texts], dtype=np.uint8)
+    remarks[tokens.text_of(reaching)] |= Remark.NEW_RULE.value
+    kept = _without_end(tokens, learned, tokenizer_traits.appended(tokenizer))
+    pattern = special_tokens(tokenizer)
+    return Encoded(
+        ids=tokens.ids[kept],
+        learned=learned[kept],
+        offsets=np.append(0, np.append(0, np.cumsum(kept))[tokens.last]),
+        numbers=np.array([document.row for document, _ in texts], dtype=np.int64),
+        keys=np.array([document.fingerprint for document, _ in texts], dtype=np.uint64),
+        blank=np.array([is_blank(document) for document, _ in texts], dtype=np.bool_),
+        special=np.array([holds(document, pattern) for document, _ in texts], dtype=np.bool_),
+        asked=np.where((found < 0).any(1, keepdims=True), 0, in_text).astype(np.int32),
+        remarks=remarks,
     )
 
 
-def _placed(shown: _Shown, output: Any, tokenizer: Any) -> _Encoded:
-    """Return each text's tokens, or the reason why a document has none."""
-    found = zip(output["input_ids"], output.encodings, strict=True) if output else iter(())
-    side_by_side = are_side_by_side(tokenizer)
-    end = tokenizer_traits.appended(tokenizer)
-    return [
-        (
-            document,
-            each
-            if isinstance(each, Unrenderable)
-            else _checked(document, _to_tokens(*next(found), each, side_by_side, end), tokenizer),
-        )
-        for document, each in shown
-    ]
+def _without_embedding(
+    tokens: TextTokens, texts: _Texts, tokenizer: Any
+) -> dict[int, Unrenderable]:
+    """Refuse the rows with a token that has no embedding in the base."""
+    rows = tokenizer_traits.embedded(tokenizer)
+    found: dict[int, Unrenderable] = {}
+    for place in np.flatnonzero(tokens.ids >= rows).tolist() if rows is not None else ():
+        row = texts[tokens.text_of(place)][0].row
+        token = tokenizer_traits.shown(int(tokens.ids[place]), tokenizer)
+        what = f"it contains {token}, a token that the base has no embedding for"
+        sentence = f"Row {row} cannot be used: {what}."
+        cure = "Leave the token out, skip such rows, or load a base whose embeddings were resized."
+        found.setdefault(row, Unrenderable(what, sentence, cure))
+    return found
 
 
-def _to_tokens(
-    ids: list[int], encoding: Encoding, shown: Rendered, side_by_side: bool, end: list[int]
-) -> Tokens:
-    """Return a text's tokens without those that the tokenizer appends: the text has its own end."""
-    mask = learned_tokens(encoding, shown.spans, shown.text, side_by_side=side_by_side)
-    asked = tokens_of(encoding, shown.question) if shown.question else (0, 0)
-    remarks = int(shown.remarks) | (Remark.NEW_RULE.value if mask.beyond else 0)
-    kept = len(ids) - len(end) if end and ids[-len(end) :] == end else len(ids)
-    if mask.learned[kept:].any():
-        kept = len(ids)  # the end mark is the text's own
-    return Tokens(
-        np.array(ids[:kept], dtype=np.int32), mask.learned[:kept], asked=asked, remarks=remarks
-    )
+def _without_end(tokens: TextTokens, learned: Flags, end: list[int]) -> Flags:
+    """Mark all tokens but those that the tokenizer appends to a text: the text has its own end.
 
-
-def _checked(document: Document, tokens: Tokens, tokenizer: Any) -> Tokens | Unrenderable:
-    """Return the tokens, or a refusal where one of them has no embedding in the base."""
-    token = tokenizer_traits.first_beyond(tokens.ids, tokenizer)
-    if token is None:
-        return tokens
-    what = (
-        f"it contains {tokenizer_traits.shown(token, tokenizer)}, a token that the base has no "
-        "embedding for"
-    )
-    return Unrenderable(
-        what,
-        f"Row {document.row} cannot be used: {what}.",
-        "Leave the token out, skip such rows, or load a base whose embeddings were resized.",
-    )
+    Where these have a loss, they are the text's own end mark.
+    """
+    kept = np.ones(len(learned), dtype=np.bool_)
+    for last in tokens.last.tolist() if end else ():
+        place = slice(last - len(end), last)
+        if tokens.ids[place].tolist() == end and not learned[place].any():
+            kept[place] = False
+    return kept

@@ -5,12 +5,11 @@ Knows nothing of packs or training."""
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backend.engine.data import placeholders
 from backend.engine.data.dataset import DataSet, Learning, Noticed
 from backend.engine.data.row_formats import Shape
-from backend.engine.data.token_arrays import Encoded, Ints
+from backend.engine.data.token_arrays import Encoded, Flags, Ints
 from backend.engine.templates.answers import Remark
 from backend.results import ColumnUse, DataStats, LengthBin, Placeholder, RowGroup, RowKind
 
@@ -19,7 +18,6 @@ BINS = 16
 MOST, FAR = 0.95, 3
 """Lengths beyond `FAR` times that of the first `MOST` share one bin, so that the others stay
 visible."""
-Flags = NDArray[np.bool_]
 NO_GROUP = RowGroup(kind="pieces", count=0, places=())
 REMARKS: dict[RowKind, Remark] = {
     "split": Remark.SPLIT,

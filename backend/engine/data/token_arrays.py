@@ -8,6 +8,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -17,12 +18,9 @@ from backend.engine.data.dataset import Keys, Noticed, Problems
 from backend.results.data import place_of
 
 Ints = NDArray[np.int64]
-NO_IDS = np.zeros(0, dtype=np.int32)
-NO_INTS = np.zeros(0, dtype=np.int64)
-NO_KEYS = np.zeros(0, dtype=np.uint64)
-NO_FLAGS = np.zeros(0, dtype=np.bool_)
-NO_PAIRS = np.zeros((0, 2), dtype=np.int32)
-NO_BYTES = np.zeros(0, dtype=np.uint8)
+Flags = NDArray[np.bool_]
+PER_ROW = ("numbers", "keys", "blank", "special", "asked", "remarks")
+ARRAYS = ("ids", "learned", "offsets", *PER_ROW)
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Tokens:
     """
 
     ids: NDArray[np.int32]
-    learned: NDArray[np.bool_]
+    learned: Flags
     cut: bool = False
     asked: tuple[int, int] = (0, 0)
     remarks: int = 0
@@ -59,12 +57,12 @@ class Encoded:
     """
 
     ids: NDArray[np.int32]
-    learned: NDArray[np.bool_]
+    learned: Flags
     offsets: Ints
     numbers: Ints
     keys: Keys
-    blank: NDArray[np.bool_]
-    special: NDArray[np.bool_]
+    blank: Flags
+    special: Flags
     asked: NDArray[np.int32]
     remarks: NDArray[np.uint8]
     files: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
@@ -83,7 +81,7 @@ class Encoded:
         return int(self.begins.sum()) + self.problems.count
 
     @property
-    def begins(self) -> NDArray[np.bool_]:
+    def begins(self) -> Flags:
         """Where a row of the table begins: (rows,) bool, False for its further texts."""
         begins = np.ones(len(self), dtype=np.bool_)
         begins[1:] = np.diff(self.numbers) != 0
@@ -114,33 +112,33 @@ class Encoded:
         return counted
 
 
+def no_rows() -> Encoded:
+    """Return a table without rows."""
+    none: Any = partial(np.zeros, 0)
+    return Encoded(
+        ids=none(np.int32), learned=none(np.bool_), offsets=np.zeros(1, dtype=np.int64),
+        numbers=none(np.int64), keys=none(np.uint64), blank=none(np.bool_), special=none(np.bool_),
+        asked=np.zeros((0, 2), dtype=np.int32), remarks=none(np.uint8),
+    )  # fmt: skip
+
+
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Return the rows of several tables as one; a single table is returned without a copy."""
     if len(parts) == 1:
         return parts[0]
-    problems, noticed = Problems(), Noticed()
+    joined = no_rows()
+    for name in ("ids", "learned", *PER_ROW):
+        arrays = [getattr(each, name) for each in (joined, *parts)]
+        setattr(joined, name, np.concatenate(arrays))
+    joined.offsets = np.cumsum(np.concatenate([joined.offsets, *(each.lengths for each in parts)]))
+    first_rows = np.cumsum([0, *map(len, parts)]).tolist()
+    files = [(row, part.files[0][1]) for row, part in zip(first_rows, parts, strict=False)]
+    joined.files = files or joined.files
     for part in parts:
-        problems.extend(part.problems)
-        noticed.extend(part.noticed)
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
-    first_rows = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-    return Encoded(
-        ids=np.concatenate([NO_IDS, *(part.ids for part in parts)], dtype=np.int32),
-        learned=np.concatenate([NO_FLAGS, *(part.learned for part in parts)], dtype=np.bool_),
-        offsets=np.concatenate([*offsets, starts[-1:]], dtype=np.int64),
-        numbers=np.concatenate([NO_INTS, *(part.numbers for part in parts)], dtype=np.int64),
-        keys=np.concatenate([NO_KEYS, *(part.keys for part in parts)], dtype=np.uint64),
-        blank=np.concatenate([NO_FLAGS, *(part.blank for part in parts)], dtype=np.bool_),
-        special=np.concatenate([NO_FLAGS, *(part.special for part in parts)], dtype=np.bool_),
-        asked=np.concatenate([NO_PAIRS, *(part.asked for part in parts)], dtype=np.int32),
-        remarks=np.concatenate([NO_BYTES, *(part.remarks for part in parts)], dtype=np.uint8),
-        files=[(row, p.files[0][1]) for row, p in zip(first_rows, parts, strict=False)]
-        or [(0, "")],
-        problems=problems,
-        noticed=noticed,
-        refusal=next((part.refusal for part in parts if part.refusal), None),
-    )
+        joined.problems.extend(part.problems)
+        joined.noticed.extend(part.noticed)
+        joined.refusal = joined.refusal or part.refusal
+    return joined
 
 
 def in_pieces(encoded: Encoded, longest: int, bos: int | None) -> Encoded:

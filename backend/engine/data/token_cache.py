@@ -21,7 +21,7 @@ import tokenizers
 import transformers
 
 from backend.engine.data.dataset import Learning, Noticed, Part, Problems
-from backend.engine.data.token_arrays import Encoded
+from backend.engine.data.token_arrays import ARRAYS, PER_ROW, Encoded
 from backend.engine.models import tokenizer_traits
 from backend.engine.templates.rendering import ChatTemplate
 from backend.errors import WorkbenchError
@@ -29,14 +29,12 @@ from backend.files.atomic_files import new_folder
 from backend.results import RowProblem
 
 log = logging.getLogger(__name__)
-FORMAT = 5
+FORMAT = 6
 """Raised when the rule changes by which a text is rendered or has a loss, so that nothing of before
 is used again."""
 LIMIT_BYTES = 2 * 1024**3
 WORTH_BYTES = 256 * 1024
 """Smaller tables are tokenised as fast as they are found again."""
-PER_ROW = ("numbers", "keys", "blank", "special", "asked", "remarks")
-ARRAYS = ("ids", "learned", "offsets", *PER_ROW)
 MAPPED = ("ids", "learned")
 FACTS = "facts.json"
 _MARKS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()

@@ -1,5 +1,7 @@
 """A limit of time for Python code: it ends loops, and never touches what comes after."""
 
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -14,6 +16,7 @@ from backend.engine.templates.rendering import ChatTemplate, Conversation, Unren
 from backend.errors import InvalidRequest, ModelError
 from backend.files import read_limits
 from backend.requests import Message
+from backend.settings import PROJECT
 
 
 def too_slow() -> ModelError:
@@ -58,6 +61,16 @@ def test_an_end_at_the_very_moment_of_the_limit_harms_nothing() -> None:
 def test_an_error_inside_passes_as_it_is() -> None:
     with pytest.raises(KeyError):
         within(10, lambda: {}["x"], error=too_slow)
+
+
+def test_a_limit_leaves_nothing_behind_in_the_interpreter() -> None:
+    """In Python 3.11 a cancelled exception that was never set makes a profiler run forever."""
+    code = (
+        "import cProfile; from backend.engine.core.time_limit import within\n"
+        "cProfile.run('within(60, lambda: 7, error=RuntimeError); sum(map(abs, range(9)))')"
+    )
+
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120, check=True)
 
 
 class Tokenizer:
