@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend.engine.core import memory
 from backend.engine.data.token_arrays import Tokens
-from backend.engine.training import chunked_loss, packing, step_loss
+from backend.engine.steps import chunked_loss, packing, step_loss
 from backend.service import allocator
 from backend.service.worker_process import process_environment
 from benchmarks.interleave import interleaved

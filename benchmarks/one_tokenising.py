@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from backend.engine.data import dataset, tokenization
 from backend.engine.data.token_arrays import lengths_of
 from backend.engine.data.token_cache import TokenStore
-from backend.engine.training import packing
+from backend.engine.steps import packing
 from benchmarks import models
 from benchmarks.our_training import train_request
 

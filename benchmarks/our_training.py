@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.data import dataset, tokenization
-from backend.engine.training import packing
+from backend.engine.steps import packing
 from backend.results.training_layout import TrainingLayout
 from benchmarks.plain_script import BATCH
 from benchmarks.speed import Speed, by_the_wall

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, FalconConfig, FalconForCausalLM
 
-from backend.engine.training.packing import Packs
+from backend.engine.steps.packing import Packs
 from benchmarks import models
 from benchmarks.interleave import interleaved
 from benchmarks.our_training import OurTraining, as_many_tokens, documents, plan, train_request

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from backend.engine.training import chunked_loss, packed_attention, packing, step_loss
-from backend.engine.training.lean_layers import LeanLayers
+from backend.engine.steps import chunked_loss, packed_attention, packing, step_loss
+from backend.engine.steps.lean_layers import LeanLayers
 from backend.service import allocator
 from backend.service.worker_process import process_environment
 from benchmarks import models

@@ -35,7 +35,8 @@ from backend.engine.models import model_skeleton
 from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import train_run
 from backend.engine.session import Session
-from backend.engine.training import layouts, precision_choice
+from backend.engine.steps import layouts
+from backend.engine.training import precision_choice
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs.run_store import Runs

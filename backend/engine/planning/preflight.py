@@ -31,7 +31,8 @@ from backend.engine.planning import (
 from backend.engine.planning.surroundings import Surroundings
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
-from backend.engine.training import memory_estimate, packing, step_loss
+from backend.engine.steps import packing, step_loss
+from backend.engine.training import memory_estimate
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import (

@@ -41,7 +41,8 @@ from backend.engine.models.gguf.settings import configuration
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.model_size import Shape
 from backend.engine.models.stored_quantization import Stored
-from backend.engine.training import memory_estimate, packing, step_loss
+from backend.engine.steps import packing, step_loss
+from backend.engine.training import memory_estimate
 from backend.engine.training.precision_choice import without_timing
 from backend.errors import NotFound, Unsupported
 from backend.files import damaged_files

@@ -11,8 +11,8 @@ from peft import LoraConfig
 from backend.engine.core import devices
 from backend.engine.methods import peft_io
 from backend.engine.models import config_file, model_skeleton, quantization
-from backend.engine.training import step_loss
-from backend.engine.training.packing import Packs
+from backend.engine.steps import step_loss
+from backend.engine.steps.packing import Packs
 from backend.engine.training.trainer_arguments import computes_8bit
 from backend.errors import NotFound
 from backend.library import Library

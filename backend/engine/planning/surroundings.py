@@ -12,7 +12,7 @@ from backend.engine.methods.adaptable import adaptable
 from backend.engine.models import model_skeleton, text_part
 from backend.engine.models.linear_layers import Target
 from backend.engine.session import Session
-from backend.engine.training import layouts
+from backend.engine.steps import layouts
 from backend.errors import NotFound
 from backend.requests import Train
 from backend.results import ModelFacts

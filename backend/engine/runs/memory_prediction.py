@@ -6,8 +6,8 @@ from peft import LoraConfig
 
 from backend.engine.models.model_size import Shape
 from backend.engine.session import Session
+from backend.engine.steps.packing import Packs
 from backend.engine.training import memory_estimate
-from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 

@@ -17,7 +17,7 @@ from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
-from backend.engine.training import packing, step_loss
+from backend.engine.steps import packing, step_loss
 from backend.results import NeutralText
 from backend.results.training_layout import TrainingLayout
 

@@ -13,8 +13,8 @@ from backend.engine.core.process_group import Ranks
 from backend.engine.models.model_size import Shape
 from backend.engine.runs.memory_prediction import Prediction
 from backend.engine.runs.run_log import RunLog
+from backend.engine.steps.packing import Packs
 from backend.engine.training import memory_estimate
-from backend.engine.training.packing import Packs
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import OutOfMemory, WorkbenchError
 from backend.runs.run_store import Run

@@ -15,7 +15,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.models import quantization
 from backend.engine.runs.run_log import RunLog
 from backend.engine.session import Session
-from backend.engine.training.step_loss import StepMode
+from backend.engine.steps.step_loss import StepMode
 from backend.errors import DiskFull
 from backend.results import AdapterInfo
 from backend.settings import Settings

@@ -11,8 +11,9 @@ from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.models.loading import Base
 from backend.engine.runs import same_examples
-from backend.engine.training import extension, packing
-from backend.engine.training.packing import Packs
+from backend.engine.steps import packing
+from backend.engine.steps.packing import Packs
+from backend.engine.training import extension
 from backend.errors import Unsupported
 from backend.requests import Train
 from backend.results.training_layout import TrainingLayout

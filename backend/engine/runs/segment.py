@@ -33,8 +33,9 @@ from backend.engine.runs.oom_recovery import explained, train_or_rescue
 from backend.engine.runs.run_log import RunLog
 from backend.engine.runs.run_memory import RunMemory
 from backend.engine.session import Session
-from backend.engine.training import divergence, extension, step_loss
-from backend.engine.training.layouts import RunLayout
+from backend.engine.steps import step_loss
+from backend.engine.steps.layouts import RunLayout
+from backend.engine.training import divergence, extension
 from backend.engine.training.precision_choice import Timings
 from backend.engine.training.trainer import AdapterTrainer, RunCallback
 from backend.engine.training.trainer_arguments import arguments

@@ -1,3 +1,3 @@
-"""How a training step is computed: packing, attention, loss, precision, and the Trainer.
+"""How steps become a training: precision, memory, schedules, checkpoints, and the Trainer.
 
 Knows models and tokens, and nothing of run folders or the library."""

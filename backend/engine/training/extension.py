@@ -16,8 +16,8 @@ from transformers import get_scheduler
 from backend.catalogue.learning_rate import schedule_name
 from backend.engine.data.token_arrays import lengths_of
 from backend.engine.data.tokenization import Tokens
-from backend.engine.training import packing
-from backend.engine.training.packing import Packs
+from backend.engine.steps import packing
+from backend.engine.steps.packing import Packs
 from backend.requests import Train
 from backend.results.training_layout import TrainingLayout
 from backend.runs.data_record import Restart

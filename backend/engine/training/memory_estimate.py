@@ -39,8 +39,8 @@ from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
-from backend.engine.training import packed_attention, step_loss
-from backend.engine.training.packing import Packs
+from backend.engine.steps import packed_attention, step_loss
+from backend.engine.steps.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 

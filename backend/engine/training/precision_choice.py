@@ -17,8 +17,9 @@ from backend.catalogue.methods import method_of
 from backend.engine.core import devices
 from backend.engine.models import loading
 from backend.engine.models.loading import Base
-from backend.engine.training import divergence, step_loss
-from backend.engine.training.packing import Packs
+from backend.engine.steps import step_loss
+from backend.engine.steps.packing import Packs
+from backend.engine.training import divergence
 from backend.files import damaged_files
 from backend.files.atomic_files import write_text
 from backend.requests import Train

@@ -22,15 +22,10 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.methods import peft_io
 from backend.engine.models.loading import Base
-from backend.engine.training import (
-    divergence,
-    extension,
-    loss_scaling,
-    step_loss,
-    trainer_arguments,
-)
+from backend.engine.steps import step_loss
+from backend.engine.steps.packing import Packs
+from backend.engine.training import divergence, extension, loss_scaling, trainer_arguments
 from backend.engine.training.extension import Stretch
-from backend.engine.training.packing import Packs
 from backend.files.atomic_files import disk_error, remove_folder, sync_folder
 from backend.requests import Train
 from backend.runs import adjustments

@@ -11,13 +11,8 @@ from backend.engine.hotswap import compiling
 from backend.engine.models import loading, quantization
 from backend.engine.models.model_size import Shape, weight_bytes
 from backend.engine.planning import quantization_table
-from backend.engine.training import (
-    memory_estimate,
-    packed_attention,
-    precision_choice,
-    step_loss,
-    trainer_arguments,
-)
+from backend.engine.steps import packed_attention, step_loss
+from backend.engine.training import memory_estimate, precision_choice, trainer_arguments
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
 from backend.settings import Settings

@@ -13,7 +13,7 @@ from backend.engine import run_process
 from backend.engine.core.process_group import FollowingRun, Ranks
 from backend.engine.data.tokenization import Tokens
 from backend.engine.runs.run_log import RunLog
-from backend.engine.training.packing import Packs
+from backend.engine.steps.packing import Packs
 from backend.errors import InvalidRequest, NotFound, Unsupported, WorkbenchError
 from backend.results import PreflightReport
 from tests.engine.shared_run import LEARNS, LONG

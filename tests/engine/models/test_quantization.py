@@ -22,7 +22,7 @@ from backend.engine.models import quantization
 from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
 from backend.engine.models.quantization import _forward_8bit
-from backend.engine.training import packing, step_loss
+from backend.engine.steps import packing, step_loss
 from backend.errors import ModelError
 from backend.results import ModelFacts, RunResult
 from tests.engine.quantised_bases import KINDS, base, plain_int8

@@ -12,7 +12,7 @@ from backend.engine.models.linear_layers import linear_layers
 from backend.engine.models.loading import Base
 from backend.engine.models.model_skeleton import skeleton
 from backend.engine.planning import run_checks
-from backend.engine.training.packing import Packs
+from backend.engine.steps.packing import Packs
 from backend.library import Library
 from backend.results import AdapterInfo
 from tests.architectures.tiny_models import write_model

@@ -8,7 +8,7 @@ import pytest
 from backend import Service
 from backend import requests as rq
 from backend.engine.data.tokenization import Tokens
-from backend.engine.training import packing
+from backend.engine.steps import packing
 from backend.errors import InvalidRequest, NotFound
 from backend.runs import adjustments
 from tests.engine.runs.test_pausing import assert_same_bits, at_step, service, start, wait_for

@@ -12,7 +12,7 @@ from backend import Service
 from backend import requests as rq
 from backend.engine.adapters import saving
 from backend.engine.runs.early_stopping import BAD_STEPS, BEST, Guards, read_best
-from backend.engine.training import step_loss
+from backend.engine.steps import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged
 from backend.results import Evaluation

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from backend import Service
 from backend import requests as rq
 from backend.engine.data.tokenization import Tokens
-from backend.engine.training import extension, packing
+from backend.engine.steps import packing
+from backend.engine.training import extension
 from backend.errors import InvalidRequest
 from backend.results import RunResult
 from tests.engine.export.test_run_export import export, losses_of_script

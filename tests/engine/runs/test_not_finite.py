@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from backend import Service, Settings
 from backend import requests as rq
 from backend.engine.core import tolerances
-from backend.engine.training import step_loss
+from backend.engine.steps import step_loss
 from backend.errors import Diverged, ModelError, VerificationFailed
 from backend.results import Evaluation
 from backend.runs.run_summary import describe

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from backend import Service
 from backend import requests as rq
-from backend.engine.training import step_loss
+from backend.engine.steps import step_loss
 from backend.engine.training.trainer import AdapterTrainer
 from backend.errors import DiskFull, Diverged, OutOfMemory
 from backend.runs.run_summary import describe

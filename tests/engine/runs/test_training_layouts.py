@@ -11,7 +11,7 @@ import pytest
 from backend import Service
 from backend import requests as rq
 from backend.engine.models.loading import Base
-from backend.engine.training import isolation
+from backend.engine.steps import isolation
 from backend.errors import VerificationFailed
 from backend.results import PreflightReport, RunResult
 from backend.runs.run_records import status_from_events

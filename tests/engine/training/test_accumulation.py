@@ -14,9 +14,9 @@ from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
+from backend.engine.steps.packing import Packs
 from backend.engine.training import trainer, trainer_arguments
 from backend.engine.training.extension import Stretch
-from backend.engine.training.packing import Packs
 from tests.engine.architectures import tiny
 
 LENGTHS = (12, 5, 9, 20)

@@ -9,7 +9,8 @@ import torch
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.training import precision_choice, step_loss
+from backend.engine.steps import step_loss
+from backend.engine.training import precision_choice
 from tests.architectures import tiny_models
 
 

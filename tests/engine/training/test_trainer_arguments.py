@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 from backend import Service
 from backend import requests as rq
 from backend.engine.core import devices
-from backend.engine.training import step_loss, trainer_arguments
+from backend.engine.steps import step_loss
+from backend.engine.training import trainer_arguments
 from tests.engine.starter_runs import QUICK, assert_same_bits, stop_after, train
 
 STEPS: dict[str, Any] = {"adapter": rq.Lora(rank=2, dropout=0.1), "max_steps": 6}

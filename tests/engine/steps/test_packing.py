@@ -15,7 +15,7 @@ from backend.engine.data.tokenization import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import isolation, packed_attention, packing, step_loss
+from backend.engine.steps import isolation, packed_attention, packing, step_loss
 from backend.errors import VerificationFailed
 
 

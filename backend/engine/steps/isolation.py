@@ -20,7 +20,7 @@ import torch
 from backend.engine.core import devices, tolerances
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import few_lengths, model_call, packing, rows, step_loss
+from backend.engine.steps import few_lengths, model_call, packing, rows, step_loss
 from backend.errors import VerificationFailed
 from backend.results.training_layout import TrainingLayout
 

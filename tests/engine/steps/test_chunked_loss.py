@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
 from backend.engine.data.token_arrays import Tokens
-from backend.engine.training import chunked_loss, model_call, packing, rows, step_loss
+from backend.engine.steps import chunked_loss, model_call, packing, rows, step_loss
 from tests.architectures import tiny_models
 
 KINDS = ["llama", "gemma2", "cohere", "granite", "gpt_neox", "qwen2"]

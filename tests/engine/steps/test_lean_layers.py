@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from backend.engine.training.lean_layers import LeanLayers
+from backend.engine.steps.lean_layers import LeanLayers
 
 GRADIENTS_FP32, GRADIENTS_BF16 = 1e-5, 0.1
 LOSS_BF16 = 5e-3

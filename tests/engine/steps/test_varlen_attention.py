@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import isolation, packed_attention, step_loss
+from backend.engine.steps import isolation, packed_attention, step_loss
 from backend.errors import VerificationFailed
 from backend.requests import Lora
 from tests.engine.architectures import load, write

@@ -16,7 +16,7 @@ from backend.engine.data.tokenization import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import few_lengths, layouts, model_call, packing, rows, step_loss
+from backend.engine.steps import few_lengths, layouts, model_call, packing, rows, step_loss
 from backend.errors import VerificationFailed
 from backend.results.training_layout import TrainingLayout
 from tests.architectures.tiny_models import write_model

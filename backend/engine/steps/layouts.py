@@ -19,9 +19,9 @@ from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import Ranks
 from backend.engine.models.loading import Base
 from backend.engine.session import Session
-from backend.engine.training import isolation, model_call
-from backend.engine.training.packing import Packs
-from backend.engine.training.step_loss import StepMode, step_mode
+from backend.engine.steps import isolation, model_call
+from backend.engine.steps.packing import Packs
+from backend.engine.steps.step_loss import StepMode, step_mode
 from backend.errors import ModelError, VerificationFailed
 from backend.requests import LoadModel
 from backend.results import ModelFacts

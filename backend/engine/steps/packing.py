@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from backend.engine.data.token_arrays import Tokens, lengths_of
-from backend.engine.training import rows
+from backend.engine.steps import rows
 from backend.requests import Train
 from backend.results.training_layout import TrainingLayout
 

@@ -12,7 +12,7 @@ from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models import loading
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import few_lengths, packing, step_loss
+from backend.engine.steps import few_lengths, packing, step_loss
 from tests.engine.architectures import load, write
 
 CPU = torch.device("cpu")

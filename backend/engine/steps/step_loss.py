@@ -18,14 +18,9 @@ from backend.engine.core import devices
 from backend.engine.core.dtypes import HALF
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import (
-    chunked_loss,
-    few_lengths,
-    model_call,
-    packed_attention,
-)
-from backend.engine.training.lean_layers import LeanLayers
-from backend.engine.training.packing import Packs, collate
+from backend.engine.steps import chunked_loss, few_lengths, model_call, packed_attention
+from backend.engine.steps.lean_layers import LeanLayers
+from backend.engine.steps.packing import Packs, collate
 from backend.requests import Train
 from backend.results import Evaluation
 from backend.results.training_layout import TrainingLayout

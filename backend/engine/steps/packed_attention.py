@@ -24,7 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
-from backend.engine.training.packing import Layout
+from backend.engine.steps.packing import Layout
 
 NAME, COMPARED = "workbench_documents", "workbench_compared"
 AGREES = 1e-5

@@ -17,7 +17,7 @@ from backend.engine.core import dtypes
 from backend.engine.methods import peft_io
 from backend.engine.models import loading, quantization
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import isolation, packed_attention, packing, step_loss
+from backend.engine.steps import isolation, packed_attention, packing, step_loss
 from backend.errors import ModelError, VerificationFailed
 from tests.engine import quantised_bases
 from tests.engine.architectures import load, write

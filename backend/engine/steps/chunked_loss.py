@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.functional import cross_entropy
 
-from backend.engine.training import model_call
+from backend.engine.steps import model_call
 
 PART_BYTES = 256_000_000
 BYTES_AN_ENTRY = 16
