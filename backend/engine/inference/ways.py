@@ -2,11 +2,13 @@
 
 What a model's `forward` takes says little about whether it is right with padding, or with a cache
 that our own loop holds. So two short prompts are computed in each way and compared with whole
-forward passes, once for each loaded base.
+forward passes, once for each loaded base. Whether a base can be computed from its weights
+(`direct_model`) is found in the same way.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from weakref import WeakKeyDictionary
 
@@ -14,7 +16,9 @@ import torch
 
 from backend.engine.core import devices
 from backend.engine.inference import batched_decoding, generate
+from backend.engine.inference.direct_model import FEW, DirectModel, NotDirect, Segment
 from backend.engine.inference.prompts import end_tokens
+from backend.engine.inference.rows import MARGIN
 from backend.engine.models.loading import Base
 
 PROMPTS = ("Hello! How are you today?", "The cat")
@@ -30,7 +34,7 @@ wrong cache or mask are unrelated, and differ by several times as much.
 
 
 class Way(Enum):
-    """How answers are computed, the fastest first."""
+    """How answers are computed by a model's own modules, the fastest first."""
 
     BATCH = "several rows in one batch, with a standard cache"
     ALONE = "one row after the other, with a standard cache"
@@ -52,6 +56,78 @@ def in_turn(base: Base) -> None:
 
 
 _FOUND: WeakKeyDictionary[torch.nn.Module, Way] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Direct:
+    """What was found out about a base that is computed from its weights."""
+
+    right: bool
+    exact: bool = False
+    """Whether a batch changes no bit of its rows."""
+
+
+def direct(base: Base) -> tuple[DirectModel, Direct] | None:
+    """Return a base as it is computed from its weights; None where that is not right.
+
+    It is tried at the first call, for which no adapter may be active.
+    """
+    found = _DIRECT.get(base.model)
+    try:
+        if found is not None and not found.right:
+            return None
+        model = DirectModel(base)
+    except (NotDirect, AttributeError):
+        _DIRECT[base.model] = Direct(right=False)
+        return None
+    if found is None:
+        found = _DIRECT[base.model] = _tried(model)
+    return (model, found) if found.right else None
+
+
+_DIRECT: WeakKeyDictionary[torch.nn.Module, Direct] = WeakKeyDictionary()
+# Only the verdict: a model that its own entry held would never be freed.
+
+
+def _tried(model: DirectModel) -> Direct:
+    base = model.base
+    with torch.inference_mode(), devices.same_random_numbers(base.device), _quiet(base.model):
+        try:
+            return Direct(_right_directly(model), _is_exact(model))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # see `_first_right`
+            return Direct(right=False)
+
+
+def _right_directly(model: DirectModel) -> bool:
+    """Tell whether a prompt, and a token after it, score as in whole forward passes."""
+    whole = _Whole(model.base)
+    ids, cache = whole.prompts[0], model.cache(len(whole.prompts[0]) + 1)
+    if not whole.agrees(model.scores([Segment(cache, {}, ids)]), [ids]):
+        return False
+    longer = whole.longer(ids)
+    return whole.agrees(model.scores([Segment(cache, {}, longer[-1:])]), [longer])
+
+
+def _is_exact(model: DirectModel) -> bool:
+    """Tell whether rows have the same bits in a batch as alone: one layer of each shape is tried.
+
+    Everything else is computed for each row by itself.
+    """
+    least, seen = model.least_rows(), set()
+    for each in model.linears:
+        if (shape := (type(each.module), *each.size)) in seen:
+            continue
+        seen.add(shape)
+        rows = torch.randn(FEW, each.size[1], device=model.base.device).to(model.base.dtype)
+        for count in (2, 3, FEW):
+            together = each.base(rows[:count])
+            for index in range(count):
+                alone = each.base(rows[index : index + 1].expand(least, -1).contiguous())
+                if not torch.equal(together[index], alone[0]):
+                    return False
+    return True
 
 
 def _first_right(base: Base) -> Way:
@@ -99,8 +175,7 @@ class _Whole:
         difference = (scores.float() - expected).abs()
         size = expected.abs().amax(dim=-1).clamp(min=1.0)
         if self.base.dtype == torch.float32 and self.base.facts.quantization == "none":
-            allowed = batched_decoding.MARGINS[torch.float32]
-            return bool((difference.amax(dim=-1) <= allowed * size).all())
+            return bool((difference.amax(dim=-1) <= MARGIN * size).all())
         return bool((difference.mean(dim=-1) <= HALF_MEAN * size).all())
 
 
