@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from backend import PACKAGED_MODELS
+from backend.engine.core.job_control import Control
+from backend.engine.models import packaged_model
 from backend.settings import STARTER
 
 STARTER_MODEL = STARTER / "model"
@@ -39,6 +42,12 @@ def random_llama(folder: Path, size: Size = LLAMA_32M) -> Path:
     for name in TOKENIZER_FILES:
         shutil.copyfile(STARTER_MODEL / name, folder / name)
     return folder
+
+
+def smollm2(folder: Path) -> Path:
+    """Convert the installed package of SmolLM2, a real chat model; returns its folder."""
+    quiet = Control(0, lambda message: None)
+    return packaged_model.converted(PACKAGED_MODELS["smollm2"], folder, quiet)
 
 
 def make_endless(folder: Path) -> Path:

@@ -16,7 +16,8 @@ from tests.engine.templates.traits import TEMPLATES, TOOL_TEMPLATES
 
 FIGURES = {
     "training_speed": "ours / loop",
-    "chat_speed": "the base: ours / plain generate",
+    "chat_speed": "the base, fp32: ours / plain generate",
+    "chat_turns": "second turn, with a kept cache / without",
     "trainer_script": "ours / script",
     "row_training": "rows: ours / script",
     "svd_blend": "PEFT's time / ours",
