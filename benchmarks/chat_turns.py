@@ -12,7 +12,6 @@ from pathlib import Path
 
 from backend import Service, Settings
 from backend import requests as rq
-from benchmarks import models
 from benchmarks.chat_speed import ADAPTER, load, model_in
 from benchmarks.interleave import Spread
 from benchmarks.random_adapters import add_random_adapter

@@ -123,8 +123,8 @@ def tell(
     last = in_turn[len(others.ours) - 1].seconds, together[len(others.peer) - 1].seconds
     report.notes.append(
         f"{precision}: of {count} answers side by side, {same[0]} are those of ours in turn, and "
-        f"{same[1]} those of plain PEFT, word for word. Last pair: {last[0]:.2f} s in turn by plain "
-        f"PEFT, {last[1]:.2f} s side by side.\n"
+        f"{same[1]} those of plain PEFT, word for word. Last pair: {last[0]:.2f} s in turn by "
+        f"plain PEFT, {last[1]:.2f} s side by side.\n"
     )
 
 
@@ -162,7 +162,7 @@ def ours_in_turn(service: Service, tokens: int) -> Side:
 
 
 def forget(service: Service) -> None:
-    """Let the worker forget earlier answers, as any change of the model does, and load all again."""
+    """Let the worker forget earlier answers, as any change does, and load all adapters again."""
     service.start(rq.SetActive(adapters=[(NAMES[0], 1.0)])).result(TIMEOUT_S)
     service.start(rq.UnloadAdapter(name=NAMES[0])).result(TIMEOUT_S)
     for name in (*NAMES, None):

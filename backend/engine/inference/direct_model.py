@@ -2,7 +2,7 @@
 
 Modules, masks and caches took a third of the time between two tokens of an answer. Here a model
 with the parts of a Llama (RMS norms, rotary positions, grouped attention, a gated MLP) is computed
-from those parts. Whether that is right for a model is not in its name, but found by trying (`ways`).
+from those parts. Whether that is right for a model is found by trying (`ways`), not by its name.
 Rows have caches of their own. Knows nothing of sampling or of conversations.
 """
 

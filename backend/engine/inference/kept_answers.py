@@ -70,7 +70,7 @@ class KeptAnswers:
         At least the last token is computed again, unless the scores after it are known. What is
         given is no longer kept: its cache is cropped, and goes on with the new answer. In half
         precision only a conversation that goes on is given one: there a prompt that is computed in
-        parts has other last bits, and an answer to a first question must not depend on earlier ones.
+        parts has other last bits, and answers to first questions must not depend on earlier ones.
         """
         prompt, half = row.row.prompt, row.cache.dtype != torch.float32
         best, most = None, 0
