@@ -26,6 +26,7 @@ from backend.engine.inference import (
 from backend.engine.inference.direct_model import DirectModel
 from backend.engine.inference.kept_answers import KeptAnswers
 from backend.engine.inference.prompts import encode_prompt, end_tokens, room_for
+from backend.engine.inference.row_cache import BLOCK
 from backend.engine.inference.rows import Row
 from backend.engine.session import ActiveIds, Session
 
@@ -61,7 +62,7 @@ class _Group:
 
     members: list[int]
     strengths: dict[str, float] | None
-    direct: tuple[DirectModel, ways.Direct] | None = None
+    direct: DirectModel | None = None
 
 
 def chat(session: Session, request: rq.Chat, control: Control, kept: KeptAnswers) -> rs.Answer:
@@ -153,21 +154,24 @@ def _groups(
     numbers = list(range(len(questions)))
     if direct is None:
         return _batches(session, questions, numbers)
-    model, found = direct
     fitting = [
         number
         for number in numbers
         if _is_plain(session, questions[number].variant)
-        and lengths[number] <= (model.longest or lengths[number])
+        and lengths[number] <= (direct.longest or lengths[number])
     ]
-    shares = found.exact or session.base.dtype == torch.float32
+    shares = len(fitting) > 1 and (_is_full_precision(session) or ways.is_exact(direct))
     size = MAX_ROWS if shares else 1
     parts = [fitting[start : start + size] for start in range(0, len(fitting), size)]
     others = [number for number in numbers if number not in fitting]
     return [_Group(part, {}, direct) for part in parts] + _batches(session, questions, others)
 
 
-def _direct(session: Session) -> tuple[DirectModel, ways.Direct] | None:
+def _is_full_precision(session: Session) -> bool:
+    return session.base.dtype == torch.float32
+
+
+def _direct(session: Session) -> DirectModel | None:
     if session.slot is not None:
         return None
     with session.using_ids([]):
@@ -184,11 +188,11 @@ def _batches(
     """
     shared: list[_Group] = []
     alone: list[_Group] = []
-    half = session.base.dtype != torch.float32
+    batchable = session.slot is None and _is_full_precision(session)
+    batchable = batchable and bool(numbers) and ways.of(session.base) is ways.Way.BATCH
     for number in numbers:
         question = questions[number]
-        batchable = session.slot is None and ways.of(session.base) is ways.Way.BATCH
-        if not batchable or half or not _is_single(session, question.variant):
+        if not batchable or not _is_single(session, question.variant):
             alone.append(_Group([number], None))
             continue
         wanted = dict(question.variant)
@@ -281,7 +285,7 @@ def _run(
 
 def _run_directly(
     session: Session,
-    direct: tuple[DirectModel, ways.Direct],
+    model: DirectModel,
     rows: list[Row],
     variants: Sequence[ActiveIds],
     control: Control,
@@ -291,18 +295,18 @@ def _run_directly(
 
     The weights of a paused run's adapter change before the next answer, so nothing is kept then.
     """
-    model, found = direct
     if session.learning is not None:
         kept = None
     ready = []
     for row, variant in zip(rows, variants, strict=True):
         with session.using_ids(variant):  # sets the adapters' strengths
             changes = DirectModel(session.base).changes([id for id, _ in variant])
-        cache = model.cache(len(row.prompt) + row.room)
+        cache = model.cache(len(row.prompt) + min(row.room, BLOCK))
         ready.append(direct_decoding.DirectRow(row, changes, cache))
         if kept is not None:
             kept.lend(tuple(variant), ready[-1])
-    direct_decoding.answer_rows(model, ready, lambda: control.stop_requested, exact=found.exact)
+    exact = not _is_full_precision(session)  # else these rows do not share a batch
+    direct_decoding.answer_rows(model, ready, lambda: control.stop_requested, exact=exact)
     for each, variant in zip(ready, variants, strict=True):
         if kept is not None and each.row.tokens:
             kept.put(tuple(variant), each)

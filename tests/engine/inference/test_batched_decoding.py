@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.inference import direct_decoding, rows
+from backend.engine.inference import batched_decoding, direct_decoding, rows, ways
 from backend.engine.inference.direct_model import DirectModel
 from backend.engine.session import Session
 from backend.errors import InvalidRequest
@@ -75,6 +75,14 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(params=["from weights", "through modules"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer from the base's weights, or as bases do that cannot be computed so."""
+    if request.param == "through modules":
+        monkeypatch.setattr(ways, "direct", lambda base: None)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_an_answer_is_the_same_alone_and_in_company(adapted: Service, temperature: float) -> None:
     settings = {"temperature": temperature, "seed": 7}
@@ -96,6 +104,36 @@ def test_rounding_does_not_decide_in_half_precision(tmp_path: Path) -> None:
             assert together == [alone(service, v, text, max_new_tokens=24) for v in VARIANTS]
 
 
+@pytest.mark.usefixtures("either_way")
+def test_an_answer_alone_is_never_computed_again(
+    adapted: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MARGIN", 10.0)
+    for module in (direct_decoding, batched_decoding):
+        monkeypatch.setattr(module, "_alone", None)
+    for variant in VARIANTS:
+        assert alone(adapted, variant, STORY)
+
+
+def test_a_batch_in_half_precision_computes_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a batch changes bits, rows are answered in turn; elsewhere it needs no check."""
+    monkeypatch.setattr(rows, "MARGIN", 10.0)
+    for module in (direct_decoding, batched_decoding):
+        monkeypatch.setattr(module, "_alone", None)
+    with Service(Settings(workspace=tmp_path / "w", runtime="inline")) as service:
+        service.start(rq.LoadModel(source="starter", precision="bf16")).result(timeout=120)
+        is_exact, found = ways.is_exact, []
+        for verdict in (True, False):
+            monkeypatch.setattr(ways, "is_exact", lambda model, verdict=verdict: verdict)
+            found.append(side_by_side(service, [[], []], PROMPTS[:2]))
+        assert [batched for _, batched in found] == [2, 0]
+        if is_exact(DirectModel(session_of(service).base)):
+            assert found[0][0] == found[1][0]
+
+
+@pytest.mark.usefixtures("either_way")
 def test_close_scores_are_decided_by_the_row_alone(adapted: Service) -> None:
     """The margin is far above what company changes, and a wider one gives the same answers."""
     narrow, _ = side_by_side(adapted, VARIANTS, PROMPTS)
