@@ -14,7 +14,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention
 
 from backend.engine.inference.row_cache import RowCache
 from backend.engine.models.loading import Base
@@ -138,17 +138,14 @@ class DirectModel:
         attention, mlp = layer.self_attn, layer.mlp
         _require(attention, {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"})
         _require(mlp, {"gate_proj", "up_proj", "down_proj", "act_fn"})
-        norms = [
-            _norm(getattr(attention, name)) if hasattr(attention, name) else None
-            for name in ("q_norm", "k_norm")
-        ]
+        q_norm, k_norm = (attention._modules.get(name) for name in ("q_norm", "k_norm"))
         return _Layer(
             before=_norm(layer.input_layernorm),
             q=self._linear(attention.q_proj),
             k=self._linear(attention.k_proj),
             v=self._linear(attention.v_proj),
-            q_norm=norms[0],
-            k_norm=norms[1],
+            q_norm=None if q_norm is None else _norm(q_norm),
+            k_norm=None if k_norm is None else _norm(k_norm),
             o=self._linear(attention.o_proj),
             after=_norm(layer.post_attention_layernorm),
             gate=self._linear(mlp.gate_proj),
@@ -200,33 +197,35 @@ class DirectModel:
         Each cache then holds its segment's tokens. Either there is one segment, or each has one
         token.
         """
-        ids = [token for each in segments for token in each.tokens]
-        places = [
-            p
-            for each in segments
-            for p in range(len(each.cache), len(each.cache) + len(each.tokens))
-        ]
-        for each in segments:
-            each.cache.reserve(len(each.tokens))
-        fill = max(self.least_rows() - len(ids), 0)
-        device = self._embedding.device
-        x = nn.functional.embedding(
-            torch.tensor(ids + ids[-1:] * fill, device=device), self._embedding
-        )
-        positions = torch.tensor([places + places[-1:] * fill], device=device)
-        cos, sin = (each[0, :, None] for each in self._rotary(x[None], positions))
-        turn = _signed(sin)
+        x, cos, turn = self._inputs(segments)
         for number, layer in enumerate(self._layers):
             x = x + self._attention(number, layer, layer.before(x), segments, cos, turn)
             x = x + self._mlp(layer, layer.after(x), segments)
         for each in segments:
             each.cache.extend(each.tokens)
         if len(segments) == 1:
-            last = len(ids) - 1
-            x = x[last : last + 1].expand(max(1, self.least_rows()), -1).contiguous()
-        return self._apply(self._head, self._norm(x), segments, last_only=True)[
-            : len(segments)
-        ].float()
+            last = x[len(segments[0].tokens) - 1]
+            x = last.expand(self.least_rows(), -1).contiguous()
+        scores = self._apply(self._head, self._norm(x), segments, last_only=True)
+        return scores[: len(segments)].float()
+
+    def _inputs(
+        self, segments: Sequence[Segment]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return embeddings, (rows, width), with the cosines and signed sines of their positions.
+
+        The last token is repeated up to the least number of rows.
+        """
+        ids, places = [], []
+        for each in segments:
+            each.cache.reserve(len(each.tokens))
+            ids.extend(each.tokens)
+            places.extend(range(len(each.cache), len(each.cache) + len(each.tokens)))
+        fill, device = max(self.least_rows() - len(ids), 0), self._embedding.device
+        given = torch.tensor([ids + ids[-1:] * fill, places + places[-1:] * fill], device=device)
+        x = embedding(given[0], self._embedding)
+        cos, sin = (each[0, :, None] for each in self._rotary(x[None], given[1:]))
+        return x, cos, _signed(sin)
 
     def _attention(
         self,
