@@ -109,6 +109,8 @@ def _right_directly(model: DirectModel) -> bool:
     """Tell whether a prompt, and a token after it, score as in whole forward passes."""
     whole = _Whole(model.base)
     ids: list[int] = model.base.tokenizer(LONGER).input_ids or [0]
+    limits = (model.longest, model.base.facts.context_length)
+    ids = ids[: min(each or len(ids) + 1 for each in limits) - 1]
     cache = model.cache(len(ids) + 1)
     scores = model.scores([Segment(cache, {}, ids)])
     if not whole.agrees(scores, [ids], DIRECT_MEAN):
