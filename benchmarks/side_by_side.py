@@ -42,7 +42,7 @@ class Answered:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and report."""
     parser = flags(__doc__, repeats="pairs")
-    parser.add_argument("--tokens", type=int, default=48, help="tokens of each answer (default 48)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer (default 32)")
     parser.add_argument("--model", type=Path, help="a folder; default: SmolLM2 135M Instruct")
     chosen, words = read_flags(parser, arguments, pairs=1, tokens=8)
     report = Report("side_by_side", "Four variants side by side against four in turn", words)

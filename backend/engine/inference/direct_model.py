@@ -242,7 +242,7 @@ class DirectModel:
         v = self._apply(layer.v, x, segments).view(rows, self._key_heads, self._head_dim)
         q = q if layer.q_norm is None else layer.q_norm(q)
         k = k if layer.k_norm is None else layer.k_norm(k)
-        q, k = _turned(q, cos, turn), _turned(k, cos, turn)
+        q, k = _turned(torch.cat([q, k], 1), cos, turn).split([self._heads, self._key_heads], 1)
         found, start = [], 0
         for each in segments:
             end = start + len(each.tokens)
@@ -257,7 +257,7 @@ class DirectModel:
         """Return (tokens, heads * head_dim); q: (tokens, heads, head_dim)."""
         count, past = len(q), keys.shape[1] - len(q)
         if count == 1:  # the heads that share keys are queries of one head: nothing is copied
-            grouped = q.view(1, self._key_heads, -1, self._head_dim)
+            grouped = q.reshape(1, self._key_heads, -1, self._head_dim)
             out = scaled_dot_product_attention(
                 grouped, keys[None], values[None], scale=self._scaling
             )
@@ -293,6 +293,8 @@ class DirectModel:
         Row by row, as if it were alone: a product of all rows would round in another way.
         """
         out, start = layer.base(x), 0
+        if not any(layer.number in each.changes for each in segments):
+            return out
         for each in segments:
             end = start + (1 if last_only else len(each.tokens))
             for down, up, scaling in each.changes.get(layer.number, ()):

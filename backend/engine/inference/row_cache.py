@@ -18,6 +18,7 @@ class RowCache:
         """Make room for so many tokens; shape: (layers, heads, head_dim)."""
         layers, heads, head_dim = shape
         self._held = torch.empty(layers, 2, heads, room, head_dim, dtype=dtype, device=device)
+        self._layers = self._held.unbind()
         self.tokens: list[int] = []
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class RowCache:
             wanted = max(needed, room + max(BLOCK, room // 4))
             grown = self._held.new_empty(layers, two, heads, wanted, head_dim)
             grown[..., : len(self), :] = self._held[..., : len(self), :]
-            self._held = grown
+            self._held, self._layers = grown, grown.unbind()
 
     def put(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -53,11 +54,11 @@ class RowCache:
         keys, values: (tokens, heads, head_dim). Returns (heads, all tokens, head_dim) twice. They
         count only once `extend` names them, so a pass that fails leaves the cache as it was.
         """
-        start, end = len(self), len(self) + len(keys)
-        held = self._held[layer, :, :, :end]
-        held[0, :, start:] = keys.transpose(0, 1)
-        held[1, :, start:] = values.transpose(0, 1)
-        return held[0], held[1]
+        start, count = len(self), len(keys)
+        all_keys, all_values = self._layers[layer].narrow(2, 0, start + count).unbind()
+        all_keys.narrow(1, start, count).copy_(keys.transpose(0, 1))
+        all_values.narrow(1, start, count).copy_(values.transpose(0, 1))
+        return all_keys, all_values
 
     def extend(self, tokens: list[int]) -> None:
         """Name the tokens that every layer has written."""
@@ -70,3 +71,4 @@ class RowCache:
     def trim(self) -> None:
         """Free the room beyond the tokens."""
         self._held = self._held[..., : len(self), :].clone()
+        self._layers = self._held.unbind()

@@ -7,6 +7,7 @@ computed alone, and those decide. A row that has been alone so far is right as i
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,9 @@ from backend.engine.inference.text_streaming import TextStream
 # (tests/engine/inference/test_batched_decoding.py). In half precision, where every tenth token is
 # that close, rows share a batch only if it changes no bit of them.
 MARGIN = 1e-4
+
+TEXT_EVERY_S = 0.1
+"""How often text is sent while it comes: each time takes a core from the next token."""
 
 Alone = Callable[["Row"], torch.Tensor]
 """Returns one row's next scores, (vocabulary,), float32, computed as if it were alone."""
@@ -45,20 +49,30 @@ class Row:
 
     close_calls: int = 0
     seconds: float = 0.0
+    _read: int = 0
+    _sent: float = -math.inf
 
     def take(self, token: int, ends: Sequence[int]) -> bool:
-        """Add a token and stream the text that is complete; return True once the answer ends."""
+        """Add a token, and now and then stream the words that are complete.
+
+        Returns True once the answer ends; then all of its text has been streamed.
+        """
         self.tokens.append(token)
         ended = token in ends or len(self.tokens) >= self.room
-        text = self.words.add(token) + (self.words.end() if ended else "")
-        if text:
-            self.on_text(text)
+        if ended or time.monotonic() - self._sent >= TEXT_EVERY_S:
+            self._stream(ended=ended)
         return ended
 
     def stop(self, seconds: float) -> None:
         """End an answer before its end, and stream what is still held back."""
         self.seconds = seconds
-        if text := self.words.end():
+        self._stream(ended=True)
+
+    def _stream(self, *, ended: bool) -> None:
+        text = self.words.add(*self.tokens[self._read :]) + (self.words.end() if ended else "")
+        self._read = len(self.tokens)
+        if text:
+            self._sent = time.monotonic()
             self.on_text(text)
 
 
