@@ -8,6 +8,7 @@ Rows have caches of their own. Knows nothing of sampling or of conversations.
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ Change = tuple[torch.Tensor, torch.Tensor, float]
 
 Changes = Mapping[int, Sequence[Change]]
 """The changes of one row, by the number of the linear layer."""
+
+
+_Part = tuple[int, int, Changes]
+"""The first row of a segment, the row after its last one, and what its adapters add."""
 
 
 @dataclass
@@ -68,7 +73,10 @@ class _Linear:
         if self.weight is None:
             found: torch.Tensor = self.module(x)
             return found
-        if len(x) > FEW or len(x) == 1 or self.weight.dtype == torch.float32:
+        if len(x) == 1:
+            y = torch.mv(self.weight, x[0])[None]
+            return y if self.bias is None else y.add_(self.bias)
+        if len(x) > FEW or self.weight.dtype == torch.float32:
             return linear(x, self.weight, self.bias)
         # In half precision on a processor, oneDNN (PyTorch 2.13) brings the second factor into its
         # own order first. So that is the few rows here, and never the weight.
@@ -198,15 +206,16 @@ class DirectModel:
         token.
         """
         x, cos, turn = self._inputs(segments)
+        parts = _parts(segments, [len(each.tokens) for each in segments])
         for number, layer in enumerate(self._layers):
-            x = x + self._attention(number, layer, layer.before(x), segments, cos, turn)
-            x = x + self._mlp(layer, layer.after(x), segments)
+            x = x + self._attention(number, layer.before(x), segments, parts, cos, turn)
+            x = x + self._mlp(layer, layer.after(x), parts)
         for each in segments:
             each.cache.extend(each.tokens)
         if len(segments) == 1:
             last = x[len(segments[0].tokens) - 1]
             x = last.expand(self.least_rows(), -1).contiguous()
-        scores = self._apply(self._head, self._norm(x), segments, last_only=True)
+        scores = _apply(self._head, self._norm(x), _parts(segments, [1] * len(segments)))
         return scores[: len(segments)].float()
 
     def _inputs(
@@ -216,7 +225,8 @@ class DirectModel:
 
         The last token is repeated up to the least number of rows.
         """
-        ids, places = [], []
+        ids: list[int] = []
+        places: list[int] = []
         for each in segments:
             each.cache.reserve(len(each.tokens))
             ids.extend(each.tokens)
@@ -230,16 +240,16 @@ class DirectModel:
     def _attention(
         self,
         number: int,
-        layer: _Layer,
         x: torch.Tensor,
         segments: Sequence[Segment],
+        parts: Sequence[_Part],
         cos: torch.Tensor,
         turn: torch.Tensor,
     ) -> torch.Tensor:
-        rows = len(x)
-        q = self._apply(layer.q, x, segments).view(rows, self._heads, self._head_dim)
-        k = self._apply(layer.k, x, segments).view(rows, self._key_heads, self._head_dim)
-        v = self._apply(layer.v, x, segments).view(rows, self._key_heads, self._head_dim)
+        layer, rows = self._layers[number], len(x)
+        q = _apply(layer.q, x, parts).view(rows, self._heads, self._head_dim)
+        k = _apply(layer.k, x, parts).view(rows, self._key_heads, self._head_dim)
+        v = _apply(layer.v, x, parts).view(rows, self._key_heads, self._head_dim)
         q = q if layer.q_norm is None else layer.q_norm(q)
         k = k if layer.k_norm is None else layer.k_norm(k)
         q, k = _turned(torch.cat([q, k], 1), cos, turn).split([self._heads, self._key_heads], 1)
@@ -251,7 +261,7 @@ class DirectModel:
             start = end
         if start < rows:
             found.append(found[-1][-1:].expand(rows - start, -1))
-        return self._apply(layer.o, found[0] if len(found) == 1 else torch.cat(found), segments)
+        return _apply(layer.o, found[0] if len(found) == 1 else torch.cat(found), parts)
 
     def _attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Return (tokens, heads * head_dim); q: (tokens, heads, head_dim)."""
@@ -276,31 +286,28 @@ class DirectModel:
         )
         return out[0].transpose(0, 1).reshape(count, -1)
 
-    def _mlp(self, layer: _Layer, x: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
-        gated = layer.act(self._apply(layer.gate, x, segments))
-        return self._apply(layer.down, gated * self._apply(layer.up, x, segments), segments)
+    def _mlp(self, layer: _Layer, x: torch.Tensor, parts: Sequence[_Part]) -> torch.Tensor:
+        gated = layer.act(_apply(layer.gate, x, parts))
+        return _apply(layer.down, gated * _apply(layer.up, x, parts), parts)
 
-    def _apply(
-        self,
-        layer: _Linear,
-        x: torch.Tensor,
-        segments: Sequence[Segment],
-        *,
-        last_only: bool = False,
-    ) -> torch.Tensor:
-        """Compute a linear layer, and add to each row what its own adapters add.
 
-        Row by row, as if it were alone: a product of all rows would round in another way.
-        """
-        out, start = layer.base(x), 0
-        if not any(layer.number in each.changes for each in segments):
-            return out
-        for each in segments:
-            end = start + (1 if last_only else len(each.tokens))
-            for down, up, scaling in each.changes.get(layer.number, ()):
-                _add(out[start:end], x[start:end], down, up, scaling)
-            start = end
-        return out
+def _parts(segments: Sequence[Segment], rows: Sequence[int]) -> list[_Part]:
+    """Return the rows of those segments that have adapters; rows: how many each segment has."""
+    ends = accumulate(rows)
+    found = zip(segments, rows, ends, strict=True)
+    return [(end - count, end, each.changes) for each, count, end in found if each.changes]
+
+
+def _apply(layer: _Linear, x: torch.Tensor, parts: Sequence[_Part]) -> torch.Tensor:
+    """Compute a linear layer, and add to each row what its own adapters add.
+
+    Row by row, as if it were alone: a product of all rows would round in another way.
+    """
+    out = layer.base(x)
+    for start, end, changes in parts:
+        for down, up, scaling in changes.get(layer.number, ()):
+            _add(out[start:end], x[start:end], down, up, scaling)
+    return out
 
 
 def _add(
