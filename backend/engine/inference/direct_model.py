@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention
 
@@ -345,7 +345,7 @@ def _norm(module: Any) -> _Norm:
 def _unwrapped(module: Any) -> Any:
     """Return the base's own module, whatever PEFT has put around it."""
     while True:
-        if isinstance(module, ModulesToSaveWrapper):
+        if isinstance(module, AuxiliaryTrainingWrapper):
             module = module.original_module
         elif isinstance(inner := getattr(module, "base_layer", None), nn.Module):
             module = inner
