@@ -1,29 +1,34 @@
-"""Four variants answer side by side, against four generations in turn by plain PEFT."""
+"""Four variants answer side by side, against four generations in turn by plain PEFT.
 
-import shutil
+Ours go through the worker; plain PEFT has a process of its own.
+"""
+
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from backend import Service, Settings
 from backend import requests as rq
-from benchmarks import models
-from benchmarks.interleave import interleaved
+from benchmarks.chat_speed import PRECISIONS, load, model_in
+from benchmarks.interleave import Pairs, interleaved
+from benchmarks.peer import Peer
 from benchmarks.random_adapters import add_random_adapter
 from benchmarks.report import Report, flags, read_flags
 
-BAR = 1.6
+BAR = 1.8
 TIMEOUT_S = 600.0
 NAMES = ("one", "two", "three")
 VARIANTS: list[rq.Variant] = [[], *([(name, 1.0)] for name in NAMES)]
-PROMPT = "Tell me a short story about a fox."
+PROMPTS = tuple(f"Tell me a long story about a {who}." for who in ("fox", "baker", "ship", "king"))
 
 
 @dataclass(frozen=True)
@@ -37,64 +42,102 @@ class Answered:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and report."""
     parser = flags(__doc__, repeats="pairs")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer (default 96)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer (default 32)")
+    parser.add_argument("--model", type=Path, help="a folder; default: SmolLM2 135M Instruct")
     chosen, words = read_flags(parser, arguments, pairs=1, tokens=8)
     report = Report("side_by_side", "Four variants side by side against four in turn", words)
-    transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = endless_starter(folder / "starter")
-        measure(base, folder, chosen.tokens, chosen.pairs, report)
-        described = models.describe(base)
+        measure(model_in(folder / "models", chosen), folder / "workspace", chosen, report)
     report.facts = {
-        "model": f"starter: {described}, fp32; base and three LoRA adapters of rank 8 on all "
-        "linear layers",
+        "variants": "the base and three random LoRA adapters of rank 8 on all linear layers",
         "runs": f"{chosen.pairs} pairs, {chosen.tokens} tokens an answer, after an uncounted run",
-        "threads": f"{torch.get_num_threads()} on both sides, which take turns in one process",
+        "threads": f"{torch.get_num_threads()} on both sides, each with a process of its own",
     }
     return report.finish(save=chosen.save)
 
 
-def measure(base: Path, folder: Path, tokens: int, pairs: int, report: Report) -> None:
-    """Measure ours side by side, ours in turn, and plain PEFT in turn."""
-    settings = Settings(workspace=folder / "workspace", runtime="inline", allowed_roots=(folder,))
-    with Service(settings) as service:
-        service.start(rq.LoadModel(source=str(base))).result(TIMEOUT_S)
-        infos = [
-            add_random_adapter(service, name, seed=number, size=0.1)
-            for number, name in enumerate(NAMES)
-        ]
-        plain = plain_peft(base, [service.library.folder(info.id) for info in infos], tokens)
-        together, in_turn = ours(service, tokens), ours_in_turn(service, tokens)
-        together(), in_turn(), plain()  # the first of each is not counted
-        found = interleaved(plain, together, pairs=pairs)
-        own = interleaved(in_turn, together, pairs=pairs)
-    ratio = found.ratios(lambda side: side.seconds)
+def measure(model: Path, workspace: Path, chosen: Namespace, report: Report) -> None:
+    """Measure ours side by side, ours in turn, and plain PEFT in turn, in each precision."""
+    with Service(Settings(workspace=workspace)) as service, Peer() as peer:
+        folders = []
+        for precision in PRECISIONS:
+            load(service, model, precision)
+            folders = folders or [
+                service.library.folder(add_random_adapter(service, name, seed=seed, size=0.05).id)
+                for seed, name in enumerate(NAMES)
+            ]
+            plain = plain_peft(peer, model, tuple(folders), precision, chosen.tokens)
+            together, in_turn = ours(service, chosen.tokens), ours_in_turn(service, chosen.tokens)
+            together(PROMPTS[0]), in_turn(PROMPTS[0]), plain(PROMPTS[0])  # not counted
+            others = Pairs[Answered]([], [])
+            own = Pairs[Answered]([], [])
+            for number in range(chosen.pairs):
+                prompt = PROMPTS[number % len(PROMPTS)]
+                for side, found in ((plain, others), (in_turn, own)):
+                    one = pair(side, together, prompt)
+                    found.ours.extend(one.ours)
+                    found.peer.extend(one.peer)
+            tell(precision, others, own, report, judged=not chosen.quick)
+
+
+Side = Callable[[str], Answered]
+
+
+def pair(in_turn: Side, together: Side, prompt: str) -> Pairs[Answered]:
+    """Measure four answers in turn and side by side."""
+    return interleaved(lambda: in_turn(prompt), lambda: together(prompt), pairs=1)
+
+
+def tell(
+    precision: str,
+    others: Pairs[Answered],
+    own: Pairs[Answered],
+    report: Report,
+    *,
+    judged: bool,
+) -> None:
+    """Add the figures of one precision."""
+    ratio = others.ratios(lambda side: side.seconds)
     report.add(
-        "four in turn / side by side: plain PEFT's generate in turn",
+        f"{precision}: four in turn / side by side: plain PEFT's generate in turn",
         f"{ratio:.2f}",
-        f">= {BAR}",
-        ratio.median >= BAR,
+        f">= {BAR}" if judged else "",
+        ratio.median >= BAR if judged else None,
     )
     report.add(
-        "four in turn / side by side: our own answers in turn",
+        f"{precision}: four in turn / side by side: our own answers in turn",
         f"{own.ratios(lambda side: side.seconds):.2f}",
     )
-    same = found.ours[-1].texts == found.peer[-1].texts == own.ours[-1].texts
-    last = found.ours[-1].seconds, found.peer[-1].seconds
+    together = [*others.peer, *own.peer]
+    in_turn = [*others.ours, *own.ours]
+    same = [
+        sum(
+            a == b
+            for one, two in zip(left, right, strict=True)
+            for a, b in zip(one.texts, two.texts, strict=True)
+        )
+        for left, right in ((own.ours, own.peer), (others.ours, others.peer))
+    ]
+    count = len(VARIANTS) * len(own.ours)
+    last = in_turn[len(others.ours) - 1].seconds, together[len(others.peer) - 1].seconds
     report.notes.append(
-        f"The answers of all sides are {'the same' if same else 'NOT the same'}, word for word. "
-        f"Last pair: {last[0]:.2f} s in turn, {last[1]:.2f} s side by side.\n"
+        f"{precision}: of {count} answers side by side, {same[0]} are those of ours in turn, and "
+        f"{same[1]} those of plain PEFT, word for word. Last pair: {last[0]:.2f} s in turn by "
+        f"plain PEFT, {last[1]:.2f} s side by side.\n"
     )
 
 
-def ours(service: Service, tokens: int) -> Callable[[], Answered]:
+def ours(service: Service, tokens: int) -> Side:
     """Return the four answers in one request."""
-    request = rq.SideBySide(
-        conversations=[[_question()]] * len(VARIANTS), variants=VARIANTS, max_new_tokens=tokens
-    )
 
-    def run() -> Answered:
+    def run(prompt: str) -> Answered:
+        request = rq.SideBySide(
+            conversations=[[_question(prompt)]] * len(VARIANTS),
+            variants=VARIANTS,
+            max_new_tokens=tokens,
+        )
+        forget(service)
         started = time.perf_counter()
         answers = service.start(request).result(TIMEOUT_S).answers
         return Answered(time.perf_counter() - started, [each.text for each in answers])
@@ -102,14 +145,15 @@ def ours(service: Service, tokens: int) -> Callable[[], Answered]:
     return run
 
 
-def ours_in_turn(service: Service, tokens: int) -> Callable[[], Answered]:
+def ours_in_turn(service: Service, tokens: int) -> Side:
     """Return the four answers by four requests."""
-    requests = [
-        rq.Chat(messages=[_question()], variant=variant, max_new_tokens=tokens)
-        for variant in VARIANTS
-    ]
 
-    def run() -> Answered:
+    def run(prompt: str) -> Answered:
+        requests = [
+            rq.Chat(messages=[_question(prompt)], variant=variant, max_new_tokens=tokens)
+            for variant in VARIANTS
+        ]
+        forget(service)
         started = time.perf_counter()
         texts = [service.start(request).result(TIMEOUT_S).text for request in requests]
         return Answered(time.perf_counter() - started, texts)
@@ -117,46 +161,59 @@ def ours_in_turn(service: Service, tokens: int) -> Callable[[], Answered]:
     return run
 
 
-def plain_peft(base: Path, folders: list[Path], tokens: int) -> Callable[[], Answered]:
-    """Return the four answers as a short script gives them: `set_adapter`, `generate`, four times.
+def forget(service: Service) -> None:
+    """Let the worker forget earlier answers, as any change does, and load all adapters again."""
+    service.start(rq.SetActive(adapters=[(NAMES[0], 1.0)])).result(TIMEOUT_S)
+    service.start(rq.UnloadAdapter(name=NAMES[0])).result(TIMEOUT_S)
+    for name in (*NAMES, None):
+        adapters: rq.Variant = [(name, 1.0)] if name else []
+        service.start(rq.SetActive(adapters=adapters)).result(TIMEOUT_S)
 
-    The session's copy of the base is not touched: this is a model of its own.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    turns = [_question().model_dump()]
+
+def plain_peft(
+    peer: Peer, model: Path, folders: tuple[Path, ...], precision: str, tokens: int
+) -> Side:
+    """Return the four answers as a short script gives them, in a process of its own."""
+    return lambda prompt: peer.run(generate, model, folders, precision, prompt, tokens)
+
+
+def generate(
+    model: Path, folders: tuple[Path, ...], precision: str, prompt: str, tokens: int
+) -> Answered:
+    """Answer with the base and with each adapter: `set_adapter`, `generate`, four times."""
+    tokenizer, peft = read(model, folders, precision)
+    turns = [_question(prompt).model_dump()]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    peft = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=NAMES[0])
-    for name, folder in zip(NAMES[1:], folders[1:], strict=True):
-        peft.load_adapter(str(folder), adapter_name=name)
-    peft.eval()
 
-    def generate() -> str:
+    def once() -> str:
         with torch.inference_mode():
             output = peft.generate(**ids, max_new_tokens=tokens, do_sample=False)
         new = output[0, ids.input_ids.shape[1] :]
         return str(tokenizer.decode(new, skip_special_tokens=True)).strip()
 
-    def run() -> Answered:
-        started = time.perf_counter()
-        with peft.disable_adapter():
-            texts = [generate()]
-        for name in NAMES:
-            peft.set_adapter(name, inference_mode=True)
-            texts.append(generate())
-        return Answered(time.perf_counter() - started, texts)
-
-    return run
+    started = time.perf_counter()
+    with peft.disable_adapter():
+        texts = [once()]
+    for name in NAMES:
+        peft.set_adapter(name, inference_mode=True)
+        texts.append(once())
+    return Answered(time.perf_counter() - started, texts)
 
 
-def endless_starter(folder: Path) -> Path:
-    """Copy the starter so that all answers are equally long."""
-    return models.make_endless(Path(shutil.copytree(models.STARTER_MODEL, folder)))
+@cache
+def read(folder: Path, folders: tuple[Path, ...], precision: str) -> tuple[Any, Any]:
+    """Read a model with its adapters once in a process."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    peft = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=NAMES[0])
+    for name, each in zip(NAMES[1:], folders[1:], strict=True):
+        peft.load_adapter(str(each), adapter_name=name)
+    return AutoTokenizer.from_pretrained(folder), peft.eval()
 
 
-def _question() -> rq.Message:
-    return rq.Message(role="user", content=PROMPT)
+def _question(prompt: str) -> rq.Message:
+    return rq.Message(role="user", content=prompt)
 
 
 if __name__ == "__main__":

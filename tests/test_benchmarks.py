@@ -16,7 +16,8 @@ from tests.engine.templates.traits import TEMPLATES, TOOL_TEMPLATES
 
 FIGURES = {
     "training_speed": "ours / loop",
-    "chat_speed": "the base: ours / plain generate",
+    "chat_speed": "the base, fp32: ours / plain generate",
+    "chat_turns": "second turn, with a kept cache / without",
     "real_training": "ours / packed loop",
     "step_gains": "fp32: + lean layers",
     "large_vocabulary": "time of a step: parts / all at once",

@@ -28,7 +28,8 @@ from backend.engine.data.token_cache import TokenStore
 from backend.engine.export import run_export
 from backend.engine.hotswap import prepare
 from backend.engine.hub_data import description
-from backend.engine.inference import chat
+from backend.engine.inference import chat, variant_scores
+from backend.engine.inference.kept_answers import KeptAnswers
 from backend.engine.merging import merge
 from backend.engine.methods.adaptable import adaptable
 from backend.engine.models import model_skeleton
@@ -67,6 +68,7 @@ class Engine:
         self.library = Library(settings.adapters_dir)
         self.runs = Runs(settings.runs_dir)
         self.session = Session(self.library, settings.models_dir)
+        self.kept = KeptAnswers()
         self._controls: list[Control] = []
         self._later: list[dict[str, Any] | None] = []
         self._words: dict[int, list[dict[str, Any]]] = {}
@@ -143,6 +145,7 @@ class Engine:
     def _settle(self, control: Control, *, failed: bool) -> None:
         """Close an operation, and report the session's state after it."""
         if failed:
+            self.kept.clear()
             self.session.release()
         guest = self._close(control)
         if not guest:  # a paused run's adapters are its own business
@@ -171,6 +174,7 @@ class Engine:
         try:
             request = rq.parse(message["op"], message["request"])
             prepare.require_allowed(self.session.slot, request)
+            self.kept.prepare_for(message["op"])
             result = self._operations[message["op"]](request, control, message)
             return {"type": "result", "result": result.model_dump(mode="json")}
         except Exception as error:
@@ -261,11 +265,9 @@ class Engine:
 
     def _limits(self, message: Any) -> Settings:
         """Return the settings for the person who asked: the owner of a demo has no time limit."""
-        return (
-            self.settings.model_copy(update={"demo": False})
-            if "owner" in message
-            else self.settings
-        )
+        if "owner" in message:
+            return self.settings.model_copy(update={"demo": False})
+        return self.settings
 
     def _save_adapter(self, request: rq.SaveAdapter, control: Control, _: Any) -> rs.SavedAdapter:
         info = self.session.find(request.name)
@@ -295,10 +297,8 @@ class Engine:
         return lifecycle.delete(request.name, self.session)
 
     def _restore_adapter(self, request: rq.RestoreAdapter, control: Control, _: Any) -> rs.Result:
-        deleted = self.library.last_deleted(request.name)
-        return lifecycle.restore(
-            request.name, self.session, self.runs.reserved_names(but=deleted.id)
-        )
+        taken = self.runs.reserved_names(but=self.library.last_deleted(request.name).id)
+        return lifecycle.restore(request.name, self.session, taken)
 
     def _rename_adapter(self, request: rq.RenameAdapter, control: Control, _: Any) -> rs.Result:
         reserved = self.runs.reserved_names(but=self.library.get(request.name).id)
@@ -326,19 +326,19 @@ class Engine:
         return conversion.convert(self.session, request, control, taken=taken)
 
     def _chat(self, request: rq.Chat, control: Control, _: Any) -> rs.Answer:
-        return chat.chat(self.session, request, control)
+        return chat.chat(self.session, request, control, self.kept)
 
     def _side_by_side(self, request: rq.SideBySide, control: Control, _: Any) -> rs.SideAnswers:
-        return chat.side_by_side(self.session, request, control)
+        return chat.side_by_side(self.session, request, control, self.kept)
 
     def _compare(self, request: rq.Compare, control: Control, _: Any) -> rs.Answers:
         return chat.compare(self.session, request, control)
 
     def _score(self, request: rq.Score, control: Control, _: Any) -> rs.Scores:
-        return chat.score(self.session, request, control)
+        return variant_scores.score(self.session, request, control)
 
     def _next_token(self, request: rq.NextToken, control: Control, _: Any) -> rs.NextTokens:
-        return chat.next_tokens(self.session, request, control)
+        return variant_scores.next_tokens(self.session, request, control)
 
     def _combine(self, request: rq.Combine, control: Control, _: Any) -> rs.Blend:
         taken = self.runs.reserved_names()

@@ -1,18 +1,14 @@
-"""Batched decoding: several answers in one batch, each row with its own adapter.
+"""Batched decoding through the model's own modules: rows with adapters of their own, padded.
 
-Each answer is the same as if it were computed alone. Rows are independent except for rounding: a
-sum over a padded batch may differ in its last bits from that of a row alone. So where the two most
-likely tokens of a row are closer than rounding can move them, the row is computed once more from
-its tokens, alone and without a cache, and that result decides. The same is done for a row that is
-alone anyway. Knows nothing of conversations.
+For models that are not computed from their weights (`direct_decoding`), in full precision, and for
+one row of any model with a standard cache. Knows nothing of conversations.
 """
 
 import inspect
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,48 +17,13 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
-from backend.engine.core import tolerances
-from backend.engine.inference import generate
 from backend.engine.inference.prompts import end_tokens
-from backend.engine.inference.sampling import NEXT_TOKEN, Sampler
-from backend.engine.inference.text_streaming import TextStream
+from backend.engine.inference.rows import Row, take_tokens
 from backend.engine.models import tokenizer_traits
 from backend.engine.models.loading import Base
 
 BASE_ROW = "__base__"
 """Stands for the base in a row without an adapter."""
-
-# Two scores closer than this, relative to max(1, |largest score|), may swap by rounding. Well above
-# the largest difference between a row alone and in a batch
-# (tests/engine/inference/test_batched_decoding.py).
-MARGINS = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-
-
-@dataclass
-class Row:
-    """One answer in progress. `adapter` is the id of this row's adapter, BASE_ROW, or None.
-
-    None means the model's active adapters; such a row is always alone in its batch.
-    """
-
-    prompt: list[int]
-    adapter: str | None
-    sampler: Sampler
-    room: int
-    on_text: Callable[[str], None]
-    words: TextStream
-    tokens: list[int] = field(default_factory=list)
-    close_calls: int = 0
-    seconds: float = 0.0
-
-    def take(self, token: int, ends: Sequence[int]) -> bool:
-        """Add a token and stream the text that is complete; return True once the answer ends."""
-        self.tokens.append(token)
-        ended = token in ends or len(self.tokens) >= self.room
-        text = self.words.add(token) + (self.words.end() if ended else "")
-        if text:
-            self.on_text(text)
-        return ended
 
 
 @dataclass
@@ -203,14 +164,17 @@ def answer_rows(
 
     Raises DoesNotFit before any token where the base does not allow an adapter for each row.
     """
-    started, going = time.monotonic(), list(rows)
+    started, going, ends = time.monotonic(), list(rows), end_tokens(base)
     with torch.inference_mode(), routing.on() if routing else nullcontext():
         step = first_step(base, [row.prompt for row in rows])
         while going and not should_stop():
+            for row in going:
+                row.shared = row.shared or len(going) > 1
             if routing:
                 routing.expect(step.ids)
             scores = forward(base, step)
-            ended = _take_tokens(base, going, scores, routing, step)
+            ended = take_tokens(going, scores, ends, lambda row: _alone(base, row, routing))
+            step.advance([row.tokens[-1] for row in going])
             for index in ended:
                 going[index].seconds = time.monotonic() - started
             if ended:
@@ -219,9 +183,18 @@ def answer_rows(
                 if going:
                     step.keep(keep, routing)
     for row in going:
-        row.seconds = time.monotonic() - started
-        if text := row.words.end():
-            row.on_text(text)
+        row.stop(time.monotonic() - started)
+
+
+def _alone(base: Base, row: Row, routing: Routing | None) -> torch.Tensor:
+    """Return one row's next scores, (vocabulary,), from its prompt on, token by token, alone."""
+    with routing.only(row) if routing else nullcontext():
+        step = first_step(base, [row.prompt])
+        scores = forward(base, step)
+        for token in row.tokens:
+            step.advance([token])
+            scores = forward(base, step)
+    return scores[0]
 
 
 @dataclass
@@ -278,44 +251,3 @@ def forward(base: Base, step: Step) -> torch.Tensor:
     )
     scores: torch.Tensor = output.logits[:, -1].float()
     return scores
-
-
-def _take_tokens(
-    base: Base,
-    going: list[Row],
-    scores: torch.Tensor,
-    routing: Routing | None,
-    step: Step,
-) -> list[int]:
-    """Choose each row's next token; return the rows that ended.
-
-    scores: (rows, vocabulary), float32.
-    """
-    noises = [row.sampler.draw(scores.shape[-1]) for row in going]
-    if any(noise is not None for noise in noises):
-        pairs = zip(going, scores, noises, strict=True)
-        chosen = torch.stack([row.sampler.apply(each, noise) for row, each, noise in pairs])
-    else:
-        chosen = scores
-    best = chosen.topk(2, dim=-1)
-    largest = scores.amax(dim=-1).abs().clamp(min=1.0)
-    rounding = [MARGINS[base.dtype] / (row.sampler.temperature or 1.0) for row in going]
-    gaps = ((best.values[:, 0] - best.values[:, 1]) / largest).tolist()
-    if any(map(math.isnan, gaps)):  # NaN wherever the largest score is not finite
-        tolerances.require_finite(scores.amax(dim=-1).tolist(), NEXT_TOKEN)
-    unsure = [not gap > limit for gap, limit in zip(gaps, rounding, strict=True)]
-    tokens: list[int] = best.indices[:, 0].tolist()
-    for index in (index for index, close in enumerate(unsure) if close):
-        row = going[index]
-        row.close_calls += 1
-        alone = row.sampler.apply(_scores_alone(base, row, routing), noises[index])
-        tokens[index] = int(alone.argmax())
-    step.advance(tokens)
-    ends = end_tokens(base)
-    return [index for index, row in enumerate(going) if row.take(tokens[index], ends)]
-
-
-def _scores_alone(base: Base, row: Row, routing: Routing | None) -> torch.Tensor:
-    """Compute one row's next scores, (vocabulary,), alone: no padding, cache or other rows."""
-    with routing.only(row) if routing else nullcontext():
-        return generate.whole_scores(base, row.prompt + row.tokens)

@@ -1,8 +1,9 @@
-"""Answers, comparisons and scores of several variants, in as few batches as possible.
+"""Answers and comparisons of several variants, in as few batches as possible.
 
-Rows whose variant is the base or one plain adapter share a batch. An adapter has one strength per
-batch, so the same adapter at another strength needs another batch. Other variants (several
-adapters, DoRA) are computed one after the other. Uses the session only to activate variants.
+Rows whose variant is the base or plain adapters share a batch where the base is computed from its
+weights (`direct_decoding`). Elsewhere a batch takes rows with one plain adapter, at one strength of
+each. Other variants (such as DoRA) are computed one after the other. Uses the session only to
+activate variants.
 """
 
 import time
@@ -16,13 +17,17 @@ from backend import results as rs
 from backend.engine.core.job_control import Control
 from backend.engine.inference import (
     batched_decoding,
+    direct_decoding,
     generate,
     sampling,
-    scoring,
     text_streaming,
     ways,
 )
+from backend.engine.inference.direct_model import DirectModel
+from backend.engine.inference.kept_answers import KeptAnswers
 from backend.engine.inference.prompts import encode_prompt, end_tokens, room_for
+from backend.engine.inference.row_cache import BLOCK
+from backend.engine.inference.rows import Row
 from backend.engine.session import ActiveIds, Session
 
 MAX_ROWS = 16
@@ -50,20 +55,26 @@ class Question:
 
 @dataclass
 class _Group:
-    """Questions that share a batch; `strengths` of its adapters, None for a question alone."""
+    """Questions that share a batch; `strengths` of its adapters, None for a question alone.
+
+    `direct` computes them where the base allows it; then each row has strengths of its own.
+    """
 
     members: list[int]
     strengths: dict[str, float] | None
+    direct: DirectModel | None = None
 
 
-def chat(session: Session, request: rq.Chat, control: Control) -> rs.Answer:
+def chat(session: Session, request: rq.Chat, control: Control, kept: KeptAnswers) -> rs.Answer:
     """Answer one conversation with one variant."""
     question = Question(request.messages, session.resolve(request.variant), request.seed)
-    found, _ = answer(session, [question], _settings(request), control, _single(control))
+    found, _ = answer(session, [question], _settings(request), control, _single(control), kept)
     return found[0]
 
 
-def side_by_side(session: Session, request: rq.SideBySide, control: Control) -> rs.SideAnswers:
+def side_by_side(
+    session: Session, request: rq.SideBySide, control: Control, kept: KeptAnswers
+) -> rs.SideAnswers:
     """Answer one conversation per variant, streamed together."""
     variants = [session.resolve(variant) for variant in request.variants]
     pairs = zip(request.conversations, variants, strict=True)
@@ -71,7 +82,9 @@ def side_by_side(session: Session, request: rq.SideBySide, control: Control) -> 
         Question(messages, variant, request.seed_of(column))
         for column, (messages, variant) in enumerate(pairs)
     ]
-    answers, batched = answer(session, questions, _settings(request), control, control.piece_of)
+    answers, batched = answer(
+        session, questions, _settings(request), control, control.piece_of, kept
+    )
     return rs.SideAnswers(answers=answers, batched=batched)
 
 
@@ -90,66 +103,40 @@ def compare(session: Session, request: rq.Compare, control: Control) -> rs.Answe
     return rs.Answers(answers=[texts[i : i + width] for i in range(0, len(texts), width)])
 
 
-def score(session: Session, request: rq.Score, control: Control) -> rs.Scores:
-    """Score texts under several variants, one text at a time, so that scores are reproducible."""
-    found = []
-    for variant in request.variants:
-        with session.using(variant):
-            rows = []
-            for text in request.texts:
-                control.check_stop()
-                rows.append(scoring.score_tokens(session.model, session.base, text))
-        found.append(rows)
-    scores = rs.Scores(
-        scores=[[each.total for each in rows] for rows in found],
-        tokens=[len(each.each) for each in found[0]],
-    )
-    return _with_pieces(session, scores, found) if request.per_token else scores
-
-
-def next_tokens(session: Session, request: rq.NextToken, control: Control) -> rs.NextTokens:
-    """Return the most likely next tokens under several variants."""
-    rows = []
-    for variant in [session.resolve(each) for each in request.variants]:
-        control.check_stop()
-        with session.using_ids(variant):
-            rows.append(scoring.next_token_chances(session.model, session.base, request.prompt))
-    chances = torch.stack(rows)
-    likeliest = chances.amax(dim=0).topk(min(request.top, chances.shape[1])).indices.tolist()
-    return rs.NextTokens(
-        words=[text_streaming.visible(session.base.tokenizer, token) for token in likeliest],
-        chances=chances[:, likeliest].tolist(),
-    )
-
-
 def answer(
     session: Session,
     questions: Sequence[Question],
     settings: Settings,
     control: Control,
     on_text: OnText,
+    kept: KeptAnswers | None = None,
 ) -> tuple[list[rs.Answer], int]:
     """Answer all questions; return the answers and how many shared a batch with another.
 
-    `on_text` is called with a question's number and complete words as they are decoded. Raises
-    InvalidRequest before anything is computed where a conversation fills the model's context.
+    `on_text` is called with a question's number and complete words as they are decoded. `kept`
+    holds earlier answers that these may go on from. Raises InvalidRequest before anything is
+    computed where a conversation fills the model's context.
     """
     prompts = [_prompt(session, each) for each in questions]
     rooms = [room_for(session.base, ids.shape[1], settings.max_new_tokens) for ids in prompts]
     found: dict[int, rs.Answer] = {}
     batched = 0
-    for group in _groups(session, questions):
+    for group in _groups(session, questions, [*map(_longest, prompts, rooms)]):
         if control.stop_requested:
             break
         rows = [
             _row(session, i, questions[i], prompts[i], rooms[i], settings, group, on_text)
             for i in group.members
         ]
-        batched += _run(session, group, rows, questions, control)
+        batched += _run(session, group, rows, questions, control, kept)
         for number, row in zip(group.members, rows, strict=True):
             found[number] = _answer_of(session, row)
     nothing = rs.Answer(text="", tokens=0, seconds=0.0, stopped=True)
     return [found.get(number, nothing) for number in range(len(questions))], batched
+
+
+def _longest(prompt: torch.Tensor, room: int) -> int:
+    return int(prompt.shape[1]) + room
 
 
 def _prompt(session: Session, question: Question) -> torch.Tensor:
@@ -159,12 +146,52 @@ def _prompt(session: Session, question: Question) -> torch.Tensor:
     return encode_prompt(session.base, question.messages, as_in_training=ours)
 
 
-def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
+def _groups(
+    session: Session, questions: Sequence[Question], lengths: Sequence[int]
+) -> list[_Group]:
     """Group questions into batches, the largest first; questions that cannot share come last."""
+    direct = _direct(session)
+    numbers = list(range(len(questions)))
+    if direct is None:
+        return _batches(session, questions, numbers)
+    fitting = [
+        number
+        for number in numbers
+        if _is_plain(session, questions[number].variant)
+        and lengths[number] <= (direct.longest or lengths[number])
+    ]
+    shares = len(fitting) > 1 and (_is_full_precision(session) or ways.is_exact(direct))
+    size = MAX_ROWS if shares else 1
+    parts = [fitting[start : start + size] for start in range(0, len(fitting), size)]
+    others = [number for number in numbers if number not in fitting]
+    return [_Group(part, {}, direct) for part in parts] + _batches(session, questions, others)
+
+
+def _is_full_precision(session: Session) -> bool:
+    return session.base.dtype == torch.float32
+
+
+def _direct(session: Session) -> DirectModel | None:
+    if session.slot is not None:
+        return None
+    with session.using_ids([]):
+        return ways.direct(session.base)
+
+
+def _batches(
+    session: Session, questions: Sequence[Question], numbers: Sequence[int]
+) -> list[_Group]:
+    """Group questions that the model's own modules answer.
+
+    In half precision each is alone: a batch rounds in another way, and every tenth token would have
+    to be computed once more.
+    """
     shared: list[_Group] = []
     alone: list[_Group] = []
-    batchable = session.slot is None and ways.of(session.base) is ways.Way.BATCH
-    for number, question in enumerate(questions):
+    batchable = session.slot is None and _is_full_precision(session)
+    batchable = batchable and bool(numbers) and ways.of(session.base) is ways.Way.BATCH
+    for number in numbers:
+        question = questions[number]
         if not batchable or not _is_single(session, question.variant):
             alone.append(_Group([number], None))
             continue
@@ -182,12 +209,16 @@ def _groups(session: Session, questions: Sequence[Question]) -> list[_Group]:
 
 
 def _is_single(session: Session, variant: ActiveIds) -> bool:
-    if not variant:
-        return True
+    return len(variant) <= 1 and _is_plain(session, variant)
+
+
+def _is_plain(session: Session, variant: ActiveIds) -> bool:
+    """Tell whether a variant is the base or has only adapters that a row can have for itself."""
     peft = session.peft
-    if len(variant) != 1 or peft is None or not session.is_loaded(variant[0][0]):
-        return False
-    return batched_decoding.fits_batch(peft, variant[0][0])
+    return all(
+        peft is not None and session.is_loaded(id) and batched_decoding.fits_batch(peft, id)
+        for id, _ in variant
+    )
 
 
 def _row(
@@ -199,9 +230,9 @@ def _row(
     settings: Settings,
     group: _Group,
     on_text: OnText,
-) -> batched_decoding.Row:
+) -> Row:
     own = question.variant[0][0] if question.variant else batched_decoding.BASE_ROW
-    return batched_decoding.Row(
+    return Row(
         prompt=prompt[0].tolist(),
         adapter=own if group.strengths is not None else None,
         sampler=sampling.Sampler(settings.temperature, question.seed),
@@ -211,7 +242,7 @@ def _row(
     )
 
 
-def _answer_of(session: Session, row: batched_decoding.Row) -> rs.Answer:
+def _answer_of(session: Session, row: Row) -> rs.Answer:
     """Return a row's answer; a row that neither ended nor filled its room was stopped."""
     last = row.tokens[-1] if row.tokens else None
     over = last in end_tokens(session.base) or len(row.tokens) >= row.room
@@ -226,14 +257,19 @@ def _answer_of(session: Session, row: batched_decoding.Row) -> rs.Answer:
 def _run(
     session: Session,
     group: _Group,
-    rows: list[batched_decoding.Row],
+    rows: list[Row],
     questions: Sequence[Question],
     control: Control,
+    kept: KeptAnswers | None,
 ) -> int:
     """Answer one group, and restore the active set afterwards; return how many rows were batched.
 
     Rows are answered in turn where the base does not allow an adapter for each row of a batch.
     """
+    if group.direct is not None:
+        variants = [questions[number].variant for number in group.members]
+        _run_directly(session, group.direct, rows, variants, control, kept)
+        return len(rows) if len(rows) > 1 else 0
     if group.strengths is not None:
         try:
             _run_together(session, list(group.strengths.items()), rows, control)
@@ -247,9 +283,36 @@ def _run(
     return 0
 
 
-def _run_together(
-    session: Session, wanted: ActiveIds, rows: list[batched_decoding.Row], control: Control
+def _run_directly(
+    session: Session,
+    model: DirectModel,
+    rows: list[Row],
+    variants: Sequence[ActiveIds],
+    control: Control,
+    kept: KeptAnswers | None,
 ) -> None:
+    """Answer rows from the base's weights; keep their caches for a next turn.
+
+    The weights of a paused run's adapter change before the next answer, so nothing is kept then.
+    """
+    if session.learning is not None:
+        kept = None
+    ready = []
+    for row, variant in zip(rows, variants, strict=True):
+        with session.using_ids(variant):  # sets the adapters' strengths
+            changes = DirectModel(session.base).changes([id for id, _ in variant])
+        cache = model.cache(len(row.prompt) + min(row.room, BLOCK))
+        ready.append(direct_decoding.DirectRow(row, changes, cache))
+        if kept is not None:
+            kept.lend(tuple(variant), ready[-1])
+    exact = not _is_full_precision(session)  # else these rows do not share a batch
+    direct_decoding.answer_rows(model, ready, lambda: control.stop_requested, exact=exact)
+    for each, variant in zip(ready, variants, strict=True):
+        if kept is not None and each.row.tokens:
+            kept.put(tuple(variant), each)
+
+
+def _run_together(session: Session, wanted: ActiveIds, rows: list[Row], control: Control) -> None:
     """Answer rows in one batch, each with its own adapter at the strength in `wanted`."""
     with session.using_ids(wanted):
         peft = session.peft
@@ -260,7 +323,7 @@ def _run_together(
             )
 
 
-def _run_alone(session: Session, row: batched_decoding.Row, control: Control) -> None:
+def _run_alone(session: Session, row: Row, control: Control) -> None:
     """Answer one question with what is active now, in the way that is right for the base."""
     base, started = session.base, time.monotonic()
     way = ways.of(base) if session.slot is None else ways.Way.OWN_CACHE
@@ -287,24 +350,6 @@ def _run_alone(session: Session, row: batched_decoding.Row, control: Control) ->
             should_stop=lambda: control.stop_requested,
         )
     row.seconds = time.monotonic() - started
-
-
-def _with_pieces(
-    session: Session, scores: rs.Scores, found: list[list[scoring.TextScore]]
-) -> rs.Scores:
-    """Add the log-probability of each piece of each text; the first token is given and adds 0."""
-    pieces: list[list[str]] = []
-    shares: list[list[list[float]]] = [[] for _ in found]
-    for text in range(len(found[0])):
-        cut = text_streaming.spans(session.base.tokenizer, found[0][text].tokens)
-        pieces.append([piece for piece, _ in cut])
-        for variant, rows in enumerate(found):
-            each, start, sums = [0.0, *rows[text].each], 0, []
-            for _, length in cut:
-                sums.append(sum(each[start : start + length]))
-                start += length
-            shares[variant].append(sums)
-    return scores.model_copy(update={"pieces": pieces, "piece_scores": shares})
 
 
 def _settings(request: rq.Chat | rq.SideBySide | rq.Compare) -> Settings:

@@ -21,9 +21,9 @@ class TextStream:
         self._window, self._read = 0, 0
         self._held = ""
 
-    def add(self, token: int) -> str:
-        """Add a token; return the words that are complete now, often none."""
-        self._tokens.append(token)
+    def add(self, *tokens: int) -> str:
+        """Add tokens; return the words that are complete now, often none."""
+        self._tokens.extend(tokens)
         before = self._decode(self._tokens[self._window : self._read])
         now = self._decode(self._tokens[self._window :])
         if len(now) <= len(before) or now.endswith(_UNFINISHED):

@@ -2,7 +2,8 @@
 
 What a model's `forward` takes says little about whether it is right with padding, or with a cache
 that our own loop holds. So two short prompts are computed in each way and compared with whole
-forward passes, once for each loaded base.
+forward passes, once for each loaded base. Whether a base can be computed from its weights
+(`direct_model`) is found in the same way.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ import torch
 
 from backend.engine.core import devices
 from backend.engine.inference import batched_decoding, generate
+from backend.engine.inference.direct_model import FEW, DirectModel, NotDirect, Segment
 from backend.engine.inference.prompts import end_tokens
+from backend.engine.inference.rows import MARGIN
 from backend.engine.models.loading import Base
 
 PROMPTS = ("Hello! How are you today?", "The cat")
@@ -29,8 +32,14 @@ wrong cache or mask are unrelated, and differ by several times as much.
 """
 
 
+LONGER = "The cat sat by the window, and nobody knew where the fox of last winter had gone. " * 2
+DIRECT_MEAN = 1.5e-2
+"""The same for a base that is computed from its weights: a part that computes in another way, such
+as positions left out in some layers, must not pass for rounding. Rounding gives 0.5 %."""
+
+
 class Way(Enum):
-    """How answers are computed, the fastest first."""
+    """How answers are computed by a model's own modules, the fastest first."""
 
     BATCH = "several rows in one batch, with a standard cache"
     ALONE = "one row after the other, with a standard cache"
@@ -52,6 +61,94 @@ def in_turn(base: Base) -> None:
 
 
 _FOUND: WeakKeyDictionary[torch.nn.Module, Way] = WeakKeyDictionary()
+
+
+def direct(base: Base) -> DirectModel | None:
+    """Return a base as it is computed from its weights; None where that is not right.
+
+    It is tried at the first call, for which no adapter may be active.
+    """
+    found = _DIRECT.get(base.model)
+    if found is False:
+        return None
+    try:
+        model = DirectModel(base)
+    except (NotDirect, AttributeError):
+        _DIRECT[base.model] = False
+        return None
+    if found is None:
+        found = _DIRECT[base.model] = _tried(model, _right_directly)
+    return model if found else None
+
+
+def is_exact(model: DirectModel) -> bool:
+    """Tell whether a batch changes no bit of its rows, which is tried at the first call."""
+    key = model.base.model
+    if key not in _EXACT:
+        _EXACT[key] = _tried(model, lambda model: _exact_layers(model) and _exact_rows(model))
+    return _EXACT[key]
+
+
+# Only verdicts: a model that its own entry held would never be freed.
+_DIRECT: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+_EXACT: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+def _tried(model: DirectModel, is_right: Callable[[DirectModel], bool]) -> bool:
+    base = model.base
+    with torch.inference_mode(), devices.same_random_numbers(base.device), _quiet(base.model):
+        try:
+            return is_right(model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # see `_first_right`
+            return False
+
+
+def _right_directly(model: DirectModel) -> bool:
+    """Tell whether a prompt, and a token after it, score as in whole forward passes."""
+    whole = _Whole(model.base)
+    ids: list[int] = model.base.tokenizer(LONGER).input_ids or [0]
+    limits = (model.longest, model.base.facts.context_length)
+    ids = ids[: min(each or len(ids) + 1 for each in limits) - 1]
+    cache = model.cache(len(ids) + 1)
+    scores = model.scores([Segment(cache, {}, ids)])
+    if not whole.agrees(scores, [ids], DIRECT_MEAN):
+        return False
+    longer = whole.longer(ids)
+    scores = model.scores([Segment(cache, {}, longer[-1:])])
+    return whole.agrees(scores, [longer], DIRECT_MEAN)
+
+
+def _exact_layers(model: DirectModel) -> bool:
+    """Tell whether one layer of each shape computes rows as it does alone."""
+    least, seen = model.least_rows(), set()
+    for each in model.linears:
+        if (shape := (type(each.module), *each.size)) in seen:
+            continue
+        seen.add(shape)
+        rows = torch.randn(FEW, each.size[1], device=model.base.device).to(model.base.dtype)
+        for count in (2, 3, FEW):
+            together = each.base(rows[: max(count, least)])
+            for index in range(count):
+                alone = each.base(rows[index : index + 1].expand(least, -1).contiguous())
+                if not torch.equal(together[index], alone[0]):
+                    return False
+    return True
+
+
+def _exact_rows(model: DirectModel) -> bool:
+    """Tell whether the whole model scores three rows as it scores each alone."""
+    texts = [_Whole(model.base).prompts[number] for number in (0, 1, 0)]
+    caches = [model.cache(len(text) + 1) for text in texts]
+    alone = []
+    for text, cache in zip(texts, caches, strict=True):
+        model.scores([Segment(cache, {}, text)])
+        alone.append(model.scores([Segment(cache, {}, text[:1])])[0])
+        cache.crop(len(text))
+    pairs = zip(texts, caches, strict=True)
+    together = model.scores([Segment(cache, {}, text[:1]) for text, cache in pairs])
+    return torch.equal(together, torch.stack(alone))
 
 
 def _first_right(base: Base) -> Way:
@@ -93,15 +190,14 @@ class _Whole:
         likeliest = self.scores(ids).topk(len(self._ends) + 1).indices.tolist()
         return [*ids, next(token for token in likeliest if token not in self._ends)]
 
-    def agrees(self, scores: torch.Tensor, texts: list[list[int]]) -> bool:
+    def agrees(self, scores: torch.Tensor, texts: list[list[int]], mean: float = HALF_MEAN) -> bool:
         """Tell whether scores, (rows, vocabulary), are those of the texts, rounding aside."""
         expected = torch.stack([self.scores(ids) for ids in texts])
         difference = (scores.float() - expected).abs()
         size = expected.abs().amax(dim=-1).clamp(min=1.0)
         if self.base.dtype == torch.float32 and self.base.facts.quantization == "none":
-            allowed = batched_decoding.MARGINS[torch.float32]
-            return bool((difference.amax(dim=-1) <= allowed * size).all())
-        return bool((difference.mean(dim=-1) <= HALF_MEAN * size).all())
+            return bool((difference.amax(dim=-1) <= MARGIN * size).all())
+        return bool((difference.mean(dim=-1) <= mean * size).all())
 
 
 def _right_together(whole: _Whole) -> bool:

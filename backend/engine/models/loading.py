@@ -308,12 +308,25 @@ def _read(plan: Plan, dtype: torch.dtype) -> PreTrainedModel:
     stored_quantization.settle(model, plan.stored, dtype)
     _require_complete(model, report, plan.title)
     _compute_alike_in_both_modes(model)
+    if not placed:
+        _align(model)
     model.requires_grad_(False)
     model.eval()
     known = tokenizer_traits.embedded(plan.tokenizer) or len(plan.tokenizer)
     quantized = plan.request.quantization != "none"
     trial_pass.require_continues_text(model, known, plan.title, quantized=quantized)
     return model
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Move weights that lie in their file's memory to where products read them fast.
+
+    In a file they begin at any byte. Products in bf16 with weights that do not begin at a multiple
+    of 64 bytes take a fifth longer (oneDNN, PyTorch 2.13).
+    """
+    for parameter in model.parameters():
+        if parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
 
 
 def _compute_alike_in_both_modes(model: PreTrainedModel) -> None:

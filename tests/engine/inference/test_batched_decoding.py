@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend import Service, Settings
 from backend import requests as rq
-from backend.engine.inference import batched_decoding
+from backend.engine.inference import batched_decoding, direct_decoding, rows, ways
+from backend.engine.inference.direct_model import DirectModel
 from backend.engine.session import Session
 from backend.errors import InvalidRequest
 from backend.settings import STARTER
@@ -74,6 +75,14 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(params=["from weights", "through modules"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer from the base's weights, or as bases do that cannot be computed so."""
+    if request.param == "through modules":
+        monkeypatch.setattr(ways, "direct", lambda base: None)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_an_answer_is_the_same_alone_and_in_company(adapted: Service, temperature: float) -> None:
     settings = {"temperature": temperature, "seed": 7}
@@ -95,11 +104,41 @@ def test_rounding_does_not_decide_in_half_precision(tmp_path: Path) -> None:
             assert together == [alone(service, v, text, max_new_tokens=24) for v in VARIANTS]
 
 
+@pytest.mark.usefixtures("either_way")
+def test_an_answer_alone_is_never_computed_again(
+    adapted: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MARGIN", 10.0)
+    for module in (direct_decoding, batched_decoding):
+        monkeypatch.setattr(module, "_alone", None)
+    for variant in VARIANTS:
+        assert alone(adapted, variant, STORY)
+
+
+def test_a_batch_in_half_precision_computes_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a batch changes bits, rows are answered in turn; elsewhere it needs no check."""
+    monkeypatch.setattr(rows, "MARGIN", 10.0)
+    for module in (direct_decoding, batched_decoding):
+        monkeypatch.setattr(module, "_alone", None)
+    with Service(Settings(workspace=tmp_path / "w", runtime="inline")) as service:
+        service.start(rq.LoadModel(source="starter", precision="bf16")).result(timeout=120)
+        is_exact, found = ways.is_exact, []
+        for verdict in (True, False):
+            monkeypatch.setattr(ways, "is_exact", lambda model, verdict=verdict: verdict)
+            found.append(side_by_side(service, [[], []], PROMPTS[:2]))
+        assert [batched for _, batched in found] == [2, 0]
+        if is_exact(DirectModel(session_of(service).base)):
+            assert found[0][0] == found[1][0]
+
+
+@pytest.mark.usefixtures("either_way")
 def test_close_scores_are_decided_by_the_row_alone(adapted: Service) -> None:
     """The margin is far above what company changes, and a wider one gives the same answers."""
     narrow, _ = side_by_side(adapted, VARIANTS, PROMPTS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(batched_decoding.MARGINS, torch.float32, 10.0)  # every token is decided alone
+        patch.setattr(rows, "MARGIN", 10.0)  # every token of a shared row is decided alone
         wide, _ = side_by_side(adapted, VARIANTS, PROMPTS)
     assert narrow == wide
 
@@ -122,23 +161,23 @@ def test_greedy_answers_are_those_of_plain_peft(adapted: Service) -> None:
     assert answers == [plain, generated(PeftModel.from_pretrained(model, str(folder)).eval())]
 
 
-def test_the_same_adapter_at_two_strengths_goes_in_turn(adapted: Service) -> None:
+def test_the_same_adapter_at_two_strengths_shares_a_batch(adapted: Service) -> None:
     variants: list[rq.Variant] = [[("left", 1.0)], [("left", 0.3)], []]
 
     together, batched = side_by_side(adapted, variants, [STORY] * 3)
 
-    assert batched == 2
+    assert batched == 3
     assert together == [alone(adapted, variant, STORY) for variant in variants]
     assert together[0] != together[1]
 
 
-def test_several_adapters_and_dora_go_in_turn(adapted: Service) -> None:
+def test_dora_goes_in_turn_and_several_adapters_share_a_batch(adapted: Service) -> None:
     mixed: rq.Variant = [("left", 0.5), ("right", 0.5)]
     variants: list[rq.Variant] = [mixed, [("dora", 1.0)], [("right", 1.0)], []]
 
     together, batched = side_by_side(adapted, variants, [STORY] * 4)
 
-    assert batched == 2
+    assert batched == 3
     assert together == [alone(adapted, variant, STORY) for variant in variants]
     assert len(set(together)) == 4
 
@@ -185,15 +224,15 @@ def test_a_stop_tells_whole_answers_from_cut_ones_and_from_those_never_begun(
         variants=[[], [], [("dora", 1.0)]],
         max_new_tokens=128,
     )
-    original = batched_decoding._take_tokens
+    original = rows.take_tokens
 
-    def stopping(base: Any, going: Any, *args: Any) -> Any:
-        ended = original(base, going, *args)
+    def stopping(*args: Any) -> Any:
+        ended = original(*args)
         if ended:  # the short answer is whole, the story is not, and DoRA's turn comes last
             adapted.stop()
         return ended
 
-    monkeypatch.setattr(batched_decoding, "_take_tokens", stopping)
+    monkeypatch.setattr(direct_decoding, "take_tokens", stopping)
     short, story, dora = adapted.start(request).result(timeout=120).answers
 
     assert [each.stopped for each in (short, story, dora)] == [False, True, True]
@@ -207,7 +246,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
 ) -> None:
     adapted.start(rq.SetActive(adapters=[("dora", 1.0)])).result(timeout=60)
     before = [score(adapted, variant) for variant in [*VARIANTS, [("dora", 1.0)]]]
-    original, calls = batched_decoding.forward, []
+    original, calls = DirectModel.scores, []
 
     def failing(*args: Any) -> Any:
         calls.append(1)
@@ -215,7 +254,7 @@ def test_nothing_is_left_on_the_model_by_a_failure(
             raise RuntimeError("out of luck")
         return original(*args)
 
-    monkeypatch.setattr(batched_decoding, "forward", failing)
+    monkeypatch.setattr(DirectModel, "scores", failing)
     with pytest.raises(Exception, match="out of luck"):
         side_by_side(adapted, VARIANTS, PROMPTS)
 

@@ -7,6 +7,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from backend.engine.inference import rows
+from backend.engine.inference.sampling import Sampler
 from backend.engine.inference.text_streaming import TextStream, spans, visible
 from backend.settings import STARTER
 
@@ -54,6 +56,26 @@ def test_a_broken_character_is_shown_at_the_end(one_byte_each: PreTrainedTokeniz
     tokens = one_byte_each("a é").input_ids[:-1]
     stream = TextStream(one_byte_each)
     assert "".join([*(stream.add(t) for t in tokens), stream.end()]) == "a \ufffd"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+@pytest.mark.parametrize("stops", [False, True])
+def test_text_is_sent_now_and_then_and_adds_up(
+    starter: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, seconds: float, stops: bool
+) -> None:
+    monkeypatch.setattr(rows, "TEXT_EVERY_S", seconds)
+    tokens = starter(" ".join(TEXTS), add_special_tokens=False).input_ids
+    sent: list[str] = []
+    room = len(tokens) + stops
+    row = rows.Row([], None, Sampler(0.0, 0), room, sent.append, TextStream(starter))
+
+    ended = [row.take(token, []) for token in tokens]
+    if stops:
+        row.stop(1.0)
+
+    assert ended == [False] * (len(tokens) - 1) + [not stops]
+    assert "".join(sent) == starter.decode(tokens, skip_special_tokens=True)
+    assert len(sent) == 2 if seconds else len(sent) > 10
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -255,7 +255,7 @@ def test_a_stop_takes_the_answer_that_is_coming_along(
     service: Service, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.engine.inference.generate.end_tokens", lambda base: [])
-    monkeypatch.setattr("backend.engine.inference.batched_decoding.end_tokens", lambda base: [])
+    monkeypatch.setattr("backend.engine.inference.direct_decoding.end_tokens", lambda base: [])
     at_step(2, service.pause)
     job = start(service, "stopped while it answers")
     wait_for(service, "paused")
