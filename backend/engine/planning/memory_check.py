@@ -8,7 +8,7 @@ from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.model_size import Shape
 from backend.engine.planning import multiprocess_checks, smaller_base
 from backend.engine.planning.surroundings import Surroundings
-from backend.engine.training import memory_estimate, packing
+from backend.engine.training import few_lengths, memory_estimate, packing
 from backend.requests import Train
 from backend.results import Problem, SmallerBase
 from backend.settings import Settings
@@ -44,6 +44,7 @@ def described(
     targets = tuple(matched(config, around.targets))
     facts = around.facts
     stats = corpus.stats
+    rounded = few_lengths.rounds(around.device, computed)
     return shape, memory_estimate.Setup(
         stored=facts.precision if facts else "fp32",
         quantization=around.quantization,
@@ -53,10 +54,9 @@ def described(
         targets=targets,
         trainable=count_trainable(config, list(targets)),
         uses_dora=bool(config.use_dora),
-        tokens=packs.largest,
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,
-        **memory_estimate.attention_of(around.model, packs),
+        **memory_estimate.layout_of(around.model, packs, rounded=rounded),
     )
 
 

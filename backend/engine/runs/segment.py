@@ -284,14 +284,14 @@ class Segment:
             free=self.taken.free,
         )
         self.run.update(**self.needed.noted(self.session.base.facts))
-        self.taken.expect(self.needed.run_bytes, self.precision)
+        self.taken.expect(self.precision)
         return self.needed
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
         callback = RunCallback(
             self.control,
             on_step=self._on_step,
-            on_step_over=self.taken.tidy,
+            on_step_over=self.taken.between_steps(self.packs, self.request, self.log.step),
             on_save=self.log.saved,
             evaluate_at=early_stopping.tests_at(self.total_steps),
             on_evaluate=self._look,

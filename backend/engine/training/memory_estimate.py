@@ -38,14 +38,15 @@ from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
-from backend.engine.training import packed_attention, step_loss
+from backend.engine.training import layouts, packed_attention, step_loss
 from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 
 ADAM_BYTES = 8
 LOGIT_BYTES = 12
-SCORE_BYTES = 8
+SCORE_BYTES = 6
+"""In half precision: attention weights are computed in fp32, then cast."""
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
 LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
@@ -79,7 +80,13 @@ class Setup(Storage):
     scored_heads: int = 0
     """Heads of a layer whose attention weights are kept for the backward pass."""
     exact: bool = False
+    """Whether a processor allocates exactly, see `memory.exact_allocation`."""
     reuses_blocks: bool = memory.REUSES_BLOCKS
+
+    @property
+    def unpacks_to_fp32(self) -> bool:
+        """Whether layers give fp32 under autocast: 4-bit weights are unpacked to it on a CPU."""
+        return self.device == "cpu" and self.quantization in ("nf4", "fp4")
 
     @classmethod
     def of_run(
@@ -89,10 +96,9 @@ class Setup(Storage):
         *,
         config: LoraConfig,
         layers: list[Target],
-        largest_pack: int,
         learned_share: float,
         computed: str,
-        attention: dict[str, Any],
+        layout: dict[str, Any],
     ) -> "Setup":
         """Describe a run on a loaded base."""
         targets = matched(config, layers)
@@ -105,10 +111,9 @@ class Setup(Storage):
             targets=tuple(targets),
             trainable=count_trainable(config, targets),
             uses_dora=bool(config.use_dora),
-            tokens=largest_pack,
             learned_share=learned_share,
             checkpointing=train.gradient_checkpointing,
-            **attention,
+            **layout,
         )
 
 
@@ -132,17 +137,30 @@ class Estimate:
         return max((part for part in self.parts if part[0] != "weights"), key=lambda part: part[1])
 
 
-def attention_of(model: PreTrainedModel, packs: Packs) -> dict[str, Any]:
-    """Return the fields of a setup that depend on how a model attends to such packs."""
+def layout_of(model: PreTrainedModel, packs: Packs, *, rounded: bool) -> dict[str, Any]:
+    """Return the fields of a setup that depend on how a model computes such packs.
+
+    `rounded` is with the padding of `few_lengths`.
+    """
     config = model.config.get_text_config()
     packed = packs.used_layout == "packed"
-    fused = packed or model.config._attn_implementation != "eager"
+    fused = packed or not _keeps_weights(model)
+    shapes = [packs.shape(index, rounded=rounded) for index in range(len(packs))]
+    alone = packs.used_layout == "single"
+    rows = packs.lengths if alone else [length for _, length in shapes]
     return {
-        "row": packs.longest_row,
+        "tokens": max((rows * length for rows, length in shapes), default=0),
+        "row": max(rows, default=0),
         "attention_apart": packed and packed_attention.could_use(model),
         "scored_heads": 0 if fused else int(getattr(config, "num_attention_heads", 0) or 0),
         "can_checkpoint": step_loss.can_checkpoint(model),
     }
+
+
+def _keeps_weights(model: PreTrainedModel) -> bool:
+    """Tell whether attention weights are kept: PyTorch 2.13 fuses none with ALiBi's biases."""
+    alibi = layouts.uses_alibi(model.config.get_text_config().to_dict())
+    return alibi or model.config._attn_implementation == "eager"
 
 
 def estimate(shape: Shape, setup: Setup) -> Estimate:
@@ -245,6 +263,7 @@ def _activations(shape: Shape, setup: Setup) -> int:
     else:
         kept = shape.layers * 4 * shape.width * setup.tokens + layer
     mask = 0 if setup.attention_apart else 4 * setup.tokens * _row(setup)
+    mask *= max(setup.scored_heads, 1)
     return kept + mask + _adapted_parameters(shape, setup)
 
 
@@ -262,21 +281,42 @@ def _adapted_parameters(shape: Shape, setup: Setup) -> int:
 
 def _layer_activations(shape: Shape, setup: Setup) -> int:
     """Return the bytes that one layer keeps for its backward pass."""
-    width, heads, inner = shape.width, shape.heads_width, shape.inner
-    size = 4 if setup.computed == "fp32" else 2
-    adapted = setup.targets or tuple(shape.adaptable)
-    outputs = sum(t.outputs for t in adapted) // max(shape.layers, 1)
-    if size == 4:
-        numbers = 4 * (4 * width + 5 * heads + 4 * inner)
+    width, heads, inner = shape.width, shape.heads_width, 2 * shape.gates * shape.inner
+    if setup.computed == "fp32":
+        numbers = 4 * (4 * width + 5 * heads + inner)
     else:
-        in_fp32 = setup.device == "cpu" and setup.attention_apart  # see `packed_attention`
-        numbers = 18 * width + (18 if in_fp32 else 10) * heads + 8 * inner
-    dora = 2 * size * outputs if setup.uses_dora else 0
-    cast = 0
-    if size == 2 and setup.stored == "fp32" and setup.quantization == "none":
-        cast = 2 * shape.linear_numbers // max(shape.layers, 1)
-    scores = SCORE_BYTES * setup.scored_heads * _row(setup)
-    return setup.tokens * (numbers + dora + scores) + cast
+        numbers = 18 * width + _half_attention(setup) * heads + 2 * inner
+        if setup.unpacks_to_fp32:
+            numbers += 2 * (inner - shape.inner)
+    scores = (4 if setup.computed == "fp32" else SCORE_BYTES) * setup.scored_heads * _row(setup)
+    return setup.tokens * (numbers + scores) + _dora(shape, setup) + _cast_weights(shape, setup)
+
+
+def _half_attention(setup: Setup) -> int:
+    """Return the bytes of attention's inputs and outputs in half precision, per number of a head.
+
+    On a processor it is computed in fp32 where our own attention is used (`packed_attention`) or
+    where weights are kept.
+    """
+    if setup.device == "cpu" and setup.attention_apart:
+        return 18
+    return 14 if setup.device == "cpu" and setup.scored_heads else 10
+
+
+def _dora(shape: Shape, setup: Setup) -> int:
+    """Return what DoRA keeps in one layer: two outputs, and a product with an identity matrix."""
+    if not setup.uses_dora:
+        return 0
+    adapted = setup.targets or tuple(shape.adaptable)
+    numbers = sum(2 * setup.tokens * each.outputs + each.inputs**2 for each in adapted)
+    return BYTES[setup.computed] * numbers // max(shape.layers, 1)
+
+
+def _cast_weights(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of one layer's weights that autocast copies into half precision."""
+    if setup.computed == "fp32" or setup.stored != "fp32" or setup.quantization != "none":
+        return 0
+    return 2 * shape.linear_numbers // max(shape.layers, 1)
 
 
 def _row(setup: Setup) -> int:
@@ -286,8 +326,10 @@ def _row(setup: Setup) -> int:
 
 def _logits(shape: Shape, setup: Setup) -> int:
     learned = round(setup.tokens * setup.learned_share)
-    size = LOGIT_BYTES if setup.computed == "fp32" else LOGIT_BYTES + 2
-    return learned * shape.vocabulary * size
+    if setup.computed == "fp32":
+        return learned * shape.vocabulary * LOGIT_BYTES
+    head = 2 * shape.width * shape.vocabulary if setup.stored == "fp32" else 0  # autocast's copy
+    return learned * shape.vocabulary * (LOGIT_BYTES + 2) + head
 
 
 def _overhead(shape: Shape, setup: Setup) -> int:
