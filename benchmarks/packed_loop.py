@@ -5,6 +5,7 @@ by position ids, which Transformers turns into a mask for PyTorch's attention.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,27 @@ class Pack:
     keep: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> "Pack":
+        """Return it on a device."""
+        return Pack(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def read_in_full(folder: Path) -> Any:
+    """Read the base in fp32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
 
 def train_by_hand(
-    model_folder: Path, train: rq.Train, packs: list[list[Tokens]], precision: str
+    model_folder: Path,
+    train: rq.Train,
+    packs: list[list[Tokens]],
+    precision: str,
+    *,
+    read: Callable[[Path], Any] = read_in_full,
 ) -> Speed:
-    """Train once and tell how fast it went."""
-    model = adapted_model(model_folder, train)
-    ready = [lay_out(pack) for pack in packs]
+    """Train once and tell how fast it went; `read` decides about the base and its device."""
+    model = adapted_model(read(model_folder), train)
+    ready = [lay_out(pack).to(model.device) for pack in packs]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights, lr=train.rate, weight_decay=train.weight_decay, fused=True
@@ -61,9 +76,11 @@ def train_by_hand(
     return log.speed()
 
 
-def adapted_model(folder: Path, train: rq.Train) -> PeftModel:
-    """Load the base in fp32 and put the adapter on it, initialised as ours is."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def adapted_model(model: Any, train: rq.Train) -> PeftModel:
+    """Put the adapter on a base, initialised as ours is."""
+    if train.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
     config = LoraConfig(
         r=train.adapter.rank,
         lora_alpha=int(train.adapter.effective_alpha),
@@ -77,7 +94,7 @@ def adapted_model(folder: Path, train: rq.Train) -> PeftModel:
 
 def pack_loss(model: PeftModel, pack: Pack, precision: str) -> torch.Tensor:
     """Return the mean loss over learned tokens; logits only where one is predicted."""
-    with autocast(precision):
+    with autocast(pack.input_ids.device, precision):
         output = model(
             input_ids=pack.input_ids,
             position_ids=pack.position_ids,
@@ -87,9 +104,10 @@ def pack_loss(model: PeftModel, pack: Pack, precision: str) -> torch.Tensor:
     return cross_entropy(output.logits[0].float(), pack.labels)
 
 
-def autocast(precision: str) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Open the precision to compute in."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    half = precision == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
 
 
 def lay_out(documents: list[Tokens]) -> Pack:

@@ -45,6 +45,8 @@ class StepClock(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()  # ours waits there, too
         self.log.ended.append(time.perf_counter())
         self.log.seconds.append(self.log.ended[-1] - self._began)
 
@@ -62,15 +64,7 @@ def train_plainly(
 ) -> Speed:
     """Train once and tell how fast it went, in useful tokens. `grouped`: like lengths together."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = get_peft_model(
-        read(model_folder),
-        LoraConfig(
-            r=train.adapter.rank,
-            lora_alpha=int(train.adapter.effective_alpha),
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-    )
+    model = get_peft_model(read(model_folder), lora_of(train))
     clock = StepClock(precision)
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
 
@@ -81,8 +75,9 @@ def train_plainly(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
-            args=script_arguments(
-                folder, train, precision, grouped=grouped, batch=batch, on_gpu=on_gpu
+            args=TrainingArguments(
+                **script_settings(folder, train, precision, batch=batch, on_gpu=on_gpu),
+                train_sampling_strategy="group_by_length" if grouped else "random",
             ),
             train_dataset=[as_row(example) for example in examples],  # type: ignore[arg-type]
             data_collator=counted,
@@ -94,27 +89,36 @@ def train_plainly(
     return clock.log.speed()
 
 
-def script_arguments(
-    folder: str, train: rq.Train, precision: str, *, grouped: bool, batch: int, on_gpu: bool
-) -> TrainingArguments:
-    """Return what such a script sets; the rest stays at Trainer's defaults."""
-    return TrainingArguments(
-        output_dir=folder,
-        per_device_train_batch_size=batch,
-        num_train_epochs=train.epochs,
-        max_steps=train.max_steps or -1,
-        activation_checkpointing=train.gradient_checkpointing,
-        learning_rate=train.rate,
-        lr_scheduler_type=train.scheduler,
-        bf16=precision == "bf16",
-        train_sampling_strategy="group_by_length" if grouped else "random",
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        seed=train.seed,
+def lora_of(train: rq.Train) -> LoraConfig:
+    """Return the adapter of a request, as a script configures it."""
+    return LoraConfig(
+        r=train.adapter.rank,
+        lora_alpha=int(train.adapter.effective_alpha),
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
+
+
+def script_settings(
+    folder: str, train: rq.Train, precision: str, *, batch: int, on_gpu: bool
+) -> dict[str, Any]:
+    """Return what such a script sets; the rest stays at Trainer's defaults."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": batch,
+        "num_train_epochs": train.epochs,
+        "max_steps": train.max_steps or -1,
+        "learning_rate": train.rate,
+        "lr_scheduler_type": train.scheduler,
+        "activation_checkpointing": train.gradient_checkpointing,
+        "bf16": precision == "bf16",
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": train.seed,
+    }
 
 
 def as_row(example: Tokens) -> dict[str, list[int]]:

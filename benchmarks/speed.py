@@ -9,7 +9,8 @@ class Speed:
     """One training. `steps`: over the time inside the steps, as `RunResult.tokens_per_second`.
 
     `wall`: by the clock on the wall, from the end of the first step to the end of the last, with
-    everything that happens between steps.
+    everything that happens between steps. `peak_bytes`: of GPU memory with the model's own, 0 where
+    it was not measured.
     """
 
     steps: float
@@ -18,6 +19,7 @@ class Speed:
     first_loss: float
     last_loss: float
     precision: str
+    peak_bytes: int = 0
 
 
 @dataclass
@@ -35,11 +37,12 @@ class StepLog:
         return cls(precision, [], [], [], [])
 
     def speed(self) -> Speed:
-        """Sum the steps up."""
+        """Sum the steps up; a batch that Trainer fetched ahead after the last step is none."""
+        tokens = self.tokens[: len(self.seconds)]
         return Speed(
-            steps=sum(self.tokens) / sum(self.seconds),
-            wall=by_the_wall(self.tokens, self.ended),
-            count=len(self.tokens),
+            steps=sum(tokens) / sum(self.seconds),
+            wall=by_the_wall(tokens, self.ended),
+            count=len(tokens),
             first_loss=self.losses[0] if self.losses else float("nan"),
             last_loss=self.losses[-1] if self.losses else float("nan"),
             precision=self.precision,

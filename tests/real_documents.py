@@ -66,28 +66,35 @@ MODULES = [
     "zipfile",
 ]
 LONGEST_ANSWER = 120
+IN_FULL = range(300, 1200)
+"""Characters of an answer that is a whole docstring."""
 
 
-def question_rows(count: int) -> list[dict[str, str]]:
-    """Return up to `count` rows of prompt and completion, the same ones each time."""
-    rows = [row for name in MODULES for row in _rows(importlib.import_module(name))]
+def question_rows(count: int, *, in_full: bool = False) -> list[dict[str, str]]:
+    """Return up to `count` rows of prompt and completion, the same ones each time.
+
+    `in_full`: completions are whole docstrings, as long as instructions' answers mostly are.
+    """
+    rows = [row for name in MODULES for row in _rows(importlib.import_module(name), in_full)]
     return rows[:count]
 
 
-def write_questions(path: Path, count: int) -> Path:
+def write_questions(path: Path, count: int, *, in_full: bool = False) -> Path:
     """Write rows as JSONL; returns the path."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in question_rows(count))
+    found = question_rows(count, in_full=in_full)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     path.write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def _rows(module: ModuleType) -> list[dict[str, str]]:
+def _rows(module: ModuleType, in_full: bool) -> list[dict[str, str]]:
     found = []
     for name, member in sorted(vars(module).items()):
         if name.startswith("_") or not (inspect.isroutine(member) or inspect.isclass(member)):
             continue
-        summary = " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())
-        if 20 <= len(summary) <= LONGEST_ANSWER:
+        text = inspect.getdoc(member) or ""
+        answer = text if in_full else " ".join(text.split("\n\n")[0].split())
+        if len(answer) in (IN_FULL if in_full else range(20, LONGEST_ANSWER + 1)):
             prompt = f"What does {module.__name__}.{name} do?"
-            found.append({"prompt": prompt, "completion": summary})
+            found.append({"prompt": prompt, "completion": answer})
     return found

@@ -17,6 +17,8 @@ from tests.engine.templates.traits import TEMPLATES, TOOL_TEMPLATES
 FIGURES = {
     "training_speed": "ours / loop",
     "chat_speed": "the base: ours / plain generate",
+    "real_training": "ours / packed loop",
+    "large_vocabulary": "time of a step: parts / all at once",
     "trainer_script": "ours / script",
     "row_training": "rows: ours / script",
     "svd_blend": "PEFT's time / ours",

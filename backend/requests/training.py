@@ -97,6 +97,12 @@ class Train(FillsPlaceholders, Request):
         step=0.01,
         help="Share of the steps in which the learning rate rises from zero, for a steadier start.",
     )
+    optimizer: Literal["adamw", "adamw_8bit"] = knob(
+        "adamw",
+        label="Optimiser",
+        help="adamw_8bit keeps AdamW's two averages in 8 bits: a quarter of their memory, a little "
+        "less exact.",
+    )
     weight_decay: float = knob(
         0.0,
         label="Weight decay",

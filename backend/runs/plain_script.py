@@ -84,6 +84,7 @@ def settings_of(run: Run, library: Library, base_path: str = "") -> dict[str, An
         "LEARNING_RATE": train.rate,
         "SCHEDULER": schedule_name(train.scheduler),
         "WARMUP": train.warmup,
+        "OPTIMIZER": train.optimizer,
         "WEIGHT_DECAY": train.weight_decay,
         "CHANGES": [(each.step, each.learning_rate, each.total_steps) for each in changes],
         "GRADIENT_CHECKPOINTING": train.gradient_checkpointing,

@@ -1,9 +1,9 @@
 """Repeats one training run with plain PEFT: same data, same order, same losses up to rounding.
 
-This needs PyTorch, Transformers, PEFT (and bitsandbytes, if the base is quantised), and the file
-`examples.jsonl` in the same folder. It does not need the program that wrote it. Each line of
-`examples.jsonl` is one tokenised example: `ids` are its tokens, and `learned` says for each token
-whether it has a loss (1) or not (0).
+This needs PyTorch, Transformers, PEFT (and bitsandbytes, for a quantised base or an optimiser in 8
+bits), and the file `examples.jsonl` in the same folder. It does not need the program that wrote it.
+Each line of `examples.jsonl` is one tokenised example: `ids` are its tokens, and `learned` says for
+each token whether it has a loss (1) or not (0).
 
     python train_again.py                       prints the loss of each step, saves `adapter_again`
     python train_again.py --base FOLDER-OR-ID   if the base model is elsewhere
@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ ACCUMULATION = 1
 LEARNING_RATE = 3e-3
 SCHEDULER = "cosine"
 WARMUP = 0.05
+OPTIMIZER = "adamw"
 WEIGHT_DECAY = 0.0
 CHANGES: list[tuple[int, float | None, int | None]] = []
 GRADIENT_CHECKPOINTING = False
@@ -331,15 +333,22 @@ def taken(
     return islice(chain.from_iterable(segments), total)
 
 
+def new_optimizer(weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "eps": 1e-8}
+    if OPTIMIZER == "adamw":
+        return torch.optim.AdamW(weights, fused=True, **options)
+    in_8bit = import_module("bitsandbytes").optim.AdamW8bit
+    found: torch.optim.Optimizer = in_8bit(weights, **options)
+    return found
+
+
 def train(model: PeftModel, examples: list[Example]) -> Iterator[float]:
     """Train, and yield the loss of each step: the mean over all its tokens with loss."""
     segments = plan(examples, SEGMENTS, MAX_STEPS)
     steps = list(taken(examples, segments))
     packs = [lay_out([examples[n] for n in pack]) for step in steps for pack in step]
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-8, fused=True
-    )
+    optimizer = new_optimizer(weights)
     rate = schedule(optimizer, [len(segment) for segment in segments])
     # In fp16, losses are scaled up and gradients scaled down, so that small gradients are not lost.
     scaler = torch.amp.GradScaler(model.device.type, enabled=COMPUTE_PRECISION == "fp16")

@@ -53,6 +53,7 @@ def described(
         device=around.device.type,
         targets=targets,
         trainable=count_trainable(config, list(targets)),
+        optimizer=train.optimizer,
         uses_dora=bool(config.use_dora),
         learned_share=stats.learned_tokens / max(stats.tokens, 1),
         checkpointing=train.gradient_checkpointing,

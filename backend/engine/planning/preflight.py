@@ -79,6 +79,7 @@ def check(
         train = train.with_rate(around.parameters)
         train, unsupported = run_checks.settled(train, around.model)
         problems.extend(run_checks.problems(train, around.facts, session.library))
+        problems.extend(run_checks.about_optimizer(train, around.device))
     corpus = around and _collect(problems, lambda: _corpus(train, around, store, control))
     if corpus:
         _collect(problems, lambda: tokenization.require_filled(train, corpus.stats))

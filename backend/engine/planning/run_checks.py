@@ -8,10 +8,12 @@ from copy import copy
 import torch
 from peft import LoraConfig
 
+from backend.engine.core import devices
 from backend.engine.methods import peft_io
-from backend.engine.models import config_file, model_skeleton
+from backend.engine.models import config_file, model_skeleton, quantization
 from backend.engine.training import step_loss
 from backend.engine.training.packing import Packs
+from backend.engine.training.trainer_arguments import computes_8bit
 from backend.errors import NotFound
 from backend.library import Library
 from backend.requests import Train
@@ -47,6 +49,16 @@ def problems(train: Train, facts: ModelFacts | None, library: Library) -> Iterat
                     f"{start.base_name!r}, but {facts.name!r} is loaded.",
                     cure=f"Load {start.base_name!r}, or start a new adapter.",
                 )
+
+
+def about_optimizer(train: Train, device: torch.device) -> Iterator[Problem]:
+    """Yield why a run's optimiser is not possible on a device."""
+    works = computes_8bit(device) and not quantization.blocker(device)
+    if train.optimizer == "adamw_8bit" and not works:
+        yield Problem(
+            what=f"bitsandbytes has no 8-bit optimiser for the {devices.GPUS[device.type]} here.",
+            cure="Set Optimiser to adamw.",
+        )
 
 
 def refused_by_peft(config: LoraConfig, facts: ModelFacts) -> Iterator[Problem]:

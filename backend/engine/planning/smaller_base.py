@@ -159,6 +159,7 @@ def _others(train: Train, base: Base, settings: Settings) -> Iterator[_Choice]:
                 device=base.device.type,
                 targets=tuple(targets),
                 trainable=count_trainable(config, targets),
+                optimizer=train.optimizer,
                 uses_dora=bool(config.use_dora),
                 tokens=train.tokens_per_step,
                 checkpointing=train.gradient_checkpointing,

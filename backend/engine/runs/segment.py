@@ -36,7 +36,8 @@ from backend.engine.session import Session
 from backend.engine.training import divergence, extension, step_loss
 from backend.engine.training.layouts import RunLayout
 from backend.engine.training.precision_choice import Timings
-from backend.engine.training.trainer import AdapterTrainer, RunCallback, arguments
+from backend.engine.training.trainer import AdapterTrainer, RunCallback
+from backend.engine.training.trainer_arguments import arguments
 from backend.errors import Diverged, OutOfMemory, WorkbenchError
 from backend.results import AdapterInfo, Evaluation, RunResult
 from backend.runs import adjustments
@@ -258,17 +259,18 @@ class Segment:
             known, base = Timings(self.settings.timings_file), self.session.base
             chosen = self.ranks.agree(lambda: known.choose(self.request, base, peft, self.packs))
         self.precision, self.reason = chosen
+        self.mode.free_casts()
         self.log.precision(self.precision, self.reason)
 
     def _choose_checkpointing(self, peft: PeftModel) -> bool:
-        """Decide on gradient checkpointing; on a quantised base, add it to the preparation text."""
+        """Decide on gradient checkpointing; what the estimate chose is in the preparation text."""
         self.precision = "fp32"  # for a first prediction, because timing a step takes memory, too
         needed = self._predict_memory(peft)
         chosen = self.ranks.agree(lambda: needed.setup.checkpointing)
-        if self.preparation:
-            self.preparation += quantization.about_checkpointing(
-                chosen, asked=self.request.gradient_checkpointing
-            )
+        asked = self.request.gradient_checkpointing
+        if self.preparation or (chosen and not asked):
+            text = self.preparation + quantization.about_checkpointing(chosen, asked=asked)
+            self.preparation = text.lstrip()
         return chosen
 
     def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:

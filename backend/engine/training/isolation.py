@@ -36,8 +36,6 @@ UNPROVEN = (
     "For this model it cannot be proven that examples in one batch do not influence each other:"
 )
 CURE = "Choose another base; this architecture cannot be trained correctly here yet."
-FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-"""What libraries raise where a model cannot compute a batch."""
 TOGETHER = {"packed": "packed together", "rows": "in rows of one batch"}
 SEVERAL = {"packed": "packed examples", "rows": "examples in rows of one batch"}
 
@@ -93,7 +91,7 @@ def _trial(
             yield _Trial(base, model, precision, layout)
         except torch.OutOfMemoryError:
             raise
-        except FAILURES as error:
+        except model_call.FAILURES as error:
             raise _unproven((str(error).strip().splitlines() or ["no reason given"])[0]) from error
         finally:
             model.train(was_training)

@@ -3,7 +3,8 @@
 peak = weights + adapter + gradients + optimiser + activations + logits + overhead, in bytes:
 
 - weights: see `model_size`.
-- adapter, gradients: 4 bytes for each trainable parameter; optimiser: 8 (Adam's two moments).
+- adapter, gradients: 4 bytes for each trainable parameter; optimiser: 8 (Adam's two moments), or
+  2 and a scale for each block of 256.
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
   all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
   (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP), or
@@ -43,7 +44,7 @@ from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 
-ADAM_BYTES = 8
+ADAM_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
 LOGIT_BYTES = 12
 SCORE_BYTES = 6
 """In half precision: attention weights are computed in fp32, then cast."""
@@ -68,6 +69,7 @@ class Setup(Storage):
     device: str = "cpu"
     targets: tuple[Target, ...] = ()
     trainable: int = 0
+    optimizer: str = "adamw"
     uses_dora: bool = False
     tokens: int = 512
     """Of the largest batch, padding included."""
@@ -110,6 +112,7 @@ class Setup(Storage):
             device=facts.device.split(":")[0],
             targets=tuple(targets),
             trainable=count_trainable(config, targets),
+            optimizer=train.optimizer,
             uses_dora=bool(config.use_dora),
             learned_share=learned_share,
             checkpointing=train.gradient_checkpointing,
@@ -169,7 +172,7 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "weights": weight_bytes(shape, setup),
         "adapter": 4 * setup.trainable,
         "gradients": 4 * setup.trainable,
-        "optimiser": ADAM_BYTES * setup.trainable,
+        "optimiser": round(ADAM_BYTES[setup.optimizer] * setup.trainable),
         "activations": _activations(shape, setup),
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
@@ -185,8 +188,9 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
 def settle(shape: Shape, setup: Setup, free: int) -> Setup:
     """Choose the memory settings of a run where memory is tight; both cost speed.
 
-    Exact allocation, where the run takes much of the free memory. On a quantised base, which is
-    chosen to save memory, also gradient checkpointing, where the run would not fit without it.
+    Exact allocation, where the run takes much of the free memory. On a GPU or a quantised base,
+    which is chosen to save memory, also gradient checkpointing, where the run would not fit
+    without it.
     """
     if needs_checkpointing(shape, setup, free):
         setup = replace(setup, checkpointing=True)
@@ -195,8 +199,9 @@ def settle(shape: Shape, setup: Setup, free: int) -> Setup:
 
 
 def needs_checkpointing(shape: Shape, setup: Setup, free: int) -> bool:
-    """Tell whether a run on a quantised base would not fit without gradient checkpointing."""
-    if setup.quantization == "none" or setup.checkpointing or not setup.can_checkpoint:
+    """Tell whether a run on a GPU or a quantised base would only fit with checkpointing."""
+    chosen_here = setup.quantization != "none" or setup.device != "cpu"
+    if not chosen_here or setup.checkpointing or not setup.can_checkpoint:
         return False
     return estimate(shape, replace(setup, exact=True)).run > free
 

@@ -15,6 +15,8 @@ from weakref import WeakSet
 import torch
 from peft import PeftModel
 
+FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What libraries raise where a model cannot compute a batch."""
 _wide: "WeakSet[torch.nn.Module]" = WeakSet()
 """Models whose head has to see every position."""
 
@@ -56,6 +58,42 @@ def kept_logits(model: torch.nn.Module, inputs: dict[str, Any], keep: torch.Tens
     return logits[0] if narrowed else logits.flatten(0, 1)[keep]
 
 
+def head_input(
+    model: torch.nn.Module, inputs: dict[str, Any], keep: torch.Tensor
+) -> torch.Tensor | None:
+    """Return what the head is given for some positions: (kept, width); None where nothing is.
+
+    Takes what `kept_logits` takes. No logits are computed.
+    """
+    seen: list[torch.Tensor] = []
+
+    def remember(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        seen.append(x)
+        return x[..., :1]
+
+    head: Any = head_of(model)
+    if head is None or inner(model) in _wide:
+        return None
+    with _forward_of(head, remember):
+        kept_logits(model, inputs, keep)
+    found = len(seen) == 1 and seen[0].numel() == len(keep) * seen[0].shape[-1]
+    return seen[0].reshape(len(keep), seen[0].shape[-1]) if found else None
+
+
+@contextmanager
+def _forward_of(layer: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Let a layer compute something else for a while."""
+    before = vars(layer).get("forward")
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del layer.forward
+        else:
+            layer.forward = before
+
+
 def every_logit(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Return what a plain call gives for tokens (rows, tokens): (rows, tokens, vocabulary)."""
     return _logits(model(input_ids=ids))
@@ -76,7 +114,7 @@ def wide_head(model: torch.nn.Module) -> Iterator[None]:
 def _narrowed(model: Any, keep: torch.Tensor) -> Iterator[list[bool]]:
     """Let the head compute the kept positions only; yields a list that is empty if it did not."""
     done: list[bool] = []
-    head = None if model in _wide else _head(model)
+    head = None if model in _wide else head_of(model)
 
     def narrow(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not arguments or arguments[0].ndim != 3:
@@ -92,10 +130,10 @@ def _narrowed(model: Any, keep: torch.Tensor) -> Iterator[list[bool]]:
             handle.remove()
 
 
-def _head(model: Any) -> torch.nn.Module | None:
+def head_of(model: torch.nn.Module) -> torch.nn.Module | None:
     """Return the layer that computes the logits; None where the model does not name it."""
     try:
-        found: torch.nn.Module | None = model.get_output_embeddings()
+        found: torch.nn.Module | None = inner(model).get_output_embeddings()
     except (AttributeError, NotImplementedError):
         return None
     return None if isinstance(found, torch.nn.Embedding) else found

@@ -17,9 +17,71 @@ import torch
 
 from backend.engine.data.token_arrays import Tokens, lengths_of
 from backend.engine.training import few_lengths, rows
-from backend.engine.training.packed_attention import Layout
 from backend.requests import Train
 from backend.results.training_layout import TrainingLayout
+
+SHORTEST_SHARE = 0.7
+"""A batch may waste this share of its longest document on a shorter one before it is split."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Documents computed in one batch. `gather`, (documents * longest,) int64, fetches them padded
+    from the pack; `valid` picks the real rows afterwards."""
+
+    documents: int
+    longest: int
+    gather: torch.Tensor
+    valid: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the documents of a pack are. Not a tensor, so the model passes it on unchanged."""
+
+    groups: tuple[Group, ...]
+    lengths: tuple[int, ...]
+    """The documents' lengths in tokens, in their order in the pack."""
+    starts: torch.Tensor
+    """Where each document starts, and the end of the last one: (documents + 1,) int32."""
+
+    @classmethod
+    def of(cls, lengths: list[int]) -> "Layout":
+        """Plan the groups for documents side by side, the longest first; `lengths` in tokens."""
+        groups: list[Group] = []
+        start = begin = 0
+        for index in range(len(lengths)):
+            last = index + 1 == len(lengths)
+            if last or lengths[index + 1] < SHORTEST_SHARE * lengths[begin]:
+                members = lengths[begin : index + 1]
+                groups.append(_group(members, start))
+                start, begin = start + sum(members), index + 1
+        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return cls(tuple(groups), tuple(lengths), starts)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Layout":
+        """Return the layout with its indices on a device, as `Tensor.to` does."""
+        moved = tuple(
+            Group(
+                g.documents,
+                g.longest,
+                g.gather.to(device, non_blocking=non_blocking),
+                None if g.valid is None else g.valid.to(device, non_blocking=non_blocking),
+            )
+            for g in self.groups
+        )
+        return Layout(moved, self.lengths, self.starts.to(device, non_blocking=non_blocking))
+
+
+def _group(lengths: list[int], start: int) -> Group:
+    longest = lengths[0]
+    column = torch.arange(longest)
+    sizes = torch.tensor(lengths)[:, None]
+    starts = start + torch.cumsum(sizes, 0) - sizes
+    gather = (starts + torch.minimum(column, sizes - 1)).reshape(-1)
+    inside = (column < sizes).reshape(-1)
+    valid = None if bool(inside.all()) else torch.nonzero(inside).reshape(-1)
+    return Group(len(lengths), longest, gather, valid)
 
 
 def plan(

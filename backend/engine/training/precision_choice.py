@@ -27,7 +27,7 @@ from backend.results.training_layout import TrainingLayout
 
 ROUNDS = 3
 _TIMES = TypeAdapter(dict[str, list[float]])
-HOW = "each-length"
+HOW = "lean-layers"
 """The version of the measuring method; times of another version are not used."""
 WORTH_IT = 0.8
 """How fast bf16 has to be, relative to fp32, to be chosen: it is a little less exact, and on a

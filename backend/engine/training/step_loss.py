@@ -12,13 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from backend.engine.core import devices
 from backend.engine.core.dtypes import HALF
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.models.loading import Base
-from backend.engine.training import few_lengths, model_call, packed_attention
+from backend.engine.training import (
+    chunked_loss,
+    few_lengths,
+    model_call,
+    packed_attention,
+)
+from backend.engine.training.lean_layers import LeanLayers
 from backend.engine.training.packing import Packs, collate
 from backend.requests import Train
 from backend.results import Evaluation
@@ -50,10 +56,15 @@ def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """
     if "singles" in batch:
         return torch.cat([forward(model, each) for each in batch["singles"]])
-    count = len(batch["keep"])
-    if few_lengths.wanted(model, batch["input_ids"].device):
-        batch = few_lengths.rounded(batch, _longest_row(model))
+    count, batch = len(batch["keep"]), _rounded(model, batch)
     return model_call.kept_logits(model, _inputs(model, batch), batch["keep"])[:count]
+
+
+def _rounded(model: torch.nn.Module, batch: Batch) -> Batch:
+    """Pad a batch where its length decides which kernels are compiled."""
+    if few_lengths.wanted(model, batch["input_ids"].device):
+        return few_lengths.rounded(batch, _longest_row(model))
+    return batch
 
 
 def _inputs(model: torch.nn.Module, batch: Batch) -> Batch:
@@ -79,8 +90,25 @@ def loss_sum(
 ) -> torch.Tensor:
     """Return the summed cross-entropy of a pack's tokens with loss: a scalar, fp32, in nats."""
     with autocast:
-        logits = forward(model, batch)
-    return cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        losses = [_loss_sum(model, each) for each in batch.get("singles", [batch])]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    head, labels = chunked_loss.of(model), batch["labels"]
+    if head is None:
+        return cross_entropy(forward(model, batch).float(), labels, reduction="sum")
+    return chunked_loss.loss_sum(*_before_head(model, batch), head)
+
+
+def _before_head(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the head is given for the tokens with loss, (kept, width), and their labels."""
+    padded = _rounded(model, batch)
+    hidden = model_call.head_input(model, _inputs(model, padded), padded["keep"])
+    if hidden is None:
+        raise RuntimeError("The model does not call its head as it did in the trial.")
+    more = len(hidden) - len(batch["labels"])
+    return hidden, pad(batch["labels"], (0, more), value=chunked_loss.IGNORED)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -104,6 +132,7 @@ class StepMode:
         self._checkpointing = checkpointing and can_checkpoint(base.model)
         self._layout = layout
         self._apart: bool | None = None
+        self._lean: LeanLayers | None = None
         self._open = ExitStack()
 
     def enter(self) -> None:
@@ -112,6 +141,10 @@ class StepMode:
         for config in (model.config, model.config.get_text_config()):
             if hasattr(config, "use_cache"):
                 self._open.callback(setattr, config, "use_cache", config.use_cache)
+        chunked_loss.note(model, _probe_ids(self._base))
+        lean = LeanLayers(model, keeps=not self._checkpointing)
+        self._lean = lean
+        self._open.callback(lean.leave)
         if self._layout == "packed" and self._is_apart():
             self._open.enter_context(packed_attention.documents_apart(model))
         if self._checkpointing:
@@ -124,6 +157,11 @@ class StepMode:
         if self._apart is None:
             self._apart = _documents_apart_works(self._base)
         return self._apart
+
+    def free_casts(self) -> None:
+        """Free what was computed in a precision that was only tried."""
+        if self._lean is not None:
+            self._lean.free()
 
     def change_layout(self, layout: TrainingLayout) -> None:
         """Use another layout from now on."""
@@ -175,9 +213,8 @@ def evaluate(
             for index in range(len(packs)):
                 batch = to_device(packs[index], device)
                 with autocast(device, precision):
-                    logits = forward(model, batch).float()
-                total += cross_entropy(logits, batch["labels"], reduction="sum").item()
-                hits = logits.argmax(-1) == batch["labels"]
+                    loss, hits = _scored(model, batch)
+                total += loss
                 right, tokens = right + int(hits.sum()), tokens + len(hits)
                 for answer in _by_document(hits, batch):
                     whole, examples = whole + int(answer.all()), examples + 1
@@ -190,6 +227,23 @@ def evaluate(
         examples=examples,
         tokens=tokens,
     )
+
+
+def _scored(model: torch.nn.Module, batch: Batch) -> tuple[float, torch.Tensor]:
+    """Return the summed loss in nats, and whether each token was the likeliest, (kept,), bool."""
+    parts = batch.get("singles", [batch])
+    found = [_scored_at_once(model, each) for each in parts]
+    return sum(each.loss for each in found), torch.cat([each.hits for each in found])
+
+
+def _scored_at_once(model: torch.nn.Module, batch: Batch) -> chunked_loss.Scored:
+    head, labels = chunked_loss.of(model), batch["labels"]
+    if head is None:
+        logits = forward(model, batch).float()
+        loss = cross_entropy(logits, labels, reduction="sum").item()
+        return chunked_loss.Scored(loss, logits.argmax(-1) == labels)
+    loss, hits = chunked_loss.scored(*_before_head(model, batch), head)
+    return chunked_loss.Scored(loss, hits[: len(labels)])
 
 
 def time_step(model: torch.nn.Module, batch: Batch, device: torch.device, precision: str) -> float:
@@ -247,6 +301,11 @@ def _documents_apart_works(base: Base) -> bool:
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     return bool(differences) and all(each <= packed_attention.AGREES for each in differences)
+
+
+def _probe_ids(base: Base) -> torch.Tensor:
+    """Return the tokens of a short text, (1, tokens), int64, on the base's device."""
+    return torch.from_numpy(probe_documents(base)[0].ids.astype(np.int64))[None].to(base.device)
 
 
 def probe_documents(base: Base) -> list[Tokens]:

@@ -17,15 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from backend.catalogue.learning_rate import schedule_name
 from backend.engine.core import devices
 from backend.engine.core.job_control import Control
 from backend.engine.core.process_group import ALONE, Ranks
 from backend.engine.methods import peft_io
 from backend.engine.models.loading import Base
-from backend.engine.training import divergence, extension, loss_scaling, step_loss
+from backend.engine.training import (
+    divergence,
+    extension,
+    loss_scaling,
+    step_loss,
+    trainer_arguments,
+)
 from backend.engine.training.extension import Stretch
-from backend.engine.training.one_device import OneDeviceArguments
 from backend.engine.training.packing import Packs
 from backend.files.atomic_files import disk_error, remove_folder, sync_folder
 from backend.requests import Train
@@ -147,6 +151,11 @@ class AdapterTrainer(Trainer):
 
     def store_flos(self) -> None:
         """Do nothing: Trainer would ask every process, also one that has ended."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        found: torch.optim.Optimizer = super().create_optimizer(model)
+        trainer_arguments.forget_base()
+        return found
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: Trainer would go through all modules in each step."""
@@ -334,43 +343,6 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_save(state.global_step)
-
-
-def arguments(
-    train: Train, *, folder: Path, total_steps: int, device: torch.device | str
-) -> TrainingArguments:
-    """Translate a request into Trainer's arguments; the step itself sets the precision."""
-    device = torch.device(device)
-    return OneDeviceArguments(
-        base_device=device,
-        output_dir=str(folder),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=train.accumulation // train.processes,
-        max_steps=total_steps,
-        learning_rate=train.rate,
-        lr_scheduler_type=schedule_name(train.scheduler),
-        warmup_steps=round(train.warmup * total_steps),
-        weight_decay=train.weight_decay,
-        max_grad_norm=1.0,
-        seed=train.seed,
-        bf16=False,
-        fp16=False,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=save_interval(train, total_steps),
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=devices.pins_memory(device),
-    )
-
-
-def save_interval(train: Train, total_steps: int) -> int:
-    """Return the steps between two checkpoints; short runs save more often."""
-    return min(train.save_every, max(5, total_steps // 5))
 
 
 def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:

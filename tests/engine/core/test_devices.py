@@ -16,7 +16,7 @@ from backend.engine.training import (
     packed_attention,
     precision_choice,
     step_loss,
-    trainer,
+    trainer_arguments,
 )
 from backend.errors import Unsupported
 from backend.requests import LoadModel, QuantizationTable, Train
@@ -311,7 +311,9 @@ def test_memory_is_pinned_where_the_device_reads_it(
     gpus.put("cpu")  # Trainer's arguments ask the real machine
     train = Train(name="x", data="starter:pirate")
 
-    made = trainer.arguments(train, folder=tmp_path, total_steps=4, device=torch.device(kind))
+    made = trainer_arguments.arguments(
+        train, folder=tmp_path, total_steps=4, device=torch.device(kind)
+    )
 
     assert made.dataloader_pin_memory is pins
 

@@ -1,6 +1,7 @@
 """What a quantised base cannot give, said before anything is kept, and slots on such a base."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,13 +158,34 @@ def test_checkpointing_comes_by_itself_where_a_run_would_not_fit_and_is_said(
     assert lean.final_loss == pytest.approx(plain.final_loss, rel=1e-5)
 
 
-def test_only_a_quantised_base_turns_checkpointing_on() -> None:
+@pytest.mark.parametrize(
+    ("setup", "chosen"),
+    [
+        ({}, False),
+        ({"quantization": "nf4"}, True),
+        ({"quantization": "int8"}, True),
+        ({"device": "cuda", "stored": "bf16", "computed": "bf16"}, True),
+    ],
+)
+def test_a_quantised_base_or_a_gpu_turns_checkpointing_on(
+    setup: dict[str, str], chosen: bool
+) -> None:
     shape = Shape.from_config(STARTER / "model" / "config.json")
-    free = memory_estimate.estimate(shape, memory_estimate.Setup(exact=True)).run - 1
+    wanted = memory_estimate.Setup(**setup)  # type: ignore[arg-type]
+    free = memory_estimate.estimate(shape, replace(wanted, exact=True)).run - 1
 
-    assert not memory_estimate.needs_checkpointing(shape, memory_estimate.Setup(), free)
-    for kind in ("nf4", "int8"):
-        setup = memory_estimate.Setup(quantization=kind)
-        assert memory_estimate.needs_checkpointing(shape, setup, free)
-        assert not memory_estimate.needs_checkpointing(shape, setup, 10 * free)
-        assert memory_estimate.settle(shape, setup, free).checkpointing
+    assert memory_estimate.needs_checkpointing(shape, wanted, free) is chosen
+    assert not memory_estimate.needs_checkpointing(shape, wanted, 10 * free)
+    assert memory_estimate.settle(shape, wanted, free).checkpointing is chosen
+
+
+def test_checkpointing_that_the_estimate_chose_is_said_for_a_full_precision_base_too(
+    base_only: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = rq.Train(
+        name="unquantised", data="starter:pirate", tokens_per_step=64, max_steps=2, precision="fp32"
+    )
+    monkeypatch.setattr(memory_estimate, "needs_checkpointing", lambda *_: True)  # as on a GPU
+    run = base_only.start(asked).result(timeout=120)
+
+    assert run.preparation.startswith("Gradient checkpointing is on (without it the run would not")

@@ -14,7 +14,7 @@ from backend.engine.core.job_control import Control
 from backend.engine.data.token_arrays import Tokens
 from backend.engine.methods import peft_io
 from backend.engine.models.linear_layers import linear_layers
-from backend.engine.training import trainer
+from backend.engine.training import trainer, trainer_arguments
 from backend.engine.training.extension import Stretch
 from backend.engine.training.packing import Packs
 from tests.engine.architectures import tiny
@@ -48,7 +48,7 @@ def gradient(folder: Path, kind: str, packs: list[list[int]], *, accepts: bool |
     config.init_lora_weights = False
     torch.manual_seed(0)
     kept = _Gradients()
-    wanted = trainer.arguments(request, folder=folder, total_steps=1, device="cpu")
+    wanted = trainer_arguments.arguments(request, folder=folder, total_steps=1, device="cpu")
     wanted.max_grad_norm = 0.0  # clipping would hide another size
     wanted.set_save("no")
     running = trainer.AdapterTrainer(

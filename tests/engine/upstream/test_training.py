@@ -9,6 +9,7 @@ import accelerate
 import pytest
 import torch
 import transformers
+from bitsandbytes.optim import GlobalOptimManager
 from peft import PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
@@ -114,7 +115,17 @@ def test_one_process_takes_every_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     wrong = TrainingArguments(output_dir=str(tmp_path), report_to=[]).n_gpu == 4
     what = "one process on a machine with several GPUs"
-    assert_still(wrong, what, "one_device.py (OneDeviceArguments.n_gpu)", transformers)
+    assert_still(wrong, what, "trainer_arguments.py (OneDeviceArguments.n_gpu)", transformers)
+
+
+def test_bitsandbytes_keeps_the_embeddings_of_a_trained_model(base: Path, tmp_path: Path) -> None:
+    kept = GlobalOptimManager.get_instance().module_weight_config_triple
+    model = get_peft_model(fresh(base), lora(r=2))
+    trainer(model, tmp_path, optim="adamw_bnb_8bit").train()
+    wrong = any(each[0] is model.get_input_embeddings() for each in kept)
+    kept.clear()
+    what = "a base that was trained with an 8-bit optimiser"
+    assert_still(wrong, what, "trainer_arguments.py (forget_base)", transformers)
 
 
 ONE_OF_HOW_MANY = "import accelerate; print(accelerate.PartialState(cpu=True).num_processes)"

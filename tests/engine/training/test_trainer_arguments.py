@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from backend import Service
 from backend import requests as rq
 from backend.engine.core import devices
-from backend.engine.training import step_loss, trainer
+from backend.engine.training import step_loss, trainer_arguments
 from tests.engine.starter_runs import QUICK, assert_same_bits, stop_after, train
 
 STEPS: dict[str, Any] = {"adapter": rq.Lora(rank=2, dropout=0.1), "max_steps": 6}
@@ -27,7 +27,9 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(folder: Path, device: str) -> TrainingArguments:
-    return trainer.arguments(TRAIN, folder=folder, total_steps=2, device=torch.device(device))
+    return trainer_arguments.arguments(
+        TRAIN, folder=folder, total_steps=2, device=torch.device(device)
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
