@@ -275,12 +275,11 @@ class Segment:
 
     def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:
         """Predict the run's memory and write it to the status."""
-        config = peft.peft_config[self.adapter_id]
         self.needed = memory_prediction.predict(
             self.session,
             self.request,
             self.packs,
-            config=config,
+            config=peft.peft_config[self.adapter_id],
             learned_share=self.data.learned_share,
             computed=self.precision,
             free=self.taken.free,

@@ -39,7 +39,7 @@ from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
-from backend.engine.training import layouts, packed_attention, step_loss
+from backend.engine.training import chunked_loss, layouts, packed_attention, step_loss
 from backend.engine.training.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
@@ -89,6 +89,16 @@ class Setup(Storage):
     def unpacks_to_fp32(self) -> bool:
         """Whether layers give fp32 under autocast: 4-bit weights are unpacked to it on a CPU."""
         return self.device == "cpu" and self.quantization in ("nf4", "fp4")
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether layers are those of `lean_layers`."""
+        return not self.uses_dora and self.quantization == "none"
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether weights in fp32 are computed in half precision."""
+        return self.computed != "fp32" and self.stored == "fp32"
 
     @classmethod
     def of_run(
@@ -173,7 +183,7 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "adapter": 4 * setup.trainable,
         "gradients": 4 * setup.trainable,
         "optimiser": round(ADAM_BYTES[setup.optimizer] * setup.trainable),
-        "activations": _activations(shape, setup),
+        "activations": kept_activations(shape, setup),
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
     }
@@ -261,12 +271,14 @@ def _fragmentation(setup: Setup) -> float:
     return FRAGMENTED_EXACT if setup.exact else FRAGMENTED
 
 
-def _activations(shape: Shape, setup: Setup) -> int:
+def kept_activations(shape: Shape, setup: Setup) -> int:
+    """Return the bytes that the backward pass needs of a forward pass, the loss apart."""
     layer = _layer_activations(shape, setup)
     if not setup.checkpointing:
         kept = shape.layers * layer
     else:
-        kept = shape.layers * 4 * shape.width * setup.tokens + layer
+        size = 4 if setup.quantization != "none" else BYTES[setup.stored]
+        kept = shape.layers * size * shape.width * setup.tokens + layer
     mask = 0 if setup.attention_apart else 4 * setup.tokens * _row(setup)
     mask *= max(setup.scored_heads, 1)
     return kept + mask + _adapted_parameters(shape, setup)
@@ -290,11 +302,12 @@ def _layer_activations(shape: Shape, setup: Setup) -> int:
     if setup.computed == "fp32":
         numbers = 4 * (4 * width + 5 * heads + inner)
     else:
-        numbers = 18 * width + _half_attention(setup) * heads + 2 * inner
+        inputs = 4 if setup.is_lean else 10  # one cast for layers that share an input, or each
+        numbers = (8 + inputs) * width + _half_attention(setup) * heads + 2 * inner
         if setup.unpacks_to_fp32:
             numbers += 2 * (inner - shape.inner)
     scores = (4 if setup.computed == "fp32" else SCORE_BYTES) * setup.scored_heads * _row(setup)
-    return setup.tokens * (numbers + scores) + _dora(shape, setup) + _cast_weights(shape, setup)
+    return setup.tokens * (numbers + scores) + _dora(shape, setup)
 
 
 def _half_attention(setup: Setup) -> int:
@@ -317,24 +330,28 @@ def _dora(shape: Shape, setup: Setup) -> int:
     return BYTES[setup.computed] * numbers // max(shape.layers, 1)
 
 
-def _cast_weights(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of one layer's weights that autocast copies into half precision."""
-    if setup.computed == "fp32" or setup.stored != "fp32" or setup.quantization != "none":
-        return 0
-    return 2 * shape.linear_numbers // max(shape.layers, 1)
-
-
 def _row(setup: Setup) -> int:
     """Return the tokens of the longest row."""
     return min(setup.row, setup.tokens) or setup.tokens
 
 
 def _logits(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of the head's input, and of the loss over a part of it (`chunked_loss`)."""
     learned = round(setup.tokens * setup.learned_share)
-    if setup.computed == "fp32":
-        return learned * shape.vocabulary * LOGIT_BYTES
-    head = 2 * shape.width * shape.vocabulary if setup.stored == "fp32" else 0  # autocast's copy
-    return learned * shape.vocabulary * (LOGIT_BYTES + 2) + head
+    half = setup.computed != "fp32"
+    part = min(learned, chunked_loss.rows(shape.vocabulary))
+    size = LOGIT_BYTES + 4 * half
+    return part * shape.vocabulary * size + 2 * learned * shape.width * BYTES[setup.computed]
+
+
+def _cast_weights(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of weights that are cast to half precision: all of them, or the largest."""
+    if not setup.casts_weights:
+        return 0
+    head = shape.width * shape.vocabulary
+    if setup.checkpointing:
+        return 2 * max(head, shape.largest)
+    return 2 * (head + (shape.linear_numbers if setup.is_lean else 0))
 
 
 def _overhead(shape: Shape, setup: Setup) -> int:
@@ -345,4 +362,4 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     libraries = LIBRARIES_REUSING if setup.reuses_blocks else LIBRARIES
     if setup.device != "cpu":
         libraries = LIBRARIES_ON_GPU
-    return libraries + compiled + unpacked + moment
+    return libraries + compiled + unpacked + moment + _cast_weights(shape, setup)

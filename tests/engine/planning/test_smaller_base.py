@@ -14,7 +14,7 @@ from backend.engine.models.model_size import Shape
 from backend.engine.planning import smaller_base
 from backend.engine.planning.quantization_table import speed_text
 from backend.engine.training.memory_estimate import Setup, estimate
-from backend.requests import LoadModel, Lora, Train
+from backend.requests import LoadModel, Train
 from backend.results import SmallerBase
 from backend.settings import Settings
 from tests.engine.training.test_memory_estimate import LLAMA_3_8B
@@ -106,14 +106,11 @@ def test_a_quantised_base_and_a_continued_adapter_keep_to_what_is_possible(
     shape: Shape, tmp_path: Path
 ) -> None:
     going_on = TRAIN.model_copy(update={"start_from": "earlier"})
-    pissa = Train(name="a", data="starter", adapter=Lora(init_weights="pissa"))
 
     assert find(shape, tmp_path, 1 * GB, going_on) is None
     found = find(shape, tmp_path, 10 * GB, quantization="nf4", precision="bf16")
     assert found is not None
     assert LoadModel(**found.load).source != "/models/eight"
-    found = find(shape, tmp_path, 10 * GB, pissa)
-    assert found is None or LoadModel(**found.load).source != "/models/eight"
 
 
 def test_the_offer_counts_the_base_and_the_run(shape: Shape, tmp_path: Path) -> None:
