@@ -6,23 +6,26 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
 - adapter, gradients: 4 bytes for each trainable parameter; optimiser: 8 (Adam's two moments), or
   2 and a scale for each block of 256.
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
-  all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
-  (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP), or
-  18w + 10a + 8i bytes under bf16 autocast (18a where attention stays in fp32), where each adapter
-  keeps a cast of its own input and each frozen full-precision layer a cast of its weight. DoRA
-  keeps two more outputs per layer. Checkpointing keeps a layer's input only, and the whole of one
-  layer while it is recomputed.
-  In rows, tokens include padding, and attention that is not fused keeps 8 bytes for each head, each
-  token, and each token of the longest row.
-- logits: 12 bytes for each token with loss and vocabulary entry (log-softmax, its gradient and
-  that of the logits), because a pack computes logits only where a token has a loss.
+  all heads together and i the inner width, a layer with a gated MLP keeps 4w + 5a + 4i numbers in
+  fp32 (two residuals, two shared inputs of adapters, query, key, value, attention twice, four in
+  the MLP). In half precision it keeps 12w + 10a + 8i bytes: residuals in fp32, all else in half
+  precision; 18a where attention stays in fp32, 18w where each adapter casts its own input (layers
+  that are not `lean_layers`: quantised ones and DoRA), 14i where 4-bit weights are unpacked to
+  fp32. An MLP without a gate keeps half as many of i. DoRA keeps two more outputs per layer, and an
+  identity matrix. Checkpointing keeps a layer's input only, and the whole of one layer while it is
+  recomputed. `tests/engine/training/test_kept_for_backward.py` compares all this with autograd.
+  In rows, tokens include padding, and attention that is not fused keeps 4 or 6 bytes for each head,
+  each token, and each token of the longest row.
+- logits: those of one part of the tokens with loss (`chunked_loss`), with their log-probabilities
+  and gradients 12 bytes each, or 16 in half precision; and the input of the head with its gradient.
 - on a processor, activations and logits count 1.17 times with the allocator of
   `backend.service.allocator` (1.55 where a quantised base unpacks its weights again as layers are
   recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
   more than half of what is free (`settle`).
-- overhead: the temporary tensors of one layer's backward pass, one unpacked weight of a quantised
-  base, and a fixed sum for the libraries; in bf16 on a processor also for compiled kernels.
+- overhead: the temporary tensors of one layer's backward pass, weights cast to half precision, one
+  unpacked weight of a quantised base, and a fixed sum for the libraries; in bf16 on a processor
+  also for compiled kernels.
 
 The constants were calibrated against the measured peaks of our own training path
 (`benchmarks/memory_estimate.py`).
@@ -46,15 +49,13 @@ from backend.results import ModelFacts
 
 ADAM_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
 LOGIT_BYTES = 12
-SCORE_BYTES = 6
-"""In half precision: attention weights are computed in fp32, then cast."""
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
 LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
 FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
 TIGHT_SHARE = 0.5
-COMPILED = 220_000_000
-"""Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13);
+COMPILED, MOST_COMPILED = 10_000_000, 220_000_000
+"""Kernels that oneDNN compiles on a processor in bf16 for each length, and keeps (torch 2.13);
 `few_lengths` limits their number. A later run in the same process has them already, and they count
 as part of that run (`run_memory`)."""
 SMALLEST_BUDGET = 64
@@ -75,12 +76,16 @@ class Setup(Storage):
     """Of the largest batch, padding included."""
     row: int = 0
     """The longest row that attention is computed over; 0 where it is all tokens."""
+    lengths: int = 16
+    """How many lengths packs or rows have, as they are computed."""
     learned_share: float = 1.0
     checkpointing: bool = False
     can_checkpoint: bool = True
     attention_apart: bool = True
     scored_heads: int = 0
-    """Heads of a layer whose attention weights are kept for the backward pass."""
+    """Heads of a layer whose attention weights are kept for the backward pass, in fp32."""
+    casts_scores: bool = False
+    """Whether they are kept in half precision, too."""
     exact: bool = False
     """Whether a processor allocates exactly, see `memory.exact_allocation`."""
     reuses_blocks: bool = memory.REUSES_BLOCKS
@@ -157,23 +162,21 @@ def layout_of(model: PreTrainedModel, packs: Packs, *, rounded: bool) -> dict[st
     """
     config = model.config.get_text_config()
     packed = packs.used_layout == "packed"
-    fused = packed or not _keeps_weights(model)
+    eager = not packed and model.config._attn_implementation == "eager"
+    # PyTorch 2.13 has no fused attention with ALiBi's biases.
+    scored = eager or (not packed and layouts.uses_alibi(config.to_dict()))
     shapes = [packs.shape(index, rounded=rounded) for index in range(len(packs))]
     alone = packs.used_layout == "single"
     rows = packs.lengths if alone else [length for _, length in shapes]
     return {
         "tokens": max((rows * length for rows, length in shapes), default=0),
         "row": max(rows, default=0),
+        "lengths": len(set(shapes)),
         "attention_apart": packed and packed_attention.could_use(model),
-        "scored_heads": 0 if fused else int(getattr(config, "num_attention_heads", 0) or 0),
+        "scored_heads": int(getattr(config, "num_attention_heads", 0) or 0) if scored else 0,
+        "casts_scores": eager,
         "can_checkpoint": step_loss.can_checkpoint(model),
     }
-
-
-def _keeps_weights(model: PreTrainedModel) -> bool:
-    """Tell whether attention weights are kept: PyTorch 2.13 fuses none with ALiBi's biases."""
-    alibi = layouts.uses_alibi(model.config.get_text_config().to_dict())
-    return alibi or model.config._attn_implementation == "eager"
 
 
 def estimate(shape: Shape, setup: Setup) -> Estimate:
@@ -306,7 +309,8 @@ def _layer_activations(shape: Shape, setup: Setup) -> int:
         numbers = (8 + inputs) * width + _half_attention(setup) * heads + 2 * inner
         if setup.unpacks_to_fp32:
             numbers += 2 * (inner - shape.inner)
-    scores = (4 if setup.computed == "fp32" else SCORE_BYTES) * setup.scored_heads * _row(setup)
+    each = 6 if setup.casts_scores and setup.computed != "fp32" else 4
+    scores = each * setup.scored_heads * _row(setup)
     return setup.tokens * (numbers + scores) + _dora(shape, setup)
 
 
@@ -358,7 +362,9 @@ def _overhead(shape: Shape, setup: Setup) -> int:
     size = BYTES[setup.computed]
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
-    compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
+    compiled = 0
+    if (setup.device, setup.computed) == ("cpu", "bf16"):
+        compiled = min(COMPILED * setup.lengths, MOST_COMPILED)
     libraries = LIBRARIES_REUSING if setup.reuses_blocks else LIBRARIES
     if setup.device != "cpu":
         libraries = LIBRARIES_ON_GPU

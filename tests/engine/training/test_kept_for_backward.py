@@ -60,16 +60,14 @@ def compared(
     base = loading.load(LoadModel(source=str(folder), **load), Control(0, lambda message: None))
     quantization.narrow_norms(base.model)
     config = peft_io.configure(adapter, linear_layers(base.model), "x")
-    peft = peft_io.apply(base.model, None, config, "ad_probe")
     documents = [Tokens(np.arange(LENGTH, dtype=np.int32), np.ones(LENGTH, bool))] * COUNT
     packs = packing.Packs(documents, [list(range(COUNT))], layout=layout)
     computed = precision if base.facts.precision == "fp32" else base.facts.precision
-    with (
-        quantization.prepared(base.model),
-        step_loss.step_mode(base, layout=layout),
-    ):
+    with quantization.prepared(base.model):
+        peft = peft_io.apply(base.model, None, config, "ad_probe")
         peft.train()
-        kept = kept_bytes(base, peft, packs[0], computed)
+        with step_loss.step_mode(base, layout=layout):
+            kept = kept_bytes(base, peft, packs[0], computed)
     shape = Shape.of(base.model, base.facts.parameters)
     setup = Setup.of_run(
         Train(name="a", data="starter"),
