@@ -24,6 +24,8 @@ from backend.engine.models.linear_layers import (
 from backend.errors import ModelError, Unsupported
 
 BLOCK, NESTED_BLOCK = 64, 256
+INNER = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner")
+"""How configurations name the inner width of an MLP."""
 TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 
 
@@ -63,7 +65,7 @@ class Shape:
         heads = text_part.largest(config, "num_attention_heads") or 1
         head = text_part.largest(config, "head_dim") or width // heads
         layers = text_part.layers(model) or 12
-        inner = text_part.largest(config, "intermediate_size") or 4 * width
+        inner = max(text_part.largest(config, name) for name in INNER) or 4 * width
         adaptable = linear_layers(model)
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),

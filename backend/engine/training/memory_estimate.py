@@ -50,11 +50,11 @@ from backend.results import ModelFacts
 ADAM_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
 LOGIT_BYTES = 12
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
-LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
+LIBRARIES_REUSING = 20_000_000  # freed blocks from loading are used again
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
-FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
+FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.03, 1.4
 TIGHT_SHARE = 0.5
-COMPILED, MOST_COMPILED = 10_000_000, 220_000_000
+COMPILED, MOST_COMPILED = 14_000_000, 220_000_000
 """Kernels that oneDNN compiles on a processor in bf16 for each length, and keeps (torch 2.13);
 `few_lengths` limits their number. A later run in the same process has them already, and they count
 as part of that run (`run_memory`)."""

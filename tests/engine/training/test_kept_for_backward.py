@@ -37,14 +37,15 @@ def falcon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept_bytes(base: Base, peft: torch.nn.Module, batch: dict[str, Any], precision: str) -> int:
-    """Count the bytes kept by a forward pass, without what belongs to the model."""
+    """Count the bytes kept by a forward pass, without the model's own tensors and the logits."""
     own = (*peft.parameters(), *peft.buffers())
     known = {each.untyped_storage().data_ptr() for each in own}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        is_logits = tensor.ndim > 1 and tensor.shape[-1] == base.facts.vocabulary
+        if storage.data_ptr() not in known and not is_logits:
             kept[storage.data_ptr()] = storage  # alive, so no other takes its place
         return tensor
 
@@ -59,7 +60,7 @@ def compared(
     """Return the activations as estimated and as kept, in bytes."""
     base = loading.load(LoadModel(source=str(folder), **load), Control(0, lambda message: None))
     quantization.narrow_norms(base.model)
-    config = peft_io.configure(adapter, linear_layers(base.model), "x")
+    config = peft_io.configure(adapter, linear_layers(base.model), str(folder))
     documents = [Tokens(np.arange(LENGTH, dtype=np.int32), np.ones(LENGTH, bool))] * COUNT
     packs = packing.Packs(documents, [list(range(COUNT))], layout=layout)
     computed = precision if base.facts.precision == "fp32" else base.facts.precision

@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from backend.engine.models.model_size import Shape, quantized_bytes, weight_bytes
 from backend.engine.training import memory_estimate
 from backend.engine.training.memory_estimate import Setup
+from backend.errors import Unsupported
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
@@ -57,6 +59,18 @@ def test_weights_of_public_shapes_follow_from_their_config(name: str) -> None:
     assert nf4 == by_hand + 64 * len(shape.linear)  # each layer has a table of 16 values
     int8 = quantized_bytes(shape, Setup(quantization="int8"))
     assert int8 == linear + 4 * sum(layer.outputs for layer in shape.linear)
+
+
+def test_a_missing_package_is_not_called_a_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(config: Any) -> None:
+        raise ImportError("FlashAttention2 has been toggled on, but it cannot be used.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", missing)
+    with pytest.raises(Unsupported, match="needs a Python package") as refused:
+        Shape.from_config(SMOLLM2_135M)
+
+    assert "FlashAttention2" in refused.value.what
+    assert "size" not in refused.value.cure
 
 
 def test_double_quantisation_keeps_layers_below_0_15_of_fp32() -> None:
@@ -143,7 +157,7 @@ def test_a_gpu_is_estimated_without_one() -> None:
 
 def test_a_large_vocabulary_is_not_the_peak() -> None:
     wide = Shape.from_config({**SMOLLM2_135M, "vocab_size": 262_144})
-    setup = Setup(tokens=2048)
+    setup = Setup(tokens=2048, exact=True)
     at_once = 2048 * 262_144 * memory_estimate.LOGIT_BYTES
 
     assert dict(memory_estimate.estimate(wide, setup).parts)["logits"] < at_once / 4
