@@ -37,7 +37,6 @@ from backend.engine.planning import preflight, quantization_table
 from backend.engine.runs import train_run
 from backend.engine.session import Session
 from backend.engine.steps import layouts
-from backend.engine.training import precision_choice
 from backend.library import Library
 from backend.operations import WHILE_PAUSED
 from backend.runs.run_store import Runs
@@ -359,8 +358,7 @@ class Engine:
             self.session,
             facts=_facts_of(message),
             runs=self.runs,
-            timings=precision_choice.Timings(self.settings.timings_file),
-            store=TokenStore(self.settings.tokens_dir),
+            settings=self.settings,
             control=control,
             free=self._free_for(message, in_turn=request.in_turn),
         )

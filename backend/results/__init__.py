@@ -61,6 +61,7 @@ from backend.results.training import (
     RunState,
     RunSummary,
     Sample,
+    SmallerBase,
 )
 from backend.results.workspace import ExportedWorkspace, ImportedWorkspace, ReportedProblem
 
@@ -126,6 +127,7 @@ __all__ = [
     "SimilarityReport",
     "SlotLeft",
     "SlotStatus",
+    "SmallerBase",
     "Snapshot",
     "SwapTimes",
     "Swapped",

@@ -32,6 +32,19 @@ class Proposal(Result):
         return self.model_dump(exclude={"why"})
 
 
+class SmallerBase(Result):
+    """A base that a run fits on with its settings, where it does not fit on the loaded one."""
+
+    title: str
+    """What it is, as part of a sentence: "this base in 8-bit (int8)"."""
+    load: dict[str, str | bool | None]
+    """The fields of the request that loads it, without defaults."""
+    memory_bytes: int
+    """What base and run take together."""
+    price: str
+    """What it costs in quality and speed, in sentences."""
+
+
 class PreflightReport(Result):
     """The check of a training run before it starts."""
 
@@ -65,6 +78,8 @@ class PreflightReport(Result):
     largest_token_budget: int = 0
     smallest_change: dict[str, int | bool] | None = None
     """If the run does not fit: the smallest change of settings that makes it fit."""
+    smaller_base: SmallerBase | None = None
+    """If the run does not fit: a base that it fits on, with its price."""
     layout: TrainingLayout = "packed"
     """How the examples would be laid out; the notes say why where they are not packed."""
     padding_share: float = 0.0

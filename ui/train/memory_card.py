@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+from backend import errors
 from backend import requests as rq
 from backend import results as rs
 from ui.components import units
-from ui.components.feedback import mend_button
+from ui.components.feedback import mend_button, refuse
 from ui.components.safe_view import Child, Node, el
+from ui.components.service_handle import ServiceHandle
 
 NAMES = {
     "weights": ("Weights", "the base model itself"),
@@ -140,7 +142,18 @@ def _budget(report: rs.PreflightReport) -> str:
 
 
 def _mend(report: rs.PreflightReport) -> Child:
-    change = report.smallest_change
-    if not change:
-        return None
-    return mend_button(f"Use {change_words(change)}", "fit", json.dumps(change))
+    """Offer smaller settings, and a smaller base, where the run does not fit."""
+    change, base = report.smallest_change, report.smaller_base
+    offers = [
+        mend_button(f"Use {change_words(change)}", "fit", json.dumps(change)) if change else None,
+        mend_button(f"Load {base.title}", "smaller", json.dumps(base.load)) if base else None,
+    ]
+    return el("div", *offers) if any(offers) else None
+
+
+def load_smaller(handle: ServiceHandle, fields: str) -> None:
+    """Load the base that was offered; says why where that is not possible."""
+    try:
+        handle.start(rq.LoadModel(**json.loads(fields)))
+    except errors.WorkbenchError as error:
+        refuse("Cannot load it", error)

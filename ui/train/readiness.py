@@ -60,8 +60,9 @@ def readiness(snapshot: rs.Snapshot, check: Check) -> Readiness:
         return _its_turn(snapshot, check)
     blocked = _blocked(snapshot, check)
     if blocked is not None:
-        too_big = report if report is not None and report.smallest_change else None
-        return Readiness(el("div", blocked, memory_card(too_big)), label, False)
+        offers = report is not None and (report.smallest_change or report.smaller_base)
+        card = memory_card(report if offers else None)
+        return Readiness(el("div", blocked, card), label, False)
     assert report is not None
     return Readiness(el("div", _ready_card(report), memory_card(report)), label, True)
 

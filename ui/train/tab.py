@@ -22,7 +22,7 @@ from ui.train import base_fields, data_question, proposed_fields, readiness, run
 from ui.train.adjust_panel import AdjustPanel
 from ui.train.data.data_picker import CHECK_SECONDS, DataPicker, data_line
 from ui.train.launch_panel import LaunchPanel, discard, is_waiting, room
-from ui.train.memory_card import with_changes
+from ui.train.memory_card import load_smaller, with_changes
 from ui.train.readiness import Check
 
 BASIC = ("adapter.rank", "epochs", "learning_rate")
@@ -296,7 +296,7 @@ class TrainTab:
         return free, free
 
     def take_offer(self, event: gr.EventData) -> dict[Any, Any]:
-        """Apply a fix from the card: a free name, the usual learning rate, dropping bad rows."""
+        """Apply a fix from the card: a free name, the usual rate, a smaller base, fewer rows."""
         act, arg = clicked(event)
         if act == "rename":
             return {self.name: arg}
@@ -305,6 +305,8 @@ class TrainTab:
         if act == "drop":
             dropped = self.form.components["drop_bad_rows"]
             return {dropped: True, self.picker.preview: gr.update(visible=False)}
+        if act == "smaller":
+            load_smaller(self.handle, arg)
         if act == "recheck":
             self.handle.forget_failure("prepare-data")
             return {self.check_key: f"again at {time.time()}"}

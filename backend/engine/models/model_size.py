@@ -21,9 +21,11 @@ from backend.engine.models.linear_layers import (
     every_linear_layer,
     linear_layers,
 )
-from backend.errors import ModelError
+from backend.errors import ModelError, Unsupported
 
 BLOCK, NESTED_BLOCK = 64, 256
+INNER = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner")
+"""How configurations name the inner width of an MLP."""
 TABLE_BYTES, NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 
 
@@ -52,6 +54,8 @@ class Shape:
     inner: int
     heads_width: int
     vocabulary: int
+    gates: int = 2
+    """How many layers of an MLP widen its input: 2 in a gated one, such as Llama's, else 1."""
 
     @classmethod
     def of(cls, model: torch.nn.Module, parameters: int | None = None) -> "Shape":
@@ -60,15 +64,19 @@ class Shape:
         width = text_part.width(model) or 512
         heads = text_part.largest(config, "num_attention_heads") or 1
         head = text_part.largest(config, "head_dim") or width // heads
+        layers = text_part.layers(model) or 12
+        inner = max(text_part.largest(config, name) for name in INNER) or 4 * width
+        adaptable = linear_layers(model)
         return cls(
             parameters=parameters or sum(p.numel() for p in model.parameters()),
             linear=tuple(each for each in every_linear_layer(model) if _is_packed(model, each)),
-            adaptable=linear_layers(model),
-            layers=text_part.layers(model) or 12,
+            adaptable=adaptable,
+            layers=layers,
             width=width,
-            inner=text_part.largest(config, "intermediate_size") or 4 * width,
+            inner=inner,
             heads_width=heads * head,
             vocabulary=text_part.vocabulary(model),
+            gates=_gates(adaptable, inner, layers),
         )
 
     @classmethod
@@ -81,6 +89,13 @@ class Shape:
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
+        except ImportError as error:  # for example of an attention that is a package of its own
+            raise Unsupported(
+                "This kind of model needs a Python package that is not installed here: "
+                f"{config_file.first_line(error).rstrip('.')}.",
+                cure="Choose a base that Transformers can compute by itself.",
+                details=str(error),
+            ) from error
         except Exception as error:
             reason = config_file.first_line(error).rstrip(".")
             raise ModelError(
@@ -98,6 +113,11 @@ class Shape:
     def largest(self) -> int:
         """The number of weights in the largest layer."""
         return max((layer.inputs * layer.outputs for layer in self.linear), default=0)
+
+
+def _gates(adaptable: Targets, inner: int, layers: int) -> int:
+    widening = [each for each in adaptable if each.inputs < inner <= each.outputs]
+    return 1 if sum(each.outputs // inner for each in widening) == layers else 2
 
 
 def _is_packed(model: torch.nn.Module, layer: Target) -> bool:

@@ -5,8 +5,8 @@ Works on the loaded base, or, while that is busy in another process, on a skelet
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,10 +18,10 @@ from backend.engine.data import tokenization
 from backend.engine.data.token_cache import TokenStore
 from backend.engine.methods import peft_io
 from backend.engine.methods.targets import count_trainable, matched
-from backend.engine.models.model_size import Shape
 from backend.engine.planning import (
     advice,
     disk_space,
+    memory_check,
     multiprocess_checks,
     proposal,
     reach,
@@ -32,7 +32,6 @@ from backend.engine.planning.surroundings import Surroundings
 from backend.engine.runs import same_examples
 from backend.engine.session import Session
 from backend.engine.steps import packing, step_loss
-from backend.engine.training import memory_estimate
 from backend.engine.training.extension import total_steps
 from backend.engine.training.precision_choice import StepTimes, Timings, without_timing
 from backend.errors import (
@@ -49,24 +48,12 @@ from backend.requests.command_line import changed_fields
 from backend.results import ModelFacts, PreflightReport, Problem, Proposal
 from backend.results.training_layout import TrainingLayout
 from backend.runs.run_store import Runs
-from backend.sizes import size_text
+from backend.settings import Settings
 
 RECENT_RUNS = 50
 ALIKE = 5
 WIDE = 1_048_576
 """Tokens that hold every example: the most that a request allows."""
-
-
-class _Room(NamedTuple):
-    """The memory that a run takes, and the settings that would make it fit where it does not."""
-
-    free: int
-    needed: int = 0
-    parts: Sequence[tuple[str, int]] = ()
-    budget: int = 0
-    change: dict[str, int | bool] | None = None
-    problems: Sequence[Problem] = ()
-    notes: Sequence[str] = ()
 
 
 def check(
@@ -75,13 +62,13 @@ def check(
     *,
     facts: ModelFacts | None,
     runs: Runs,
-    timings: Timings,
-    store: TokenStore,
+    settings: Settings,
     control: Control | None = None,
     free: Callable[[torch.device], int] | None = None,
 ) -> PreflightReport:
     """Report how a run would go. What blocks it is listed in `problems`, never raised."""
     train = request.train
+    timings, store = Timings(settings.timings_file), TokenStore(settings.tokens_dir)
     problems: list[Problem] = []
     notes: list[str] = []
     unsupported: list[str] = []
@@ -121,12 +108,16 @@ def check(
             *advice.on_base(around.facts),
         ]
         warned = rate_warning(train.rate, around.parameters)
-    room = _Room((free or memory.available)(around.device)) if around else _Room(0)
+    room = memory_check.Room((free or memory.available)(around.device) if around else 0)
     if around and corpus and config and packs:
-        shape, setup = _run_setup(train, around, corpus, packs, config, timings)
+        computed = _compute_precision(train, around, timings, packs.layout)
+        shape, setup = memory_check.described(train, around, corpus, packs, config, computed)
         limits = proposal.room_for(shape, setup, room.free, context=around.context)
         proposed = proposal.propose(train, corpus.lengths, around.parameters, limits)
-        room = _room(train, shape, setup, room.free, longest=corpus.stats.longest)
+        room = memory_check.compare(
+            train, shape, setup, room.free, longest=corpus.stats.longest, around=around,
+            settings=settings,
+        )  # fmt: skip
         notes, problems = [*notes, *room.notes], [*problems, *room.problems]
     elif around:
         proposed = _proposed_anyway(train, around, corpus, store, control)
@@ -161,6 +152,7 @@ def check(
         memory_parts=list(room.parts),
         largest_token_budget=room.budget,
         smallest_change=room.change,
+        smaller_base=room.smaller,
         layout=layout,
         padding_share=packs.padding_share if packs else 0.0,
     )
@@ -292,36 +284,6 @@ def _step_times(
             session.settle()
 
 
-def _run_setup(
-    train: Train,
-    around: Surroundings,
-    corpus: tokenization.Corpus,
-    packs: packing.Packs,
-    config: Any,
-    timings: Timings,
-) -> tuple[Shape, memory_estimate.Setup]:
-    """Return the sizes that decide about memory; a base without facts counts as fp32."""
-    shape = Shape.of(around.model, around.parameters)
-    targets = tuple(matched(config, around.targets))
-    facts = around.facts
-    stats = corpus.stats
-    return shape, memory_estimate.Setup(
-        stored=facts.precision if facts else "fp32",
-        quantization=around.quantization,
-        double_quant=facts.double_quant if facts else False,
-        computed=_compute_precision(train, around, timings, packs.layout),
-        device=around.device.type,
-        targets=targets,
-        trainable=count_trainable(config, list(targets)),
-        optimizer=train.optimizer,
-        uses_dora=bool(config.use_dora),
-        tokens=packs.largest,
-        learned_share=stats.learned_tokens / max(stats.tokens, 1),
-        checkpointing=train.gradient_checkpointing,
-        **memory_estimate.attention_of(around.model, packs),
-    )
-
-
 def _compute_precision(
     train: Train, around: Surroundings, timings: Timings, layout: TrainingLayout
 ) -> str:
@@ -333,33 +295,6 @@ def _compute_precision(
     return known.faster if known else "fp32"
 
 
-def _room(
-    train: Train, shape: Shape, setup: memory_estimate.Setup, free: int, *, longest: int
-) -> _Room:
-    """Compare a run with the free memory, using gradient checkpointing where it needs that."""
-    notes = []
-    if memory_estimate.needs_checkpointing(shape, setup, free):
-        notes = ["Gradient checkpointing will be on: without it the run does not fit into memory."]
-    setup = memory_estimate.settle(shape, setup, free)
-    needs = memory_estimate.estimate(shape, setup)
-    needed = multiprocess_checks.memory_bytes(train, setup.device, needs)
-    alone, problems, change = train.processes == 1, [], None
-    if needed > free and alone:
-        change = memory_estimate.smallest_change(shape, setup, free, longest=longest)
-        problems = [_too_big(needed, free, change)]
-    elif needed > free:
-        problems = [multiprocess_checks.too_big(train, needed, free)]
-    return _Room(
-        free=free,
-        needed=needed,
-        parts=list(needs.parts) if alone else [],
-        budget=memory_estimate.largest_budget(shape, setup, free),
-        change=change,
-        problems=problems,
-        notes=notes,
-    )
-
-
 def _changed_settings(train: Train, proposed: Proposal | None) -> int:
     """Count the settings that are neither a default nor proposed; what the data is, is none."""
     fields = (name for name in changed_fields(train) if not name.startswith("columns."))
@@ -367,17 +302,4 @@ def _changed_settings(train: Train, proposed: Proposal | None) -> int:
     suits = proposed.settings if proposed else {}
     return len(
         [name for name in changed if name not in suits or getattr(train, name) != suits[name]]
-    )
-
-
-def _too_big(needed: int, free: int, change: dict[str, int | bool] | None) -> Problem:
-    cure = (
-        f"It fits with {memory_estimate.words(change)}."
-        if change
-        else "Load a smaller base, or load this one quantised to 4 bits."
-    )
-    return Problem(
-        what=f"The run needs about {size_text(needed)} of memory, but only "
-        f"{size_text(free)} are free.",
-        cure=cure,
     )

@@ -91,13 +91,12 @@ def compare(
         for id in QUANTIZATIONS
         if id == "none" or stored is None or id != stored.kind  # which is what "none" loads
     ]
-    where = "here" if source == HERE else "there"
     if stored is not None:
         recommended, reason = "none", _as_it_is(stored)
     elif elsewhere:
         recommended, reason = _for_elsewhere(choices)
     else:
-        recommended, reason = recommend(choices, free_bytes, where=where)
+        recommended, reason = recommend(choices, free_bytes, source)
     return Table(
         source=request.source,
         precision=precision,
@@ -155,16 +154,16 @@ def _for_elsewhere(choices: list[QuantizationChoice]) -> tuple[str, str]:
 
 
 def recommend(
-    choices: list[QuantizationChoice], free: int, *, where: str = "here"
+    choices: list[QuantizationChoice], free: int, speed_from: str = HERE
 ) -> tuple[str, str]:
-    """Return the recommended quantisation and why; `where` is where the speed was measured."""
+    """Return the recommended quantisation and why; `speed_from` says where speeds come from."""
     by_id = {choice.quantization: choice for choice in choices}
     full, four = by_id["none"], by_id["nf4"]
     if four.blocker:
         enough = "" if full.fits else " The base does not fit into the free memory."
         return "none", f"{four.blocker}{enough}"
     saved = f"{full.memory_bytes / max(four.memory_bytes, 1):.1f}x"
-    speed = _speed_text(four.relative_seconds, where)
+    speed = speed_text(four.relative_seconds, speed_from)
     if full.memory_bytes * ROOM_FOR_A_RUN <= free:
         return "none", (
             f"Full precision is exact and fits. 4-bit uses {saved} less memory for the weights; "
@@ -178,8 +177,11 @@ def recommend(
     return "nf4", "Even 4-bit does not fit into the free memory: choose a smaller base."
 
 
-def _speed_text(relative: float, where: str) -> str:
-    measured = f"measured {'on this machine' if where == 'here' else 'on another machine'}"
+def speed_text(relative: float, speed_from: str) -> str:
+    """Say how long a step takes relative to full precision; a figure only where it was measured."""
+    if speed_from == SPEEDS_ON_GPU_FROM:
+        return "each step takes longer (how much was not measured)"
+    measured = f"measured {'on this machine' if speed_from == HERE else 'on another machine'}"
     if abs(relative - 1) < 0.1:
         return f"each step takes about as long ({measured})"
     if relative > 1:
@@ -291,19 +293,29 @@ def _title(id: str, kept: str, usual: memory_estimate.Setup) -> str:
 def _speeds(
     request: QuantizationTable, device: torch.device, control: Control, settings: Settings
 ) -> tuple[dict[str, float], str]:
-    file = settings.workspace / f"quantization_speeds_{device.type}.json"
-    if request.measure:
-        devices.choose(request.device)
-        measured = measure(control, device)
-        write_text(file, json.dumps(measured, indent=1))
-        return measured, HERE
+    if not request.measure:
+        return known_speeds(device, settings)
+    devices.choose(request.device)
+    measured = measure(control, device)
+    write_text(_speeds_file(device, settings), json.dumps(measured, indent=1))
+    return measured, HERE
+
+
+def known_speeds(device: torch.device, settings: Settings) -> tuple[dict[str, float], str]:
+    """Return the time of a step in each quantisation, and where the figures come from."""
     nothing: dict[str, float] = {}
-    kept = damaged_files.read_measured(file, _kept_speeds, missing=nothing)
+    kept = damaged_files.read_measured(
+        _speeds_file(device, settings), _kept_speeds, missing=nothing
+    )
     if kept:
         return kept, HERE
     if devices.is_gpu(device):
         return SPEEDS_ON_GPU, SPEEDS_ON_GPU_FROM
     return SPEEDS, SPEEDS_FROM
+
+
+def _speeds_file(device: torch.device, settings: Settings) -> Path:
+    return settings.workspace / f"quantization_speeds_{device.type}.json"
 
 
 def _kept_speeds(content: bytes) -> dict[str, float]:

@@ -6,6 +6,7 @@ from peft import LoraConfig
 
 from backend.engine.models.model_size import Shape
 from backend.engine.session import Session
+from backend.engine.steps import few_lengths
 from backend.engine.steps.packing import Packs
 from backend.engine.training import memory_estimate
 from backend.requests import Train
@@ -50,14 +51,14 @@ def predict(
     """Predict a run with these packs; `computed` is the precision of its steps."""
     facts = session.base.facts
     shape = Shape.of(session.base.model, facts.parameters)
+    rounded = few_lengths.rounds(session.base.device, computed)
     setup = memory_estimate.Setup.of_run(
         request,
         facts,
         config=config,
         layers=session.layers(),
-        largest_pack=packs.largest,
         learned_share=learned_share,
         computed=computed,
-        attention=memory_estimate.attention_of(session.base.model, packs),
+        layout=memory_estimate.layout_of(session.base.model, packs, rounded=rounded),
     )
     return Prediction(shape, memory_estimate.settle(shape, setup, free))

@@ -275,25 +275,24 @@ class Segment:
 
     def _predict_memory(self, peft: PeftModel) -> memory_prediction.Prediction:
         """Predict the run's memory and write it to the status."""
-        config = peft.peft_config[self.adapter_id]
         self.needed = memory_prediction.predict(
             self.session,
             self.request,
             self.packs,
-            config=config,
+            config=peft.peft_config[self.adapter_id],
             learned_share=self.data.learned_share,
             computed=self.precision,
             free=self.taken.free,
         )
         self.run.update(**self.needed.noted(self.session.base.facts))
-        self.taken.expect(self.needed.run_bytes, self.precision)
+        self.taken.expect(self.precision)
         return self.needed
 
     def _trainer(self, peft: PeftModel) -> AdapterTrainer:
         callback = RunCallback(
             self.control,
             on_step=self._on_step,
-            on_step_over=self.taken.tidy,
+            on_step_over=self.taken.between_steps(self.packs, self.request, self.log.step),
             on_save=self.log.saved,
             evaluate_at=early_stopping.tests_at(self.total_steps),
             on_evaluate=self._look,

@@ -27,6 +27,11 @@ def wanted(model: torch.nn.Module, device: torch.device) -> bool:
     return next(model.parameters()).dtype != torch.float32
 
 
+def rounds(device: torch.device, computed: str) -> bool:
+    """Tell the same of a run whose steps are computed in such a precision."""
+    return device.type == "cpu" and computed != "fp32"
+
+
 def rounded(batch: dict[str, Any], longest: int = 0) -> dict[str, Any]:
     """Return a pack padded to the next allowed length, and its `keep` likewise; padding comes last.
 

@@ -207,15 +207,15 @@ def _cause(base: Base) -> str:
         return " (attention sinks)"
     if any(isinstance(each, torch.nn.Conv1d) for each in base.model.modules()):
         return " (convolutions)"
-    if _uses_alibi(base.model.config.get_text_config().to_dict()):
+    if uses_alibi(base.model.config.get_text_config().to_dict()):
         return " (ALiBi)"
     if not model_call.takes(base.model, "position_ids"):
         return " (it takes no position ids)"
     return ""
 
 
-def _uses_alibi(settings: dict[str, Any]) -> bool:
+def uses_alibi(settings: dict[str, Any]) -> bool:
     """Tell whether a config names ALiBi, in itself or in a part of it."""
     parts = [value for value in settings.values() if isinstance(value, dict)]
     own = any("alibi" in str(name).lower() and value for name, value in settings.items())
-    return own or any(map(_uses_alibi, parts))
+    return own or any(map(uses_alibi, parts))

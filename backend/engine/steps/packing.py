@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from backend.engine.data.token_arrays import Tokens, lengths_of
-from backend.engine.steps import rows
+from backend.engine.steps import few_lengths, rows
 from backend.requests import Train
 from backend.results.training_layout import TrainingLayout
 
@@ -226,24 +226,23 @@ class Packs(torch.utils.data.Dataset[dict[str, Any]]):
             return self.tokens(index)
         return rows.computed([self.lengths[number] for number in self.packs[index]])
 
+    def shape(self, index: int, *, rounded: bool = False) -> tuple[int, int]:
+        """Return the rows that pack `index` is computed in, and the positions of each.
+
+        `rounded` is with the padding of `few_lengths`.
+        """
+        if index >= len(self.packs) or self.used_layout != "rows":
+            length = self.tokens(index)
+            return 1, few_lengths.round_up(length) if rounded else length
+        lengths = [self.lengths[number] for number in self.packs[index]]
+        return len(lengths), few_lengths.row_length(max(lengths)) if rounded else max(lengths)
+
     @property
     def padding_share(self) -> float:
         """The share of the computed positions that are padding; 0 unless in rows."""
         numbers = range(len(self.packs))
         whole = sum(map(self.computed, numbers))
         return 1 - sum(map(self.tokens, numbers)) / whole if whole else 0.0
-
-    @property
-    def largest(self) -> int:
-        """The positions of the largest pack, padding included."""
-        return max(map(self.computed, range(len(self.packs))), default=0)
-
-    @property
-    def longest_row(self) -> int:
-        """The tokens of the longest row that attention is computed over."""
-        if self.used_layout == "packed":
-            return self.largest
-        return max((self.lengths[number] for pack in self.packs for number in pack), default=0)
 
 
 def _nothing_to_learn(document: Tokens, layout: TrainingLayout) -> dict[str, Any]:

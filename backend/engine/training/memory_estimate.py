@@ -6,23 +6,26 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
 - adapter, gradients: 4 bytes for each trainable parameter; optimiser: 8 (Adam's two moments), or
   2 and a scale for each block of 256.
 - activations: what the backward pass keeps, per token and layer. With w the width, a the width of
-  all heads together and i the inner width, a Llama-like layer keeps 4w + 5a + 4i numbers in fp32
-  (two residuals, inputs of the adapters, query, key, value, attention twice, four in the MLP), or
-  18w + 10a + 8i bytes under bf16 autocast (18a where attention stays in fp32), where each adapter
-  keeps a cast of its own input and each frozen full-precision layer a cast of its weight. DoRA
-  keeps two more outputs per layer. Checkpointing keeps a layer's input only, and the whole of one
-  layer while it is recomputed.
-  In rows, tokens include padding, and attention that is not fused keeps 8 bytes for each head, each
-  token, and each token of the longest row.
-- logits: 12 bytes for each token with loss and vocabulary entry (log-softmax, its gradient and
-  that of the logits), because a pack computes logits only where a token has a loss.
+  all heads together and i the inner width, a layer with a gated MLP keeps 4w + 5a + 4i numbers in
+  fp32 (two residuals, two shared inputs of adapters, query, key, value, attention twice, four in
+  the MLP). In half precision it keeps 12w + 10a + 8i bytes: residuals in fp32, all else in half
+  precision; 18a where attention stays in fp32, 18w where each adapter casts its own input (layers
+  that are not `lean_layers`: quantised ones and DoRA), 14i where 4-bit weights are unpacked to
+  fp32. An MLP without a gate keeps half as many of i. DoRA keeps two more outputs per layer, and an
+  identity matrix. Checkpointing keeps a layer's input only, and the whole of one layer while it is
+  recomputed. `tests/engine/training/test_kept_for_backward.py` compares all this with autograd.
+  In rows, tokens include padding, and attention that is not fused keeps 4 or 6 bytes for each head,
+  each token, and each token of the longest row.
+- logits: those of one part of the tokens with loss (`chunked_loss`), with their log-probabilities
+  and gradients 12 bytes each, or 16 in half precision; and the input of the head with its gradient.
 - on a processor, activations and logits count 1.17 times with the allocator of
   `backend.service.allocator` (1.55 where a quantised base unpacks its weights again as layers are
   recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
   more than half of what is free (`settle`).
-- overhead: the temporary tensors of one layer's backward pass, one unpacked weight of a quantised
-  base, and a fixed sum for the libraries; in bf16 on a processor also for compiled kernels.
+- overhead: the temporary tensors of one layer's backward pass, weights cast to half precision, one
+  unpacked weight of a quantised base, and a fixed sum for the libraries; in bf16 on a processor
+  also for compiled kernels.
 
 The constants were calibrated against the measured peaks of our own training path
 (`benchmarks/memory_estimate.py`).
@@ -39,21 +42,20 @@ from backend.engine.core import memory
 from backend.engine.methods.targets import count_trainable, matched
 from backend.engine.models.linear_layers import Target
 from backend.engine.models.model_size import Shape, Storage, weight_bytes
-from backend.engine.steps import packed_attention, step_loss
+from backend.engine.steps import chunked_loss, layouts, packed_attention, step_loss
 from backend.engine.steps.packing import Packs
 from backend.requests import Train
 from backend.results import ModelFacts
 
 ADAM_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
 LOGIT_BYTES = 12
-SCORE_BYTES = 8
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
-LIBRARIES_REUSING = 80_000_000  # includes freed blocks kept for later ones of the same size
+LIBRARIES_REUSING = 20_000_000  # freed blocks from loading are used again
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
-FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.17, 1.55
+FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.03, 1.4
 TIGHT_SHARE = 0.5
-COMPILED = 220_000_000
-"""Kernels that oneDNN compiles on a processor for each length in bf16, and keeps (torch 2.13);
+COMPILED, MOST_COMPILED = 14_000_000, 220_000_000
+"""Kernels that oneDNN compiles on a processor in bf16 for each length, and keeps (torch 2.13);
 `few_lengths` limits their number. A later run in the same process has them already, and they count
 as part of that run (`run_memory`)."""
 SMALLEST_BUDGET = 64
@@ -74,14 +76,34 @@ class Setup(Storage):
     """Of the largest batch, padding included."""
     row: int = 0
     """The longest row that attention is computed over; 0 where it is all tokens."""
+    lengths: int = 16
+    """How many lengths packs or rows have, as they are computed."""
     learned_share: float = 1.0
     checkpointing: bool = False
     can_checkpoint: bool = True
     attention_apart: bool = True
     scored_heads: int = 0
-    """Heads of a layer whose attention weights are kept for the backward pass."""
+    """Heads of a layer whose attention weights are kept for the backward pass, in fp32."""
+    casts_scores: bool = False
+    """Whether they are kept in half precision, too."""
     exact: bool = False
+    """Whether a processor allocates exactly, see `memory.exact_allocation`."""
     reuses_blocks: bool = memory.REUSES_BLOCKS
+
+    @property
+    def unpacks_to_fp32(self) -> bool:
+        """Whether layers give fp32 under autocast: 4-bit weights are unpacked to it on a CPU."""
+        return self.device == "cpu" and self.quantization in ("nf4", "fp4")
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether layers are those of `lean_layers`."""
+        return not self.uses_dora and self.quantization == "none"
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether weights in fp32 are computed in half precision."""
+        return self.computed != "fp32" and self.stored == "fp32"
 
     @classmethod
     def of_run(
@@ -91,10 +113,9 @@ class Setup(Storage):
         *,
         config: LoraConfig,
         layers: list[Target],
-        largest_pack: int,
         learned_share: float,
         computed: str,
-        attention: dict[str, Any],
+        layout: dict[str, Any],
     ) -> "Setup":
         """Describe a run on a loaded base."""
         targets = matched(config, layers)
@@ -108,10 +129,9 @@ class Setup(Storage):
             trainable=count_trainable(config, targets),
             optimizer=train.optimizer,
             uses_dora=bool(config.use_dora),
-            tokens=largest_pack,
             learned_share=learned_share,
             checkpointing=train.gradient_checkpointing,
-            **attention,
+            **layout,
         )
 
 
@@ -135,15 +155,26 @@ class Estimate:
         return max((part for part in self.parts if part[0] != "weights"), key=lambda part: part[1])
 
 
-def attention_of(model: PreTrainedModel, packs: Packs) -> dict[str, Any]:
-    """Return the fields of a setup that depend on how a model attends to such packs."""
+def layout_of(model: PreTrainedModel, packs: Packs, *, rounded: bool) -> dict[str, Any]:
+    """Return the fields of a setup that depend on how a model computes such packs.
+
+    `rounded` is with the padding of `few_lengths`.
+    """
     config = model.config.get_text_config()
     packed = packs.used_layout == "packed"
-    fused = packed or model.config._attn_implementation != "eager"
+    eager = not packed and model.config._attn_implementation == "eager"
+    # PyTorch 2.13 has no fused attention with ALiBi's biases.
+    scored = eager or (not packed and layouts.uses_alibi(config.to_dict()))
+    shapes = [packs.shape(index, rounded=rounded) for index in range(len(packs))]
+    alone = packs.used_layout == "single"
+    rows = packs.lengths if alone else [length for _, length in shapes]
     return {
-        "row": packs.longest_row,
+        "tokens": max((rows * length for rows, length in shapes), default=0),
+        "row": max(rows, default=0),
+        "lengths": len(set(shapes)),
         "attention_apart": packed and packed_attention.could_use(model),
-        "scored_heads": 0 if fused else int(getattr(config, "num_attention_heads", 0) or 0),
+        "scored_heads": int(getattr(config, "num_attention_heads", 0) or 0) if scored else 0,
+        "casts_scores": eager,
         "can_checkpoint": step_loss.can_checkpoint(model),
     }
 
@@ -155,7 +186,7 @@ def estimate(shape: Shape, setup: Setup) -> Estimate:
         "adapter": 4 * setup.trainable,
         "gradients": 4 * setup.trainable,
         "optimiser": round(ADAM_BYTES[setup.optimizer] * setup.trainable),
-        "activations": _activations(shape, setup),
+        "activations": kept_activations(shape, setup),
         "logits": _logits(shape, setup),
         "overhead": _overhead(shape, setup),
     }
@@ -243,13 +274,16 @@ def _fragmentation(setup: Setup) -> float:
     return FRAGMENTED_EXACT if setup.exact else FRAGMENTED
 
 
-def _activations(shape: Shape, setup: Setup) -> int:
+def kept_activations(shape: Shape, setup: Setup) -> int:
+    """Return the bytes that the backward pass needs of a forward pass, the loss apart."""
     layer = _layer_activations(shape, setup)
     if not setup.checkpointing:
         kept = shape.layers * layer
     else:
-        kept = shape.layers * 4 * shape.width * setup.tokens + layer
+        size = 4 if setup.quantization != "none" else BYTES[setup.stored]
+        kept = shape.layers * size * shape.width * setup.tokens + layer
     mask = 0 if setup.attention_apart else 4 * setup.tokens * _row(setup)
+    mask *= max(setup.scored_heads, 1)
     return kept + mask + _adapted_parameters(shape, setup)
 
 
@@ -267,21 +301,37 @@ def _adapted_parameters(shape: Shape, setup: Setup) -> int:
 
 def _layer_activations(shape: Shape, setup: Setup) -> int:
     """Return the bytes that one layer keeps for its backward pass."""
-    width, heads, inner = shape.width, shape.heads_width, shape.inner
-    size = 4 if setup.computed == "fp32" else 2
-    adapted = setup.targets or tuple(shape.adaptable)
-    outputs = sum(t.outputs for t in adapted) // max(shape.layers, 1)
-    if size == 4:
-        numbers = 4 * (4 * width + 5 * heads + 4 * inner)
+    width, heads, inner = shape.width, shape.heads_width, 2 * shape.gates * shape.inner
+    if setup.computed == "fp32":
+        numbers = 4 * (4 * width + 5 * heads + inner)
     else:
-        in_fp32 = setup.device == "cpu" and setup.attention_apart  # see `packed_attention`
-        numbers = 18 * width + (18 if in_fp32 else 10) * heads + 8 * inner
-    dora = 2 * size * outputs if setup.uses_dora else 0
-    cast = 0
-    if size == 2 and setup.stored == "fp32" and setup.quantization == "none":
-        cast = 2 * shape.linear_numbers // max(shape.layers, 1)
-    scores = SCORE_BYTES * setup.scored_heads * _row(setup)
-    return setup.tokens * (numbers + dora + scores) + cast
+        inputs = 4 if setup.is_lean else 10  # one cast for layers that share an input, or each
+        numbers = (8 + inputs) * width + _half_attention(setup) * heads + 2 * inner
+        if setup.unpacks_to_fp32:
+            numbers += 2 * (inner - shape.inner)
+    each = 6 if setup.casts_scores and setup.computed != "fp32" else 4
+    scores = each * setup.scored_heads * _row(setup)
+    return setup.tokens * (numbers + scores) + _dora(shape, setup)
+
+
+def _half_attention(setup: Setup) -> int:
+    """Return the bytes of attention's inputs and outputs in half precision, per number of a head.
+
+    On a processor it is computed in fp32 where our own attention is used (`packed_attention`) or
+    where weights are kept.
+    """
+    if setup.device == "cpu" and setup.attention_apart:
+        return 18
+    return 14 if setup.device == "cpu" and setup.scored_heads else 10
+
+
+def _dora(shape: Shape, setup: Setup) -> int:
+    """Return what DoRA keeps in one layer: two outputs, and a product with an identity matrix."""
+    if not setup.uses_dora:
+        return 0
+    adapted = setup.targets or tuple(shape.adaptable)
+    numbers = sum(2 * setup.tokens * each.outputs + each.inputs**2 for each in adapted)
+    return BYTES[setup.computed] * numbers // max(shape.layers, 1)
 
 
 def _row(setup: Setup) -> int:
@@ -290,17 +340,32 @@ def _row(setup: Setup) -> int:
 
 
 def _logits(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of the head's input, and of the loss over a part of it (`chunked_loss`)."""
     learned = round(setup.tokens * setup.learned_share)
-    size = LOGIT_BYTES if setup.computed == "fp32" else LOGIT_BYTES + 2
-    return learned * shape.vocabulary * size
+    half = setup.computed != "fp32"
+    part = min(learned, chunked_loss.rows(shape.vocabulary))
+    size = LOGIT_BYTES + 4 * half
+    return part * shape.vocabulary * size + 2 * learned * shape.width * BYTES[setup.computed]
+
+
+def _cast_weights(shape: Shape, setup: Setup) -> int:
+    """Return the bytes of weights that are cast to half precision: all of them, or the largest."""
+    if not setup.casts_weights:
+        return 0
+    head = shape.width * shape.vocabulary
+    if setup.checkpointing:
+        return 2 * max(head, shape.largest)
+    return 2 * (head + (shape.linear_numbers if setup.is_lean else 0))
 
 
 def _overhead(shape: Shape, setup: Setup) -> int:
     size = BYTES[setup.computed]
     unpacked = 0 if setup.quantization == "none" else shape.largest * (4 if size == 4 else 6)
     moment = setup.tokens * size * (2 * shape.inner + 2 * shape.width)
-    compiled = COMPILED if (setup.device, setup.computed) == ("cpu", "bf16") else 0
+    compiled = 0
+    if (setup.device, setup.computed) == ("cpu", "bf16"):
+        compiled = min(COMPILED * setup.lengths, MOST_COMPILED)
     libraries = LIBRARIES_REUSING if setup.reuses_blocks else LIBRARIES
     if setup.device != "cpu":
         libraries = LIBRARIES_ON_GPU
-    return libraries + compiled + unpacked + moment
+    return libraries + compiled + unpacked + moment + _cast_weights(shape, setup)

@@ -3,11 +3,15 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from backend.engine.core import memory
+from backend.engine.data.token_arrays import Tokens
 from backend.engine.runs.run_memory import RunMemory
+from backend.engine.steps.packing import Packs
+from backend.requests import Train
 
 MB = 1_000_000
 
@@ -55,13 +59,13 @@ def test_what_bf16_left_counts_for_later_runs_in_bf16_alone(
     machine: SimpleNamespace, session: Any
 ) -> None:
     first = RunMemory(session)
-    first.expect(0, "bf16")
+    first.expect("bf16")
     machine.peak = machine.resident = 1000 * MB
     first.close()
     machine.peak = 1100 * MB
     plain = RunMemory(session)
     again = RunMemory(session)
-    again.expect(0, "bf16")
+    again.expect("bf16")
 
     assert (plain.peak, again.peak) == (100 * MB, 600 * MB)
 
@@ -74,17 +78,22 @@ def test_a_chat_between_two_runs_is_not_the_second_ones(
     assert RunMemory(session).peak == 10 * MB
 
 
-def test_freed_blocks_are_joined_once_a_run_comes_near_its_prediction(
-    machine: SimpleNamespace, session: Any
+@pytest.mark.parametrize(("precision", "joined"), [("fp32", [1, 1, 2, 2]), ("bf16", [0, 0, 1, 1])])
+def test_freed_blocks_are_joined_before_a_step_that_cannot_use_them(
+    machine: SimpleNamespace, session: Any, precision: str, joined: list[int]
 ) -> None:
+    lengths = [60, 61, 61, 100]  # in bf16 the first three are filled up to 64 tokens
+    documents = [Tokens(np.zeros(n, np.int32), np.ones(n, bool)) for n in lengths]
+    packs = Packs(documents, [[0], [1], [2], [3]])
     taken = RunMemory(session)
-    taken.expect(100 * MB, "fp32")
-    machine.resident = 570 * MB
-    taken.tidy()
-    assert machine.joined == 0
-    machine.resident = 595 * MB
-    taken.tidy()
-    assert machine.joined == 1
+    taken.expect(precision)
+    tidy = taken.between_steps(packs, Train(name="a", data="starter"), 0)
+
+    seen = []
+    for _ in lengths:
+        tidy()
+        seen.append(machine.joined)
+    assert seen == joined
 
 
 def test_nothing_is_joined_where_there_is_no_such_allocator(

@@ -274,7 +274,8 @@ def test_padding_and_the_longest_row_are_counted() -> None:
     assert [packs.tokens(n) for n in range(2)] == [14, 6]
     assert [packs.computed(n) for n in range(2)] == [20, 6]
     assert packs.padding_share == pytest.approx(6 / 26)
-    assert (packs.largest, packs.longest_row) == (20, 10)
+    assert [packs.shape(n) for n in range(2)] == [(2, 10), (1, 6)]
+    assert packs.shape(0, rounded=True) == (2, 16)
 
 
 @pytest.mark.parametrize("layout", ["rows", "single"])

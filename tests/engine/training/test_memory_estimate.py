@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from backend.engine.models.model_size import Shape, quantized_bytes, weight_bytes
 from backend.engine.training import memory_estimate
 from backend.engine.training.memory_estimate import Setup
+from backend.errors import Unsupported
 from backend.settings import STARTER
 
 GQA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
@@ -57,6 +59,18 @@ def test_weights_of_public_shapes_follow_from_their_config(name: str) -> None:
     assert nf4 == by_hand + 64 * len(shape.linear)  # each layer has a table of 16 values
     int8 = quantized_bytes(shape, Setup(quantization="int8"))
     assert int8 == linear + 4 * sum(layer.outputs for layer in shape.linear)
+
+
+def test_a_missing_package_is_not_called_a_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(config: Any) -> None:
+        raise ImportError("FlashAttention2 has been toggled on, but it cannot be used.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", missing)
+    with pytest.raises(Unsupported, match="needs a Python package") as refused:
+        Shape.from_config(SMOLLM2_135M)
+
+    assert "FlashAttention2" in refused.value.what
+    assert "size" not in refused.value.cure
 
 
 def test_double_quantisation_keeps_layers_below_0_15_of_fp32() -> None:
@@ -128,7 +142,31 @@ def test_where_nothing_fits_no_change_is_offered(shape: Shape) -> None:
     assert memory_estimate.smallest_change(shape, Setup(tokens=512), 1_000_000, longest=64) is None
 
 
-def test_a_gpu_is_estimated_without_one(shape: Shape) -> None:
-    setup = Setup(stored="bf16", computed="bf16", device="cuda", trainable=1000)
+def test_a_gpu_is_estimated_without_one() -> None:
+    shape = Shape.from_config(LLAMA_3_8B)
+    setup = Setup(stored="bf16", computed="bf16", device="cuda", trainable=1000, tokens=2048)
+    found = dict(memory_estimate.estimate(shape, setup).parts)
 
-    assert memory_estimate.estimate(shape, setup).run > 0
+    width, inner, layers, tokens = 4096, 14336, 32, 2048
+    kept = layers * tokens * (12 * width + 10 * width + 8 * inner)
+    loss = 256 * 128_256 * 16 + 2 * 2 * tokens * width  # 256 tokens at a time; the head's input
+    assert found["weights"] == 2 * 8_030_261_248
+    assert found["activations"] == round(memory_estimate.FRAGMENTED_ON_GPU * kept)
+    assert found["logits"] == round(memory_estimate.FRAGMENTED_ON_GPU * loss)
+
+
+def test_a_large_vocabulary_is_not_the_peak() -> None:
+    wide = Shape.from_config({**SMOLLM2_135M, "vocab_size": 262_144})
+    setup = Setup(tokens=2048, exact=True)
+    at_once = 2048 * 262_144 * memory_estimate.LOGIT_BYTES
+
+    assert dict(memory_estimate.estimate(wide, setup).parts)["logits"] < at_once / 4
+
+
+def test_in_bf16_on_a_processor_each_length_costs_compiled_kernels(shape: Shape) -> None:
+    def overhead(**fields: Any) -> int:
+        return dict(memory_estimate.estimate(shape, Setup(**fields)).parts)["overhead"]
+
+    few, many = (overhead(stored="bf16", computed="bf16", lengths=n) for n in (2, 9))
+    assert many - few == 7 * memory_estimate.COMPILED
+    assert overhead(lengths=2) == overhead(lengths=9)

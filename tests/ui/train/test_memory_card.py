@@ -1,5 +1,6 @@
 """The table of quantisations, the memory card, and the way back after running out of memory."""
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -148,6 +149,32 @@ def test_a_run_that_does_not_fit_offers_the_smallest_change(
     assert shown[fields["tokens_per_step"]]["value"] == 1024
     assert shown[fields["gradient_checkpointing"]]["value"] is True
     assert shown[fields["name"]]["value"] == "pirate"
+
+
+def test_a_run_that_does_not_fit_offers_a_smaller_base(page: Page, service: FakeService) -> None:
+    load: dict[str, str | bool | None] = {"source": "starter", "quantization": "nf4"}
+    smaller = rs.SmallerBase(
+        title="this base in 4-bit (nf4)", load=load, memory_bytes=1, price="Answers change."
+    )
+    service.script["preflight"] = lambda request: report(
+        ready=False,
+        problems=[rs.Problem(what="The run does not fit.")],
+        memory_available_bytes=90_000_000,
+        smaller_base=smaller,
+    )
+    asked: list[rq.LoadModel] = []
+
+    def refused(request: rq.LoadModel) -> errors.WorkbenchError:
+        asked.append(request)
+        return errors.OutOfMemory("No.")
+
+    service.script["load-model"] = refused
+
+    assert "Load this base in 4-bit (nf4)" in words(last_check(page)[1])
+    page.train.take_offer(event("smaller", json.dumps(load)))
+
+    wait(service)
+    assert [(each.source, each.quantization) for each in asked] == [("starter", "nf4")]
 
 
 def test_changes_are_said_in_words() -> None:
