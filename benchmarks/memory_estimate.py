@@ -91,9 +91,9 @@ HALF_AND_REAL = (
     Case("30M", budget=1024, precision="bf16"),
     Case("30M", budget=1024, stored="bf16"),
     Case("30M", budget=2048, precision="bf16", checkpointing=True),
-    Case("ALiBi in rows", budget=1024, steps=10),
-    Case("ALiBi in rows", budget=1024, precision="bf16", steps=10),
-    Case("ALiBi in rows", budget=1024, stored="bf16", steps=10),
+    Case("ALiBi in rows", budget=1024, steps=20),
+    Case("ALiBi in rows", budget=1024, precision="bf16", steps=20),
+    Case("ALiBi in rows", budget=1024, stored="bf16", steps=20),
 )
 PARTS = {"half": HALF_AND_REAL, "random": RANDOM, "all": HALF_AND_REAL + RANDOM}
 QUICK = (

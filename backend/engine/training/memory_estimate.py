@@ -15,10 +15,10 @@ peak = weights + adapter + gradients + optimiser + activations + logits + overhe
   identity matrix. Checkpointing keeps a layer's input only, and the whole of one layer while it is
   recomputed. `tests/engine/training/test_kept_for_backward.py` compares all this with autograd.
   In rows, tokens include padding, and attention that is not fused keeps 4 or 6 bytes for each head,
-  each token, and each token of the longest row.
+  each token, and each token of its row.
 - logits: those of one part of the tokens with loss (`chunked_loss`), with their log-probabilities
   and gradients 12 bytes each, or 16 in half precision; and the input of the head with its gradient.
-- on a processor, activations and logits count 1.17 times with the allocator of
+- on a processor, activations and logits count 1.05 times with the allocator of
   `backend.service.allocator` (1.55 where a quantised base unpacks its weights again as layers are
   recomputed); without it 2.3 times unless allocation is exact (see
   `memory.exact_allocation`), which it is with checkpointing and where the run would otherwise take
@@ -50,11 +50,11 @@ from backend.results import ModelFacts
 ADAM_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
 LOGIT_BYTES = 12
 LIBRARIES, LIBRARIES_ON_GPU = 40_000_000, 60_000_000
-LIBRARIES_REUSING = 20_000_000  # freed blocks from loading are used again
+LIBRARIES_REUSING = 40_000_000
 FRAGMENTED, FRAGMENTED_EXACT, FRAGMENTED_ON_GPU = 2.3, 1.05, 1.05
-FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.03, 1.4
+FRAGMENTED_REUSING, FRAGMENTED_UNPACKING = 1.05, 1.55
 TIGHT_SHARE = 0.5
-COMPILED, MOST_COMPILED = 14_000_000, 220_000_000
+COMPILED, MOST_COMPILED = 10_000_000, 220_000_000
 """Kernels that oneDNN compiles on a processor in bf16 for each length, and keeps (torch 2.13);
 `few_lengths` limits their number. A later run in the same process has them already, and they count
 as part of that run (`run_memory`)."""
@@ -75,7 +75,7 @@ class Setup(Storage):
     tokens: int = 512
     """Of the largest batch, padding included."""
     row: int = 0
-    """The longest row that attention is computed over; 0 where it is all tokens."""
+    """The tokens that each of them attends to at most, its own row; 0 where it is all tokens."""
     lengths: int = 16
     """How many lengths packs or rows have, as they are computed."""
     learned_share: float = 1.0
@@ -166,11 +166,12 @@ def layout_of(model: PreTrainedModel, packs: Packs, *, rounded: bool) -> dict[st
     # PyTorch 2.13 has no fused attention with ALiBi's biases.
     scored = eager or (not packed and layouts.uses_alibi(config.to_dict()))
     shapes = [packs.shape(index, rounded=rounded) for index in range(len(packs))]
-    alone = packs.used_layout == "single"
-    rows = packs.lengths if alone else [length for _, length in shapes]
+    tokens = max((rows * length for rows, length in shapes), default=0)
+    pairs = max((rows * length**2 for rows, length in shapes), default=0)
+    longest = max(packs.lengths, default=0)
     return {
-        "tokens": max((rows * length for rows, length in shapes), default=0),
-        "row": max(rows, default=0),
+        "tokens": tokens,
+        "row": longest if packs.used_layout == "single" else -(-pairs // max(tokens, 1)),
         "lengths": len(set(shapes)),
         "attention_apart": packed and packed_attention.could_use(model),
         "scored_heads": int(getattr(config, "num_attention_heads", 0) or 0) if scored else 0,
@@ -335,7 +336,7 @@ def _dora(shape: Shape, setup: Setup) -> int:
 
 
 def _row(setup: Setup) -> int:
-    """Return the tokens of the longest row."""
+    """Return the tokens that each token attends to at most."""
     return min(setup.row, setup.tokens) or setup.tokens
 
 
