@@ -133,6 +133,10 @@ def loss_sum(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Te
     hidden: (kept, width), what the head is given; labels: (kept,), int64, `IGNORED` where a token
     has no loss. Gradients reach hidden and the head's trainable parameters.
     """
+    if not torch.is_grad_enabled():
+        parts = _parts(len(hidden), head)
+        losses = [_loss(head(hidden[part]).float(), labels[part]) for part in parts]
+        return torch.stack(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
     found: torch.Tensor = _Loss.apply(hidden, labels, head, *head.trained)
     return found
 

@@ -78,6 +78,17 @@ def test_losses_and_gradients_are_those_of_all_logits(model: Any, collate: Any) 
     assert (found - expected).norm() / expected.norm() < 1e-5
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_is_known_without_gradients(model: Any, mode: Any) -> None:
+    chunked_loss.note(model, torch.arange(5, 17)[None])
+    batch = packing.collate(documents())
+
+    with mode():
+        plain, ours = whole(model, batch), step_loss.loss_sum(model, batch, nullcontext())
+
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
 def test_no_part_has_more_logits_than_allowed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chunked_loss.note(model, torch.arange(5, 17)[None])
     seen: list[int] = []
