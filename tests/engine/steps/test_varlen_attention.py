@@ -24,7 +24,7 @@ from backend.engine.steps import isolation, packed_attention, step_loss
 from backend.errors import VerificationFailed
 from backend.requests import Lora
 from tests.engine.architectures import load, write
-from tests.engine.training.test_packing import documents, gradient, loss
+from tests.engine.steps.test_packing import documents, gradient, loss
 
 REAL = varlen.varlen_attn
 Attend = Callable[..., torch.Tensor]
