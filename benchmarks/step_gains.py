@@ -26,6 +26,7 @@ from backend.service.worker_process import process_environment
 from benchmarks import models
 from benchmarks.our_training import documents, plan, train_request
 from benchmarks.packed_loop import adapted_model, lay_out, pack_loss
+from benchmarks.plain_script import read_in_full
 from benchmarks.report import Report, flags, read_flags
 from tests.real_documents import write_questions
 
@@ -85,7 +86,7 @@ def one(model: Path, data: Path, rounds: int, packs: int, rows: list[str]) -> di
     train = train_request(data, budget=BUDGET, epochs=4.0)
     examples = documents(train, model)
     planned = plan(train, examples)[:packs]
-    peft = adapted_model(model, train)
+    peft = adapted_model(read_in_full(model), train)
     by_hand = [lay_out([examples[number] for number in pack]) for pack in planned]
     ours = packing.Packs(examples, planned)
     found: dict[str, dict[str, list[float]]] = {p: {row: [] for row in rows} for p in PRECISIONS}

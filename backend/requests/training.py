@@ -100,8 +100,8 @@ class Train(FillsPlaceholders, Request):
     optimizer: Literal["adamw", "adamw_8bit"] = knob(
         "adamw",
         label="Optimiser",
-        help="adamw_8bit keeps AdamW's two averages in 8 bits: a quarter of their memory, a little "
-        "less exact, and slow on a processor.",
+        help="adamw_8bit takes a quarter of the memory; it is a little less exact, and slow on a "
+        "processor.",
     )
     weight_decay: float = knob(
         0.0,
